@@ -1,0 +1,28 @@
+//! `amop`: a relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains
+//! (Advanced Messages Onchain Protocol), on Linux io_uring.
+//!
+//! The rooms of the crate, from the inside out (`ARCHITECTURE.md` draws them):
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`wire`] | bytes ⇄ types for SDK links and node links; pure |
+//! | [`relay`] | what the node decides; no sockets, no clock, no randomness of its own |
+//! | [`tls`] | identities, verification, handshakes, the record layer |
+//! | [`engine`] | io_uring: the reactors that own the links |
+//! | [`door`] | listeners, dialers, handshakes |
+//! | [`node`] | one node, put together |
+//! | [`config`] | `config.ini` |
+//! | [`client`] | the Rust SDK |
+//! | [`pki`] | certificates and ready node directories |
+//! | [`cli`] | the commands of the binary |
+
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod door;
+pub mod engine;
+pub mod node;
+pub mod pki;
+pub mod relay;
+pub mod tls;
+pub mod wire;

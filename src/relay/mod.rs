@@ -1,0 +1,400 @@
+//! What the node decides: who gets a frame, who is answered what, and when.
+//!
+//! Sans-IO. A [`Shard`](shard) is the relay of one reactor: events go in by `handle_*`, consequences come
+//! out through the [`Outbound`] that is passed in, time is an argument, randomness comes from a seed. The
+//! [`registry`] is the one writer of what all shards read: the topic table and the node map, published as
+//! a [`snapshot`]. The same code runs on the ring and in the tests' virtual network.
+//!
+//! ```text
+//!        frames, links, time                    changes, records of peers
+//!  engine ───────────────────► shard 0 … n ───────────────────────────────► registry
+//!         ◄───────────────────             ◄───────────────────────────────
+//!        send, close, to_reactor            ArcSwap<Snapshot>, frames for peers
+//! ```
+//!
+//! May import `wire` and nothing else of ours.
+//!
+//! # Invariants
+//! - Every unicast of a session is answered exactly once while the session lives.
+//! - Nothing is kept without a bound of [`settings::Settings`]; each refusal shows in [`counters`].
+
+pub mod bandwidth;
+pub mod counters;
+pub mod registry;
+pub mod settings;
+pub mod snapshot;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::wire::{FrameRef, NodeId, Topic, node::PacketType, sdk::Seq};
+
+/// Index of a reactor, and of its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReactorId(pub u16);
+
+/// A link of one reactor. Keys are never reused: a slot that is filled again has a new generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkKey {
+    /// Slot in the reactor's table of links.
+    pub index: u32,
+    /// How often the slot has been filled.
+    pub generation: u32,
+}
+
+/// A session's number: never reused within an incarnation of the node. Its upper 16 bits name the
+/// reactor that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    /// The reactor that owns the session.
+    pub fn reactor(self) -> ReactorId {
+        ReactorId((self.0 >> 48) as u16)
+    }
+}
+
+/// Who is at the other end of a link that has just come up.
+#[derive(Clone, Debug)]
+pub enum LinkUp {
+    /// An application.
+    Sdk {
+        /// Its address, for logs.
+        address: String,
+        /// Subject of its certificate, for logs.
+        subject: String,
+    },
+    /// Another node.
+    Node {
+        /// Its id, from the certificate.
+        id: NodeId,
+        /// Whether this end dialled.
+        dialed: bool,
+        /// Its address (`ip:port`), for logs and `getPeers`.
+        address: String,
+        /// The organisation in its certificate, for `getPeers`.
+        agency: String,
+        /// The common name in its certificate, for `getPeers`.
+        name: String,
+    },
+}
+
+/// Which of a node link's two queues a frame waits in. SDK links have one queue and ignore it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Before everything that waits: Hello, state, acknowledgements.
+    Control,
+    /// AMOP frames.
+    Data,
+}
+
+/// Why [`Outbound::send`] did not take a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The link's queue is at its bound.
+    Full,
+    /// The link is closed or closing.
+    Gone,
+}
+
+/// Why a link ends. The relay gives one to [`Outbound::close`]; the engine gives one to
+/// `handle_link_down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// The peer closed it in order.
+    #[error("closed by the peer")]
+    ByPeer,
+    /// The connection broke.
+    #[error("the connection broke")]
+    Broken,
+    /// A record that did not authenticate, or a TLS alert.
+    #[error("TLS failed: a record did not authenticate, was malformed, or the peer sent an alert")]
+    Tls,
+    /// A frame length below the header's or above the bound.
+    #[error("a frame of {0} bytes is outside the bounds")]
+    FrameLength(u32),
+    /// A frame was not complete in time, or unfinished frames took too much memory.
+    #[error("a frame was not completed in time")]
+    FrameUnfinished,
+    /// The pool of unfinished frames was full and this one had progressed least.
+    #[error("too many unfinished frames at once")]
+    FramePoolFull,
+    /// Silent in both directions for too long.
+    #[error("silent for too long")]
+    Idle,
+    /// It did not read what was sent to it.
+    #[error("does not read what is sent to it")]
+    Stalled,
+    /// The handshake named protocols that are not spoken here.
+    #[error("no protocol version in common")]
+    Protocol,
+    /// A node frame that is malformed.
+    #[error("a malformed frame of the node link")]
+    NodeFrame,
+    /// Another link to the same node stays.
+    #[error("another link to the same node stays")]
+    Duplicate,
+    /// A new link to the same node replaced it.
+    #[error("replaced by a newer link to the same node")]
+    Replaced,
+    /// The peer bears our own node id.
+    #[error("the peer bears this node's own id")]
+    OwnId,
+    /// The keys of the connection are worn out.
+    #[error("the connection's keys are worn out")]
+    KeysWorn,
+    /// The node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+/// Why an answer made by a node was made; decides its code (WIRE §3).
+pub type RequestId = u64;
+
+/// What one shard tells another; travels over the mesh together with a frame.
+#[derive(Clone, Debug)]
+pub enum MeshMessage {
+    /// Push a unicast to one of your sessions.
+    Deliver {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// The publishing session, which must not get it.
+        publisher: Option<SessionId>,
+        /// Sessions that were tried already.
+        tried: SmallVec<[SessionId; 4]>,
+        /// Milliseconds left for the request.
+        time_left_ms: u32,
+    },
+    /// The request was pushed to this session.
+    Delivered {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// Who has it.
+        session: SessionId,
+    },
+    /// No (other) session could take the request.
+    Undeliverable {
+        /// The coordinator's number for the request.
+        request: RequestId,
+    },
+    /// The session did not answer in time, or left.
+    PushFailed {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// Who failed.
+        session: SessionId,
+        /// Whether it may still answer (it is only silent).
+        silent: bool,
+    },
+    /// A session's answer to a push; the frame is the 0x31.
+    Answer {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// Who answered.
+        session: SessionId,
+    },
+    /// The request is over; forget the push to this session.
+    Forget {
+        /// The pushed session.
+        session: SessionId,
+        /// What the push is keyed by, with the session.
+        seq: Seq,
+    },
+    /// Deliver a multicast to all your subscribers.
+    Multicast,
+    /// Send a unicast over your link to this node.
+    Forward {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// Where to.
+        node: NodeId,
+        /// The message's number at this node.
+        seq: u32,
+        /// Milliseconds left for the request.
+        time_left_ms: u32,
+    },
+    /// What became of a [`Self::Forward`].
+    Forwarded {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// The message's number at this node.
+        seq: u32,
+        /// How far it got.
+        outcome: ForwardOutcome,
+    },
+    /// The request is over; a frame of it that was not sent yet need not be.
+    ForgetForward {
+        /// Where it was to go.
+        node: NodeId,
+        /// The message's number at this node.
+        seq: u32,
+    },
+    /// The destination node's response; the frame is the 0x31.
+    ForwardAnswer {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// The message's number at this node.
+        seq: u32,
+    },
+    /// Send a multicast over your links to these nodes.
+    ForwardMulticast {
+        /// Where to.
+        nodes: SmallVec<[NodeId; 4]>,
+        /// The message's number at this node.
+        seq: u32,
+    },
+}
+
+/// How far a forwarded unicast got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardOutcome {
+    /// The destination acknowledged that it took it.
+    Taken,
+    /// The link's window is full, or there is no link.
+    Refused,
+    /// The link failed, and the destination never acknowledged.
+    LostBeforeTaken,
+    /// The link failed after the destination had taken it.
+    LostAfterTaken,
+}
+
+/// What a shard tells the registry.
+#[derive(Clone, Debug)]
+pub enum RegistryInput {
+    /// Subscriptions of one reactor changed: by how many sessions each topic grew or shrank.
+    Topics {
+        /// Whose sessions.
+        reactor: ReactorId,
+        /// Topic and difference; each topic once.
+        changes: Vec<(Topic, i32)>,
+    },
+    /// The first link to a node came up (after its Hello).
+    NodeUp {
+        /// Who.
+        id: NodeId,
+        /// Its incarnation.
+        incarnation: u64,
+        /// The reactor that owns the link.
+        reactor: ReactorId,
+        /// Its address, for `getPeers`.
+        address: String,
+        /// The organisation in its certificate.
+        agency: String,
+        /// The common name in its certificate.
+        name: String,
+    },
+    /// The last link to a node is gone, and the grace for its return is over.
+    NodeDown {
+        /// Who.
+        id: NodeId,
+        /// Which incarnation of it; an older one than the registry knows is ignored.
+        incarnation: u64,
+    },
+    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour.
+    State {
+        /// The neighbour that sent it.
+        from: NodeId,
+        /// Which of the three.
+        packet_type: PacketType,
+        /// Seq of the frame; a reply repeats its request's.
+        seq: u32,
+        /// The payload, extension-free.
+        payload: Bytes,
+    },
+    /// A JSON-RPC request that needs the node map.
+    Rpc {
+        /// Where the session lives.
+        reactor: ReactorId,
+        /// The session's link.
+        link: LinkKey,
+        /// Seq of the frame, repeated in the answer.
+        seq: Seq,
+        /// The request's body.
+        body: Bytes,
+    },
+}
+
+/// What the registry tells a shard.
+#[derive(Clone, Debug)]
+pub enum RegistryOutput {
+    /// Send a control frame over the link to a neighbour. Lost without harm if there is none.
+    ToNode {
+        /// Which neighbour.
+        to: NodeId,
+        /// STATE_SEQ, STATE_REQUEST or STATE_REPLY.
+        packet_type: PacketType,
+        /// For a reply the request's seq; else the shard takes a fresh one.
+        seq: Option<u32>,
+        /// The payload.
+        payload: Bytes,
+    },
+    /// Answer a JSON-RPC request.
+    RpcAnswer {
+        /// The session's link.
+        link: LinkKey,
+        /// Seq of the request.
+        seq: Seq,
+        /// Body of the answer.
+        body: Bytes,
+    },
+    /// A neighbour broke the rules of the state protocol; its link is to be closed.
+    CloseNode {
+        /// Which neighbour.
+        id: NodeId,
+    },
+}
+
+/// Where a shard's consequences go: the engine's queues, or the tests' virtual network. Calls take
+/// effect at once and in order.
+pub trait Outbound {
+    /// Queues one whole frame: `head`, then `body`. Both are read before the call returns.
+    fn send(&mut self, link: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>)
+    -> Result<(), SendError>;
+
+    /// Passes a message and a frame (perhaps empty) to another reactor's shard. Never lost: a full mesh
+    /// makes this reactor stop reading.
+    fn to_reactor(&mut self, to: ReactorId, message: MeshMessage, frame: FrameRef<'_>);
+
+    /// Passes a message to the registry; `false` if its queue is full and the message was refused.
+    /// Changes of topics and nodes are never refused.
+    fn to_registry(&mut self, input: RegistryInput) -> bool;
+
+    /// Lets frames share TLS records on an SDK link whose client asked for it (WIRE §1.7).
+    fn share_records(&mut self, link: LinkKey);
+
+    /// Closes a link; what is queued is sent first, within a bound. `handle_link_down` follows.
+    fn close(&mut self, link: LinkKey, reason: CloseReason);
+
+    /// Closes a link without sending what is queued.
+    fn abort(&mut self, link: LinkKey, reason: CloseReason);
+}
+
+/// The reactor at which everything about a neighbour comes together: its links, its window, the
+/// identities of its messages.
+pub fn home_reactor(id: &NodeId, reactors: u16) -> ReactorId {
+    // Any bytes of a public key are as good as random.
+    let [a, b, c, d, ..] = id.0;
+    ReactorId((u32::from_be_bytes([a, b, c, d]) % u32::from(reactors.max(1))) as u16)
+}
+
+/// What all shards of a node share.
+pub struct Shared {
+    /// This node.
+    pub id: NodeId,
+    /// Grows with every start.
+    pub incarnation: u64,
+    /// Number of reactors.
+    pub reactors: u16,
+    /// Bounds and times.
+    pub settings: settings::Settings,
+    /// The topic table and node map.
+    pub snapshot: arc_swap::ArcSwap<snapshot::Snapshot>,
+    /// Outbound bandwidth of the node.
+    pub limiter: bandwidth::Limiter,
+    /// Number of the next message that this node originates on node links (WIRE §6.2).
+    pub next_message: std::sync::atomic::AtomicU32,
+    /// Figures, one set per reactor.
+    pub counters: Vec<Arc<counters::Counters>>,
+}

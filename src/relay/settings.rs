@@ -1,0 +1,99 @@
+//! Bounds and times of the relay, with the defaults of WIRE.
+
+use std::time::Duration;
+
+/// Everything about the relay that an operator may set, and the bounds that nobody need set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest frame on an SDK link, in bytes, header included (WIRE §1.1).
+    pub frame_len_max: usize,
+    /// How long a pushed session may take to answer before another is tried (WIRE §3).
+    pub push_timeout: Duration,
+    /// How long a request may take in all (WIRE §3).
+    pub request_timeout: Duration,
+    /// Whether another session is tried when one stays silent (WIRE §2.2).
+    pub retry_after_push_timeout: bool,
+    /// A session silent in both directions for so long is closed (WIRE §1.4).
+    pub idle_timeout: Duration,
+    /// A session that takes nothing of what is queued for it for so long is closed.
+    pub stall_timeout: Duration,
+    /// Topics of one session (WIRE §1.6).
+    pub session_topics_max: usize,
+    /// Topics of the node (WIRE §1.6).
+    pub node_topics_max: usize,
+    /// Effective changes of one session's topics per second (WIRE §1.6).
+    pub session_changes_per_second_max: u32,
+    /// Requests of one reactor's sessions that wait for their answer.
+    pub pending_requests_max: usize,
+    /// Pushes to one reactor's sessions that wait for their answer.
+    pub pending_pushes_max: usize,
+    /// Bytes of frames that one reactor keeps for a retry.
+    pub retained_bytes_max: usize,
+    /// Bytes that may wait in a session's outgoing queue; one frame may go beyond it.
+    pub session_queue_bytes_max: usize,
+    /// AMOP frames sent to a neighbour and not acknowledged.
+    pub window_frames_max: usize,
+    /// Bytes of such frames; one frame may go beyond it.
+    pub window_bytes_max: usize,
+    /// Message identities remembered for one neighbour (WIRE §6.2).
+    pub identities_max: usize,
+    /// How long an identity is remembered at least (WIRE §6.2).
+    pub identity_memory: Duration,
+    /// A node link sends something at least so often (WIRE §6.1).
+    pub keepalive_interval: Duration,
+    /// A node link without a byte for so long is dead (WIRE §6.1).
+    pub dead_after: Duration,
+    /// How long a rival link with the same incarnation and lane is probed (WIRE §6.1).
+    pub probe_timeout: Duration,
+    /// How long a lost neighbour's messages wait for it to return before other ways are tried.
+    pub node_grace: Duration,
+    /// A node link acknowledges after at most so many frames (WIRE §6.3) …
+    pub ack_frames_max: u64,
+    /// … or so many bytes …
+    pub ack_bytes_max: usize,
+    /// … or so long.
+    pub ack_delay_max: Duration,
+    /// JSON-RPC requests of the node per second; `None` is unlimited (WIRE §1.5).
+    pub rpc_requests_per_second_max: Option<u32>,
+    /// Whether `getPeers` and `getNodeInfo` list topics (WIRE §1.5).
+    pub list_topics: bool,
+    /// `[chain] id`.
+    pub chain_id: String,
+    /// Ids of `[group]`, for `getGroupList`.
+    pub groups: Vec<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            frame_len_max: crate::wire::sdk::FRAME_LEN_MAX,
+            push_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
+            retry_after_push_timeout: true,
+            idle_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(20),
+            session_topics_max: 10_000,
+            node_topics_max: 1_000_000,
+            session_changes_per_second_max: 20,
+            pending_requests_max: 262_144,
+            pending_pushes_max: 262_144,
+            retained_bytes_max: 256 << 20,
+            session_queue_bytes_max: 8 << 20,
+            window_frames_max: 65_536,
+            window_bytes_max: 64 << 20,
+            identities_max: 262_144,
+            identity_memory: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(1),
+            dead_after: Duration::from_secs(3),
+            probe_timeout: Duration::from_millis(500),
+            node_grace: Duration::from_secs(1),
+            ack_frames_max: 64,
+            ack_bytes_max: 256 << 10,
+            ack_delay_max: Duration::from_millis(20),
+            rpc_requests_per_second_max: None,
+            list_topics: true,
+            chain_id: "1".to_owned(),
+            groups: vec![1],
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A frame as it lies in memory: one slice, or the chunks of a large one.
+
+use bytes::Bytes;
+
+/// The longest prefix of a frame that is contiguous in memory whenever the frame is that long: enough
+/// for every header, option list, extension and topic that a decoder looks at. Chunks of large frames
+/// are at least this long.
+pub const HEAD_LEN_MAX: usize = 16 * 1024;
+
+/// A whole frame, borrowed from where it was received. Copying the reference copies no payload.
+#[derive(Clone, Copy, Debug)]
+pub enum FrameRef<'a> {
+    /// A frame that lies in one piece.
+    Slice(&'a [u8]),
+    /// A large frame: `len` bytes that begin `skip` bytes into `chunks`. `skip` lies in the first chunk.
+    Chunks {
+        /// Reference-counted pieces, in order.
+        chunks: &'a [Bytes],
+        /// Bytes of the first chunk that do not belong to the frame.
+        skip: usize,
+        /// Length of the frame in bytes.
+        len: usize,
+    },
+}
+
+impl<'a> FrameRef<'a> {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        match *self {
+            Self::Slice(bytes) => bytes.len(),
+            Self::Chunks { len, .. } => len,
+        }
+    }
+
+    /// Whether there are no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The contiguous beginning: the whole frame, or what of it lies in the first chunk.
+    pub fn head(&self) -> &'a [u8] {
+        match *self {
+            Self::Slice(bytes) => bytes,
+            Self::Chunks { chunks, skip, len } => match chunks.first() {
+                Some(first) => {
+                    let head = first.get(skip..).unwrap_or_default();
+                    &head[..head.len().min(len)]
+                }
+                None => &[],
+            },
+        }
+    }
+
+    /// The frame without its first `count` bytes, which must lie in its head.
+    ///
+    /// # Panics
+    /// If `count` exceeds the length of [`Self::head`].
+    pub fn advance(&self, count: usize) -> FrameRef<'a> {
+        assert!(count <= self.head().len(), "advance past the head of a frame");
+        match *self {
+            Self::Slice(bytes) => Self::Slice(&bytes[count..]),
+            Self::Chunks { chunks, skip, len } => {
+                Self::Chunks { chunks, skip: skip + count, len: len - count }
+            }
+        }
+    }
+
+    /// The pieces in order, none of them empty.
+    pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]> + 'a {
+        let (slice, chunks, mut skip, mut left) = match *self {
+            Self::Slice(bytes) => (bytes, &[][..], 0, 0),
+            Self::Chunks { chunks, skip, len } => (&[][..], chunks, skip, len),
+        };
+        std::iter::once(slice)
+            .chain(chunks.iter().map(move |chunk| {
+                let piece = chunk.get(skip..).unwrap_or_default();
+                let piece = &piece[..piece.len().min(left)];
+                skip = 0;
+                left -= piece.len();
+                piece
+            }))
+            .filter(|piece| !piece.is_empty())
+    }
+
+    /// Keeps the frame beyond the call that lent it: copies a slice, shares chunks.
+    pub fn retain(&self) -> RetainedFrame {
+        match *self {
+            Self::Slice(bytes) => RetainedFrame {
+                chunks: smallvec::smallvec![Bytes::copy_from_slice(bytes)],
+                skip: 0,
+                len: bytes.len(),
+            },
+            Self::Chunks { chunks, skip, len } => {
+                RetainedFrame { chunks: chunks.iter().cloned().collect(), skip, len }
+            }
+        }
+    }
+}
+
+/// A frame that is kept: for a retry, until a neighbour acknowledged it, or while a slow receiver has
+/// not taken it yet.
+#[derive(Clone, Debug, Default)]
+pub struct RetainedFrame {
+    chunks: smallvec::SmallVec<[Bytes; 1]>,
+    skip: usize,
+    len: usize,
+}
+
+impl RetainedFrame {
+    /// A frame made of one piece.
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        let len = bytes.len();
+        Self { chunks: smallvec::smallvec![bytes], skip: 0, len }
+    }
+
+    /// Lends the frame out again.
+    pub fn as_ref(&self) -> FrameRef<'_> {
+        match self.chunks.as_slice() {
+            [one] => FrameRef::Slice(&one[self.skip..self.skip + self.len]),
+            chunks => FrameRef::Chunks { chunks, skip: self.skip, len: self.len },
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_read_like_the_slice_they_were_cut_from() {
+        let whole: Vec<u8> = (0..=255).collect();
+        let chunks = [
+            Bytes::copy_from_slice(&whole[..100]),
+            Bytes::copy_from_slice(&whole[100..200]),
+            Bytes::copy_from_slice(&whole[200..]),
+        ];
+        let frame = FrameRef::Chunks { chunks: &chunks, skip: 10, len: 220 };
+        let joined: Vec<u8> = frame.pieces().flatten().copied().collect();
+        assert_eq!(joined, whole[10..230]);
+        let later = frame.advance(50);
+        let joined: Vec<u8> = later.pieces().flatten().copied().collect();
+        assert_eq!(joined, whole[60..230]);
+        assert_eq!(later.head(), &whole[60..100]);
+        let kept = later.retain();
+        assert_eq!(kept.as_ref().pieces().flatten().copied().collect::<Vec<u8>>(), whole[60..230]);
+    }
+}

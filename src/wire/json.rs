@@ -1,0 +1,180 @@
+//! JSON bodies of the SDK link: handshake, heartbeat, subscription (WIRE §1.3, §1.4, §1.6).
+
+use serde_json::Value;
+
+use super::topic::Topic;
+
+/// Newest protocol version of the SDK link that the node speaks.
+pub const PROTOCOL_MAX: u32 = 3;
+/// Oldest protocol version of the SDK link that the node speaks.
+pub const PROTOCOL_MIN: u32 = 1;
+/// The version of FISCO BCOS that the node presents itself as.
+pub const NODE_VERSION: &str = "2.10.2";
+/// `clientType` of this project's own client.
+pub const OWN_CLIENT_TYPE: &str = "amop";
+/// Field of the handshake by which our own client allows records to be shared between frames.
+pub const SHARED_RECORDS_FIELD: &str = "sharedRecords";
+
+/// Body of a handshake request (WIRE §1.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeRequest {
+    /// Oldest protocol that the client speaks.
+    pub minimum: u32,
+    /// Newest protocol that the client speaks.
+    pub maximum: u32,
+    /// The client's name for itself, at most 64 characters of it.
+    pub client_type: String,
+    /// Whether the client reads frames independently of TLS records.
+    pub shared_records: bool,
+}
+
+impl HandshakeRequest {
+    /// Reads a body; a malformed one counts as empty: protocol 1.
+    pub fn decode(body: &[u8]) -> Self {
+        let value: Value = serde_json::from_slice(body).unwrap_or_default();
+        Self::from_value(&value).unwrap_or(Self {
+            minimum: 1,
+            maximum: 1,
+            client_type: String::new(),
+            shared_records: false,
+        })
+    }
+
+    fn from_value(value: &Value) -> Option<Self> {
+        let fields = value.as_object()?;
+        let number = |name: &str| match fields.get(name) {
+            None => Some(1),
+            Some(value) => value.as_u64().map(|number| u32::try_from(number).unwrap_or(u32::MAX)),
+        };
+        let client_type = match fields.get("clientType") {
+            None => String::new(),
+            Some(value) => value.as_str()?.chars().take(64).collect(),
+        };
+        let shared_records = client_type == OWN_CLIENT_TYPE
+            && fields.get(SHARED_RECORDS_FIELD).and_then(Value::as_bool).unwrap_or(false);
+        Some(Self {
+            minimum: number("minimumSupport")?,
+            maximum: number("maximumSupport")?,
+            client_type,
+            shared_records,
+        })
+    }
+
+    /// The protocol to speak; `None` if the ranges are disjoint.
+    pub fn negotiate(&self) -> Option<u32> {
+        (self.minimum <= self.maximum && self.minimum <= PROTOCOL_MAX && self.maximum >= PROTOCOL_MIN)
+            .then(|| self.maximum.min(PROTOCOL_MAX))
+    }
+}
+
+/// Body of the answer to a handshake.
+pub fn handshake_answer(protocol: u32) -> String {
+    format!("{{\"nodeVersion\":\"{NODE_VERSION}\",\"protocol\":{protocol}}}\n")
+}
+
+/// Body of the answer to a heartbeat in protocol 2 and 3.
+pub const HEARTBEAT_ANSWER: &[u8] = b"{\"heartBeat\":1}\n";
+
+/// Why a subscription is refused as a whole (WIRE §1.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionError {
+    /// Not a JSON array of strings.
+    #[error("the body is not a JSON array of strings")]
+    Malformed,
+    /// More names than the session may have.
+    #[error("more than {0} topics")]
+    TooMany(usize),
+}
+
+/// The topics of a subscription, sorted and without repetition, and how many invalid names were
+/// skipped.
+pub fn decode_subscription(body: &[u8], topics_max: usize) -> Result<(Vec<Topic>, usize), SubscriptionError> {
+    // Read one by one, so that a bomb is refused at the bound and never held whole.
+    struct Names {
+        topics: Vec<Topic>,
+        skipped: usize,
+        topics_max: usize,
+        over: bool,
+    }
+    impl<'de> serde::de::DeserializeSeed<'de> for &mut Names {
+        type Value = ();
+        fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+    }
+    impl<'de> serde::de::Visitor<'de> for &mut Names {
+        type Value = ();
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an array of topic names")
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+            while let Some(name) = seq.next_element::<std::borrow::Cow<'de, str>>()? {
+                match Topic::new(&name) {
+                    Some(_) if self.topics.len() == self.topics_max => {
+                        self.over = true;
+                        return Err(serde::de::Error::custom("too many topics"));
+                    }
+                    Some(topic) => self.topics.push(topic),
+                    None => self.skipped += 1,
+                }
+            }
+            Ok(())
+        }
+    }
+
+    let mut names = Names { topics: Vec::new(), skipped: 0, topics_max, over: false };
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = serde::de::DeserializeSeed::deserialize(&mut names, &mut deserializer)
+        .and_then(|()| deserializer.end());
+    match read {
+        Ok(()) => {
+            names.topics.sort_unstable();
+            names.topics.dedup();
+            Ok((names.topics, names.skipped))
+        }
+        Err(_) if names.over => Err(SubscriptionError::TooMany(topics_max)),
+        Err(_) => Err(SubscriptionError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_agree_on_the_newest_protocol_of_both() {
+        let negotiate = |body: &str| HandshakeRequest::decode(body.as_bytes()).negotiate();
+        assert_eq!(negotiate(r#"{"minimumSupport":1,"maximumSupport":2}"#), Some(2));
+        assert_eq!(negotiate(r#"{"minimumSupport":1,"maximumSupport":9,"x":[]}"#), Some(3));
+        assert_eq!(negotiate("{}"), Some(1));
+        assert_eq!(negotiate("nope"), Some(1));
+        assert_eq!(negotiate(r#"{"minimumSupport":"1","maximumSupport":3}"#), Some(1));
+        assert_eq!(negotiate(r#"{"minimumSupport":4,"maximumSupport":5}"#), None);
+    }
+
+    #[test]
+    fn only_our_own_client_gets_shared_records() {
+        let flag = |client: &str| {
+            let body = format!(r#"{{"clientType":"{client}","sharedRecords":true}}"#);
+            HandshakeRequest::decode(body.as_bytes()).shared_records
+        };
+        assert!(flag("amop"));
+        assert!(!flag("python"));
+    }
+
+    #[test]
+    fn a_subscription_skips_single_invalid_names_and_repetitions() {
+        let (topics, skipped) = decode_subscription(br#"["b","a","","b","\t","\u4e3b"]"#, 10).unwrap();
+        assert_eq!(topics.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a", "b", "主"]);
+        assert_eq!(skipped, 2);
+    }
+
+    #[test]
+    fn a_subscription_that_is_no_array_or_over_the_bound_is_refused() {
+        assert_eq!(decode_subscription(b"{}", 10), Err(SubscriptionError::Malformed));
+        assert_eq!(decode_subscription(b"[1]", 10), Err(SubscriptionError::Malformed));
+        assert_eq!(decode_subscription(br#"["a"] x"#, 10), Err(SubscriptionError::Malformed));
+        assert_eq!(decode_subscription(br#"["a","b","c"]"#, 2), Err(SubscriptionError::TooMany(2)));
+        assert_eq!(decode_subscription("[".repeat(100_000).as_bytes(), 2), Err(SubscriptionError::Malformed));
+    }
+}

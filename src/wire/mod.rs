@@ -1,0 +1,27 @@
+//! Bytes ⇄ types for both kinds of link.
+//!
+//! This room knows what frames look like and nothing else: no clock, no sockets, no state between two
+//! calls, nothing of ours imported. Decoders take a slice and give back views into it; they never
+//! panic, whatever the bytes are, and never allocate because a length field promised something.
+//!
+//! ```text
+//!   SDK link:   sdk::Header ── AmopBody ── topic::Topic        (WIRE §1)
+//!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
+//!               hello::Hello, state::…                         (docs/node-link.md)
+//! ```
+
+pub mod code;
+pub mod frame;
+pub mod hello;
+pub mod json;
+pub mod node;
+pub mod sdk;
+pub mod state;
+pub mod topic;
+
+mod reader;
+
+pub use code::ResultCode;
+pub use frame::{FrameRef, RetainedFrame};
+pub use node::NodeId;
+pub use topic::{Topic, TopicKind};

@@ -1,0 +1,363 @@
+//! Frames of the node link (WIRE §6.2, §6.3).
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use super::reader::Reader;
+
+/// Version of the frame format.
+pub const VERSION: u16 = 1;
+/// Length of a header between the two ends of a link: no group, no node ids.
+pub const HEADER_LEN_MIN: usize = 20;
+/// Hops that a fresh frame may take.
+pub const HOPS_MAX: u8 = 16;
+/// Most destinations that one frame may name.
+pub const DESTINATIONS_MAX: usize = 128;
+/// Longest extension block in bytes.
+pub const EXTENSIONS_LEN_MAX: usize = 4 * 1024;
+/// Longest header in bytes: every destination named.
+pub const HEADER_LEN_MAX: usize = HEADER_LEN_MIN + NodeId::LEN * (1 + DESTINATIONS_MAX);
+
+const _: () = assert!(
+    HEADER_LEN_MAX + 2 + EXTENSIONS_LEN_MAX + super::sdk::HEADER_LEN + 256 <= super::frame::HEAD_LEN_MAX,
+    "everything that a decoder looks at must be contiguous"
+);
+
+/// A node's secp256k1 public key: the uncompressed point without its leading 04 (WIRE §6.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub [u8; 64]);
+
+impl NodeId {
+    /// Length in bytes.
+    pub const LEN: usize = 64;
+
+    /// The 128 hex digits that people know a node by.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Reads 128 hex digits of either case.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * Self::LEN {
+            return None;
+        }
+        let mut id = [0; Self::LEN];
+        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+            let high = char::from(pair[0]).to_digit(16)?;
+            let low = char::from(pair[1]).to_digit(16)?;
+            *byte = (high << 4 | low) as u8;
+        }
+        Some(Self(id))
+    }
+}
+
+/// The first eight hex digits, enough to tell nodes apart in a log.
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The packet type; a response has the negated type of its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PacketType(pub i16);
+
+#[allow(missing_docs)] // named as in WIRE §6.3
+impl PacketType {
+    pub const HELLO: Self = Self(1);
+    pub const STATE_SEQ: Self = Self(2);
+    pub const STATE_REQUEST: Self = Self(3);
+    pub const STATE_REPLY: Self = Self(-3);
+    pub const ACK: Self = Self(4);
+    pub const UNICAST: Self = Self(0x30);
+    pub const UNICAST_RESPONSE: Self = Self(-0x30);
+    pub const MULTICAST: Self = Self(0x35);
+    pub const BROADCAST: Self = Self(0x40);
+
+    /// Whether the frame carries an AMOP frame and is counted by [`Self::ACK`].
+    pub fn is_amop(self) -> bool {
+        matches!(self, Self::UNICAST | Self::UNICAST_RESPONSE | Self::MULTICAST)
+    }
+}
+
+/// Flag: the payload is compressed.
+pub const FLAG_COMPRESSED: u8 = 1;
+/// Flag: the frame was sent before, perhaps over another path.
+pub const FLAG_SENT_AGAIN: u8 = 2;
+
+/// Why a node link's bytes are no frame; each closes the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// The frame ends inside its header or options.
+    #[error("the frame ends inside its header")]
+    Truncated,
+    /// Another version than [`VERSION`].
+    #[error("version {0} of the node link is not spoken here")]
+    Version(u16),
+    /// A node id length other than 0 and 64, or destinations without ids.
+    #[error("the options are laid out wrongly")]
+    Options,
+    /// More destinations than [`DESTINATIONS_MAX`].
+    #[error("{0} destinations are too many")]
+    Destinations(u16),
+}
+
+/// Whom a frame comes from and goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// The two ends of this link.
+    Direct,
+    /// Named nodes.
+    Named {
+        /// The node that originated the message.
+        source: &'a [u8; 64],
+        /// The nodes that it is for.
+        destinations: &'a [[u8; 64]],
+    },
+}
+
+/// Header and options of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// What the payload is.
+    pub packet_type: PacketType,
+    /// The message's number at its source.
+    pub seq: u32,
+    /// Hops that the frame may still take.
+    pub hops_left: u8,
+    /// [`FLAG_COMPRESSED`], [`FLAG_SENT_AGAIN`].
+    pub flags: u8,
+    /// Source and destinations.
+    pub route: Route<'a>,
+}
+
+impl<'a> Header<'a> {
+    /// A header between the two ends of a link.
+    pub fn direct(packet_type: PacketType, seq: u32) -> Self {
+        Self { packet_type, seq, hops_left: HOPS_MAX, flags: 0, route: Route::Direct }
+    }
+
+    /// Reads the header at the start of a frame's head; also gives where the payload begins. The length
+    /// field has been used to cut the frame and is not looked at again.
+    pub fn decode(head: &'a [u8]) -> Result<(Self, usize), HeaderError> {
+        Self::decode_inner(head).unwrap_or(Err(HeaderError::Truncated))
+    }
+
+    fn decode_inner(head: &'a [u8]) -> Option<Result<(Self, usize), HeaderError>> {
+        let mut reader = Reader(head);
+        let _len = reader.u32()?;
+        let version = reader.u16()?;
+        if version != VERSION {
+            return Some(Err(HeaderError::Version(version)));
+        }
+        let packet_type = PacketType(i16::from_be_bytes(reader.array()?));
+        let seq = reader.u32()?;
+        let [hops_left, flags] = reader.array()?;
+        let group_len = reader.u16()?;
+        reader.take(usize::from(group_len))?;
+        let id_len = reader.u16()?;
+        let route = match usize::from(id_len) {
+            0 => {
+                if reader.u16()? > 1 {
+                    return Some(Err(HeaderError::Options));
+                }
+                Route::Direct
+            }
+            NodeId::LEN => {
+                let source: &'a [u8; 64] = reader.take(NodeId::LEN)?.first_chunk()?;
+                let count = reader.u16()?;
+                if usize::from(count) > DESTINATIONS_MAX {
+                    return Some(Err(HeaderError::Destinations(count)));
+                }
+                let (destinations, _) = reader.take(NodeId::LEN * usize::from(count))?.as_chunks::<64>();
+                if destinations.is_empty() {
+                    return Some(Err(HeaderError::Options));
+                }
+                Route::Named { source, destinations }
+            }
+            _ => return Some(Err(HeaderError::Options)),
+        };
+        let offset = head.len() - reader.0.len();
+        Some(Ok((Self { packet_type, seq, hops_left, flags, route }, offset)))
+    }
+
+    /// Appends the header of a frame whose payload is `payload_len` bytes.
+    pub fn encode_into(&self, payload_len: usize, out: &mut SmallVec<[u8; 128]>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&self.packet_type.0.to_be_bytes());
+        out.extend_from_slice(&self.seq.to_be_bytes());
+        out.extend_from_slice(&[self.hops_left, self.flags]);
+        out.extend_from_slice(&0u16.to_be_bytes());
+        match self.route {
+            Route::Direct => out.extend_from_slice(&[0; 4]),
+            Route::Named { source, destinations } => {
+                out.extend_from_slice(&(NodeId::LEN as u16).to_be_bytes());
+                out.extend_from_slice(source);
+                out.extend_from_slice(&(destinations.len() as u16).to_be_bytes());
+                out.extend_from_slice(destinations.as_flattened());
+            }
+        }
+        let len = (out.len() - start + payload_len) as u32;
+        out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+    }
+}
+
+/// What travels in front of the SDK-link frame of a Unicast or Multicast (WIRE §6.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// Time left for the request in milliseconds.
+    pub time_left_ms: Option<u32>,
+    /// For each destination in order, the session numbers that may get the frame.
+    pub audience: Option<Vec<Vec<u64>>>,
+    /// Sessions of the destination that were tried already.
+    pub tried: SmallVec<[u64; 4]>,
+}
+
+const EXTENSION_TIME_LEFT: u16 = 1;
+const EXTENSION_AUDIENCE: u16 = 2;
+const EXTENSION_TRIED: u16 = 3;
+
+impl Extensions {
+    /// Reads the block at the start of `payload` and gives where the SDK-link frame begins. `None` if
+    /// it is malformed or longer than [`EXTENSIONS_LEN_MAX`]; extensions not known here are skipped.
+    pub fn decode(payload: &[u8]) -> Option<(Self, usize)> {
+        let mut reader = Reader(payload);
+        let len = usize::from(reader.u16()?);
+        if len > EXTENSIONS_LEN_MAX {
+            return None;
+        }
+        let mut block = Reader(reader.take(len)?);
+        let mut extensions = Self::default();
+        while !block.is_empty() {
+            let kind = block.u16()?;
+            let len = usize::from(block.u16()?);
+            let mut value = Reader(block.take(len)?);
+            match kind {
+                EXTENSION_TIME_LEFT => extensions.time_left_ms = Some(value.u32()?),
+                EXTENSION_AUDIENCE => {
+                    let mut audience = Vec::new();
+                    while !value.is_empty() {
+                        let count = usize::from(value.u16()?);
+                        let (numbers, _) = value.take(8 * count)?.as_chunks::<8>();
+                        audience.push(numbers.iter().map(|&number| u64::from_be_bytes(number)).collect());
+                    }
+                    extensions.audience = Some(audience);
+                }
+                EXTENSION_TRIED => {
+                    let (numbers, rest) = value.0.as_chunks::<8>();
+                    if !rest.is_empty() {
+                        return None;
+                    }
+                    extensions.tried = numbers.iter().map(|&number| u64::from_be_bytes(number)).collect();
+                }
+                _ => {}
+            }
+        }
+        Some((extensions, 2 + len))
+    }
+
+    /// Appends the block, its length first.
+    pub fn encode_into(&self, out: &mut SmallVec<[u8; 128]>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 2]);
+        if let Some(time_left_ms) = self.time_left_ms {
+            out.extend_from_slice(&EXTENSION_TIME_LEFT.to_be_bytes());
+            out.extend_from_slice(&4u16.to_be_bytes());
+            out.extend_from_slice(&time_left_ms.to_be_bytes());
+        }
+        if let Some(audience) = &self.audience {
+            let len: usize = audience.iter().map(|sessions| 2 + 8 * sessions.len()).sum();
+            out.extend_from_slice(&EXTENSION_AUDIENCE.to_be_bytes());
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+            for sessions in audience {
+                out.extend_from_slice(&(sessions.len() as u16).to_be_bytes());
+                sessions.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+            }
+        }
+        if !self.tried.is_empty() {
+            out.extend_from_slice(&EXTENSION_TRIED.to_be_bytes());
+            out.extend_from_slice(&(8 * self.tried.len() as u16).to_be_bytes());
+            self.tried.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+        }
+        let len = (out.len() - start - 2) as u16;
+        out[start..start + 2].copy_from_slice(&len.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(header: &Header<'_>, payload: &[u8]) -> Vec<u8> {
+        let mut out = SmallVec::new();
+        header.encode_into(payload.len(), &mut out);
+        out.extend_from_slice(payload);
+        out.to_vec()
+    }
+
+    #[test]
+    fn headers_survive_encoding() {
+        let direct = Header::direct(PacketType::UNICAST, 7);
+        let bytes = encoded(&direct, b"payload");
+        assert_eq!(bytes.len(), HEADER_LEN_MIN + 7);
+        assert_eq!(bytes[..4], (bytes.len() as u32).to_be_bytes());
+        assert_eq!(Header::decode(&bytes), Ok((direct, HEADER_LEN_MIN)));
+
+        let destinations = [[2; 64], [3; 64]];
+        let named = Header {
+            packet_type: PacketType::UNICAST_RESPONSE,
+            seq: u32::MAX,
+            hops_left: 3,
+            flags: FLAG_SENT_AGAIN,
+            route: Route::Named { source: &[1; 64], destinations: &destinations },
+        };
+        let bytes = encoded(&named, b"");
+        assert_eq!(Header::decode(&bytes), Ok((named, bytes.len())));
+        for cut in 0..bytes.len() {
+            assert_eq!(Header::decode(&bytes[..cut]), Err(HeaderError::Truncated));
+        }
+    }
+
+    #[test]
+    fn a_wrong_version_or_layout_is_refused() {
+        let mut bytes = encoded(&Header::direct(PacketType::ACK, 0), b"");
+        bytes[5] = 0;
+        assert_eq!(Header::decode(&bytes), Err(HeaderError::Version(0)));
+        bytes[5] = 1;
+        bytes[17] = 63;
+        assert_eq!(Header::decode(&bytes), Err(HeaderError::Options));
+    }
+
+    #[test]
+    fn extensions_survive_encoding_and_unknown_ones_are_skipped() {
+        let extensions = Extensions {
+            time_left_ms: Some(29_000),
+            audience: Some(vec![vec![1, 2], vec![]]),
+            tried: SmallVec::from_slice(&[9, 10]),
+        };
+        let mut out = SmallVec::new();
+        extensions.encode_into(&mut out);
+        let len = out.len();
+        out.extend_from_slice(b"frame");
+        assert_eq!(Extensions::decode(&out), Some((extensions, len)));
+        assert_eq!(Extensions::decode(b"\0\x06\x7f\xff\0\x02hiX"), Some((Extensions::default(), 8)));
+        assert_eq!(Extensions::decode(b"\0\x06\x7f\xff\0\x03hiX"), None);
+    }
+
+    #[test]
+    fn a_node_id_is_read_back_from_its_hex_digits() {
+        let id = NodeId(std::array::from_fn(|i| i as u8 * 3));
+        assert_eq!(NodeId::from_hex(&id.to_hex().to_uppercase()), Some(id));
+        assert_eq!(NodeId::from_hex("00"), None);
+    }
+}
