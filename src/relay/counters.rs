@@ -17,6 +17,11 @@ impl Counter {
         self.add(1);
     }
 
+    /// Takes one off, for gauges. Call it from the owning reactor only.
+    pub fn decrement(&self) {
+        self.add(1u64.wrapping_neg());
+    }
+
     /// Sets the figure, for gauges.
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
@@ -50,6 +55,8 @@ counters! {
     sessions,
     /// Links to other nodes now.
     node_links,
+    /// Distinct topics that sessions of this reactor subscribe to now.
+    topics,
     /// Frames received on SDK links.
     sdk_frames_received,
     /// Frames sent on SDK links.
@@ -118,6 +125,8 @@ counters! {
     duplicates_dropped,
     /// Frames sent again on a new link.
     frames_sent_again,
+    /// State frames of neighbours that the registry had no room for.
+    state_refused,
     /// Frames that named other nodes than the two ends of the link.
     not_for_us,
     /// Bytes of AMOP frames charged to the outbound bandwidth.

@@ -1,6 +1,6 @@
 //! What the node decides: who gets a frame, who is answered what, and when.
 //!
-//! Sans-IO. A [`Shard`](shard) is the relay of one reactor: events go in by `handle_*`, consequences come
+//! Sans-IO. A [`Shard`](shard::Shard) is the relay of one reactor: events go in by `handle_*`, consequences come
 //! out through the [`Outbound`] that is passed in, time is an argument, randomness comes from a seed. The
 //! [`registry`] is the one writer of what all shards read: the topic table and the node map, published as
 //! a [`snapshot`]. The same code runs on the ring and in the tests' virtual network.
@@ -21,14 +21,18 @@
 pub mod bandwidth;
 pub mod counters;
 pub mod registry;
+pub mod rpc;
 pub mod settings;
+pub mod shard;
 pub mod snapshot;
+mod timers;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use self::snapshot::NodeRef;
 use crate::wire::{FrameRef, NodeId, Topic, node::PacketType, sdk::Seq};
 
 /// Index of a reactor, and of its shard.
@@ -150,42 +154,42 @@ pub enum CloseReason {
     Shutdown,
 }
 
-/// Why an answer made by a node was made; decides its code (WIRE §3).
-pub type RequestId = u64;
+/// A coordinating shard's number for a request, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    /// Slot in the shard's table of requests.
+    pub index: u32,
+    /// Tells requests in one slot apart.
+    pub generation: u32,
+}
 
 /// What one shard tells another; travels over the mesh together with a frame.
+///
+/// The shard that took a request (from a publisher's session, or from a neighbour) coordinates it: it
+/// draws who is tried, keeps the time, and answers. Others push, forward and report.
 #[derive(Clone, Debug)]
 pub enum MeshMessage {
-    /// Push a unicast to one of your sessions.
+    /// Push a unicast (the frame) to one of your sessions.
     Deliver {
         /// The coordinator's number for the request.
         request: RequestId,
-        /// The publishing session, which must not get it.
-        publisher: Option<SessionId>,
-        /// Sessions that were tried already.
-        tried: SmallVec<[SessionId; 4]>,
-        /// Milliseconds left for the request.
-        time_left_ms: u32,
+        /// Sessions that must not get it: the publisher and those that were tried already.
+        excluded: SmallVec<[SessionId; 2]>,
     },
-    /// The request was pushed to this session.
-    Delivered {
-        /// The coordinator's number for the request.
-        request: RequestId,
-        /// Who has it.
-        session: SessionId,
-    },
-    /// No (other) session could take the request.
+    /// No (other) session of yours could take the request.
     Undeliverable {
         /// The coordinator's number for the request.
         request: RequestId,
     },
-    /// The session did not answer in time, or left.
+    /// A session to which the request was pushed did not answer in time, or left.
     PushFailed {
         /// The coordinator's number for the request.
         request: RequestId,
         /// Who failed.
         session: SessionId,
-        /// Whether it may still answer (it is only silent).
+        /// What the push is keyed by, with the session.
+        seq: Seq,
+        /// Whether it is only silent and may still answer.
         silent: bool,
     },
     /// A session's answer to a push; the frame is the 0x31.
@@ -196,68 +200,59 @@ pub enum MeshMessage {
         session: SessionId,
     },
     /// The request is over; forget the push to this session.
-    Forget {
+    ForgetPush {
         /// The pushed session.
         session: SessionId,
         /// What the push is keyed by, with the session.
         seq: Seq,
     },
-    /// Deliver a multicast to all your subscribers.
+    /// Deliver a multicast (the frame) to all your subscribers.
     Multicast,
-    /// Send a unicast over your link to this node.
+    /// Send a unicast (the frame) over your link to this node.
     Forward {
         /// The coordinator's number for the request.
         request: RequestId,
         /// Where to.
         node: NodeId,
         /// The message's number at this node.
-        seq: u32,
+        message: u32,
         /// Milliseconds left for the request.
         time_left_ms: u32,
     },
-    /// What became of a [`Self::Forward`].
-    Forwarded {
+    /// A forwarded request will not be answered by that node.
+    ForwardFailed {
         /// The coordinator's number for the request.
         request: RequestId,
         /// The message's number at this node.
-        seq: u32,
-        /// How far it got.
-        outcome: ForwardOutcome,
-    },
-    /// The request is over; a frame of it that was not sent yet need not be.
-    ForgetForward {
-        /// Where it was to go.
-        node: NodeId,
-        /// The message's number at this node.
-        seq: u32,
+        message: u32,
+        /// Whether the destination had taken it.
+        taken: bool,
     },
     /// The destination node's response; the frame is the 0x31.
     ForwardAnswer {
         /// The coordinator's number for the request.
         request: RequestId,
         /// The message's number at this node.
-        seq: u32,
+        message: u32,
+        /// Whether the destination node itself made it, because no session of its answered.
+        by_node: bool,
     },
-    /// Send a multicast over your links to these nodes.
+    /// The request is over, or its time is up; its answer is not awaited any longer.
+    ForgetForward {
+        /// Where it went.
+        node: NodeId,
+        /// The message's number at this node.
+        message: u32,
+        /// Set if the coordinator wants to know, by a [`Self::ForwardFailed`], how far it got.
+        report: bool,
+    },
+    /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
         /// Where to.
-        nodes: SmallVec<[NodeId; 4]>,
+        nodes: SmallVec<[NodeRef; 2]>,
         /// The message's number at this node.
-        seq: u32,
+        message: u32,
     },
-}
-
-/// How far a forwarded unicast got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardOutcome {
-    /// The destination acknowledged that it took it.
-    Taken,
-    /// The link's window is full, or there is no link.
-    Refused,
-    /// The link failed, and the destination never acknowledged.
-    LostBeforeTaken,
-    /// The link failed after the destination had taken it.
-    LostAfterTaken,
 }
 
 /// What a shard tells the registry.
@@ -387,12 +382,16 @@ pub struct Shared {
     pub incarnation: u64,
     /// Number of reactors.
     pub reactors: u16,
+    /// Zero of the clock by which the limiters count.
+    pub started: std::time::Instant,
     /// Bounds and times.
     pub settings: settings::Settings,
     /// The topic table and node map.
     pub snapshot: arc_swap::ArcSwap<snapshot::Snapshot>,
     /// Outbound bandwidth of the node.
     pub limiter: bandwidth::Limiter,
+    /// JSON-RPC requests of the node; one unit each.
+    pub rpc_limiter: bandwidth::Limiter,
     /// Number of the next message that this node originates on node links (WIRE §6.2).
     pub next_message: std::sync::atomic::AtomicU32,
     /// Figures, one set per reactor.

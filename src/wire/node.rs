@@ -221,11 +221,15 @@ pub struct Extensions {
     pub audience: Option<Vec<Vec<u64>>>,
     /// Sessions of the destination that were tried already.
     pub tried: SmallVec<[u64; 4]>,
+    /// On a response: the destination node made it itself, because no session of its answered. The
+    /// source may go on trying; without this the answer is a subscriber's own, whatever its code.
+    pub by_node: bool,
 }
 
 const EXTENSION_TIME_LEFT: u16 = 1;
 const EXTENSION_AUDIENCE: u16 = 2;
 const EXTENSION_TRIED: u16 = 3;
+const EXTENSION_BY_NODE: u16 = 4;
 
 impl Extensions {
     /// Reads the block at the start of `payload` and gives where the SDK-link frame begins. `None` if
@@ -260,6 +264,7 @@ impl Extensions {
                     }
                     extensions.tried = numbers.iter().map(|&number| u64::from_be_bytes(number)).collect();
                 }
+                EXTENSION_BY_NODE => extensions.by_node = true,
                 _ => {}
             }
         }
@@ -288,6 +293,10 @@ impl Extensions {
             out.extend_from_slice(&EXTENSION_TRIED.to_be_bytes());
             out.extend_from_slice(&(8 * self.tried.len() as u16).to_be_bytes());
             self.tried.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+        }
+        if self.by_node {
+            out.extend_from_slice(&EXTENSION_BY_NODE.to_be_bytes());
+            out.extend_from_slice(&0u16.to_be_bytes());
         }
         let len = (out.len() - start - 2) as u16;
         out[start..start + 2].copy_from_slice(&len.to_be_bytes());
@@ -344,6 +353,7 @@ mod tests {
             time_left_ms: Some(29_000),
             audience: Some(vec![vec![1, 2], vec![]]),
             tried: SmallVec::from_slice(&[9, 10]),
+            by_node: true,
         };
         let mut out = SmallVec::new();
         extensions.encode_into(&mut out);

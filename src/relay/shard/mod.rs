@@ -1,0 +1,337 @@
+//! The relay of one reactor: a state machine without I/O.
+//!
+//! Events go in by `handle_*`; what follows from them goes out through the [`Outbound`] passed along,
+//! before the call returns. A shard owns its sessions and node links outright and shares nothing with
+//! other shards but the snapshot, the limiters and the mesh.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `session` | what an application may say: handshake, heartbeat, subscription, JSON-RPC |
+//! | `request` | unicasts: drawing receivers, trying again, answering exactly once |
+//! | `push` | a request at one of our sessions, until it answers |
+//! | `multicast` | copies to everybody |
+//! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
+//! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//!
+//! # Invariants
+//! - A request sits in the table until it was answered; every path out of the table answers it.
+//! - A session is in the list of a topic exactly if the topic is in its set.
+//! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
+//!   answer.
+
+mod multicast;
+mod neighbour;
+mod node_link;
+mod push;
+mod request;
+mod session;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ahash::AHashMap;
+use rand::{SeedableRng, rngs::SmallRng};
+use slab::Slab;
+
+use self::{
+    neighbour::Neighbour,
+    node_link::NodeLink,
+    push::PushTimer,
+    request::Request,
+    session::{LocalTopics, Session},
+};
+use super::{
+    CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, RequestId, SessionId,
+    Shared, counters::Counters, timers::Timers,
+};
+use crate::wire::{FrameRef, NodeId};
+
+/// How often node links are looked at: keep-alive, death, grace. A quarter of the shortest time that
+/// depends on it.
+const NODE_TICK: Duration = Duration::from_millis(100);
+/// A session is looked at so often within its idle timeout, and closed at the first look after it.
+const IDLE_CHECKS_PER_TIMEOUT: u32 = 6;
+/// How long a deferred subscription waits before it is tried again.
+const DEFERRED_SUBSCRIPTION_DELAY: Duration = Duration::from_millis(50);
+
+/// The relay of one reactor.
+pub struct Shard {
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    id: ReactorId,
+    rng: SmallRng,
+    /// Links by [`LinkKey::index`].
+    links: Vec<Option<Link>>,
+    sessions_started: u64,
+    session_indices: AHashMap<SessionId, u32>,
+    local_topics: LocalTopics,
+    requests: Slab<Request>,
+    requests_started: u32,
+    retained_bytes: usize,
+    pushes: usize,
+    neighbours: AHashMap<NodeId, Neighbour>,
+    node_links_started: u64,
+    push_timers: Timers<PushTimer>,
+    request_timers: Timers<RequestId>,
+    idle_timers: Timers<LinkKey>,
+    deferred_subscriptions: Timers<LinkKey>,
+    ack_timers: Timers<LinkKey>,
+    next_node_tick: Option<Instant>,
+    draining: bool,
+}
+
+struct Link {
+    generation: u32,
+    kind: LinkKind,
+}
+
+enum LinkKind {
+    Sdk(Box<Session>),
+    Node(Box<NodeLink>),
+}
+
+impl Shard {
+    /// A shard without links. `seed` decides all its random choices; `id` must be below
+    /// `shared.reactors`.
+    pub fn new(shared: Arc<Shared>, id: ReactorId, seed: u64, _now: Instant) -> Self {
+        let settings = &shared.settings;
+        Self {
+            counters: shared.counters[usize::from(id.0)].clone(),
+            id,
+            rng: SmallRng::seed_from_u64(seed),
+            links: Vec::new(),
+            sessions_started: 0,
+            session_indices: AHashMap::new(),
+            local_topics: LocalTopics::default(),
+            requests: Slab::new(),
+            requests_started: 0,
+            retained_bytes: 0,
+            pushes: 0,
+            neighbours: AHashMap::new(),
+            node_links_started: 0,
+            push_timers: Timers::new(settings.push_timeout),
+            request_timers: Timers::new(settings.request_timeout),
+            idle_timers: Timers::new(settings.idle_timeout / IDLE_CHECKS_PER_TIMEOUT),
+            deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
+            ack_timers: Timers::new(settings.ack_delay_max),
+            next_node_tick: None,
+            draining: false,
+            shared,
+        }
+    }
+
+    /// A link has come up.
+    pub fn handle_link_up(&mut self, now: Instant, key: LinkKey, up: LinkUp, out: &mut impl Outbound) {
+        let index = key.index as usize;
+        if self.links.len() <= index {
+            self.links.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.links[index].is_none(), "a link came up in an occupied slot");
+        let kind = match up {
+            LinkUp::Sdk { address, subject } => {
+                LinkKind::Sdk(Box::new(self.new_session(now, key, address, subject)))
+            }
+            LinkUp::Node { id, dialed, address, agency, name } => {
+                let link =
+                    self.new_node_link(now, id, dialed, node_link::PeerLabel { address, agency, name });
+                LinkKind::Node(Box::new(link))
+            }
+        };
+        let is_node = matches!(kind, LinkKind::Node(_));
+        self.links[index] = Some(Link { generation: key.generation, kind });
+        if is_node {
+            self.greet(now, key, out);
+        }
+    }
+
+    /// Bytes arrived on a link, whether or not they complete a frame.
+    pub fn handle_activity(&mut self, now: Instant, key: LinkKey) {
+        match self.link_mut(key) {
+            Some(LinkKind::Sdk(session)) => session.last_activity = now,
+            Some(LinkKind::Node(link)) => link.last_received = now,
+            None => {}
+        }
+    }
+
+    /// A whole frame arrived on a link.
+    pub fn handle_frame(&mut self, now: Instant, key: LinkKey, frame: FrameRef<'_>, out: &mut impl Outbound) {
+        match self.link_mut(key) {
+            Some(LinkKind::Sdk(_)) => self.handle_sdk_frame(now, key, frame, out),
+            Some(LinkKind::Node(_)) => self.handle_node_frame(now, key, frame, out),
+            None => {}
+        }
+    }
+
+    /// A link is gone. Comes once for each link that came up.
+    pub fn handle_link_down(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        reason: CloseReason,
+        out: &mut impl Outbound,
+    ) {
+        let Some(slot) = self.links.get_mut(key.index as usize) else { return };
+        let Some(link) = slot.take_if(|link| link.generation == key.generation) else { return };
+        match reason {
+            CloseReason::Tls
+            | CloseReason::FrameLength(_)
+            | CloseReason::FrameUnfinished
+            | CloseReason::FramePoolFull
+            | CloseReason::NodeFrame
+            | CloseReason::Protocol => self.counters.closed_protocol.increment(),
+            CloseReason::Stalled => self.counters.closed_stalled.increment(),
+            _ => {}
+        }
+        match link.kind {
+            LinkKind::Sdk(session) => self.end_session(now, *session, reason, out),
+            LinkKind::Node(node_link) => self.end_node_link(now, key, *node_link, reason, out),
+        }
+    }
+
+    /// Another shard sent a message, with the frame that belongs to it.
+    pub fn handle_mesh(
+        &mut self,
+        now: Instant,
+        from: ReactorId,
+        message: MeshMessage,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        match message {
+            MeshMessage::Deliver { request, excluded } => {
+                if !self.push_to_any(now, from, request, &excluded, frame, out) {
+                    out.to_reactor(from, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+                }
+            }
+            MeshMessage::Undeliverable { request } => self.handle_undeliverable(now, request, from, out),
+            MeshMessage::PushFailed { request, session, seq, silent } => {
+                self.handle_push_failed(now, request, session, seq, silent, out);
+            }
+            MeshMessage::Answer { request, session } => {
+                self.answer_from_session(now, request, session, frame, out);
+            }
+            MeshMessage::ForgetPush { session, seq } => self.forget_push(session, &seq),
+            MeshMessage::Multicast => self.deliver_multicast(now, frame, out),
+            MeshMessage::Forward { request, node, message, time_left_ms } => {
+                if !self.forward(now, from, request, &node, message, time_left_ms, frame, out) {
+                    let failed = MeshMessage::ForwardFailed { request, message, taken: false };
+                    out.to_reactor(from, failed, FrameRef::Slice(&[]));
+                }
+            }
+            MeshMessage::ForwardFailed { request, message, taken } => {
+                self.handle_forward_failed(now, request, message, taken, out);
+            }
+            MeshMessage::ForwardAnswer { request, message, by_node } => {
+                self.answer_from_node(now, request, message, by_node, frame, out);
+            }
+            MeshMessage::ForgetForward { node, message, report } => {
+                if let Some((request, taken)) = self.forget_forward(&node, message)
+                    && report
+                {
+                    let failed = MeshMessage::ForwardFailed { request, message, taken };
+                    out.to_reactor(from, failed, FrameRef::Slice(&[]));
+                }
+            }
+            MeshMessage::ForwardMulticast { nodes, message } => {
+                for node in &nodes {
+                    self.forward_multicast(now, &node.id, message, frame, out);
+                }
+            }
+        }
+    }
+
+    /// The registry has something to say.
+    pub fn handle_registry(&mut self, now: Instant, output: RegistryOutput, out: &mut impl Outbound) {
+        match output {
+            RegistryOutput::ToNode { to, packet_type, seq, payload } => {
+                self.send_state(now, &to, packet_type, seq, &payload, out);
+            }
+            RegistryOutput::RpcAnswer { link, seq, body } => {
+                self.send_rpc_answer(link, &seq, &body, out);
+            }
+            RegistryOutput::CloseNode { id } => {
+                if let Some(link) = self.neighbours.get(&id).and_then(|neighbour| neighbour.active) {
+                    out.abort(link, CloseReason::NodeFrame);
+                }
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.push_timers.deadline(),
+            self.request_timers.deadline(),
+            self.idle_timers.deadline(),
+            self.deferred_subscriptions.deadline(),
+            self.ack_timers.deadline(),
+            self.next_node_tick,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due by now.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Outbound) {
+        while let Some(timer) = self.push_timers.pop_expired(now) {
+            self.handle_push_timeout(now, timer, out);
+        }
+        while let Some(request) = self.request_timers.pop_expired(now) {
+            self.handle_request_timeout(now, request, out);
+        }
+        while let Some(key) = self.idle_timers.pop_expired(now) {
+            self.check_idle(now, key, out);
+        }
+        while let Some(key) = self.deferred_subscriptions.pop_expired(now) {
+            self.apply_deferred_subscription(now, key, out);
+        }
+        while let Some(key) = self.ack_timers.pop_expired(now) {
+            self.send_due_ack(now, key, out);
+        }
+        if self.next_node_tick.is_some_and(|due| due <= now) {
+            self.tick_nodes(now, out);
+        }
+    }
+
+    /// The node shuts down: what is in flight is answered, new requests get 99.
+    pub fn handle_drain(&mut self, _now: Instant, _out: &mut impl Outbound) {
+        self.draining = true;
+    }
+
+    /// Whether a drain is complete: no request waits for its answer.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.requests.is_empty()
+    }
+
+    fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {
+        match self.links.get_mut(key.index as usize)? {
+            Some(link) if link.generation == key.generation => Some(&mut link.kind),
+            _ => None,
+        }
+    }
+
+    fn session_mut(&mut self, key: LinkKey) -> Option<&mut Session> {
+        match self.link_mut(key)? {
+            LinkKind::Sdk(session) => Some(session),
+            LinkKind::Node(_) => None,
+        }
+    }
+
+    fn node_link_mut(&mut self, key: LinkKey) -> Option<&mut NodeLink> {
+        match self.link_mut(key)? {
+            LinkKind::Node(link) => Some(link),
+            LinkKind::Sdk(_) => None,
+        }
+    }
+
+    /// The session at an index that a topic's list or a session number gave.
+    fn session_at(&mut self, index: u32) -> Option<&mut Session> {
+        match self.links.get_mut(index as usize)? {
+            Some(Link { kind: LinkKind::Sdk(session), .. }) => Some(session),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Multicasts: a copy to every subscriber session of the network (WIRE §2.2).
+
+use std::time::Instant;
+
+use ahash::AHashMap;
+use smallvec::SmallVec;
+
+use super::Shard;
+use crate::{
+    relay::{Class, LinkKey, MeshMessage, Outbound, ReactorId, SendError, snapshot::NodeRef},
+    wire::{
+        FrameRef, ResultCode, TopicKind,
+        sdk::{AmopBody, FrameType, HEADER_LEN, Header},
+    },
+};
+
+impl Shard {
+    /// A 0x35 from a session: acknowledged at once, then delivered.
+    pub(super) fn handle_multicast(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        self.counters.multicasts.increment();
+        let head = frame.head();
+        let Ok(body) = AmopBody::decode(&head[HEADER_LEN..]) else {
+            self.counters.bad_bodies.increment();
+            self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
+            return;
+        };
+        // The acknowledgement repeats the topic, without a payload.
+        let topic_field = &head[HEADER_LEN..HEADER_LEN + body.payload_offset];
+        if body.kind() != TopicKind::Ordinary {
+            self.counters.dropped_unauthorised.increment();
+            self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
+            return;
+        }
+        let snapshot = self.shared.snapshot.load();
+        let entry = snapshot.topic(body.topic);
+        let nodes = entry.map_or(0, |entry| entry.nodes.len());
+        if nodes > 0 {
+            let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
+            let elapsed = now.saturating_duration_since(self.shared.started);
+            if !self.shared.limiter.admit(elapsed, cost) {
+                self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
+                return;
+            }
+            self.counters.bandwidth_charged_bytes.add(cost);
+        }
+        self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
+        let Some(entry) = entry else {
+            // Only sessions of this very shard can be newer than the snapshot.
+            self.deliver_multicast(now, frame, out);
+            return;
+        };
+        self.deliver_multicast(now, frame, out);
+        for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
+            out.to_reactor(reactor, MeshMessage::Multicast, frame);
+        }
+        if nodes == 0 {
+            return;
+        }
+        let message = self.next_message();
+        let mut elsewhere: AHashMap<ReactorId, SmallVec<[NodeRef; 2]>> = AHashMap::new();
+        for (node, _) in &entry.nodes {
+            if node.reactor == self.id {
+                self.forward_multicast(now, &node.id, message, frame, out);
+            } else {
+                elsewhere.entry(node.reactor).or_default().push(node.clone());
+            }
+        }
+        for (reactor, nodes) in elsewhere {
+            out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+        }
+    }
+
+    /// A multicast from a neighbour: to the sessions of all our reactors.
+    pub(super) fn handle_multicast_of_node(
+        &mut self,
+        now: Instant,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else {
+            self.counters.bad_bodies.increment();
+            return;
+        };
+        if body.kind() != TopicKind::Ordinary {
+            self.counters.dropped_unauthorised.increment();
+            return;
+        }
+        self.deliver_multicast(now, frame, out);
+        let snapshot = self.shared.snapshot.load();
+        let Some(entry) = snapshot.topic(body.topic) else { return };
+        for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
+            out.to_reactor(reactor, MeshMessage::Multicast, frame);
+        }
+    }
+
+    /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
+    pub(super) fn deliver_multicast(&mut self, now: Instant, frame: FrameRef<'_>, out: &mut impl Outbound) {
+        let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
+        let Self { local_topics, links, counters, .. } = self;
+        for &index in local_topics.sessions(body.topic) {
+            let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
+                links.get_mut(index as usize)
+            else {
+                continue;
+            };
+            match out.send(session.key, Class::Data, &[], frame) {
+                Ok(()) => {
+                    session.last_activity = now;
+                    counters.deliveries.increment();
+                    counters.sdk_frames_sent.increment();
+                }
+                Err(SendError::Full) => counters.dropped_queue_full.increment(),
+                Err(SendError::Gone) => {}
+            }
+        }
+    }
+}

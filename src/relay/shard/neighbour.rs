@@ -1,0 +1,453 @@
+//! Another node, as the shard that is its home knows it: which link to it is live, what was sent and
+//! not acknowledged yet, whose answers are awaited, what it sent before (WIRE §6.1–§6.4).
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use ahash::AHashMap;
+use smallvec::SmallVec;
+use tracing::{info, warn};
+
+use super::{Shard, node_link::NodeLink};
+use crate::{
+    relay::{
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId,
+        settings::Settings,
+    },
+    wire::{
+        FrameRef, NodeId, RetainedFrame,
+        node::{Extensions, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType},
+    },
+};
+
+/// Where the flags of a node frame's header lie.
+const FLAGS_OFFSET: usize = 13;
+/// Bytes of the extensions of a forwarded unicast: their length, and the time left.
+const FORWARD_EXTENSIONS_LEN: usize = 2 + 4 + 4;
+
+/// Bytes that a frame of an SDK link takes on a node link; what the bandwidth limit charges for it.
+pub(super) fn forwarded_len(frame_len: usize) -> u64 {
+    (HEADER_LEN_MIN + FORWARD_EXTENSIONS_LEN + frame_len) as u64
+}
+
+/// Another node whose home is this shard.
+pub(super) struct Neighbour {
+    pub(super) incarnation: u64,
+    /// The link that carries everything; `None` while it is lost and may come back.
+    pub(super) active: Option<LinkKey>,
+    /// A rival that replaces the active link unless that one shows life.
+    rival: Option<(LinkKey, Instant)>,
+    active_since: Instant,
+    lost_since: Option<Instant>,
+    window: Window,
+    awaiting: AHashMap<u32, Awaiting>,
+    identities: Identities,
+}
+
+/// A unicast that the neighbour has, or will have.
+struct Awaiting {
+    coordinator: ReactorId,
+    request: RequestId,
+    taken: bool,
+}
+
+/// Frames sent and not acknowledged, in order.
+#[derive(Default)]
+struct Window {
+    frames: VecDeque<Sent>,
+    bytes: usize,
+}
+
+struct Sent {
+    head: SmallVec<[u8; 128]>,
+    body: RetainedFrame,
+    packet_type: PacketType,
+    message: u32,
+}
+
+impl Sent {
+    fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// Messages of the neighbour that were taken: repeats are dropped.
+#[derive(Default)]
+struct Identities {
+    known: AHashMap<(PacketTypeKey, u32), ()>,
+    order: VecDeque<(Instant, (PacketTypeKey, u32))>,
+}
+
+type PacketTypeKey = i16;
+
+impl Identities {
+    /// Whether the message is new; remembers it if so.
+    fn insert(&mut self, now: Instant, packet_type: PacketType, message: u32, settings: &Settings) -> bool {
+        while let Some(&(taken, identity)) = self.order.front() {
+            let expired = now.saturating_duration_since(taken) > settings.identity_memory;
+            if !expired && self.order.len() < settings.identities_max {
+                break;
+            }
+            self.order.pop_front();
+            self.known.remove(&identity);
+        }
+        let identity = (packet_type.0, message);
+        let new = self.known.insert(identity, ()).is_none();
+        if new {
+            self.order.push_back((now, identity));
+        }
+        new
+    }
+}
+
+/// Two ends that dialled each other at the same moment have both links within this time.
+const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
+
+impl Shard {
+    /// The peer said who it is: decides which of the links to it stays.
+    pub(super) fn settle_link(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        link: &LinkFacts,
+        out: &mut impl Outbound,
+    ) {
+        let own_id = self.shared.id;
+        let Some(neighbour) = self.neighbours.get(&link.peer) else {
+            let neighbour = Neighbour {
+                incarnation: link.incarnation,
+                active: None,
+                rival: None,
+                active_since: now,
+                lost_since: None,
+                window: Window::default(),
+                awaiting: AHashMap::new(),
+                identities: Identities::default(),
+            };
+            self.neighbours.insert(link.peer, neighbour);
+            return self.activate(now, key, &link.peer, out);
+        };
+        if link.incarnation < neighbour.incarnation {
+            return out.close(key, CloseReason::Duplicate);
+        }
+        if link.incarnation > neighbour.incarnation {
+            info!(peer = %link.peer, "the node has restarted");
+            self.lose_node(now, &link.peer, CloseReason::Replaced, out);
+            return self.settle_link(now, key, link, out);
+        }
+        let (active_since, active) = (neighbour.active_since, neighbour.active);
+        let Some(active) = active else { return self.activate(now, key, &link.peer, out) };
+        let Some(current) = self.node_link_mut(active) else {
+            return self.activate(now, key, &link.peer, out);
+        };
+        let simultaneous =
+            current.dialed != link.dialed && now.saturating_duration_since(active_since) < SIMULTANEOUS_DIAL;
+        let replaces = link.replaces != 0 && current.peer_link_number == Some(link.replaces);
+        if replaces {
+            self.activate(now, key, &link.peer, out);
+            out.close(active, CloseReason::Replaced);
+        } else if simultaneous {
+            // Both ends come to the same result: the link that the smaller id dialled stays.
+            let ours_is_smaller = own_id < link.peer;
+            if link.dialed == ours_is_smaller {
+                self.activate(now, key, &link.peer, out);
+                out.close(active, CloseReason::Duplicate);
+            } else {
+                out.close(key, CloseReason::Duplicate);
+            }
+        } else {
+            current.probe(now);
+            self.probe(now, active, out);
+            if let Some(neighbour) = self.neighbours.get_mut(&link.peer)
+                && let Some((older, _)) = neighbour.rival.replace((key, now))
+            {
+                out.close(older, CloseReason::Duplicate);
+            }
+        }
+    }
+
+    /// A byte came on a link that was probed: its rival goes.
+    pub(super) fn drop_rival(&mut self, peer: &NodeId, out: &mut impl Outbound) {
+        if let Some(neighbour) = self.neighbours.get_mut(peer)
+            && let Some((rival, _)) = neighbour.rival.take()
+        {
+            out.close(rival, CloseReason::Duplicate);
+        }
+    }
+
+    /// Makes a link the one that carries everything, and sends again what was not acknowledged.
+    fn activate(&mut self, now: Instant, key: LinkKey, peer: &NodeId, out: &mut impl Outbound) {
+        let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
+        neighbour.active = Some(key);
+        neighbour.active_since = now;
+        if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
+            neighbour.rival = None;
+        }
+        let incarnation = neighbour.incarnation;
+        neighbour.lost_since = None;
+        let mut again = 0;
+        for sent in &mut neighbour.window.frames {
+            sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
+            if out.send(key, Class::Data, &sent.head, sent.body.as_ref()).is_err() {
+                // Cannot be: a link that has just come up has room for a whole window. Acknowledgements
+                // count what was sent on the link, so a gap must not stay.
+                out.abort(key, CloseReason::Broken);
+                break;
+            }
+            let elapsed = now.saturating_duration_since(self.shared.started);
+            self.shared.limiter.charge(elapsed, sent.len() as u64);
+            again += 1;
+        }
+        self.counters.frames_sent_again.add(again);
+        let reactor = self.id;
+        let Some(link) = self.node_link_mut(key) else { return };
+        link.last_sent = now;
+        let (address, agency, name) =
+            (link.label.address.clone(), link.label.agency.clone(), link.label.name.clone());
+        info!(peer = %peer, %address, sent_again = again, "node link up");
+        // Also for a node that never was given up: its state may have changed while it was away.
+        out.to_registry(RegistryInput::NodeUp { id: *peer, incarnation, reactor, address, agency, name });
+    }
+
+    /// A link to the node is gone. What it had not acknowledged waits for the next link.
+    pub(super) fn lose_link(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        link: &NodeLink,
+        reason: CloseReason,
+        out: &mut impl Outbound,
+    ) {
+        let Some(neighbour) = self.neighbours.get_mut(&link.peer) else { return };
+        if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
+            neighbour.rival = None;
+        }
+        if neighbour.active != Some(key) {
+            return;
+        }
+        neighbour.active = None;
+        neighbour.lost_since = Some(now);
+        warn!(peer = %link.peer, address = %link.label.address, %reason, "node link down");
+        if let Some((rival, _)) = neighbour.rival.take() {
+            self.activate(now, rival, &link.peer, out);
+        } else {
+            self.want_node_tick(now);
+        }
+    }
+
+    /// Looks at all neighbours: rivals whose time has come, nodes that did not return.
+    pub(super) fn tick_neighbours(&mut self, now: Instant, out: &mut impl Outbound) {
+        let settings = &self.shared.settings;
+        let (probe_timeout, node_grace) = (settings.probe_timeout, settings.node_grace);
+        let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
+        let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
+        for (id, neighbour) in &self.neighbours {
+            if let Some((rival, since)) = neighbour.rival
+                && now.saturating_duration_since(since) >= probe_timeout
+            {
+                replaced.push((*id, rival));
+            }
+            if neighbour.lost_since.is_some_and(|since| now.saturating_duration_since(since) >= node_grace) {
+                lost.push(*id);
+            }
+        }
+        for (id, rival) in replaced {
+            let old = self.neighbours.get(&id).and_then(|neighbour| neighbour.active);
+            info!(peer = %id, "the old link to the node is silent, the new one replaces it");
+            self.activate(now, rival, &id, out);
+            if let Some(old) = old {
+                out.abort(old, CloseReason::Replaced);
+            }
+        }
+        for id in lost {
+            self.lose_node(now, &id, CloseReason::Broken, out);
+        }
+    }
+
+    /// The node is gone, or has begun a new life: what waits for it fails.
+    fn lose_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+        let Some(neighbour) = self.neighbours.remove(id) else { return };
+        for link in [neighbour.active, neighbour.rival.map(|(rival, _)| rival)].into_iter().flatten() {
+            out.abort(link, reason);
+        }
+        let multicasts =
+            neighbour.window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
+        if multicasts > 0 {
+            self.counters.dropped_window_full.add(multicasts as u64);
+        }
+        out.to_registry(RegistryInput::NodeDown { id: *id, incarnation: neighbour.incarnation });
+        for (message, awaiting) in neighbour.awaiting {
+            if awaiting.coordinator == self.id {
+                self.handle_forward_failed(now, awaiting.request, message, awaiting.taken, out);
+            } else {
+                let failed =
+                    MeshMessage::ForwardFailed { request: awaiting.request, message, taken: awaiting.taken };
+                out.to_reactor(awaiting.coordinator, failed, FrameRef::Slice(&[]));
+            }
+        }
+    }
+
+    /// Sends a publisher's unicast to a neighbour. `false` if its window is full or it is unknown.
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    pub(super) fn forward(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        node: &NodeId,
+        message: u32,
+        time_left_ms: u32,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let extensions = Extensions { time_left_ms: Some(time_left_ms), ..Extensions::default() };
+        if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
+            return false;
+        }
+        if let Some(neighbour) = self.neighbours.get_mut(node) {
+            neighbour.awaiting.insert(message, Awaiting { coordinator, request, taken: false });
+        }
+        true
+    }
+
+    /// Sends a multicast to a neighbour; a full window loses it, which is counted.
+    pub(super) fn forward_multicast(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        message: u32,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        if !self.send_amop(now, node, PacketType::MULTICAST, message, &Extensions::default(), frame, out) {
+            self.counters.dropped_window_full.increment();
+        }
+    }
+
+    /// Answers a neighbour's unicast; `by_node` tells that no session answered. An answer to a node that
+    /// has restarted since is nobody's.
+    pub(super) fn respond(
+        &mut self,
+        now: Instant,
+        (node, incarnation, message): (&NodeId, u64, u32),
+        by_node: bool,
+        answer: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        if self.neighbours.get(node).is_none_or(|neighbour| neighbour.incarnation != incarnation) {
+            self.counters.late_answers.increment();
+            return;
+        }
+        let extensions = Extensions { by_node, ..Extensions::default() };
+        let cost = forwarded_len(answer.len());
+        self.shared.limiter.charge(now.saturating_duration_since(self.shared.started), cost);
+        self.counters.bandwidth_charged_bytes.add(cost);
+        if !self.send_amop(now, node, PacketType::UNICAST_RESPONSE, message, &extensions, answer, out) {
+            self.counters.dropped_window_full.increment();
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one frame
+    fn send_amop(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        packet_type: PacketType,
+        message: u32,
+        extensions: &Extensions,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let settings = &self.shared.settings;
+        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
+        let window = &mut neighbour.window;
+        if window.frames.len() >= settings.window_frames_max || window.bytes >= settings.window_bytes_max {
+            return false;
+        }
+        let mut block = SmallVec::new();
+        extensions.encode_into(&mut block);
+        let mut head = SmallVec::new();
+        Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
+        head.extend_from_slice(&block);
+        let active = neighbour.active;
+        if let Some(key) = active
+            && out.send(key, Class::Data, &head, frame).is_err()
+        {
+            return false;
+        }
+        let sent = Sent { head, body: frame.retain(), packet_type, message };
+        window.bytes += sent.len();
+        window.frames.push_back(sent);
+        if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
+            link.last_sent = now;
+        }
+        self.counters.node_frames_sent.increment();
+        true
+    }
+
+    /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.
+    pub(super) fn acknowledge(&mut self, peer: &NodeId, count: u64) -> bool {
+        let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
+        if count > neighbour.window.frames.len() as u64 {
+            return false;
+        }
+        for sent in neighbour.window.frames.drain(..count as usize) {
+            neighbour.window.bytes -= sent.len();
+            if sent.packet_type == PacketType::UNICAST
+                && let Some(awaiting) = neighbour.awaiting.get_mut(&sent.message)
+            {
+                awaiting.taken = true;
+            }
+        }
+        true
+    }
+
+    /// Whether a message of the neighbour is new; remembers it if so.
+    pub(super) fn is_new_message(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        packet_type: PacketType,
+        message: u32,
+    ) -> bool {
+        let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
+        let new = neighbour.identities.insert(now, packet_type, message, &self.shared.settings);
+        if !new {
+            self.counters.duplicates_dropped.increment();
+        }
+        new
+    }
+
+    /// A response of the neighbour: whose request it answers. One that no session gave leaves the door
+    /// open for a late answer if `may_follow`.
+    pub(super) fn take_awaiting(
+        &mut self,
+        peer: &NodeId,
+        message: u32,
+        may_follow: bool,
+    ) -> Option<(ReactorId, RequestId)> {
+        let neighbour = self.neighbours.get_mut(peer)?;
+        if may_follow {
+            let awaiting = neighbour.awaiting.get_mut(&message)?;
+            awaiting.taken = true;
+            return Some((awaiting.coordinator, awaiting.request));
+        }
+        neighbour.awaiting.remove(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
+    }
+
+    /// The request is over; tells which it was and whether the neighbour had taken it.
+    pub(super) fn forget_forward(&mut self, node: &NodeId, message: u32) -> Option<(RequestId, bool)> {
+        let awaiting = self.neighbours.get_mut(node)?.awaiting.remove(&message)?;
+        Some((awaiting.request, awaiting.taken))
+    }
+}
+
+/// What a Hello and its link say.
+pub(super) struct LinkFacts {
+    pub(super) peer: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) dialed: bool,
+    pub(super) replaces: u64,
+}

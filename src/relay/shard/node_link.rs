@@ -1,0 +1,432 @@
+//! Frames of node links: Hello, Ack, state, AMOP (WIRE §6.2, §6.3).
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tracing::warn;
+
+use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
+use crate::{
+    relay::{Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, timers::TimerKey},
+    wire::{
+        FrameRef, NodeId, ResultCode,
+        hello::Hello,
+        node::{Extensions, Header, PacketType, Route},
+        sdk,
+    },
+};
+
+/// Version of the node link that is spoken here.
+const LINK_VERSION: u16 = 1;
+/// Longest payload of a state frame that is passed to the registry.
+const STATE_PAYLOAD_LEN_MAX: usize = 2 << 20;
+
+/// One link to another node.
+pub(super) struct NodeLink {
+    pub(super) peer: NodeId,
+    pub(super) dialed: bool,
+    pub(super) label: PeerLabel,
+    /// Our number for the link.
+    number: u64,
+    /// The peer's number for it, once its Hello came.
+    pub(super) peer_link_number: Option<u64>,
+    since: Instant,
+    pub(super) last_received: Instant,
+    pub(super) last_sent: Instant,
+    /// When it was asked for a sign of life.
+    probed: Option<Instant>,
+    /// AMOP frames taken from it since it came up.
+    taken: u64,
+    /// How many of them the peer was told.
+    acknowledged: u64,
+    unacknowledged_bytes: usize,
+    ack_timer: Option<TimerKey>,
+    /// How many of ours the peer told us.
+    acknowledged_by_peer: u64,
+}
+
+impl NodeLink {
+    pub(super) fn probe(&mut self, now: Instant) {
+        self.probed = Some(now);
+    }
+}
+
+/// How a peer is shown to people.
+pub(super) struct PeerLabel {
+    pub(super) address: String,
+    pub(super) agency: String,
+    pub(super) name: String,
+}
+
+impl Shard {
+    pub(super) fn new_node_link(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        dialed: bool,
+        label: PeerLabel,
+    ) -> NodeLink {
+        self.node_links_started += 1;
+        self.counters.node_links.increment();
+        self.want_node_tick(now);
+        NodeLink {
+            peer,
+            dialed,
+            label,
+            number: u64::from(self.id.0) << 48 | self.node_links_started,
+            peer_link_number: None,
+            since: now,
+            last_received: now,
+            last_sent: now,
+            probed: None,
+            taken: 0,
+            acknowledged: 0,
+            unacknowledged_bytes: 0,
+            ack_timer: None,
+            acknowledged_by_peer: 0,
+        }
+    }
+
+    /// Says Hello: the first frame of both ends.
+    pub(super) fn greet(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        let own = self.shared.id;
+        let Some(link) = self.node_link_mut(key) else { return };
+        if link.peer == own {
+            out.abort(key, CloseReason::OwnId);
+            return;
+        }
+        self.send_hello(now, key, out);
+    }
+
+    fn send_hello(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        let incarnation = self.shared.incarnation;
+        let Some(link) = self.node_link_mut(key) else { return };
+        let hello = Hello {
+            version_min: LINK_VERSION,
+            version_max: LINK_VERSION,
+            features: 0,
+            incarnation,
+            lane: 0,
+            link_number: link.number,
+            replaces: 0,
+        };
+        self.send_control(now, key, PacketType::HELLO, None, &hello.encode(), out);
+    }
+
+    /// Asks a link for a sign of life: a Hello on a link that is up is answered at once by an Ack.
+    pub(super) fn probe(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        self.send_hello(now, key, out);
+    }
+
+    pub(super) fn end_node_link(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        mut link: NodeLink,
+        reason: CloseReason,
+        out: &mut impl Outbound,
+    ) {
+        self.counters.node_links.decrement();
+        if let Some(timer) = link.ack_timer.take() {
+            self.ack_timers.cancel(timer);
+        }
+        self.lose_link(now, key, &link, reason, out);
+    }
+
+    pub(super) fn handle_node_frame(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        self.counters.node_frames_received.increment();
+        let own = self.shared.id;
+        let Some(link) = self.node_link_mut(key) else { return };
+        let peer = link.peer;
+        let greeted = link.peer_link_number.is_some();
+        if link.probed.take().is_some() {
+            self.drop_rival(&peer, out);
+        }
+        let (header, offset) = match Header::decode(frame.head()) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.misbehaved(key, &error.to_string(), out),
+        };
+        let for_us = match header.route {
+            Route::Direct => true,
+            Route::Named { source, destinations } => {
+                *source == peer.0 && matches!(destinations, [only] if *only == own.0)
+            }
+        };
+        let is_hello = header.packet_type == PacketType::HELLO;
+        if !greeted && !is_hello {
+            return self.misbehaved(key, "a frame before its Hello", out);
+        }
+        let payload = frame.advance(offset);
+        if header.packet_type.is_amop() {
+            // Also on a link that lost against another one: the peer may not have agreed yet. What it
+            // sends again on the link that stays is known by its identity.
+            if for_us {
+                self.handle_amop(now, key, &peer, &header, payload, out);
+            } else {
+                self.counters.not_for_us.increment();
+            }
+            self.note_taken(now, key, frame.len(), out);
+            return;
+        }
+        if !for_us {
+            return self.counters.not_for_us.increment();
+        }
+        match header.packet_type {
+            PacketType::HELLO => self.handle_hello(now, key, payload, out),
+            PacketType::ACK => self.handle_ack(key, &peer, payload, out),
+            PacketType::STATE_SEQ | PacketType::STATE_REQUEST | PacketType::STATE_REPLY => {
+                if payload.len() > STATE_PAYLOAD_LEN_MAX {
+                    return self.misbehaved(key, "a state frame beyond the bound", out);
+                }
+                let payload: Bytes = match payload.pieces().collect::<SmallVec<[&[u8]; 4]>>().as_slice() {
+                    pieces => pieces.concat().into(),
+                };
+                let state = RegistryInput::State {
+                    from: peer,
+                    packet_type: header.packet_type,
+                    seq: header.seq,
+                    payload,
+                };
+                if !out.to_registry(state) {
+                    // The next digest shows what was missed.
+                    self.counters.state_refused.increment();
+                }
+            }
+            _ => self.counters.unknown_packets.increment(),
+        }
+    }
+
+    fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
+        self.neighbours.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
+    }
+
+    fn misbehaved(&mut self, key: LinkKey, what: &str, out: &mut impl Outbound) {
+        if let Some(link) = self.node_link_mut(key) {
+            warn!(peer = %link.peer, address = %link.label.address, what, "closing a node link: the peer broke the protocol");
+        }
+        out.abort(key, CloseReason::NodeFrame);
+    }
+
+    fn handle_hello(&mut self, now: Instant, key: LinkKey, payload: FrameRef<'_>, out: &mut impl Outbound) {
+        let Some(hello) = Hello::decode(payload.head()) else {
+            return self.misbehaved(key, "a malformed Hello", out);
+        };
+        if hello.version_min > LINK_VERSION || hello.version_max < LINK_VERSION {
+            out.close(key, CloseReason::Protocol);
+            return;
+        }
+        let Some(link) = self.node_link_mut(key) else { return };
+        if link.peer_link_number.replace(hello.link_number).is_some() {
+            // A probe.
+            self.send_ack(now, key, out);
+            return;
+        }
+        let facts = LinkFacts {
+            peer: link.peer,
+            incarnation: hello.incarnation,
+            dialed: link.dialed,
+            replaces: hello.replaces,
+        };
+        self.settle_link(now, key, &facts, out);
+    }
+
+    fn handle_ack(&mut self, key: LinkKey, peer: &NodeId, payload: FrameRef<'_>, out: &mut impl Outbound) {
+        let Some(&taken) = payload.head().first_chunk::<8>() else {
+            return self.misbehaved(key, "a malformed Ack", out);
+        };
+        let taken = u64::from_be_bytes(taken);
+        let active = self.is_active(key, peer);
+        let Some(link) = self.node_link_mut(key) else { return };
+        if !active || taken == link.acknowledged_by_peer {
+            return;
+        }
+        let count = taken.checked_sub(link.acknowledged_by_peer);
+        link.acknowledged_by_peer = taken;
+        if !count.is_some_and(|count| self.acknowledge(peer, count)) {
+            self.misbehaved(key, "an Ack of frames that were never sent", out);
+        }
+    }
+
+    fn handle_amop(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        peer: &NodeId,
+        header: &Header<'_>,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
+            return self.misbehaved(key, "malformed extensions", out);
+        };
+        let frame = payload.advance(offset);
+        let expected = match header.packet_type {
+            PacketType::UNICAST => sdk::FrameType::REQUEST,
+            PacketType::MULTICAST => sdk::FrameType::MULTICAST,
+            _ => sdk::FrameType::RESPONSE,
+        };
+        match sdk::Header::decode(frame.head()) {
+            Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
+            _ => return self.misbehaved(key, "an AMOP frame that lies about its length or type", out),
+        }
+        if header.packet_type == PacketType::UNICAST_RESPONSE {
+            self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
+            return;
+        }
+        if !self.is_new_message(now, peer, header.packet_type, header.seq) {
+            return;
+        }
+        if header.packet_type == PacketType::MULTICAST {
+            self.handle_multicast_of_node(now, frame, out);
+            return;
+        }
+        let Some(incarnation) = self.neighbours.get(peer).map(|neighbour| neighbour.incarnation) else {
+            return;
+        };
+        let time_left = extensions
+            .time_left_ms
+            .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()));
+        let origin = Origin::Node { id: *peer, incarnation, message: header.seq };
+        self.handle_request_of_node(now, origin, time_left, frame, out);
+    }
+
+    fn handle_response(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        message: u32,
+        by_node: bool,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let result = sdk::Header::decode(frame.head()).map(|header| header.result);
+        let may_follow = by_node && result == Some(ResultCode::TIMEOUT);
+        let Some((coordinator, request)) = self.take_awaiting(peer, message, may_follow) else {
+            self.counters.late_answers.increment();
+            return;
+        };
+        if coordinator == self.id {
+            self.answer_from_node(now, request, message, by_node, frame, out);
+        } else {
+            out.to_reactor(coordinator, MeshMessage::ForwardAnswer { request, message, by_node }, frame);
+        }
+    }
+
+    /// Counts a frame as taken, and acknowledges when it is time.
+    fn note_taken(&mut self, now: Instant, key: LinkKey, len: usize, out: &mut impl Outbound) {
+        let (frames_max, bytes_max) =
+            (self.shared.settings.ack_frames_max, self.shared.settings.ack_bytes_max);
+        let Some(link) = self.node_link_mut(key) else { return };
+        link.taken += 1;
+        link.unacknowledged_bytes += len;
+        if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
+            self.send_ack(now, key, out);
+        } else if link.ack_timer.is_none() {
+            let timer = self.ack_timers.start(now, key);
+            if let Some(link) = self.node_link_mut(key) {
+                link.ack_timer = Some(timer);
+            }
+        }
+    }
+
+    pub(super) fn send_due_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        if let Some(link) = self.node_link_mut(key) {
+            link.ack_timer = None;
+            self.send_ack(now, key, out);
+        }
+    }
+
+    fn send_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        let Some(link) = self.node_link_mut(key) else { return };
+        link.acknowledged = link.taken;
+        link.unacknowledged_bytes = 0;
+        let taken = link.taken;
+        if let Some(timer) = link.ack_timer.take() {
+            self.ack_timers.cancel(timer);
+        }
+        self.send_control(now, key, PacketType::ACK, None, &taken.to_be_bytes(), out);
+    }
+
+    pub(super) fn send_state(
+        &mut self,
+        now: Instant,
+        to: &NodeId,
+        packet_type: PacketType,
+        seq: Option<u32>,
+        payload: &[u8],
+        out: &mut impl Outbound,
+    ) {
+        if let Some(link) = self.neighbours.get(to).and_then(|neighbour| neighbour.active) {
+            self.send_control(now, link, packet_type, seq, payload, out);
+        }
+    }
+
+    fn send_control(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        packet_type: PacketType,
+        seq: Option<u32>,
+        payload: &[u8],
+        out: &mut impl Outbound,
+    ) {
+        let seq = seq.unwrap_or_else(|| self.next_message());
+        let mut head = SmallVec::new();
+        Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
+        if out.send(key, Class::Control, &head, FrameRef::Slice(payload)).is_ok() {
+            self.counters.node_frames_sent.increment();
+        }
+        if let Some(link) = self.node_link_mut(key) {
+            link.last_sent = now;
+        }
+    }
+
+    pub(super) fn want_node_tick(&mut self, now: Instant) {
+        self.next_node_tick.get_or_insert(now + NODE_TICK);
+    }
+
+    /// Keeps links alive, and finds the dead.
+    pub(super) fn tick_nodes(&mut self, now: Instant, out: &mut impl Outbound) {
+        let settings = &self.shared.settings;
+        let (keepalive, dead_after) = (settings.keepalive_interval, settings.dead_after);
+        let mut quiet: SmallVec<[LinkKey; 8]> = SmallVec::new();
+        let mut dead: SmallVec<[LinkKey; 8]> = SmallVec::new();
+        let node_links = self.links.iter().enumerate().filter_map(|(index, link)| match link {
+            Some(super::Link { generation, kind: LinkKind::Node(link) }) => {
+                Some((LinkKey { index: index as u32, generation: *generation }, link))
+            }
+            _ => None,
+        });
+        for (key, link) in node_links {
+            let greeting_overdue =
+                link.peer_link_number.is_none() && now.saturating_duration_since(link.since) >= dead_after;
+            if greeting_overdue || now.saturating_duration_since(link.last_received) >= dead_after {
+                dead.push(key);
+            } else if now.saturating_duration_since(link.last_sent) + NODE_TICK >= keepalive {
+                quiet.push(key);
+            }
+        }
+        for key in dead {
+            if let Some(link) = self.node_link_mut(key) {
+                warn!(peer = %link.peer, address = %link.label.address, "nothing heard from the node for {dead_after:?}");
+            }
+            self.counters.closed_dead.increment();
+            out.abort(key, CloseReason::Idle);
+        }
+        for key in quiet {
+            self.send_ack(now, key, out);
+        }
+        self.tick_neighbours(now, out);
+        self.next_node_tick = None;
+        if self.counters.node_links.get() > 0 || !self.neighbours.is_empty() {
+            self.want_node_tick(now);
+        }
+    }
+}

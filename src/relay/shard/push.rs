@@ -1,0 +1,177 @@
+//! A request at one of our sessions, from the push until the session answers (WIRE §2.2).
+
+use std::time::Instant;
+
+use rand::RngExt;
+use smallvec::SmallVec;
+
+use super::{Shard, session::Session};
+use crate::{
+    relay::{Class, LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId, timers::TimerKey},
+    wire::{
+        FrameRef,
+        sdk::{AmopBody, HEADER_LEN, Header, Seq},
+    },
+};
+
+/// How often a receiver is drawn blindly before the eligible ones are listed: enough that listing is
+/// rare while most sessions of a topic are eligible.
+const BLIND_DRAWS: usize = 4;
+
+/// An open push: keyed by seq in its session.
+pub(super) struct Push {
+    coordinator: ReactorId,
+    request: RequestId,
+    /// `None` once it expired: the session is silent, but may still answer.
+    timer: Option<TimerKey>,
+}
+
+/// What a push timer is about.
+#[derive(Clone, Copy)]
+pub(super) struct PushTimer {
+    key: LinkKey,
+    seq: Seq,
+}
+
+impl Shard {
+    /// Pushes a unicast to one of this shard's subscribers that is not `excluded`, each equally likely.
+    /// `false` if none can take it.
+    pub(super) fn push_to_any(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        excluded: &[SessionId],
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let head = frame.head();
+        let Some(header) = Header::decode(head) else { return false };
+        let Ok(body) = AmopBody::decode(&head[HEADER_LEN..]) else { return false };
+        if self.pushes >= self.shared.settings.pending_pushes_max {
+            return false;
+        }
+        let mut failed: SmallVec<[SessionId; 4]> = SmallVec::from_slice(excluded);
+        while let Some(index) = self.draw_session(body.topic, &failed, &header.seq) {
+            let Some(session) = self.session_at(index) else { return false };
+            let (key, id) = (session.key, session.id);
+            if out.send(key, Class::Data, &[], frame).is_err() {
+                self.counters.dropped_queue_full.increment();
+                failed.push(id);
+                continue;
+            }
+            let timer = self.push_timers.start(now, PushTimer { key, seq: header.seq });
+            if let Some(session) = self.session_at(index) {
+                session.last_activity = now;
+                session.pushes.insert(header.seq, Push { coordinator, request, timer: Some(timer) });
+            }
+            self.pushes += 1;
+            self.counters.deliveries.increment();
+            self.counters.sdk_frames_sent.increment();
+            return true;
+        }
+        false
+    }
+
+    /// Link index of a random session that subscribes, is not excluded and has no open push with this
+    /// seq.
+    fn draw_session(&mut self, topic: &str, excluded: &[SessionId], seq: &Seq) -> Option<u32> {
+        let Self { local_topics, links, rng, .. } = self;
+        let sessions = local_topics.sessions(topic);
+        let eligible = |index: u32| match links.get(index as usize) {
+            Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
+                !excluded.contains(&session.id) && !session.pushes.contains_key(seq)
+            }
+            _ => false,
+        };
+        if sessions.is_empty() {
+            return None;
+        }
+        for _ in 0..BLIND_DRAWS {
+            let index = sessions[rng.random_range(0..sessions.len())];
+            if eligible(index) {
+                return Some(index);
+            }
+        }
+        let listed: Vec<u32> = sessions.iter().copied().filter(|&index| eligible(index)).collect();
+        (!listed.is_empty()).then(|| listed[rng.random_range(0..listed.len())])
+    }
+
+    /// A 0x31 from a session: the answer to a push, or nothing that anybody waits for.
+    pub(super) fn handle_session_answer(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(session) = self.session_mut(key) else { return };
+        let id = session.id;
+        let Some(push) = session.pushes.remove(&header.seq) else {
+            self.counters.unsolicited_answers.increment();
+            return;
+        };
+        self.end_push(&push);
+        if push.coordinator == self.id {
+            self.answer_from_session(now, push.request, id, frame, out);
+        } else {
+            let answer = MeshMessage::Answer { request: push.request, session: id };
+            out.to_reactor(push.coordinator, answer, frame);
+        }
+    }
+
+    fn end_push(&mut self, push: &Push) {
+        if let Some(timer) = push.timer {
+            self.push_timers.cancel(timer);
+        }
+        self.pushes -= 1;
+    }
+
+    pub(super) fn handle_push_timeout(&mut self, now: Instant, timer: PushTimer, out: &mut impl Outbound) {
+        let Some(session) = self.session_mut(timer.key) else { return };
+        let id = session.id;
+        let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
+        push.timer = None;
+        let (coordinator, request) = (push.coordinator, push.request);
+        self.counters.push_timeouts.increment();
+        self.report_push_failed(now, coordinator, request, id, timer.seq, true, out);
+    }
+
+    /// The session is gone, and with it every push to it.
+    pub(super) fn end_pushes(&mut self, now: Instant, session: &mut Session, out: &mut impl Outbound) {
+        let id = session.id;
+        for (seq, push) in session.pushes.drain() {
+            self.end_push(&push);
+            self.report_push_failed(now, push.coordinator, push.request, id, seq, false, out);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    fn report_push_failed(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        session: SessionId,
+        seq: Seq,
+        silent: bool,
+        out: &mut impl Outbound,
+    ) {
+        if coordinator == self.id {
+            self.handle_push_failed(now, request, session, seq, silent, out);
+        } else {
+            let failed = MeshMessage::PushFailed { request, session, seq, silent };
+            out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// The request is over: a late answer of this session would be nobody's.
+    pub(super) fn forget_push(&mut self, session: SessionId, seq: &Seq) {
+        let Some(&index) = self.session_indices.get(&session) else { return };
+        let push = self.session_at(index).and_then(|session| session.pushes.remove(seq));
+        if let Some(push) = push {
+            self.end_push(&push);
+        }
+    }
+}

@@ -1,0 +1,626 @@
+//! Unicasts: drawing a receiver, trying again, answering exactly once (WIRE §2.2, §3).
+//!
+//! The shard that takes a request coordinates it to its end. A publisher's request may go to sessions
+//! of this node and to other nodes; one that a neighbour sent goes to sessions of this node only.
+
+use std::time::Instant;
+
+use rand::RngExt;
+use smallvec::SmallVec;
+
+use super::Shard;
+use crate::{
+    relay::{
+        LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId,
+        snapshot::{NodeRef, TopicEntry},
+        timers::TimerKey,
+    },
+    wire::{
+        FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
+        sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+    },
+};
+
+/// A unicast that waits for its answer.
+pub(super) struct Request {
+    generation: u32,
+    origin: Origin,
+    seq: Seq,
+    deadline: Instant,
+    timer: Option<TimerKey>,
+    /// The frame, if somebody else could be tried with it.
+    retained: Option<RetainedFrame>,
+    current: Try,
+    /// Sessions of this node that failed.
+    tried: SmallVec<[SessionId; 2]>,
+    /// Reactors of this node none of whose (other) sessions can take it.
+    exhausted: SmallVec<[ReactorId; 2]>,
+    /// Nodes that failed or are being tried, with the number of the message sent to them.
+    nodes: SmallVec<[(NodeRef, u32); 1]>,
+    /// Sessions that are silent and may still answer.
+    silent: SmallVec<[SessionId; 1]>,
+    furthest: Furthest,
+    /// The neighbour was told that nobody answered; a late answer still goes to it.
+    answered_for_now: bool,
+}
+
+/// Who waits for the answer.
+#[derive(Clone, Copy)]
+pub(super) enum Origin {
+    Session {
+        key: LinkKey,
+        id: SessionId,
+    },
+    /// A neighbour, and its number for the message.
+    Node {
+        id: NodeId,
+        incarnation: u64,
+        message: u32,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Try {
+    None,
+    Reactor(ReactorId),
+    Node(u32),
+}
+
+/// How far any try got; decides the code (WIRE §3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Furthest {
+    NoReceiver,
+    NotSent,
+    NotDelivered,
+    Pushed,
+}
+
+impl Furthest {
+    fn code(self) -> ResultCode {
+        match self {
+            Self::NoReceiver => ResultCode::NO_RECEIVER,
+            Self::NotSent => ResultCode::NOT_SENT,
+            Self::NotDelivered => ResultCode::NOT_DELIVERED,
+            Self::Pushed => ResultCode::TIMEOUT,
+        }
+    }
+}
+
+enum Candidate {
+    Reactor(ReactorId),
+    Node(NodeRef),
+}
+
+impl Shard {
+    /// A 0x30 from a session.
+    pub(super) fn handle_request(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        self.counters.requests.increment();
+        let body = match AmopBody::decode(&frame.head()[HEADER_LEN..]) {
+            Ok(body) => body,
+            Err(_) => {
+                self.counters.bad_bodies.increment();
+                self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
+                return;
+            }
+        };
+        // Private topics reach authorised sessions only, and nobody is authorised yet; the other
+        // special names are never routable.
+        if body.kind() != TopicKind::Ordinary {
+            self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
+            return;
+        }
+        let pending_max = self.shared.settings.pending_requests_max;
+        let full = self.draining || self.requests.len() >= pending_max;
+        let Some(session) = self.session_mut(key) else { return };
+        if session.requests.contains_key(&header.seq) {
+            self.refuse(key, &header.seq, ResultCode::NOT_DELIVERED, out);
+            return;
+        }
+        if full {
+            self.refuse(key, &header.seq, ResultCode::NOT_SENT, out);
+            return;
+        }
+        let origin = Origin::Session { key, id: session.id };
+        let deadline = now + self.shared.settings.request_timeout;
+        let request = self.open_request(now, origin, header.seq, deadline);
+        if let Some(session) = self.session_mut(key) {
+            session.requests.insert(header.seq, request);
+        }
+        self.advance(now, request, body.topic, frame, out);
+    }
+
+    /// A unicast from a neighbour, for sessions of this node.
+    pub(super) fn handle_request_of_node(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        time_left: std::time::Duration,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let head = frame.head();
+        let Some(header) = Header::decode(head) else { return };
+        let body = AmopBody::decode(&head[HEADER_LEN..]);
+        let Origin::Node { id, incarnation, message } = origin else { return };
+        let Some(body) = body.ok().filter(|body| body.kind() == TopicKind::Ordinary) else {
+            let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
+            self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
+            return;
+        };
+        if self.draining || self.requests.len() >= self.shared.settings.pending_requests_max {
+            let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
+            self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
+            return;
+        }
+        let deadline = now + time_left.min(self.shared.settings.request_timeout);
+        let request = self.open_request(now, origin, header.seq, deadline);
+        self.advance(now, request, body.topic, frame, out);
+    }
+
+    fn open_request(&mut self, now: Instant, origin: Origin, seq: Seq, deadline: Instant) -> RequestId {
+        self.requests_started = self.requests_started.wrapping_add(1);
+        let entry = self.requests.vacant_entry();
+        let id = RequestId { index: entry.key() as u32, generation: self.requests_started };
+        let furthest = match origin {
+            Origin::Session { .. } => Furthest::NoReceiver,
+            Origin::Node { .. } => Furthest::NotDelivered,
+        };
+        entry.insert(Request {
+            generation: id.generation,
+            origin,
+            seq,
+            deadline,
+            timer: Some(self.request_timers.start(now, id)),
+            retained: None,
+            current: Try::None,
+            tried: SmallVec::new(),
+            exhausted: SmallVec::new(),
+            nodes: SmallVec::new(),
+            silent: SmallVec::new(),
+            furthest,
+            answered_for_now: false,
+        });
+        id
+    }
+
+    fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        self.requests.get_mut(id.index as usize).filter(|request| request.generation == id.generation)
+    }
+
+    /// Tries the next candidate; answers when there is none.
+    fn advance(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        topic: &str,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let own = self.id;
+        loop {
+            let (candidate, others) = self.draw(id, topic);
+            if others {
+                self.retain(id, frame);
+            }
+            let Some(request) = self.request_mut(id) else { return };
+            if now >= request.deadline {
+                return self.give_up(now, id, out);
+            }
+            match candidate {
+                None => return self.give_up(now, id, out),
+                Some(Candidate::Reactor(reactor)) => {
+                    request.current = Try::Reactor(reactor);
+                    let mut excluded = request.tried.clone();
+                    if let Origin::Session { id, .. } = request.origin {
+                        excluded.push(id);
+                    }
+                    if reactor != own {
+                        return out.to_reactor(
+                            reactor,
+                            MeshMessage::Deliver { request: id, excluded },
+                            frame,
+                        );
+                    }
+                    if self.push_to_any(now, own, id, &excluded, frame, out) {
+                        return;
+                    }
+                    if let Some(request) = self.request_mut(id) {
+                        request.exhausted.push(own);
+                        request.furthest = request.furthest.max(Furthest::NotDelivered);
+                    }
+                }
+                Some(Candidate::Node(node)) => {
+                    let first =
+                        request.nodes.is_empty() && request.exhausted.is_empty() && request.tried.is_empty();
+                    let time_left_ms = request
+                        .deadline
+                        .saturating_duration_since(now)
+                        .as_millis()
+                        .try_into()
+                        .unwrap_or(u32::MAX);
+                    // What a client offers is admitted or refused; tries after the first are charged.
+                    let cost = super::neighbour::forwarded_len(frame.len());
+                    let elapsed = now.saturating_duration_since(self.shared.started);
+                    if !first {
+                        self.shared.limiter.charge(elapsed, cost);
+                    } else if !self.shared.limiter.admit(elapsed, cost) {
+                        return self.answer_myself(now, id, ResultCode::OVER_BANDWIDTH, out);
+                    }
+                    self.counters.bandwidth_charged_bytes.add(cost);
+                    let message = self.next_message();
+                    if let Some(request) = self.request_mut(id) {
+                        request.nodes.push((node.clone(), message));
+                        request.current = Try::Node(message);
+                    }
+                    if node.reactor != own {
+                        let forward =
+                            MeshMessage::Forward { request: id, node: node.id, message, time_left_ms };
+                        return out.to_reactor(node.reactor, forward, frame);
+                    }
+                    if self.forward(now, own, id, &node.id, message, time_left_ms, frame, out) {
+                        return;
+                    }
+                    if let Some(request) = self.request_mut(id) {
+                        request.furthest = request.furthest.max(Furthest::NotSent);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn next_message(&self) -> u32 {
+        self.shared.next_message.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet; also
+    /// tells whether anybody else would be left.
+    fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
+        let snapshot = self.shared.snapshot.load();
+        let nobody = TopicEntry::default();
+        let entry = snapshot.topic(topic).map_or(&nobody, |entry| entry);
+        let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
+        let (publisher, foreign) = match request.origin {
+            Origin::Session { key, .. } => (Some(key.index), true),
+            Origin::Node { .. } => (None, false),
+        };
+        let own_sessions = self.local_topics.sessions(topic);
+        let own = self.id;
+        let weight_of = |reactor: ReactorId, count: u64| {
+            if request.exhausted.contains(&reactor) {
+                return 0;
+            }
+            let tried = request.tried.iter().filter(|session| session.reactor() == reactor).count() as u64;
+            count.saturating_sub(tried)
+        };
+        // Our own sessions are known better than the snapshot knows them.
+        let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
+        let own_count = own_sessions.len() as u64 - u64::from(itself);
+        let own_weight = weight_of(own, own_count);
+        let reactors = entry.reactors.iter().filter(|(reactor, _)| *reactor != own);
+        let nodes = entry
+            .nodes
+            .iter()
+            .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
+        let total = own_weight
+            + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>()
+            + nodes.clone().map(|&(_, count)| u64::from(count)).sum::<u64>();
+        if total == 0 {
+            return (None, false);
+        }
+        let mut point = self.rng.random_range(0..total);
+        if point < own_weight {
+            return (Some(Candidate::Reactor(own)), total > 1);
+        }
+        point -= own_weight;
+        for &(reactor, count) in reactors {
+            let weight = weight_of(reactor, count.into());
+            if point < weight {
+                return (Some(Candidate::Reactor(reactor)), total > 1);
+            }
+            point -= weight;
+        }
+        for (node, count) in nodes {
+            if point < u64::from(*count) {
+                return (Some(Candidate::Node(node.clone())), total > u64::from(*count));
+            }
+            point -= u64::from(*count);
+        }
+        (None, false)
+    }
+
+    /// Keeps the frame for another try, if there is room.
+    fn retain(&mut self, id: RequestId, frame: FrameRef<'_>) {
+        let room = self.retained_bytes + frame.len() <= self.shared.settings.retained_bytes_max;
+        let Some(request) = self.request_mut(id) else { return };
+        if request.retained.is_some() {
+            return;
+        }
+        if room {
+            request.retained = Some(frame.retain());
+            self.retained_bytes += frame.len();
+        } else {
+            self.counters.retention_refused.increment();
+        }
+    }
+
+    /// Tries the next candidate with the frame that was kept.
+    fn retry(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+        let Some(request) = self.request_mut(id) else { return };
+        request.current = Try::None;
+        let Some(frame) = request.retained.clone() else { return self.give_up(now, id, out) };
+        let frame = frame.as_ref();
+        match AmopBody::decode(&frame.head()[HEADER_LEN..]) {
+            Ok(body) => self.advance(now, id, body.topic, frame, out),
+            Err(_) => self.give_up(now, id, out),
+        }
+    }
+
+    pub(super) fn handle_undeliverable(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        reactor: ReactorId,
+        out: &mut impl Outbound,
+    ) {
+        let Some(request) = self.request_mut(id) else { return };
+        request.exhausted.push(reactor);
+        request.furthest = request.furthest.max(Furthest::NotDelivered);
+        if request.current == Try::Reactor(reactor) {
+            self.retry(now, id, out);
+        }
+    }
+
+    pub(super) fn handle_push_failed(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        session: SessionId,
+        seq: Seq,
+        silent: bool,
+        out: &mut impl Outbound,
+    ) {
+        let retry_silent = self.shared.settings.retry_after_push_timeout;
+        let Some(request) = self.request_mut(id) else {
+            if silent {
+                self.forget_push_anywhere(session, &seq, out);
+            }
+            return;
+        };
+        request.furthest = Furthest::Pushed;
+        if silent {
+            request.silent.push(session);
+        } else if let Some(position) = request.silent.iter().position(|&other| other == session) {
+            // It was given up already; now it cannot answer late either.
+            request.silent.swap_remove(position);
+            return;
+        }
+        request.tried.push(session);
+        if silent && !retry_silent {
+            self.give_up(now, id, out);
+        } else {
+            self.retry(now, id, out);
+        }
+    }
+
+    pub(super) fn handle_forward_failed(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        message: u32,
+        taken: bool,
+        out: &mut impl Outbound,
+    ) {
+        let Some(request) = self.request_mut(id) else { return };
+        let reached = if taken { Furthest::Pushed } else { Furthest::NotSent };
+        request.furthest = request.furthest.max(reached);
+        if request.current == Try::Node(message) {
+            self.retry(now, id, out);
+        }
+    }
+
+    /// The time of a request is up.
+    pub(super) fn handle_request_timeout(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+        let own = self.id;
+        let Some(request) = self.request_mut(id) else { return };
+        request.timer = None;
+        request.deadline = request.deadline.min(now);
+        // The retained frame is of no use any more; whatever is reported now ends the request.
+        let freed = request.retained.take().map_or(0, |frame| frame.len());
+        let current = request.current;
+        let node = request.nodes.last().cloned();
+        self.retained_bytes -= freed;
+        match (current, node) {
+            (Try::Reactor(_), _) => {
+                self.note_pushed(id);
+                self.close_request(now, id, out);
+            }
+            (Try::Node(message), Some((node, _))) if node.reactor != own => {
+                let forget = MeshMessage::ForgetForward { node: node.id, message, report: true };
+                out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
+                // The report ends the request. Should the link's shard know nothing of the message any
+                // more, its answer is on the way and does.
+            }
+            (Try::Node(message), Some((node, _))) => {
+                let taken = self.forget_forward(&node.id, message).is_some_and(|(_, taken)| taken);
+                self.handle_forward_failed(now, id, message, taken, out);
+            }
+            _ => self.close_request(now, id, out),
+        }
+    }
+
+    fn note_pushed(&mut self, id: RequestId) {
+        if let Some(request) = self.request_mut(id) {
+            request.furthest = Furthest::Pushed;
+        }
+    }
+
+    /// Nobody is left to try: answers with how far it got. A neighbour's request with silent sessions
+    /// stays open behind that, so that a late answer still reaches the publisher.
+    fn give_up(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+        let Some(request) = self.request_mut(id) else { return };
+        if let Origin::Node { id: node, incarnation, message } = request.origin
+            && !request.silent.is_empty()
+            && request.timer.is_some()
+        {
+            if !std::mem::replace(&mut request.answered_for_now, true) {
+                let answer = answer_frame(&request.seq, request.furthest.code());
+                self.respond(now, (&node, incarnation, message), true, FrameRef::Slice(&answer), out);
+            }
+            return;
+        }
+        self.close_request(now, id, out);
+    }
+
+    fn close_request(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+        if let Some(request) = self.request_mut(id) {
+            let code = request.furthest.code();
+            self.answer_myself(now, id, code, out);
+        }
+    }
+
+    /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
+    fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
+        let Some(request) = self.end_request(id, None, out) else { return };
+        let answer = answer_frame(&request.seq, code);
+        match request.origin {
+            Origin::Session { key, .. } => {
+                self.count_answer(code);
+                self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
+            }
+            Origin::Node { id, incarnation, message } if !request.answered_for_now => {
+                self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
+            }
+            Origin::Node { .. } => {}
+        }
+    }
+
+    /// A session that has the request answered; `frame` is its 0x31, passed on unchanged.
+    pub(super) fn answer_from_session(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        session: SessionId,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(request) = self.end_request(id, Some(session), out) else {
+            self.counters.late_answers.increment();
+            return;
+        };
+        match request.origin {
+            Origin::Session { key, .. } => {
+                self.counters.answered_by_subscriber.increment();
+                self.send_to_session(key, &[], frame, out);
+            }
+            Origin::Node { id, incarnation, message } => {
+                self.respond(now, (&id, incarnation, message), false, frame, out)
+            }
+        }
+    }
+
+    /// A destination node answered.
+    pub(super) fn answer_from_node(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        message: u32,
+        by_node: bool,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        if !by_node {
+            let Some(request) = self.end_request(id, None, out) else {
+                self.counters.late_answers.increment();
+                return;
+            };
+            if let Origin::Session { key, .. } = request.origin {
+                self.counters.answered_by_subscriber.increment();
+                self.send_to_session(key, &[], frame, out);
+            }
+            return;
+        }
+        let code = Header::decode(frame.head()).map_or(ResultCode::NOT_DELIVERED, |header| header.result);
+        let Some(request) = self.request_mut(id) else { return };
+        let reached = if code == ResultCode::TIMEOUT { Furthest::Pushed } else { Furthest::NotDelivered };
+        request.furthest = request.furthest.max(reached);
+        if request.current == Try::Node(message) {
+            self.retry(now, id, out);
+        }
+    }
+
+    /// Takes a request out of the table and lets go of everything that still waits for it.
+    fn end_request(
+        &mut self,
+        id: RequestId,
+        answered_by: Option<SessionId>,
+        out: &mut impl Outbound,
+    ) -> Option<Request> {
+        self.request_mut(id)?;
+        let request = self.requests.remove(id.index as usize);
+        if let Some(timer) = request.timer {
+            self.request_timers.cancel(timer);
+        }
+        self.retained_bytes -= request.retained.as_ref().map_or(0, RetainedFrame::len);
+        if let Origin::Session { key, .. } = request.origin
+            && let Some(session) = self.session_mut(key)
+        {
+            session.requests.remove(&request.seq);
+        }
+        for &session in request.silent.iter().filter(|&&session| Some(session) != answered_by) {
+            self.forget_push_anywhere(session, &request.seq, out);
+        }
+        for (node, message) in &request.nodes {
+            if node.reactor == self.id {
+                self.forget_forward(&node.id, *message);
+            } else {
+                let forget = MeshMessage::ForgetForward { node: node.id, message: *message, report: false };
+                out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
+            }
+        }
+        Some(request)
+    }
+
+    fn forget_push_anywhere(&mut self, session: SessionId, seq: &Seq, out: &mut impl Outbound) {
+        if session.reactor() == self.id {
+            self.forget_push(session, seq);
+        } else {
+            let forget = MeshMessage::ForgetPush { session, seq: *seq };
+            out.to_reactor(session.reactor(), forget, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// The publisher is gone; nobody waits for the answer.
+    pub(super) fn abandon_request(&mut self, id: RequestId, out: &mut impl Outbound) {
+        self.end_request(id, None, out);
+    }
+
+    /// Answers a request that never entered the table.
+    pub(super) fn refuse(&mut self, key: LinkKey, seq: &Seq, code: ResultCode, out: &mut impl Outbound) {
+        self.count_answer(code);
+        self.reply(key, FrameType::RESPONSE, seq, code, &[], out);
+    }
+
+    pub(super) fn count_answer(&self, code: ResultCode) {
+        let counter = match code {
+            ResultCode::NOT_SENT => &self.counters.answered_not_sent,
+            ResultCode::NO_RECEIVER => &self.counters.answered_no_receiver,
+            ResultCode::NOT_DELIVERED => &self.counters.answered_not_delivered,
+            ResultCode::TIMEOUT => &self.counters.answered_timeout,
+            ResultCode::OVER_BANDWIDTH => &self.counters.answered_over_bandwidth,
+            _ => &self.counters.answered_by_subscriber,
+        };
+        counter.increment();
+    }
+}
+
+/// A 0x31 of the node's own making: a code and no data.
+fn answer_frame(seq: &Seq, result: ResultCode) -> [u8; HEADER_LEN] {
+    Header { len: HEADER_LEN as u32, frame_type: FrameType::RESPONSE, seq: *seq, result }.encode()
+}

@@ -1,0 +1,436 @@
+//! What an application may say to its node (WIRE §1).
+
+use std::time::Instant;
+
+use ahash::AHashMap;
+use smallvec::SmallVec;
+use tracing::{debug, info, warn};
+
+use super::{Link, LinkKind, Shard, push::Push};
+use crate::{
+    relay::{CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId, rpc, timers::TimerKey},
+    wire::{
+        FrameRef, ResultCode, Topic, TopicKind,
+        json::{self, HandshakeRequest},
+        sdk::{FrameType, HEADER_LEN, Header, Seq},
+    },
+};
+
+/// Longest body of a subscription in bytes: every name of the longest kind, each byte escaped as six.
+fn subscription_len_max(topics_max: usize) -> usize {
+    topics_max.saturating_mul(6 * crate::wire::topic::TOPIC_LEN_MAX + 3).saturating_add(1024)
+}
+
+/// One application's link.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) key: LinkKey,
+    address: String,
+    subject: String,
+    protocol: u32,
+    /// What it subscribes to, sorted.
+    topics: Vec<Topic>,
+    pub(super) last_activity: Instant,
+    idle_timer: Option<TimerKey>,
+    /// Token bucket of effective topic changes.
+    changes_left: f64,
+    changes_counted: Instant,
+    /// A subscription that waits because changes came too fast; the last one wins.
+    deferred: Option<Vec<Topic>>,
+    /// Open requests of this publisher, by seq.
+    pub(super) requests: AHashMap<Seq, RequestId>,
+    /// Open pushes to this subscriber, by seq.
+    pub(super) pushes: AHashMap<Seq, Push>,
+}
+
+/// Which of this shard's sessions subscribe to what. Route, marker and block-notify topics are here
+/// too; only [`is_published`] ones are told to the registry.
+#[derive(Default)]
+pub(super) struct LocalTopics {
+    by_topic: AHashMap<Topic, Vec<u32>>,
+}
+
+impl LocalTopics {
+    /// Link indices of the sessions that subscribe to `topic`.
+    pub(super) fn sessions(&self, topic: &str) -> &[u32] {
+        self.by_topic.get(topic).map_or(&[], Vec::as_slice)
+    }
+
+    fn insert(&mut self, topic: &Topic, index: u32) {
+        self.by_topic.entry(topic.clone()).or_default().push(index);
+    }
+
+    fn remove(&mut self, topic: &Topic, index: u32) {
+        let Some(sessions) = self.by_topic.get_mut(topic.as_str()) else { return };
+        if let Some(position) = sessions.iter().position(|&other| other == index) {
+            sessions.swap_remove(position);
+        }
+        if sessions.is_empty() {
+            self.by_topic.remove(topic.as_str());
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.by_topic.len()
+    }
+}
+
+/// Whether the network learns of subscriptions to the topic.
+fn is_published(topic: &Topic) -> bool {
+    matches!(topic.kind(), TopicKind::Ordinary | TopicKind::Data)
+}
+
+impl Shard {
+    pub(super) fn new_session(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        address: String,
+        subject: String,
+    ) -> Session {
+        self.sessions_started += 1;
+        let id = SessionId(u64::from(self.id.0) << 48 | self.sessions_started);
+        info!(session = id.0, %address, %subject, "session up");
+        self.counters.sessions.increment();
+        self.session_indices.insert(id, key.index);
+        Session {
+            id,
+            key,
+            address,
+            subject,
+            protocol: json::PROTOCOL_MIN,
+            topics: Vec::new(),
+            last_activity: now,
+            idle_timer: Some(self.idle_timers.start(now, key)),
+            changes_left: f64::from(self.shared.settings.session_changes_per_second_max),
+            changes_counted: now,
+            deferred: None,
+            requests: AHashMap::new(),
+            pushes: AHashMap::new(),
+        }
+    }
+
+    pub(super) fn end_session(
+        &mut self,
+        now: Instant,
+        mut session: Session,
+        reason: CloseReason,
+        out: &mut impl Outbound,
+    ) {
+        info!(session = session.id.0, address = %session.address, %reason, "session down");
+        self.counters.sessions.decrement();
+        self.session_indices.remove(&session.id);
+        if let Some(timer) = session.idle_timer.take() {
+            self.idle_timers.cancel(timer);
+        }
+        let topics = std::mem::take(&mut session.topics);
+        self.change_topics(session.key.index, &topics, &[], out);
+        for (_, request) in session.requests.drain() {
+            self.abandon_request(request, out);
+        }
+        self.end_pushes(now, &mut session, out);
+    }
+
+    pub(super) fn handle_sdk_frame(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(header) = Header::decode(frame.head()) else { return };
+        self.counters.sdk_frames_received.increment();
+        match header.frame_type {
+            FrameType::REQUEST => self.handle_request(now, key, &header, frame, out),
+            FrameType::RESPONSE => self.handle_session_answer(now, key, &header, frame, out),
+            FrameType::MULTICAST => self.handle_multicast(now, key, &header, frame, out),
+            FrameType::HEARTBEAT => self.handle_heartbeat(key, &header, frame, out),
+            FrameType::HANDSHAKE => self.handle_handshake(key, &header, frame, out),
+            FrameType::SUBSCRIBE => self.handle_subscribe(now, key, frame, out),
+            FrameType::RPC => self.handle_rpc(now, key, &header, frame, out),
+            FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => {
+                // An empty topic, then a result that is not 0: there is no ledger to watch.
+                let body = b"\x01{\"result\":-41002}\n";
+                self.reply(key, header.frame_type, &header.seq, ResultCode::OK, body, out);
+            }
+            // Private topics are not served yet: nobody is challenged, so nothing is to be judged.
+            FrameType::TOPIC_CERTIFICATION | FrameType::TOPIC_STATUS => {}
+            _ => self.counters.unknown_types.increment(),
+        }
+    }
+
+    /// Sends a frame of the node's own making. A session whose queue has no room for it is cut loose:
+    /// it waits for this answer.
+    pub(super) fn reply(
+        &mut self,
+        key: LinkKey,
+        frame_type: FrameType,
+        seq: &Seq,
+        result: ResultCode,
+        data: &[u8],
+        out: &mut impl Outbound,
+    ) {
+        let header = Header { len: (HEADER_LEN + data.len()) as u32, frame_type, seq: *seq, result };
+        self.send_to_session(key, &header.encode(), FrameRef::Slice(data), out);
+    }
+
+    /// Sends a frame that the session waits for.
+    pub(super) fn send_to_session(
+        &mut self,
+        key: LinkKey,
+        head: &[u8],
+        body: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        match out.send(key, crate::relay::Class::Data, head, body) {
+            Ok(()) => self.counters.sdk_frames_sent.increment(),
+            Err(crate::relay::SendError::Gone) => {}
+            Err(crate::relay::SendError::Full) => out.abort(key, CloseReason::Stalled),
+        }
+    }
+
+    fn handle_heartbeat(
+        &mut self,
+        key: LinkKey,
+        header: &Header,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(session) = self.session_mut(key) else { return };
+        let answer: &[u8] = match (session.protocol, &frame.head()[HEADER_LEN..]) {
+            (1, b"0") => b"1",
+            (1, _) => return,
+            _ => json::HEARTBEAT_ANSWER,
+        };
+        self.reply(key, FrameType::HEARTBEAT, &header.seq, ResultCode::OK, answer, out);
+    }
+
+    fn handle_handshake(
+        &mut self,
+        key: LinkKey,
+        header: &Header,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        // A body beyond the head is no handshake that anybody sends; it counts as malformed.
+        let body = if frame.len() == frame.head().len() { &frame.head()[HEADER_LEN..] } else { &[] };
+        let request = HandshakeRequest::decode(body);
+        let Some(session) = self.session_mut(key) else { return };
+        let Some(protocol) = request.negotiate() else {
+            warn!(
+                session = session.id.0, address = %session.address, client = %request.client_type,
+                "closing a session: it speaks protocols {} to {}, this node 1 to 3",
+                request.minimum, request.maximum,
+            );
+            out.close(key, CloseReason::Protocol);
+            return;
+        };
+        session.protocol = protocol;
+        debug!(session = session.id.0, client = %request.client_type, protocol, "handshake");
+        let answer = json::handshake_answer(protocol);
+        self.reply(key, FrameType::HANDSHAKE, &header.seq, ResultCode::OK, answer.as_bytes(), out);
+        if request.shared_records {
+            out.share_records(key);
+        }
+    }
+
+    fn handle_subscribe(&mut self, now: Instant, key: LinkKey, frame: FrameRef<'_>, out: &mut impl Outbound) {
+        let topics_max = self.shared.settings.session_topics_max;
+        let body = frame.advance(HEADER_LEN);
+        let read = if body.len() > subscription_len_max(topics_max) {
+            Err(json::SubscriptionError::TooMany(topics_max))
+        } else if body.len() == body.head().len() {
+            json::decode_subscription(body.head(), topics_max)
+        } else {
+            let joined: Vec<u8> = body.pieces().flatten().copied().collect();
+            json::decode_subscription(&joined, topics_max)
+        };
+        match read {
+            Ok((topics, skipped)) => {
+                if skipped > 0 {
+                    self.counters.topics_skipped.add(skipped as u64);
+                    debug!(skipped, "topic names skipped that are empty, too long or not valid");
+                }
+                self.subscribe(now, key, topics, out);
+            }
+            Err(error) => {
+                self.counters.subscriptions_refused.increment();
+                if let Some(session) = self.session_mut(key) {
+                    warn!(
+                        session = session.id.0, address = %session.address, subject = %session.subject, %error,
+                        "subscription refused, the old topics stay",
+                    );
+                }
+            }
+        }
+    }
+
+    /// Replaces the topic set of a session, or puts it off if the session changes it too often.
+    fn subscribe(&mut self, now: Instant, key: LinkKey, topics: Vec<Topic>, out: &mut impl Outbound) {
+        let rate = f64::from(self.shared.settings.session_changes_per_second_max);
+        let Some(session) = self.session_mut(key) else { return };
+        if session.topics == topics {
+            session.deferred = None;
+            return;
+        }
+        let elapsed = now.saturating_duration_since(session.changes_counted);
+        session.changes_left = (session.changes_left + elapsed.as_secs_f64() * rate).min(rate);
+        session.changes_counted = now;
+        if session.changes_left < 1.0 {
+            if session.deferred.replace(topics).is_none() {
+                self.deferred_subscriptions.start(now, key);
+            }
+            self.counters.subscriptions_deferred.increment();
+            return;
+        }
+        session.changes_left -= 1.0;
+        session.deferred = None;
+        let added = topics.len().saturating_sub(session.topics.len());
+        if added > 0 && self.topics_of_node() + added as u64 > self.shared.settings.node_topics_max as u64 {
+            self.counters.subscriptions_refused.increment();
+            warn!("subscription refused: the node has its maximum of topics ([amop] node_topics_max)");
+            return;
+        }
+        let Some(session) = self.session_mut(key) else { return };
+        let old = std::mem::replace(&mut session.topics, topics.clone());
+        self.change_topics(key.index, &old, &topics, out);
+    }
+
+    pub(super) fn apply_deferred_subscription(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        out: &mut impl Outbound,
+    ) {
+        let Some(session) = self.session_mut(key) else { return };
+        if let Some(topics) = session.deferred.take() {
+            self.subscribe(now, key, topics, out);
+        }
+    }
+
+    /// Whether the session at a link index subscribes to `topic`.
+    pub(super) fn subscribes(&self, index: u32, topic: &str) -> bool {
+        match self.links.get(index as usize) {
+            Some(Some(Link { kind: LinkKind::Sdk(session), .. })) => {
+                session.topics.binary_search_by(|other| other.as_str().cmp(topic)).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Topics of all reactors; one that sessions of several reactors have counts once for each.
+    fn topics_of_node(&self) -> u64 {
+        self.shared.counters.iter().map(|counters| counters.topics.get()).sum()
+    }
+
+    /// Moves the session at `index` from one sorted set of topics to another.
+    fn change_topics(&mut self, index: u32, old: &[Topic], new: &[Topic], out: &mut impl Outbound) {
+        let mut changes = Vec::new();
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let (topic, difference) = match (old.peek(), new.peek()) {
+                (Some(&before), Some(&after)) if before == after => {
+                    (old.next(), new.next());
+                    continue;
+                }
+                (Some(&before), Some(&after)) if before > after => {
+                    new.next();
+                    (after, 1)
+                }
+                (Some(&before), _) => {
+                    old.next();
+                    (before, -1)
+                }
+                (None, Some(&after)) => {
+                    new.next();
+                    (after, 1)
+                }
+                (None, None) => break,
+            };
+            if difference > 0 {
+                self.local_topics.insert(topic, index);
+            } else {
+                self.local_topics.remove(topic, index);
+            }
+            if is_published(topic) {
+                changes.push((topic.clone(), difference));
+            }
+        }
+        self.counters.topics.set(self.local_topics.len() as u64);
+        if !changes.is_empty() {
+            out.to_registry(RegistryInput::Topics { reactor: self.id, changes });
+        }
+    }
+
+    fn handle_rpc(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        self.counters.rpc_requests.increment();
+        let body = frame.advance(HEADER_LEN);
+        let whole: SmallVec<[u8; 256]>;
+        let body = if body.len() > rpc::BODY_LEN_MAX {
+            self.counters.rpc_refused.increment();
+            let answer = rpc::too_large();
+            self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            return;
+        } else if body.len() == body.head().len() {
+            body.head()
+        } else {
+            whole = body.pieces().flatten().copied().collect();
+            &whole
+        };
+        let elapsed = now.saturating_duration_since(self.shared.started);
+        if !self.shared.rpc_limiter.admit(elapsed, 1) {
+            self.counters.rpc_refused.increment();
+            let answer = rpc::over_rate(body);
+            self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            return;
+        }
+        match rpc::classify(body, &self.shared.settings) {
+            rpc::Plan::Answer(answer) => {
+                self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            }
+            rpc::Plan::Nothing => {}
+            rpc::Plan::Registry => {
+                let request = RegistryInput::Rpc {
+                    reactor: self.id,
+                    link: key,
+                    seq: header.seq,
+                    body: bytes::Bytes::copy_from_slice(body),
+                };
+                if !out.to_registry(request) {
+                    self.counters.rpc_refused.increment();
+                    let answer = rpc::over_rate(body);
+                    self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_rpc_answer(&mut self, key: LinkKey, seq: &Seq, body: &[u8], out: &mut impl Outbound) {
+        if self.session_mut(key).is_some() {
+            self.reply(key, FrameType::RPC, seq, ResultCode::OK, body, out);
+        }
+    }
+
+    /// Closes a session that was silent in both directions, or waits for the rest of its time.
+    pub(super) fn check_idle(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        let idle_timeout = self.shared.settings.idle_timeout;
+        let Some(session) = self.session_mut(key) else { return };
+        if now.saturating_duration_since(session.last_activity) < idle_timeout {
+            let timer = self.idle_timers.start(now, key);
+            if let Some(session) = self.session_mut(key) {
+                session.idle_timer = Some(timer);
+            }
+            return;
+        }
+        session.idle_timer = None;
+        self.counters.closed_idle.increment();
+        out.close(key, CloseReason::Idle);
+    }
+}
