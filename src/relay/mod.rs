@@ -24,6 +24,7 @@ pub mod registry;
 pub mod rpc;
 pub mod settings;
 pub mod shard;
+pub mod signing;
 pub mod snapshot;
 mod timers;
 
@@ -384,6 +385,12 @@ pub struct Shared {
     pub reactors: u16,
     /// Zero of the clock by which the limiters count.
     pub started: std::time::Instant,
+    /// This node's `ip:port` for node links, for `getNodeInfo`.
+    pub own_address: String,
+    /// The organisation in its certificate.
+    pub own_agency: String,
+    /// The common name in its certificate.
+    pub own_name: String,
     /// Bounds and times.
     pub settings: settings::Settings,
     /// The topic table and node map.

@@ -1,7 +1,8 @@
-//! What the registry publishes and every shard reads: the topic table and the node map.
+//! What the registry publishes and every shard reads: where the subscribers of each topic are.
 
 use std::sync::Arc;
 
+use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 use smallvec::SmallVec;
 
 use super::ReactorId;
@@ -24,25 +25,97 @@ pub type NodeRef = Arc<NodeEntry>;
 pub struct NodeEntry {
     /// Who.
     pub id: NodeId,
-    /// Its incarnation.
+    /// Which life of it.
     pub incarnation: u64,
-    /// The reactor of ours that owns the link towards it.
+    /// The reactor of ours that is its home.
     pub reactor: ReactorId,
 }
 
-/// One immutable state of the tables. Cheap to clone: a change shares everything else.
+/// One immutable state of the tables. A clone shares everything; a change to a clone copies the path
+/// to one entry, O(log n) of the number of topics.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Grows with every publication.
     pub version: u64,
-    topics:
-        imbl::GenericHashMap<Topic, Arc<TopicEntry>, ahash::RandomState, imbl::shared_ptr::DefaultSharedPtr>,
+    /// Ids of the neighbours that are up.
+    pub neighbours: Arc<[NodeId]>,
+    topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,
 }
 
 impl Snapshot {
-    /// Where the subscribers of `topic` are; `None` if there are none. Never knows route, marker or
-    /// `_block_notify_` topics.
-    pub fn topic(&self, topic: &str) -> Option<&Arc<TopicEntry>> {
+    /// Where the subscribers of an ordinary topic are; `None` if there are none.
+    pub fn topic(&self, topic: &str) -> Option<&TopicEntry> {
         self.topics.get(topic)
+    }
+
+    /// Number of topics with subscribers.
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// Sets how many sessions of a reactor subscribe.
+    pub fn set_reactor(&mut self, topic: &Topic, reactor: ReactorId, count: u32) {
+        self.change(topic, |entry| {
+            set(&mut entry.reactors, |other| *other == reactor, || reactor, count);
+        });
+    }
+
+    /// Sets how many sessions of another node subscribe.
+    pub fn set_node(&mut self, topic: &Topic, node: &NodeRef, count: u32) {
+        self.change(topic, |entry| {
+            set(&mut entry.nodes, |other| other.id == node.id, || node.clone(), count);
+        });
+    }
+
+    fn change(&mut self, topic: &Topic, change: impl FnOnce(&mut TopicEntry)) {
+        match self.topics.get_mut(topic.as_str()) {
+            Some(entry) => {
+                change(entry);
+                if entry.reactors.is_empty() && entry.nodes.is_empty() {
+                    self.topics.remove(topic.as_str());
+                }
+            }
+            None => {
+                let mut entry = TopicEntry::default();
+                change(&mut entry);
+                if !entry.reactors.is_empty() || !entry.nodes.is_empty() {
+                    self.topics.insert(topic.clone(), entry);
+                }
+            }
+        }
+    }
+}
+
+/// Sets, adds or (for a count of 0) removes one item of a short list.
+fn set<T>(list: &mut SmallVec<[(T, u32); 2]>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T, count: u32) {
+    match (list.iter().position(|(item, _)| is(item)), count) {
+        (Some(position), 0) => {
+            list.swap_remove(position);
+        }
+        (Some(position), count) => list[position] = (make(), count),
+        (None, 0) => {}
+        (None, count) => list.push((make(), count)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_snapshot_does_not_change_under_its_readers() {
+        let topic = Topic::new("t").unwrap();
+        let mut working = Snapshot::default();
+        working.set_reactor(&topic, ReactorId(0), 2);
+        let published = working.clone();
+        let node = Arc::new(NodeEntry { id: NodeId([1; 64]), incarnation: 1, reactor: ReactorId(0) });
+        working.set_node(&topic, &node, 5);
+        working.set_reactor(&topic, ReactorId(0), 0);
+        assert_eq!(published.topic("t").unwrap().reactors.as_slice(), [(ReactorId(0), 2)]);
+        assert!(published.topic("t").unwrap().nodes.is_empty());
+        assert_eq!(working.topic("t").unwrap().nodes.as_slice(), [(node.clone(), 5)]);
+        working.set_node(&topic, &node, 0);
+        assert_eq!(working.topic("t"), None);
+        assert_eq!(working.topics(), 0);
     }
 }

@@ -1,1 +1,508 @@
 //! Signed state records and the steps that change them (WIRE §6.3, docs/node-link.md).
+//!
+//! A record is a map from keys to values; a key begins with the kind of its entry. Kinds that are not
+//! known here are kept and counted into the root like all others, so that newer nodes can add some.
+//! The root is a hash over the set of entries that is kept up to date entry by entry.
+
+use std::collections::BTreeMap;
+
+use super::{NodeId, reader::Reader};
+
+/// Entry kind: a topic; the key is its name, the value a u32 count of subscriber sessions.
+pub const KIND_TOPIC: u8 = 1;
+/// Entry kind: a live neighbour; the key is its id, the value empty.
+pub const KIND_NEIGHBOUR: u8 = 3;
+
+/// Longest key in bytes, kind included.
+pub const KEY_LEN_MAX: usize = 256;
+/// Longest value in bytes.
+pub const VALUE_LEN_MAX: usize = 16 * 1024;
+/// Entries of one record: topics, neighbours, and room for what newer nodes add.
+pub const ENTRIES_MAX: usize = 1_100_000;
+/// Changes in one step.
+pub const CHANGES_MAX: usize = 65_536;
+/// Bytes of the changes of one step.
+pub const CHANGES_LEN_MAX: usize = 1 << 20;
+/// Bytes of entries in one part of a record.
+pub const PART_LEN_MAX: usize = 256 << 10;
+/// Records that one list may name.
+pub const LIST_MAX: usize = 1_024;
+
+const VERSION: u8 = 1;
+const STEP_DOMAIN: &[u8] = b"amop state step 1";
+
+/// The key of a topic's entry.
+pub fn topic_key(topic: &str) -> Vec<u8> {
+    [&[KIND_TOPIC], topic.as_bytes()].concat()
+}
+
+/// The key of a neighbour's entry.
+pub fn neighbour_key(id: &NodeId) -> Vec<u8> {
+    [&[KIND_NEIGHBOUR][..], &id.0].concat()
+}
+
+/// A hash of a set of entries: adding and removing one costs the same whatever the size of the set
+/// (LtHash with 1,024 sums of 16 bits, over BLAKE3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct SetHash(Box<[u16; 1024]>);
+
+impl Default for SetHash {
+    fn default() -> Self {
+        Self(Box::new([0; 1024]))
+    }
+}
+
+impl SetHash {
+    fn combine(&mut self, key: &[u8], value: &[u8], add: bool) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(key.len() as u16).to_be_bytes());
+        hasher.update(key);
+        hasher.update(value);
+        let mut expanded = [0; 2048];
+        hasher.finalize_xof().fill(&mut expanded);
+        let (terms, _) = expanded.as_chunks::<2>();
+        for (sum, term) in self.0.iter_mut().zip(terms) {
+            let term = u16::from_le_bytes(*term);
+            *sum = if add { sum.wrapping_add(term) } else { sum.wrapping_sub(term) };
+        }
+    }
+
+    /// The 32 bytes that a step is signed with.
+    pub fn root(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for sum in self.0.iter() {
+            hasher.update(&sum.to_le_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// The entries of a node's record, with their hash.
+#[derive(Clone, Default)]
+pub struct Entries {
+    map: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    hash: SetHash,
+}
+
+impl Entries {
+    /// Sets or removes one entry; gives the value before.
+    pub fn apply(&mut self, change: &Change<'_>) -> Option<Box<[u8]>> {
+        let before = match change.value {
+            Some(value) => {
+                self.hash.combine(change.key, value, true);
+                self.map.insert(change.key.into(), value.into())
+            }
+            None => self.map.remove(change.key),
+        };
+        if let Some(before) = &before {
+            self.hash.combine(change.key, before, false);
+        }
+        before
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.map.get(key).map(|value| &**value)
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// The hash over all entries.
+    pub fn root(&self) -> [u8; 32] {
+        self.hash.root()
+    }
+
+    /// All entries, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.map.iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    /// Names of the topics, in order.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.map
+            .range::<[u8], _>((
+                std::ops::Bound::Included(&[KIND_TOPIC][..]),
+                std::ops::Bound::Excluded(&[KIND_TOPIC + 1][..]),
+            ))
+            .filter_map(|(key, _)| std::str::from_utf8(&key[1..]).ok())
+    }
+
+    /// Encodes entries from the first key after `after`, at most [`PART_LEN_MAX`] bytes of them. Gives
+    /// the bytes, and whether they are the last.
+    pub fn part(&self, after: &[u8]) -> (Vec<u8>, bool) {
+        let mut out = Vec::new();
+        let bounds = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        for (key, value) in self.map.range::<[u8], _>(bounds) {
+            if !out.is_empty() && out.len() + key.len() + value.len() + 5 > PART_LEN_MAX {
+                return (out, false);
+            }
+            Change { key, value: Some(value) }.encode_into(&mut out);
+        }
+        (out, true)
+    }
+}
+
+/// One entry that is set, or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// Kind, then name.
+    pub key: &'a [u8],
+    /// `None` removes the entry.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> Change<'a> {
+    /// Appends the change.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.value.is_some()));
+        out.extend_from_slice(&(self.key.len() as u16).to_be_bytes());
+        out.extend_from_slice(self.key);
+        if let Some(value) = self.value {
+            out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+            out.extend_from_slice(value);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'a>) -> Option<Self> {
+        let set = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        let key_len = usize::from(reader.u16()?);
+        let key = reader.take(key_len)?;
+        let value = if set {
+            let len = usize::from(reader.u16()?);
+            Some(reader.take(len)?)
+        } else {
+            None
+        };
+        let valid =
+            (1..=KEY_LEN_MAX).contains(&key.len()) && value.is_none_or(|value| value.len() <= VALUE_LEN_MAX);
+        valid.then_some(Self { key, value })
+    }
+
+    /// Reads a whole list of at most [`CHANGES_MAX`] changes.
+    pub fn decode_all(bytes: &'a [u8]) -> Option<Vec<Self>> {
+        let mut reader = Reader(bytes);
+        let mut changes = Vec::new();
+        while !reader.is_empty() {
+            if changes.len() == CHANGES_MAX {
+                return None;
+            }
+            changes.push(Self::decode(&mut reader)?);
+        }
+        Some(changes)
+    }
+}
+
+/// The signed part of a step: enough to check a whole record against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Whose record.
+    pub origin: NodeId,
+    /// Which life of the origin.
+    pub incarnation: u64,
+    /// Number of the step; the first is 1.
+    pub seq: u64,
+    /// Digest of the step before; zeros for the first.
+    pub previous: [u8; 32],
+    /// Hash over all entries after the step.
+    pub root: [u8; 32],
+    /// Hash of the encoded changes.
+    pub changes_hash: [u8; 32],
+    /// By the origin's key, over [`Self::digest`].
+    pub signature: [u8; 64],
+}
+
+impl Head {
+    /// Length of an encoded head in bytes.
+    pub const LEN: usize = 1 + 64 + 8 + 8 + 32 + 32 + 32 + 64;
+
+    /// What is signed, and what the next step is chained to.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(STEP_DOMAIN);
+        hasher.update(&self.encode()[..Self::LEN - 64]);
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The head's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::LEN);
+        out.push(VERSION);
+        out.extend_from_slice(&self.origin.0);
+        out.extend_from_slice(&self.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.seq.to_be_bytes());
+        out.extend_from_slice(&self.previous);
+        out.extend_from_slice(&self.root);
+        out.extend_from_slice(&self.changes_hash);
+        out.extend_from_slice(&self.signature);
+        out
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        if reader.u8()? != VERSION {
+            return None;
+        }
+        Some(Self {
+            origin: NodeId(reader.array()?),
+            incarnation: reader.u64()?,
+            seq: reader.u64()?,
+            previous: reader.array()?,
+            root: reader.array()?,
+            changes_hash: reader.array()?,
+            signature: reader.array()?,
+        })
+    }
+}
+
+/// Hash of encoded changes, for [`Head::changes_hash`].
+pub fn changes_hash(changes: &[u8]) -> [u8; 32] {
+    *blake3::hash(changes).as_bytes()
+}
+
+/// How much of a record somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// Whose record.
+    pub origin: NodeId,
+    /// Which life of the origin; 0 if nothing is known.
+    pub incarnation: u64,
+    /// Its last step; 0 if nothing is known.
+    pub seq: u64,
+}
+
+/// A hash over what a node announces, to compare without sending it.
+pub fn versions_hash(versions: &mut [Version]) -> [u8; 32] {
+    versions.sort_unstable();
+    let mut hasher = blake3::Hasher::new();
+    for version in versions.iter() {
+        hasher.update(&version.origin.0);
+        hasher.update(&version.incarnation.to_be_bytes());
+        hasher.update(&version.seq.to_be_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// A step as it travels: its head, then the encoded changes.
+pub type Step<'a> = (Head, &'a [u8]);
+
+/// Payload of STATE_SEQ, STATE_REQUEST or STATE_REPLY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// STATE_SEQ, STATE_REPLY: steps, oldest first.
+    Steps(Vec<Step<'a>>),
+    /// STATE_SEQ: a hash over the versions of all records that the sender announces.
+    Digest([u8; 32]),
+    /// STATE_SEQ, STATE_REPLY: those versions.
+    List(Vec<Version>),
+    /// STATE_REQUEST: for the list.
+    WantList,
+    /// STATE_REQUEST: for what is newer than this; or, if `after` is not empty, for the part of the whole
+    /// record behind that key.
+    Want {
+        /// What is known.
+        known: Version,
+        /// The last key that was received of a record in parts.
+        after: &'a [u8],
+    },
+    /// STATE_REPLY: a part of a whole record.
+    Part {
+        /// The record's last step.
+        head: Head,
+        /// Whether no other part follows.
+        last: bool,
+        /// Encoded entries.
+        entries: &'a [u8],
+    },
+}
+
+const STEPS: u8 = 1;
+const DIGEST: u8 = 2;
+const LIST: u8 = 3;
+const WANT_LIST: u8 = 4;
+const WANT: u8 = 5;
+const PART: u8 = 6;
+
+impl<'a> Message<'a> {
+    /// Reads a payload; `None` if it is malformed, over a bound, or of a kind not known here.
+    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(payload);
+        let message = match reader.u8()? {
+            STEPS => {
+                let mut steps = Vec::new();
+                for _ in 0..reader.u16()? {
+                    let head = Head::decode(&mut reader)?;
+                    let len = reader.u32()? as usize;
+                    if len > CHANGES_LEN_MAX {
+                        return None;
+                    }
+                    steps.push((head, reader.take(len)?));
+                }
+                Self::Steps(steps)
+            }
+            DIGEST => Self::Digest(reader.array()?),
+            LIST => {
+                let count = usize::from(reader.u16()?);
+                if count > LIST_MAX {
+                    return None;
+                }
+                let mut versions = Vec::new();
+                for _ in 0..count {
+                    versions.push(decode_version(&mut reader)?);
+                }
+                Self::List(versions)
+            }
+            WANT_LIST => Self::WantList,
+            WANT => {
+                let known = decode_version(&mut reader)?;
+                let len = usize::from(reader.u16()?);
+                Self::Want { known, after: reader.take(len)? }
+            }
+            PART => {
+                let head = Head::decode(&mut reader)?;
+                let last = reader.u8()? != 0;
+                let len = reader.u32()? as usize;
+                Self::Part { head, last, entries: reader.take(len)? }
+            }
+            _ => return None,
+        };
+        Some(message)
+    }
+
+    /// The payload's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Steps(steps) => {
+                out.push(STEPS);
+                out.extend_from_slice(&(steps.len() as u16).to_be_bytes());
+                for (head, changes) in steps {
+                    out.extend_from_slice(&head.encode());
+                    out.extend_from_slice(&(changes.len() as u32).to_be_bytes());
+                    out.extend_from_slice(changes);
+                }
+            }
+            Self::Digest(digest) => {
+                out.push(DIGEST);
+                out.extend_from_slice(digest);
+            }
+            Self::List(versions) => {
+                out.push(LIST);
+                out.extend_from_slice(&(versions.len() as u16).to_be_bytes());
+                versions.iter().for_each(|version| encode_version(version, &mut out));
+            }
+            Self::WantList => out.push(WANT_LIST),
+            Self::Want { known, after } => {
+                out.push(WANT);
+                encode_version(known, &mut out);
+                out.extend_from_slice(&(after.len() as u16).to_be_bytes());
+                out.extend_from_slice(after);
+            }
+            Self::Part { head, last, entries } => {
+                out.push(PART);
+                out.extend_from_slice(&head.encode());
+                out.push(u8::from(*last));
+                out.extend_from_slice(&(entries.len() as u32).to_be_bytes());
+                out.extend_from_slice(entries);
+            }
+        }
+        out
+    }
+}
+
+fn encode_version(version: &Version, out: &mut Vec<u8>) {
+    out.extend_from_slice(&version.origin.0);
+    out.extend_from_slice(&version.incarnation.to_be_bytes());
+    out.extend_from_slice(&version.seq.to_be_bytes());
+}
+
+fn decode_version(reader: &mut Reader<'_>) -> Option<Version> {
+    Some(Version { origin: NodeId(reader.array()?), incarnation: reader.u64()?, seq: reader.u64()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head {
+            origin: NodeId([1; 64]),
+            incarnation: 2,
+            seq: 3,
+            previous: [4; 32],
+            root: [5; 32],
+            changes_hash: [6; 32],
+            signature: [7; 64],
+        }
+    }
+
+    #[test]
+    fn messages_survive_encoding_and_cut_ones_are_refused() {
+        let version = Version { origin: NodeId([9; 64]), incarnation: 1, seq: 2 };
+        let messages = [
+            Message::Steps(vec![(head(), b"changes"), (head(), b"")]),
+            Message::Digest([3; 32]),
+            Message::List(vec![version, version]),
+            Message::WantList,
+            Message::Want { known: version, after: b"key" },
+            Message::Part { head: head(), last: true, entries: b"entries" },
+        ];
+        for message in &messages {
+            let bytes = message.encode();
+            assert_eq!(Message::decode(&bytes).as_ref(), Some(message));
+            for cut in 0..bytes.len() {
+                assert_eq!(Message::decode(&bytes[..cut]), None, "{message:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_root_depends_on_the_entries_and_not_on_their_history() {
+        let set = |key: &'static [u8], value: &'static [u8]| Change { key, value: Some(value) };
+        let mut one = Entries::default();
+        for change in [set(b"a", b"1"), set(b"b", b"2"), set(b"a", b"3")] {
+            one.apply(&change);
+        }
+        let mut other = Entries::default();
+        for change in [set(b"c", b"0"), set(b"b", b"2"), set(b"a", b"3"), Change { key: b"c", value: None }] {
+            other.apply(&change);
+        }
+        assert_eq!(one.root(), other.root());
+        other.apply(&set(b"a", b"1"));
+        assert_ne!(one.root(), other.root());
+    }
+
+    #[test]
+    fn parts_of_a_record_join_to_the_whole() {
+        let mut whole = Entries::default();
+        for i in 0..20_000u32 {
+            whole
+                .apply(&Change { key: &topic_key(&format!("topic/{i:040}")), value: Some(&i.to_be_bytes()) });
+        }
+        let (mut joined, mut after, mut parts) = (Entries::default(), Vec::new(), 0);
+        loop {
+            let (bytes, last) = whole.part(&after);
+            for change in Change::decode_all(&bytes).unwrap() {
+                joined.apply(&change);
+                after = change.key.to_vec();
+            }
+            parts += 1;
+            if last {
+                break;
+            }
+        }
+        assert!(parts > 3);
+        assert_eq!(joined.root(), whole.root());
+        assert_eq!(joined.topics().count(), 20_000);
+    }
+}

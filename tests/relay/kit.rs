@@ -1,0 +1,766 @@
+//! A network in memory: nodes made of the real shards and registries, applications that follow a
+//! script, links with latency, one virtual clock, one seed.
+//!
+//! ```text
+//!   Application ── link ── shard ─ mesh ─ shard ── link ── shard …      every arrow is an event in a
+//!                            └── registry ──┘                           queue ordered by virtual time
+//! ```
+//!
+//! Nothing here decides anything about messages: that is the code under test. The kit delivers what
+//! shards send, later, and in order on each link.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    sync::{Arc, atomic::AtomicU32},
+    time::{Duration, Instant},
+};
+
+use amop::{
+    relay::{
+        Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
+        SendError, Shared, bandwidth::Limiter, counters::Counters, home_reactor, registry::Registry,
+        settings::Settings, shard::Shard, signing::NodeSigner, snapshot::Snapshot,
+    },
+    wire::{
+        FrameRef, NodeId, ResultCode,
+        sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+    },
+};
+use arc_swap::ArcSwap;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+/// One way over a link between machines.
+pub const LINK_LATENCY: Duration = Duration::from_millis(1);
+/// From reactor to reactor, and between reactors and registry.
+const LOCAL_LATENCY: Duration = Duration::from_micros(50);
+/// How long a registry gathers changes.
+const GATHER: Duration = Duration::from_millis(1);
+
+pub type NodeIndex = usize;
+pub type AppIndex = usize;
+
+/// How an application treats what is pushed to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Answers a unicast with its own payload, after so long.
+    Echo(Duration),
+    /// Reads and never answers.
+    Silent,
+    /// Does not read: its queue at the node fills.
+    Deaf,
+}
+
+pub struct Application {
+    pub node: NodeIndex,
+    pub behaviour: Behaviour,
+    /// What it received, in order.
+    pub received: Vec<Received>,
+    pub closed: bool,
+    link: (ReactorId, LinkKey),
+    topics: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub at: Instant,
+    pub header: Header,
+    pub data: Vec<u8>,
+}
+
+impl Received {
+    pub fn code(&self) -> ResultCode {
+        self.header.result
+    }
+}
+
+/// Where the frames of a link's end come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    App(AppIndex),
+    Node { node: NodeIndex, incarnation: u64, reactor: ReactorId, key: LinkKey },
+}
+
+struct IoLink {
+    key: LinkKey,
+    other: End,
+    sdk: bool,
+    open: bool,
+    queued: usize,
+    /// Frames vanish, as on a cable that was cut.
+    cut: bool,
+    last_arrival: Instant,
+}
+
+/// The engine of one reactor, as far as a shard can tell.
+#[derive(Default)]
+struct Io {
+    links: Vec<Option<IoLink>>,
+    generations: Vec<u32>,
+    effects: Vec<Effect>,
+    queue_bytes_max: usize,
+}
+
+enum Effect {
+    Frame { link: LinkKey, bytes: Vec<u8> },
+    Mesh { to: ReactorId, message: MeshMessage, frame: Vec<u8> },
+    Registry(RegistryInput),
+    Close { link: LinkKey, reason: CloseReason },
+}
+
+impl Io {
+    fn link(&mut self, key: LinkKey) -> Option<&mut IoLink> {
+        self.links.get_mut(key.index as usize)?.as_mut().filter(|link| link.key == key)
+    }
+
+    fn insert(&mut self, now: Instant, sdk: bool, other: End) -> LinkKey {
+        let index = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
+        if index == self.links.len() {
+            self.links.push(None);
+            self.generations.push(0);
+        }
+        self.generations[index] += 1;
+        let key = LinkKey { index: index as u32, generation: self.generations[index] };
+        self.links[index] =
+            Some(IoLink { key, other, sdk, open: true, queued: 0, cut: false, last_arrival: now });
+        key
+    }
+}
+
+impl Outbound for Io {
+    fn send(&mut self, key: LinkKey, _: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
+        let bound = self.queue_bytes_max;
+        let link = self.link(key).filter(|link| link.open).ok_or(SendError::Gone)?;
+        if link.sdk && link.queued >= bound {
+            return Err(SendError::Full);
+        }
+        let bytes: Vec<u8> = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
+        link.queued += bytes.len();
+        self.effects.push(Effect::Frame { link: key, bytes });
+        Ok(())
+    }
+
+    fn to_reactor(&mut self, to: ReactorId, message: MeshMessage, frame: FrameRef<'_>) {
+        let frame = frame.pieces().flatten().copied().collect();
+        self.effects.push(Effect::Mesh { to, message, frame });
+    }
+
+    fn to_registry(&mut self, input: RegistryInput) -> bool {
+        self.effects.push(Effect::Registry(input));
+        true
+    }
+
+    fn share_records(&mut self, _: LinkKey) {}
+
+    fn close(&mut self, key: LinkKey, reason: CloseReason) {
+        if let Some(link) = self.link(key).filter(|link| link.open) {
+            link.open = false;
+            self.effects.push(Effect::Close { link: key, reason });
+        }
+    }
+
+    fn abort(&mut self, key: LinkKey, reason: CloseReason) {
+        self.close(key, reason);
+    }
+}
+
+pub struct VirtualNode {
+    pub id: NodeId,
+    pub shared: Arc<Shared>,
+    /// Frozen nodes do nothing until they are thawed.
+    pub frozen: bool,
+    running: bool,
+    keys: NodeSigner,
+    shards: Vec<Shard>,
+    io: Vec<Io>,
+    registry: Registry,
+    publish_due: bool,
+}
+
+impl VirtualNode {
+    pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+        self.shared.counters.iter().map(|counters| counter(counters)).sum()
+    }
+}
+
+#[derive(Debug)]
+enum Event {
+    Frame {
+        to: End,
+        bytes: Vec<u8>,
+        from: Option<(NodeIndex, u64, ReactorId, LinkKey)>,
+    },
+    LinkDown {
+        end: End,
+        reason: CloseReason,
+    },
+    Mesh {
+        node: NodeIndex,
+        incarnation: u64,
+        from: ReactorId,
+        to: ReactorId,
+        message: MeshMessage,
+        frame: Vec<u8>,
+    },
+    Registry {
+        node: NodeIndex,
+        incarnation: u64,
+        input: RegistryInput,
+    },
+    Publish {
+        node: NodeIndex,
+        incarnation: u64,
+    },
+    FromRegistry {
+        node: NodeIndex,
+        incarnation: u64,
+        reactor: ReactorId,
+        output: RegistryOutput,
+    },
+    AppSends {
+        app: AppIndex,
+        bytes: Vec<u8>,
+    },
+}
+
+pub struct Network {
+    pub now: Instant,
+    pub apps: Vec<Application>,
+    pub nodes: Vec<VirtualNode>,
+    rng: SmallRng,
+    events: BinaryHeap<Reverse<(Instant, u64)>>,
+    pending: BTreeMap<u64, Event>,
+    sequence: u64,
+    incarnations: u64,
+    app_latency: BTreeMap<AppIndex, Instant>,
+}
+
+impl Network {
+    /// `nodes` nodes of `reactors` reactors each, every one linked to every other.
+    pub fn mesh(seed: u64, nodes: usize, reactors: u16) -> Self {
+        let mut network = Self::new(seed);
+        for _ in 0..nodes {
+            network.add_node(reactors, Settings::default());
+        }
+        for a in 0..nodes {
+            for b in 0..a {
+                network.connect(a, b);
+            }
+        }
+        network.run_for(Duration::from_millis(100));
+        network
+    }
+
+    pub fn new(seed: u64) -> Self {
+        Self {
+            now: Instant::now(),
+            apps: Vec::new(),
+            nodes: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            events: BinaryHeap::new(),
+            pending: BTreeMap::new(),
+            sequence: 0,
+            incarnations: 1,
+            app_latency: BTreeMap::new(),
+        }
+    }
+
+    pub fn add_node(&mut self, reactors: u16, settings: Settings) -> NodeIndex {
+        self.add_limited_node(reactors, settings, Limiter::unlimited())
+    }
+
+    pub fn add_limited_node(&mut self, reactors: u16, settings: Settings, limiter: Limiter) -> NodeIndex {
+        let keys =
+            NodeSigner::from_secret_bytes(&self.rng.random::<[u8; 32]>()).expect("a random key is valid");
+        let node = self.build_node(keys, reactors, settings, limiter);
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    fn build_node(
+        &mut self,
+        keys: NodeSigner,
+        reactors: u16,
+        settings: Settings,
+        limiter: Limiter,
+    ) -> VirtualNode {
+        self.incarnations += 1;
+        let queue_bytes_max = settings.session_queue_bytes_max;
+        let shared = Arc::new(Shared {
+            id: keys.id(),
+            incarnation: self.incarnations,
+            reactors,
+            started: self.now,
+            own_address: String::new(),
+            own_agency: "agency".to_owned(),
+            own_name: "node".to_owned(),
+            settings,
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            limiter,
+            rpc_limiter: Limiter::unlimited(),
+            next_message: AtomicU32::new(self.rng.random()),
+            counters: (0..reactors).map(|_| Arc::default()).collect(),
+        });
+        VirtualNode {
+            id: shared.id,
+            frozen: false,
+            running: true,
+            shards: (0..reactors)
+                .map(|id| Shard::new(shared.clone(), ReactorId(id), self.rng.random(), self.now))
+                .collect(),
+            io: (0..reactors).map(|_| Io { queue_bytes_max, ..Io::default() }).collect(),
+            registry: Registry::new(shared.clone(), keys.clone()),
+            keys,
+            publish_due: false,
+            shared,
+        }
+    }
+
+    /// Stops a node without a word and starts it again with the same key. Its links break; applications
+    /// that were connected to it are closed.
+    pub fn restart(&mut self, node: NodeIndex, downtime: Duration) {
+        self.kill(node);
+        self.run_for(downtime);
+        let old = &self.nodes[node];
+        let (keys, reactors, settings) = (old.keys.clone(), old.shared.reactors, old.shared.settings.clone());
+        let fresh = self.build_node(keys, reactors, settings, Limiter::unlimited());
+        self.nodes[node] = fresh;
+    }
+
+    /// Stops a node without a word.
+    pub fn kill(&mut self, node: NodeIndex) {
+        self.nodes[node].running = false;
+        let others: Vec<End> = self.nodes[node]
+            .io
+            .iter()
+            .flat_map(|io| io.links.iter().flatten())
+            .map(|link| link.other)
+            .collect();
+        for end in others {
+            self.schedule(LINK_LATENCY, Event::LinkDown { end, reason: CloseReason::Broken });
+        }
+    }
+
+    /// Dials `to` from `from`.
+    pub fn connect(&mut self, from: NodeIndex, to: NodeIndex) {
+        let (from_id, to_id) = (self.nodes[from].id, self.nodes[to].id);
+        let here = home_reactor(&to_id, self.nodes[from].shared.reactors);
+        let there = home_reactor(&from_id, self.nodes[to].shared.reactors);
+        let now = self.now;
+        let near = self.nodes[from].io[usize::from(here.0)].insert(now, false, End::App(usize::MAX));
+        let end = self.end(from, here, near);
+        let far = self.nodes[to].io[usize::from(there.0)].insert(now, false, end);
+        let other = self.end(to, there, far);
+        self.nodes[from].io[usize::from(here.0)].link(near).expect("just inserted").other = other;
+        for (node, reactor, key, peer, dialed) in
+            [(from, here, near, to_id, true), (to, there, far, from_id, false)]
+        {
+            let up = LinkUp::Node {
+                id: peer,
+                dialed,
+                address: format!("127.0.0.1:{}", 30300 + if dialed { to } else { from }),
+                agency: "agency".to_owned(),
+                name: format!("node{}", if dialed { to } else { from }),
+            };
+            self.drive(node, reactor, |shard, now, io| shard.handle_link_up(now, key, up, io));
+        }
+    }
+
+    fn end(&self, node: NodeIndex, reactor: ReactorId, key: LinkKey) -> End {
+        End::Node { node, incarnation: self.nodes[node].shared.incarnation, reactor, key }
+    }
+
+    /// The links between two nodes, as (reactor, key) at the first of them.
+    pub fn links_between(&self, a: NodeIndex, b: NodeIndex) -> Vec<(ReactorId, LinkKey)> {
+        let mut links = Vec::new();
+        for (reactor, io) in self.nodes[a].io.iter().enumerate() {
+            for link in io.links.iter().flatten() {
+                if matches!(link.other, End::Node { node, .. } if node == b) {
+                    links.push((ReactorId(reactor as u16), link.key));
+                }
+            }
+        }
+        links
+    }
+
+    /// Breaks all links between two nodes: both ends notice at once.
+    pub fn break_links(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y) in [(a, b), (b, a)] {
+            for (reactor, key) in self.links_between(x, y) {
+                let end = self.end(x, reactor, key);
+                self.link_down(end, CloseReason::Broken);
+            }
+        }
+    }
+
+    /// Cuts the cable: nobody notices, frames vanish.
+    pub fn cut_links(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y) in [(a, b), (b, a)] {
+            for (reactor, key) in self.links_between(x, y) {
+                self.nodes[x].io[usize::from(reactor.0)].link(key).expect("listed").cut = true;
+            }
+        }
+    }
+
+    /// An application connected to `node`, on the reactor of its turn.
+    pub fn app(&mut self, node: NodeIndex, behaviour: Behaviour) -> AppIndex {
+        let reactor = ReactorId((self.apps.len() % usize::from(self.nodes[node].shared.reactors)) as u16);
+        self.app_on(node, reactor, behaviour)
+    }
+
+    pub fn app_on(&mut self, node: NodeIndex, reactor: ReactorId, behaviour: Behaviour) -> AppIndex {
+        let app = self.apps.len();
+        let now = self.now;
+        let key = self.nodes[node].io[usize::from(reactor.0)].insert(now, true, End::App(app));
+        self.apps.push(Application {
+            node,
+            behaviour,
+            received: Vec::new(),
+            closed: false,
+            link: (reactor, key),
+            topics: Vec::new(),
+        });
+        let up = LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned() };
+        self.drive(node, reactor, |shard, now, io| shard.handle_link_up(now, key, up, io));
+        app
+    }
+
+    /// An application that echoes and subscribes to `topics`; the network knows when this returns.
+    pub fn subscriber(&mut self, node: NodeIndex, topics: &[&str]) -> AppIndex {
+        let app = self.app(node, Behaviour::Echo(Duration::ZERO));
+        self.subscribe(app, topics);
+        app
+    }
+
+    pub fn subscribe(&mut self, app: AppIndex, topics: &[&str]) {
+        self.apps[app].topics = topics.iter().map(|&topic| topic.to_owned()).collect();
+        let body = serde_json::to_vec(topics).expect("strings");
+        self.frame(app, FrameType::SUBSCRIBE, &body);
+        self.run_for(Duration::from_millis(20));
+    }
+
+    /// Sends a frame and gives its seq.
+    pub fn frame(&mut self, app: AppIndex, frame_type: FrameType, data: &[u8]) -> Seq {
+        let seq = self.seq();
+        self.bytes(app, sdk::encode(frame_type, &seq, ResultCode::OK, data));
+        seq
+    }
+
+    pub fn seq(&mut self) -> Seq {
+        std::array::from_fn(|_| b"0123456789abcdef"[self.rng.random_range(0..16)])
+    }
+
+    pub fn unicast(&mut self, app: AppIndex, topic: &str, payload: &[u8]) -> Seq {
+        let seq = self.seq();
+        self.bytes(app, sdk::encode_amop(FrameType::REQUEST, &seq, ResultCode::OK, topic, payload));
+        seq
+    }
+
+    pub fn multicast(&mut self, app: AppIndex, topic: &str, payload: &[u8]) -> Seq {
+        let seq = self.seq();
+        self.bytes(app, sdk::encode_amop(FrameType::MULTICAST, &seq, ResultCode::OK, topic, payload));
+        seq
+    }
+
+    /// Sends one whole frame, whatever it is.
+    pub fn bytes(&mut self, app: AppIndex, bytes: Vec<u8>) {
+        // In order on the link, whatever else happens.
+        let at = self.app_latency.get(&app).copied().unwrap_or(self.now).max(self.now + LINK_LATENCY);
+        self.app_latency.insert(app, at);
+        self.schedule_at(at, Event::AppSends { app, bytes });
+    }
+
+    pub fn disconnect(&mut self, app: AppIndex) {
+        let (reactor, key) = self.apps[app].link;
+        let end = self.end(self.apps[app].node, reactor, key);
+        self.link_down(end, CloseReason::ByPeer);
+        self.apps[app].closed = true;
+    }
+
+    /// Lets a node finish what is in flight.
+    pub fn drain(&mut self, node: NodeIndex) {
+        for reactor in 0..self.nodes[node].shared.reactors {
+            self.drive(node, ReactorId(reactor), |shard, now, io| shard.handle_drain(now, io));
+        }
+    }
+
+    pub fn is_drained(&self, node: NodeIndex) -> bool {
+        self.nodes[node].shards.iter().all(Shard::is_drained)
+    }
+
+    /// All 0x31 that an application got for a seq.
+    pub fn answers(&self, app: AppIndex, seq: &Seq) -> Vec<&Received> {
+        self.apps[app]
+            .received
+            .iter()
+            .filter(|received| {
+                received.header.frame_type == FrameType::RESPONSE && received.header.seq == *seq
+            })
+            .collect()
+    }
+
+    /// Runs until the one answer is there, within `bound`, and gives its code and data.
+    ///
+    /// # Panics
+    /// If there is none in time, or more than one.
+    pub fn answer(&mut self, app: AppIndex, seq: &Seq, bound: Duration) -> (i32, Vec<u8>) {
+        let end = self.now + bound;
+        while self.answers(app, seq).is_empty() && self.step(end) {}
+        match self.answers(app, seq).as_slice() {
+            [one] => (one.header.result.0, one.data.clone()),
+            several => panic!("{} answers instead of one within {bound:?}", several.len()),
+        }
+    }
+
+    /// Pushed frames of a kind that an application got: topic and payload.
+    pub fn pushed(&self, app: AppIndex, frame_type: FrameType) -> Vec<(String, Vec<u8>)> {
+        self.apps[app]
+            .received
+            .iter()
+            .filter(|received| received.header.frame_type == frame_type)
+            .map(|received| {
+                let body = sdk::AmopBody::decode(&received.data).expect("nodes push valid bodies");
+                (body.topic.to_owned(), received.data[body.payload_offset..].to_vec())
+            })
+            .collect()
+    }
+
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Does what is due next, not after `end`. `false` if nothing is.
+    fn step(&mut self, end: Instant) -> bool {
+        let event = self.events.peek().map(|Reverse((at, _))| *at);
+        let timer = self.next_timer();
+        let due = [event, timer.map(|(at, ..)| at)].into_iter().flatten().min();
+        let Some(due) = due.filter(|&due| due <= end) else { return false };
+        self.now = self.now.max(due);
+        if timer.is_some_and(|(at, ..)| at <= due) {
+            let (_, node, reactor) = timer.expect("just seen");
+            match reactor {
+                Some(reactor) => self.drive(node, reactor, |shard, now, io| shard.handle_timeout(now, io)),
+                None => {
+                    let now = self.now;
+                    self.nodes[node].registry.handle_timeout(now);
+                    self.collect_registry(node);
+                }
+            }
+            return true;
+        }
+        let Some(Reverse((_, number))) = self.events.pop() else { return false };
+        if let Some(event) = self.pending.remove(&number) {
+            self.handle(event);
+        }
+        true
+    }
+
+    fn next_timer(&self) -> Option<(Instant, NodeIndex, Option<ReactorId>)> {
+        let mut next: Option<(Instant, NodeIndex, Option<ReactorId>)> = None;
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.running && !node.frozen) {
+            let shards = node.shards.iter().enumerate();
+            let shards = shards.map(|(id, shard)| (shard.poll_timeout(), Some(ReactorId(id as u16))));
+            for (at, reactor) in shards.chain([(node.registry.poll_timeout(), None)]) {
+                if let Some(at) = at
+                    && next.is_none_or(|(earliest, ..)| at < earliest)
+                {
+                    next = Some((at, index, reactor));
+                }
+            }
+        }
+        next
+    }
+
+    fn is_current(&self, node: NodeIndex, incarnation: u64) -> bool {
+        self.nodes[node].running && self.nodes[node].shared.incarnation == incarnation
+    }
+
+    fn handle(&mut self, event: Event) {
+        // What reaches a frozen node waits for it.
+        let addressee = match &event {
+            Event::Frame { to: End::Node { node, .. }, .. }
+            | Event::Mesh { node, .. }
+            | Event::Registry { node, .. }
+            | Event::Publish { node, .. }
+            | Event::FromRegistry { node, .. } => Some(*node),
+            Event::AppSends { app, .. } => Some(self.apps[*app].node),
+            _ => None,
+        };
+        if addressee.is_some_and(|node| self.nodes[node].frozen) {
+            return self.schedule(Duration::from_millis(10), event);
+        }
+        match event {
+            Event::Frame { to, bytes, from } => {
+                if let Some((node, incarnation, reactor, key)) = from
+                    && self.is_current(node, incarnation)
+                    && !self.is_deaf(to)
+                    && let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
+                {
+                    link.queued -= bytes.len();
+                }
+                self.deliver(to, bytes);
+            }
+            Event::LinkDown { end, reason } => self.link_down(end, reason),
+            Event::Mesh { node, incarnation, from, to, message, frame } => {
+                if self.is_current(node, incarnation) {
+                    self.drive(node, to, |shard, now, io| {
+                        shard.handle_mesh(now, from, message, FrameRef::Slice(&frame), io);
+                    });
+                }
+            }
+            Event::Registry { node, incarnation, input } => {
+                if self.is_current(node, incarnation) {
+                    let now = self.now;
+                    self.nodes[node].registry.handle(now, input);
+                    if !std::mem::replace(&mut self.nodes[node].publish_due, true) {
+                        self.schedule(GATHER, Event::Publish { node, incarnation });
+                    }
+                    self.collect_registry(node);
+                }
+            }
+            Event::Publish { node, incarnation } => {
+                if self.is_current(node, incarnation) {
+                    let now = self.now;
+                    self.nodes[node].publish_due = false;
+                    self.nodes[node].registry.publish(now);
+                    self.collect_registry(node);
+                }
+            }
+            Event::FromRegistry { node, incarnation, reactor, output } => {
+                if self.is_current(node, incarnation) {
+                    self.drive(node, reactor, |shard, now, io| shard.handle_registry(now, output, io));
+                }
+            }
+            Event::AppSends { app, bytes } => {
+                let (reactor, key) = self.apps[app].link;
+                let node = self.apps[app].node;
+                if self.apps[app].closed || !self.nodes[node].running {
+                    return;
+                }
+                self.drive(node, reactor, |shard, now, io| {
+                    shard.handle_activity(now, key);
+                    shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
+                });
+            }
+        }
+    }
+
+    fn is_deaf(&self, end: End) -> bool {
+        matches!(end, End::App(app) if self.apps[app].behaviour == Behaviour::Deaf)
+    }
+
+    fn deliver(&mut self, to: End, bytes: Vec<u8>) {
+        match to {
+            End::App(app) => self.deliver_to_app(app, &bytes),
+            End::Node { node, incarnation, reactor, key } => {
+                if self.is_current(node, incarnation) {
+                    self.drive(node, reactor, |shard, now, io| {
+                        shard.handle_activity(now, key);
+                        shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
+                    });
+                }
+            }
+        }
+    }
+
+    fn deliver_to_app(&mut self, app: AppIndex, bytes: &[u8]) {
+        let header = Header::decode(bytes).expect("nodes send whole frames");
+        assert_eq!(header.len as usize, bytes.len(), "a node lied about a frame's length");
+        let at = self.now;
+        let application = &mut self.apps[app];
+        if application.closed || application.behaviour == Behaviour::Deaf {
+            return;
+        }
+        application.received.push(Received { at, header, data: bytes[HEADER_LEN..].to_vec() });
+        if let Behaviour::Echo(delay) = application.behaviour
+            && header.frame_type == FrameType::REQUEST
+        {
+            let answer = sdk::encode(FrameType::RESPONSE, &header.seq, ResultCode::OK, &bytes[HEADER_LEN..]);
+            self.schedule(delay + LINK_LATENCY, Event::AppSends { app, bytes: answer });
+        }
+    }
+
+    fn link_down(&mut self, end: End, reason: CloseReason) {
+        match end {
+            End::App(app) if app < self.apps.len() => self.apps[app].closed = true,
+            End::App(_) => {}
+            End::Node { node, incarnation, reactor, key } => {
+                if !self.is_current(node, incarnation) {
+                    return;
+                }
+                let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+                if io.link(key).is_none() {
+                    return;
+                }
+                io.links[key.index as usize] = None;
+                self.drive(node, reactor, |shard, now, io| shard.handle_link_down(now, key, reason, io));
+            }
+        }
+    }
+
+    /// Lets a shard handle something, and schedules what follows.
+    fn drive(
+        &mut self,
+        node: NodeIndex,
+        reactor: ReactorId,
+        handle: impl FnOnce(&mut Shard, Instant, &mut Io),
+    ) {
+        let now = self.now;
+        let index = usize::from(reactor.0);
+        let virtual_node = &mut self.nodes[node];
+        let incarnation = virtual_node.shared.incarnation;
+        handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
+        let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
+        for effect in effects {
+            match effect {
+                Effect::Frame { link, bytes } => {
+                    let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
+                    if io_link.cut {
+                        continue;
+                    }
+                    let at = io_link.last_arrival.max(now + LINK_LATENCY);
+                    io_link.last_arrival = at;
+                    let to = io_link.other;
+                    let from = Some((node, incarnation, reactor, link));
+                    self.schedule_at(at, Event::Frame { to, bytes, from });
+                }
+                Effect::Mesh { to, message, frame } => {
+                    let event = Event::Mesh { node, incarnation, from: reactor, to, message, frame };
+                    self.schedule(LOCAL_LATENCY, event);
+                }
+                Effect::Registry(input) => {
+                    self.schedule(LOCAL_LATENCY, Event::Registry { node, incarnation, input });
+                }
+                Effect::Close { link, reason } => {
+                    let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
+                    let (other, at) = (io_link.other, io_link.last_arrival.max(now + LINK_LATENCY));
+                    let cut = io_link.cut;
+                    let end = self.end(node, reactor, link);
+                    self.schedule(Duration::ZERO, Event::LinkDown { end, reason });
+                    if !cut {
+                        self.schedule_at(at, Event::LinkDown { end: other, reason: CloseReason::ByPeer });
+                    }
+                }
+            }
+        }
+    }
+
+    fn collect_registry(&mut self, node: NodeIndex) {
+        let incarnation = self.nodes[node].shared.incarnation;
+        while let Some((reactor, output)) = self.nodes[node].registry.poll_output() {
+            self.schedule(LOCAL_LATENCY, Event::FromRegistry { node, incarnation, reactor, output });
+        }
+    }
+
+    fn schedule(&mut self, delay: Duration, event: Event) {
+        self.schedule_at(self.now + delay, event);
+    }
+
+    fn schedule_at(&mut self, at: Instant, event: Event) {
+        self.sequence += 1;
+        self.events.push(Reverse((at, self.sequence)));
+        self.pending.insert(self.sequence, event);
+    }
+}
