@@ -1,1 +1,19 @@
-//! pki
+//! Certificates and ready node directories, as FISCO BCOS' `build_chain.sh` makes them.
+//!
+//! Two profiles (WIRE §1.8): secp256k1 chains of chain CA, agency and leaf for nodes and, if wanted,
+//! for applications; and RSA-2048 pairs of CA and leaf, all of X.509 version 1, for the channel.
+//!
+//! ```text
+//!   certificate ─► network: nodes/127.0.0.1/{node0 …, sdk}, cert/{ca.crt, ca.key, agency/…}
+//! ```
+//!
+//! Imports `tls` for nothing but reading in tests.
+//!
+//! # Invariants
+//! - Keys are written with mode 0600, and nothing is overwritten unless asked for.
+
+mod certificate;
+mod network;
+
+pub use certificate::{Authority, Issued, KeyType, PkiError, Validity};
+pub use network::{Host, NetworkPlan, Profile, build_network, write_private, write_public};

@@ -1,0 +1,280 @@
+//! Keys and certificates in memory.
+
+use std::{
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rand::SystemRandom,
+    rsa,
+    signature::{ECDSA_P256K1_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256},
+};
+use x509_cert::{
+    Certificate,
+    certificate::{TbsCertificate, Version},
+    der::{
+        Decode, Encode,
+        asn1::{Any, BitString, Null, ObjectIdentifier, OctetString},
+        pem::LineEnding,
+    },
+    ext::{Extension, pkix::BasicConstraints},
+    name::Name,
+    serial_number::SerialNumber,
+    spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned},
+    time::Time,
+};
+
+const OID_RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
+const OID_ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
+
+/// Why certificates or their files could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// Something is there already.
+    #[error("{} exists already; nothing was changed. Choose another place, or say --force to replace it", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be written or read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A name that does not fit into a certificate.
+    #[error(
+        "{0:?} is not a name for a certificate: use letters, digits, dots, dashes and underscores, at most 64"
+    )]
+    Name(String),
+    /// `ip:count` was not understood.
+    #[error("{0:?} is not a host with a number of nodes, such as 127.0.0.1:4")]
+    Host(String),
+    /// The cryptographic library refused.
+    #[error("the cryptographic library could not make or use a key")]
+    Crypto,
+}
+
+/// What kind of key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// For nodes, and for channels of the EC profile.
+    Secp256k1,
+    /// For channels of the RSA profile.
+    Rsa2048,
+}
+
+/// From when to when a certificate is good.
+#[derive(Clone, Copy, Debug)]
+pub struct Validity {
+    /// First moment.
+    pub not_before: SystemTime,
+    /// Last moment.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// From an hour ago, for clocks that differ, for so many days.
+    pub fn days(days: u64) -> Self {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        Self { not_before: now - hour, not_after: now + Duration::from_secs(86_400 * days) }
+    }
+}
+
+enum Key {
+    Secp256k1(EcdsaKeyPair),
+    Rsa(rsa::KeyPair),
+}
+
+impl Key {
+    fn generate(key_type: KeyType) -> Result<Self, PkiError> {
+        Ok(match key_type {
+            KeyType::Secp256k1 => Self::Secp256k1(
+                EcdsaKeyPair::generate(&ECDSA_P256K1_SHA256_ASN1_SIGNING).map_err(|_| PkiError::Crypto)?,
+            ),
+            KeyType::Rsa2048 => {
+                Self::Rsa(rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(|_| PkiError::Crypto)?)
+            }
+        })
+    }
+
+    fn public_der(&self) -> Result<Vec<u8>, PkiError> {
+        let der = match self {
+            Self::Secp256k1(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()),
+            Self::Rsa(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()),
+        };
+        der.map(|der| der.as_ref().to_vec()).map_err(|_| PkiError::Crypto)
+    }
+
+    fn private_pem(&self) -> Result<String, PkiError> {
+        let pem = |der: &[u8]| {
+            x509_cert::der::pem::encode_string("PRIVATE KEY", LineEnding::LF, der)
+                .map_err(|_| PkiError::Crypto)
+        };
+        match self {
+            Self::Secp256k1(pair) => pem(pair.to_pkcs8v1().map_err(|_| PkiError::Crypto)?.as_ref()),
+            Self::Rsa(pair) => {
+                let der = AsDer::<Pkcs8V1Der<'_>>::as_der(pair).map_err(|_| PkiError::Crypto)?;
+                pem(der.as_ref())
+            }
+        }
+    }
+
+    fn algorithm(&self) -> AlgorithmIdentifierOwned {
+        match self {
+            Self::Secp256k1(_) => AlgorithmIdentifierOwned { oid: OID_ECDSA_SHA256, parameters: None },
+            Self::Rsa(_) => {
+                AlgorithmIdentifierOwned { oid: OID_RSA_SHA256, parameters: Some(Any::from(Null)) }
+            }
+        }
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, PkiError> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Secp256k1(pair) => {
+                let signature = pair.sign(&random, message).map_err(|_| PkiError::Crypto)?;
+                Ok(signature.as_ref().to_vec())
+            }
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map_err(|_| PkiError::Crypto)?;
+                Ok(signature)
+            }
+        }
+    }
+}
+
+/// A key with a certificate.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// PEM, one certificate.
+    pub certificate: String,
+    /// PEM, PKCS#8.
+    pub key: String,
+    /// The public key's point without its leading 04, for secp256k1.
+    pub node_id: Option<String>,
+}
+
+/// A certificate authority: can issue.
+pub struct Authority {
+    /// Its certificate and key.
+    pub issued: Issued,
+    name: Name,
+    key: Key,
+}
+
+/// How a certificate is laid out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// X.509 version 1, without extensions.
+    Version1,
+    /// Version 3 with basic constraints.
+    Version3 { authority: bool },
+}
+
+impl Authority {
+    /// A root that signs itself, of version 1 without extensions.
+    pub fn root(key_type: KeyType, name: &str, validity: Validity) -> Result<Self, PkiError> {
+        let key = Key::generate(key_type)?;
+        let name = distinguished_name(name, "chain")?;
+        let certificate = issue(&key, &name, &key, &name, Form::Version1, validity)?;
+        Ok(Self { issued: issued(certificate, &key)?, name, key })
+    }
+
+    /// An authority below this one: version 3, CA.
+    pub fn agency(&self, name: &str, validity: Validity) -> Result<Self, PkiError> {
+        let key = Key::generate(KeyType::Secp256k1)?;
+        let name = distinguished_name(name, "agency")?;
+        let form = Form::Version3 { authority: true };
+        let certificate = issue(&self.key, &self.name, &key, &name, form, validity)?;
+        Ok(Self { issued: issued(certificate, &key)?, name, key })
+    }
+
+    /// A leaf of version 3 that may issue nothing, with a secp256k1 key; `unit` is `node` or `sdk`.
+    pub fn leaf(&self, name: &str, unit: &str, validity: Validity) -> Result<Issued, PkiError> {
+        let key = Key::generate(KeyType::Secp256k1)?;
+        let name = distinguished_name(name, unit)?;
+        let form = Form::Version3 { authority: false };
+        issued(issue(&self.key, &self.name, &key, &name, form, validity)?, &key)
+    }
+
+    /// A leaf of version 1 with an RSA key, for the channel.
+    pub fn channel_leaf(&self, name: &str, validity: Validity) -> Result<Issued, PkiError> {
+        let key = Key::generate(KeyType::Rsa2048)?;
+        let name = distinguished_name(name, "agency")?;
+        issued(issue(&self.key, &self.name, &key, &name, Form::Version1, validity)?, &key)
+    }
+}
+
+fn distinguished_name(common_name: &str, unit: &str) -> Result<Name, PkiError> {
+    let valid = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    if common_name.is_empty() || common_name.len() > 64 || !common_name.chars().all(valid) {
+        return Err(PkiError::Name(common_name.to_owned()));
+    }
+    // Written from the last to the first, as in RFC 4514.
+    Name::from_str(&format!("OU={unit},O=fisco-bcos,CN={common_name}")).map_err(|_| PkiError::Crypto)
+}
+
+fn issued(certificate: Certificate, key: &Key) -> Result<Issued, PkiError> {
+    let der = certificate.to_der().map_err(|_| PkiError::Crypto)?;
+    let certificate = x509_cert::der::pem::encode_string("CERTIFICATE", LineEnding::LF, &der)
+        .map_err(|_| PkiError::Crypto)?;
+    let node_id = match key {
+        Key::Secp256k1(pair) => {
+            Some(pair.public_key().as_ref()[1..].iter().map(|byte| format!("{byte:02x}")).collect())
+        }
+        Key::Rsa(_) => None,
+    };
+    Ok(Issued { certificate, key: key.private_pem()?, node_id })
+}
+
+fn issue(
+    signer: &Key,
+    issuer: &Name,
+    subject_key: &Key,
+    subject: &Name,
+    form: Form,
+    validity: Validity,
+) -> Result<Certificate, PkiError> {
+    let crypto = |_| PkiError::Crypto;
+    let mut serial = [0; 16];
+    aws_lc_rs::rand::fill(&mut serial).map_err(|_| PkiError::Crypto)?;
+    // Positive, and never shorter.
+    serial[0] = serial[0] & 0x7f | 0x40;
+    let extensions = match form {
+        Form::Version1 => None,
+        Form::Version3 { authority } => {
+            let constraints = BasicConstraints { ca: authority, path_len_constraint: None };
+            let value = OctetString::new(constraints.to_der().map_err(crypto)?).map_err(crypto)?;
+            Some(vec![Extension { extn_id: OID_BASIC_CONSTRAINTS, critical: false, extn_value: value }])
+        }
+    };
+    let tbs_certificate = TbsCertificate {
+        version: if form == Form::Version1 { Version::V1 } else { Version::V3 },
+        serial_number: SerialNumber::new(&serial).map_err(crypto)?,
+        signature: signer.algorithm(),
+        issuer: issuer.clone(),
+        validity: x509_cert::time::Validity {
+            not_before: Time::try_from(validity.not_before).map_err(crypto)?,
+            not_after: Time::try_from(validity.not_after).map_err(crypto)?,
+        },
+        subject: subject.clone(),
+        subject_public_key_info: SubjectPublicKeyInfoOwned::from_der(&subject_key.public_der()?)
+            .map_err(crypto)?,
+        issuer_unique_id: None,
+        subject_unique_id: None,
+        extensions,
+    };
+    let signature = signer.sign(&tbs_certificate.to_der().map_err(crypto)?)?;
+    Ok(Certificate {
+        tbs_certificate,
+        signature_algorithm: signer.algorithm(),
+        signature: BitString::from_bytes(&signature).map_err(crypto)?,
+    })
+}

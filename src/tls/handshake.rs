@@ -1,0 +1,210 @@
+//! A handshake without I/O: bytes in, bytes out, an [`Established`] at the end.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    pki_types::{IpAddr, Ipv4Addr, ServerName},
+    server::{ServerConnectionData, UnbufferedServerConnection},
+    unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
+};
+
+use super::{Established, identity::parse, record, verify::describe};
+
+/// Most bytes that a peer may send before its handshake is complete (WIRE §1.8).
+pub const INPUT_LEN_MAX: usize = 64 * 1024;
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// rustls' reason; most often the peer's certificate or its offers.
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
+    /// More than [`INPUT_LEN_MAX`] bytes.
+    #[error("the peer sent more than a handshake needs")]
+    TooLong,
+    /// The peer closed the connection in the middle.
+    #[error("the peer closed the connection during the handshake")]
+    Closed,
+    /// No certificate, though one is demanded.
+    #[error("the peer presented no certificate")]
+    NoCertificate,
+    /// A cipher suite that the record layer does not know, which settings exclude.
+    #[error("a cipher suite that is not served here was negotiated")]
+    Suite,
+}
+
+enum Role {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// A handshake in progress.
+pub struct Handshake {
+    role: Role,
+    input: Vec<u8>,
+    received: usize,
+    output: Vec<u8>,
+    plaintext: Vec<u8>,
+    complete: bool,
+}
+
+enum Progress {
+    More,
+    Blocked,
+    Complete,
+}
+
+impl Handshake {
+    /// Of a link that came in.
+    pub fn server(config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
+        Ok(Self::new(Role::Server(UnbufferedServerConnection::new(config)?)))
+    }
+
+    /// Of a link that we dialled. The first bytes are ready at once.
+    pub fn client(config: Arc<ClientConfig>) -> Result<Self, HandshakeError> {
+        // Names are never sent nor checked.
+        let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
+        let mut handshake = Self::new(Role::Client(UnbufferedClientConnection::new(config, nobody)?));
+        handshake.advance()?;
+        Ok(handshake)
+    }
+
+    fn new(role: Role) -> Self {
+        Self {
+            role,
+            input: Vec::new(),
+            received: 0,
+            output: Vec::new(),
+            plaintext: Vec::new(),
+            complete: false,
+        }
+    }
+
+    /// Takes bytes from the peer.
+    pub fn handle_received(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
+        self.received += bytes.len();
+        if self.received > INPUT_LEN_MAX {
+            return Err(HandshakeError::TooLong);
+        }
+        self.input.extend_from_slice(bytes);
+        if self.complete { Ok(()) } else { self.advance() }
+    }
+
+    /// Bytes to send now; after an error perhaps an alert.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Whether [`Self::finish`] may be called, once the output has been sent.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn advance(&mut self) -> Result<(), HandshakeError> {
+        loop {
+            let Self { role, input, output, plaintext, .. } = self;
+            let (discard, progress) = match role {
+                Role::Server(connection) => step(connection.process_tls_records(input), output, plaintext),
+                Role::Client(connection) => step(connection.process_tls_records(input), output, plaintext),
+            };
+            self.input.drain(..discard);
+            match progress {
+                Ok(Progress::More) => {}
+                Ok(Progress::Blocked) => return Ok(()),
+                Ok(Progress::Complete) => {
+                    self.complete = true;
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.encode_alert();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// After an error rustls has an alert to send, which the peer's log will show.
+    fn encode_alert(&mut self) {
+        let Self { role, output, plaintext, .. } = self;
+        for _ in 0..4 {
+            let (_, progress) = match role {
+                Role::Server(connection) => step(connection.process_tls_records(&mut []), output, plaintext),
+                Role::Client(connection) => step(connection.process_tls_records(&mut []), output, plaintext),
+            };
+            if !matches!(progress, Ok(Progress::More)) {
+                return;
+            }
+        }
+    }
+
+    /// Takes the secrets out.
+    pub fn finish(self) -> Result<Established, HandshakeError> {
+        let certificates = match &self.role {
+            Role::Server(connection) => connection.peer_certificates(),
+            Role::Client(connection) => connection.peer_certificates(),
+        };
+        let leaf = certificates.and_then(|chain| chain.first()).ok_or(HandshakeError::NoCertificate)?;
+        let peer = describe(leaf, &parse(leaf).ok_or(HandshakeError::NoCertificate)?);
+        let (sealer, opener) = match self.role {
+            Role::Server(connection) => {
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+                record::split::<ServerConnectionData>(secrets, kernel)
+            }
+            Role::Client(connection) => {
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+                record::split::<ClientConnectionData>(secrets, kernel)
+            }
+        }
+        .ok_or(HandshakeError::Suite)?;
+        Ok(Established { peer, sealer, opener, plaintext: self.plaintext, received: self.input })
+    }
+}
+
+/// Does what one state asks for; gives how many bytes of input are done with.
+fn step<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    output: &mut Vec<u8>,
+    plaintext: &mut Vec<u8>,
+) -> (usize, Result<Progress, HandshakeError>) {
+    let UnbufferedStatus { mut discard, state, .. } = status;
+    let progress = match state {
+        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            let start = output.len();
+            let needed = match data.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(size)) => size.required_size,
+                _ => 0,
+            };
+            output.resize(start + needed, 0);
+            let encoded = data.encode(&mut output[start..]).unwrap_or(0);
+            output.truncate(start + encoded);
+            Ok(Progress::More)
+        }
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            data.done();
+            Ok(Progress::More)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Progress::Blocked),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Progress::Complete),
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            let mut failed = None;
+            while let Some(record) = traffic.next_record() {
+                match record {
+                    Ok(record) => {
+                        discard += record.discard;
+                        plaintext.extend_from_slice(record.payload);
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            failed.map_or(Ok(Progress::More), |error| Err(error.into()))
+        }
+        Ok(_) => Err(HandshakeError::Closed),
+        Err(error) => Err(error.into()),
+    };
+    (discard, progress)
+}

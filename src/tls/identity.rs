@@ -1,0 +1,165 @@
+//! Certificates and keys from PEM files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_lc_rs::signature::{ECDSA_P256K1_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::SigningKey,
+};
+use secp256k1::{PublicKey, SECP256K1, SecretKey};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::secp256k1::Key;
+use crate::wire::NodeId;
+
+/// What is wrong with a file of certificates or keys: the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no certificate in it, or one is malformed.
+    #[error("{}: no readable certificate (PEM, BEGIN CERTIFICATE) in this file", .0.display())]
+    Certificate(PathBuf),
+    /// There is no usable key in it.
+    #[error("{}: no usable private key in this file: it must be PEM, PKCS#8, RSA or secp256k1, without a password", .0.display())]
+    Key(PathBuf),
+    /// Key and certificate are of different pairs.
+    #[error("{}: this key does not belong to the certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
+    },
+    /// A node's key must be secp256k1.
+    #[error("{}: a node's key must be of the curve secp256k1", .0.display())]
+    NotANode(PathBuf),
+}
+
+/// A certificate with its chain and its key.
+#[derive(Clone)]
+pub struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: Arc<dyn SigningKey>,
+    secp256k1: Option<SecretKey>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("certificates", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Reads a chain (leaf first) and its key, and checks that they belong together.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let chain = read_certificates(certificate)?;
+        let pem = read(key)?;
+        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| IdentityError::Key(key.to_owned()))?;
+        let leaf = parse(&chain[0]).ok_or_else(|| IdentityError::Certificate(certificate.to_owned()))?;
+        let public_key = &leaf.public_key().subject_public_key.data;
+        let mismatch =
+            || IdentityError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned() };
+        if let Some(secret) = secp256k1_secret(&der) {
+            let own = PublicKey::from_secret_key(SECP256K1, &secret);
+            if PublicKey::from_slice(public_key).ok() != Some(own) {
+                return Err(mismatch());
+            }
+            return Ok(Self { chain, key: Arc::new(Key(secret)), secp256k1: Some(secret) });
+        }
+        let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)
+            .map_err(|_| IdentityError::Key(key.to_owned()))?;
+        if signing.public_key().is_none_or(|spki| spki.as_ref() != leaf.public_key().raw) {
+            return Err(mismatch());
+        }
+        Ok(Self { chain, key: signing, secp256k1: None })
+    }
+
+    /// The secret of a secp256k1 key, for signing state.
+    pub fn secp256k1_secret(&self) -> Option<[u8; 32]> {
+        self.secp256k1.map(|secret| secret.secret_bytes())
+    }
+
+    /// The node that a secp256k1 key makes.
+    pub fn node_id(&self) -> Option<NodeId> {
+        let secret = self.secp256k1.as_ref()?;
+        let [_, id @ ..] = PublicKey::from_secret_key(SECP256K1, secret).serialize_uncompressed();
+        Some(NodeId(id))
+    }
+
+    /// The leaf certificate.
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
+    /// The agency (the issuer's common name) and the common name in the certificate.
+    pub fn names(&self) -> (String, String) {
+        match parse(self.leaf()) {
+            Some(leaf) => {
+                let peer = super::verify::describe(self.leaf(), &leaf);
+                (peer.agency, peer.common_name)
+            }
+            None => Default::default(),
+        }
+    }
+}
+
+/// Certificates that chains must end at.
+#[derive(Clone, Debug)]
+pub struct Roots(pub(crate) Arc<Vec<CertificateDer<'static>>>);
+
+impl Roots {
+    /// Reads one or more certificates.
+    pub fn load(path: &Path) -> Result<Self, IdentityError> {
+        let certificates = read_certificates(path)?;
+        if certificates.iter().any(|certificate| parse(certificate).is_none()) {
+            return Err(IdentityError::Certificate(path.to_owned()));
+        }
+        Ok(Self(Arc::new(certificates)))
+    }
+}
+
+pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    match X509Certificate::from_der(certificate) {
+        Ok(([], certificate)) => Some(certificate),
+        _ => None,
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
+    fs::read(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let pem = read(path)?;
+    match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(IdentityError::Certificate(path.to_owned())),
+    }
+}
+
+fn secp256k1_secret(key: &PrivateKeyDer<'_>) -> Option<SecretKey> {
+    use aws_lc_rs::encoding::AsBigEndian;
+    let algorithm = &ECDSA_P256K1_SHA256_ASN1_SIGNING;
+    let pair = match key {
+        PrivateKeyDer::Pkcs8(der) => EcdsaKeyPair::from_pkcs8(algorithm, der.secret_pkcs8_der()).ok()?,
+        PrivateKeyDer::Sec1(der) => {
+            EcdsaKeyPair::from_private_key_der(algorithm, der.secret_sec1_der()).ok()?
+        }
+        _ => return None,
+    };
+    let secret =
+        AsBigEndian::<aws_lc_rs::encoding::EcPrivateKeyBin<'_>>::as_be_bytes(&pair.private_key()).ok()?;
+    SecretKey::from_byte_array(secret.as_ref().try_into().ok()?).ok()
+}

@@ -1,0 +1,483 @@
+//! The record layer over secrets that rustls' handshake made: one [`Sealer`] and one [`Opener`] a
+//! connection, without I/O and without copies beyond the AEAD's own pass.
+//!
+//! TLS 1.2 and 1.3 with AES-GCM and ChaCha20-Poly1305.
+//!
+//! # Invariants
+//! - A sequence number, and so a nonce, is used once per key; at its limit the connection ends.
+//! - An error says nothing about why a record did not authenticate.
+
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
+
+/// Most plaintext bytes of one record.
+pub const PLAINTEXT_LEN_MAX: usize = 16_384;
+/// Length of a record's header in bytes.
+pub const HEADER_LEN: usize = 5;
+/// Most bytes by which a record may be longer than its plaintext, header not counted (TLS 1.2 allows
+/// 2,048; the suites spoken here need less).
+const EXPANSION_MAX: usize = 256;
+/// Longest record in bytes, header included.
+pub const RECORD_LEN_MAX: usize = HEADER_LEN + PLAINTEXT_LEN_MAX + EXPANSION_MAX;
+/// Most bytes by which [`Sealer`] makes a record longer than its plaintext.
+pub const OVERHEAD_MAX: usize = HEADER_LEN + EXPLICIT_NONCE_LEN + TAG_LEN + 1;
+/// Records without plaintext that may follow each other.
+const EMPTY_RECORDS_MAX: u32 = 32;
+
+const TAG_LEN: usize = 16;
+const NONCE_LEN: usize = 12;
+const EXPLICIT_NONCE_LEN: usize = 8;
+/// The sequence number at which a connection must have ended: far beyond what is ever reached.
+const SEQUENCE_MAX: u64 = u64::MAX - 1;
+
+/// What a record carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// Compatibility only; ignored in TLS 1.3.
+    ChangeCipherSpec,
+    /// An alert.
+    Alert,
+    /// A handshake message.
+    Handshake,
+    /// What applications sent.
+    ApplicationData,
+}
+
+impl ContentType {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            20 => Self::ChangeCipherSpec,
+            21 => Self::Alert,
+            22 => Self::Handshake,
+            23 => Self::ApplicationData,
+            _ => return None,
+        })
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::ChangeCipherSpec => 20,
+            Self::Alert => 21,
+            Self::Handshake => 22,
+            Self::ApplicationData => 23,
+        }
+    }
+}
+
+/// Why nothing can be sealed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The sequence numbers are used up, or the AEAD refused.
+    #[error("the connection's keys are worn out")]
+    KeysWorn,
+    /// More than [`PLAINTEXT_LEN_MAX`] bytes.
+    #[error("too much for one record")]
+    TooLong,
+}
+
+/// Why a connection ends at its receiving side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// A header with another version or type, or a length that no record has.
+    #[error("the peer sent something that is no TLS record")]
+    Malformed,
+    /// The record does not authenticate.
+    #[error("a record did not authenticate")]
+    Decrypt,
+    /// The peer wants to negotiate anew, or sent a handshake message that has no place here.
+    #[error("the peer sent a handshake message on an established connection")]
+    Handshake,
+    /// The peer ended the connection with an alert.
+    #[error("the peer sent the TLS alert {0}")]
+    Alert(u8),
+    /// Too many records without content.
+    #[error("the peer sends empty records")]
+    EmptyRecords,
+}
+
+/// What an opened record held.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened<T> {
+    /// Application data.
+    Data(T),
+    /// Nothing for the application.
+    Nothing,
+    /// The peer will send no more.
+    CloseNotify,
+}
+
+enum NonceForm {
+    /// TLS 1.2 GCM: eight bytes of the nonce travel with the record.
+    Explicit,
+    /// All others.
+    Implicit,
+}
+
+struct Keys {
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+    form: NonceForm,
+    tls13: bool,
+    sequence: u64,
+    blocks: u64,
+}
+
+impl Keys {
+    fn new(version: ProtocolVersion, secrets: &ConnectionTrafficSecrets, sequence: u64) -> Option<Self> {
+        let (algorithm, key, iv, gcm) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, true),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, true),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, false),
+            _ => return None,
+        };
+        let tls13 = match version {
+            ProtocolVersion::TLSv1_2 => false,
+            ProtocolVersion::TLSv1_3 => true,
+            _ => return None,
+        };
+        Some(Self {
+            key: LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?),
+            iv: iv.as_ref().try_into().ok()?,
+            form: if gcm && !tls13 { NonceForm::Explicit } else { NonceForm::Implicit },
+            tls13,
+            sequence,
+            blocks: 0,
+        })
+    }
+
+    fn explicit_len(&self) -> usize {
+        match self.form {
+            NonceForm::Explicit => EXPLICIT_NONCE_LEN,
+            NonceForm::Implicit => 0,
+        }
+    }
+
+    /// The nonce for the current sequence number, which is then spent.
+    fn next_nonce(&mut self) -> Option<([u8; NONCE_LEN], u64)> {
+        let sequence = self.sequence;
+        if sequence >= SEQUENCE_MAX {
+            return None;
+        }
+        self.sequence += 1;
+        let mut nonce = self.iv;
+        for (byte, counter) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
+            *byte ^= counter;
+        }
+        Some((nonce, sequence))
+    }
+
+    fn aad(
+        &self,
+        sequence: u64,
+        content_type: u8,
+        plaintext_len: usize,
+        record_len: usize,
+    ) -> ([u8; 13], usize) {
+        let mut aad = [0; 13];
+        if self.tls13 {
+            aad[..3].copy_from_slice(&[23, 3, 3]);
+            aad[3..5].copy_from_slice(&((record_len - HEADER_LEN) as u16).to_be_bytes());
+            return (aad, 5);
+        }
+        aad[..8].copy_from_slice(&sequence.to_be_bytes());
+        aad[8..11].copy_from_slice(&[content_type, 3, 3]);
+        aad[11..].copy_from_slice(&(plaintext_len as u16).to_be_bytes());
+        (aad, 13)
+    }
+
+    fn count_blocks(&mut self, len: usize) {
+        self.blocks += len.div_ceil(16) as u64 + 1;
+    }
+}
+
+/// Gives the keys of the next generation (TLS 1.3 KeyUpdate).
+type KeyUpdates = Arc<Mutex<dyn KeySource + Send>>;
+
+trait KeySource {
+    fn next(&mut self, sending: bool) -> Option<(u64, ConnectionTrafficSecrets)>;
+}
+
+impl<Data> KeySource for rustls::kernel::KernelConnection<Data> {
+    fn next(&mut self, sending: bool) -> Option<(u64, ConnectionTrafficSecrets)> {
+        if sending { self.update_tx_secret().ok() } else { self.update_rx_secret().ok() }
+    }
+}
+
+/// Makes both directions of a connection from what rustls gives out.
+pub fn split<Data: Send + 'static>(
+    secrets: ExtractedSecrets,
+    connection: rustls::kernel::KernelConnection<Data>,
+) -> Option<(Sealer, Opener)> {
+    let version = connection.protocol_version();
+    let sealing = Keys::new(version, &secrets.tx.1, secrets.tx.0)?;
+    let opening = Keys::new(version, &secrets.rx.1, secrets.rx.0)?;
+    let updates: Option<KeyUpdates> =
+        (version == ProtocolVersion::TLSv1_3).then(|| Arc::new(Mutex::new(connection)) as KeyUpdates);
+    let opener = Opener { keys: opening, updates: updates.clone(), empty: 0, update_requested: false };
+    Some((Sealer { keys: sealing, updates }, opener))
+}
+
+/// The sending side.
+pub struct Sealer {
+    keys: Keys,
+    updates: Option<KeyUpdates>,
+}
+
+impl Sealer {
+    /// By how many bytes a record is longer than its plaintext, header included.
+    pub fn overhead(&self) -> usize {
+        HEADER_LEN + self.keys.explicit_len() + TAG_LEN + usize::from(self.keys.tls13)
+    }
+
+    /// AES blocks (or their like) sealed with the current key.
+    pub fn blocks(&self) -> u64 {
+        self.keys.blocks
+    }
+
+    /// Appends one record that holds `parts`, joined.
+    pub fn seal(
+        &mut self,
+        content_type: ContentType,
+        parts: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > PLAINTEXT_LEN_MAX {
+            return Err(SealError::TooLong);
+        }
+        let (nonce, sequence) = self.keys.next_nonce().ok_or(SealError::KeysWorn)?;
+        let start = out.len();
+        let record_len = len + self.overhead();
+        let outer = if self.keys.tls13 { ContentType::ApplicationData } else { content_type };
+        out.extend_from_slice(&[outer.byte(), 3, 3]);
+        out.extend_from_slice(&((record_len - HEADER_LEN) as u16).to_be_bytes());
+        if matches!(self.keys.form, NonceForm::Explicit) {
+            out.extend_from_slice(&nonce[4..]);
+        }
+        let (aad, aad_len) = self.keys.aad(sequence, content_type.byte(), len, record_len);
+        let aad = Aad::from(&aad[..aad_len]);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let body = out.len();
+        let inner_type = [content_type.byte()];
+        let extra: &[u8] = if self.keys.tls13 { &inner_type } else { &[] };
+        match parts {
+            // A large piece is encrypted from where it lies; small ones are gathered first.
+            [part] if part.len() >= GATHER_BELOW => {
+                out.resize(start + record_len, 0);
+                let (ciphertext, rest) = out[body..].split_at_mut(len);
+                self.keys
+                    .key
+                    .seal_out_of_place_scatter(nonce, aad, part, ciphertext, extra, rest)
+                    .map_err(|_| SealError::KeysWorn)?;
+            }
+            parts => {
+                for part in parts {
+                    out.extend_from_slice(part);
+                }
+                out.extend_from_slice(extra);
+                let tag = self
+                    .keys
+                    .key
+                    .seal_in_place_separate_tag(nonce, aad, &mut out[body..])
+                    .map_err(|_| SealError::KeysWorn)?;
+                out.extend_from_slice(tag.as_ref());
+            }
+        }
+        debug_assert_eq!(out.len(), start + record_len);
+        self.keys.count_blocks(len);
+        Ok(())
+    }
+
+    /// Appends the alert that ends a connection in order.
+    pub fn close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.seal(ContentType::Alert, &[&[1, 0]], out)
+    }
+
+    /// TLS 1.3: appends a KeyUpdate and moves on to the next keys. Does nothing in TLS 1.2.
+    pub fn update_keys(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
+        let Some(updates) = self.updates.clone() else { return Ok(()) };
+        self.seal(ContentType::Handshake, &[&[KEY_UPDATE, 0, 0, 1, 0]], out)?;
+        let next = updates.lock().ok().and_then(|mut updates| updates.next(true));
+        let (sequence, secrets) = next.ok_or(SealError::KeysWorn)?;
+        self.keys = Keys::new(ProtocolVersion::TLSv1_3, &secrets, sequence).ok_or(SealError::KeysWorn)?;
+        Ok(())
+    }
+}
+
+/// Below this length a piece is copied and sealed in place.
+const GATHER_BELOW: usize = 4_096;
+/// Handshake message: the sender moves on to its next keys.
+const KEY_UPDATE: u8 = 24;
+/// Handshake message: of no use here.
+const NEW_SESSION_TICKET: u8 = 4;
+
+/// Length of the record at the start of `bytes`, header included, once its header is there.
+pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, OpenError> {
+    let Some(&[content_type, major, minor, high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
+        return Ok(None);
+    };
+    let len = HEADER_LEN + usize::from(u16::from_be_bytes([high, low]));
+    if ContentType::from_byte(content_type).is_none() || (major, minor) != (3, 3) || len > RECORD_LEN_MAX {
+        return Err(OpenError::Malformed);
+    }
+    Ok(Some(len))
+}
+
+/// The receiving side.
+pub struct Opener {
+    keys: Keys,
+    updates: Option<KeyUpdates>,
+    empty: u32,
+    update_requested: bool,
+}
+
+impl Opener {
+    /// AES blocks (or their like) opened with the current key.
+    pub fn blocks(&self) -> u64 {
+        self.keys.blocks
+    }
+
+    /// Whether the peer asked for a KeyUpdate since the last call.
+    pub fn take_update_request(&mut self) -> bool {
+        std::mem::take(&mut self.update_requested)
+    }
+
+    /// Opens one whole record, header included, where it lies.
+    pub fn open_in_place<'a>(&mut self, record: &'a mut [u8]) -> Result<Opened<&'a mut [u8]>, OpenError> {
+        if let Some(ignored) = self.unprotected(record)? {
+            return Ok(ignored);
+        }
+        let body = HEADER_LEN + self.keys.explicit_len();
+        let (nonce, aad, aad_len) = self.prepare(record)?;
+        let plaintext = self
+            .keys
+            .key
+            .open_in_place(nonce, Aad::from(&aad[..aad_len]), &mut record[body..])
+            .map_err(|_| OpenError::Decrypt)?;
+        let (content_type, len) = self.inner(aad[8], plaintext)?;
+        let (start, _) = (body, ());
+        let plaintext = &mut record[start..start + len];
+        self.finish(content_type, plaintext.len(), plaintext).map(|opened| match opened {
+            Opened::Data(()) => Opened::Data(&mut record[start..start + len]),
+            Opened::Nothing => Opened::Nothing,
+            Opened::CloseNotify => Opened::CloseNotify,
+        })
+    }
+
+    /// Opens one whole record into `out`, which must be at least as long as the record; gives the length
+    /// of the plaintext at its start.
+    pub fn open_into(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened<usize>, OpenError> {
+        if let Some(ignored) = self.unprotected(record)? {
+            return Ok(ignored);
+        }
+        let (nonce, aad, aad_len) = self.prepare(record)?;
+        let protected = &record[HEADER_LEN + self.keys.explicit_len()..];
+        let (ciphertext, tag) = protected.split_at(protected.len() - TAG_LEN);
+        let out = out.get_mut(..ciphertext.len()).ok_or(OpenError::Malformed)?;
+        self.keys
+            .key
+            .open_separate_gather(nonce, Aad::from(&aad[..aad_len]), ciphertext, tag, out)
+            .map_err(|_| OpenError::Decrypt)?;
+        let (content_type, len) = self.inner(aad[8], out)?;
+        self.finish(content_type, len, &out[..len]).map(|opened| match opened {
+            Opened::Data(()) => Opened::Data(len),
+            Opened::Nothing => Opened::Nothing,
+            Opened::CloseNotify => Opened::CloseNotify,
+        })
+    }
+
+    /// A ChangeCipherSpec of TLS 1.3 is not protected and means nothing.
+    fn unprotected<T>(&mut self, record: &[u8]) -> Result<Option<Opened<T>>, OpenError> {
+        if !self.keys.tls13 || record.first() != Some(&20) {
+            return Ok(None);
+        }
+        self.count_empty()?;
+        Ok(Some(Opened::Nothing))
+    }
+
+    fn count_empty(&mut self) -> Result<(), OpenError> {
+        self.empty += 1;
+        if self.empty > EMPTY_RECORDS_MAX { Err(OpenError::EmptyRecords) } else { Ok(()) }
+    }
+
+    /// Nonce and additional data of a record; `aad[8]` is its outer type.
+    fn prepare(&mut self, record: &[u8]) -> Result<(Nonce, [u8; 13], usize), OpenError> {
+        let explicit_len = self.keys.explicit_len();
+        let plaintext_len =
+            record.len().checked_sub(HEADER_LEN + explicit_len + TAG_LEN).ok_or(OpenError::Decrypt)?;
+        if plaintext_len > PLAINTEXT_LEN_MAX + usize::from(self.keys.tls13) || record.len() > RECORD_LEN_MAX {
+            return Err(OpenError::Malformed);
+        }
+        let (mut nonce, sequence) = self.keys.next_nonce().ok_or(OpenError::Decrypt)?;
+        if explicit_len > 0 {
+            nonce[..4].copy_from_slice(&self.keys.iv[..4]);
+            nonce[4..].copy_from_slice(&record[HEADER_LEN..HEADER_LEN + EXPLICIT_NONCE_LEN]);
+        }
+        let (mut aad, aad_len) = self.keys.aad(sequence, record[0], plaintext_len, record.len());
+        if self.keys.tls13 {
+            aad[8] = record[0];
+        }
+        self.keys.count_blocks(plaintext_len);
+        Ok((Nonce::assume_unique_for_key(nonce), aad, aad_len))
+    }
+
+    /// The real type of a record, and the length of what it holds.
+    fn inner(&self, outer: u8, plaintext: &[u8]) -> Result<(ContentType, usize), OpenError> {
+        if !self.keys.tls13 {
+            return Ok((ContentType::from_byte(outer).ok_or(OpenError::Malformed)?, plaintext.len()));
+        }
+        let last = plaintext.iter().rposition(|&byte| byte != 0).ok_or(OpenError::Malformed)?;
+        Ok((ContentType::from_byte(plaintext[last]).ok_or(OpenError::Malformed)?, last))
+    }
+
+    fn finish(
+        &mut self,
+        content_type: ContentType,
+        len: usize,
+        plaintext: &[u8],
+    ) -> Result<Opened<()>, OpenError> {
+        match content_type {
+            ContentType::ApplicationData if len == 0 => {
+                self.count_empty()?;
+                Ok(Opened::Nothing)
+            }
+            ContentType::ApplicationData => {
+                self.empty = 0;
+                Ok(Opened::Data(()))
+            }
+            ContentType::Alert => match plaintext {
+                [_, 0] => Ok(Opened::CloseNotify),
+                // user_canceled is followed by close_notify.
+                [_, 90] if self.keys.tls13 => Ok(Opened::Nothing),
+                [1, _] if !self.keys.tls13 => {
+                    self.count_empty()?;
+                    Ok(Opened::Nothing)
+                }
+                [_, description] => Err(OpenError::Alert(*description)),
+                _ => Err(OpenError::Malformed),
+            },
+            ContentType::Handshake if self.keys.tls13 => self.handle_handshake(plaintext),
+            ContentType::Handshake => Err(OpenError::Handshake),
+            ContentType::ChangeCipherSpec => Err(OpenError::Malformed),
+        }
+    }
+
+    fn handle_handshake(&mut self, message: &[u8]) -> Result<Opened<()>, OpenError> {
+        self.count_empty()?;
+        match message {
+            [KEY_UPDATE, 0, 0, 1, requested @ (0 | 1)] => {
+                let updates = self.updates.clone().ok_or(OpenError::Handshake)?;
+                let next = updates.lock().ok().and_then(|mut updates| updates.next(false));
+                let (sequence, secrets) = next.ok_or(OpenError::Handshake)?;
+                self.keys =
+                    Keys::new(ProtocolVersion::TLSv1_3, &secrets, sequence).ok_or(OpenError::Handshake)?;
+                self.update_requested |= *requested == 1;
+                Ok(Opened::Nothing)
+            }
+            [NEW_SESSION_TICKET, ..] => Ok(Opened::Nothing),
+            _ => Err(OpenError::Handshake),
+        }
+    }
+}
