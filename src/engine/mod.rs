@@ -1,1 +1,262 @@
-//! engine
+//! io_uring: the reactors that own the links. All `unsafe` of the project lives here.
+//!
+//! Each reactor is a thread with a ring, a set of receive buffers, its links and its
+//! [`Shard`](crate::relay::shard::Shard). Nothing is shared between reactors but the mesh and what the
+//! relay shares.
+//!
+//! ```text
+//!   socket ─► buffers ─► receive (records, frames in place) ─► shard ─► transmit (sealed at once) ─► socket
+//!                                                               │ ▲
+//!                                                               ▼ │ mesh, registry, door
+//! ```
+//!
+//! Imports `relay`, `wire` and `tls`.
+//!
+//! # Invariants
+//! - A receive buffer goes back to its ring before the completion after it is handled.
+//! - A send buffer stays where it is until its completion has come.
+//! - A link's slot is used again only when the kernel is done with the link before.
+
+mod assemble;
+mod buffers;
+mod mesh;
+mod reactor;
+mod receive;
+mod ring;
+mod transmit;
+mod wake;
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Sender, unbounded};
+pub use ring::EngineError;
+
+use self::{
+    assemble::UnfinishedFrames,
+    mesh::{Mesh, Sleeper},
+    reactor::{Command, Reactor, ReactorParts},
+    wake::Waker,
+};
+use crate::{
+    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared},
+    tls::record::{Opener, RECORD_LEN_MAX, Sealer},
+};
+
+/// How the engine is laid out.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Processors to pin the reactors to, in order; empty leaves it to the kernel.
+    pub pin: Vec<usize>,
+    /// How long a reactor looks for work before it sleeps.
+    pub spin: Duration,
+    /// Submission entries of a ring.
+    pub ring_entries: u32,
+    /// Receive buffers of a reactor, a power of two.
+    pub receive_buffers: u16,
+    /// Length of each in bytes.
+    pub receive_buffer_len: usize,
+    /// Bytes of unfinished frames on all links together.
+    pub unfinished_bytes_max: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        let pages = rustix::system::sysinfo();
+        let ram = pages.totalram as usize * pages.mem_unit as usize;
+        Self {
+            pin: Vec::new(),
+            spin: Duration::ZERO,
+            ring_entries: 1_024,
+            receive_buffers: 256,
+            receive_buffer_len: 32 * 1024,
+            unfinished_bytes_max: ram / 4,
+        }
+    }
+}
+
+const _: () = assert!(RECORD_LEN_MAX < 32 * 1024, "a receive buffer holds a whole record");
+
+/// A link whose handshake is done, for a reactor to own.
+pub struct NewLink {
+    /// The door's name for it, given back in [`LinkClosed`].
+    pub token: u64,
+    /// Who is to own it.
+    pub reactor: ReactorId,
+    /// The connection; nothing of the door's may be pending on it.
+    pub socket: OwnedFd,
+    /// Who is at the other end.
+    pub up: LinkUp,
+    /// For sending.
+    pub sealer: Sealer,
+    /// For receiving.
+    pub opener: Opener,
+    /// Plaintext that came with the handshake.
+    pub plaintext: Vec<u8>,
+    /// Bytes that came behind it.
+    pub received: Vec<u8>,
+}
+
+/// A link is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkClosed {
+    /// As in [`NewLink`].
+    pub token: u64,
+    /// Why.
+    pub reason: CloseReason,
+}
+
+/// The running reactors.
+pub struct Engine {
+    handle: EngineHandle,
+    threads: Vec<thread::JoinHandle<()>>,
+    drained: Vec<Arc<AtomicBool>>,
+}
+
+/// Gives work to the reactors, from any thread.
+#[derive(Clone)]
+pub struct EngineHandle {
+    inboxes: Arc<[Sender<Command>]>,
+    mesh: Arc<Mesh>,
+}
+
+impl EngineHandle {
+    /// Gives a link to its reactor.
+    pub fn adopt(&self, link: NewLink) {
+        self.command(link.reactor, Command::Adopt(Box::new(link)));
+    }
+
+    /// Passes on what the registry says.
+    pub fn deliver(&self, reactor: ReactorId, output: RegistryOutput) {
+        self.command(reactor, Command::Registry(output));
+    }
+
+    fn command(&self, reactor: ReactorId, command: Command) {
+        // A reactor that is gone needs no commands.
+        let _ = self.inboxes[usize::from(reactor.0)].send(command);
+        self.mesh.sleepers[usize::from(reactor.0)].nudge();
+    }
+}
+
+impl Engine {
+    /// Starts as many reactors as `shared` says. `closed` is called on their threads and must not block.
+    pub fn start(
+        settings: &EngineSettings,
+        shared: &Arc<Shared>,
+        registry: &Sender<RegistryInput>,
+        closed: &Arc<dyn Fn(LinkClosed) + Send + Sync>,
+    ) -> Result<Self, EngineError> {
+        let count = shared.reactors;
+        let wakers = (0..count)
+            .map(|_| Waker::new().map_err(|error| EngineError::from_io("an eventfd", error)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
+        let unfinished = Arc::new(UnfinishedFrames::new(settings.unfinished_bytes_max));
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
+        let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
+        let mut engine = Self {
+            handle: EngineHandle { inboxes: inboxes.into(), mesh: mesh.clone() },
+            threads: Vec::new(),
+            drained: drained.clone(),
+        };
+        for (index, inbox) in receivers.into_iter().enumerate() {
+            let parts = ReactorParts {
+                id: ReactorId(index as u16),
+                shared: shared.clone(),
+                settings: settings.clone(),
+                mesh: mesh.clone(),
+                inbox,
+                registry: registry.clone(),
+                wake_fd: wakers[index].raw(),
+                unfinished: unfinished.clone(),
+                closed: closed.clone(),
+                drained: drained[index].clone(),
+                seed: rand::random(),
+            };
+            let core = (!settings.pin.is_empty()).then(|| settings.pin[index % settings.pin.len()]);
+            match engine.spawn(parts, core) {
+                Ok(thread) => engine.threads.push(thread),
+                Err(error) => {
+                    engine.stop(Duration::ZERO);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    fn spawn(&self, parts: ReactorParts, core: Option<usize>) -> Result<thread::JoinHandle<()>, EngineError> {
+        let (started, start) = std::sync::mpsc::sync_channel(1);
+        let mesh = self.handle.mesh.clone();
+        let run = move || {
+            let reactor = pin(core).and_then(|()| Reactor::new(parts));
+            match reactor {
+                Ok(reactor) => {
+                    let _ = started.send(Ok(()));
+                    // A reactor that panics leaves its links hanging: better that the whole node ends,
+                    // and is started again.
+                    let run = std::panic::AssertUnwindSafe(|| reactor.run());
+                    if std::panic::catch_unwind(run).is_err() {
+                        tracing::error!("a reactor has failed; this is a fault of amop. The node ends");
+                        std::process::abort();
+                    }
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+            // The eventfd must outlive the reactor's ring.
+            drop(mesh);
+        };
+        let thread = thread::Builder::new()
+            .name("amop-reactor".to_owned())
+            .spawn(run)
+            .map_err(|error| EngineError::from_io("a thread", error))?;
+        match start.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(EngineError::from_io("a thread", std::io::Error::other("it ended at once"))),
+        }
+    }
+
+    /// For giving work to the reactors.
+    pub fn handle(&self) -> EngineHandle {
+        self.handle.clone()
+    }
+
+    /// Lets requests in flight be answered within `timeout`, closes all links in order, and ends.
+    pub fn stop(self, timeout: Duration) {
+        let end = Instant::now() + timeout;
+        for index in 0..self.threads.len() {
+            self.handle.command(ReactorId(index as u16), Command::Drain);
+        }
+        while Instant::now() < end && !self.drained.iter().all(|drained| drained.load(Relaxed)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for index in 0..self.threads.len() {
+            self.handle.command(ReactorId(index as u16), Command::CloseAll);
+        }
+        for thread in self.threads {
+            // It cannot have panicked: that ends the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pin(core: Option<usize>) -> Result<(), EngineError> {
+    let Some(core) = core else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(EngineError::Pin { core, source: rustix::io::Errno::INVAL.into() });
+    }
+    set.set(core);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|error| EngineError::Pin { core, source: error.into() })
+}

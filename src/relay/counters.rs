@@ -129,6 +129,12 @@ counters! {
     state_refused,
     /// Frames that named other nodes than the two ends of the link.
     not_for_us,
+    /// Times that the receive buffers were all in use.
+    receive_buffers_exhausted,
+    /// Bytes received, as TLS records.
+    bytes_received,
+    /// Bytes sent, as TLS records.
+    bytes_sent,
     /// Bytes of AMOP frames charged to the outbound bandwidth.
     bandwidth_charged_bytes,
 }

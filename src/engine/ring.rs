@@ -1,0 +1,72 @@
+//! Setting up an io_uring, and saying what to change when that fails.
+
+use std::io;
+
+use io_uring::IoUring;
+use rustix::io::Errno;
+
+/// Why the engine cannot start. The system's doing; each text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// `kernel.io_uring_disabled`, or a seccomp filter.
+    #[error(
+        "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, and in a container allow the \
+         io_uring_setup, io_uring_enter and io_uring_register system calls in its seccomp profile"
+    )]
+    Forbidden,
+    /// A kernel without io_uring, or without what is needed of it.
+    #[error(
+        "this kernel has no io_uring with multishot receives and buffer rings: Linux 6.1 or newer is needed"
+    )]
+    OldKernel,
+    /// Locked memory is limited.
+    #[error(
+        "io_uring may not lock enough memory: raise the memlock limit (ulimit -l, LimitMEMLOCK=) to 64 MiB or more"
+    )]
+    Memlock,
+    /// A processor that this process may not use.
+    #[error(
+        "cannot pin a reactor to processor {core}: {source}; check [engine] pin against the machine and its cpuset"
+    )]
+    Pin {
+        /// Which processor.
+        core: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("setting up {what} failed: {source}")]
+    Other {
+        /// What was being set up.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl EngineError {
+    pub(super) fn from_io(what: &'static str, source: io::Error) -> Self {
+        match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::PERM | Errno::ACCESS) => Self::Forbidden,
+            Some(Errno::NOSYS | Errno::INVAL) => Self::OldKernel,
+            Some(Errno::NOMEM) => Self::Memlock,
+            _ => Self::Other { what, source },
+        }
+    }
+}
+
+/// A ring for one thread, with deferred task work where the kernel has it.
+pub(super) fn build(entries: u32) -> Result<IoUring, EngineError> {
+    let mut best = IoUring::builder();
+    best.setup_single_issuer().setup_defer_taskrun().setup_clamp().setup_cqsize(entries * 4);
+    match best.build(entries) {
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            let mut plain = IoUring::builder();
+            plain.setup_coop_taskrun().setup_clamp().setup_cqsize(entries * 4);
+            let ring = plain.build(entries).map_err(|error| EngineError::from_io("io_uring", error))?;
+            tracing::warn!("this kernel lacks deferred task work (Linux 6.1): io_uring runs with less speed");
+            Ok(ring)
+        }
+        built => built.map_err(|error| EngineError::from_io("io_uring", error)),
+    }
+}

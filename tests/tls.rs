@@ -1,0 +1,250 @@
+//! Handshakes in memory with certificates as FISCO BCOS has them, and the record layer behind them.
+
+mod support;
+
+use std::{path::Path, sync::Arc};
+
+use amop::{
+    pki::{Authority, KeyType, Profile, Validity, write_private, write_public},
+    tls::{
+        Established,
+        config::{client_config, same_issuer, server_config},
+        handshake::{Handshake, HandshakeError},
+        identity::{Identity, Roots},
+        record::{ContentType, Opened, record_len},
+        settings::TlsSettings,
+        verify::IssuerPolicy,
+    },
+};
+use support::host_dir;
+
+struct Side {
+    identity: Identity,
+    roots: Roots,
+}
+
+fn side(dir: &Path, name: &str) -> Side {
+    Side {
+        identity: Identity::load(&dir.join(format!("{name}.crt")), &dir.join(format!("{name}.key"))).unwrap(),
+        roots: Roots::load(&dir.join("ca.crt")).unwrap(),
+    }
+}
+
+fn node(profile: Profile) -> Side {
+    let conf = host_dir(profile).join("node0/conf");
+    match profile {
+        Profile::Rsa => side(&conf.join("channel_cert"), "node"),
+        Profile::Ec => side(&conf, "node"),
+    }
+}
+
+fn sdk(profile: Profile) -> Side {
+    side(&host_dir(profile).join("sdk"), "sdk")
+}
+
+fn settings(version: &str, suite: &str, group: &str) -> TlsSettings {
+    let list = |name: &str| if name.is_empty() { vec![] } else { vec![name.to_owned()] };
+    TlsSettings::from_names(&list(version), &list(suite), &list(group)).unwrap()
+}
+
+fn handshake(
+    server: &Side,
+    client: &Side,
+    server_settings: &TlsSettings,
+    client_settings: &TlsSettings,
+    policy: IssuerPolicy,
+) -> Result<(Established, Established), HandshakeError> {
+    let config = server_config(&server.identity, &server.roots, server_settings, policy).unwrap();
+    let mut server = Handshake::server(config)?;
+    let config = client_config(&client.identity, &client.roots, client_settings).unwrap();
+    let mut client = Handshake::client(config)?;
+    for _ in 0..10 {
+        let bytes = client.take_output();
+        server.handle_received(&bytes)?;
+        let bytes = server.take_output();
+        client.handle_received(&bytes)?;
+        if client.is_complete() && server.is_complete() {
+            let rest = client.take_output();
+            server.handle_received(&rest)?;
+            return Ok((server.finish()?, client.finish()?));
+        }
+    }
+    panic!("the handshake does not end");
+}
+
+fn exchange(from: &mut Established, to: &mut Established, lengths: &[usize]) {
+    for &len in lengths {
+        let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        let mut record = Vec::new();
+        let (one, two) = data.split_at(len / 3);
+        let parts: &[&[u8]] = if len % 2 == 0 { &[one, two] } else { &[&data] };
+        from.sealer.seal(ContentType::ApplicationData, parts, &mut record).unwrap();
+        assert_eq!(record_len(&record).unwrap(), Some(record.len()));
+        assert_eq!(record.len(), len + from.sealer.overhead());
+        if len % 5 < 2 {
+            let mut out = vec![0; record.len()];
+            match to.opener.open_into(&record, &mut out).unwrap() {
+                Opened::Data(opened) => assert_eq!(out[..opened], data),
+                other => assert_eq!((other, len), (Opened::Nothing, 0)),
+            }
+        } else {
+            match to.opener.open_in_place(&mut record).unwrap() {
+                Opened::Data(opened) => assert_eq!(opened, data),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn both_profiles_carry_data_over_every_suite_and_group() {
+    let lengths = [1, 0, 16, 42, 1000, 4096, 4097, 10_001, 16_384];
+    for (profile, version, suite, group) in [
+        (Profile::Rsa, "1.2", "ECDHE-RSA-AES128-GCM-SHA256", "secp256k1"),
+        (Profile::Rsa, "1.2", "ECDHE-RSA-AES256-GCM-SHA384", "X25519"),
+        (Profile::Rsa, "1.2", "ECDHE-RSA-CHACHA20-POLY1305", "P-256"),
+        (Profile::Rsa, "1.3", "TLS_AES_128_GCM_SHA256", "X25519"),
+        (Profile::Rsa, "1.3", "TLS_AES_256_GCM_SHA384", "P-384"),
+        (Profile::Rsa, "1.3", "TLS_CHACHA20_POLY1305_SHA256", "P-256"),
+        (Profile::Ec, "1.2", "ECDHE-ECDSA-AES128-GCM-SHA256", "secp256k1"),
+        (Profile::Ec, "1.2", "ECDHE-ECDSA-AES256-GCM-SHA384", "X25519"),
+        (Profile::Ec, "1.2", "ECDHE-ECDSA-CHACHA20-POLY1305", "P-256"),
+    ] {
+        let (server, client) = (node(profile), sdk(profile));
+        let choice = settings(version, suite, group);
+        let (mut server, mut client) = handshake(&server, &client, &choice, &choice, IssuerPolicy::default())
+            .unwrap_or_else(|error| panic!("{profile:?} {version} {suite} {group}: {error}"));
+        assert_eq!(client.peer.node_id.is_some(), profile == Profile::Ec);
+        exchange(&mut client, &mut server, &lengths);
+        exchange(&mut server, &mut client, &lengths);
+        if version == "1.3" {
+            let mut record = Vec::new();
+            client.sealer.update_keys(&mut record).unwrap();
+            assert_eq!(server.opener.open_in_place(&mut record).unwrap(), Opened::Nothing);
+            exchange(&mut client, &mut server, &lengths);
+        }
+        let mut record = Vec::new();
+        client.sealer.close_notify(&mut record).unwrap();
+        assert_eq!(server.opener.open_in_place(&mut record).unwrap(), Opened::CloseNotify);
+    }
+}
+
+#[test]
+fn a_flipped_cut_repeated_or_reordered_record_does_not_open() {
+    let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
+    let default = TlsSettings::default();
+    let connect = || handshake(&server, &client, &default, &default, IssuerPolicy::default()).unwrap();
+    let seal = |from: &mut Established, text: &str| {
+        let mut record = Vec::new();
+        from.sealer.seal(ContentType::ApplicationData, &[text.as_bytes()], &mut record).unwrap();
+        record
+    };
+    for index in [0, 5, 12, 13, 20, 30] {
+        let (mut server, mut client) = connect();
+        let mut record = seal(&mut client, "some text of some length");
+        record[index] ^= 1;
+        assert!(server.opener.open_in_place(&mut record).is_err(), "byte {index}");
+    }
+    let (mut server, mut client) = connect();
+    let (first, second) = (seal(&mut client, "first"), seal(&mut client, "second"));
+    assert!(server.opener.open_in_place(&mut second.clone()).is_err());
+    let (mut server, mut client) = connect();
+    let record = seal(&mut client, "first");
+    drop(first);
+    assert!(server.opener.open_in_place(&mut record.clone()).is_ok());
+    assert!(server.opener.open_in_place(&mut record.clone()).is_err());
+    let mut record = seal(&mut client, "cut");
+    record.pop();
+    assert!(server.opener.open_in_place(&mut record).is_err());
+}
+
+#[test]
+fn strangers_expired_certificates_and_leaves_that_pose_as_authorities_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Validity::days(1);
+    let save = |name: &str, chain: &[&str], key: &str, root: &str| {
+        let dir = dir.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        write_public(&dir.join("x.crt"), &chain.concat()).unwrap();
+        write_private(&dir.join("x.key"), key).unwrap();
+        write_public(&dir.join("ca.crt"), root).unwrap();
+        side(&dir, "x")
+    };
+    let chain = Authority::root(KeyType::Secp256k1, "chain", good).unwrap();
+    let agency = chain.agency("agency", good).unwrap();
+    let root = chain.issued.certificate.clone();
+    let leaf = agency.leaf("node", "node", good).unwrap();
+    let server = save("server", &[&leaf.certificate, &agency.issued.certificate], &leaf.key, &root);
+    let connect = |client: &Side| {
+        let default = TlsSettings::default();
+        handshake(&server, client, &default, &default, IssuerPolicy::default())
+    };
+
+    let fine = agency.leaf("sdk", "sdk", good).unwrap();
+    assert!(
+        connect(&save("fine", &[&fine.certificate, &agency.issued.certificate], &fine.key, &root)).is_ok()
+    );
+    assert!(connect(&save("chainless", &[&fine.certificate], &fine.key, &root)).is_err());
+
+    let foreign = Authority::root(KeyType::Secp256k1, "chain", good).unwrap();
+    let stranger = foreign.agency("agency", good).unwrap();
+    let leaf = stranger.leaf("sdk", "sdk", good).unwrap();
+    assert!(
+        connect(&save("stranger", &[&leaf.certificate, &stranger.issued.certificate], &leaf.key, &root))
+            .is_err()
+    );
+
+    let past = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400 * 3);
+    let expired = Validity { not_before: past, not_after: past + std::time::Duration::from_secs(86_400) };
+    let leaf = agency.leaf("sdk", "sdk", expired).unwrap();
+    assert!(
+        connect(&save("expired", &[&leaf.certificate, &agency.issued.certificate], &leaf.key, &root))
+            .is_err()
+    );
+
+    // A key of a mere leaf issues; its certificate says that it may not.
+    let poser = Authority::root(KeyType::Secp256k1, "sdk", good).unwrap();
+    let below = poser.leaf("below", "sdk", good).unwrap();
+    let chain = [below.certificate.as_str(), &poser.issued.certificate, &agency.issued.certificate];
+    assert!(connect(&save("poser", &chain, &below.key, &root)).is_err());
+}
+
+#[test]
+fn applications_of_another_agency_are_refused_where_the_issuer_is_checked() {
+    let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
+    let default = TlsSettings::default();
+    let policy = same_issuer(&server.identity, false);
+    assert!(handshake(&server, &client, &default, &default, policy.clone()).is_ok());
+    let rsa = same_issuer(&node(Profile::Rsa).identity, false);
+    assert!(handshake(&server, &client, &default, &default, rsa.clone()).is_err());
+    // Certificates of version 1 carry no basic constraints and are exempt unless told otherwise.
+    let (server, client) = (node(Profile::Rsa), sdk(Profile::Rsa));
+    assert!(handshake(&server, &client, &default, &default, policy.clone()).is_ok());
+    let strict = IssuerPolicy { also_version_1: true, ..policy };
+    assert!(handshake(&server, &client, &default, &default, strict).is_err());
+    let strict = IssuerPolicy { also_version_1: true, ..rsa };
+    assert!(handshake(&server, &client, &default, &default, strict).is_ok());
+}
+
+#[test]
+fn a_handshake_takes_a_bounded_amount_of_input() {
+    let server = node(Profile::Ec);
+    let config =
+        server_config(&server.identity, &server.roots, &TlsSettings::default(), IssuerPolicy::default())
+            .unwrap();
+    let mut handshake = Handshake::server(Arc::clone(&config)).unwrap();
+    // A handshake record that never completes its message.
+    let record = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0xff, 0xff], &[0; 0x4000 - 4]].concat();
+    let refused = (0..100).any(|_| handshake.handle_received(&record).is_err());
+    assert!(refused);
+    let mut handshake = Handshake::server(config).unwrap();
+    assert!(handshake.handle_received(b"GET / HTTP/1.1\r\n\r\n").is_err());
+}
+
+#[test]
+fn a_key_that_does_not_belong_to_the_certificate_is_refused() {
+    let conf = host_dir(Profile::Ec);
+    let error =
+        Identity::load(&conf.join("node0/conf/node.crt"), &conf.join("node1/conf/node.key")).unwrap_err();
+    assert!(error.to_string().contains("does not belong"), "{error}");
+}
