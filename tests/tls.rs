@@ -184,7 +184,10 @@ fn strangers_expired_certificates_and_leaves_that_pose_as_authorities_are_refuse
     assert!(
         connect(&save("fine", &[&fine.certificate, &agency.issued.certificate], &fine.key, &root)).is_ok()
     );
-    assert!(connect(&save("chainless", &[&fine.certificate], &fine.key, &root)).is_err());
+    // The server's own chain has the agency's certificate.
+    assert!(connect(&save("chainless", &[&fine.certificate], &fine.key, &root)).is_ok());
+    let elsewhere = chain.agency("elsewhere", good).unwrap().leaf("sdk", "sdk", good).unwrap();
+    assert!(connect(&save("elsewhere", &[&elsewhere.certificate], &elsewhere.key, &root)).is_err());
 
     let foreign = Authority::root(KeyType::Secp256k1, "chain", good).unwrap();
     let stranger = foreign.agency("agency", good).unwrap();

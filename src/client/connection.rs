@@ -97,9 +97,6 @@ async fn live(
     );
     write(&mut writer, &sdk::encode(FrameType::HANDSHAKE, &new_seq(), ResultCode::OK, hello.as_bytes()))
         .await?;
-    if !lock(&inner.topics).is_empty() {
-        write(&mut writer, &inner.subscription()).await?;
-    }
     let (heard, last_heard) = watch::channel(Instant::now());
     let reading = read(inner, node, reader, &heard);
     let writing = async {
@@ -169,7 +166,11 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
     match header.frame_type {
         FrameType::HANDSHAKE => {
             info!(node = %inner.nodes[node].address, "connected");
+            // In this order: whoever subscribes meanwhile either sees the node up, or is seen here.
             inner.set_up(node, true);
+            if !lock(&inner.topics).is_empty() {
+                let _ = inner.nodes[node].outgoing.send(inner.subscription()).await;
+            }
         }
         FrameType::RESPONSE | FrameType::RPC => {
             let Some(pending) = lock(&inner.pending).remove(&header.seq) else { return };

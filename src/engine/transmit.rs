@@ -222,13 +222,10 @@ impl Transmit {
 
     /// What to send now, if nothing is being sent: pointer and length, good until [`Self::handle_sent`].
     pub(super) fn next_send(&mut self) -> Result<Option<(*const u8, u32)>, SealError> {
-        if self.sending {
+        if self.sending || self.closing.is_some_and(|closing| closing.aborted) {
             return Ok(None);
         }
         if self.sent == self.in_flight.len() {
-            if self.closing.is_some_and(|closing| closing.aborted) {
-                return Ok(None);
-            }
             self.seal_waiting()?;
             self.seal_gathered()?;
             if self.closing.is_some() && self.waiting_bytes == 0 && !self.close_notify_sealed {

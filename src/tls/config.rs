@@ -44,7 +44,7 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, ConfigError> {
     let mut config = ServerConfig::builder_with_provider(provider(settings))
         .with_protocol_versions(&settings.versions)?
-        .with_client_cert_verifier(Verifier::new(roots, policy))
+        .with_client_cert_verifier(Verifier::new(roots, &identity.chain[1..], policy))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity))));
     config.enable_secret_extraction = true;
     config.send_tls13_tickets = 0;
@@ -61,7 +61,7 @@ pub fn client_config(
     let mut config = ClientConfig::builder_with_provider(provider(settings))
         .with_protocol_versions(&settings.versions)?
         .dangerous()
-        .with_custom_certificate_verifier(Verifier::new(roots, IssuerPolicy::default()))
+        .with_custom_certificate_verifier(Verifier::new(roots, &identity.chain[1..], IssuerPolicy::default()))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity))));
     config.enable_secret_extraction = true;
     config.enable_sni = false;

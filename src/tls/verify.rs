@@ -52,21 +52,23 @@ pub struct IssuerPolicy {
 #[derive(Debug)]
 pub struct Verifier {
     roots: Roots,
+    /// Certificates of our own chain: a peer of the same agency need not present them again.
+    known: Vec<CertificateDer<'static>>,
     policy: IssuerPolicy,
     subjects: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    /// A verifier that trusts `roots`.
-    pub fn new(roots: &Roots, policy: IssuerPolicy) -> Arc<Self> {
+    /// A verifier that trusts `roots`, and may use `known` certificates on the way to them.
+    pub fn new(roots: &Roots, known: &[CertificateDer<'static>], policy: IssuerPolicy) -> Arc<Self> {
         let subjects = roots
             .0
             .iter()
             .filter_map(|root| Some(DistinguishedName::from(parse(root)?.subject().as_raw().to_vec())))
             .collect();
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Arc::new(Self { roots: roots.clone(), policy, subjects, algorithms })
+        Arc::new(Self { roots: roots.clone(), known: known.to_vec(), policy, subjects, algorithms })
     }
 
     fn verify_chain(
@@ -90,7 +92,8 @@ impl Verifier {
         }
         self.check_issuer_policy(&leaf)?;
         let roots: Vec<_> = self.roots.0.iter().filter_map(|root| parse(root)).collect();
-        let intermediates: Vec<_> = presented.iter().filter_map(|certificate| parse(certificate)).collect();
+        let intermediates: Vec<_> =
+            presented.iter().chain(&self.known).filter_map(|certificate| parse(certificate)).collect();
         let mut current = &leaf;
         // Each step goes up to another certificate; a longer way than there are certificates is a circle.
         for depth in 0..=intermediates.len() {

@@ -1,0 +1,227 @@
+//! The built program against other people's TLS: OpenSSL's command, and a scripted SDK in Python. Without
+//! `python3` or `openssl` these tests say so and pass, unless AMOP_INTEROP_REQUIRED is set, as in CI.
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use amop::pki::Profile;
+use support::host_dir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_amop");
+
+/// Whether a program is there; if not, that is an error only where interoperation is required.
+fn have(program: &str, argument: &str) -> bool {
+    let there = Command::new(program).arg(argument).output().is_ok();
+    let required = std::env::var_os("AMOP_INTEROP_REQUIRED").is_some();
+    assert!(there || !required, "{program} is needed here: install it (Debian: apt-get install {program})");
+    if !there {
+        println!("skipped: no {program} on this machine");
+    }
+    there
+}
+
+/// A node's process on ports of the kernel's choice.
+struct Process {
+    child: Child,
+    channel_port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Process {
+    fn start(conf: &Path, rsa: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.ini");
+        let text = format!(
+            "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n\
+             [network_security]\ndata_path={}\n[chain]\nrsa_crypto_channel={rsa}\n[log]\nformat=json\n",
+            conf.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child =
+            Command::new(PROGRAM).args(["node", "-c"]).arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
+        let mut lines = lines.map_while(Result::ok);
+        let channel_port = lines
+            .by_ref()
+            .find_map(|line| {
+                log.push_str(&line);
+                let value: serde_json::Value = serde_json::from_str(&line).ok()?;
+                value["fields"]["channel"].as_str()?.rsplit_once(':')?.1.parse().ok()
+            })
+            .unwrap_or_else(|| panic!("the node does not come up: {log}"));
+        // Its log must go on being read.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, channel_port, _dir: dir }
+    }
+
+    /// Asks the process to end, and gives its exit status.
+    fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn succeeds(output: &Output, what: &str) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{what}: {}{}", text(&output.stdout), text(&output.stderr));
+}
+
+/// OpenSSL's clients refuse a certificate whose curve they do not offer as a group; so with secp256k1
+/// certificates that group must be among those offered.
+fn groups(rsa: bool) -> [&'static str; 3] {
+    if rsa { ["secp256k1", "X25519", "P-256"] } else { ["secp256k1", "X25519:secp256k1", "P-256:secp256k1"] }
+}
+
+fn scripted_sdk(port: u16, certificates: &Path, rsa: bool) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/scripted_sdk.py");
+    let output = Command::new("python3")
+        .arg(script)
+        .args(["127.0.0.1", &port.to_string()])
+        .arg(certificates)
+        .args(if rsa { &["secp256k1", "prime256v1", "secp384r1"][..] } else { &["secp256k1"] })
+        .output()
+        .unwrap();
+    succeeds(&output, "the scripted SDK");
+}
+
+/// A mutual handshake of `openssl s_client`, and a clean end.
+fn s_client(port: u16, certificates: &Path, curve: &str) {
+    let file = |name: &str| certificates.join(name).display().to_string();
+    let output = Command::new("openssl")
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-curves", curve, "-tls1_2"])
+        .args(["-CAfile", &file("ca.crt"), "-cert", &file("sdk.crt"), "-key", &file("sdk.key")])
+        .args(["-verify_return_error", "-verify", "3"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    succeeds(&output, curve);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("Verify return code: 0 (ok)"), "{curve}: {text}");
+}
+
+#[test]
+fn a_python_sdk_that_offers_only_secp256k1_works_in_both_profiles() {
+    if !have("python3", "--version") {
+        return;
+    }
+    for profile in [Profile::Rsa, Profile::Ec] {
+        let node = Process::start(&host_dir(profile).join("node0/conf"), profile == Profile::Rsa);
+        scripted_sdk(node.channel_port, &host_dir(profile).join("sdk"), profile == Profile::Rsa);
+        assert_eq!(node.stop(), Some(0));
+    }
+}
+
+#[test]
+fn openssl_completes_mutual_handshakes_with_every_group_in_both_profiles() {
+    if !have("openssl", "version") {
+        return;
+    }
+    for profile in [Profile::Rsa, Profile::Ec] {
+        let node = Process::start(&host_dir(profile).join("node1/conf"), profile == Profile::Rsa);
+        for curve in groups(profile == Profile::Rsa) {
+            s_client(node.channel_port, &host_dir(profile).join("sdk"), curve);
+        }
+        assert_eq!(node.stop(), Some(0));
+    }
+}
+
+#[test]
+fn certificates_that_openssl_made_work_in_both_profiles() {
+    if !have("openssl", "version") || !have("python3", "--version") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/openssl_chain.sh");
+    succeeds(&Command::new("sh").arg(script).arg(dir.path()).output().unwrap(), "openssl_chain.sh");
+    for (rsa, certificates) in [(true, "sdk"), (false, "sdk-ec")] {
+        let node = Process::start(&dir.path().join("conf"), rsa);
+        for curve in groups(rsa) {
+            s_client(node.channel_port, &dir.path().join(certificates), curve);
+        }
+        scripted_sdk(node.channel_port, &dir.path().join(certificates), rsa);
+        assert_eq!(node.stop(), Some(0));
+    }
+}
+
+#[test]
+fn openssl_accepts_the_certificates_that_we_make() {
+    if !have("openssl", "version") {
+        return;
+    }
+    let verify = |roots: &Path, chain: &Path, leaf: &Path| {
+        let output = Command::new("openssl")
+            .args(["verify", "-CAfile"])
+            .arg(roots)
+            .arg("-untrusted")
+            .arg(chain)
+            .arg(leaf)
+            .output()
+            .unwrap();
+        succeeds(&output, &leaf.display().to_string());
+    };
+    for profile in [Profile::Rsa, Profile::Ec] {
+        let host = host_dir(profile);
+        let conf = host.join("node2/conf");
+        verify(&conf.join("ca.crt"), &conf.join("node.crt"), &conf.join("node.crt"));
+        verify(&host.join("sdk/ca.crt"), &host.join("sdk/sdk.crt"), &host.join("sdk/sdk.crt"));
+    }
+    let channel = host_dir(Profile::Rsa).join("node2/conf/channel_cert");
+    verify(&channel.join("ca.crt"), &channel.join("node.crt"), &channel.join("node.crt"));
+    let text = Command::new("openssl")
+        .args(["x509", "-noout", "-text", "-in"])
+        .arg(channel.join("node.crt"))
+        .output();
+    let text = String::from_utf8_lossy(&text.unwrap().stdout).into_owned();
+    assert!(text.contains("Version: 1 (0x0)") && text.contains("Public-Key: (2048 bit)"), "{text}");
+}
+
+#[test]
+fn a_wrong_configuration_ends_the_start_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.ini");
+    std::fs::write(&config, "[p2p]\nlisten_port=many\n").unwrap();
+    let output = Command::new(PROGRAM).args(["node", "-c"]).arg(&config).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("config.ini:2: [p2p] listen_port = \"many\" must be a number from 0 to 65535"),
+        "{text}"
+    );
+}
+
+#[test]
+fn pki_never_overwrites_without_being_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("nodes");
+    let make = |more: &[&str]| {
+        Command::new(PROGRAM)
+            .args(["pki", "network", "-l", "127.0.0.1:1", "-o"])
+            .arg(&out)
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    succeeds(&make(&[]), "the first time");
+    let key = out.join("127.0.0.1/node0/conf/node.key");
+    let first = std::fs::read(&key).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(make(&[]).status.code(), Some(1));
+    assert_eq!(std::fs::read(&key).unwrap(), first);
+    succeeds(&make(&["--force"]), "when told");
+    assert_ne!(std::fs::read(&key).unwrap(), first);
+}
