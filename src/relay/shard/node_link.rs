@@ -185,9 +185,7 @@ impl Shard {
                 if payload.len() > STATE_PAYLOAD_LEN_MAX {
                     return self.misbehaved(key, "a state frame beyond the bound", out);
                 }
-                let payload: Bytes = match payload.pieces().collect::<SmallVec<[&[u8]; 4]>>().as_slice() {
-                    pieces => pieces.concat().into(),
-                };
+                let payload: Bytes = payload.pieces().collect::<Vec<_>>().concat().into();
                 let state = RegistryInput::State {
                     from: peer,
                     packet_type: header.packet_type,

@@ -330,7 +330,8 @@ impl Shard {
         loop {
             let (topic, difference) = match (old.peek(), new.peek()) {
                 (Some(&before), Some(&after)) if before == after => {
-                    (old.next(), new.next());
+                    old.next();
+                    new.next();
                     continue;
                 }
                 (Some(&before), Some(&after)) if before > after => {
