@@ -1,6 +1,97 @@
 //! The commands of the binary.
+//!
+//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `pki` and
+//! `config`, and decide nothing about messages.
+
+mod bench;
+mod connect;
+mod demo;
+mod node;
+mod pki;
+mod publish;
+mod subscribe;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains, and its tools.
+///
+/// To see a whole network at work: amop demo
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node, configured by a FISCO BCOS config.ini.
+    Node(node::NodeArgs),
+    /// Subscribe to topics and print what comes.
+    Sub(subscribe::SubscribeArgs),
+    /// Send a text or a file to one random subscriber of a topic, or to all.
+    Pub(publish::PublishArgs),
+    /// Show a network of three real nodes at work, and check it.
+    Demo(demo::DemoArgs),
+    /// Make certificates and ready node directories.
+    Pki(pki::PkiArgs),
+    /// Measure nodes.
+    Bench(bench::BenchArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example: amop completions bash > /etc/bash_completion.d/amop")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Exit status of a command that did not do what was asked.
+const FAILURE: u8 = 1;
 
 /// Runs the command line and gives the exit status.
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Node(args) => node::run(&args),
+        Command::Sub(args) => subscribe::run(args),
+        Command::Pub(args) => publish::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Pki(args) => pki::run(&args),
+        Command::Bench(args) => bench::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "amop", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("amop: {error}");
+        ExitCode::from(FAILURE)
+    })
+}
+
+/// What a command can fail with: its text says whose fault it is and what to do.
+type Failure = Box<dyn std::error::Error>;
+
+/// Prints a line; `false` once nobody reads any more.
+fn print_line(line: &str) -> bool {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+}
+
+/// The runtime of commands that use the client library.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -1,1 +1,336 @@
-//! client
+//! The Rust SDK: connects to one or more nodes, subscribes, asks, answers, multicasts.
+//!
+//! ```text
+//!   Client ──► connection to node 0 ─┐ each: TLS, handshake, heartbeats, reconnection, re-subscription
+//!          ──► connection to node 1 ─┴─► Messages
+//! ```
+//!
+//! Runs on tokio. Imports `wire` and `tls`.
+//!
+//! # Invariants
+//! - Every frame starts a TLS record of its own.
+//! - A request is answered exactly once: by a node, or by the client itself with 99 or 102.
+
+mod certificates;
+mod connection;
+pub mod file;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+pub use certificates::{Certificates, CertificatesError};
+use rand::RngExt;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::wire::{
+    ResultCode, Topic,
+    sdk::{self, FrameType, Seq},
+};
+
+/// Frames that wait to be sent on one connection.
+const OUTGOING_MAX: usize = 1_024;
+/// Messages that wait to be taken by the application.
+const MESSAGES_MAX: usize = 1_024;
+
+/// Whom to connect to, and as whom.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Nodes as `host:port`; each gets a connection, and requests go to one that is up.
+    pub nodes: Vec<String>,
+    /// Certificates, as the Java SDK finds them.
+    pub certificates: Certificates,
+    /// How long the first connection may take.
+    pub connect_timeout: Duration,
+}
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No node was named.
+    #[error("no node was named: give at least one address, such as 127.0.0.1:20200")]
+    NoNode,
+    /// None of the nodes could be reached.
+    #[error("no node could be reached: {0}")]
+    Unreachable(String),
+    /// A topic that breaks WIRE §2.1.
+    #[error("{0:?} is not a topic: 1 to 254 bytes, no tab, no NUL")]
+    Topic(String),
+    /// The client has been dropped.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// 0, a code of WIRE §3, or whatever the subscriber chose.
+    pub code: ResultCode,
+    /// What the subscriber sent: an AMOP body's payload, or empty.
+    pub payload: Bytes,
+    /// From sending to the answer.
+    pub round_trip: Duration,
+}
+
+/// How a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    /// To this subscriber; it is to answer.
+    Unicast,
+    /// To all subscribers.
+    Multicast,
+}
+
+/// A message for a topic that this client subscribes to.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Its topic.
+    pub topic: String,
+    /// Its payload.
+    pub payload: Bytes,
+    /// What it is traced by.
+    pub seq: Seq,
+    /// How it came.
+    pub kind: MessageKind,
+    /// Which of [`ClientOptions::nodes`] brought it.
+    pub node: usize,
+}
+
+/// The messages of a client, in the order of their arrival.
+pub type Messages = mpsc::Receiver<Message>;
+
+/// An application's end of AMOP. Clones share the connections; they end with the last clone.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+    _alive: Arc<watch::Sender<()>>,
+}
+
+struct Pending {
+    node: usize,
+    sent: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+struct NodeState {
+    address: String,
+    outgoing: mpsc::Sender<Vec<u8>>,
+    up: AtomicBool,
+}
+
+struct Inner {
+    nodes: Vec<NodeState>,
+    next: AtomicUsize,
+    pending: Mutex<HashMap<Seq, Pending>>,
+    topics: Mutex<Vec<String>>,
+    messages: mpsc::Sender<Message>,
+    /// Counts changes of any connection's state.
+    changed: watch::Sender<u64>,
+}
+
+impl Client {
+    /// Connects to all nodes; returns when the first is up.
+    pub async fn connect(options: ClientOptions) -> Result<(Self, Messages), ClientError> {
+        if options.nodes.is_empty() {
+            return Err(ClientError::NoNode);
+        }
+        let (messages, receiver) = mpsc::channel(MESSAGES_MAX);
+        let (changed, mut changes) = watch::channel(0);
+        let (alive, dropped) = watch::channel(());
+        let (nodes, outgoings): (Vec<_>, Vec<_>) = options
+            .nodes
+            .iter()
+            .map(|address| {
+                let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
+                (NodeState { address: address.clone(), outgoing, up: AtomicBool::new(false) }, receiver)
+            })
+            .unzip();
+        let inner = Arc::new(Inner {
+            nodes,
+            next: AtomicUsize::new(rand::rng().random_range(0..options.nodes.len())),
+            pending: Mutex::default(),
+            topics: Mutex::default(),
+            messages,
+            changed,
+        });
+        let (failures, mut failed) = mpsc::channel(16);
+        for (index, outgoing) in outgoings.into_iter().enumerate() {
+            let config = options.certificates.config();
+            let task =
+                connection::run(inner.clone(), index, config, outgoing, dropped.clone(), failures.clone());
+            tokio::spawn(task);
+        }
+        drop(failures);
+        let mut reasons: HashMap<usize, String> = HashMap::new();
+        let deadline = tokio::time::sleep(options.connect_timeout);
+        tokio::pin!(deadline);
+        loop {
+            if inner.nodes.iter().any(|node| node.up.load(Relaxed)) {
+                return Ok((Self { inner, _alive: Arc::new(alive) }, receiver));
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                Some((node, reason)) = failed.recv() => {
+                    reasons.insert(node, format!("{}: {reason}", options.nodes[node]));
+                    if reasons.len() == options.nodes.len() {
+                        break;
+                    }
+                }
+                () = &mut deadline => break,
+            }
+        }
+        let mut reasons: Vec<String> = reasons.into_values().collect();
+        if reasons.is_empty() {
+            reasons.push(format!("nothing within {:?}", options.connect_timeout));
+        }
+        Err(ClientError::Unreachable(reasons.join("; ")))
+    }
+
+    /// Replaces the set of topics, on all nodes, now and after every reconnection.
+    pub async fn subscribe(&self, topics: &[&str]) -> Result<(), ClientError> {
+        for topic in topics {
+            if Topic::new(topic).is_none() {
+                return Err(ClientError::Topic((*topic).to_owned()));
+            }
+        }
+        *lock(&self.inner.topics) = topics.iter().map(|&topic| topic.to_owned()).collect();
+        let frame = self.inner.subscription();
+        for node in self.inner.nodes.iter().filter(|node| node.up.load(Relaxed)) {
+            // A connection that is ending subscribes anew when it is back.
+            let _ = node.outgoing.send(frame.clone()).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a unicast and waits for its answer. Gives 99 if no node is up, 102 if nothing came within
+    /// `timeout` or the connection broke.
+    pub async fn request(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        self.ask(FrameType::REQUEST, topic, payload, timeout).await
+    }
+
+    /// Sends a multicast; the answer is the node's acknowledgement.
+    pub async fn multicast(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        self.ask(FrameType::MULTICAST, topic, payload, timeout).await
+    }
+
+    async fn ask(
+        &self,
+        frame_type: FrameType,
+        topic: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        if Topic::new(topic).is_none() {
+            return Err(ClientError::Topic(topic.to_owned()));
+        }
+        let sent = Instant::now();
+        let by_client = |code| Answer { code, payload: Bytes::new(), round_trip: sent.elapsed() };
+        let seq = new_seq();
+        let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
+        let (answer, answered) = oneshot::channel();
+        let Some(node) = self.inner.usable_node() else { return Ok(by_client(ResultCode::NOT_SENT)) };
+        lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
+        if self.inner.nodes[node].outgoing.send(frame).await.is_err() {
+            lock(&self.inner.pending).remove(&seq);
+            return Ok(by_client(ResultCode::NOT_SENT));
+        }
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => {
+                lock(&self.inner.pending).remove(&seq);
+                Ok(by_client(ResultCode::TIMEOUT))
+            }
+        }
+    }
+
+    /// Answers a unicast that came as `message`.
+    pub async fn respond(&self, message: &Message, payload: &[u8]) {
+        let frame =
+            sdk::encode_amop(FrameType::RESPONSE, &message.seq, ResultCode::OK, &message.topic, payload);
+        // If the connection is gone, the node tries another subscriber.
+        let _ = self.inner.nodes[message.node].outgoing.send(frame).await;
+    }
+
+    /// Sends a JSON-RPC request to one node and gives its answer.
+    pub async fn rpc(&self, body: &str, timeout: Duration) -> Result<Answer, ClientError> {
+        let (sent, seq) = (Instant::now(), new_seq());
+        let (answer, answered) = oneshot::channel();
+        let node = self.inner.usable_node().ok_or(ClientError::Closed)?;
+        lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
+        let frame = sdk::encode(FrameType::RPC, &seq, ResultCode::OK, body.as_bytes());
+        let _ = self.inner.nodes[node].outgoing.send(frame).await;
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => {
+                lock(&self.inner.pending).remove(&seq);
+                Ok(Answer { code: ResultCode::TIMEOUT, payload: Bytes::new(), round_trip: sent.elapsed() })
+            }
+        }
+    }
+
+    /// Addresses of the nodes that are up.
+    pub fn nodes_up(&self) -> Vec<&str> {
+        self.inner
+            .nodes
+            .iter()
+            .filter(|node| node.up.load(Relaxed))
+            .map(|node| node.address.as_str())
+            .collect()
+    }
+}
+
+impl Inner {
+    /// A node that is up, each in turn.
+    fn usable_node(&self) -> Option<usize> {
+        let start = self.next.fetch_add(1, Relaxed);
+        (0..self.nodes.len())
+            .map(|offset| (start + offset) % self.nodes.len())
+            .find(|&index| self.nodes[index].up.load(Relaxed))
+    }
+
+    fn subscription(&self) -> Vec<u8> {
+        let topics = serde_json::to_vec(&*lock(&self.topics)).unwrap_or_default();
+        sdk::encode(FrameType::SUBSCRIBE, &new_seq(), ResultCode::OK, &topics)
+    }
+
+    fn set_up(&self, node: usize, up: bool) {
+        self.nodes[node].up.store(up, Relaxed);
+        if !up {
+            // What was asked there: nobody knows what became of it. Dropping the sender says so.
+            lock(&self.pending).retain(|_, pending| pending.node != node);
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// 32 random hex digits.
+fn new_seq() -> Seq {
+    let random: [u8; 16] = rand::random();
+    let mut seq = [0; 32];
+    for (pair, byte) in seq.chunks_exact_mut(2).zip(random) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+    }
+    seq
+}
+
+/// Nothing here panics while it holds a lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

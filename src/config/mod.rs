@@ -1,1 +1,475 @@
-//! config
+//! `config.ini`: FISCO BCOS' own keys, and ours (docs/config.md).
+//!
+//! The file is read as FISCO BCOS reads it: sections, `key=value`, comments that begin with `;` or `#`
+//! at the start of a line. Every key is checked; all faults are reported together, each with file, line,
+//! key, what it was and what it must be.
+//!
+//! ```text
+//!   file ─► ini (sections, lines) ─► Config (typed, checked)  +  warnings about unknown keys
+//! ```
+//!
+//! Imports nothing of ours but plain settings of `relay`, `engine` and `tls`.
+
+mod ini;
+pub mod logging;
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use self::ini::Ini;
+use crate::{
+    engine::EngineSettings,
+    relay::{bandwidth::Limiter, settings::Settings},
+    tls::settings::TlsSettings,
+    wire::{NodeId, node, sdk},
+};
+
+/// Highest cap in Mbit/s that is taken for what was meant.
+const BANDWIDTH_MBIT_MAX: f64 = 1_000_000.0;
+
+/// Everything that a node is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where applications connect: address and port.
+    pub channel_listen: (String, u16),
+    /// Where nodes connect.
+    pub p2p_listen: (String, u16),
+    /// Nodes to dial: `host:port`.
+    pub peers: Vec<String>,
+    /// Nodes that are never let in.
+    pub blacklist: Vec<NodeId>,
+    /// If not empty, the only nodes that are let in.
+    pub whitelist: Vec<NodeId>,
+    /// The node's own certificate chain.
+    pub node_certificate: PathBuf,
+    /// Its key.
+    pub node_key: PathBuf,
+    /// The roots that nodes' certificates must chain to.
+    pub node_roots: PathBuf,
+    /// Certificate, key and roots of the channel.
+    pub channel_certificate: PathBuf,
+    /// Key of the channel's certificate.
+    pub channel_key: PathBuf,
+    /// The roots that applications' certificates must chain to.
+    pub channel_roots: PathBuf,
+    /// Whether the channel uses the RSA certificates.
+    pub rsa_channel: bool,
+    /// Whether applications must have the node's issuer.
+    pub check_cert_issuer: bool,
+    /// Also those with certificates of version 1.
+    pub check_v1_issuer: bool,
+    /// TLS of the channel.
+    pub channel_tls: TlsSettings,
+    /// TLS of node links.
+    pub p2p_tls: TlsSettings,
+    /// Cap on outbound bandwidth towards nodes.
+    pub bandwidth: Option<Bandwidth>,
+    /// Reactors; `None` is one a processor.
+    pub reactors: Option<u16>,
+    /// How the engine is laid out.
+    pub engine: EngineSettings,
+    /// Bounds and times of the relay.
+    pub relay: Settings,
+    /// How long a shutdown may wait for answers.
+    pub shutdown_timeout: Duration,
+    /// The log's level: trace, debug, info, warn, error or off.
+    pub log_level: String,
+    /// Whether the log is JSON.
+    pub log_json: bool,
+}
+
+/// `[flow_control] outgoing_bandwidth_limit` and what goes with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bandwidth {
+    /// Bytes per second.
+    pub bytes_per_second: f64,
+    /// How much may go at once, as time.
+    pub burst: Duration,
+}
+
+impl Bandwidth {
+    /// The bucket of a limit, or one that never refuses.
+    pub fn limiter(limit: Option<Self>) -> Limiter {
+        limit.map_or_else(Limiter::unlimited, |limit| Limiter::new(limit.bytes_per_second, limit.burst))
+    }
+}
+
+/// One thing to mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line in the file, from 1; 0 where a key is missing.
+    pub line: u32,
+    /// What is wrong, and what it must be.
+    pub text: String,
+}
+
+/// Why a configuration cannot be used; the operator's to mend.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It says something that cannot be.
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// All faults, by line.
+        problems: Vec<Problem>,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "{}: cannot be read: {source}", path.display()),
+            Self::Invalid { path, problems } => {
+                for (index, problem) in problems.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "\n" };
+                    match problem.line {
+                        0 => write!(f, "{separator}{}: {}", path.display(), problem.text)?,
+                        line => write!(f, "{separator}{}:{line}: {}", path.display(), problem.text)?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads a file. Paths in it are relative to the file's directory. Also gives warnings, each a line
+    /// of text, about what was not understood.
+    pub fn load(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let bytes = fs::read(path).map_err(read)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+                .iter()
+                .filter(|&&b| b == b'\n')
+                .count();
+            let text = "this line is not UTF-8 text".to_owned();
+            ConfigError::Invalid {
+                path: path.to_owned(),
+                problems: vec![Problem { line: line as u32, text }],
+            }
+        })?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        Self::parse(&text, directory)
+            .map(|(config, warnings)| {
+                (
+                    config,
+                    warnings
+                        .iter()
+                        .map(|warning| format!("{}:{}: {}", path.display(), warning.line, warning.text))
+                        .collect(),
+                )
+            })
+            .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Reads a configuration's text.
+    pub fn parse(text: &str, directory: &Path) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let mut ini = Ini::read(text);
+        let defaults = Settings::default();
+        let engine_defaults = EngineSettings::default();
+
+        let listen_ip = ini.text("rpc", "listen_ip", "0.0.0.0");
+        let channel_ip = ini.address("rpc", "channel_listen_ip", &listen_ip);
+        let channel_listen = (channel_ip, ini.number("rpc", "channel_listen_port", 20200, 0, 65_535) as u16);
+        let p2p_ip = ini.address("p2p", "listen_ip", "0.0.0.0");
+        let p2p_listen = (p2p_ip, ini.number("p2p", "listen_port", 30300, 0, 65_535) as u16);
+        let peers = ini.list(
+            "p2p",
+            "node.",
+            "a node's address, such as 10.0.0.1:30300, [::1]:30300 or host:30300",
+            peer,
+        );
+        let id = |text: &str| NodeId::from_hex(text);
+        let blacklist = ini.list("certificate_blacklist", "crl.", "a node id of 128 hex digits", id);
+        let whitelist = ini.list("certificate_whitelist", "cal.", "a node id of 128 hex digits", id);
+
+        if ini.flag("chain", "sm_crypto", false) {
+            ini.refuse("chain", "sm_crypto", "false: national cryptography (SM2, SM3, SM4) is not there yet");
+        }
+        if ini.flag("chain", "sm_crypto_channel", false) {
+            ini.refuse(
+                "chain",
+                "sm_crypto_channel",
+                "false: national cryptography (SM2, SM3, SM4) is not there yet",
+            );
+        }
+        let version =
+            ini.parsed("compatibility", "supported_version", (2, 10, 2), "a version such as 2.10.2", version);
+        let rsa_channel = ini.flag("chain", "rsa_crypto_channel", false) && version >= (2, 9, 0);
+
+        let data = directory.join(ini.text("network_security", "data_path", "conf/"));
+        let mut file = |key: &str, default: &str| data.join(ini.text("network_security", key, default));
+        let (node_key, node_certificate, node_roots) =
+            (file("key", "node.key"), file("cert", "node.crt"), file("ca_cert", "ca.crt"));
+        let (channel_certificate, channel_key, channel_roots) = if rsa_channel {
+            let dir = data.join("channel_cert");
+            (dir.join("node.crt"), dir.join("node.key"), dir.join("ca.crt"))
+        } else {
+            (node_certificate.clone(), node_key.clone(), node_roots.clone())
+        };
+        let check_cert_issuer = ini.flag("network_security", "check_cert_issuer", true);
+        let check_v1_issuer = ini.flag("network_security", "check_v1_issuer", false);
+        let channel_tls = tls(&mut ini, "channel");
+        let p2p_tls = tls(&mut ini, "p2p");
+
+        let limit = ini.optional(
+            "flow_control",
+            "outgoing_bandwidth_limit",
+            "a number of Mbit/s above 0 and up to 1000000",
+            |text| text.parse::<f64>().ok().filter(|mbit| *mbit > 0.0 && *mbit <= BANDWIDTH_MBIT_MAX),
+        );
+        let burst = ini.millis("flow_control", "bandwidth_burst_ms", Duration::from_millis(100), 1, 10_000);
+        let rate = ini.number("flow_control", "bandwidth_compress_rate", 1, 1, 100) as f64;
+        let bandwidth =
+            limit.map(|mbit| Bandwidth { bytes_per_second: mbit * 1024.0 * 1024.0 / 8.0 * rate, burst });
+        let limit_req = ini.optional(
+            "flow_control",
+            "limit_req",
+            "a number of requests per second from 1 to 4294967295",
+            |text| text.parse::<u32>().ok().filter(|&limit| limit > 0),
+        );
+
+        let relay = Settings {
+            frame_len_max: ini.number("amop", "frame_len_max", sdk::FRAME_LEN_MAX as u64, 1024, 1 << 30)
+                as usize,
+            push_timeout: ini.millis("amop", "push_timeout_ms", defaults.push_timeout, 10, 600_000),
+            request_timeout: ini.millis(
+                "amop",
+                "request_timeout_ms",
+                defaults.request_timeout,
+                10,
+                3_600_000,
+            ),
+            retry_after_push_timeout: ini.flag("amop", "retry_after_push_timeout", true),
+            idle_timeout: ini.millis("amop", "idle_timeout_ms", defaults.idle_timeout, 1_000, 86_400_000),
+            stall_timeout: ini.millis("amop", "stall_timeout_ms", defaults.stall_timeout, 1_000, 3_600_000),
+            session_topics_max: ini.number("amop", "session_topics_max", 10_000, 1, 1_000_000) as usize,
+            node_topics_max: ini.number("amop", "node_topics_max", 1_000_000, 1, 1_000_000) as usize,
+            session_queue_bytes_max: ini.number("amop", "session_queue_bytes_max", 8 << 20, 64 << 10, 1 << 32)
+                as usize,
+            window_bytes_max: ini.number("amop", "window_bytes_max", 64 << 20, 1 << 20, 1 << 32) as usize,
+            pending_requests_max: ini.number("amop", "pending_requests_max", 262_144, 1, 1 << 24) as usize,
+            rpc_requests_per_second_max: limit_req,
+            list_topics: ini.flag("rpc", "list_topics", true),
+            chain_id: ini.text("chain", "id", "1"),
+            ..defaults
+        };
+        if relay.push_timeout > relay.request_timeout {
+            ini.refuse("amop", "push_timeout_ms", "at most request_timeout_ms");
+        }
+
+        let reactors = ini.optional("engine", "reactors", "a number of reactors from 1 to 256", |text| {
+            text.parse::<u16>().ok().filter(|count| (1..=256).contains(count))
+        });
+        let engine = EngineSettings {
+            pin: ini.names("engine", "pin", "processor numbers with commas between, such as 0,1", |text| {
+                text.parse().ok()
+            }),
+            spin: Duration::from_micros(ini.number("engine", "spin_us", 0, 0, 1_000_000)),
+            receive_buffers: ini.parsed(
+                "engine",
+                "receive_buffers",
+                engine_defaults.receive_buffers,
+                "a power of two from 16 to 16384",
+                |text| {
+                    text.parse::<u16>()
+                        .ok()
+                        .filter(|count| count.is_power_of_two() && (16..=16_384).contains(count))
+                },
+            ),
+            unfinished_bytes_max: ini.number(
+                "engine",
+                "unfinished_bytes_max",
+                engine_defaults.unfinished_bytes_max as u64,
+                1 << 20,
+                1 << 40,
+            ) as usize,
+            ..engine_defaults
+        };
+        let shutdown_timeout = ini.millis("amop", "shutdown_timeout_ms", Duration::from_secs(10), 0, 600_000);
+        let enabled = ini.flag("log", "enable", true);
+        let level = ini.parsed(
+            "log",
+            "level",
+            "info".to_owned(),
+            "trace, debug, info, warning, error or fatal",
+            |text| {
+                Some(match text.to_ascii_lowercase().as_str() {
+                    "warning" | "warn" => "warn".to_owned(),
+                    "fatal" | "error" => "error".to_owned(),
+                    level @ ("trace" | "debug" | "info") => level.to_owned(),
+                    _ => return None,
+                })
+            },
+        );
+        let log_json = ini.parsed("log", "format", false, "human or json", |text| match text {
+            "human" => Some(false),
+            "json" => Some(true),
+            _ => None,
+        });
+
+        let config = Self {
+            channel_listen,
+            p2p_listen,
+            peers,
+            blacklist,
+            whitelist,
+            node_certificate,
+            node_key,
+            node_roots,
+            channel_certificate,
+            channel_key,
+            channel_roots,
+            rsa_channel,
+            check_cert_issuer,
+            check_v1_issuer,
+            channel_tls,
+            p2p_tls,
+            bandwidth,
+            reactors,
+            engine,
+            relay,
+            shutdown_timeout,
+            log_level: if enabled { level } else { "off".to_owned() },
+            log_json,
+        };
+        // Large frames with their node headers must fit the length field.
+        debug_assert!(config.relay.frame_len_max + node::HEADER_LEN_MAX < u32::MAX as usize);
+        ini.finish().map(|warnings| (config, warnings))
+    }
+}
+
+fn tls(ini: &mut Ini, link: &str) -> TlsSettings {
+    let mut names =
+        |what: &str| ini.names("tls", &format!("{link}_{what}"), "names", |text| Some(text.to_owned()));
+    let (versions, suites, groups) = (names("versions"), names("cipher_suites"), names("groups"));
+    for (key, versions, suites, groups) in [
+        ("versions", versions.as_slice(), &[][..], &[][..]),
+        ("cipher_suites", &[], suites.as_slice(), &[]),
+        ("groups", &[], &[], groups.as_slice()),
+    ] {
+        if let Err(error) = TlsSettings::from_names(versions, suites, groups) {
+            ini.refuse("tls", &format!("{link}_{key}"), &format!("of these: {}", error.choices));
+        }
+    }
+    TlsSettings::from_names(&versions, &suites, &groups).unwrap_or_default()
+}
+
+fn peer(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let valid = match bracketed {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', ' ', '[', ']']),
+    };
+    (valid && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| text.to_owned())
+}
+
+fn version(text: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    let version = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        Config::parse(text, Path::new("."))
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.line, problem.text))
+            .collect()
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_line_key_value_and_what_it_must_be() {
+        for (text, expected) in [
+            ("[p2p]\nlisten_port=x\n", "2: [p2p] listen_port = \"x\" must be a number from 0 to 65535"),
+            (
+                "[p2p]\n\nnode.0=:::\n",
+                "3: [p2p] node.0 = \":::\" must be a node's address, such as 10.0.0.1:30300, [::1]:30300 or host:30300",
+            ),
+            (
+                "[chain]\nsm_crypto=true\n",
+                "2: [chain] sm_crypto = \"true\" must be false: national cryptography (SM2, SM3, SM4) is not there yet",
+            ),
+            (
+                "[chain]\nrsa_crypto_channel=maybe\n",
+                "2: [chain] rsa_crypto_channel = \"maybe\" must be true or false",
+            ),
+            (
+                "[flow_control]\noutgoing_bandwidth_limit=-1\n",
+                "2: [flow_control] outgoing_bandwidth_limit = \"-1\" must be a number of Mbit/s above 0 and up to 1000000",
+            ),
+            (
+                "[flow_control]\noutgoing_bandwidth_limit=0\n",
+                "2: [flow_control] outgoing_bandwidth_limit = \"0\" must be a number of Mbit/s above 0 and up to 1000000",
+            ),
+            (
+                "[certificate_blacklist]\ncrl.0=abc\n",
+                "2: [certificate_blacklist] crl.0 = \"abc\" must be a node id of 128 hex digits",
+            ),
+            (
+                "[tls]\nchannel_groups=P-256,foo\n",
+                "2: [tls] channel_groups = \"P-256,foo\" must be of these: X25519, P-256, P-384, secp256k1",
+            ),
+            (
+                "[p2p]\nlisten_port=1\nlisten_port=2\n",
+                "3: [p2p] listen_port stands here a second time; the first is on line 2",
+            ),
+            ("nonsense\n", "1: \"nonsense\" is neither [section] nor key=value nor a comment"),
+        ] {
+            assert_eq!(problems(text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_reported_together() {
+        assert_eq!(problems("[p2p]\nlisten_port=x\n[rpc]\nchannel_listen_port=y\n").len(), 2);
+    }
+
+    #[test]
+    fn keys_of_the_ledger_are_silent_and_unknown_ones_warn() {
+        let text = "[rpc]\njsonrpc_listen_port=8545\n[storage_security]\nenable=false\n[consensus]\nmin=1\n[p2p]\nlisten_prt=1\n";
+        let (_, warnings) = Config::parse(text, Path::new(".")).unwrap();
+        let texts: Vec<_> = warnings.iter().map(|warning| (warning.line, warning.text.as_str())).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(
+            texts.iter().any(|(line, text)| *line == 8 && text.contains("did you mean listen_port")),
+            "{texts:?}"
+        );
+    }
+
+    #[test]
+    fn values_mean_what_they_mean_to_fisco_bcos() {
+        let text = "\u{feff}; comment\r\n[rpc]\r\n    channel_listen_ip=127.0.0.1\r\n    channel_listen_port=20201\r\n[p2p]\r\n    listen_ip=::1\r\n    node.0=127.0.0.1:30300\r\n    node.1=[::1]:30301\r\n    node.2=bank.example:30302\r\n[chain]\r\n    rsa_crypto_channel=true\r\n[compatibility]\r\n    supported_version=2.8.0\r\n[flow_control]\r\n    outgoing_bandwidth_limit=2.5\r\n[log]\r\n    level=WARNING\r\n";
+        let (config, warnings) = Config::parse(text, Path::new("/n")).unwrap();
+        assert_eq!(warnings, []);
+        assert_eq!(config.channel_listen, ("127.0.0.1".to_owned(), 20201));
+        assert_eq!(config.p2p_listen, ("::1".to_owned(), 30300));
+        assert_eq!(config.peers.len(), 3);
+        assert!(!config.rsa_channel, "RSA channels came with 2.9.0");
+        assert_eq!(config.channel_key, Path::new("/n/conf/node.key"));
+        assert_eq!(config.bandwidth.unwrap().bytes_per_second, 2.5 * 131_072.0);
+        assert_eq!(config.log_level, "warn");
+    }
+}

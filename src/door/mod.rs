@@ -1,1 +1,277 @@
-//! door
+//! The door: listens, accepts, dials, does handshakes, and gives each link to the reactor that is to own
+//! it. One thread with tokio-uring, so that no handshake ever costs a live link its latency.
+//!
+//! ```text
+//!   listeners ─► handshake ─┐
+//!                           ├─► lists, bounds ─► engine (socket, keys, who it is)
+//!   dialers   ─► handshake ─┘        ▲
+//!                                    └── LinkClosed
+//! ```
+//!
+//! Imports `engine` and `tls`, and plain types of `relay`.
+//!
+//! # Invariants
+//! - Nothing of the door's is pending on a descriptor that it has given away.
+//! - Every handshake has a time, an amount of input, and a place among a bounded number.
+
+mod accept;
+mod dial;
+mod guests;
+
+use std::{
+    cell::RefCell,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::{mpsc, watch};
+use tokio_uring::net::TcpStream;
+
+use self::guests::Guests;
+use crate::{
+    engine::{EngineHandle, LinkClosed},
+    tls::{
+        Established,
+        handshake::{Handshake, HandshakeError},
+    },
+    wire::NodeId,
+};
+
+/// How long a handshake may take (WIRE §1.8).
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at once; further ones wait in the backlog.
+pub const HANDSHAKES_MAX: usize = 1_024;
+/// Handshakes at once from one address; further ones are closed.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
+/// Sessions of the node.
+pub const SESSIONS_MAX: usize = 65_536;
+/// Sessions with one certificate.
+pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
+/// Connections that the kernel keeps for us.
+const BACKLOG: i32 = 4_096;
+/// Bytes read at once during a handshake.
+const READ_LEN: usize = 4_096;
+
+/// Why the door cannot be opened; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address} ([{section}] {key}): {source}; is another node running, or is the address not this machine's?"
+    )]
+    Listen {
+        /// Which address.
+        address: String,
+        /// Where it is set.
+        section: &'static str,
+        /// By which key.
+        key: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The thread or its ring cannot be set up.
+    #[error("the door cannot be set up: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// What the door needs to know.
+pub struct DoorSettings {
+    /// This node.
+    pub own_id: NodeId,
+    /// Where applications connect.
+    pub channel_listen: (String, u16),
+    /// Where nodes connect.
+    pub p2p_listen: (String, u16),
+    /// Nodes to dial.
+    pub peers: Vec<String>,
+    /// Nodes that are never let in.
+    pub blacklist: Vec<NodeId>,
+    /// If not empty, the only nodes that are let in.
+    pub whitelist: Vec<NodeId>,
+    /// For applications.
+    pub channel_tls: Arc<ServerConfig>,
+    /// For nodes that dial us.
+    pub p2p_server_tls: Arc<ServerConfig>,
+    /// For nodes that we dial.
+    pub p2p_client_tls: Arc<ClientConfig>,
+    /// Number of reactors.
+    pub reactors: u16,
+}
+
+/// An open door.
+pub struct Door {
+    stop: watch::Sender<bool>,
+    thread: Option<thread::JoinHandle<()>>,
+    /// Where applications connect.
+    pub channel_address: SocketAddr,
+    /// Where nodes connect.
+    pub p2p_address: SocketAddr,
+}
+
+/// What all tasks of the door share; they run on one thread.
+struct Hall {
+    settings: DoorSettings,
+    engine: EngineHandle,
+    guests: RefCell<Guests>,
+    stop: watch::Receiver<bool>,
+}
+
+/// Where the door listens, before it is opened.
+pub struct Listeners {
+    channel: TcpListener,
+    p2p: TcpListener,
+}
+
+impl Listeners {
+    /// Takes the addresses; nobody is let in yet.
+    pub fn bind(channel: &(String, u16), p2p: &(String, u16)) -> Result<Self, DoorError> {
+        Ok(Self {
+            channel: listen(channel, "rpc", "channel_listen_port")?,
+            p2p: listen(p2p, "p2p", "listen_port")?,
+        })
+    }
+}
+
+impl Door {
+    /// Begins to let links in, and to dial. `closed` gives what the engine reports.
+    pub fn open(
+        settings: DoorSettings,
+        listeners: Listeners,
+        engine: EngineHandle,
+        closed: mpsc::UnboundedReceiver<LinkClosed>,
+    ) -> Result<Self, DoorError> {
+        let Listeners { channel, p2p } = listeners;
+        let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
+        let p2p_address = p2p.local_addr().map_err(DoorError::Runtime)?;
+        let (stop, stopped) = watch::channel(false);
+        let run = move || {
+            let mut builder = tokio_uring::builder();
+            let mut ring = tokio_uring::uring_builder();
+            ring.setup_coop_taskrun();
+            builder.entries(512).uring_builder(&ring);
+            builder.start(async move {
+                let hall = Rc::new(Hall {
+                    guests: RefCell::new(Guests::new(settings.reactors)),
+                    settings,
+                    engine,
+                    stop: stopped.clone(),
+                });
+                tokio_uring::spawn(accept::accept_sessions(hall.clone(), channel));
+                tokio_uring::spawn(accept::accept_nodes(hall.clone(), p2p));
+                for peer in hall.settings.peers.clone() {
+                    tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer));
+                }
+                hall.watch_links(closed).await;
+            });
+        };
+        let thread =
+            thread::Builder::new().name("amop-door".to_owned()).spawn(run).map_err(DoorError::Runtime)?;
+        Ok(Self { stop, thread: Some(thread), channel_address, p2p_address })
+    }
+
+    /// Lets nobody in any more and dials nobody.
+    pub fn close(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            // A door that has failed is closed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Hall {
+    /// Keeps the books on links that ended, until the door closes.
+    async fn watch_links(&self, mut closed: mpsc::UnboundedReceiver<LinkClosed>) {
+        let mut stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                event = closed.recv() => match event {
+                    Some(event) => self.guests.borrow_mut().leave(event.token),
+                    None => return,
+                },
+                _ = stop.wait_for(|stopped| *stopped) => return,
+            }
+        }
+    }
+
+    fn is_admitted(&self, id: &NodeId) -> bool {
+        let DoorSettings { blacklist, whitelist, .. } = &self.settings;
+        !blacklist.contains(id) && (whitelist.is_empty() || whitelist.contains(id))
+    }
+}
+
+fn listen(
+    (ip, port): &(String, u16),
+    section: &'static str,
+    key: &'static str,
+) -> Result<TcpListener, DoorError> {
+    let bind = || {
+        let ip: std::net::IpAddr = ip.parse().map_err(std::io::Error::other)?;
+        let address = SocketAddr::new(ip, *port);
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            Some(socket2::Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    bind().map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+}
+
+/// Why a connection became no link.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
+    #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
+    Timeout,
+}
+
+/// Does a whole handshake within its time.
+async fn shake_hands(stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await {
+        Ok(done) => done,
+        Err(_) => Err(Failure::Timeout),
+    }
+}
+
+async fn drive(stream: &TcpStream, mut handshake: Handshake) -> Result<Established, Failure> {
+    let mut buffer = Vec::with_capacity(READ_LEN);
+    let mut failed = None;
+    loop {
+        let output = handshake.take_output();
+        if !output.is_empty() {
+            let (written, _) = stream.write_all(output).await;
+            written?;
+        }
+        if let Some(error) = failed {
+            return Err(Failure::Handshake(error));
+        }
+        if handshake.is_complete() {
+            return Ok(handshake.finish()?);
+        }
+        buffer.clear();
+        let (read, returned) = stream.read(buffer).await;
+        buffer = returned;
+        if read? == 0 {
+            return Err(HandshakeError::Closed.into());
+        }
+        // An alert that tells the peer what is wrong goes out first.
+        failed = handshake.handle_received(&buffer).err();
+    }
+}

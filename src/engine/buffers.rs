@@ -33,7 +33,7 @@ impl Buffers {
         let mut buffers = Self { entries, memory, count, len, tail: 0 };
         // SAFETY: the entries are page-aligned, zeroed, as many as said, and live until `drop`, which the
         // reactor runs after the ring is gone.
-        unsafe { ring.submitter().register_buf_ring(entries.as_ptr() as u64, count, GROUP) }
+        unsafe { ring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, 0) }
             .map_err(|error| EngineError::from_io("receive buffers", error))?;
         for id in 0..count {
             buffers.give_back(id);

@@ -19,6 +19,7 @@
 
 mod assemble;
 mod buffers;
+mod descriptor;
 mod mesh;
 mod reactor;
 mod receive;
@@ -37,6 +38,7 @@ use std::{
 };
 
 use crossbeam::channel::{Sender, unbounded};
+pub use descriptor::duplicate;
 pub use ring::EngineError;
 
 use self::{

@@ -47,6 +47,8 @@ pub struct Settings {
     pub probe_timeout: Duration,
     /// How long a lost neighbour's messages wait for it to return before other ways are tried.
     pub node_grace: Duration,
+    /// The same after the neighbour closed its link in order: long enough for a link that replaces it.
+    pub node_grace_after_close: Duration,
     /// A node link acknowledges after at most so many frames (WIRE §6.3) …
     pub ack_frames_max: u64,
     /// … or so many bytes …
@@ -87,6 +89,7 @@ impl Default for Settings {
             dead_after: Duration::from_secs(3),
             probe_timeout: Duration::from_millis(500),
             node_grace: Duration::from_secs(1),
+            node_grace_after_close: Duration::from_millis(100),
             ack_frames_max: 64,
             ack_bytes_max: 256 << 10,
             ack_delay_max: Duration::from_millis(20),

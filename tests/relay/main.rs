@@ -1,4 +1,11 @@
 //! The rules of WIRE on the sans-IO relay: one file a behaviour, all on the virtual network of `kit`.
+#![allow(unreachable_pub)] // modules of one test program
 
+mod bandwidth;
+mod faults_of_fisco_bcos;
 mod kit;
+mod multicast;
+mod node_links;
+mod result_codes;
+mod session;
 mod unicast;

@@ -40,7 +40,8 @@ pub(super) struct Neighbour {
     /// A rival that replaces the active link unless that one shows life.
     rival: Option<(LinkKey, Instant)>,
     active_since: Instant,
-    lost_since: Option<Instant>,
+    /// Until when the lost link may be replaced.
+    lost_until: Option<Instant>,
     window: Window,
     awaiting: AHashMap<u32, Awaiting>,
     identities: Identities,
@@ -121,7 +122,7 @@ impl Shard {
                 active: None,
                 rival: None,
                 active_since: now,
-                lost_since: None,
+                lost_until: None,
                 window: Window::default(),
                 awaiting: AHashMap::new(),
                 identities: Identities::default(),
@@ -186,7 +187,7 @@ impl Shard {
             neighbour.rival = None;
         }
         let incarnation = neighbour.incarnation;
-        neighbour.lost_since = None;
+        neighbour.lost_until = None;
         let mut again = 0;
         for sent in &mut neighbour.window.frames {
             sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
@@ -228,7 +229,11 @@ impl Shard {
             return;
         }
         neighbour.active = None;
-        neighbour.lost_since = Some(now);
+        let grace = match reason {
+            CloseReason::ByPeer => self.shared.settings.node_grace_after_close,
+            _ => self.shared.settings.node_grace,
+        };
+        neighbour.lost_until = Some(now + grace);
         warn!(peer = %link.peer, address = %link.label.address, %reason, "node link down");
         if let Some((rival, _)) = neighbour.rival.take() {
             self.activate(now, rival, &link.peer, out);
@@ -239,8 +244,7 @@ impl Shard {
 
     /// Looks at all neighbours: rivals whose time has come, nodes that did not return.
     pub(super) fn tick_neighbours(&mut self, now: Instant, out: &mut impl Outbound) {
-        let settings = &self.shared.settings;
-        let (probe_timeout, node_grace) = (settings.probe_timeout, settings.node_grace);
+        let probe_timeout = self.shared.settings.probe_timeout;
         let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
         for (id, neighbour) in &self.neighbours {
@@ -249,7 +253,7 @@ impl Shard {
             {
                 replaced.push((*id, rival));
             }
-            if neighbour.lost_since.is_some_and(|since| now.saturating_duration_since(since) >= node_grace) {
+            if neighbour.lost_until.is_some_and(|until| now >= until) {
                 lost.push(*id);
             }
         }

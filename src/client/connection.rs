@@ -1,0 +1,210 @@
+//! One connection to one node: made, kept alive, made again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rand::RngExt;
+use rustls::{
+    ClientConfig,
+    pki_types::{IpAddr, Ipv4Addr, ServerName},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tracing::{debug, info};
+
+use super::{Answer, Inner, Message, MessageKind, lock, new_seq};
+use crate::wire::{
+    ResultCode, json,
+    sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// A node that says nothing for so long is gone.
+const DEAD_AFTER: Duration = Duration::from_secs(15);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Keeps one connection until the client is dropped.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    node: usize,
+    config: Arc<ClientConfig>,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
+    mut dropped: watch::Receiver<()>,
+    failures: mpsc::Sender<(usize, String)>,
+) {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let life = async {
+            let stream = connect(&inner.nodes[node].address, config.clone()).await?;
+            backoff = BACKOFF_MIN;
+            live(&inner, node, stream, &mut outgoing).await
+        };
+        let ended = tokio::select! {
+            ended = life => ended,
+            _ = dropped.changed() => return,
+        };
+        inner.set_up(node, false);
+        if let Err(error) = ended {
+            debug!(node = %inner.nodes[node].address, %error, "connection ended");
+            let _ = failures.try_send((node, error.to_string()));
+        }
+        // What was meant for the old connection is not for the new one.
+        while outgoing.try_recv().is_ok() {}
+        let pause = backoff.mul_f64(rand::rng().random_range(0.7..1.3));
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = dropped.changed() => return,
+        }
+    }
+}
+
+async fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let connecting = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        // Names are never sent nor checked.
+        let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
+        TlsConnector::from(config).connect(nobody, stream).await
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")),
+    }
+}
+
+/// Serves a connection until it ends.
+async fn live(
+    inner: &Inner,
+    node: usize,
+    stream: TlsStream<TcpStream>,
+    outgoing: &mut mpsc::Receiver<Vec<u8>>,
+) -> std::io::Result<()> {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let hello = format!(
+        "{{\"minimumSupport\":1,\"maximumSupport\":3,\"clientType\":\"{}\",\"{}\":true}}",
+        json::OWN_CLIENT_TYPE,
+        json::SHARED_RECORDS_FIELD,
+    );
+    write(&mut writer, &sdk::encode(FrameType::HANDSHAKE, &new_seq(), ResultCode::OK, hello.as_bytes()))
+        .await?;
+    if !lock(&inner.topics).is_empty() {
+        write(&mut writer, &inner.subscription()).await?;
+    }
+    let (heard, last_heard) = watch::channel(Instant::now());
+    let reading = read(inner, node, reader, &heard);
+    let writing = async {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        heartbeat.tick().await;
+        loop {
+            tokio::select! {
+                frame = outgoing.recv() => match frame {
+                    Some(frame) => write(&mut writer, &frame).await?,
+                    None => return Ok(()),
+                },
+                _ = heartbeat.tick() => {
+                    if last_heard.borrow().elapsed() > DEAD_AFTER {
+                        return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the node is silent"));
+                    }
+                    let beat = sdk::encode(FrameType::HEARTBEAT, &new_seq(), ResultCode::OK, b"0");
+                    write(&mut writer, &beat).await?;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        ended = reading => ended,
+        ended = writing => ended,
+    }
+}
+
+/// Each frame is written and flushed by itself, so that it starts a record.
+async fn write(writer: &mut WriteHalf<TlsStream<TcpStream>>, frame: &[u8]) -> std::io::Result<()> {
+    writer.write_all(frame).await?;
+    writer.flush().await
+}
+
+async fn read(
+    inner: &Inner,
+    node: usize,
+    mut reader: ReadHalf<TlsStream<TcpStream>>,
+    heard: &watch::Sender<Instant>,
+) -> std::io::Result<()> {
+    let malformed =
+        || std::io::Error::new(std::io::ErrorKind::InvalidData, "the node sent a malformed frame");
+    let mut buffer = BytesMut::new();
+    loop {
+        while let Some(header) = Header::decode(&buffer) {
+            let len = header.len as usize;
+            if !(HEADER_LEN..=sdk::FRAME_LEN_MAX).contains(&len) {
+                return Err(malformed());
+            }
+            if buffer.len() < len {
+                break;
+            }
+            let mut data = buffer.split_to(len).freeze();
+            data.advance(HEADER_LEN);
+            handle(inner, node, &header, data).await;
+        }
+        if reader.read_buf(&mut buffer).await? == 0 {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::UnexpectedEof,
+                "the node closed the connection",
+            ));
+        }
+        heard.send_replace(Instant::now());
+    }
+}
+
+async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
+    match header.frame_type {
+        FrameType::HANDSHAKE => {
+            info!(node = %inner.nodes[node].address, "connected");
+            inner.set_up(node, true);
+        }
+        FrameType::RESPONSE | FrameType::RPC => {
+            let Some(pending) = lock(&inner.pending).remove(&header.seq) else { return };
+            let payload = match header.frame_type {
+                FrameType::RESPONSE => payload(&data),
+                _ => data,
+            };
+            let answer = Answer { code: header.result, payload, round_trip: pending.sent.elapsed() };
+            // Whoever asked may have given up.
+            let _ = pending.answer.send(answer);
+        }
+        FrameType::REQUEST | FrameType::MULTICAST => {
+            let Ok(body) = AmopBody::decode(&data) else { return };
+            let kind = match header.frame_type {
+                FrameType::REQUEST => MessageKind::Unicast,
+                _ => MessageKind::Multicast,
+            };
+            let message = Message {
+                topic: body.topic.to_owned(),
+                payload: data.slice(body.payload_offset..),
+                seq: header.seq,
+                kind,
+                node,
+            };
+            // An application that takes no messages any more takes none.
+            let _ = inner.messages.send(message).await;
+        }
+        _ => {}
+    }
+}
+
+/// The payload of an AMOP body; all of it where it is none, for subscribers may answer what they like.
+fn payload(data: &Bytes) -> Bytes {
+    match AmopBody::decode(data) {
+        Ok(body) => data.slice(body.payload_offset..),
+        Err(_) => data.clone(),
+    }
+}

@@ -1,0 +1,144 @@
+//! Links that come in.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use tokio::sync::Semaphore;
+use tokio_uring::net::TcpStream;
+use tracing::{debug, info, warn};
+
+use super::{HANDSHAKES_MAX, Hall, shake_hands};
+use crate::{
+    engine::{NewLink, duplicate},
+    relay::{LinkUp, home_reactor},
+    tls::{Established, handshake::Handshake},
+};
+
+/// How long the door waits when the system has no descriptors left.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
+    let config = hall.settings.channel_tls.clone();
+    accept(hall, listener, config, "application", |hall, stream, address, established| {
+        match hall.guests.borrow_mut().admit_session(established.peer.fingerprint) {
+            Ok((token, reactor)) => {
+                let up =
+                    LinkUp::Sdk { address: address.to_string(), subject: established.peer.subject.clone() };
+                hand_over(hall, stream, token, reactor, up, established);
+            }
+            Err(reason) => {
+                warn!(%address, subject = %established.peer.subject, %reason, "application not let in")
+            }
+        }
+    })
+    .await;
+}
+
+pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
+    let config = hall.settings.p2p_server_tls.clone();
+    accept(hall, listener, config, "node", |hall, stream, address, established| {
+        admit_node(hall, stream, address.to_string(), false, established);
+    })
+    .await;
+}
+
+/// Accepts for ever. A bounded number of handshakes is under way at once.
+async fn accept(
+    hall: Rc<Hall>,
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    what: &'static str,
+    admit: impl Fn(&Hall, &TcpStream, SocketAddr, Established) + Copy + 'static,
+) {
+    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection; if files run out, raise the limit (ulimit -n, LimitNOFILE=)");
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        if !hall.guests.borrow_mut().begin_handshake(address.ip()) {
+            debug!(%address, "too many handshakes at once from this address");
+            continue;
+        }
+        let (hall, config) = (hall.clone(), config.clone());
+        tokio_uring::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let established = match Handshake::server(config) {
+                Ok(handshake) => shake_hands(&stream, handshake).await,
+                Err(error) => Err(error.into()),
+            };
+            hall.guests.borrow_mut().end_handshake(address.ip());
+            drop(place);
+            match established {
+                Ok(established) => admit(&hall, &stream, address, established),
+                Err(reason) => info!(%address, %reason, "the handshake of an {what} failed"),
+            }
+        });
+    }
+}
+
+/// Looks at a node's identity, and lets it in. Gives the link's token if so.
+pub(super) fn admit_node(
+    hall: &Hall,
+    stream: &TcpStream,
+    address: String,
+    dialed: bool,
+    established: Established,
+) -> Option<u64> {
+    let Some(id) = established.peer.node_id else {
+        warn!(%address, subject = %established.peer.subject, "not let in: a node's certificate must have a secp256k1 key");
+        return None;
+    };
+    if id == hall.settings.own_id {
+        debug!(%address, "this is ourselves");
+        return None;
+    }
+    if !hall.is_admitted(&id) {
+        warn!(%address, node = %id.to_hex(), "not let in: on the blacklist, or not on the whitelist");
+        return None;
+    }
+    let token = hall.guests.borrow_mut().admit_node(id);
+    let up = LinkUp::Node {
+        id,
+        dialed,
+        address,
+        agency: established.peer.agency.clone(),
+        name: established.peer.common_name.clone(),
+    };
+    let reactor = home_reactor(&id, hall.settings.reactors);
+    hand_over(hall, stream, token, reactor, up, established).then_some(token)
+}
+
+/// Gives a link to its reactor. Nothing is pending on the stream: its handshake has ended.
+fn hand_over(
+    hall: &Hall,
+    stream: &TcpStream,
+    token: u64,
+    reactor: crate::relay::ReactorId,
+    up: LinkUp,
+    established: Established,
+) -> bool {
+    match duplicate(stream) {
+        Ok(socket) => {
+            let Established { sealer, opener, plaintext, received, .. } = established;
+            hall.engine.adopt(NewLink { token, reactor, socket, up, sealer, opener, plaintext, received });
+            true
+        }
+        Err(error) => {
+            warn!(%error, "a link is lost: no file descriptor left; raise the limit (ulimit -n, LimitNOFILE=)");
+            hall.guests.borrow_mut().leave(token);
+            false
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The books: which links there are, who has them, and how many.
+
+use std::{collections::HashMap, net::IpAddr, rc::Rc};
+
+use tokio::sync::Notify;
+
+use super::{HANDSHAKES_PER_ADDRESS_MAX, SESSIONS_MAX, SESSIONS_PER_CERTIFICATE_MAX};
+use crate::{relay::ReactorId, wire::NodeId};
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoRoom {
+    #[error("the node has its maximum of {SESSIONS_MAX} sessions")]
+    Sessions,
+    #[error("this certificate has its maximum of {SESSIONS_PER_CERTIFICATE_MAX} sessions")]
+    Certificate,
+}
+
+enum Guest {
+    Session { fingerprint: [u8; 32], reactor: ReactorId },
+    Node { id: NodeId },
+}
+
+pub(super) struct Guests {
+    next_token: u64,
+    guests: HashMap<u64, Guest>,
+    sessions: usize,
+    by_certificate: HashMap<[u8; 32], usize>,
+    by_reactor: Vec<usize>,
+    nodes: HashMap<NodeId, usize>,
+    handshakes: HashMap<IpAddr, usize>,
+    /// Told whenever a node's link ends.
+    pub(super) node_left: Rc<Notify>,
+}
+
+impl Guests {
+    pub(super) fn new(reactors: u16) -> Self {
+        Self {
+            next_token: 0,
+            guests: HashMap::new(),
+            sessions: 0,
+            by_certificate: HashMap::new(),
+            by_reactor: vec![0; usize::from(reactors)],
+            nodes: HashMap::new(),
+            handshakes: HashMap::new(),
+            node_left: Rc::default(),
+        }
+    }
+
+    /// A handshake begins; `false` if the address has too many.
+    pub(super) fn begin_handshake(&mut self, address: IpAddr) -> bool {
+        let count = self.handshakes.entry(address).or_default();
+        if *count >= HANDSHAKES_PER_ADDRESS_MAX {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    pub(super) fn end_handshake(&mut self, address: IpAddr) {
+        if let Some(count) = self.handshakes.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.handshakes.remove(&address);
+            }
+        }
+    }
+
+    /// Lets a session in: its token, and the reactor with the fewest.
+    pub(super) fn admit_session(&mut self, fingerprint: [u8; 32]) -> Result<(u64, ReactorId), NoRoom> {
+        if self.sessions >= SESSIONS_MAX {
+            return Err(NoRoom::Sessions);
+        }
+        let with_certificate = self.by_certificate.entry(fingerprint).or_default();
+        if *with_certificate >= SESSIONS_PER_CERTIFICATE_MAX {
+            return Err(NoRoom::Certificate);
+        }
+        *with_certificate += 1;
+        self.sessions += 1;
+        let least = (0..self.by_reactor.len()).min_by_key(|&index| self.by_reactor[index]).unwrap_or(0);
+        self.by_reactor[least] += 1;
+        let reactor = ReactorId(least as u16);
+        Ok((self.insert(Guest::Session { fingerprint, reactor }), reactor))
+    }
+
+    /// Lets a node's link in.
+    pub(super) fn admit_node(&mut self, id: NodeId) -> u64 {
+        *self.nodes.entry(id).or_default() += 1;
+        self.insert(Guest::Node { id })
+    }
+
+    fn insert(&mut self, guest: Guest) -> u64 {
+        self.next_token += 1;
+        self.guests.insert(self.next_token, guest);
+        self.next_token
+    }
+
+    /// Whether there is a link to the node.
+    pub(super) fn has_node(&self, id: &NodeId) -> bool {
+        self.nodes.contains_key(id)
+    }
+
+    /// Whether the link is still there.
+    pub(super) fn is_here(&self, token: u64) -> bool {
+        self.guests.contains_key(&token)
+    }
+
+    /// A link has ended.
+    pub(super) fn leave(&mut self, token: u64) {
+        match self.guests.remove(&token) {
+            Some(Guest::Session { fingerprint, reactor }) => {
+                self.sessions -= 1;
+                self.by_reactor[usize::from(reactor.0)] -= 1;
+                if let Some(count) = self.by_certificate.get_mut(&fingerprint) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.by_certificate.remove(&fingerprint);
+                    }
+                }
+            }
+            Some(Guest::Node { id }) => {
+                if let Some(count) = self.nodes.get_mut(&id) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.nodes.remove(&id);
+                    }
+                }
+                self.node_left.notify_waiters();
+            }
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_go_to_the_emptiest_reactor_and_are_bounded_per_certificate() {
+        let mut guests = Guests::new(2);
+        let (first, one) = guests.admit_session([1; 32]).unwrap();
+        let (_, other) = guests.admit_session([1; 32]).unwrap();
+        assert_ne!(one, other);
+        guests.leave(first);
+        assert_eq!(guests.admit_session([1; 32]).unwrap().1, one);
+        for _ in 2..SESSIONS_PER_CERTIFICATE_MAX {
+            guests.admit_session([1; 32]).unwrap();
+        }
+        assert_eq!(guests.admit_session([1; 32]), Err(NoRoom::Certificate));
+        assert!(guests.admit_session([2; 32]).is_ok());
+    }
+
+    #[test]
+    fn handshakes_are_bounded_per_address() {
+        let mut guests = Guests::new(1);
+        let address = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..HANDSHAKES_PER_ADDRESS_MAX {
+            assert!(guests.begin_handshake(address));
+        }
+        assert!(!guests.begin_handshake(address));
+        guests.end_handshake(address);
+        assert!(guests.begin_handshake(address));
+    }
+}

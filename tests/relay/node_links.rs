@@ -1,0 +1,195 @@
+//! Links between nodes: which one stays, what is sent again, what a neighbour knows (WIRE §6).
+
+use std::time::Duration;
+
+use amop::wire::sdk::FrameType;
+
+use crate::kit::{Behaviour, LINK_LATENCY, Network};
+
+const SOON: Duration = Duration::from_millis(100);
+
+fn links(net: &Network) -> (usize, usize) {
+    (net.links_between(0, 1).len(), net.links_between(1, 0).len())
+}
+
+#[test]
+fn a_neighbour_knows_of_a_subscription_within_one_round_trip() {
+    let mut net = Network::mesh(1, 2, 2);
+    let publisher = net.app(0, Behaviour::Silent);
+    let subscriber = net.app(1, Behaviour::Echo(Duration::ZERO));
+    net.frame(subscriber, FrameType::SUBSCRIBE, br#"["t"]"#);
+    // The frame's own way to its node, the millisecond that changes are gathered, and a round trip.
+    net.run_for(LINK_LATENCY + Duration::from_millis(2) + 2 * LINK_LATENCY);
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+}
+
+#[test]
+fn of_two_simultaneous_dials_one_link_stays() {
+    for seed in 0..20 {
+        let mut net = Network::new(seed);
+        for _ in 0..2 {
+            net.add_node(2, Default::default());
+        }
+        net.connect(0, 1);
+        net.connect(1, 0);
+        net.run_for(SOON);
+        assert_eq!(links(&net), (1, 1), "seed {seed}");
+        net.subscriber(1, &["t"]);
+        let publisher = net.app(0, Behaviour::Silent);
+        let seq = net.unicast(publisher, "t", b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    }
+}
+
+#[test]
+fn a_second_link_to_a_live_node_is_closed() {
+    let mut net = Network::mesh(2, 2, 1);
+    net.run_for(Duration::from_secs(5));
+    net.connect(1, 0);
+    net.run_for(Duration::from_secs(2));
+    assert_eq!(links(&net), (1, 1));
+}
+
+#[test]
+fn a_half_open_link_is_replaced_when_the_peer_dials_again() {
+    let mut net = Network::mesh(3, 2, 1);
+    net.run_for(Duration::from_secs(5));
+    net.cut_links(0, 1);
+    net.connect(0, 1);
+    net.run_for(Duration::from_secs(1));
+    net.subscriber(1, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    net.run_for(Duration::from_secs(4));
+    assert_eq!(links(&net), (1, 1));
+}
+
+#[test]
+fn a_restarted_node_replaces_its_old_links_at_once() {
+    let mut net = Network::mesh(4, 2, 2);
+    net.subscriber(1, &["t"]);
+    net.cut_links(0, 1);
+    net.restart(1, Duration::from_millis(10));
+    net.connect(1, 0);
+    net.subscriber(1, &["u"]);
+    net.run_for(SOON);
+    let publisher = net.app(0, Behaviour::Silent);
+    for (topic, code) in [("t", 100), ("u", 0)] {
+        let seq = net.unicast(publisher, topic, b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, code, "{topic}");
+    }
+}
+
+#[test]
+fn a_dead_link_is_noticed_within_three_seconds() {
+    let mut net = Network::mesh(5, 2, 1);
+    net.cut_links(0, 1);
+    net.run_for(Duration::from_millis(3_300));
+    assert_eq!(links(&net), (0, 0));
+    assert_eq!(net.nodes[0].total(|counters| counters.closed_dead.get()), 1);
+}
+
+#[test]
+fn an_idle_link_stays_up() {
+    let mut net = Network::mesh(6, 3, 2);
+    net.run_for(Duration::from_secs(120));
+    assert_eq!(links(&net), (1, 1));
+    assert_eq!(net.nodes[0].total(|counters| counters.closed_dead.get()), 0);
+}
+
+#[test]
+fn a_broken_link_that_comes_back_loses_and_doubles_nothing() {
+    for seed in 10..30 {
+        let mut net = Network::mesh(seed, 2, 2);
+        let subscriber = net.subscriber(1, &["t"]);
+        let publisher = net.app(0, Behaviour::Silent);
+        let mut seqs = Vec::new();
+        for number in 0..300u32 {
+            seqs.push(net.unicast(publisher, "t", &number.to_be_bytes()));
+            net.multicast(publisher, "t", &number.to_be_bytes());
+            if number % 50 == 25 {
+                net.run_for(Duration::from_micros(300 + 317 * u64::from(number)));
+                net.break_links(0, 1);
+                net.run_for(Duration::from_millis(u64::from(number)));
+                net.connect(
+                    u32::is_multiple_of(number, 100).into(),
+                    usize::from(!u32::is_multiple_of(number, 100)),
+                );
+            }
+        }
+        net.run_for(Duration::from_secs(2));
+        for seq in &seqs {
+            assert_eq!(net.answers(publisher, seq).len(), 1, "seed {seed}");
+            assert_eq!(net.answers(publisher, seq)[0].header.result.0, 0, "seed {seed}");
+        }
+        for frame_type in [FrameType::REQUEST, FrameType::MULTICAST] {
+            let numbers: Vec<u32> = net
+                .pushed(subscriber, frame_type)
+                .iter()
+                .map(|(_, payload)| u32::from_be_bytes(payload.as_slice().try_into().unwrap()))
+                .collect();
+            assert_eq!(numbers, (0..300).collect::<Vec<_>>(), "seed {seed}: each once, in order");
+        }
+        assert!(net.nodes[0].total(|counters| counters.frames_sent_again.get()) > 0);
+    }
+}
+
+#[test]
+fn a_node_that_joins_learns_everything_and_one_that_leaves_is_forgotten() {
+    let mut net = Network::mesh(7, 2, 2);
+    for number in 0..50 {
+        let topic = format!("t{number}");
+        net.subscriber(number % 2, &[&topic]);
+    }
+    let node = net.add_node(1, Default::default());
+    net.connect(node, 0);
+    net.connect(node, 1);
+    net.run_for(SOON);
+    let publisher = net.app(node, Behaviour::Silent);
+    for number in 0..50 {
+        let seq = net.unicast(publisher, &format!("t{number}"), b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    }
+    net.kill(1);
+    net.run_for(Duration::from_secs(5));
+    for number in 0..50 {
+        let seq = net.unicast(publisher, &format!("t{number}"), b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, if number % 2 == 0 { 0 } else { 100 });
+    }
+}
+
+#[test]
+fn state_that_was_lost_on_a_link_is_made_good() {
+    let mut net = Network::mesh(8, 2, 1);
+    let subscriber = net.subscriber(1, &["a"]);
+    // The link breaks in the moment of the change, so that the step is lost.
+    net.frame(subscriber, FrameType::SUBSCRIBE, br#"["b"]"#);
+    net.run_for(LINK_LATENCY + Duration::from_micros(1_200));
+    net.break_links(0, 1);
+    net.run_for(Duration::from_millis(50));
+    net.connect(0, 1);
+    net.run_for(SOON);
+    let publisher = net.app(0, Behaviour::Silent);
+    for (topic, code) in [("a", 100), ("b", 0)] {
+        let seq = net.unicast(publisher, topic, b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, code, "{topic}");
+    }
+}
+
+#[test]
+fn a_frozen_node_delays_its_requests_only_until_the_next_one_is_tried() {
+    let mut net = Network::mesh(9, 3, 1);
+    for node in [1, 2] {
+        net.subscriber(node, &["t"]);
+    }
+    let publisher = net.app(0, Behaviour::Silent);
+    net.nodes[1].frozen = true;
+    for _ in 0..20 {
+        let seq = net.unicast(publisher, "t", b"x");
+        let before = net.now;
+        assert_eq!(net.answer(publisher, &seq, Duration::from_secs(5)).0, 0);
+        assert!(net.now - before < Duration::from_secs(5));
+    }
+}
