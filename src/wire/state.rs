@@ -619,6 +619,18 @@ mod tests {
     }
 
     #[test]
+    fn roots_are_those_that_the_document_gives() {
+        let hex = |root: [u8; 32]| root.map(|byte| format!("{byte:02x}")).concat();
+        let mut entries = Entries::default();
+        let empty = hex(entries.root());
+        entries.apply(&Change { key: &topic_key("news"), value: Some(&1u32.to_be_bytes()) });
+        let document = include_str!("../../docs/node-link.md");
+        for root in [hex(entries.root()), empty] {
+            assert!(document.contains(&format!("`{root}`")), "{root}");
+        }
+    }
+
+    #[test]
     fn parts_of_a_record_join_to_the_whole() {
         let mut whole = Entries::default();
         for i in 0..20_000u32 {
