@@ -40,3 +40,174 @@ pub fn network_files(profile: Profile) -> &'static Path {
 pub fn host_dir(profile: Profile) -> PathBuf {
     network_files(profile).join("nodes/127.0.0.1")
 }
+
+/// A node of this process, on ports of the kernel's choice.
+pub struct TestNode {
+    node: Option<amop::node::Node>,
+}
+
+impl TestNode {
+    /// Starts the `index`th node of the network's files with `peers` and further configuration.
+    pub fn start(profile: Profile, index: usize, peers: &[&TestNode], more: &str) -> Self {
+        let dir = host_dir(profile).join(format!("node{index}"));
+        let mut text = format!(
+            "[chain]\nrsa_crypto_channel={}\n[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n\
+             [engine]\nreactors=2\nreceive_buffers=64\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n",
+            profile == Profile::Rsa
+        );
+        for (number, peer) in peers.iter().enumerate() {
+            text.push_str(&format!("node.{number}={}\n", peer.node().p2p_address()));
+        }
+        text.push_str(more);
+        let (config, warnings) = amop::config::Config::parse(&text, &dir).expect("a valid configuration");
+        assert_eq!(warnings, []);
+        Self { node: Some(amop::node::Node::start(config).expect("the node starts")) }
+    }
+
+    pub fn node(&self) -> &amop::node::Node {
+        self.node.as_ref().expect("the node runs")
+    }
+
+    pub fn stop(mut self) {
+        self.node.take().expect("the node runs").stop();
+    }
+
+    /// Waits until the node has exactly these neighbours.
+    pub fn wait_for_neighbours(&self, others: &[&TestNode]) {
+        let mut wanted: Vec<_> = others.iter().map(|other| other.node().id()).collect();
+        wanted.sort();
+        wait_until("the neighbours are there", || {
+            *self.node().shared().snapshot.load().neighbours == *wanted.as_slice()
+        });
+    }
+
+    /// Waits until the node knows so many subscribers of a topic.
+    pub fn wait_for_subscribers(&self, topic: &str, count: u32) {
+        wait_until("the subscribers are known", || {
+            let snapshot = self.node().shared().snapshot.load();
+            let known = snapshot.topic(topic).map_or(0, |entry| {
+                let own: u32 = entry.reactors.iter().map(|(_, count)| count).sum();
+                own + entry.nodes.iter().map(|(_, count)| count).sum::<u32>()
+            });
+            known == count
+        });
+    }
+
+    pub fn total(&self, counter: impl Fn(&amop::relay::counters::Counters) -> u64) -> u64 {
+        self.node().shared().counters.iter().map(|counters| counter(counters)).sum()
+    }
+}
+
+/// Looks again and again, within a bound that no healthy run comes near.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds() {
+        assert!(std::time::Instant::now() < end, "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// An application that says exactly what a test tells it to, and sees every record.
+pub struct RawSdk {
+    pub socket: std::net::TcpStream,
+    sealer: amop::tls::record::Sealer,
+    opener: amop::tls::record::Opener,
+    received: Vec<u8>,
+}
+
+impl RawSdk {
+    pub fn connect(profile: Profile, node: &TestNode) -> Self {
+        use amop::tls::{config::client_config, identity, settings::TlsSettings};
+        let dir = host_dir(profile).join("sdk");
+        let identity =
+            identity::Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key")).expect("an identity");
+        let roots = identity::Roots::load(&dir.join("ca.crt")).expect("roots");
+        let config = client_config(&identity, &roots, &TlsSettings::default()).expect("a configuration");
+        Self::connect_with(config, node.node().channel_address()).expect("the node lets it in")
+    }
+
+    pub fn connect_with(
+        config: std::sync::Arc<rustls::ClientConfig>,
+        address: std::net::SocketAddr,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
+        let mut handshake = amop::tls::handshake::Handshake::client(config)?;
+        let mut buffer = [0; 4096];
+        loop {
+            socket.write_all(&handshake.take_output())?;
+            if handshake.is_complete() {
+                break;
+            }
+            let read = socket.read(&mut buffer)?;
+            if read == 0 {
+                return Err("closed during the handshake".into());
+            }
+            handshake.handle_received(&buffer[..read])?;
+        }
+        let established = handshake.finish()?;
+        assert_eq!(established.plaintext, b"", "a node never speaks first");
+        Ok(Self {
+            socket,
+            sealer: established.sealer,
+            opener: established.opener,
+            received: established.received,
+        })
+    }
+
+    /// Sends bytes as one record, or several if they are many.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let record = self.seal(bytes);
+        use std::io::Write;
+        self.socket.write_all(&record).expect("the node reads");
+    }
+
+    pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut records = Vec::new();
+        for piece in bytes.chunks(amop::tls::record::PLAINTEXT_LEN_MAX) {
+            let data = amop::tls::record::ContentType::ApplicationData;
+            self.sealer.seal(data, &[piece], &mut records).expect("fresh keys");
+        }
+        records
+    }
+
+    /// The plaintext of the next record; `None` once the node has closed.
+    pub fn record(&mut self) -> Option<Vec<u8>> {
+        use amop::tls::record::{Opened, record_len};
+        use std::io::Read;
+        loop {
+            if let Some(len) = record_len(&self.received).expect("nodes send records")
+                && len <= self.received.len()
+            {
+                let mut record: Vec<u8> = self.received.drain(..len).collect();
+                match self.opener.open_in_place(&mut record).expect("nodes send good records") {
+                    Opened::Data(data) => return Some(data.to_vec()),
+                    Opened::Nothing => continue,
+                    Opened::CloseNotify => return None,
+                }
+            }
+            let mut buffer = [0; 65_536];
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The next frame; checks that it starts a record and shares none, as SDKs need it (WIRE §1.7).
+    pub fn frame(&mut self) -> Option<Vec<u8>> {
+        let mut frame = self.record()?;
+        assert!(frame.len() >= 42, "a record ends inside a frame's header");
+        let len = u32::from_be_bytes(*frame.first_chunk().expect("long enough")) as usize;
+        while frame.len() < len {
+            assert_eq!(frame.len() % amop::tls::record::PLAINTEXT_LEN_MAX, 0, "a record that is not full");
+            frame.extend(self.record()?);
+        }
+        assert_eq!(frame.len(), len, "a record holds more than its frame");
+        Some(frame)
+    }
+}
