@@ -1,9 +1,11 @@
 //! Answers to JSON-RPC requests that a node without a ledger must give (WIRE §1.5).
 
+use std::{borrow::Cow, fmt::Write as _};
+
 use serde_json::{Value, json};
 
 use super::settings::Settings;
-use crate::wire::{NodeId, TopicKind, json::NODE_VERSION, state::Entries};
+use crate::wire::{NodeId, TopicKind, json::NODE_VERSION, sdk::HEADER_LEN, state::Entries};
 
 /// Longest request in bytes.
 pub const BODY_LEN_MAX: usize = 1 << 20;
@@ -13,10 +15,18 @@ const DEPTH_MAX: usize = 32;
 const BATCH_MAX: usize = 1_000;
 /// Topics that one node's list shows.
 const TOPICS_MAX: usize = 10_000;
+/// A request beyond so many bytes is not read on a reactor.
+const REACTOR_BODY_LEN_MAX: usize = 16 << 10;
+/// Longest answer in bytes, however large frames may be. A small batch can ask for large lists many
+/// times over.
+const ANSWER_LEN_MAX: usize = 32 << 20;
+/// Room that an error or a result's frame takes beside the id.
+const ERROR_LEN_MAX: usize = 512;
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
 const METHOD_NOT_FOUND: i64 = -32601;
+const INTERNAL_ERROR: i64 = -32603;
 const OVER_RATE: i64 = -40011;
 
 /// What is to be done about a request.
@@ -52,24 +62,34 @@ pub struct NodesView<'a> {
     pub peers: Vec<NodeView<'a>>,
 }
 
-/// Answers what needs no node map.
+/// What was shown last, as long as it holds.
+#[derive(Default)]
+pub struct Cache {
+    version: u64,
+    results: Vec<(&'static str, String)>,
+}
+
+/// The methods whose results depend on the node map.
+const NODE_METHODS: [&str; 6] =
+    ["getPeers", "getNodeInfo", "getNodeIDList", "getGroupPeers", "getSealerList", "getObserverList"];
+
+/// Where results that depend on the node map come from.
+struct Nodes<'a> {
+    view: &'a NodesView<'a>,
+    cache: &'a mut Cache,
+}
+
+/// Answers what needs no node map and is short.
 pub fn classify(body: &[u8], settings: &Settings) -> Plan {
+    if (REACTOR_BODY_LEN_MAX..=BODY_LEN_MAX).contains(&body.len()) {
+        return Plan::Registry;
+    }
     let request = match read(body) {
         Ok(request) => request,
         Err(answer) => return Plan::Answer(answer),
     };
     let needs_nodes = |request: &Value| {
-        matches!(
-            request.get("method").and_then(Value::as_str),
-            Some(
-                "getPeers"
-                    | "getNodeInfo"
-                    | "getNodeIDList"
-                    | "getGroupPeers"
-                    | "getSealerList"
-                    | "getObserverList"
-            )
-        )
+        request.get("method").and_then(Value::as_str).is_some_and(|method| NODE_METHODS.contains(&method))
     };
     let any = match &request {
         Value::Array(batch) => batch.iter().any(needs_nodes),
@@ -78,30 +98,41 @@ pub fn classify(body: &[u8], settings: &Settings) -> Plan {
     if any {
         return Plan::Registry;
     }
-    respond(&request, None, settings).map_or(Plan::Nothing, |answer| Plan::Answer(encode(&answer)))
+    respond(&request, body.len(), None, settings).map_or(Plan::Nothing, Plan::Answer)
 }
 
-/// Answers a request with the node map at hand; `None` for notifications.
-pub fn answer(body: &[u8], nodes: &NodesView<'_>, settings: &Settings) -> Option<Vec<u8>> {
+/// Answers a request with the node map at hand; `None` for notifications. Results are kept in `cache`
+/// while `version`, which names the state of the map, stays the same.
+pub fn answer(
+    body: &[u8],
+    version: u64,
+    view: &NodesView<'_>,
+    settings: &Settings,
+    cache: &mut Cache,
+) -> Option<Vec<u8>> {
+    if cache.version != version {
+        *cache = Cache { version, results: Vec::new() };
+    }
     match read(body) {
-        Ok(request) => respond(&request, Some(nodes), settings).map(|answer| encode(&answer)),
+        Ok(request) => respond(&request, body.len(), Some(Nodes { view, cache }), settings),
         Err(answer) => Some(answer),
     }
 }
 
 /// The answer to a request beyond [`BODY_LEN_MAX`].
 pub fn too_large() -> Vec<u8> {
-    encode(&error(&Value::Null, INVALID_REQUEST, "the request is longer than 1 MiB"))
+    line(error(&Value::Null, INVALID_REQUEST, "the request is longer than 1 MiB"))
 }
 
-/// The answer to a request beyond `[flow_control] limit_req`.
+/// The answer to a request beyond `[flow_control] limit_req`. A long request is not read for its id.
 pub fn over_rate(body: &[u8]) -> Vec<u8> {
-    let id = read(body).ok().and_then(|request| request.get("id").cloned()).unwrap_or_default();
-    encode(&error(&id, OVER_RATE, "the node's limit of requests per second is reached"))
+    let request = if body.len() < REACTOR_BODY_LEN_MAX { read(body).ok() } else { None };
+    let id = request.and_then(|request| request.get("id").cloned()).unwrap_or_default();
+    line(error(&id, OVER_RATE, "the node's limit of requests per second is reached"))
 }
 
 fn read(body: &[u8]) -> Result<Value, Vec<u8>> {
-    let refuse = |code, message| encode(&error(&Value::Null, code, message));
+    let refuse = |code, message| line(error(&Value::Null, code, message));
     if body.len() > BODY_LEN_MAX {
         return Err(too_large());
     }
@@ -130,52 +161,79 @@ fn depth(body: &[u8]) -> usize {
     deepest
 }
 
-fn encode(value: &Value) -> Vec<u8> {
-    let mut bytes = value.to_string().into_bytes();
-    bytes.push(b'\n');
-    bytes
+fn line(mut answer: String) -> Vec<u8> {
+    answer.push('\n');
+    answer.into_bytes()
 }
 
-fn error(id: &Value, code: i64, message: &str) -> Value {
-    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } })
+fn error(id: &Value, code: i64, message: &str) -> String {
+    json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } }).to_string()
 }
 
-fn respond(request: &Value, nodes: Option<&NodesView<'_>>, settings: &Settings) -> Option<Value> {
-    match request {
-        Value::Array(batch) if batch.is_empty() || batch.len() > BATCH_MAX => {
-            Some(error(&Value::Null, INVALID_REQUEST, "a batch holds 1 to 1000 requests"))
-        }
-        Value::Array(batch) => {
-            let answers: Vec<Value> =
-                batch.iter().filter_map(|request| respond_one(request, nodes, settings)).collect();
-            (!answers.is_empty()).then_some(Value::Array(answers))
-        }
-        single => respond_one(single, nodes, settings),
+/// How many bytes an answer may have.
+fn answer_len_max(settings: &Settings) -> usize {
+    ANSWER_LEN_MAX.min(settings.frame_len_max.saturating_sub(HEADER_LEN))
+}
+
+fn respond(
+    request: &Value,
+    request_len: usize,
+    mut nodes: Option<Nodes<'_>>,
+    settings: &Settings,
+) -> Option<Vec<u8>> {
+    // Ids are repeated, and whatever has no room any more is answered by an error.
+    let errors_len = |requests: usize| request_len + requests * ERROR_LEN_MAX;
+    let Value::Array(batch) = request else {
+        let left = answer_len_max(settings).saturating_sub(errors_len(1));
+        return respond_one(request, nodes.as_mut(), settings, left).map(line);
+    };
+    if batch.is_empty() || batch.len() > BATCH_MAX {
+        return Some(line(error(&Value::Null, INVALID_REQUEST, "a batch holds 1 to 1000 requests")));
     }
+    let mut answers = String::from("[");
+    for request in batch {
+        let left = answer_len_max(settings).saturating_sub(answers.len() + errors_len(batch.len()));
+        if let Some(answer) = respond_one(request, nodes.as_mut(), settings, left) {
+            if answers.len() > 1 {
+                answers.push(',');
+            }
+            answers.push_str(&answer);
+        }
+    }
+    answers.push(']');
+    (answers.len() > 2).then(|| line(answers))
 }
 
-fn respond_one(request: &Value, nodes: Option<&NodesView<'_>>, settings: &Settings) -> Option<Value> {
+/// `len_max` bounds the result; the errors, which are short, go beyond it.
+fn respond_one(
+    request: &Value,
+    nodes: Option<&mut Nodes<'_>>,
+    settings: &Settings,
+    len_max: usize,
+) -> Option<String> {
     let Some(method) = request.get("method").and_then(Value::as_str) else {
         let id = request.get("id").unwrap_or(&Value::Null);
         return Some(error(id, INVALID_REQUEST, "the request names no method"));
     };
     let id = request.get("id")?;
     Some(match result(method, nodes, settings) {
-        Some(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+        Some(result) if result.len() < len_max => {
+            format!(r#"{{"id":{id},"jsonrpc":"2.0","result":{result}}}"#)
+        }
+        Some(_) => error(id, INTERNAL_ERROR, "the answer is longer than a node may send at once"),
         None => {
+            let shown: String = method.chars().take(64).collect();
             let message =
-                format!("the method {method} is not served: this node relays messages and has no ledger");
+                format!("the method {shown} is not served: this node relays messages and has no ledger");
             error(id, METHOD_NOT_FOUND, &message)
         }
     })
 }
 
-fn result(method: &str, nodes: Option<&NodesView<'_>>, settings: &Settings) -> Option<Value> {
-    let ids = |nodes: &NodesView<'_>| {
-        std::iter::once(&nodes.own).chain(&nodes.peers).map(|node| node.id.to_hex()).collect::<Vec<_>>()
-    };
-    match method {
-        "getClientVersion" => Some(json!({
+/// The result's JSON text.
+fn result<'a>(method: &str, nodes: Option<&'a mut Nodes<'_>>, settings: &Settings) -> Option<Cow<'a, str>> {
+    let fixed = match method {
+        "getClientVersion" => json!({
             "FISCO-BCOS Version": format!("{NODE_VERSION} (amop {})", env!("CARGO_PKG_VERSION")),
             "Supported Version": NODE_VERSION,
             "Chain Id": settings.chain_id,
@@ -183,32 +241,83 @@ fn result(method: &str, nodes: Option<&NodesView<'_>>, settings: &Settings) -> O
             "Build Type": "Linux/rustc",
             "Git Branch": "",
             "Git Commit Hash": "",
-        })),
-        "getGroupList" => Some(json!(settings.groups)),
-        "getBlockNumber" => Some(json!("0x0")),
-        "getPeers" => Some(nodes?.peers.iter().map(|node| show(node, settings)).collect::<Vec<_>>().into()),
-        "getNodeInfo" => Some(show(&nodes?.own, settings)),
-        "getNodeIDList" | "getGroupPeers" | "getObserverList" => Some(json!(ids(nodes?))),
-        "getSealerList" => Some(json!([])),
-        _ => None,
+        }),
+        "getGroupList" => json!(settings.groups),
+        "getBlockNumber" => json!("0x0"),
+        "getSealerList" => json!([]),
+        _ => {
+            let method = *NODE_METHODS.iter().find(|known| **known == method)?;
+            return Some(Cow::Borrowed(nodes?.result(method, settings)));
+        }
+    };
+    Some(Cow::Owned(fixed.to_string()))
+}
+
+impl Nodes<'_> {
+    fn result(&mut self, method: &'static str, settings: &Settings) -> &str {
+        let kept = self.cache.results.iter().position(|(name, _)| *name == method);
+        let position = kept.unwrap_or_else(|| {
+            self.cache.results.push((method, self.view.render(method, settings)));
+            self.cache.results.len() - 1
+        });
+        &self.cache.results[position].1
     }
 }
 
-fn show(node: &NodeView<'_>, settings: &Settings) -> Value {
-    let topics: Vec<&str> = if settings.list_topics {
+impl NodesView<'_> {
+    fn render(&self, method: &str, settings: &Settings) -> String {
+        match method {
+            "getPeers" => {
+                // All names together take at most half of an answer, so that it can always be given.
+                let share = answer_len_max(settings) / 2 / self.peers.len().max(1);
+                let mut out = String::from("[");
+                for (index, node) in self.peers.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    node.render(share, settings, &mut out);
+                }
+                out + "]"
+            }
+            "getNodeInfo" => {
+                let mut out = String::new();
+                self.own.render(answer_len_max(settings) / 2, settings, &mut out);
+                out
+            }
+            _ => {
+                let nodes = std::iter::once(&self.own).chain(&self.peers);
+                json!(nodes.map(|node| node.id.to_hex()).collect::<Vec<_>>()).to_string()
+            }
+        }
+    }
+}
+
+impl NodeView<'_> {
+    /// Appends the five fields of WIRE §1.5, with at most so many bytes of topics.
+    fn render(&self, mut topics_len_left: usize, settings: &Settings, out: &mut String) {
+        // Writing to a string does not fail.
+        let _ = write!(
+            out,
+            r#"{{"Agency":{},"IPAndPort":{},"Node":{},"NodeID":"{}","Topic":["#,
+            json!(self.agency),
+            json!(self.address),
+            json!(self.name),
+            self.id.to_hex(),
+        );
         let listed =
             |topic: &&str| matches!(TopicKind::of(topic.as_bytes()), TopicKind::Ordinary | TopicKind::Data);
-        node.entries.topics().filter(listed).take(TOPICS_MAX).collect()
-    } else {
-        Vec::new()
-    };
-    json!({
-        "Agency": node.agency,
-        "IPAndPort": node.address,
-        "Node": node.name,
-        "NodeID": node.id.to_hex(),
-        "Topic": topics,
-    })
+        let shown = if settings.list_topics { TOPICS_MAX } else { 0 };
+        for (index, topic) in self.entries.topics().filter(listed).take(shown).enumerate() {
+            let name = json!(topic).to_string();
+            let Some(left) = topics_len_left.checked_sub(name.len() + 1) else { break };
+            topics_len_left = left;
+            if index > 0 {
+                out.push(',');
+            }
+            out.push_str(&name);
+        }
+        out.push_str("]}");
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +327,11 @@ mod tests {
     fn ask(body: &str) -> Value {
         match classify(body.as_bytes(), &Settings::default()) {
             Plan::Answer(answer) => serde_json::from_slice(&answer).unwrap(),
-            other => panic!("{other:?}"),
+            Plan::Registry => {
+                let none = entries(&[]);
+                ask_map(body, &view(&none, &none), &Settings::default())
+            }
+            Plan::Nothing => panic!("no answer"),
         }
     }
 
@@ -254,5 +367,107 @@ mod tests {
         assert_eq!(batch[1]["result"], json!([1]));
         assert_eq!(classify(br#"{"method":"getBlockNumber"}"#, &settings), Plan::Nothing);
         assert_eq!(classify(br#"{"method":"getPeers","id":1}"#, &settings), Plan::Registry);
+    }
+
+    fn view<'a>(own: &'a Entries, peer: &'a Entries) -> NodesView<'a> {
+        let node = |id, entries| NodeView {
+            id: NodeId([id; 64]),
+            address: "127.0.0.1:30300",
+            agency: "agency \"A\"",
+            name: "node0",
+            entries,
+        };
+        NodesView { own: node(1, own), peers: vec![node(2, peer)] }
+    }
+
+    fn entries(topics: &[&str]) -> Entries {
+        let mut entries = Entries::default();
+        for topic in topics {
+            let key = crate::wire::state::topic_key(topic);
+            entries.apply(&crate::wire::state::Change { key: &key, value: Some(&[0, 0, 0, 1]) });
+        }
+        entries
+    }
+
+    fn ask_map(body: &str, view: &NodesView<'_>, settings: &Settings) -> Value {
+        let answer = answer(body.as_bytes(), 1, view, settings, &mut Cache::default()).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    #[test]
+    fn peers_are_shown_with_their_ordinary_and_data_topics_only() {
+        let own = entries(&[]);
+        let peer = entries(&[
+            "#!$TopicNeedVerify_p",
+            "b\"",
+            "a",
+            "_block_notify_1",
+            "#!$PushChannel_#!$TopicNeedVerify_p",
+        ]);
+        let view = view(&own, &peer);
+        let request = r#"{"method":"getPeers","params":[1],"id":"x"}"#;
+        let answer = ask_map(request, &view, &Settings::default());
+        assert_eq!(answer["id"], "x");
+        assert_eq!(
+            answer["result"],
+            json!([{
+                "Agency": "agency \"A\"",
+                "IPAndPort": "127.0.0.1:30300",
+                "Node": "node0",
+                "NodeID": "02".repeat(64),
+                "Topic": ["#!$TopicNeedVerify_p", "a", "b\""],
+            }])
+        );
+        let hidden = Settings { list_topics: false, ..Settings::default() };
+        assert_eq!(ask_map(request, &view, &hidden)["result"][0]["Topic"], json!([]));
+        assert_eq!(
+            ask_map(r#"{"method":"getNodeInfo","id":1}"#, &view, &hidden)["result"]["NodeID"],
+            "01".repeat(64)
+        );
+    }
+
+    #[test]
+    fn node_lists_name_this_node_and_its_peers_and_there_is_no_sealer() {
+        let none = entries(&[]);
+        let view = view(&none, &none);
+        for method in ["getNodeIDList", "getGroupPeers", "getObserverList"] {
+            let answer = ask_map(&format!(r#"{{"method":"{method}","id":1}}"#), &view, &Settings::default());
+            assert_eq!(answer["result"], json!(["01".repeat(64), "02".repeat(64)]), "{method}");
+        }
+        assert_eq!(ask(r#"{"method":"getBlockNumber","id":null}"#)["result"], "0x0");
+        let answer = ask_map(r#"{"method":"getSealerList","id":1}"#, &view, &Settings::default());
+        assert_eq!(answer["result"], json!([]));
+    }
+
+    #[test]
+    fn what_was_shown_is_kept_until_the_map_changes() {
+        let (none, some) = (entries(&[]), entries(&["t"]));
+        let (settings, mut cache) = (Settings::default(), Cache::default());
+        let request = br#"{"method":"getPeers","id":1}"#;
+        let first = answer(request, 1, &view(&none, &none), &settings, &mut cache);
+        assert_eq!(answer(request, 1, &view(&none, &some), &settings, &mut cache), first);
+        assert_ne!(answer(request, 2, &view(&none, &some), &settings, &mut cache), first);
+    }
+
+    #[test]
+    fn a_small_batch_cannot_ask_for_more_than_one_frame_holds() {
+        let names: Vec<String> = (0..5_000).map(|i| format!("{i:0200}")).collect();
+        let many = entries(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let none = entries(&[]);
+        let settings = Settings { frame_len_max: 4 << 20, ..Settings::default() };
+        let batch = format!("[{}]", vec![r#"{"method":"getPeers","id":1}"#; 500].join(","));
+        let answers =
+            answer(batch.as_bytes(), 1, &view(&none, &many), &settings, &mut Cache::default()).unwrap();
+        assert!(answers.len() <= settings.frame_len_max - HEADER_LEN);
+        let answers: Value = serde_json::from_slice(&answers).unwrap();
+        assert!(answers[0]["result"].is_array());
+        assert_eq!(answers[499]["error"]["code"], INTERNAL_ERROR);
+    }
+
+    #[test]
+    fn a_request_over_the_rate_is_refused_with_its_own_id() {
+        let answer: Value = serde_json::from_slice(&over_rate(br#"{"method":"getPeers","id":9}"#)).unwrap();
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(9), &json!(OVER_RATE)));
+        assert_eq!(classify(&vec![b' '; REACTOR_BODY_LEN_MAX], &Settings::default()), Plan::Registry);
     }
 }

@@ -4,12 +4,15 @@
 //! known here are kept and counted into the root like all others, so that newer nodes can add some.
 //! The root is a hash over the set of entries that is kept up to date entry by entry.
 
-use std::collections::BTreeMap;
+use std::{ops::Bound, sync::Arc};
 
 use super::{NodeId, reader::Reader};
 
 /// Entry kind: a topic; the key is its name, the value a u32 count of subscriber sessions.
 pub const KIND_TOPIC: u8 = 1;
+/// Entry kind, set aside: who subscribes to a private topic; the key is the name of its data topic, the
+/// value u64 session numbers. Nobody writes it yet.
+pub const KIND_TOPIC_SESSIONS: u8 = 2;
 /// Entry kind: a live neighbour; the key is its id, the value empty.
 pub const KIND_NEIGHBOUR: u8 = 3;
 
@@ -19,10 +22,16 @@ pub const KEY_LEN_MAX: usize = 256;
 pub const VALUE_LEN_MAX: usize = 16 * 1024;
 /// Entries of one record: topics, neighbours, and room for what newer nodes add.
 pub const ENTRIES_MAX: usize = 1_100_000;
-/// Changes in one step.
+/// Bytes of the keys and values of one record: a million of the longest topics.
+pub const RECORD_LEN_MAX: usize = 288 << 20;
+/// Changes in one step, and entries in one part.
 pub const CHANGES_MAX: usize = 65_536;
 /// Bytes of the changes of one step.
 pub const CHANGES_LEN_MAX: usize = 1 << 20;
+/// Steps in one message.
+pub const STEPS_MAX: usize = 4_096;
+/// Bytes of heads and changes of all steps in one message.
+pub const STEPS_LEN_MAX: usize = CHANGES_LEN_MAX + Head::LEN + 4;
 /// Bytes of entries in one part of a record.
 pub const PART_LEN_MAX: usize = 256 << 10;
 /// Records that one list may name.
@@ -77,27 +86,41 @@ impl SetHash {
     }
 }
 
-/// The entries of a node's record, with their hash.
+/// The entries of a node's record, with their hash. A clone shares them; a change to it copies
+/// O(log n).
 #[derive(Clone, Default)]
 pub struct Entries {
-    map: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    map: imbl::OrdMap<Arc<[u8]>, Arc<[u8]>>,
     hash: SetHash,
+    bytes: usize,
 }
 
 impl Entries {
     /// Sets or removes one entry; gives the value before.
-    pub fn apply(&mut self, change: &Change<'_>) -> Option<Box<[u8]>> {
+    pub fn apply(&mut self, change: &Change<'_>) -> Option<Arc<[u8]>> {
         let before = match change.value {
             Some(value) => {
                 self.hash.combine(change.key, value, true);
+                self.bytes += change.key.len() + value.len();
                 self.map.insert(change.key.into(), value.into())
             }
             None => self.map.remove(change.key),
         };
         if let Some(before) = &before {
             self.hash.combine(change.key, before, false);
+            self.bytes -= change.key.len() + before.len();
         }
         before
+    }
+
+    /// Whether the record is within [`ENTRIES_MAX`] and [`RECORD_LEN_MAX`].
+    pub fn within_bounds(&self) -> bool {
+        self.map.len() <= ENTRIES_MAX && self.bytes <= RECORD_LEN_MAX
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The value of a key.
@@ -128,10 +151,7 @@ impl Entries {
     /// Names of the topics, in order.
     pub fn topics(&self) -> impl Iterator<Item = &str> {
         self.map
-            .range::<[u8], _>((
-                std::ops::Bound::Included(&[KIND_TOPIC][..]),
-                std::ops::Bound::Excluded(&[KIND_TOPIC + 1][..]),
-            ))
+            .range::<_, [u8]>((Bound::Included(&[KIND_TOPIC][..]), Bound::Excluded(&[KIND_TOPIC + 1][..])))
             .filter_map(|(key, _)| std::str::from_utf8(&key[1..]).ok())
     }
 
@@ -139,8 +159,7 @@ impl Entries {
     /// the bytes, and whether they are the last.
     pub fn part(&self, after: &[u8]) -> (Vec<u8>, bool) {
         let mut out = Vec::new();
-        let bounds = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        for (key, value) in self.map.range::<[u8], _>(bounds) {
+        for (key, value) in self.map.range::<_, [u8]>((Bound::Excluded(after), Bound::Unbounded)) {
             if !out.is_empty() && out.len() + key.len() + value.len() + 5 > PART_LEN_MAX {
                 return (out, false);
             }
@@ -296,13 +315,44 @@ pub fn versions_hash(versions: &mut [Version]) -> [u8; 32] {
 /// A step as it travels: its head, then the encoded changes.
 pub type Step<'a> = (Head, &'a [u8]);
 
+/// Which records a digest is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope(pub u8);
+
+impl Scope {
+    /// The sender's own record alone.
+    pub const OWN: Self = Self(1);
+    /// All records that the sender knows, its own included. Set aside for nodes that pass on what they
+    /// hear.
+    pub const ALL: Self = Self(2);
+}
+
+/// Why a payload is no message of the state protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// It ends early, or a field has a value that it cannot have.
+    #[error("the state message is malformed")]
+    Malformed,
+    /// A count or length beyond what this module names.
+    #[error("the state message is over a bound")]
+    Oversized,
+    /// A kind of message that a newer node may send; not the sender's fault.
+    #[error("state messages of kind {0} are not known here")]
+    UnknownKind(u8),
+}
+
 /// Payload of STATE_SEQ, STATE_REQUEST or STATE_REPLY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// STATE_SEQ, STATE_REPLY: steps, oldest first.
+    /// STATE_SEQ, STATE_REPLY: steps, oldest first. A reply without any says that there are none.
     Steps(Vec<Step<'a>>),
-    /// STATE_SEQ: a hash over the versions of all records that the sender announces.
-    Digest([u8; 32]),
+    /// STATE_SEQ: a hash over the versions of the records in scope.
+    Digest {
+        /// Which records.
+        scope: Scope,
+        /// See [`versions_hash`].
+        hash: [u8; 32],
+    },
     /// STATE_SEQ, STATE_REPLY: those versions.
     List(Vec<Version>),
     /// STATE_REQUEST: for the list.
@@ -310,7 +360,7 @@ pub enum Message<'a> {
     /// STATE_REQUEST: for what is newer than this; or, if `after` is not empty, for the part of the whole
     /// record behind that key.
     Want {
-        /// What is known.
+        /// What is known. With incarnation and seq 0: the whole record.
         known: Version,
         /// The last key that was received of a record in parts.
         after: &'a [u8],
@@ -319,9 +369,11 @@ pub enum Message<'a> {
     Part {
         /// The record's last step.
         head: Head,
+        /// The part holds what follows this key; empty for the first part.
+        after: &'a [u8],
         /// Whether no other part follows.
         last: bool,
-        /// Encoded entries.
+        /// Encoded entries, ascending by key.
         entries: &'a [u8],
     },
 }
@@ -334,49 +386,61 @@ const WANT: u8 = 5;
 const PART: u8 = 6;
 
 impl<'a> Message<'a> {
-    /// Reads a payload; `None` if it is malformed, over a bound, or of a kind not known here.
-    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+    /// Reads a payload. Bytes behind the known fields belong to newer versions and are ignored.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader(payload);
-        let message = match reader.u8()? {
+        let kind = reader.u8().ok_or(MessageError::Malformed)?;
+        if !(STEPS..=PART).contains(&kind) {
+            return Err(MessageError::UnknownKind(kind));
+        }
+        Self::decode_known(kind, &mut reader).ok_or(MessageError::Malformed)?
+    }
+
+    /// `None` if the bytes end early or are wrong.
+    fn decode_known(kind: u8, reader: &mut Reader<'a>) -> Option<Result<Self, MessageError>> {
+        let oversized = Some(Err(MessageError::Oversized));
+        Some(Ok(match kind {
             STEPS => {
+                let count = usize::from(reader.u16()?);
+                if count > STEPS_MAX {
+                    return oversized;
+                }
                 let mut steps = Vec::new();
-                for _ in 0..reader.u16()? {
-                    let head = Head::decode(&mut reader)?;
+                for _ in 0..count {
+                    let head = Head::decode(reader)?;
                     let len = reader.u32()? as usize;
                     if len > CHANGES_LEN_MAX {
-                        return None;
+                        return oversized;
                     }
                     steps.push((head, reader.take(len)?));
                 }
                 Self::Steps(steps)
             }
-            DIGEST => Self::Digest(reader.array()?),
+            DIGEST => Self::Digest { scope: Scope(reader.u8()?), hash: reader.array()? },
             LIST => {
                 let count = usize::from(reader.u16()?);
                 if count > LIST_MAX {
-                    return None;
+                    return oversized;
                 }
                 let mut versions = Vec::new();
                 for _ in 0..count {
-                    versions.push(decode_version(&mut reader)?);
+                    versions.push(decode_version(reader)?);
                 }
                 Self::List(versions)
             }
             WANT_LIST => Self::WantList,
-            WANT => {
-                let known = decode_version(&mut reader)?;
-                let len = usize::from(reader.u16()?);
-                Self::Want { known, after: reader.take(len)? }
-            }
-            PART => {
-                let head = Head::decode(&mut reader)?;
+            WANT => Self::Want { known: decode_version(reader)?, after: decode_key(reader)? },
+            _ => {
+                let head = Head::decode(reader)?;
+                let after = decode_key(reader)?;
                 let last = reader.u8()? != 0;
                 let len = reader.u32()? as usize;
-                Self::Part { head, last, entries: reader.take(len)? }
+                if len > PART_LEN_MAX + KEY_LEN_MAX + VALUE_LEN_MAX {
+                    return oversized;
+                }
+                Self::Part { head, after, last, entries: reader.take(len)? }
             }
-            _ => return None,
-        };
-        Some(message)
+        }))
     }
 
     /// The payload's bytes.
@@ -392,9 +456,9 @@ impl<'a> Message<'a> {
                     out.extend_from_slice(changes);
                 }
             }
-            Self::Digest(digest) => {
-                out.push(DIGEST);
-                out.extend_from_slice(digest);
+            Self::Digest { scope, hash } => {
+                out.extend_from_slice(&[DIGEST, scope.0]);
+                out.extend_from_slice(hash);
             }
             Self::List(versions) => {
                 out.push(LIST);
@@ -405,12 +469,12 @@ impl<'a> Message<'a> {
             Self::Want { known, after } => {
                 out.push(WANT);
                 encode_version(known, &mut out);
-                out.extend_from_slice(&(after.len() as u16).to_be_bytes());
-                out.extend_from_slice(after);
+                encode_key(after, &mut out);
             }
-            Self::Part { head, last, entries } => {
+            Self::Part { head, after, last, entries } => {
                 out.push(PART);
                 out.extend_from_slice(&head.encode());
+                encode_key(after, &mut out);
                 out.push(u8::from(*last));
                 out.extend_from_slice(&(entries.len() as u32).to_be_bytes());
                 out.extend_from_slice(entries);
@@ -418,6 +482,19 @@ impl<'a> Message<'a> {
         }
         out
     }
+}
+
+fn encode_key(key: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(key.len() as u16).to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+fn decode_key<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let len = usize::from(reader.u16()?);
+    if len > KEY_LEN_MAX {
+        return None;
+    }
+    reader.take(len)
 }
 
 fn encode_version(version: &Version, out: &mut Vec<u8>) {
@@ -451,19 +528,78 @@ mod tests {
         let version = Version { origin: NodeId([9; 64]), incarnation: 1, seq: 2 };
         let messages = [
             Message::Steps(vec![(head(), b"changes"), (head(), b"")]),
-            Message::Digest([3; 32]),
+            Message::Digest { scope: Scope::OWN, hash: [3; 32] },
             Message::List(vec![version, version]),
             Message::WantList,
             Message::Want { known: version, after: b"key" },
-            Message::Part { head: head(), last: true, entries: b"entries" },
+            Message::Part { head: head(), after: b"", last: true, entries: b"entries" },
         ];
         for message in &messages {
             let bytes = message.encode();
-            assert_eq!(Message::decode(&bytes).as_ref(), Some(message));
+            assert_eq!(Message::decode(&bytes).as_ref(), Ok(message));
             for cut in 0..bytes.len() {
-                assert_eq!(Message::decode(&bytes[..cut]), None, "{message:?} cut at {cut}");
+                let refused = Err(MessageError::Malformed);
+                assert_eq!(Message::decode(&bytes[..cut]), refused, "{message:?} cut at {cut}");
             }
         }
+    }
+
+    #[test]
+    fn counts_and_lengths_over_a_bound_are_told_from_malformed_bytes() {
+        assert_eq!(Message::decode(&[STEPS, 0xff, 0xff]), Err(MessageError::Oversized));
+        assert_eq!(Message::decode(&[LIST, 0xff, 0xff]), Err(MessageError::Oversized));
+        assert_eq!(Message::decode(&[99, 1, 2]), Err(MessageError::UnknownKind(99)));
+        let mut step = Message::Steps(vec![(head(), b"")]).encode();
+        let len_at = step.len() - 4;
+        step[len_at..].copy_from_slice(&(CHANGES_LEN_MAX as u32 + 1).to_be_bytes());
+        assert_eq!(Message::decode(&step), Err(MessageError::Oversized));
+    }
+
+    #[test]
+    fn mutated_messages_never_panic() {
+        use rand::{RngExt, SeedableRng};
+        let mut random = rand::rngs::SmallRng::seed_from_u64(7);
+        let mut changes = Vec::new();
+        Change { key: &topic_key("t"), value: Some(&[0, 0, 0, 1]) }.encode_into(&mut changes);
+        Change { key: &topic_key("gone"), value: None }.encode_into(&mut changes);
+        let version = Version { origin: NodeId([9; 64]), incarnation: 1, seq: 2 };
+        let messages = [
+            Message::Steps(vec![(head(), &changes), (head(), &changes)]).encode(),
+            Message::Digest { scope: Scope::ALL, hash: [3; 32] }.encode(),
+            Message::List(vec![version; 3]).encode(),
+            Message::Want { known: version, after: b"key" }.encode(),
+            Message::Part { head: head(), after: b"k", last: false, entries: &changes }.encode(),
+        ];
+        for round in 0..20_000 {
+            let mut bytes = messages[round % messages.len()].clone();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] = random.random();
+            }
+            bytes.truncate(random.random_range(0..=bytes.len()));
+            match Message::decode(&bytes) {
+                Ok(Message::Steps(steps)) => {
+                    steps.iter().for_each(|(_, changes)| drop(Change::decode_all(changes)));
+                }
+                Ok(Message::Part { entries, .. }) => drop(Change::decode_all(entries)),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_kind_is_kept_and_counts_into_the_root() {
+        let mut entries = Entries::default();
+        let before = entries.root();
+        entries.apply(&Change { key: &[200, 1, 2], value: Some(b"from the future") });
+        assert_ne!(entries.root(), before);
+        assert_eq!(entries.part(&[]), {
+            let mut out = Vec::new();
+            Change { key: &[200, 1, 2], value: Some(b"from the future") }.encode_into(&mut out);
+            (out, true)
+        });
+        assert_eq!(entries.topics().count(), 0);
+        assert_eq!(entries.bytes(), 3 + 15);
     }
 
     #[test]
@@ -480,6 +616,18 @@ mod tests {
         assert_eq!(one.root(), other.root());
         other.apply(&set(b"a", b"1"));
         assert_ne!(one.root(), other.root());
+    }
+
+    #[test]
+    fn roots_are_those_that_the_document_gives() {
+        let hex = |root: [u8; 32]| root.map(|byte| format!("{byte:02x}")).concat();
+        let mut entries = Entries::default();
+        let empty = hex(entries.root());
+        entries.apply(&Change { key: &topic_key("news"), value: Some(&1u32.to_be_bytes()) });
+        let document = include_str!("../../docs/node-link.md");
+        for root in [hex(entries.root()), empty] {
+            assert!(document.contains(&format!("`{root}`")), "{root}");
+        }
     }
 
     #[test]

@@ -1,0 +1,637 @@
+use std::sync::atomic::AtomicU32;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    relay::{LinkKey, bandwidth::Limiter, settings::Settings},
+    wire::state::Head,
+};
+
+const HOME: ReactorId = ReactorId(0);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Registries joined by queues. Nothing moves before [`Net::deliver`].
+struct Net {
+    now: Instant,
+    nodes: Vec<Registry>,
+    keys: Vec<NodeSigner>,
+    /// Sender, receiver, and what was sent.
+    wire: VecDeque<(usize, usize, PacketType, u32, Bytes)>,
+    answers: Vec<Bytes>,
+    closed: Vec<(usize, NodeId)>,
+    next_seq: u32,
+}
+
+fn key(index: usize) -> NodeSigner {
+    NodeSigner::from_secret_bytes(&[index as u8 + 1; 32]).unwrap()
+}
+
+fn registry(now: Instant, signer: &NodeSigner, incarnation: u64) -> Registry {
+    let shared = Arc::new(Shared {
+        id: signer.id(),
+        incarnation,
+        reactors: 1,
+        started: now,
+        own_address: "127.0.0.1:30300".into(),
+        own_agency: "agency".into(),
+        own_name: "node".into(),
+        settings: Settings::default(),
+        snapshot: arc_swap::ArcSwap::default(),
+        limiter: Limiter::unlimited(),
+        rpc_limiter: Limiter::unlimited(),
+        next_message: AtomicU32::new(0),
+        counters: vec![Arc::default()],
+    });
+    Registry::new(shared, signer.clone())
+}
+
+impl Net {
+    fn new(nodes: usize) -> Self {
+        let now = Instant::now();
+        let keys: Vec<_> = (0..nodes).map(key).collect();
+        Self {
+            now,
+            nodes: keys.iter().map(|key| registry(now, key, 1)).collect(),
+            keys,
+            wire: VecDeque::new(),
+            answers: Vec::new(),
+            closed: Vec::new(),
+            next_seq: 0,
+        }
+    }
+
+    /// All nodes linked with each other.
+    fn mesh(nodes: usize) -> Self {
+        let mut net = Self::new(nodes);
+        for one in 0..nodes {
+            for other in one + 1..nodes {
+                net.link(one, other);
+            }
+        }
+        net.settle();
+        net
+    }
+
+    fn up(&mut self, at: usize, peer: usize) {
+        let input = RegistryInput::NodeUp {
+            id: self.keys[peer].id(),
+            incarnation: self.nodes[peer].shared.incarnation,
+            reactor: HOME,
+            address: format!("10.0.0.{peer}:30300"),
+            agency: "agency".into(),
+            name: format!("node{peer}"),
+        };
+        self.nodes[at].handle(self.now, input);
+    }
+
+    fn link(&mut self, one: usize, other: usize) {
+        self.up(one, other);
+        self.up(other, one);
+    }
+
+    fn down(&mut self, at: usize, peer: usize) {
+        let incarnation = self.nodes[at].nodes[&self.keys[peer].id()].entry.incarnation;
+        self.nodes[at].handle(self.now, RegistryInput::NodeDown { id: self.keys[peer].id(), incarnation });
+    }
+
+    fn subscribe(&mut self, at: usize, topic: &str, difference: i32) {
+        let changes = vec![(Topic::new(topic).unwrap(), difference)];
+        self.nodes[at].handle(self.now, RegistryInput::Topics { reactor: HOME, changes });
+    }
+
+    /// Publishes everywhere and takes what is to be sent.
+    fn collect(&mut self) {
+        for (from, node) in self.nodes.iter_mut().enumerate() {
+            node.publish(self.now);
+            while let Some((_, output)) = node.poll_output() {
+                match output {
+                    RegistryOutput::ToNode { to, packet_type, seq, payload } => {
+                        let Some(to) = self.keys.iter().position(|key| key.id() == to) else { continue };
+                        self.next_seq += 1;
+                        let seq = seq.unwrap_or(self.next_seq);
+                        self.wire.push_back((from, to, packet_type, seq, payload));
+                    }
+                    RegistryOutput::RpcAnswer { body, .. } => self.answers.push(body),
+                    RegistryOutput::CloseNode { id } => self.closed.push((from, id)),
+                }
+            }
+        }
+    }
+
+    /// Delivers what is under way now, once; what that causes is under way afterwards.
+    fn deliver(&mut self) -> usize {
+        self.collect();
+        let count = self.wire.len();
+        for _ in 0..count {
+            let Some((from, to, packet_type, seq, payload)) = self.wire.pop_front() else { break };
+            let input = RegistryInput::State { from: self.keys[from].id(), packet_type, seq, payload };
+            self.nodes[to].handle(self.now, input);
+        }
+        self.collect();
+        count
+    }
+
+    /// Delivers until nothing is under way.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.deliver() == 0 {
+                return;
+            }
+        }
+        panic!("the registries never come to rest");
+    }
+
+    fn lose_all(&mut self) {
+        self.collect();
+        self.wire.clear();
+    }
+
+    fn tick(&mut self, time: Duration) {
+        self.now += time;
+        for node in &mut self.nodes {
+            node.handle_timeout(self.now);
+        }
+    }
+
+    /// How many sessions of `peer` subscribe, as far as the shards of `at` can see.
+    fn count(&self, at: usize, topic: &str, peer: usize) -> u32 {
+        let snapshot = self.nodes[at].shared.snapshot.load();
+        let id = self.keys[peer].id();
+        snapshot
+            .topic(topic)
+            .and_then(|entry| entry.nodes.iter().find(|(node, _)| node.id == id).map(|(_, count)| *count))
+            .unwrap_or(0)
+    }
+
+    fn inject(&mut self, at: usize, from: usize, packet_type: PacketType, message: &Message<'_>) {
+        let input = RegistryInput::State {
+            from: self.keys[from].id(),
+            packet_type,
+            seq: 0,
+            payload: message.encode().into(),
+        };
+        self.nodes[at].handle(self.now, input);
+    }
+
+    fn refused(&self, at: usize, error: StateError) -> u64 {
+        self.nodes[at].counters.refused(error).get()
+    }
+
+    /// A step that follows what node `at` knows of node `origin`, signed by that node's key.
+    fn forge(&self, at: usize, origin: usize, changes: &[u8], edit: impl FnOnce(&mut Head)) -> Head {
+        let record = &self.nodes[at].nodes[&self.keys[origin].id()].record;
+        let known = record.version();
+        let mut entries = record.entries().clone();
+        Change::decode_all(changes).unwrap().iter().for_each(|change| drop(entries.apply(change)));
+        let mut head = Head {
+            origin: self.keys[origin].id(),
+            incarnation: known.incarnation,
+            seq: known.seq + 1,
+            previous: self.nodes[origin].own.steps_after(&Version { seq: known.seq - 1, ..known }).unwrap()
+                [0]
+            .0
+            .digest(),
+            root: entries.root(),
+            changes_hash: state::changes_hash(changes),
+            signature: [0; 64],
+        };
+        edit(&mut head);
+        head.signature = self.keys[origin].sign(&head.digest());
+        head
+    }
+}
+
+fn set(topic: &str, count: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Change { key: &state::topic_key(topic), value: Some(&count.to_be_bytes()) }.encode_into(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_subscription_shows_at_neighbours_after_one_delivery() {
+    let mut net = Net::mesh(3);
+    net.subscribe(0, "news", 2);
+    net.deliver();
+    assert_eq!((net.count(1, "news", 0), net.count(2, "news", 0)), (2, 2));
+    net.subscribe(0, "news", -1);
+    net.subscribe(1, "news", 1);
+    net.deliver();
+    assert_eq!((net.count(1, "news", 0), net.count(2, "news", 0), net.count(2, "news", 1)), (1, 1, 1));
+    net.subscribe(0, "news", -1);
+    net.deliver();
+    assert_eq!((net.count(2, "news", 0), net.count(2, "news", 1)), (0, 1));
+}
+
+#[test]
+fn a_new_neighbour_knows_the_topics_within_one_round_trip() {
+    let mut net = Net::new(2);
+    net.subscribe(0, "old", 1);
+    net.collect();
+    net.link(0, 1);
+    // The list, the request, the reply.
+    for _ in 0..3 {
+        net.deliver();
+    }
+    assert_eq!(net.count(1, "old", 0), 1);
+}
+
+#[test]
+fn private_route_marker_and_notice_topics_are_never_routed_by_the_table() {
+    let mut net = Net::mesh(2);
+    let data = "#!$TopicNeedVerify_p";
+    let route = "#!$VerifyChannel_#!$TopicNeedVerify_p_00000000000000000000000000000000";
+    let marker = "#!$PushChannel_#!$TopicNeedVerify_p";
+    for topic in [data, route, marker, "_block_notify_1"] {
+        net.subscribe(0, topic, 1);
+    }
+    net.settle();
+    for at in 0..2 {
+        for topic in [data, route, marker, "_block_notify_1"] {
+            assert!(net.nodes[at].shared.snapshot.load().topic(topic).is_none(), "{topic} at {at}");
+        }
+    }
+    let record = &net.nodes[1].nodes[&net.keys[0].id()].record;
+    assert_eq!(record.entries().topics().collect::<Vec<_>>(), [data]);
+}
+
+#[test]
+fn a_lost_step_heals_by_the_next_digest() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "lost", 1);
+    net.lose_all();
+    net.tick(DIGEST_INTERVAL);
+    net.settle();
+    assert_eq!(net.count(1, "lost", 0), 1);
+    assert_eq!(net.nodes[1].counters.records_taken.get(), 0, "the missing step sufficed");
+}
+
+#[test]
+fn a_lost_step_heals_by_the_step_after_it() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "lost", 1);
+    net.lose_all();
+    net.subscribe(0, "seen", 1);
+    net.settle();
+    assert_eq!((net.count(1, "lost", 0), net.count(1, "seen", 0)), (1, 1));
+}
+
+#[test]
+fn a_lost_request_is_made_again() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "lost", 1);
+    net.lose_all();
+    net.tick(DIGEST_INTERVAL);
+    // The digest, the list, and then the request for the step is lost.
+    net.deliver();
+    net.deliver();
+    net.lose_all();
+    net.tick(DIGEST_INTERVAL);
+    net.settle();
+    assert_eq!(net.count(1, "lost", 0), 1);
+}
+
+#[test]
+fn more_steps_than_the_history_keeps_heal_by_the_whole_record() {
+    let mut net = Net::mesh(2);
+    for i in 0..state::STEPS_MAX + 10 {
+        net.subscribe(0, &format!("t{i}"), 1);
+        net.nodes[0].publish(net.now);
+    }
+    net.lose_all();
+    net.tick(DIGEST_INTERVAL);
+    net.settle();
+    assert_eq!((net.count(1, "t0", 0), net.count(1, "t4105", 0)), (1, 1));
+    assert_eq!(net.nodes[1].counters.records_taken.get(), 1);
+}
+
+#[test]
+fn what_comes_and_goes_between_two_publications_makes_no_step() {
+    let mut net = Net::mesh(2);
+    let before = net.nodes[0].own.version();
+    net.subscribe(0, "t", 1);
+    net.subscribe(0, "t", -1);
+    assert_eq!(net.deliver(), 0);
+    assert_eq!(net.nodes[0].own.version(), before);
+}
+
+#[test]
+fn steps_with_long_names_stay_within_what_receivers_accept() {
+    let mut net = Net::mesh(2);
+    for i in 0..9_000 {
+        net.subscribe(0, &format!("{i:0254}"), 1);
+    }
+    net.settle();
+    assert_eq!(net.count(1, &format!("{:0254}", 8_999), 0), 1);
+    assert_eq!(net.nodes[1].counters.records_taken.get(), 0);
+    assert_eq!(net.refused(1, StateError::Size), 0);
+}
+
+#[test]
+fn a_record_of_100_000_topics_arrives_in_parts_while_it_goes_on_changing() {
+    let mut net = Net::new(2);
+    for i in 0..100_000 {
+        net.subscribe(0, &format!("a topic with a name of usual length/{i}"), 1);
+    }
+    // More steps than the history reaches back, so that only the whole record helps.
+    for i in 0..state::STEPS_MAX {
+        net.nodes[0].publish(net.now);
+        net.subscribe(0, &format!("u{}", i % 7), 1);
+    }
+    net.collect();
+    net.link(0, 1);
+    let mut longest = 0;
+    for round in 0.. {
+        net.subscribe(0, &format!("during {round}"), 1);
+        net.collect();
+        longest = net.wire.iter().map(|(.., payload)| payload.len()).max().unwrap_or(0).max(longest);
+        net.deliver();
+        if net.nodes[1].counters.records_taken.get() > 0 {
+            break;
+        }
+        assert!(round < 1_000, "the transfer never ends");
+    }
+    net.settle();
+    assert_eq!(net.nodes[1].counters.records_taken.get(), 1, "changes do not make it begin anew");
+    assert_eq!(net.count(1, "a topic with a name of usual length/99999", 0), 1);
+    assert_eq!(net.count(1, "during 3", 0), 1);
+    let known = net.nodes[1].nodes[&net.keys[0].id()].record.version();
+    assert_eq!(known, net.nodes[0].own.version());
+    assert!(longest <= 1 << 20, "{longest} bytes in one message");
+    assert!(net.nodes[0].nodes[&net.keys[1].id()].pinned.is_none());
+}
+
+#[test]
+fn a_neighbour_that_is_gone_takes_its_topics_along() {
+    let mut net = Net::mesh(3);
+    net.subscribe(0, "t", 1);
+    net.subscribe(2, "t", 1);
+    net.settle();
+    net.down(1, 0);
+    net.settle();
+    assert_eq!((net.count(1, "t", 0), net.count(1, "t", 2)), (0, 1));
+    let neighbours = net.nodes[1].shared.snapshot.load().neighbours.clone();
+    assert_eq!(*neighbours, [net.keys[2].id()]);
+    let shown = &net.nodes[2].nodes[&net.keys[1].id()].record;
+    assert!(shown.entries().get(&state::neighbour_key(&net.keys[0].id())).is_none());
+    assert!(shown.entries().get(&state::neighbour_key(&net.keys[2].id())).is_some());
+}
+
+#[test]
+fn a_restarted_node_is_known_by_its_new_record_only() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "before", 1);
+    net.settle();
+    net.nodes[0] = registry(net.now, &net.keys[0], 2);
+    net.subscribe(0, "after", 1);
+    net.link(0, 1);
+    net.settle();
+    assert_eq!((net.count(1, "before", 0), net.count(1, "after", 0)), (0, 1));
+    // The old link's end comes late.
+    let id = net.keys[0].id();
+    net.nodes[1].handle(net.now, RegistryInput::NodeDown { id, incarnation: 1 });
+    net.settle();
+    assert_eq!(net.count(1, "after", 0), 1);
+}
+
+#[test]
+fn a_link_that_returns_brings_what_was_missed() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "missed", 1);
+    net.lose_all();
+    net.link(0, 1);
+    net.settle();
+    assert_eq!(net.count(1, "missed", 0), 1);
+}
+
+#[test]
+fn what_is_forged_is_refused_counted_and_leaves_no_trace() {
+    let mut net = Net::mesh(3);
+    net.subscribe(0, "t", 1);
+    net.settle();
+    let changes = set("forged", 9);
+    let seq = PacketType::STATE_SEQ;
+
+    let mut unsigned = net.forge(1, 0, &changes, |_| {});
+    unsigned.signature[5] ^= 1;
+    net.inject(1, 0, seq, &Message::Steps(vec![(unsigned, &changes)]));
+    assert_eq!(net.refused(1, StateError::Signature), 1);
+
+    // Signed by somebody else for itself, brought as if it were the neighbour's.
+    let foreign = net.forge(1, 2, &changes, |_| {});
+    net.inject(1, 0, seq, &Message::Steps(vec![(foreign, &changes)]));
+    assert_eq!(net.refused(1, StateError::Origin), 1);
+
+    let other_changes = net.forge(1, 0, &set("else", 1), |_| {});
+    net.inject(1, 0, seq, &Message::Steps(vec![(other_changes, &changes)]));
+    let wrong_root = net.forge(1, 0, &changes, |head| head.root = [0; 32]);
+    net.inject(1, 0, seq, &Message::Steps(vec![(wrong_root, &changes)]));
+    assert_eq!(net.refused(1, StateError::Root), 2);
+
+    net.inject(1, 0, PacketType::STATE_REQUEST, &Message::WantList);
+    net.inject(1, 0, PacketType::STATE_REQUEST, &Message::Steps(vec![]));
+    assert_eq!(net.refused(1, StateError::Malformed), 1);
+
+    let part = net.forge(1, 0, &changes, |_| {});
+    net.inject(
+        1,
+        0,
+        PacketType::STATE_REPLY,
+        &Message::Part { head: part, after: b"", last: true, entries: &changes },
+    );
+    assert_eq!(net.refused(1, StateError::Unasked), 1);
+
+    net.settle();
+    assert_eq!((net.count(1, "forged", 0), net.count(1, "t", 0)), (0, 1));
+    // The origin's honest steps still follow.
+    net.subscribe(0, "honest", 1);
+    net.deliver();
+    assert_eq!(net.count(1, "honest", 0), 1);
+    assert!(net.closed.is_empty());
+}
+
+#[test]
+fn a_replayed_step_changes_nothing() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "t", 1);
+    net.collect();
+    let replayed: Vec<_> = net.wire.iter().cloned().collect();
+    net.settle();
+    net.subscribe(0, "t", -1);
+    net.settle();
+    net.wire.extend(replayed);
+    net.settle();
+    assert_eq!(net.count(1, "t", 0), 0);
+    assert!(net.nodes[1].counters.stale.get() > 0);
+}
+
+#[test]
+fn a_broken_chain_leads_to_the_whole_record() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "t", 1);
+    net.settle();
+    // Another step with the next number, as from a node whose clock went back into an old life.
+    let changes = set("fork", 1);
+    let head = net.forge(1, 0, &changes, |_| {});
+    net.inject(1, 0, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
+    assert_eq!(net.count(1, "fork", 0), 0, "not published yet");
+    net.subscribe(0, "true", 1);
+    net.nodes[0].publish(net.now);
+    net.subscribe(0, "truth", 1);
+    net.settle();
+    assert_eq!(net.refused(1, StateError::Chain), 1);
+    assert_eq!((net.count(1, "true", 0), net.count(1, "truth", 0), net.count(1, "fork", 0)), (1, 1, 0));
+    assert_eq!(net.nodes[1].counters.records_taken.get(), 1);
+}
+
+#[test]
+fn steps_beyond_the_allowance_wait_for_the_digest() {
+    let mut net = Net::mesh(2);
+    for i in 0..3_000 {
+        net.subscribe(0, &format!("t{i}"), 1);
+        net.nodes[0].publish(net.now);
+    }
+    net.deliver();
+    assert!(net.refused(1, StateError::Rate) > 0);
+    assert!(net.closed.is_empty());
+    net.tick(DIGEST_INTERVAL);
+    net.settle();
+    assert_eq!(net.count(1, "t2999", 0), 1);
+}
+
+#[test]
+fn a_neighbour_that_asks_without_end_is_answered_within_bounds() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "t", 1);
+    net.settle();
+    let known = Version { origin: net.keys[0].id(), incarnation: 0, seq: 0 };
+    for _ in 0..2 * REQUESTS_PER_SECOND_MAX {
+        net.inject(0, 1, PacketType::STATE_REQUEST, &Message::Want { known, after: b"" });
+    }
+    net.collect();
+    assert!(net.wire.len() <= REQUESTS_PER_SECOND_MAX as usize);
+    net.wire.clear();
+    net.now += SECOND;
+    net.inject(0, 1, PacketType::STATE_REQUEST, &Message::Want { known, after: b"" });
+    net.collect();
+    assert_eq!(net.wire.len(), 1);
+}
+
+#[test]
+fn only_a_neighbour_that_goes_on_breaking_rules_loses_its_link() {
+    let mut net = Net::mesh(2);
+    for refusals in 0..=REFUSALS_PER_MINUTE_MAX {
+        assert!(net.closed.is_empty(), "after {refusals}");
+        net.inject(1, 0, PacketType::STATE_SEQ, &Message::WantList);
+        net.collect();
+    }
+    assert_eq!(net.closed, [(1, net.keys[0].id())]);
+}
+
+#[test]
+fn kinds_of_messages_and_entries_that_are_not_known_here_do_no_harm() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "t", 1);
+    net.settle();
+    let unknown = |packet_type, payload: &'static [u8]| RegistryInput::State {
+        from: key(0).id(),
+        packet_type,
+        seq: 0,
+        payload: Bytes::from_static(payload),
+    };
+    net.nodes[1].handle(net.now, unknown(PacketType::STATE_SEQ, b"\xc8whatever"));
+    net.inject(1, 0, PacketType::STATE_SEQ, &Message::Digest { scope: Scope::ALL, hash: [1; 32] });
+    assert_eq!(net.nodes[1].counters.unknown_kinds.get(), 2);
+
+    let mut changes = Vec::new();
+    Change { key: b"\xc8key", value: Some(b"value") }.encode_into(&mut changes);
+    changes.extend_from_slice(&set("beside", 3));
+    let head = net.forge(1, 0, &changes, |_| {});
+    net.inject(1, 0, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
+    net.nodes[1].publish(net.now);
+    assert_eq!(net.count(1, "beside", 0), 3);
+    let record = &net.nodes[1].nodes[&net.keys[0].id()].record;
+    assert_eq!(record.entries().get(b"\xc8key"), Some(&b"value"[..]));
+}
+
+#[test]
+fn mutated_messages_of_a_neighbour_never_panic_and_never_show() {
+    use rand::{RngExt, SeedableRng};
+    let mut random = rand::rngs::SmallRng::seed_from_u64(11);
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "t", 1);
+    net.settle();
+    let changes = set("t", 5);
+    let head = net.forge(1, 0, &changes, |_| {});
+    let known = Version { origin: net.keys[1].id(), incarnation: 1, seq: 1 };
+    let samples = [
+        (PacketType::STATE_SEQ, Message::Steps(vec![(head.clone(), &changes)]).encode()),
+        (PacketType::STATE_SEQ, Message::List(vec![known]).encode()),
+        (PacketType::STATE_REQUEST, Message::Want { known, after: b"" }.encode()),
+        (PacketType::STATE_REPLY, Message::Part { head, after: b"", last: true, entries: &changes }.encode()),
+    ];
+    for round in 0..4_000 {
+        let (packet_type, sample) = &samples[round % samples.len()];
+        let mut payload = sample.clone();
+        let at = random.random_range(0..payload.len());
+        payload[at] ^= 1 << random.random_range(0..8);
+        if random.random_bool(0.2) {
+            payload.truncate(at);
+        }
+        if *packet_type == PacketType::STATE_REPLY {
+            // As if it had been asked for.
+            let id = net.keys[0].id();
+            net.nodes[1].nodes.get_mut(&id).unwrap().record.ask(net.now);
+        }
+        let from = net.keys[0].id();
+        let input = RegistryInput::State { from, packet_type: *packet_type, seq: 0, payload: payload.into() };
+        net.nodes[1].handle(net.now, input);
+        net.now += Duration::from_millis(1);
+    }
+    net.lose_all();
+    assert_eq!(net.count(1, "t", 0), 1);
+}
+
+#[test]
+fn peers_are_answered_from_their_records() {
+    let mut net = Net::mesh(2);
+    net.subscribe(0, "news", 1);
+    net.subscribe(0, "#!$TopicNeedVerify_p", 1);
+    net.settle();
+    let input = RegistryInput::Rpc {
+        reactor: HOME,
+        link: LinkKey { index: 0, generation: 1 },
+        seq: [b'0'; 32],
+        body: Bytes::from_static(br#"{"jsonrpc":"2.0","method":"getPeers","params":[1],"id":1}"#),
+    };
+    net.nodes[1].handle(net.now, input.clone());
+    net.collect();
+    net.subscribe(0, "more", 1);
+    net.settle();
+    net.nodes[1].handle(net.now, input);
+    net.collect();
+    let topics: Vec<serde_json::Value> = net
+        .answers
+        .iter()
+        .map(|body| serde_json::from_slice::<serde_json::Value>(body).unwrap()["result"][0]["Topic"].clone())
+        .collect();
+    let shown = |names: &[&str]| serde_json::json!(names);
+    assert_eq!(topics[0], shown(&["#!$TopicNeedVerify_p", "news"]));
+    assert_eq!(topics[1], shown(&["#!$TopicNeedVerify_p", "more", "news"]));
+}
+
+#[test]
+fn changes_of_one_reactor_apply_in_order_and_reactors_add_up() {
+    let mut net = Net::mesh(2);
+    let topic = Topic::new("t").unwrap();
+    for (reactor, difference) in [(0, 1), (1, 1), (0, -1), (0, 1), (1, 2)] {
+        let changes = vec![(topic.clone(), difference)];
+        net.nodes[0].handle(net.now, RegistryInput::Topics { reactor: ReactorId(reactor), changes });
+    }
+    net.settle();
+    let snapshot = net.nodes[0].shared.snapshot.load();
+    let mut reactors = snapshot.topic("t").unwrap().reactors.to_vec();
+    reactors.sort_unstable();
+    assert_eq!(reactors, [(ReactorId(0), 1), (ReactorId(1), 3)]);
+    assert_eq!(net.count(1, "t", 0), 4);
+}
