@@ -225,3 +225,27 @@ fn pki_never_overwrites_without_being_told() {
     succeeds(&make(&["--force"]), "when told");
     assert_ne!(std::fs::read(&key).unwrap(), first);
 }
+
+#[test]
+fn a_node_and_an_application_added_step_by_step_work_together() {
+    if !have("python3", "--version") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let pki = |arguments: &[&str]| {
+        succeeds(&Command::new(PROGRAM).arg("pki").args(arguments).output().unwrap(), arguments[0])
+    };
+    pki(&["chain", "-o", &at("chain")]);
+    pki(&["agency", "--chain", &at("chain"), "--name", "bank", "-o", &at("bank")]);
+    pki(&["node", "--agency", &at("bank"), "--name", "n", "-o", &at("conf")]);
+    pki(&["sdk", "--agency", &at("bank"), "--name", "app", "-o", &at("sdk-ec")]);
+    pki(&["chain", "--rsa", "--name", "bank", "-o", &at("channel")]);
+    pki(&["node", "--agency", &at("channel"), "--name", "n", "-o", &at("conf/channel_cert")]);
+    pki(&["sdk", "--agency", &at("channel"), "--name", "app", "-o", &at("sdk")]);
+    for (rsa, certificates) in [(true, "sdk"), (false, "sdk-ec")] {
+        let node = Process::start(&dir.path().join("conf"), rsa);
+        scripted_sdk(node.channel_port, &dir.path().join(certificates), rsa);
+        assert_eq!(node.stop(), Some(0));
+    }
+}

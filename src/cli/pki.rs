@@ -8,7 +8,9 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::pki::{Host, NetworkPlan, Profile, build_network};
+use crate::pki::{
+    Authority, Host, Issued, KeyType, NetworkPlan, Profile, Validity, build_network, write_pair, write_public,
+};
 
 #[derive(Args)]
 pub(super) struct PkiArgs {
@@ -27,11 +29,65 @@ Examples:
 
 Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
     Network(NetworkArgs),
+    /// Make a chain CA: DIR/ca.crt and DIR/ca.key.
+    Chain {
+        /// Where to.
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+        /// Its name.
+        #[arg(long, default_value = "chain")]
+        name: String,
+        /// For the channel's RSA profile instead of secp256k1.
+        #[arg(long)]
+        rsa: bool,
+        /// Days that it is good for.
+        #[arg(long, default_value_t = 36_500)]
+        days: u64,
+    },
+    /// Make an agency below a chain CA: DIR/agency.crt, DIR/agency.key and DIR/ca.crt.
+    Agency {
+        /// Directory with ca.crt and ca.key.
+        #[arg(long, value_name = "DIR")]
+        chain: PathBuf,
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// Where to.
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+        /// Days that it is good for.
+        #[arg(long, default_value_t = 36_500)]
+        days: u64,
+    },
+    /// Make a node's certificate: DIR/node.crt, node.key, node.nodeid and ca.crt.
+    #[command(after_help = "\
+Example, for one more node of a network that `amop pki network` made:
+  amop pki node --agency nodes/cert/agency --name node4 -o node4/conf
+  amop pki node --agency nodes/cert/agency/channel --name node4 -o node4/conf/channel_cert")]
+    Node(LeafArgs),
+    /// Make an application's certificate: DIR/sdk.crt, sdk.key and ca.crt.
+    Sdk(LeafArgs),
     /// Show what a certificate file holds.
     Show {
         /// PEM file.
         file: PathBuf,
     },
+}
+
+#[derive(Args)]
+struct LeafArgs {
+    /// Directory of the issuer: agency.crt, agency.key and ca.crt; or ca.crt and ca.key of an RSA channel.
+    #[arg(long, value_name = "DIR")]
+    agency: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    name: String,
+    /// Where to.
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// Days that it is good for.
+    #[arg(long, default_value_t = 36_500)]
+    days: u64,
 }
 
 #[derive(Args)]
@@ -101,8 +157,63 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
             println!("  keep {} safe: it can make more nodes", args.out.join("cert").display());
             Ok(ExitCode::SUCCESS)
         }
+        PkiCommand::Chain { out, name, rsa, days } => {
+            let key_type = if *rsa { KeyType::Rsa2048 } else { KeyType::Secp256k1 };
+            let chain = Authority::root(key_type, name, Validity::days(*days))?;
+            write_pair(out, "ca", &chain.issued, &[])?;
+            made(out)
+        }
+        PkiCommand::Agency { chain, name, out, days } => {
+            let authority = Authority::load(&chain.join("ca.crt"), &chain.join("ca.key"))?;
+            if authority.is_rsa() {
+                return Err(
+                    "the RSA profile has no agencies: give its ca.crt and ca.key to `amop pki sdk`".into()
+                );
+            }
+            let agency = authority.agency(name, Validity::days(*days))?;
+            write_pair(out, "agency", &agency.issued, &[&authority.issued])?;
+            write_public(&out.join("ca.crt"), &authority.issued.certificate)?;
+            made(out)
+        }
+        PkiCommand::Node(args) => leaf(args, "node"),
+        PkiCommand::Sdk(args) => leaf(args, "sdk"),
         PkiCommand::Show { file } => show(file),
     }
+}
+
+fn made(out: &Path) -> Result<ExitCode, super::Failure> {
+    println!("made {}", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
+    let file = |name: &str| args.agency.join(name);
+    let validity = Validity::days(args.days);
+    if file("agency.key").is_file() {
+        let agency = Authority::load(&file("agency.crt"), &file("agency.key"))?;
+        let root = std::fs::read_to_string(file("ca.crt"))
+            .map_err(|error| format!("{}: {error}", file("ca.crt").display()))?;
+        let issued = agency.leaf(&args.name, kind, validity)?;
+        let above = Issued { certificate: root.clone(), key: String::new(), node_id: None };
+        write_pair(&args.out, kind, &issued, &[&agency.issued, &above])?;
+        write_public(&args.out.join("ca.crt"), &root)?;
+        if kind == "node" {
+            let id = issued.node_id.unwrap_or_default();
+            write_public(&args.out.join("node.nodeid"), &format!("{id}\n"))?;
+        }
+        return made(&args.out);
+    }
+    let authority = Authority::load(&file("ca.crt"), &file("ca.key"))?;
+    if !authority.is_rsa() {
+        return Err(format!(
+            "{}: certificates of nodes and applications come from an agency; make one with `amop pki agency`",
+            args.agency.display()
+        )
+        .into());
+    }
+    write_pair(&args.out, kind, &authority.channel_leaf(&args.name, validity)?, &[])?;
+    write_public(&args.out.join("ca.crt"), &authority.issued.certificate)?;
+    made(&args.out)
 }
 
 fn show(file: &Path) -> Result<ExitCode, super::Failure> {

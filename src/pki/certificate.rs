@@ -1,7 +1,8 @@
 //! Keys and certificates in memory.
 
 use std::{
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, SystemTime},
 };
@@ -53,6 +54,9 @@ pub enum PkiError {
     /// `ip:count` was not understood.
     #[error("{0:?} is not a host with a number of nodes, such as 127.0.0.1:4")]
     Host(String),
+    /// A file that is no authority's certificate or key, or not of one pair.
+    #[error("{}: not the certificate or key (PEM, PKCS#8, secp256k1 or RSA) of one authority", .0.display())]
+    Unusable(PathBuf),
     /// The cryptographic library refused.
     #[error("the cryptographic library could not make or use a key")]
     Crypto,
@@ -179,6 +183,35 @@ enum Form {
 }
 
 impl Authority {
+    /// Reads an authority back from its PEM files, to issue more.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, PkiError> {
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+        };
+        let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
+        let unusable = |path: &Path| PkiError::Unusable(path.to_owned());
+        let parsed = Certificate::load_pem_chain(certificate_pem.as_bytes())
+            .ok()
+            .and_then(|chain| chain.into_iter().next())
+            .ok_or_else(|| unusable(certificate))?;
+        let pkcs8 = x509_cert::der::pem::decode_vec(key_pem.as_bytes()).map_err(|_| unusable(key))?.1;
+        let key_pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256K1_SHA256_ASN1_SIGNING, &pkcs8)
+            .map(Key::Secp256k1)
+            .or_else(|_| rsa::KeyPair::from_pkcs8(&pkcs8).map(Key::Rsa))
+            .map_err(|_| unusable(key))?;
+        let spki = parsed.tbs_certificate.subject_public_key_info.to_der().map_err(|_| PkiError::Crypto)?;
+        if spki != key_pair.public_der()? {
+            return Err(unusable(key));
+        }
+        let name = parsed.tbs_certificate.subject.clone();
+        Ok(Self { issued: issued(parsed, &key_pair)?, name, key: key_pair })
+    }
+
+    /// Whether it issues for the RSA profile.
+    pub fn is_rsa(&self) -> bool {
+        matches!(self.key, Key::Rsa(_))
+    }
+
     /// A root that signs itself, of version 1 without extensions.
     pub fn root(key_type: KeyType, name: &str, validity: Validity) -> Result<Self, PkiError> {
         let key = Key::generate(key_type)?;

@@ -16,4 +16,4 @@ mod certificate;
 mod network;
 
 pub use certificate::{Authority, Issued, KeyType, PkiError, Validity};
-pub use network::{Host, NetworkPlan, Profile, build_network, write_private, write_public};
+pub use network::{Host, NetworkPlan, Profile, build_network, write_pair, write_private, write_public};

@@ -143,8 +143,9 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
     Ok(())
 }
 
-/// Writes `NAME.crt` (the certificate and those above it) and `NAME.key`.
-fn write_pair(dir: &Path, name: &str, issued: &Issued, above: &[&Issued]) -> Result<(), PkiError> {
+/// Writes `NAME.crt` (the certificate and those above it) and `NAME.key` into `dir`, which is made; fails
+/// if there is one of them.
+pub fn write_pair(dir: &Path, name: &str, issued: &Issued, above: &[&Issued]) -> Result<(), PkiError> {
     create_dir(dir)?;
     let chain: String = std::iter::once(issued)
         .chain(above.iter().copied())

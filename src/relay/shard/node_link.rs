@@ -128,6 +128,12 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.node_links.decrement();
+        if link.peer_link_number.is_none() && reason != CloseReason::ByPeer {
+            warn!(
+                peer = %link.peer, address = %link.label.address, %reason,
+                "a node link ended before the peer said Hello; nodes of FISCO BCOS 2.x do not, and cannot be peers yet",
+            );
+        }
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
