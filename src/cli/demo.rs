@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::{
     client::{Certificates, Client, ClientOptions, MessageKind, Messages, file},
-    pki::{Host, NetworkPlan, Profile, build_network},
+    pki::{Host, NetworkPlan, build_network},
     wire::ResultCode,
 };
 
@@ -250,14 +250,9 @@ fn make_network(dir: &Path) -> Result<(PathBuf, Vec<String>), super::Failure> {
         .collect::<Result<_, _>>()?;
     let plan = NetworkPlan {
         hosts: vec![Host { address: "127.0.0.1".to_owned(), nodes: NODES }],
-        profile: Profile::Rsa,
-        agency: "agency".to_owned(),
-        p2p_port: 30300,
-        channel_port: 20200,
         listen_ip: "127.0.0.1".to_owned(),
-        chain_id: "1".to_owned(),
         days: 1,
-        force: false,
+        ..NetworkPlan::default()
     };
     build_network(&plan, &out)?;
     let network = out.join("127.0.0.1");
@@ -266,13 +261,16 @@ fn make_network(dir: &Path) -> Result<(PathBuf, Vec<String>), super::Failure> {
         let mut text = std::fs::read_to_string(&path)?;
         for other in 0..NODES {
             text = text
-                .replace(&format!("={}\n", 20200 + other), &format!("={}\n", ports[usize::from(other)]))
                 .replace(
-                    &format!("={}\n", 30300 + other),
+                    &format!("={}\n", plan.channel_port + other),
+                    &format!("={}\n", ports[usize::from(other)]),
+                )
+                .replace(
+                    &format!("={}\n", plan.p2p_port + other),
                     &format!("={}\n", ports[usize::from(NODES + other)]),
                 )
                 .replace(
-                    &format!(":{}\n", 30300 + other),
+                    &format!(":{}\n", plan.p2p_port + other),
                     &format!(":{}\n", ports[usize::from(NODES + other)]),
                 );
         }

@@ -65,6 +65,23 @@ pub struct NetworkPlan {
     pub force: bool,
 }
 
+impl Default for NetworkPlan {
+    /// Four nodes on this machine with the RSA profile and FISCO BCOS' ports, as `build_chain.sh` does.
+    fn default() -> Self {
+        Self {
+            hosts: vec![Host { address: "127.0.0.1".to_owned(), nodes: 4 }],
+            profile: Profile::Rsa,
+            agency: "agency".to_owned(),
+            p2p_port: 30300,
+            channel_port: 20200,
+            listen_ip: "0.0.0.0".to_owned(),
+            chain_id: "1".to_owned(),
+            days: 36_500,
+            force: false,
+        }
+    }
+}
+
 /// Builds all under `out`, or nothing: it is made beside it and moved there when it is whole.
 pub fn build_network(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
     if out.exists() && !plan.force {

@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-use amop::pki::{Host, NetworkPlan, Profile, build_network};
+use amop::pki::{NetworkPlan, Profile, build_network};
 
 /// A network's files, made once per run and test program for each profile.
 pub fn network_files(profile: Profile) -> &'static Path {
@@ -19,17 +19,7 @@ pub fn network_files(profile: Profile) -> &'static Path {
     let dir = cell.get_or_init(|| {
         let dir =
             tempfile::Builder::new().prefix(&format!("amop-test-{name}-")).tempdir().expect("a directory");
-        let plan = NetworkPlan {
-            hosts: vec![Host { address: "127.0.0.1".to_owned(), nodes: 4 }],
-            profile,
-            agency: "agency".to_owned(),
-            p2p_port: 30300,
-            channel_port: 20200,
-            listen_ip: "127.0.0.1".to_owned(),
-            chain_id: "1".to_owned(),
-            days: 1,
-            force: false,
-        };
+        let plan = NetworkPlan { profile, days: 1, ..NetworkPlan::default() };
         build_network(&plan, &dir.path().join("nodes")).expect("certificates");
         dir
     });
@@ -103,7 +93,8 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !holds() {
         assert!(std::time::Instant::now() < end, "in vain: {what}");
-        std::thread::yield_now();
+        // The nodes of a test run on the same processors.
+        std::thread::park_timeout(std::time::Duration::from_millis(1));
     }
 }
 
