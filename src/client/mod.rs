@@ -208,7 +208,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a unicast and waits for its answer. Gives 99 if no node is up, 102 if nothing came within
+    /// Sends a unicast and waits for its answer; a node that answers 99 is followed by the next. Gives 99 if
+    /// no node is up, 102 if nothing came within
     /// `timeout` or the connection broke.
     pub async fn request(
         &self,
@@ -239,22 +240,41 @@ impl Client {
         if Topic::new(topic).is_none() {
             return Err(ClientError::Topic(topic.to_owned()));
         }
+        let mut answer = self.ask_once(frame_type, topic, payload, timeout).await;
+        // 99 says that nobody has it: a node that is stopping, or cut off. Another one may do better.
+        for _ in 1..self.inner.nodes.len() {
+            if answer.code != ResultCode::NOT_SENT || !answer.payload.is_empty() {
+                break;
+            }
+            answer = self.ask_once(frame_type, topic, payload, timeout).await;
+        }
+        Ok(answer)
+    }
+
+    /// Asks one node.
+    async fn ask_once(
+        &self,
+        frame_type: FrameType,
+        topic: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Answer {
         let sent = Instant::now();
         let by_client = |code| Answer { code, payload: Bytes::new(), round_trip: sent.elapsed() };
         let seq = new_seq();
         let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
         let (answer, answered) = oneshot::channel();
-        let Some(node) = self.inner.usable_node() else { return Ok(by_client(ResultCode::NOT_SENT)) };
+        let Some(node) = self.inner.usable_node() else { return by_client(ResultCode::NOT_SENT) };
         lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
         if self.inner.nodes[node].outgoing.send(frame).await.is_err() {
             lock(&self.inner.pending).remove(&seq);
-            return Ok(by_client(ResultCode::NOT_SENT));
+            return by_client(ResultCode::NOT_SENT);
         }
         match tokio::time::timeout(timeout, answered).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => answer,
             _ => {
                 lock(&self.inner.pending).remove(&seq);
-                Ok(by_client(ResultCode::TIMEOUT))
+                by_client(ResultCode::TIMEOUT)
             }
         }
     }
