@@ -3,6 +3,11 @@
 //! Each file is one command: its arguments, and what it does. They import `node`, `client`, `pki` and
 //! `config`, and decide nothing about messages.
 
+/// Prints a line; quietly ends in nothing once nobody reads any more.
+macro_rules! line {
+    ($($argument:tt)*) => { _ = $crate::cli::print_line(&format!($($argument)*)) };
+}
+
 mod bench;
 mod connect;
 mod demo;

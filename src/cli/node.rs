@@ -43,9 +43,9 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
     let (config, warnings) = Config::load(&args.config)?;
     if args.check {
         for warning in &warnings {
-            println!("warning: {warning}");
+            line!("warning: {warning}");
         }
-        println!("{}: the configuration can be used", args.config.display());
+        line!("{}: the configuration can be used", args.config.display());
         return Ok(ExitCode::SUCCESS);
     }
     let level = args.log_level.as_deref().unwrap_or(&config.log_level);

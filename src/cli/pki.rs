@@ -151,10 +151,10 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
             };
             build_network(&plan, &args.out)?;
             let host = args.out.join(args.listen[0].address.trim_matches(['[', ']']));
-            println!("made {}", args.out.display());
-            println!("  run a node:   amop node -c {}", host.join("node0/config.ini").display());
-            println!("  applications: amop sub TOPIC -c {}", host.join("sdk").display());
-            println!("  keep {} safe: it can make more nodes", args.out.join("cert").display());
+            line!("made {}", args.out.display());
+            line!("  run a node:   amop node -c {}", host.join("node0/config.ini").display());
+            line!("  applications: amop sub TOPIC -c {}", host.join("sdk").display());
+            line!("  keep {} safe: it can make more nodes", args.out.join("cert").display());
             Ok(ExitCode::SUCCESS)
         }
         PkiCommand::Chain { out, name, rsa, days } => {
@@ -182,7 +182,7 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
 }
 
 fn made(out: &Path) -> Result<ExitCode, super::Failure> {
-    println!("made {}", out.display());
+    line!("made {}", out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -223,21 +223,21 @@ fn show(file: &Path) -> Result<ExitCode, super::Failure> {
     for pem in Pem::iter_from_buffer(&bytes).filter_map(Result::ok).filter(|pem| pem.label == "CERTIFICATE") {
         let certificate = pem.parse_x509().map_err(|error| format!("{}: {error}", file.display()))?;
         let spki = certificate.public_key();
-        println!("subject:   {}", certificate.subject());
-        println!("issuer:    {}", certificate.issuer());
-        println!("version:   {}", certificate.version().0 + 1);
-        println!("valid:     {} to {}", certificate.validity().not_before, certificate.validity().not_after);
+        line!("subject:   {}", certificate.subject());
+        line!("issuer:    {}", certificate.issuer());
+        line!("version:   {}", certificate.version().0 + 1);
+        line!("valid:     {} to {}", certificate.validity().not_before, certificate.validity().not_after);
         let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
         match curve.map(|oid| oid.to_id_string()).as_deref() {
             Some("1.3.132.0.10") => {
                 let point: &[u8] = &spki.subject_public_key.data;
                 let id: String = point[1..].iter().map(|byte| format!("{byte:02x}")).collect();
-                println!("key:       secp256k1\nnode id:   {id}");
+                line!("key:       secp256k1\nnode id:   {id}");
             }
-            Some(other) => println!("key:       elliptic curve {other}"),
-            None => println!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size())),
+            Some(other) => line!("key:       elliptic curve {other}"),
+            None => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size())),
         }
-        println!();
+        line!("");
         any = true;
     }
     if !any {
