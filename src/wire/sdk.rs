@@ -86,6 +86,19 @@ pub fn encode_parts(frame_type: FrameType, seq: &Seq, result: ResultCode, data: 
 }
 
 /// An AMOP frame: header, topic and payload.
+///
+/// ```
+/// use amop::wire::{ResultCode, sdk::{self, AmopBody, FrameType, HEADER_LEN, Header}};
+///
+/// let seq = *b"b3ae60984320433aa3efbc6462ef6102";
+/// let frame = sdk::encode_amop(FrameType::REQUEST, &seq, ResultCode::OK, "payments", b"5 to bob");
+///
+/// let header = Header::decode(&frame).expect("42 bytes are there");
+/// assert_eq!((header.len as usize, header.seq), (frame.len(), seq));
+/// let body = AmopBody::decode(&frame[HEADER_LEN..]).expect("a valid topic");
+/// assert_eq!(body.topic, "payments");
+/// assert_eq!(&frame[HEADER_LEN + body.payload_offset..], b"5 to bob");
+/// ```
 pub fn encode_amop(
     frame_type: FrameType,
     seq: &Seq,

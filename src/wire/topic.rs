@@ -59,6 +59,15 @@ pub fn is_valid(name: &[u8]) -> bool {
 }
 
 /// A valid topic name that is kept; clones share it.
+///
+/// ```
+/// use amop::wire::{Topic, TopicKind};
+///
+/// assert!(Topic::new("").is_none());
+/// assert!(Topic::new("#!$TopicNeedVerify_").is_none(), "a bare prefix is no topic");
+/// let private = Topic::new("#!$TopicNeedVerify_deals").expect("a valid name");
+/// assert_eq!(private.kind(), TopicKind::Data);
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Arc<str>);
 
