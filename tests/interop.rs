@@ -29,15 +29,21 @@ fn have(program: &str, argument: &str) -> bool {
 struct Process {
     child: Child,
     channel_port: u16,
+    p2p_port: u16,
     _dir: tempfile::TempDir,
 }
 
 impl Process {
     fn start(conf: &Path, rsa: bool) -> Self {
+        Self::start_with(conf, rsa, "")
+    }
+
+    /// The same with more lines for `[p2p]`.
+    fn start_with(conf: &Path, rsa: bool, p2p: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.ini");
         let text = format!(
-            "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n\
+            "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n{p2p}\
              [network_security]\ndata_path={}\n[chain]\nrsa_crypto_channel={rsa}\n[log]\nformat=json\n",
             conf.display()
         );
@@ -47,17 +53,34 @@ impl Process {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = String::new();
         let mut lines = lines.map_while(Result::ok);
-        let channel_port = lines
+        let (channel_port, p2p_port) = lines
             .by_ref()
             .find_map(|line| {
                 log.push_str(&line);
                 let value: serde_json::Value = serde_json::from_str(&line).ok()?;
-                value["fields"]["channel"].as_str()?.rsplit_once(':')?.1.parse().ok()
+                let port = |name: &str| value["fields"][name].as_str()?.rsplit_once(':')?.1.parse().ok();
+                Some((port("channel")?, port("p2p")?))
             })
             .unwrap_or_else(|| panic!("the node does not come up: {log}"));
         // Its log must go on being read.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, channel_port, _dir: dir }
+        Self { child, channel_port, p2p_port, _dir: dir }
+    }
+
+    /// Whether the process has connections, and all of them send small segments at once.
+    fn sends_at_once(&self) -> bool {
+        use rustix::{net, process};
+        let pid = process::Pid::from_child(&self.child);
+        let process = process::pidfd_open(pid, process::PidfdFlags::empty()).unwrap();
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        // What is no TCP socket has no such option; what has no peer is a listener.
+        let at_once: Vec<bool> = descriptors
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|fd| process::pidfd_getfd(&process, fd, process::PidfdGetfdFlags::empty()).ok())
+            .filter(|fd| net::getpeername(fd).is_ok())
+            .filter_map(|fd| net::sockopt::tcp_nodelay(fd).ok())
+            .collect();
+        !at_once.is_empty() && at_once.iter().all(|&at_once| at_once)
     }
 
     /// Asks the process to end, and gives its exit status.
@@ -248,4 +271,25 @@ fn a_node_and_an_application_added_step_by_step_work_together() {
         scripted_sdk(node.channel_port, &dir.path().join(certificates), rsa);
         assert_eq!(node.stop(), Some(0));
     }
+}
+
+#[test]
+fn stalls_of_40_ms_on_one_way_traffic() {
+    // A fault of FISCO BCOS 2.10.2 (WIRE §8): without TCP_NODELAY a small segment waits for the
+    // acknowledgement of the one before. Every link has it here, on both ends.
+    let host = host_dir(Profile::Ec);
+    let first = Process::start(&host.join("node0/conf"), false);
+    let peer = format!("node.0=127.0.0.1:{}\n", first.p2p_port);
+    let second = Process::start_with(&host.join("node1/conf"), false, &peer);
+    let mut application = Command::new(PROGRAM)
+        .args(["sub", "t", "-n", &format!("127.0.0.1:{}", second.channel_port), "-c"])
+        .arg(host.join("sdk"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    support::wait_until("all links send at once", || first.sends_at_once() && second.sends_at_once());
+    application.kill().unwrap();
+    application.wait().unwrap();
+    assert_eq!((second.stop(), first.stop()), (Some(0), Some(0)));
 }
