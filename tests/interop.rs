@@ -247,6 +247,25 @@ fn pki_never_overwrites_without_being_told() {
     assert_eq!(std::fs::read(&key).unwrap(), first);
     succeeds(&make(&["--force"]), "when told");
     assert_ne!(std::fs::read(&key).unwrap(), first);
+    // Being told is not enough for what is no network of ours.
+    let precious = dir.path().join("precious");
+    std::fs::create_dir(&precious).unwrap();
+    std::fs::write(precious.join("file"), "precious").unwrap();
+    let pki = |arguments: &[&str]| {
+        Command::new(PROGRAM).arg("pki").arg("network").args(arguments).output().unwrap().status.code()
+    };
+    assert_eq!(pki(&["--force", "-l", "127.0.0.1:1", "-o", precious.to_str().unwrap()]), Some(1));
+    assert_eq!(std::fs::read_to_string(precious.join("file")).unwrap(), "precious");
+    // Nothing is written outside, and nothing half.
+    let elsewhere = dir.path().join("elsewhere").display().to_string();
+    for arguments in
+        [["-l", "..:1"], ["-l", "cert:1"], ["--agency", ".."], ["--p2p-port", "65535"], ["-l", "a:1,a:1"]]
+    {
+        assert_ne!(pki(&[&arguments[..], &["-o", &elsewhere]].concat()), Some(0), "{arguments:?}");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }
 
 #[test]

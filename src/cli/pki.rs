@@ -9,7 +9,8 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::pki::{
-    Authority, Host, Issued, KeyType, NetworkPlan, Profile, Validity, build_network, write_pair, write_public,
+    Authority, DAYS_MAX, Host, Issued, KeyType, NetworkPlan, Profile, Validity, build_network, write_pair,
+    write_public,
 };
 
 #[derive(Args)]
@@ -41,7 +42,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         #[arg(long)]
         rsa: bool,
         /// Days that it is good for.
-        #[arg(long, default_value_t = 36_500)]
+        #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
         days: u64,
     },
     /// Make an agency below a chain CA: DIR/agency.crt, DIR/agency.key and DIR/ca.crt.
@@ -56,7 +57,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
         /// Days that it is good for.
-        #[arg(long, default_value_t = 36_500)]
+        #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
         days: u64,
     },
     /// Make a node's certificate: DIR/node.crt, node.key, node.nodeid and ca.crt.
@@ -86,7 +87,7 @@ struct LeafArgs {
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// Days that it is good for.
-    #[arg(long, default_value_t = 36_500)]
+    #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
     days: u64,
 }
 
@@ -117,7 +118,7 @@ struct NetworkArgs {
     #[arg(long, default_value = "1")]
     chain_id: String,
     /// Days that certificates are good for.
-    #[arg(long, default_value_t = 36_500)]
+    #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
     days: u64,
     /// Replace the directory if it exists, with all keys in it.
     #[arg(long)]
@@ -227,15 +228,16 @@ fn show(file: &Path) -> Result<ExitCode, super::Failure> {
         line!("issuer:    {}", certificate.issuer());
         line!("version:   {}", certificate.version().0 + 1);
         line!("valid:     {} to {}", certificate.validity().not_before, certificate.validity().not_after);
+        let point: &[u8] = &spki.subject_public_key.data;
+        let is_elliptic = spki.algorithm.algorithm.to_id_string() == "1.2.840.10045.2.1";
         let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        match curve.map(|oid| oid.to_id_string()).as_deref() {
-            Some("1.3.132.0.10") => {
-                let point: &[u8] = &spki.subject_public_key.data;
-                let id: String = point[1..].iter().map(|byte| format!("{byte:02x}")).collect();
+        match (curve.map(|oid| oid.to_id_string()).as_deref().filter(|_| is_elliptic), point) {
+            (Some("1.3.132.0.10"), [4, id @ ..]) if id.len() == 64 => {
+                let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
                 line!("key:       secp256k1\nnode id:   {id}");
             }
-            Some(other) => line!("key:       elliptic curve {other}"),
-            None => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size())),
+            (Some(curve), _) => line!("key:       elliptic curve {curve}"),
+            (None, _) => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size())),
         }
         line!("");
         any = true;

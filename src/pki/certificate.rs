@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_lc_rs::{
-    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    encoding::{AsBigEndian, AsDer, EcPrivateKeyBin, Pkcs8V1Der, PublicKeyX509Der},
     rand::SystemRandom,
     rsa,
     signature::{ECDSA_P256K1_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256},
@@ -36,8 +36,19 @@ const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// Something is there already.
-    #[error("{} exists already; nothing was changed. Choose another place, or say --force to replace it", .0.display())]
+    #[error("{} exists already; nothing was changed. Choose another place (or, for a network, say --force to replace it)", .0.display())]
     Exists(PathBuf),
+    /// To be replaced, but nothing that was made here.
+    #[error("{} is not a network that this program made (no cert/ca.crt in it), so it is not replaced", .0.display())]
+    NotANetwork(PathBuf),
+    /// Ports beyond the last.
+    #[error("{nodes} nodes from port {first} on go beyond port 65535")]
+    Ports {
+        /// The first node's.
+        first: u16,
+        /// How many.
+        nodes: u16,
+    },
     /// A file cannot be written or read.
     #[error("{}: {source}", path.display())]
     File {
@@ -62,6 +73,9 @@ pub enum PkiError {
     Crypto,
 }
 
+/// Most days that a certificate is good for: about 7,900 years, short of the year 9999.
+pub const DAYS_MAX: u64 = 2_880_000;
+
 /// What kind of key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyType {
@@ -85,6 +99,7 @@ impl Validity {
     pub fn days(days: u64) -> Self {
         let now = SystemTime::now();
         let hour = Duration::from_secs(3600);
+        let days = days.min(DAYS_MAX);
         Self { not_before: now - hour, not_after: now + Duration::from_secs(86_400 * days) }
     }
 }
@@ -97,9 +112,16 @@ enum Key {
 impl Key {
     fn generate(key_type: KeyType) -> Result<Self, PkiError> {
         Ok(match key_type {
-            KeyType::Secp256k1 => Self::Secp256k1(
-                EcdsaKeyPair::generate(&ECDSA_P256K1_SHA256_ASN1_SIGNING).map_err(|_| PkiError::Crypto)?,
-            ),
+            KeyType::Secp256k1 => loop {
+                let pair = EcdsaKeyPair::generate(&ECDSA_P256K1_SHA256_ASN1_SIGNING)
+                    .map_err(|_| PkiError::Crypto)?;
+                // FISCO BCOS refuses a private key, and misreads a public one, that begins with a zero byte.
+                let private: EcPrivateKeyBin<'_> =
+                    pair.private_key().as_be_bytes().map_err(|_| PkiError::Crypto)?;
+                if private.as_ref()[0] != 0 && pair.public_key().as_ref()[1] != 0 {
+                    break Self::Secp256k1(pair);
+                }
+            },
             KeyType::Rsa2048 => {
                 Self::Rsa(rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(|_| PkiError::Crypto)?)
             }

@@ -15,5 +15,5 @@
 mod certificate;
 mod network;
 
-pub use certificate::{Authority, Issued, KeyType, PkiError, Validity};
+pub use certificate::{Authority, DAYS_MAX, Issued, KeyType, PkiError, Validity};
 pub use network::{Host, NetworkPlan, Profile, build_network, write_pair, write_private, write_public};

@@ -9,6 +9,9 @@ use std::{
 
 use super::certificate::{Authority, Issued, KeyType, PkiError, Validity};
 
+/// FISCO BCOS' first port for JSON-RPC over HTTP.
+const JSONRPC_PORT: u16 = 8545;
+
 /// Which certificates the channel to applications uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -35,7 +38,13 @@ impl std::str::FromStr for Host {
         let error = || PkiError::Host(text.to_owned());
         let (address, nodes) = text.rsplit_once(':').ok_or_else(error)?;
         let nodes = nodes.parse().ok().filter(|nodes| (1..=1000).contains(nodes)).ok_or_else(error)?;
-        if address.is_empty() || address.contains('/') {
+        // It becomes the name of a directory too.
+        let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
+        let valid = match bare {
+            Some(bare) => bare.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => is_plain_name(address) && address != "cert",
+        };
+        if !valid {
             return Err(error());
         }
         Ok(Self { address: address.to_owned(), nodes })
@@ -82,10 +91,34 @@ impl Default for NetworkPlan {
     }
 }
 
-/// Builds all under `out`, or nothing: it is made beside it and moved there when it is whole.
+/// A host name or IPv4 address, or the name of an agency: also good as the name of a directory.
+fn is_plain_name(name: &str) -> bool {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    !name.is_empty() && name.len() <= 64 && name.chars().all(plain) && !name.starts_with('.')
+}
+
+/// Builds all under `out`, or nothing: it is made beside it and moved there when it is whole. With
+/// `force` it replaces a network that is there, and nothing else.
 pub fn build_network(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
     if out.exists() && !plan.force {
         return Err(PkiError::Exists(out.to_owned()));
+    }
+    if out.exists() && !out.join("cert/ca.crt").is_file() {
+        return Err(PkiError::NotANetwork(out.to_owned()));
+    }
+    if !is_plain_name(&plan.agency) {
+        return Err(PkiError::Name(plan.agency.clone()));
+    }
+    let mut addresses: Vec<&str> = plan.hosts.iter().map(|host| host.address.as_str()).collect();
+    addresses.sort_unstable();
+    if let Some(twice) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(PkiError::Host(format!("{}, named twice", twice[0])));
+    }
+    let nodes_max = plan.hosts.iter().map(|host| host.nodes).max().unwrap_or(0);
+    for first in [plan.p2p_port, plan.channel_port, JSONRPC_PORT] {
+        if u32::from(first) + u32::from(nodes_max) > 65_536 {
+            return Err(PkiError::Ports { first, nodes: nodes_max });
+        }
     }
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -97,13 +130,28 @@ pub fn build_network(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
         .tempdir_in(parent)
         .map_err(|source| PkiError::File { path: parent.to_owned(), source })?;
     build_in(plan, making.path())?;
-    if out.exists() {
-        fs::remove_dir_all(out).map_err(|source| PkiError::File { path: out.to_owned(), source })?;
+    let failed = |source| PkiError::File { path: out.to_owned(), source };
+    fs::set_permissions(making.path(), fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    // The old network goes only when the new one is in its place. The directories that are not kept are
+    // removed when their handles go.
+    let aside = tempfile::Builder::new()
+        .prefix(".amop-pki-")
+        .tempdir_in(parent)
+        .map_err(|source| PkiError::File { path: parent.to_owned(), source })?;
+    let old = aside.path().join("old");
+    let replaces = out.exists();
+    if replaces {
+        fs::rename(out, &old).map_err(failed)?;
     }
-    let made = making.keep();
-    fs::set_permissions(&made, fs::Permissions::from_mode(0o755))
-        .and_then(|()| fs::rename(&made, out))
-        .map_err(|source| PkiError::File { path: out.to_owned(), source })
+    if let Err(source) = fs::rename(making.path(), out) {
+        if replaces {
+            let _ = fs::rename(&old, out);
+        }
+        return Err(failed(source));
+    }
+    // Moved away: there is nothing to remove any more.
+    let _ = making.keep();
+    Ok(())
 }
 
 fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
@@ -164,6 +212,11 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
 /// if there is one of them.
 pub fn write_pair(dir: &Path, name: &str, issued: &Issued, above: &[&Issued]) -> Result<(), PkiError> {
     create_dir(dir)?;
+    for file in [format!("{name}.crt"), format!("{name}.key")] {
+        if dir.join(&file).exists() {
+            return Err(PkiError::Exists(dir.join(file)));
+        }
+    }
     let chain: String = std::iter::once(issued)
         .chain(above.iter().copied())
         .map(|issued| issued.certificate.as_str())
@@ -216,6 +269,10 @@ fn config_ini(plan: &NetworkPlan, index: u16) -> String {
         "[rpc]
     channel_listen_ip={listen_ip}
     channel_listen_port={channel_port}
+    ; of no effect here; kept so that a FISCO BCOS node can use this file
+    jsonrpc_listen_ip=127.0.0.1
+    jsonrpc_listen_port={jsonrpc_port}
+    disable_dynamic_group=false
 [p2p]
     listen_ip={listen_ip}
     listen_port={p2p_port}
@@ -262,6 +319,7 @@ fn config_ini(plan: &NetworkPlan, index: u16) -> String {
 ",
         listen_ip = plan.listen_ip,
         channel_port = plan.channel_port + index,
+        jsonrpc_port = JSONRPC_PORT + index,
         p2p_port = plan.p2p_port + index,
         chain_id = plan.chain_id,
         rsa = plan.profile == Profile::Rsa,
@@ -271,7 +329,8 @@ fn config_ini(plan: &NetworkPlan, index: u16) -> String {
 const START_SCRIPT: &str = r#"#!/bin/sh
 # Starts this node in the background. AMOP names the program if it is not on the PATH.
 cd "$(dirname "$0")" || exit 1
-if [ -f amop.pid ] && kill -0 "$(cat amop.pid)" 2>/dev/null; then
+ours() { [ "$(readlink "/proc/$1/cwd" 2>/dev/null)" = "$(pwd -P)" ]; }
+if [ -f amop.pid ] && ours "$(cat amop.pid)"; then
     echo "running already, pid $(cat amop.pid)"
     exit 0
 fi
@@ -291,8 +350,17 @@ const STOP_SCRIPT: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 [ -f amop.pid ] || { echo "not running"; exit 0; }
 pid=$(cat amop.pid)
-kill "$pid" 2>/dev/null
-while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+# A process of that number that does not run here is somebody else's.
+ours() { [ "$(readlink "/proc/$1/cwd" 2>/dev/null)" = "$(pwd -P)" ]; }
+if ours "$pid"; then
+    kill "$pid"
+    tries=0
+    while ours "$pid"; do
+        tries=$((tries + 1))
+        [ "$tries" -le 150 ] || { echo "pid $pid does not stop"; exit 1; }
+        sleep 0.2
+    done
+fi
 rm -f amop.pid
 echo "stopped"
 "#;
