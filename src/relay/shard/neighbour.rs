@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{Shard, node_link::NodeLink};
+use super::{Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId,
@@ -75,7 +75,6 @@ impl Sent {
 }
 
 /// Messages of the neighbour that were taken: repeats are dropped.
-#[derive(Default)]
 struct Identities {
     known: AHashMap<(PacketTypeKey, u32), ()>,
     order: VecDeque<(Instant, (PacketTypeKey, u32))>,
@@ -84,6 +83,10 @@ struct Identities {
 type PacketTypeKey = i16;
 
 impl Identities {
+    fn new(hashing: RandomState) -> Self {
+        Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
+    }
+
     /// Whether the message is new; remembers it if so.
     fn insert(&mut self, now: Instant, packet_type: PacketType, message: u32, settings: &Settings) -> bool {
         while let Some(&(taken, identity)) = self.order.front() {
@@ -106,6 +109,19 @@ impl Identities {
 /// Two ends that dialled each other at the same moment have both links within this time.
 const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 
+impl Neighbour {
+    /// Its part of the shard's usage.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            awaiting: self.awaiting.len(),
+            window_frames: self.window.frames.len(),
+            window_bytes: self.window.bytes,
+            identities: self.identities.order.len(),
+            ..Usage::default()
+        }
+    }
+}
+
 impl Shard {
     /// The peer said who it is: decides which of the links to it stays.
     pub(super) fn settle_link(
@@ -124,8 +140,8 @@ impl Shard {
                 active_since: now,
                 lost_until: None,
                 window: Window::default(),
-                awaiting: AHashMap::new(),
-                identities: Identities::default(),
+                awaiting: AHashMap::with_hasher(self.hashing.clone()),
+                identities: Identities::new(self.hashing.clone()),
             };
             self.neighbours.insert(link.peer, neighbour);
             return self.activate(now, key, &link.peer, out);
