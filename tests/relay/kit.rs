@@ -501,6 +501,16 @@ impl Network {
         }
     }
 
+    /// Ends all links between two nodes: the first sees the other close them, that one sees them break.
+    pub fn close_links_by_peer(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y, reason) in [(a, b, CloseReason::ByPeer), (b, a, CloseReason::Broken)] {
+            for (reactor, key) in self.links_between(x, y) {
+                let end = self.end(x, reactor, key);
+                self.link_down(end, reason);
+            }
+        }
+    }
+
     /// Cuts the cable: nobody notices, frames vanish.
     pub fn cut_links(&mut self, a: NodeIndex, b: NodeIndex) {
         self.cut_one_way(a, b);
