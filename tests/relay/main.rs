@@ -8,4 +8,5 @@ mod multicast;
 mod node_links;
 mod result_codes;
 mod session;
+mod simulation;
 mod unicast;
