@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize},
+    },
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -106,6 +109,7 @@ impl Node {
                 Some(limit) => Limiter::new(limit.into(), Duration::from_secs(1)),
                 None => Limiter::unlimited(),
             },
+            rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(rand::random()),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
             settings: config.relay.clone(),

@@ -57,6 +57,8 @@ counters! {
     node_links,
     /// Distinct topics that sessions of this reactor subscribe to now.
     topics,
+    /// Subscriptions of this reactor's sessions now: pairs of session and topic, with those that wait.
+    subscriptions,
     /// Frames received on SDK links.
     sdk_frames_received,
     /// Frames sent on SDK links.
@@ -121,6 +123,10 @@ counters! {
     closed_dead,
     /// Links closed because of malformed frames or records.
     closed_protocol,
+    /// Message identities forgotten before their time because there were too many.
+    identities_forgotten,
+    /// Requests given up after the most tries that one may have.
+    tries_exhausted,
     /// Repeated messages of neighbours that were not delivered again.
     duplicates_dropped,
     /// Frames sent again on a new link.
