@@ -246,7 +246,12 @@ enum Failure {
 async fn shake_hands(stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await {
         Ok(done) => done,
-        Err(_) => Err(Failure::Timeout),
+        Err(_) => {
+            // What is pending keeps the descriptor open until it completes: a silent peer's read never
+            // would. Fails only if the peer has closed already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            Err(Failure::Timeout)
+        }
     }
 }
 
