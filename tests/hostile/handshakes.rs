@@ -23,7 +23,7 @@ use rustls::ClientConfig;
 
 use crate::{
     healthy::{HealthyPair, answers},
-    support::{RawSdk, TestNode, host_dir, network_files, wait_until},
+    support::{RawSdk, TestNode, application_config, host_dir, network_files, wait_until},
 };
 
 fn ports(node: &TestNode) -> [SocketAddr; 2] {
@@ -71,11 +71,6 @@ fn config_of(certificates: &Path, name: &str, roots: &Path) -> Arc<ClientConfig>
         Identity::load(&certificates.join(format!("{name}.crt")), &certificates.join(format!("{name}.key")))
             .unwrap();
     client_config(&identity, &Roots::load(roots).unwrap(), &TlsSettings::default()).unwrap()
-}
-
-fn honest_application() -> Arc<ClientConfig> {
-    let dir = host_dir(Profile::Ec).join("sdk");
-    config_of(&dir, "sdk", &dir.join("ca.crt"))
 }
 
 #[test]
@@ -162,7 +157,7 @@ fn certificates_that_do_not_count_open_neither_port() {
     let below_poser = poser.agency("below", good).unwrap();
     let below_below = below_poser.leaf("below", "sdk", good).unwrap();
 
-    let mut without = Arc::unwrap_or_clone(honest_application());
+    let mut without = Arc::unwrap_or_clone(application_config(Profile::Ec));
     without.client_auth_cert_resolver = Arc::new(NoCertificate);
     let attempts = [
         ("without a certificate", Arc::new(without)),
@@ -208,7 +203,7 @@ fn an_rsa_leaf_without_extensions_that_poses_as_an_authority_is_refused() {
 
 /// Says `len` bytes of a ClientHello, or a whole one and nothing more.
 fn begin_handshake(socket: &mut TcpStream, len: usize) {
-    let hello = Handshake::client(honest_application()).unwrap().take_output();
+    let hello = Handshake::client(application_config(Profile::Ec)).unwrap().take_output();
     socket.write_all(&hello[..len.min(hello.len())]).unwrap();
 }
 
@@ -251,7 +246,7 @@ fn node_config() -> Arc<ClientConfig> {
 fn flood_with_half_handshakes(count: usize) {
     let node = TestNode::start(Profile::Ec, 0, &[], "");
     let healthy = HealthyPair::start(&node);
-    for (port, config) in ports(&node).into_iter().zip([honest_application(), node_config()]) {
+    for (port, config) in ports(&node).into_iter().zip([application_config(Profile::Ec), node_config()]) {
         let mut halves = half_handshakes([127, 0, 0, 2], port, count);
         // Those beyond the bound are closed at once, and only those.
         let mut closed = vec![false; count];

@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     panic::resume_unwind,
     sync::{
         Arc,
@@ -20,11 +20,21 @@ use amop::{
     },
 };
 
-use crate::support::{RawSdk, TestNode, wait_until};
+use crate::support::{RawSdk, TestNode, application_config, wait_until};
 
 /// Between two exchanges: the attack needs the processors too.
 const PACE: Duration = Duration::from_millis(1);
-const TOPIC: &str = "healthy";
+
+/// A topic for one pair: linked nodes would share it with others.
+fn own_topic() -> String {
+    static PAIRS: AtomicU64 = AtomicU64::new(0);
+    format!("healthy/{}", PAIRS.fetch_add(1, Relaxed))
+}
+
+fn subscribe(app: &mut RawSdk, topic: &str) {
+    let body = format!("[{topic:?}]");
+    app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, body.as_bytes()));
+}
 
 /// A subscriber and a publisher that exchange unicasts all the time; one that is not answered 0 with its
 /// own payload fails the test.
@@ -43,18 +53,41 @@ impl HealthyPair {
 
     /// The publisher at one node, the subscriber at another.
     pub(crate) fn between(publisher_node: &TestNode, subscriber_node: &TestNode) -> Self {
+        let topic = own_topic();
         let mut subscriber = RawSdk::connect(Profile::Ec, subscriber_node);
-        subscriber.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, br#"["healthy"]"#));
-        publisher_node.wait_for_subscribers(TOPIC, 1);
-        Self::run(subscriber, RawSdk::connect(Profile::Ec, publisher_node))
+        subscribe(&mut subscriber, &topic);
+        publisher_node.wait_for_subscribers(&topic, 1);
+        Self::run(topic, subscriber, RawSdk::connect(Profile::Ec, publisher_node))
+    }
+
+    /// Both at the node of another process.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let connect = || RawSdk::connect_with(application_config(Profile::Ec), address).unwrap();
+        let (mut subscriber, mut publisher) = (connect(), connect());
+        let topic = own_topic();
+        subscribe(&mut subscriber, &topic);
+        let early = sdk::encode_amop(FrameType::MULTICAST, &seq(0), ResultCode::OK, &topic, b"early");
+        assert!(answers(&mut subscriber));
+        // The subscriber is known once a copy comes.
+        subscriber.socket.set_nonblocking(true).unwrap();
+        wait_until("the subscriber is known", || {
+            publisher.send(&early);
+            assert!(publisher.frame().is_some());
+            subscriber.socket.peek(&mut [0]).is_ok()
+        });
+        subscriber.socket.set_nonblocking(false).unwrap();
+        Self::run(topic, subscriber, publisher)
     }
 
     /// The same over sessions whose subscriber has subscribed.
-    fn run(mut subscriber: RawSdk, mut publisher: RawSdk) -> Self {
+    fn run(topic: String, mut subscriber: RawSdk, mut publisher: RawSdk) -> Self {
         let (stop, exchanges) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let subscriber_socket = subscriber.socket.try_clone().unwrap();
         let answering = std::thread::spawn(move || {
             while let Some(mut frame) = subscriber.frame() {
+                if frame_type(&frame) == FrameType::MULTICAST {
+                    continue;
+                }
                 assert_eq!(frame_type(&frame), FrameType::REQUEST);
                 frame[4..6].copy_from_slice(&FrameType::RESPONSE.0.to_be_bytes());
                 subscriber.send(&frame);
@@ -69,7 +102,7 @@ impl HealthyPair {
                 // Some within one record, some not.
                 let payload = vec![number as u8; [10, 500, 20_000][number as usize % 3]];
                 let request =
-                    sdk::encode_amop(FrameType::REQUEST, &seq(number), ResultCode::OK, TOPIC, &payload);
+                    sdk::encode_amop(FrameType::REQUEST, &seq(number), ResultCode::OK, &topic, &payload);
                 publisher.send(&request);
                 let answer = publisher.frame().expect("the publisher's session lives");
                 let (answered, code, returned) = answer_of(&answer);

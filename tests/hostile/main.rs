@@ -5,8 +5,8 @@ mod bodies;
 mod frames;
 mod handshakes;
 mod healthy;
-mod kills;
 mod neighbours;
+mod processes;
 mod records;
 mod sessions;
 #[path = "../support/mod.rs"]

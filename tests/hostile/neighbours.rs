@@ -181,7 +181,7 @@ fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
         let route = Route::Named { source: &[1; 64], destinations };
         with_header(&Header { route, ..Header::direct(PacketType::ACK, 1) }, &[0; 8])
     };
-    let request = amop_frame(FrameType::REQUEST, "healthy");
+    let request = amop_frame(FrameType::REQUEST, "t");
     let inner_len = |len: u32| {
         let mut frame = request.clone();
         frame[..4].copy_from_slice(&len.to_be_bytes());
@@ -365,7 +365,7 @@ fn responses_that_were_never_asked_for_change_no_answer() {
     for round in 0..sent {
         // The numbers of messages that are under way, or will be.
         let near = node.node().shared().next_message.load(Relaxed).wrapping_add(round % 7).wrapping_sub(3);
-        let lie = sdk::encode_amop(FrameType::RESPONSE, &seq(1), ResultCode::OK, "healthy", b"a lie");
+        let lie = sdk::encode_amop(FrameType::RESPONSE, &seq(1), ResultCode::OK, "t", b"a lie");
         liar.say(&packet(PacketType::UNICAST_RESPONSE, near, &amop(&lie)));
     }
     liar.sync();

@@ -1,6 +1,8 @@
 //! The kit of the tests over real TLS and real sockets.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part of it
 
+pub mod process;
+
 use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -98,6 +100,15 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// What applications of the network's files connect with.
+pub fn application_config(profile: Profile) -> std::sync::Arc<rustls::ClientConfig> {
+    use amop::tls::{config::client_config, identity, settings::TlsSettings};
+    let dir = host_dir(profile).join("sdk");
+    let identity = identity::Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key")).expect("an identity");
+    let roots = identity::Roots::load(&dir.join("ca.crt")).expect("roots");
+    client_config(&identity, &roots, &TlsSettings::default()).expect("a configuration")
+}
+
 /// An application that says exactly what a test tells it to, and sees every record.
 pub struct RawSdk {
     pub socket: std::net::TcpStream,
@@ -110,13 +121,8 @@ pub struct RawSdk {
 
 impl RawSdk {
     pub fn connect(profile: Profile, node: &TestNode) -> Self {
-        use amop::tls::{config::client_config, identity, settings::TlsSettings};
-        let dir = host_dir(profile).join("sdk");
-        let identity =
-            identity::Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key")).expect("an identity");
-        let roots = identity::Roots::load(&dir.join("ca.crt")).expect("roots");
-        let config = client_config(&identity, &roots, &TlsSettings::default()).expect("a configuration");
-        let app = Self::connect_with(config, node.node().channel_address()).expect("the node lets it in");
+        let app = Self::connect_with(application_config(profile), node.node().channel_address())
+            .expect("the node lets it in");
         assert_eq!(app.plaintext, b"", "a node never speaks first to an application");
         app
     }
