@@ -1,5 +1,7 @@
 //! Frames whose bodies are bad: topics and JSON.
 
+use std::collections::HashSet;
+
 use amop::{
     pki::Profile,
     wire::{
@@ -204,5 +206,32 @@ fn json_bombs_and_100_000_topics_in_one_subscription_leave_the_old_topics() {
     assert!(answers(&mut app));
     assert_eq!(node.total(|counters| counters.subscriptions_refused.get()), sent);
     node.wait_for_subscribers("kept", 1);
+    healthy.finish();
+}
+
+#[test]
+fn a_flood_of_dear_rpc_is_answered_one_by_one_and_holds_up_no_subscription() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut app = connect(&node);
+    let mut honest = connect(&node);
+    // Small to send and dear to answer.
+    let batch = [&b"["[..], &br#"{"id":1,"method":"getPeers"},"#.repeat(990), b"{}]"].concat();
+    let mut waiting = HashSet::new();
+    for number in 0..300 {
+        app.send(&sdk::encode(FrameType::RPC, &seq(number), ResultCode::OK, &batch));
+        waiting.insert(seq(number));
+    }
+    for number in 0..10 {
+        honest.send(&frame(FrameType::SUBSCRIBE, format!("[\"honest/{number}\"]").as_bytes()));
+        node.wait_for_subscribers(&format!("honest/{number}"), 1);
+    }
+    while !waiting.is_empty() {
+        let answer = app.frame().unwrap();
+        assert!(waiting.remove(&sdk::Header::decode(&answer).unwrap().seq), "answered twice");
+        let value: serde_json::Value = serde_json::from_slice(&answer[HEADER_LEN..]).unwrap();
+        let answered = value.as_array().is_some_and(|answers| answers.len() == 991);
+        assert!(answered || value["error"]["code"] == -40011);
+    }
     healthy.finish();
 }
