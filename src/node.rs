@@ -20,7 +20,7 @@ use crate::{
     door::{Door, DoorError, DoorSettings, Listeners},
     engine::{Engine, EngineError, EngineHandle, LinkClosed},
     relay::{
-        RegistryInput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
+        RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
         snapshot::Snapshot,
     },
     tls::{
@@ -252,7 +252,12 @@ fn run_registry(mut registry: Registry, inputs: &Receiver<RegistryInput>, engine
         registry.handle_timeout(last);
         registry.publish(last);
         while let Some((reactor, output)) = registry.poll_output() {
+            let is_answer = matches!(output, RegistryOutput::RpcAnswer { .. });
             engine.deliver(reactor, output);
+            if is_answer && !registry.has_output() && !inputs.is_empty() {
+                // They go before further answers.
+                break;
+            }
         }
     }
 }

@@ -24,12 +24,13 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
+use tracing::warn;
 
 use self::guests::Guests;
 use crate::{
@@ -51,6 +52,11 @@ pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 pub const SESSIONS_MAX: usize = 65_536;
 /// Sessions with one certificate.
 pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
+/// How long an address that is in use is tried again: what a killed process had pending on its rings keeps
+/// its listeners open a little longer than itself.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries.
+const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 4_096;
 /// Bytes read at once during a handshake.
@@ -228,7 +234,22 @@ fn listen(
         socket.listen(BACKLOG)?;
         Ok(TcpListener::from(socket))
     };
-    bind().map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+    let end = Instant::now() + LISTEN_WITHIN;
+    let mut bound: std::io::Result<TcpListener> = bind();
+    if bound.as_ref().is_err_and(is_in_use) {
+        warn!(
+            "{ip}:{port} ([{section}] {key}) is in use: waiting up to {LISTEN_WITHIN:?}, as a node that has just ended may need"
+        );
+    }
+    while bound.as_ref().is_err_and(is_in_use) && Instant::now() < end {
+        thread::sleep(LISTEN_PAUSE);
+        bound = bind();
+    }
+    bound.map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+}
+
+fn is_in_use(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrInUse
 }
 
 /// Why a connection became no link.
@@ -246,7 +267,12 @@ enum Failure {
 async fn shake_hands(stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await {
         Ok(done) => done,
-        Err(_) => Err(Failure::Timeout),
+        Err(_) => {
+            // What is pending keeps the descriptor open until it completes: a silent peer's read never
+            // would. Fails only if the peer has closed already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            Err(Failure::Timeout)
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
-use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::{Link, LinkKind, Shard, push::Push};
@@ -246,8 +245,7 @@ impl Shard {
         } else if body.len() == body.head().len() {
             json::decode_subscription(body.head(), topics_max)
         } else {
-            let joined: Vec<u8> = body.pieces().flatten().copied().collect();
-            json::decode_subscription(&joined, topics_max)
+            json::decode_subscription(&body.pieces().collect::<Vec<_>>().concat(), topics_max)
         };
         match read {
             Ok((topics, skipped)) => {
@@ -409,7 +407,7 @@ impl Shard {
     ) {
         self.counters.rpc_requests.increment();
         let body = frame.advance(HEADER_LEN);
-        let whole: SmallVec<[u8; 256]>;
+        let whole;
         let body = if body.len() > rpc::BODY_LEN_MAX {
             self.counters.rpc_refused.increment();
             let answer = rpc::too_large();
@@ -418,8 +416,8 @@ impl Shard {
         } else if body.len() == body.head().len() {
             body.head()
         } else {
-            whole = body.pieces().flatten().copied().collect();
-            &whole
+            whole = body.pieces().collect::<Vec<_>>().concat();
+            &whole[..]
         };
         let elapsed = now.saturating_duration_since(self.shared.started);
         if !self.shared.rpc_limiter.admit(elapsed, 1) {
