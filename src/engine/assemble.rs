@@ -17,7 +17,7 @@ const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 /// The slowest that a large frame may arrive.
 const BYTES_PER_SECOND: usize = 100 * 1024;
 
-/// Bytes of unfinished frames on all links of the node, and their bound.
+/// Bytes of unfinished frames and records on all links of the node, and their bound.
 #[derive(Debug)]
 pub(super) struct UnfinishedFrames {
     bytes: AtomicUsize,
@@ -32,6 +32,19 @@ impl UnfinishedFrames {
     /// Whether the bound is passed.
     pub(super) fn is_over(&self) -> bool {
         self.bytes.load(Relaxed) > self.bytes_max
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
     }
 }
 
@@ -113,7 +126,7 @@ impl Assembler {
         let (taken, rest) = plaintext.split_at(plaintext.len().min(wanted).min(room));
         self.chunk.extend_from_slice(taken);
         self.have += taken.len();
-        unfinished.bytes.fetch_add(taken.len(), Relaxed);
+        unfinished.add(taken.len());
         if self.want.is_none() {
             self.want = frame_len(&self.chunk, bounds)?;
         }
@@ -124,7 +137,7 @@ impl Assembler {
     }
 
     fn reset(&mut self, unfinished: &UnfinishedFrames) {
-        unfinished.bytes.fetch_sub(self.have, Relaxed);
+        unfinished.release(self.have);
         *self = Self::default();
     }
 
@@ -188,7 +201,7 @@ mod tests {
                 assert_eq!(fed, Ok(true));
             }
             assert!(got == frames, "cut every {step} bytes");
-            assert_eq!(unfinished.bytes.load(Relaxed), 0);
+            assert_eq!(unfinished.bytes(), 0);
         }
     }
 
@@ -202,7 +215,7 @@ mod tests {
             assert_eq!(fed, Err(CloseReason::FrameLength(len)));
             assembler.abandon(&unfinished);
         }
-        assert_eq!(unfinished.bytes.load(Relaxed), 0);
+        assert_eq!(unfinished.bytes(), 0);
     }
 
     #[test]

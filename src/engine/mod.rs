@@ -24,6 +24,8 @@ mod mesh;
 mod reactor;
 mod receive;
 mod ring;
+#[cfg(test)]
+mod testing;
 mod transmit;
 mod wake;
 

@@ -455,7 +455,7 @@ impl Reactor {
         }
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
         if slot.shut_down && !slot.receive.receiving && !sending {
-            slot.receive.assembler.abandon(&self.unfinished);
+            slot.receive.abandon(&self.unfinished);
             let token = slot.token;
             self.slots[key.index as usize] = None;
             self.io.transmits[key.index as usize] = None;
@@ -545,7 +545,7 @@ impl Reactor {
             .slots
             .iter()
             .enumerate()
-            .filter_map(|(index, slot)| Some((slot.as_ref()?.receive.assembler.progress(), index)))
+            .filter_map(|(index, slot)| Some((slot.as_ref()?.receive.progress(), index)))
             .filter(|&(progress, _)| progress > 0)
             .min();
         if let Some((_, index)) = slowest
@@ -586,7 +586,7 @@ impl Reactor {
                 continue;
             }
             let blocks = slot.receive.blocks().max(transmit.blocks());
-            if slot.receive.assembler.is_overdue(now) {
+            if slot.receive.is_overdue(now) {
                 self.io.abort(key, CloseReason::FrameUnfinished);
             } else if transmit.is_stalled(now, stall_timeout) {
                 self.io.abort(key, CloseReason::Stalled);
