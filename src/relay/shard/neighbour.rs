@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{Shard, node_link::NodeLink};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId,
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError,
         settings::Settings,
     },
     wire::{
@@ -377,7 +377,8 @@ impl Shard {
         head.extend_from_slice(&block);
         let active = neighbour.active;
         if let Some(key) = active
-            && out.send(key, Class::Data, &head, frame).is_err()
+            && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
+        // A link that is about to end takes nothing: the frame waits in the window for the next link.
         {
             return false;
         }

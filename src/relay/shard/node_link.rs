@@ -8,7 +8,9 @@ use tracing::warn;
 
 use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
 use crate::{
-    relay::{Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, timers::TimerKey},
+    relay::{
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError, timers::TimerKey,
+    },
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
@@ -349,13 +351,17 @@ impl Shard {
 
     fn send_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
         let Some(link) = self.node_link_mut(key) else { return };
-        link.acknowledged = link.taken;
-        link.unacknowledged_bytes = 0;
         let taken = link.taken;
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
-        self.send_control(now, key, PacketType::ACK, None, &taken.to_be_bytes(), out);
+        // One that was not taken is due with the next frame, or with the next sign of life.
+        if self.send_control(now, key, PacketType::ACK, None, &taken.to_be_bytes(), out)
+            && let Some(link) = self.node_link_mut(key)
+        {
+            link.acknowledged = taken;
+            link.unacknowledged_bytes = 0;
+        }
     }
 
     pub(super) fn send_state(
@@ -380,15 +386,23 @@ impl Shard {
         seq: Option<u32>,
         payload: &[u8],
         out: &mut impl Outbound,
-    ) {
+    ) -> bool {
         let seq = seq.unwrap_or_else(|| self.next_message());
         let mut head = SmallVec::new();
         Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
-        if out.send(key, Class::Control, &head, FrameRef::Slice(payload)).is_ok() {
-            self.counters.node_frames_sent.increment();
-        }
-        if let Some(link) = self.node_link_mut(key) {
-            link.last_sent = now;
+        match out.send(key, Class::Control, &head, FrameRef::Slice(payload)) {
+            Ok(()) => {
+                self.counters.node_frames_sent.increment();
+                if let Some(link) = self.node_link_mut(key) {
+                    link.last_sent = now;
+                }
+                true
+            }
+            Err(SendError::Full) => {
+                self.counters.dropped_control_full.increment();
+                false
+            }
+            Err(SendError::Gone) => false,
         }
     }
 
@@ -398,6 +412,7 @@ impl Shard {
 
     /// Keeps links alive, and finds the dead.
     pub(super) fn tick_nodes(&mut self, now: Instant, out: &mut impl Outbound) {
+    /// Sends a control frame; `false` if the link did not take it.
         let settings = &self.shared.settings;
         let (keepalive, dead_after) = (settings.keepalive_interval, settings.dead_after);
         let mut quiet: SmallVec<[LinkKey; 8]> = SmallVec::new();
