@@ -276,6 +276,7 @@ impl Reactor {
         let timeout = types::Timespec::from(wait.unwrap_or_default());
         let args = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(1, &args) {
+        self.mesh.leave(self.id);
             Ok(_) => {}
             Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
                 // Time is up, a signal came, or completions wait to be taken first.
