@@ -5,7 +5,7 @@
 //!   listeners ─► handshake ─┐
 //!                           ├─► lists, bounds ─► engine (socket, keys, who it is)
 //!   dialers   ─► handshake ─┘        ▲
-//!                                    └── LinkClosed
+//!                                    └── LinkEvent
 //! ```
 //!
 //! Imports `engine` and `tls`, and plain types of `relay`.
@@ -33,7 +33,7 @@ use tokio_uring::net::TcpStream;
 
 use self::guests::Guests;
 use crate::{
-    engine::{EngineHandle, LinkClosed},
+    engine::{EngineHandle, LinkEvent},
     tls::{
         Established,
         handshake::{Handshake, HandshakeError},
@@ -137,12 +137,12 @@ impl Listeners {
 }
 
 impl Door {
-    /// Begins to let links in, and to dial. `closed` gives what the engine reports.
+    /// Begins to let links in, and to dial. `link_events` gives what the engine reports.
     pub fn open(
         settings: DoorSettings,
         listeners: Listeners,
         engine: EngineHandle,
-        closed: mpsc::UnboundedReceiver<LinkClosed>,
+        link_events: mpsc::UnboundedReceiver<LinkEvent>,
     ) -> Result<Self, DoorError> {
         let Listeners { channel, p2p } = listeners;
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
@@ -165,7 +165,7 @@ impl Door {
                 for peer in hall.settings.peers.clone() {
                     tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer));
                 }
-                hall.watch_links(closed).await;
+                hall.watch_links(link_events).await;
             });
         };
         let thread =
@@ -190,13 +190,14 @@ impl Drop for Door {
 }
 
 impl Hall {
-    /// Keeps the books on links that ended, until the door closes.
-    async fn watch_links(&self, mut closed: mpsc::UnboundedReceiver<LinkClosed>) {
+    /// Keeps the books on links that ended or wore out, until the door closes.
+    async fn watch_links(&self, mut link_events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
-                event = closed.recv() => match event {
-                    Some(event) => self.guests.borrow_mut().leave(event.token),
+                event = link_events.recv() => match event {
+                    Some(LinkEvent::Closed(closed)) => self.guests.borrow_mut().leave(closed.token),
+                    Some(LinkEvent::Worn { token }) => self.guests.borrow_mut().wear(token),
                     None => return,
                 },
                 _ = stop.wait_for(|stopped| *stopped) => return,

@@ -41,6 +41,7 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
+pub use reactor::REPLACE_WITHIN;
 pub use ring::EngineError;
 
 use self::{
@@ -69,6 +70,25 @@ pub struct EngineSettings {
     pub receive_buffer_len: usize,
     /// Bytes of unfinished frames on all links together.
     pub unfinished_bytes_max: usize,
+    /// When the keys of a connection are worn out.
+    pub keys: KeyLimits,
+}
+
+/// How much one key may protect, in AES blocks of 16 bytes (or their like).
+#[derive(Clone, Copy, Debug)]
+pub struct KeyLimits {
+    /// A node link is replaced by a new one there. Keys of TLS 1.3 are renewed there on any link.
+    pub node_blocks_max: u64,
+    /// A session, which cannot get new keys in TLS 1.2, is logged there …
+    pub sdk_blocks_logged: u64,
+    /// … and closed there, once what is in flight is answered.
+    pub sdk_blocks_max: u64,
+}
+
+impl Default for KeyLimits {
+    fn default() -> Self {
+        Self { node_blocks_max: 1 << 34, sdk_blocks_logged: 1 << 40, sdk_blocks_max: 1 << 44 }
+    }
 }
 
 impl Default for EngineSettings {
@@ -82,6 +102,7 @@ impl Default for EngineSettings {
             receive_buffers: 256,
             receive_buffer_len: 32 * 1024,
             unfinished_bytes_max: ram / 4,
+            keys: KeyLimits::default(),
         }
     }
 }
@@ -117,6 +138,19 @@ pub struct LinkClosed {
     pub reason: CloseReason,
 }
 
+/// What the engine tells of a link.
+#[derive(Clone, Copy, Debug)]
+pub enum LinkEvent {
+    /// It is gone.
+    Closed(LinkClosed),
+    /// A node link whose keys are worn out: whoever dialled it is to dial anew while it lives on for at
+    /// most [`REPLACE_WITHIN`].
+    Worn {
+        /// As in [`NewLink`].
+        token: u64,
+    },
+}
+
 /// The running reactors.
 pub struct Engine {
     handle: EngineHandle,
@@ -150,12 +184,12 @@ impl EngineHandle {
 }
 
 impl Engine {
-    /// Starts as many reactors as `shared` says. `closed` is called on their threads and must not block.
+    /// Starts as many reactors as `shared` says. `events` is called on their threads and must not block.
     pub fn start(
         settings: &EngineSettings,
         shared: &Arc<Shared>,
         registry: &Sender<RegistryInput>,
-        closed: &Arc<dyn Fn(LinkClosed) + Send + Sync>,
+        events: &Arc<dyn Fn(LinkEvent) + Send + Sync>,
     ) -> Result<Self, EngineError> {
         let count = shared.reactors;
         let wakers = (0..count)
@@ -180,7 +214,7 @@ impl Engine {
                 registry: registry.clone(),
                 wake_fd: wakers[index].raw(),
                 unfinished: unfinished.clone(),
-                closed: closed.clone(),
+                events: events.clone(),
                 drained: drained[index].clone(),
                 seed: rand::random(),
             };

@@ -4,7 +4,8 @@
 //! send what is due; then wait for completions, and hand what arrived to the shard.
 
 use std::{
-    os::fd::{AsFd, AsRawFd},
+    collections::VecDeque,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -18,13 +19,13 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 
 use super::{
-    EngineSettings, LinkClosed, NewLink,
+    EngineSettings, LinkClosed, LinkEvent, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
     buffers::{Buffers, GROUP},
     mesh::{Item, Mesh, MeshSender},
     receive::Receive,
     ring::{self, EngineError},
-    transmit::Transmit,
+    transmit::{Transmit, WAITING_COST},
 };
 use crate::{
     relay::{
@@ -42,12 +43,14 @@ const MESH_PER_TURN: usize = 1_024;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Requests for state or JSON-RPC that may wait for the registry; further ones are refused.
 const REGISTRY_QUEUE_MAX: usize = 16_384;
-/// AES blocks per key: a node link is replaced there …
-const NODE_KEY_BLOCKS_MAX: u64 = 1 << 34;
-/// … and a link to an application, which cannot get new keys, is logged …
-const SDK_KEY_BLOCKS_LOGGED: u64 = 1 << 40;
-/// … and closed.
-const SDK_KEY_BLOCKS_MAX: u64 = 1 << 44;
+/// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
+pub const REPLACE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the peer of a link that was closed in order may take to close it too. What it still sends is
+/// read and dropped until then: unread input would make the kernel reset the connection, and with it what
+/// the peer has not read yet.
+const LINGER: Duration = Duration::from_millis(500);
+/// Tries to give the kernel an entry before the node gives up.
+const PUSH_ATTEMPTS_MAX: u32 = 10_000;
 
 const KIND_WAKE: u64 = 0;
 const KIND_RECEIVE: u64 = 1;
@@ -134,12 +137,29 @@ impl Outbound for Io {
 
 /// What belongs to a link beside its sending side.
 struct Slot {
+    socket: OwnedFd,
     receive: Receive,
     token: u64,
     is_sdk: bool,
-    shut_down: bool,
+    ending: Ending,
     worn_logged: bool,
+    /// Since when its keys are worn out.
+    worn_since: Option<Instant>,
 }
+
+/// How far the end of a link's connection has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is open, or still sends what is queued.
+    No,
+    /// All is sent; what the peer still sends is dropped until it closes too, or until then.
+    Lingers(Instant),
+    /// Nothing goes either way any more.
+    Cut,
+}
+
+/// A completion's user data, result and flags.
+type Completion = (u64, i32, u32);
 
 pub(super) struct Reactor {
     id: ReactorId,
@@ -160,13 +180,16 @@ pub(super) struct Reactor {
     wake_counter: &'static mut u64,
     wake_fd: i32,
     unfinished: Arc<UnfinishedFrames>,
-    closed: Arc<dyn Fn(LinkClosed) + Send + Sync>,
+    events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     drained: Arc<AtomicBool>,
     /// Links whose receive ended because buffers ran out.
     rearm: Vec<LinkKey>,
     next_sweep: Instant,
     stopping: bool,
-    completions: Vec<(u64, i32, u32)>,
+    completions: Vec<Completion>,
+    /// Receives that wait while other reactors are behind; bounded by the receive buffers, and one more
+    /// for each link.
+    held: VecDeque<Completion>,
 }
 
 pub(super) struct ReactorParts {
@@ -178,7 +201,7 @@ pub(super) struct ReactorParts {
     pub(super) registry: Sender<RegistryInput>,
     pub(super) wake_fd: i32,
     pub(super) unfinished: Arc<UnfinishedFrames>,
-    pub(super) closed: Arc<dyn Fn(LinkClosed) + Send + Sync>,
+    pub(super) events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     pub(super) drained: Arc<AtomicBool>,
     pub(super) seed: u64,
 }
@@ -213,12 +236,13 @@ impl Reactor {
             wake_counter: Box::leak(Box::new(0)),
             wake_fd: parts.wake_fd,
             unfinished: parts.unfinished,
-            closed: parts.closed,
+            events: parts.events,
             drained: parts.drained,
             rearm: Vec::new(),
             next_sweep: now + SWEEP_INTERVAL,
             stopping: false,
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
+            held: VecDeque::new(),
         };
         reactor.arm_wake();
         Ok(reactor)
@@ -235,7 +259,10 @@ impl Reactor {
             self.flush();
             self.io.mesh.flush();
             let backed_up = self.io.mesh.is_backed_up();
-            if busy || backed_up {
+            if backed_up {
+                self.counters.turns_backed_up.increment();
+            }
+            if busy || backed_up || !self.completions.is_empty() {
                 idle_since = None;
                 self.enter(Some(Duration::ZERO));
             } else if self.spins(&mut idle_since) {
@@ -243,13 +270,13 @@ impl Reactor {
             } else {
                 self.sleep();
             }
-            if backed_up {
-                // Nothing more is taken in until the others have room.
-                std::thread::yield_now();
-            } else if self.handle_completions() {
+            if self.handle_completions() {
                 idle_since = None;
+            } else if backed_up {
+                std::thread::yield_now();
             }
         }
+        self.mesh.leave(self.id);
     }
 
     fn spins(&self, idle_since: &mut Option<Instant>) -> bool {
@@ -276,7 +303,6 @@ impl Reactor {
         let timeout = types::Timespec::from(wait.unwrap_or_default());
         let args = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(1, &args) {
-        self.mesh.leave(self.id);
             Ok(_) => {}
             Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
                 // Time is up, a signal came, or completions wait to be taken first.
@@ -290,7 +316,7 @@ impl Reactor {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        loop {
+        for _ in 0..PUSH_ATTEMPTS_MAX {
             // SAFETY: callers pass entries whose memory (send buffers, the wake counter, the buffer ring)
             // and descriptors stay until their completion has been handled.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
@@ -298,9 +324,23 @@ impl Reactor {
             }
             if let Err(error) = self.ring.submit() {
                 debug!(%error, "submitting early");
+                // The kernel takes nothing while completions do not fit.
+                self.reap(usize::MAX);
                 std::thread::yield_now();
             }
         }
+        error!("the kernel took no entry of {PUSH_ATTEMPTS_MAX} tries, the node cannot go on");
+        std::process::abort();
+    }
+
+    /// Takes completions off the ring.
+    fn reap(&mut self, count_max: usize) {
+        self.completions.extend(
+            self.ring
+                .completion()
+                .take(count_max)
+                .map(|completion| (completion.user_data(), completion.result(), completion.flags())),
+        );
     }
 
     fn arm_wake(&mut self) {
@@ -374,16 +414,19 @@ impl Reactor {
         } else {
             let len_max = settings.frame_len_max + extra;
             // Room for a whole window again when a link replaces another.
-            (FrameBounds { len_min: node::HEADER_LEN_MIN, len_max }, 2 * settings.window_bytes_max + len_max)
+            let window = settings.window_bytes_max + settings.window_frames_max * WAITING_COST;
+            (FrameBounds { len_min: node::HEADER_LEN_MIN, len_max }, 2 * window + len_max)
         };
         self.slots[index as usize] = Some(Slot {
+            socket: link.socket,
             receive: Receive::new(link.opener, bounds),
             token: link.token,
             is_sdk,
-            shut_down: false,
+            ending: Ending::No,
             worn_logged: false,
+            worn_since: None,
         });
-        let transmit = Transmit::new(now, key, link.socket, link.sealer, is_sdk, queue_bytes_max);
+        let transmit = Transmit::new(now, key, link.sealer, is_sdk, queue_bytes_max);
         self.io.transmits[index as usize] = Some(transmit);
         self.shard.handle_link_up(now, key, link.up, &mut self.io);
         if self.stopping {
@@ -395,9 +438,14 @@ impl Reactor {
     }
 
     fn arm_receive(&mut self, key: LinkKey) {
-        let Some(transmit) = self.io.transmit(key) else { return };
-        let fd = types::Fd(transmit.socket.as_raw_fd());
+        if self.io.transmit(key).is_none() {
+            return;
+        }
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
+        if slot.ending == Ending::Cut {
+            return self.io.touch(key);
+        }
+        let fd = types::Fd(slot.socket.as_raw_fd());
         slot.receive.receiving = true;
         let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(user_data(KIND_RECEIVE, key));
         self.push(&entry);
@@ -427,9 +475,10 @@ impl Reactor {
             let Some(transmit) = self.io.transmits[index as usize].as_mut() else { continue };
             transmit.is_dirty = false;
             let key = transmit.key;
+            let Some(slot) = self.slots[index as usize].as_ref() else { continue };
             match transmit.next_send() {
                 Ok(Some((bytes, len))) => {
-                    let fd = types::Fd(transmit.socket.as_raw_fd());
+                    let fd = types::Fd(slot.socket.as_raw_fd());
                     let entry = opcode::Send::new(fd, bytes, len)
                         .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
                         .build()
@@ -449,42 +498,58 @@ impl Reactor {
         let Some(closing) = transmit.closing else { return };
         let (flushed, sending) = (transmit.is_flushed(), transmit.sending);
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
-        if (flushed && (!sending || closing.aborted)) && !std::mem::replace(&mut slot.shut_down, true) {
-            let Some(transmit) = self.io.transmit(key) else { return };
+        // What the peer still sends is dropped.
+        slot.receive.abandon(&self.unfinished);
+        if closing.aborted && slot.ending != Ending::Cut {
+            slot.ending = Ending::Cut;
+            // What the peer has not taken is freed at once, and it is told by a reset.
+            let _ = rustix::net::sockopt::set_socket_linger(&slot.socket, Some(Duration::ZERO));
             // Fails only if the peer has closed already.
-            let _ = rustix::net::shutdown(transmit.socket.as_fd(), rustix::net::Shutdown::Both);
+            let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+        } else if flushed && !sending && slot.ending == Ending::No {
+            let until = self.io.now + LINGER;
+            slot.ending = Ending::Lingers(until);
+            self.next_sweep = self.next_sweep.min(until);
+            let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Write);
         }
-        let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
-        if slot.shut_down && !slot.receive.receiving && !sending {
-            slot.receive.abandon(&self.unfinished);
+        if slot.ending != Ending::No && !slot.receive.receiving && !sending {
             let token = slot.token;
             self.slots[key.index as usize] = None;
             self.io.transmits[key.index as usize] = None;
             self.free.push(key.index);
             self.shard.handle_link_down(self.io.now, key, closing.reason, &mut self.io);
-            (self.closed)(LinkClosed { token, reason: closing.reason });
+            (self.events)(LinkEvent::Closed(LinkClosed { token, reason: closing.reason }));
         }
     }
 
     fn handle_completions(&mut self) -> bool {
+        self.reap(COMPLETIONS_PER_TURN);
         let mut completions = std::mem::take(&mut self.completions);
-        completions.extend(
-            self.ring
-                .completion()
-                .take(COMPLETIONS_PER_TURN)
-                .map(|completion| (completion.user_data(), completion.result(), completion.flags())),
-        );
-        let any = !completions.is_empty();
         self.io.now = Instant::now();
-        for (user_data, result, flags) in completions.drain(..) {
-            let key = LinkKey { index: (user_data >> 32) as u32 & 0xff_ffff, generation: user_data as u32 };
+        let mut any = false;
+        // Nothing more is taken in while another reactor is behind; what went out is looked at.
+        while !self.io.mesh.is_backed_up()
+            && let Some((user_data, result, flags)) = self.held.pop_front()
+        {
+            any = true;
+            self.handle_received(link_key(user_data), result, flags);
+        }
+        for completion in completions.drain(..) {
+            let (user_data, result, flags) = completion;
             match user_data >> 56 {
-                KIND_RECEIVE => self.handle_received(key, result, flags),
-                KIND_SEND => self.handle_sent(key, result),
+                KIND_RECEIVE if !self.held.is_empty() || self.io.mesh.is_backed_up() => {
+                    self.held.push_back(completion);
+                    continue;
+                }
+                KIND_RECEIVE => self.handle_received(link_key(user_data), result, flags),
+                KIND_SEND => self.handle_sent(link_key(user_data), result),
                 _ => self.arm_wake(),
             }
+            any = true;
         }
-        self.completions = completions;
+        if self.completions.is_empty() {
+            self.completions = completions;
+        }
         for key in std::mem::take(&mut self.rearm) {
             self.arm_receive(key);
         }
@@ -499,22 +564,22 @@ impl Reactor {
         if cqueue::more(flags) {
             return;
         }
-        let Some(transmit) = self.io.transmit(key) else { return };
-        let ending = transmit.closing.is_some();
+        if self.io.transmit(key).is_none() {
+            return;
+        }
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
         slot.receive.receiving = false;
         let out_of_buffers = result == -Errno::NOBUFS.raw_os_error();
-        if (result > 0 || out_of_buffers) && !ending {
-            if out_of_buffers {
-                self.counters.receive_buffers_exhausted.increment();
-            }
-            // Re-armed when this turn's buffers are back.
-            self.rearm.push(key);
-            return;
+        if out_of_buffers {
+            self.counters.receive_buffers_exhausted.increment();
         }
-        let reason = if result == 0 { CloseReason::ByPeer } else { CloseReason::Broken };
-        self.io.abort(key, reason);
-        self.io.touch(key);
+        match result {
+            // Re-armed when this turn's buffers are back.
+            _ if result > 0 || out_of_buffers => self.rearm.push(key),
+            // The peer sends no more, and may read on: what is queued for it still goes out.
+            0 => self.io.close(key, CloseReason::ByPeer),
+            _ => self.io.abort(key, CloseReason::Broken),
+        }
     }
 
     fn handle_buffer(&mut self, key: LinkKey, id: u16, len: usize) {
@@ -530,6 +595,13 @@ impl Reactor {
             shard.handle_frame(now, key, frame, io);
             !io.is_ending(key)
         });
+        if slot.receive.take_update_request()
+            && let Some(transmit) = io.transmit(key)
+        {
+            transmit.update_keys(now);
+            counters.keys_updated.increment();
+            io.touch(key);
+        }
         match taken {
             Ok(_) => {}
             Err(CloseReason::ByPeer) => io.close(key, CloseReason::ByPeer),
@@ -540,18 +612,23 @@ impl Reactor {
         }
     }
 
-    /// The pool of unfinished frames is full: the link whose frame has progressed least goes.
+    /// The pool of unfinished frames is full: the link whose frame has progressed least goes, of those
+    /// that have not ended already.
     fn drop_slowest_frame(&mut self) {
         let slowest = self
             .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| Some((slot.as_ref()?.receive.progress(), index)))
-            .filter(|&(progress, _)| progress > 0)
-            .min();
-        if let Some((_, index)) = slowest
-            && let Some(key) = self.io.transmits[index].as_ref().map(|transmit| transmit.key)
-        {
+            .iter_mut()
+            .zip(&self.io.transmits)
+            .filter_map(|(slot, transmit)| {
+                let (slot, transmit) = (slot.as_mut()?, transmit.as_ref()?);
+                let progress = slot.receive.progress();
+                (progress > 0 && transmit.closing.is_none()).then_some((progress, transmit.key, slot))
+            })
+            .min_by_key(|&(progress, ..)| progress);
+        if let Some((_, key, slot)) = slowest {
+            // At once: until the kernel is done with the link, others would have to go too.
+            slot.receive.abandon(&self.unfinished);
+            self.counters.unfinished_frames_dropped.increment();
             warn!("too many unfinished frames at once: closing the link whose frame has progressed least");
             self.io.abort(key, CloseReason::FramePoolFull);
         }
@@ -582,28 +659,78 @@ impl Reactor {
             let Some(slot) = self.slots[key.index as usize].as_mut() else { continue };
             let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { continue };
             if let Some(closing) = &mut transmit.closing {
-                closing.aborted |= now >= closing.deadline;
+                match slot.ending {
+                    Ending::No => closing.aborted |= now >= closing.deadline,
+                    Ending::Lingers(until) if now >= until => {
+                        slot.ending = Ending::Cut;
+                        let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+                    }
+                    Ending::Lingers(until) => self.next_sweep = self.next_sweep.min(until),
+                    Ending::Cut => {}
+                }
                 self.io.touch(key);
                 continue;
             }
-            let blocks = slot.receive.blocks().max(transmit.blocks());
             if slot.receive.is_overdue(now) {
                 self.io.abort(key, CloseReason::FrameUnfinished);
             } else if transmit.is_stalled(now, stall_timeout) {
                 self.io.abort(key, CloseReason::Stalled);
-            } else if blocks >= if slot.is_sdk { SDK_KEY_BLOCKS_MAX } else { NODE_KEY_BLOCKS_MAX } {
-                self.io.close(key, CloseReason::KeysWorn);
-            } else if slot.is_sdk
-                && blocks >= SDK_KEY_BLOCKS_LOGGED
-                && !std::mem::replace(&mut slot.worn_logged, true)
-            {
-                warn!("a session has moved so much data that its TLS keys will wear out; let it reconnect");
-            } else if slot.receive.take_update_request() {
-                transmit.update_keys();
-                self.io.touch(key);
+            } else {
+                self.check_keys(key);
             }
         }
     }
+
+    /// New keys for a link, or a new link, or its end, when its keys are worn out.
+    fn check_keys(&mut self, key: LinkKey) {
+        let now = self.io.now;
+        let limits = self.settings.keys;
+        let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
+        let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { return };
+        let updatable = transmit.can_update_keys();
+        if updatable && transmit.blocks() >= limits.node_blocks_max {
+            transmit.update_keys(now);
+            self.counters.keys_updated.increment();
+            self.io.touch(key);
+            return;
+        }
+        let blocks = slot.receive.blocks().max(transmit.blocks());
+        let blocks_max = match (slot.is_sdk, updatable) {
+            (true, _) => limits.sdk_blocks_max,
+            (false, false) => limits.node_blocks_max,
+            // The peer renews its own, and may be a little late.
+            (false, true) => limits.node_blocks_max.saturating_mul(2),
+        };
+        if blocks < blocks_max {
+            if slot.is_sdk
+                && blocks >= limits.sdk_blocks_logged
+                && !std::mem::replace(&mut slot.worn_logged, true)
+            {
+                warn!("a session has moved so much data that its TLS keys will wear out; let it reconnect");
+            }
+            return;
+        }
+        let Some(since) = slot.worn_since else {
+            slot.worn_since = Some(now);
+            self.shard.handle_link_worn(key);
+            if !slot.is_sdk {
+                (self.events)(LinkEvent::Worn { token: slot.token });
+            }
+            return;
+        };
+        let over = now.saturating_duration_since(since);
+        let done = match slot.is_sdk {
+            true => self.shard.is_link_quiet(key) || over >= self.shared.settings.request_timeout,
+            false => over >= REPLACE_WITHIN,
+        };
+        if done {
+            self.io.close(key, CloseReason::KeysWorn);
+        }
+    }
+}
+
+fn link_key(user_data: u64) -> LinkKey {
+    LinkKey { index: (user_data >> 32) as u32 & 0xff_ffff, generation: user_data as u32 }
 }
 
 fn user_data(kind: u64, key: LinkKey) -> u64 {

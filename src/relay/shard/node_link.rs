@@ -30,7 +30,11 @@ pub(super) struct NodeLink {
     pub(super) dialed: bool,
     pub(super) label: PeerLabel,
     /// Our number for the link.
-    number: u64,
+    pub(super) number: u64,
+    /// Our number of the link that this one, dialled here, replaces; 0 if none.
+    replaces: u64,
+    /// Whether it is to be replaced, because its keys are worn out.
+    is_worn: bool,
     /// The peer's number for it, once its Hello came.
     pub(super) peer_link_number: Option<u64>,
     since: Instant,
@@ -69,6 +73,7 @@ impl Shard {
         dialed: bool,
         label: PeerLabel,
     ) -> NodeLink {
+        let replaces = if dialed { self.worn_link_to(&peer) } else { 0 };
         self.node_links_started += 1;
         self.counters.node_links.increment();
         self.want_node_tick(now);
@@ -77,6 +82,8 @@ impl Shard {
             dialed,
             label,
             number: u64::from(self.id.0) << 48 | self.node_links_started,
+            replaces,
+            is_worn: false,
             peer_link_number: None,
             since: now,
             last_received: now,
@@ -87,6 +94,24 @@ impl Shard {
             unacknowledged_bytes: 0,
             ack_timer: None,
             acknowledged_by_peer: 0,
+        }
+    }
+
+    /// Our number of the active link to a node if it is to be replaced; else 0.
+    fn worn_link_to(&mut self, peer: &NodeId) -> u64 {
+        let active = self.neighbours.get(peer).and_then(|neighbour| neighbour.active);
+        match active.and_then(|key| self.node_link_mut(key)) {
+            Some(link) if link.is_worn => link.number,
+            _ => 0,
+        }
+    }
+
+    /// The keys of a node link are worn out: whoever dialled it replaces it.
+    pub(super) fn wear_node_link(&mut self, key: LinkKey) {
+        if let Some(link) = self.node_link_mut(key)
+            && !std::mem::replace(&mut link.is_worn, true)
+        {
+            self.counters.node_links_worn.increment();
         }
     }
 
@@ -111,7 +136,7 @@ impl Shard {
             incarnation,
             lane: 0,
             link_number: link.number,
-            replaces: 0,
+            replaces: link.replaces,
         };
         self.send_control(now, key, PacketType::HELLO, None, &hello.encode(), out);
     }
@@ -239,6 +264,7 @@ impl Shard {
             incarnation: hello.incarnation,
             dialed: link.dialed,
             replaces: hello.replaces,
+            replaces_here: link.replaces,
         };
         self.settle_link(now, key, &facts, out);
     }
@@ -378,6 +404,7 @@ impl Shard {
         }
     }
 
+    /// Sends a control frame; `false` if the link did not take it.
     fn send_control(
         &mut self,
         now: Instant,
@@ -412,7 +439,6 @@ impl Shard {
 
     /// Keeps links alive, and finds the dead.
     pub(super) fn tick_nodes(&mut self, now: Instant, out: &mut impl Outbound) {
-    /// Sends a control frame; `false` if the link did not take it.
         let settings = &self.shared.settings;
         let (keepalive, dead_after) = (settings.keepalive_interval, settings.dead_after);
         let mut quiet: SmallVec<[LinkKey; 8]> = SmallVec::new();
