@@ -8,15 +8,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
+use super::bounds::{BYTES_PER_SECOND_MIN, FRAME_COMPLETE_WITHIN};
 use crate::{relay::CloseReason, wire::FrameRef};
 
 /// Pieces of large frames have this length in bytes, so that a head is contiguous.
 pub(super) const CHUNK_LEN: usize = 64 * 1024;
-/// A frame has this long to be complete, plus one second for each [`BYTES_PER_SECOND`].
-const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
-/// The slowest that a large frame may arrive.
-const BYTES_PER_SECOND: usize = 100 * 1024;
-
 /// Bytes of unfinished frames and records on all links of the node, and their bound.
 #[derive(Debug)]
 pub(super) struct UnfinishedFrames {
@@ -154,7 +150,7 @@ impl Assembler {
     /// Whether the frame in progress has taken too long.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         let bytes = self.want.unwrap_or(0);
-        let allowed = COMPLETE_WITHIN + Duration::from_secs((bytes / BYTES_PER_SECOND) as u64);
+        let allowed = FRAME_COMPLETE_WITHIN + Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
         self.since.is_some_and(|since| now.saturating_duration_since(since) > allowed)
     }
 }

@@ -10,14 +10,11 @@ use std::{
 
 use crossbeam::queue::ArrayQueue;
 
-use super::wake::Waker;
+use super::{bounds::MESH_QUEUE_LEN, wake::Waker};
 use crate::{
     relay::{MeshMessage, ReactorId},
     wire::RetainedFrame,
 };
-
-/// Messages that one queue holds.
-pub(super) const QUEUE_LEN: usize = 4_096;
 
 pub(super) struct Item {
     pub(super) message: MeshMessage,
@@ -66,7 +63,7 @@ impl Mesh {
     pub(super) fn new(sleepers: Vec<Sleeper>) -> Self {
         let count = sleepers.len();
         Self {
-            queues: (0..count * count).map(|_| ArrayQueue::new(QUEUE_LEN)).collect(),
+            queues: (0..count * count).map(|_| ArrayQueue::new(MESH_QUEUE_LEN)).collect(),
             sleepers,
             left: (0..count).map(|_| AtomicBool::new(false)).collect(),
         }
@@ -188,7 +185,7 @@ mod tests {
     fn what_a_full_queue_has_no_room_for_arrives_later_and_in_order() {
         let mesh = mesh(2);
         let mut sender = MeshSender::new(mesh.clone(), FIRST);
-        let count = 3 * QUEUE_LEN as u32 + 7;
+        let count = 3 * MESH_QUEUE_LEN as u32 + 7;
         (0..count).for_each(|number| send(&mut sender, OTHER, number));
         let mut received = Vec::new();
         while sender.is_backed_up() || !mesh.is_empty_for(OTHER) {
@@ -202,7 +199,7 @@ mod tests {
     fn nobody_waits_for_a_reactor_that_has_ended() {
         let mesh = mesh(3);
         let mut sender = MeshSender::new(mesh.clone(), FIRST);
-        for number in 0..2 * QUEUE_LEN as u32 {
+        for number in 0..2 * MESH_QUEUE_LEN as u32 {
             send(&mut sender, OTHER, number);
         }
         sender.flush();

@@ -18,6 +18,7 @@
 //! - A link's slot is used again only when the kernel is done with the link before.
 
 mod assemble;
+pub mod bounds;
 mod buffers;
 mod descriptor;
 mod mesh;
@@ -33,7 +34,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -41,11 +42,11 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
-pub use reactor::REPLACE_WITHIN;
 pub use ring::EngineError;
 
 use self::{
     assemble::UnfinishedFrames,
+    bounds::INBOX_MAX,
     mesh::{Mesh, Sleeper},
     reactor::{Command, Reactor, ReactorParts},
     wake::Waker,
@@ -144,7 +145,7 @@ pub enum LinkEvent {
     /// It is gone.
     Closed(LinkClosed),
     /// A node link whose keys are worn out: whoever dialled it is to dial anew while it lives on for at
-    /// most [`REPLACE_WITHIN`].
+    /// most ten seconds.
     Worn {
         /// As in [`NewLink`].
         token: u64,
@@ -163,6 +164,8 @@ pub struct Engine {
 pub struct EngineHandle {
     inboxes: Arc<[Sender<Command>]>,
     mesh: Arc<Mesh>,
+    /// Frames of the registry that were dropped, per reactor.
+    dropped: Arc<[AtomicU64]>,
 }
 
 impl EngineHandle {
@@ -171,8 +174,14 @@ impl EngineHandle {
         self.command(link.reactor, Command::Adopt(Box::new(link)));
     }
 
-    /// Passes on what the registry says.
+    /// Passes on what the registry says. Frames for neighbours are dropped while the reactor is far behind:
+    /// the next digest mends that.
     pub fn deliver(&self, reactor: ReactorId, output: RegistryOutput) {
+        let index = usize::from(reactor.0);
+        if matches!(output, RegistryOutput::ToNode { .. }) && self.inboxes[index].len() >= INBOX_MAX {
+            self.dropped[index].fetch_add(1, Relaxed);
+            return;
+        }
         self.command(reactor, Command::Registry(output));
     }
 
@@ -198,9 +207,10 @@ impl Engine {
         let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
         let unfinished = Arc::new(UnfinishedFrames::new(settings.unfinished_bytes_max));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
+        let dropped: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
         let mut engine = Self {
-            handle: EngineHandle { inboxes: inboxes.into(), mesh: mesh.clone() },
+            handle: EngineHandle { inboxes: inboxes.into(), mesh: mesh.clone(), dropped: dropped.clone() },
             threads: Vec::new(),
             drained: drained.clone(),
         };
@@ -216,6 +226,7 @@ impl Engine {
                 unfinished: unfinished.clone(),
                 events: events.clone(),
                 drained: drained[index].clone(),
+                dropped: dropped.clone(),
                 seed: rand::random(),
             };
             let core = (!settings.pin.is_empty()).then(|| settings.pin[index % settings.pin.len()]);
@@ -297,4 +308,38 @@ fn pin(core: Option<usize>) -> Result<(), EngineError> {
     set.set(core);
     rustix::thread::sched_setaffinity(None, &set)
         .map_err(|error| EngineError::Pin { core, source: error.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::{NodeId, node::PacketType};
+
+    #[test]
+    fn a_reactor_far_behind_gets_no_more_frames_of_the_registry_but_all_answers() {
+        let (inbox, commands) = unbounded();
+        let sleeper = Sleeper::new(Waker::new().unwrap());
+        let handle = EngineHandle {
+            inboxes: [inbox].into(),
+            mesh: Arc::new(Mesh::new(vec![sleeper])),
+            dropped: [AtomicU64::new(0)].into(),
+        };
+        let frame = || RegistryOutput::ToNode {
+            to: NodeId([1; 64]),
+            packet_type: PacketType::STATE_SEQ,
+            seq: None,
+            payload: Bytes::new(),
+        };
+        for _ in 0..INBOX_MAX + 10 {
+            handle.deliver(ReactorId(0), frame());
+        }
+        let link = crate::relay::LinkKey { index: 0, generation: 1 };
+        let answer = RegistryOutput::RpcAnswer { link, seq: [0; 32], body: Bytes::new() };
+        handle.deliver(ReactorId(0), answer);
+        assert_eq!(handle.dropped[0].load(Relaxed), 10);
+        assert_eq!(commands.len(), INBOX_MAX + 1);
+        assert!(matches!(commands.try_iter().last(), Some(Command::Registry(RegistryOutput::RpcAnswer { .. }))));
+    }
 }

@@ -8,11 +8,12 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use ahash::AHashMap;
 use crossbeam::channel::{Receiver, Sender};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
@@ -21,37 +22,26 @@ use tracing::{debug, error, warn};
 use super::{
     EngineSettings, LinkClosed, LinkEvent, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
+    bounds::{
+        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_MAX, REGISTRY_QUEUE_MAX,
+        REPLACE_WITHIN, node_frame_len_max, node_queue_bytes_max,
+    },
     buffers::{Buffers, GROUP},
     mesh::{Item, Mesh, MeshSender},
     receive::Receive,
     ring::{self, EngineError},
-    transmit::{Transmit, WAITING_COST},
+    transmit::Transmit,
 };
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
         SendError, Shared, counters::Counters, shard::Shard,
     },
-    wire::{FrameRef, node, sdk},
+    wire::{FrameRef, Topic, node, sdk},
 };
 
-/// Completions handled before the other sources get their turn.
-const COMPLETIONS_PER_TURN: usize = 1_024;
-/// Messages of one other reactor handled in one turn.
-const MESH_PER_TURN: usize = 1_024;
 /// How often all links are looked at: stalls, overdue frames, worn keys, closing.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// Requests for state or JSON-RPC that may wait for the registry; further ones are refused.
-const REGISTRY_QUEUE_MAX: usize = 16_384;
-/// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
-pub const REPLACE_WITHIN: Duration = Duration::from_secs(10);
-/// How long the peer of a link that was closed in order may take to close it too. What it still sends is
-/// read and dropped until then: unread input would make the kernel reset the connection, and with it what
-/// the peer has not read yet.
-const LINGER: Duration = Duration::from_millis(500);
-/// Tries to give the kernel an entry before the node gives up.
-const PUSH_ATTEMPTS_MAX: u32 = 10_000;
-
 const KIND_WAKE: u64 = 0;
 const KIND_RECEIVE: u64 = 1;
 const KIND_SEND: u64 = 2;
@@ -71,6 +61,10 @@ struct Io {
     dirty: Vec<u32>,
     mesh: MeshSender,
     registry: Sender<RegistryInput>,
+    reactor: ReactorId,
+    counters: Arc<Counters>,
+    /// Changes of topics that wait because the registry is behind, each topic's summed up.
+    put_off: AHashMap<Topic, i32>,
 }
 
 impl Io {
@@ -94,6 +88,19 @@ impl Io {
         }
     }
 
+    fn is_registry_behind(&self) -> bool {
+        self.registry.len() >= REGISTRY_QUEUE_MAX
+    }
+
+    /// Tells the registry what was put off, once it has room.
+    fn flush_topics(&mut self) {
+        if !self.put_off.is_empty() && !self.is_registry_behind() {
+            let changes = self.put_off.drain().filter(|&(_, difference)| difference != 0).collect();
+            // The registry outlives the reactors.
+            let _ = self.registry.send(RegistryInput::Topics { reactor: self.reactor, changes });
+        }
+    }
+
     fn is_ending(&mut self, key: LinkKey) -> bool {
         self.transmit(key).is_none_or(|transmit| transmit.closing.is_some())
     }
@@ -112,12 +119,20 @@ impl Outbound for Io {
     }
 
     fn to_registry(&mut self, input: RegistryInput) -> bool {
-        let refusable = matches!(input, RegistryInput::State { .. } | RegistryInput::Rpc { .. });
-        if refusable && self.registry.len() >= REGISTRY_QUEUE_MAX {
-            return false;
+        match input {
+            RegistryInput::State { .. } | RegistryInput::Rpc { .. } if self.is_registry_behind() => false,
+            RegistryInput::Topics { changes, .. }
+                if !self.put_off.is_empty() || self.is_registry_behind() =>
+            {
+                self.counters.registry_changes_put_off.add(changes.len() as u64);
+                for (topic, difference) in changes {
+                    *self.put_off.entry(topic).or_default() += difference;
+                }
+                true
+            }
+            // The registry outlives the reactors.
+            input => self.registry.send(input).is_ok(),
         }
-        // The registry outlives the reactors.
-        self.registry.send(input).is_ok()
     }
 
     fn share_records(&mut self, key: LinkKey) {
@@ -182,6 +197,8 @@ pub(super) struct Reactor {
     unfinished: Arc<UnfinishedFrames>,
     events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     drained: Arc<AtomicBool>,
+    /// Frames of the registry that were dropped, per reactor.
+    dropped: Arc<[AtomicU64]>,
     /// Links whose receive ended because buffers ran out.
     rearm: Vec<LinkKey>,
     next_sweep: Instant,
@@ -203,6 +220,7 @@ pub(super) struct ReactorParts {
     pub(super) unfinished: Arc<UnfinishedFrames>,
     pub(super) events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     pub(super) drained: Arc<AtomicBool>,
+    pub(super) dropped: Arc<[AtomicU64]>,
     pub(super) seed: u64,
 }
 
@@ -213,12 +231,13 @@ impl Reactor {
         let ring = ring::build(parts.settings.ring_entries)?;
         let buffers =
             Buffers::register(&ring, parts.settings.receive_buffers, parts.settings.receive_buffer_len)?;
+        let counters = parts.shared.counters[usize::from(parts.id.0)].clone();
         let mut reactor = Self {
             id: parts.id,
             ring,
             buffers,
             shard: Shard::new(parts.shared.clone(), parts.id, parts.seed, now),
-            counters: parts.shared.counters[usize::from(parts.id.0)].clone(),
+            counters: counters.clone(),
             shared: parts.shared,
             settings: parts.settings,
             slots: Vec::new(),
@@ -230,6 +249,9 @@ impl Reactor {
                 dirty: Vec::new(),
                 mesh: MeshSender::new(parts.mesh.clone(), parts.id),
                 registry: parts.registry,
+                reactor: parts.id,
+                counters,
+                put_off: AHashMap::new(),
             },
             mesh: parts.mesh,
             inbox: parts.inbox,
@@ -238,6 +260,7 @@ impl Reactor {
             unfinished: parts.unfinished,
             events: parts.events,
             drained: parts.drained,
+            dropped: parts.dropped,
             rearm: Vec::new(),
             next_sweep: now + SWEEP_INTERVAL,
             stopping: false,
@@ -258,6 +281,7 @@ impl Reactor {
             self.handle_time();
             self.flush();
             self.io.mesh.flush();
+            self.io.flush_topics();
             let backed_up = self.io.mesh.is_backed_up();
             if backed_up {
                 self.counters.turns_backed_up.increment();
@@ -407,15 +431,14 @@ impl Reactor {
         let key = LinkKey { index, generation: *generation };
         let is_sdk = matches!(link.up, LinkUp::Sdk { .. });
         let settings = &self.shared.settings;
-        let extra = node::HEADER_LEN_MAX + 2 + node::EXTENSIONS_LEN_MAX;
         let (bounds, queue_bytes_max) = if is_sdk {
             let bounds = FrameBounds { len_min: sdk::HEADER_LEN, len_max: settings.frame_len_max };
             (bounds, settings.session_queue_bytes_max)
         } else {
-            let len_max = settings.frame_len_max + extra;
-            // Room for a whole window again when a link replaces another.
-            let window = settings.window_bytes_max + settings.window_frames_max * WAITING_COST;
-            (FrameBounds { len_min: node::HEADER_LEN_MIN, len_max }, 2 * window + len_max)
+            limit_unsent(&link.socket);
+            let bounds =
+                FrameBounds { len_min: node::HEADER_LEN_MIN, len_max: node_frame_len_max(settings) };
+            (bounds, node_queue_bytes_max(settings))
         };
         self.slots[index as usize] = Some(Slot {
             socket: link.socket,
@@ -653,6 +676,8 @@ impl Reactor {
     /// Looks at all links.
     fn sweep(&mut self) {
         let now = self.io.now;
+        let dropped = self.dropped[usize::from(self.id.0)].load(Relaxed);
+        self.counters.registry_frames_dropped.set(dropped);
         let stall_timeout = self.shared.settings.stall_timeout;
         let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|transmit| transmit.key).collect();
         for key in keys {
@@ -729,10 +754,68 @@ impl Reactor {
     }
 }
 
+/// Keeps the kernel from holding much that was not sent: a node link's control goes before its data.
+fn limit_unsent(socket: &OwnedFd) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX) {
+        warn!(%error, "TCP_NOTSENT_LOWAT cannot be set: control may wait behind data on a slow node link");
+    }
+}
+
 fn link_key(user_data: u64) -> LinkKey {
     LinkKey { index: (user_data >> 32) as u32 & 0xff_ffff, generation: user_data as u32 }
 }
 
 fn user_data(kind: u64, key: LinkKey) -> u64 {
     kind << 56 | u64::from(key.index & 0xff_ffff) << 32 | u64::from(key.generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::engine::{mesh::Sleeper, wake::Waker};
+
+    #[test]
+    fn changes_of_topics_are_summed_up_while_the_registry_is_behind_and_none_is_lost() {
+        let (registry, inputs) = unbounded();
+        let mesh = Arc::new(Mesh::new(vec![Sleeper::new(Waker::new().unwrap())]));
+        let mut io = Io {
+            now: Instant::now(),
+            transmits: Vec::new(),
+            dirty: Vec::new(),
+            mesh: MeshSender::new(mesh, ReactorId(0)),
+            registry,
+            reactor: ReactorId(0),
+            counters: Arc::default(),
+            put_off: AHashMap::new(),
+        };
+        let topic = |name: &str| Topic::new(name).unwrap();
+        let change = |name: &str, difference| RegistryInput::Topics {
+            reactor: ReactorId(0),
+            changes: vec![(topic(name), difference)],
+        };
+        for _ in 0..REGISTRY_QUEUE_MAX + 100 {
+            assert!(io.to_registry(change("many", 1)));
+        }
+        assert!(io.to_registry(change("brief", 1)));
+        assert!(io.to_registry(change("brief", -1)));
+        assert_eq!(inputs.len(), REGISTRY_QUEUE_MAX);
+        io.flush_topics();
+        assert_eq!(inputs.try_iter().count(), REGISTRY_QUEUE_MAX);
+        io.flush_topics();
+        let Ok(RegistryInput::Topics { changes, .. }) = inputs.try_recv() else { panic!("nothing told") };
+        assert_eq!(changes, [(topic("many"), 100)]);
+        assert!(io.to_registry(change("after", 1)));
+        assert_eq!(inputs.len(), 1);
+        assert_eq!(io.counters.registry_changes_put_off.get(), 102);
+    }
+
+    #[test]
+    fn the_kernel_holds_little_unsent_of_a_node_link() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket: OwnedFd = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
+        limit_unsent(&socket);
+        assert_eq!(socket2::SockRef::from(&socket).tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
+    }
 }

@@ -1,16 +1,16 @@
 //! The receiving side of a link: bytes → records → plaintext → frames, in place where they lie whole.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::assemble::{Assembler, FrameBounds, UnfinishedFrames};
+use super::{
+    assemble::{Assembler, FrameBounds, UnfinishedFrames},
+    bounds::RECORD_COMPLETE_WITHIN,
+};
 use crate::{
     relay::CloseReason,
     tls::record::{Opened, Opener, record_len},
     wire::FrameRef,
 };
-
-/// A record has this long to be complete: it is 16 KiB at most.
-const RECORD_COMPLETE_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Receive {
     opener: Opener,
@@ -147,6 +147,8 @@ impl Receive {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         engine::testing::connection,

@@ -13,27 +13,20 @@ use std::{
 
 use smallvec::SmallVec;
 
+use super::bounds::{CLOSE_WITHIN, CONTROL_BYTES_MAX, SEALED_AHEAD_MAX};
 use crate::{
     relay::{Class, CloseReason, LinkKey, SendError},
     tls::record::{ContentType, PLAINTEXT_LEN_MAX, SealError, Sealer},
     wire::{FrameRef, RetainedFrame},
 };
 
-/// Bytes that may be sealed and not sent, what the kernel is sending included; one frame may go beyond
-/// it. A link whose peer is slower than that keeps its frames unsealed, so that control can go before
-/// data and memory is shared.
-pub(super) const SEALED_AHEAD_MAX: usize = 256 * 1024;
 /// A buffer larger than this is not kept for the next turn.
 const BUFFER_KEPT_MAX: usize = 64 * 1024;
 /// Frames up to this length are sealed at once.
 const SEAL_AT_ONCE_MAX: usize = 64 * 1024;
-/// Control frames may wait up to this many bytes on one node link, beside its data.
-pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
 /// What a waiting frame is charged beside its own bytes: its place in the queue, and what the allocator
 /// and the shared body take for it.
 pub(super) const WAITING_COST: usize = size_of::<Waiting>() + 64;
-/// How long a closing link may take to send what is queued.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Index of the queue of control frames …
 const CONTROL: usize = 0;
