@@ -17,9 +17,15 @@ pub(super) enum NoRoom {
 }
 
 enum Guest {
-    Session { fingerprint: [u8; 32], reactor: ReactorId },
+    Session {
+        fingerprint: [u8; 32],
+        reactor: ReactorId,
+    },
     /// Another node's link, and whether it is to be replaced.
-    Node { id: NodeId, is_worn: bool },
+    Node {
+        id: NodeId,
+        is_worn: bool,
+    },
 }
 
 pub(super) struct Guests {

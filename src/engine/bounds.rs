@@ -37,9 +37,9 @@ pub(super) const BYTES_PER_SECOND_MIN: usize = 100 * 1024;
 pub(super) const RECORD_COMPLETE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a closing link may take to send what is queued.
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// How long the peer of a link that was closed in order may take to close it too. What it still sends is
-/// read and dropped until then: unread input would make the kernel reset the connection, and with it what
-/// the peer has not read yet.
+/// How long the peer of a link that was closed in order, and that has taken everything, may take to close it
+/// too. What it still sends is read and dropped until then: unread input would make the kernel reset the
+/// connection, and with it what the peer has not read yet.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
 /// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
 pub(super) const REPLACE_WITHIN: Duration = Duration::from_secs(10);
@@ -114,13 +114,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings) -> Vec<Bound> {
             "link",
             "further frames wait unsealed; one frame may go beyond",
         ),
-        bound(
-            "not sent by the kernel",
-            NOTSENT_BYTES_MAX as usize,
-            "bytes",
-            "node link",
-            "the send waits",
-        ),
+        bound("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
         bound(
             "outgoing queue of a session",
             relay.session_queue_bytes_max,

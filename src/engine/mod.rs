@@ -340,6 +340,9 @@ mod tests {
         handle.deliver(ReactorId(0), answer);
         assert_eq!(handle.dropped[0].load(Relaxed), 10);
         assert_eq!(commands.len(), INBOX_MAX + 1);
-        assert!(matches!(commands.try_iter().last(), Some(Command::Registry(RegistryOutput::RpcAnswer { .. }))));
+        assert!(matches!(
+            commands.try_iter().last(),
+            Some(Command::Registry(RegistryOutput::RpcAnswer { .. }))
+        ));
     }
 }

@@ -23,10 +23,11 @@ use super::{
     EngineSettings, LinkClosed, LinkEvent, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
     bounds::{
-        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_MAX, REGISTRY_QUEUE_MAX,
-        REPLACE_WITHIN, node_frame_len_max, node_queue_bytes_max,
+        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_MAX,
+        REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_frame_len_max, node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
+    descriptor::untaken_bytes,
     mesh::{Item, Mesh, MeshSender},
     receive::Receive,
     ring::{self, EngineError},
@@ -436,8 +437,7 @@ impl Reactor {
             (bounds, settings.session_queue_bytes_max)
         } else {
             limit_unsent(&link.socket);
-            let bounds =
-                FrameBounds { len_min: node::HEADER_LEN_MIN, len_max: node_frame_len_max(settings) };
+            let bounds = FrameBounds { len_min: node::HEADER_LEN_MIN, len_max: node_frame_len_max(settings) };
             (bounds, node_queue_bytes_max(settings))
         };
         self.slots[index as usize] = Some(Slot {
@@ -687,8 +687,12 @@ impl Reactor {
                 match slot.ending {
                     Ending::No => closing.aborted |= now >= closing.deadline,
                     Ending::Lingers(until) if now >= until => {
-                        slot.ending = Ending::Cut;
-                        let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+                        if now < closing.deadline && untaken_bytes(&slot.socket) > 0 {
+                            slot.ending = Ending::Lingers(now + LINGER);
+                        } else {
+                            slot.ending = Ending::Cut;
+                            let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+                        }
                     }
                     Ending::Lingers(until) => self.next_sweep = self.next_sweep.min(until),
                     Ending::Cut => {}

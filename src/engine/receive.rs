@@ -175,7 +175,8 @@ mod tests {
         let mut now = start;
         for byte in dribbled {
             now += Duration::from_millis(2);
-            let taken = receive.handle_bytes(now, &unfinished, std::slice::from_mut(byte), |_| unreachable!());
+            let taken =
+                receive.handle_bytes(now, &unfinished, std::slice::from_mut(byte), |_| unreachable!());
             assert_eq!(taken, Ok(true));
         }
         assert_eq!(unfinished.bytes(), receive.progress());

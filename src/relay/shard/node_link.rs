@@ -8,9 +8,7 @@ use tracing::warn;
 
 use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
 use crate::{
-    relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError, timers::TimerKey,
-    },
+    relay::{Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError, timers::TimerKey},
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
