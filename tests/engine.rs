@@ -187,6 +187,7 @@ fn worn_node_links_are_replaced_and_nothing_is_lost_doubled_or_out_of_order() {
     for node in [&first, &second] {
         assert_eq!(node.total(|counters| counters.dropped_window_full.get()), 0);
         assert_eq!(node.total(|counters| counters.closed_dead.get()), 0);
+        assert_eq!(node.total(|counters| counters.closed_worn.get()), 0, "closed before it was replaced");
     }
     first.wait_for_neighbours(&[&second]);
 }
@@ -216,6 +217,7 @@ fn a_worn_session_gets_its_answers_in_flight_and_is_then_closed_in_order() {
     assert_eq!((code(&answer), &answer[44..]), (0, &b"answer"[..]));
     assert_eq!(publisher.frame(), None);
     wait_until("only the subscriber is left", || node.total(|counters| counters.sessions.get()) == 1);
+    assert_eq!(node.total(|counters| counters.closed_worn.get()), 1);
 }
 
 #[test]

@@ -141,6 +141,8 @@ counters! {
     registry_frames_dropped,
     /// Changes of topics that waited because the registry was behind.
     registry_changes_put_off,
+    /// Links closed because their keys were worn out; node links only if nobody replaced them.
+    closed_worn,
     /// Node links whose keys were worn out, to be replaced.
     node_links_worn,
     /// Sessions whose keys were worn out, to be closed.

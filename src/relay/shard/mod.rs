@@ -182,6 +182,7 @@ impl Shard {
             | CloseReason::NodeFrame
             | CloseReason::Protocol => self.counters.closed_protocol.increment(),
             CloseReason::Stalled => self.counters.closed_stalled.increment(),
+            CloseReason::KeysWorn => self.counters.closed_worn.increment(),
             _ => {}
         }
         match link.kind {
