@@ -111,15 +111,21 @@ fn a_session_that_does_not_read_is_cut_by_a_reset() {
 fn no_more_links_are_closed_than_the_pool_of_unfinished_frames_needs() {
     let node = TestNode::start_with(Profile::Ec, 0, &[], "", |config: &mut Config| {
         config.engine.unfinished_bytes_max = 115_000;
+        config.reactors = Some(1);
     });
     let mut frame = vec![0; 10_000];
     frame[..4].copy_from_slice(&1_000_000u32.to_be_bytes());
     let mut apps: Vec<RawSdk> = (0..20).map(|_| RawSdk::connect(Profile::Ec, &node)).collect();
-    wait_until("all are there", || node.total(|counters| counters.sessions.get()) == 20);
-    for app in &mut apps {
+    let mut others: Vec<RawSdk> = (0..20).map(|_| RawSdk::connect(Profile::Ec, &node)).collect();
+    wait_until("all are there", || node.total(|counters| counters.sessions.get()) == 40);
+    // While many are looked at, all the rest arrives, and is looked at in one go.
+    let beat = sdk::encode(FrameType::HEARTBEAT, &SEQ, ResultCode::OK, b"0");
+    others[0].send(&beat.repeat(10_000));
+    for (app, other) in apps.iter_mut().zip(&mut others) {
         app.send(&frame);
+        other.send(&beat);
     }
-    wait_until("as many are gone as must be", || node.total(|counters| counters.sessions.get()) == 11);
+    wait_until("as many are gone as must be", || node.total(|counters| counters.sessions.get()) == 31);
     assert_eq!(node.total(|counters| counters.unfinished_frames_dropped.get()), 9);
 }
 
