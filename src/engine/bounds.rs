@@ -18,8 +18,12 @@ pub(super) const REGISTRY_QUEUE_MAX: usize = 16_384;
 /// Commands that may wait in a reactor's inbox; beyond it the registry's frames for neighbours are dropped,
 /// which the next digest mends.
 pub(super) const INBOX_MAX: usize = 16_384;
-/// Tries to give the kernel an entry before the node gives up.
+/// Tries to give the kernel an entry before the node gives up …
 pub(super) const PUSH_ATTEMPTS_MAX: u32 = 10_000;
+/// … of which the first follow each other at once …
+pub(super) const PUSH_ATTEMPTS_AT_ONCE: u32 = 100;
+/// … and the others after this.
+pub(super) const PUSH_PAUSE: Duration = Duration::from_millis(1);
 /// Bytes that may be sealed and not sent, what the kernel is sending included; one frame may go beyond
 /// it. A link whose peer is slower than that keeps its frames unsealed, so that control can go before
 /// data and memory is shared.

@@ -23,8 +23,9 @@ use super::{
     EngineSettings, LinkClosed, LinkEvent, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
     bounds::{
-        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_MAX,
-        REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_frame_len_max, node_queue_bytes_max,
+        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
+        PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_frame_len_max,
+        node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
     descriptor::untaken_bytes,
@@ -287,7 +288,7 @@ impl Reactor {
             if backed_up {
                 self.counters.turns_backed_up.increment();
             }
-            if busy || backed_up || !self.completions.is_empty() {
+            if busy || backed_up || !self.completions.is_empty() || !self.held.is_empty() {
                 idle_since = None;
                 self.enter(Some(Duration::ZERO));
             } else if self.spins(&mut idle_since) {
@@ -341,7 +342,7 @@ impl Reactor {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        for _ in 0..PUSH_ATTEMPTS_MAX {
+        for attempt in 0..PUSH_ATTEMPTS_MAX {
             // SAFETY: callers pass entries whose memory (send buffers, the wake counter, the buffer ring)
             // and descriptors stay until their completion has been handled.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
@@ -351,7 +352,10 @@ impl Reactor {
                 debug!(%error, "submitting early");
                 // The kernel takes nothing while completions do not fit.
                 self.reap(usize::MAX);
-                std::thread::yield_now();
+                match attempt {
+                    ..PUSH_ATTEMPTS_AT_ONCE => std::thread::yield_now(),
+                    _ => std::thread::sleep(PUSH_PAUSE),
+                }
             }
         }
         error!("the kernel took no entry of {PUSH_ATTEMPTS_MAX} tries, the node cannot go on");
@@ -775,10 +779,97 @@ fn user_data(kind: u64, key: LinkKey) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use arc_swap::ArcSwap;
     use crossbeam::channel::unbounded;
 
     use super::*;
-    use crate::engine::{mesh::Sleeper, wake::Waker};
+    use crate::{
+        engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
+        relay::{bandwidth::Limiter, settings::Settings, snapshot::Snapshot},
+        tls::record::ContentType,
+        wire::{NodeId, ResultCode},
+    };
+
+    #[test]
+    fn what_was_sent_is_seen_to_while_another_reactor_is_behind_and_what_came_waits() {
+        let (registry, _inputs) = unbounded();
+        let (_inbox, inbox) = unbounded();
+        let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
+        let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
+        let shared = Shared {
+            id: NodeId([1; 64]),
+            incarnation: 1,
+            reactors: 2,
+            started: Instant::now(),
+            own_address: String::new(),
+            own_agency: String::new(),
+            own_name: String::new(),
+            settings: Settings::default(),
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            limiter: Limiter::unlimited(),
+            rpc_limiter: Limiter::unlimited(),
+            next_message: 0.into(),
+            counters: vec![Arc::default(), Arc::default()],
+        };
+        let settings = EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
+        let mut reactor = Reactor::new(ReactorParts {
+            id: ReactorId(0),
+            shared: Arc::new(shared),
+            settings,
+            mesh: mesh.clone(),
+            inbox,
+            registry,
+            wake_fd: wakers[0].raw(),
+            unfinished: Arc::new(UnfinishedFrames::new(usize::MAX)),
+            events: Arc::new(|_| ()),
+            drained: Arc::default(),
+            dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
+            seed: 0,
+        })
+        .unwrap();
+        let (socket, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let ((mut peer_sealer, opener), (sealer, _)) = (connection(), connection());
+        reactor.adopt(NewLink {
+            token: 1,
+            reactor: ReactorId(0),
+            socket: socket.into(),
+            up: LinkUp::Sdk { address: String::new(), subject: String::new() },
+            sealer,
+            opener,
+            plaintext: Vec::new(),
+            received: Vec::new(),
+        });
+        let key = reactor.io.transmits[0].as_ref().unwrap().key;
+        let frames_received = |reactor: &Reactor| reactor.counters.sdk_frames_received.get();
+
+        let nothing = FrameRef::Slice(&[]);
+        for _ in 0..MESH_QUEUE_LEN + 1 {
+            reactor.io.to_reactor(ReactorId(1), MeshMessage::Multicast, nothing);
+        }
+        let beat = sdk::encode(sdk::FrameType::HEARTBEAT, &[0; 32], ResultCode::OK, b"0");
+        let mut record = Vec::new();
+        peer_sealer.seal(ContentType::ApplicationData, &[&beat], &mut record).unwrap();
+        std::io::Write::write_all(&mut peer, &record).unwrap();
+        reactor.io.send(key, Class::Data, &beat, nothing).unwrap();
+        reactor.flush();
+        assert!(reactor.io.transmit(key).unwrap().sending && reactor.io.mesh.is_backed_up());
+        while reactor.io.transmit(key).unwrap().sending || reactor.held.is_empty() {
+            reactor.enter(Some(SWEEP_INTERVAL));
+            reactor.handle_completions();
+        }
+        assert_eq!(frames_received(&reactor), 0);
+        while mesh.pop(ReactorId(0), ReactorId(1)).is_some() {}
+        reactor.io.mesh.flush();
+        assert!(reactor.handle_completions());
+        assert_eq!((frames_received(&reactor), reactor.held.len()), (1, 0));
+        // The kernel is to be done with the buffers before they go.
+        reactor.io.abort(key, CloseReason::Shutdown);
+        while reactor.slots[0].is_some() {
+            reactor.flush();
+            reactor.enter(Some(SWEEP_INTERVAL));
+            reactor.handle_completions();
+        }
+    }
 
     #[test]
     fn changes_of_topics_are_summed_up_while_the_registry_is_behind_and_none_is_lost() {
