@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Bandwidth, Config},
     door::{Door, DoorError, DoorSettings, Listeners},
-    engine::{Engine, EngineError, EngineHandle, LinkClosed},
+    engine::{Engine, EngineError, EngineHandle, LinkEvent},
     relay::{
         RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
         snapshot::Snapshot,
@@ -116,12 +116,12 @@ impl Node {
         });
 
         let (registry_sender, registry_inputs) = unbounded();
-        let (closed_sender, closed) = mpsc::unbounded_channel();
-        let closed_callback: Arc<dyn Fn(LinkClosed) + Send + Sync> = Arc::new(move |event| {
+        let (event_sender, link_events) = mpsc::unbounded_channel();
+        let event_callback: Arc<dyn Fn(LinkEvent) + Send + Sync> = Arc::new(move |event| {
             // The door may be closed already.
-            let _ = closed_sender.send(event);
+            let _ = event_sender.send(event);
         });
-        let engine = Engine::start(&config.engine, &shared, &registry_sender, &closed_callback)?;
+        let engine = Engine::start(&config.engine, &shared, &registry_sender, &event_callback)?;
         // The registry ends when the last reactor lets go of it.
         drop(registry_sender);
         let handle = engine.handle();
@@ -142,7 +142,7 @@ impl Node {
             p2p_client_tls,
             reactors,
         };
-        let door = Door::open(settings, listeners, engine.handle(), closed)?;
+        let door = Door::open(settings, listeners, engine.handle(), link_events)?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %shared.id.to_hex(),

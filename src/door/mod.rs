@@ -5,7 +5,7 @@
 //!   listeners ─► handshake ─┐
 //!                           ├─► lists, bounds ─► engine (socket, keys, who it is)
 //!   dialers   ─► handshake ─┘        ▲
-//!                                    └── LinkClosed
+//!                                    └── LinkEvent
 //! ```
 //!
 //! Imports `engine` and `tls`, and plain types of `relay`.
@@ -34,7 +34,7 @@ use tracing::warn;
 
 use self::guests::Guests;
 use crate::{
-    engine::{EngineHandle, LinkClosed},
+    engine::{EngineHandle, LinkEvent},
     tls::{
         Established,
         handshake::{Handshake, HandshakeError},
@@ -143,12 +143,12 @@ impl Listeners {
 }
 
 impl Door {
-    /// Begins to let links in, and to dial. `closed` gives what the engine reports.
+    /// Begins to let links in, and to dial. `link_events` gives what the engine reports.
     pub fn open(
         settings: DoorSettings,
         listeners: Listeners,
         engine: EngineHandle,
-        closed: mpsc::UnboundedReceiver<LinkClosed>,
+        link_events: mpsc::UnboundedReceiver<LinkEvent>,
     ) -> Result<Self, DoorError> {
         let Listeners { channel, p2p } = listeners;
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
@@ -171,7 +171,7 @@ impl Door {
                 for peer in hall.settings.peers.clone() {
                     tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer));
                 }
-                hall.watch_links(closed).await;
+                hall.watch_links(link_events).await;
             });
         };
         let thread =
@@ -196,13 +196,14 @@ impl Drop for Door {
 }
 
 impl Hall {
-    /// Keeps the books on links that ended, until the door closes.
-    async fn watch_links(&self, mut closed: mpsc::UnboundedReceiver<LinkClosed>) {
+    /// Keeps the books on links that ended or wore out, until the door closes.
+    async fn watch_links(&self, mut link_events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
-                event = closed.recv() => match event {
-                    Some(event) => self.guests.borrow_mut().leave(event.token),
+                event = link_events.recv() => match event {
+                    Some(LinkEvent::Closed(closed)) => self.guests.borrow_mut().leave(closed.token),
+                    Some(LinkEvent::Worn { token }) => self.guests.borrow_mut().wear(token),
                     None => return,
                 },
                 _ = stop.wait_for(|stopped| *stopped) => return,

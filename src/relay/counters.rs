@@ -137,6 +137,24 @@ counters! {
     not_for_us,
     /// Times that the receive buffers were all in use.
     receive_buffers_exhausted,
+    /// Links closed because unfinished frames of all links together took too much memory.
+    unfinished_frames_dropped,
+    /// Control frames of node links that were not sent because too many waited.
+    dropped_control_full,
+    /// Turns in which nothing was taken in because another reactor was behind.
+    turns_backed_up,
+    /// Frames of the registry for neighbours that were dropped because the reactor was behind.
+    registry_frames_dropped,
+    /// Changes of topics that waited because the registry was behind.
+    registry_changes_put_off,
+    /// Links closed because their keys were worn out; node links only if nobody replaced them.
+    closed_worn,
+    /// Node links whose keys were worn out, to be replaced.
+    node_links_worn,
+    /// Sessions whose keys were worn out, to be closed.
+    sessions_worn,
+    /// TLS 1.3 keys that were renewed.
+    keys_updated,
     /// Bytes received, as TLS records.
     bytes_received,
     /// Bytes sent, as TLS records.

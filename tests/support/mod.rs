@@ -41,6 +41,17 @@ pub struct TestNode {
 impl TestNode {
     /// Starts the `index`th node of the network's files with `peers` and further configuration.
     pub fn start(profile: Profile, index: usize, peers: &[&TestNode], more: &str) -> Self {
+        Self::start_with(profile, index, peers, more, |_| {})
+    }
+
+    /// The same, with what no configuration file can set.
+    pub fn start_with(
+        profile: Profile,
+        index: usize,
+        peers: &[&TestNode],
+        more: &str,
+        change: impl FnOnce(&mut amop::config::Config),
+    ) -> Self {
         let dir = host_dir(profile).join(format!("node{index}"));
         let mut text = format!(
             "[chain]\nrsa_crypto_channel={}\n[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n\
@@ -51,8 +62,9 @@ impl TestNode {
             text.push_str(&format!("node.{number}={}\n", peer.node().p2p_address()));
         }
         text.push_str(more);
-        let (config, warnings) = amop::config::Config::parse(&text, &dir).expect("a valid configuration");
+        let (mut config, warnings) = amop::config::Config::parse(&text, &dir).expect("a valid configuration");
         assert_eq!(warnings, []);
+        change(&mut config);
         Self { node: Some(amop::node::Node::start(config).expect("the node starts")) }
     }
 

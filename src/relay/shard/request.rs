@@ -126,7 +126,7 @@ impl Shard {
             self.refuse(key, &header.seq, ResultCode::NOT_DELIVERED, out);
             return;
         }
-        if full {
+        if full || session.is_worn {
             self.refuse(key, &header.seq, ResultCode::NOT_SENT, out);
             return;
         }

@@ -36,6 +36,8 @@ pub(super) struct Session {
     changes_counted: Instant,
     /// A subscription that waits because changes came too fast; the last one wins.
     deferred: Option<Vec<Topic>>,
+    /// Whether it is about to be closed, because its keys are worn out: it gets no new requests answered.
+    pub(super) is_worn: bool,
     /// Open requests of this publisher, by seq.
     pub(super) requests: AHashMap<Seq, RequestId>,
     /// Open pushes to this subscriber, by seq.
@@ -107,6 +109,7 @@ impl Shard {
             changes_left: f64::from(self.shared.settings.session_changes_per_second_max),
             changes_counted: now,
             deferred: None,
+            is_worn: false,
             requests: AHashMap::with_hasher(self.hashing.clone()),
             pushes: AHashMap::with_hasher(self.hashing.clone()),
         }
