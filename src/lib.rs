@@ -16,6 +16,7 @@
 //! | [`pki`] | certificates and ready node directories |
 //! | [`cli`] | the commands of the binary |
 
+pub mod bounds;
 pub mod cli;
 pub mod client;
 pub mod config;

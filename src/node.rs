@@ -16,9 +16,10 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    bounds,
     config::{Bandwidth, Config},
     door::{Door, DoorError, DoorSettings, Listeners},
-    engine::{Engine, EngineError, EngineHandle, LinkEvent},
+    engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
     relay::{
         RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
         snapshot::Snapshot,
@@ -89,10 +90,8 @@ impl Node {
         let p2p_server_tls = server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default())?;
         let p2p_client_tls = client_config(&identity, &roots, &config.p2p_tls)?;
 
-        let reactors = config.reactors.unwrap_or_else(|| {
-            let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            cores.min(256) as u16
-        });
+        let reactors = config.reactors();
+        let memory_bound_mib = memory_bound_mib(&config);
         let listeners = Listeners::bind(&config.channel_listen, &config.p2p_listen)?;
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
@@ -109,6 +108,7 @@ impl Node {
                 Some(limit) => Limiter::new(limit.into(), Duration::from_secs(1)),
                 None => Limiter::unlimited(),
             },
+            registry_input_bytes: AtomicUsize::new(0),
             rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(rand::random()),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
@@ -150,6 +150,7 @@ impl Node {
             p2p = %door.p2p_address,
             profile = if config.rsa_channel { "RSA" } else { "EC" },
             reactors,
+            memory_bound_mib,
             bandwidth_mbit = config.bandwidth.map(|limit| limit.bytes_per_second * 8.0 / 1_048_576.0),
             "the node is up",
         );
@@ -220,6 +221,25 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// What the node takes with all bounds reached at once; warns if the machine has less.
+fn memory_bound_mib(config: &Config) -> u64 {
+    let rooms = bounds::all(config);
+    let bytes = bounds::memory(&rooms);
+    let ram = memory_bytes() as u64;
+    if bytes > ram {
+        let largest = rooms.iter().flat_map(|(_, bounds)| bounds).filter(|bound| bound.set_by.is_some());
+        let largest = largest.max_by_key(|bound| bound.memory);
+        warn!(
+            memory_bound_mib = bytes >> 20,
+            ram_mib = ram >> 20,
+            "with all bounds reached at once the node would take more memory than there is: lower {} (see \
+             amop bounds)",
+            largest.and_then(|bound| bound.set_by).unwrap_or_default(),
+        );
+    }
+    bytes >> 20
 }
 
 /// Grows with every start, as long as the clock does not go back.

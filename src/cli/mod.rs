@@ -9,6 +9,7 @@ macro_rules! line {
 }
 
 mod bench;
+mod bounds;
 mod connect;
 mod demo;
 mod node;
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make certificates and ready node directories.
     Pki(pki::PkiArgs),
+    /// Show every bound of a node, and the memory that it takes when all are reached.
+    Bounds(bounds::BoundsArgs),
     /// Measure nodes.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Pub(args) => publish::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Pki(args) => pki::run(&args),
+        Command::Bounds(args) => bounds::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "amop", &mut std::io::stdout());

@@ -21,7 +21,7 @@ use std::{
 
 use self::ini::Ini;
 use crate::{
-    engine::EngineSettings,
+    engine::{EngineSettings, memory_bytes},
     relay::{bandwidth::Limiter, settings::Settings},
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk},
@@ -179,6 +179,14 @@ impl Config {
             .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
     }
 
+    /// Number of reactors: as set, else one for each processor that this process may use.
+    pub fn reactors(&self) -> u16 {
+        self.reactors.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            cores.min(256) as u16
+        })
+    }
+
     /// Reads a configuration's text.
     pub fn parse(text: &str, directory: &Path) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let mut ini = Ini::read(text);
@@ -246,6 +254,7 @@ impl Config {
             |text| text.parse::<u32>().ok().filter(|&limit| limit > 0),
         );
 
+        let ram = memory_bytes() as u64;
         let relay = Settings {
             frame_len_max: ini.number("amop", "frame_len_max", sdk::FRAME_LEN_MAX as u64, 1024, 1 << 30)
                 as usize,
@@ -266,6 +275,11 @@ impl Config {
                 as usize,
             window_bytes_max: ini.number("amop", "window_bytes_max", 64 << 20, 1 << 20, 1 << 32) as usize,
             pending_requests_max: ini.number("amop", "pending_requests_max", 262_144, 1, 1 << 24) as usize,
+            node_subscriptions_max: ini.number("amop", "node_subscriptions_max", 1_000_000, 1, 1 << 28)
+                as usize,
+            records_bytes_max: ini.number("amop", "records_bytes_max", ram / 16, 1 << 20, 1 << 40) as usize,
+            windows_bytes_max: ini.number("amop", "windows_bytes_max", ram / 16, 1 << 20, 1 << 36) as usize,
+            retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
@@ -298,6 +312,13 @@ impl Config {
                 "engine",
                 "unfinished_bytes_max",
                 engine_defaults.unfinished_bytes_max as u64,
+                1 << 20,
+                1 << 40,
+            ) as usize,
+            queues_bytes_max: ini.number(
+                "engine",
+                "queues_bytes_max",
+                engine_defaults.queues_bytes_max as u64,
                 1 << 20,
                 1 << 40,
             ) as usize,

@@ -4,8 +4,11 @@ use std::{collections::HashMap, net::IpAddr, rc::Rc};
 
 use tokio::sync::Notify;
 
-use super::{HANDSHAKES_PER_ADDRESS_MAX, SESSIONS_MAX, SESSIONS_PER_CERTIFICATE_MAX};
-use crate::{relay::ReactorId, wire::NodeId};
+use super::{HANDSHAKES_PER_ADDRESS_MAX, SESSIONS_PER_CERTIFICATE_MAX};
+use crate::{
+    relay::{ReactorId, settings::SESSIONS_MAX},
+    wire::NodeId,
+};
 
 /// Why somebody is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

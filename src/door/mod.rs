@@ -34,10 +34,12 @@ use tracing::warn;
 
 use self::guests::Guests;
 use crate::{
+    bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent},
     tls::{
         Established,
-        handshake::{Handshake, HandshakeError},
+        handshake::{Handshake, HandshakeError, INPUT_LEN_MAX},
+        verify::{CERTIFICATE_LEN_MAX, CERTIFICATES_MAX},
     },
     wire::NodeId,
 };
@@ -46,10 +48,11 @@ use crate::{
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes at once; further ones wait in the backlog.
 pub const HANDSHAKES_MAX: usize = 1_024;
+/// Memory of a handshake beside its input, in bytes: the state of rustls, certificates, its task; about
+/// (`scripts/memory` measures it).
+const HANDSHAKE_MEMORY: usize = 64 * 1024;
 /// Handshakes at once from one address; further ones are closed.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
-/// Sessions of the node.
-pub const SESSIONS_MAX: usize = 65_536;
 /// Sessions with one certificate.
 pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
 /// How long an address that is in use is tried again: what a killed process had pending on its rings keeps
@@ -301,4 +304,32 @@ async fn drive(stream: &TcpStream, mut handshake: Handshake) -> Result<Establish
         // An alert that tells the peer what is wrong goes out first.
         failed = handshake.handle_received(&buffer).err();
     }
+}
+
+/// The bounds of the door.
+pub(crate) fn bounds() -> Vec<Bound> {
+    let handshake = INPUT_LEN_MAX + HANDSHAKE_MEMORY;
+    vec![
+        fixed("handshakes", HANDSHAKES_MAX, "handshakes", "listener", "further ones wait in the backlog")
+            .memory(2 * HANDSHAKES_MAX * handshake),
+        fixed("handshakes", HANDSHAKES_PER_ADDRESS_MAX, "handshakes", "address", "closed"),
+        fixed("handshake", HANDSHAKE_TIMEOUT.as_millis() as usize, "ms", "connection", "closed"),
+        fixed("input of a handshake", INPUT_LEN_MAX, "bytes", "connection", "closed"),
+        fixed("certificates", CERTIFICATES_MAX, "certificates", "connection", "closed"),
+        fixed("certificate", CERTIFICATE_LEN_MAX, "bytes", "connection", "closed"),
+        fixed(
+            "sessions with one certificate",
+            SESSIONS_PER_CERTIFICATE_MAX,
+            "sessions",
+            "certificate",
+            "not let in",
+        ),
+        fixed(
+            "connections that nobody took yet",
+            BACKLOG as usize,
+            "connections",
+            "listener",
+            "the kernel drops them",
+        ),
+    ]
 }

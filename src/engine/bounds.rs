@@ -4,7 +4,15 @@
 use std::time::Duration;
 
 use super::EngineSettings;
-use crate::{relay::settings::Settings, tls::record::RECORD_LEN_MAX, wire::sdk};
+use crate::{
+    bounds::{Bound, fixed},
+    relay::{
+        RegistryInput,
+        registry::NODES_MAX,
+        settings::{SESSIONS_MAX, Settings},
+    },
+    wire::sdk,
+};
 
 /// Completions handled before the other sources get their turn.
 pub(super) const COMPLETIONS_PER_TURN: usize = 1_024;
@@ -31,8 +39,9 @@ pub(super) const SEALED_AHEAD_MAX: usize = 256 * 1024;
 /// Bytes of a node link that the kernel may hold and has not sent yet: what is sealed can no longer be
 /// overtaken by control.
 pub(super) const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
-/// Control frames may wait up to this many bytes on one node link, beside its data.
-pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
+/// Control frames may wait up to this many bytes on one node link, beside its data; one frame may go beyond
+/// it.
+pub(super) const CONTROL_BYTES_MAX: usize = 1 << 20;
 /// A frame has this long to be complete, plus one second for each [`BYTES_PER_SECOND_MIN`].
 pub(super) const FRAME_COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 /// The slowest that a large frame may arrive.
@@ -48,145 +57,191 @@ pub(super) const LINGER: Duration = Duration::from_millis(500);
 /// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
 pub(super) const REPLACE_WITHIN: Duration = Duration::from_secs(10);
 
-/// One bound: how much of what, and what happens there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// What is bounded.
-    pub name: &'static str,
-    /// How much.
-    pub value: u64,
-    /// Of what.
-    pub unit: &'static str,
-    /// For each of what.
-    pub per: &'static str,
-    /// What happens there, and the counter that shows it.
-    pub then: &'static str,
-}
+/// Bytes that a session's queue may always have, however full all of them together are.
+pub(super) const SESSION_SHARE: usize = 4 * 1024;
+/// Frames above this many bytes are counted in [`MESH_BYTES_MAX`].
+pub(super) const MESH_SMALL_FRAME_MAX: usize = 1024;
+/// Bytes of large frames that one mesh queue holds; one frame may go beyond it.
+pub(super) const MESH_BYTES_MAX: usize = 16 << 20;
 
 /// All queues, tables, buffers and times of the engine.
-pub fn bounds(settings: &EngineSettings, relay: &Settings) -> Vec<Bound> {
-    let bound = |name, value: usize, unit, per, then| Bound { name, value: value as u64, unit, per, then };
+pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> Vec<Bound> {
     let frames_per_buffer = settings.receive_buffer_len / sdk::HEADER_LEN;
+    let receive_bytes = usize::from(settings.receive_buffers) * settings.receive_buffer_len;
+    let message = size_of::<super::mesh::Item>();
+    let pairs = reactors * (reactors - 1);
+    let link = size_of::<super::transmit::Transmit>() + super::reactor::SLOT_LEN;
     vec![
-        bound(
+        fixed(
+            "links",
+            SESSIONS_MAX + NODES_MAX,
+            "links",
+            "node",
+            "the door lets nobody in: sessions_refused; a node's link is closed: refused_nodes",
+        )
+        .memory((SESSIONS_MAX + NODES_MAX) * link),
+        fixed(
             "receive buffers",
-            usize::from(settings.receive_buffers) * settings.receive_buffer_len,
+            receive_bytes,
             "bytes",
             "reactor",
             "the kernel keeps input until a buffer is back: receive_buffers_exhausted",
-        ),
-        bound(
+        )
+        .set_by("[engine] receive_buffers")
+        .memory(reactors * receive_bytes),
+        fixed(
             "submission entries",
             settings.ring_entries as usize,
             "entries",
             "reactor",
             "submitted early; after many vain tries the node ends",
         ),
-        bound(
+        fixed(
             "receives held while another reactor is behind",
             usize::from(settings.receive_buffers),
             "buffers",
             "reactor",
             "the kernel keeps input: turns_backed_up",
         ),
-        bound("record in progress", RECORD_LEN_MAX, "bytes", "link", "the link is closed"),
-        bound(
+        fixed(
             "record in progress",
             RECORD_COMPLETE_WITHIN.as_millis() as usize,
             "ms",
             "link",
             "the link is closed: closed_protocol",
         ),
-        bound(
+        fixed(
             "frame in progress, and 1 s more per 100 KiB",
             FRAME_COMPLETE_WITHIN.as_millis() as usize,
             "ms",
             "link",
             "the link is closed: closed_protocol",
         ),
-        bound(
+        fixed(
             "unfinished frames and records",
             settings.unfinished_bytes_max,
             "bytes",
             "node",
             "the link whose frame has progressed least is closed: unfinished_frames_dropped",
-        ),
-        bound(
+        )
+        .set_by("[engine] unfinished_bytes_max")
+        .memory(settings.unfinished_bytes_max),
+        fixed(
+            "outgoing queue",
+            relay.session_queue_bytes_max,
+            "bytes",
+            "session",
+            "a push tries another session, a multicast's copy is lost: dropped_queue_full; an answer closes \
+             the link",
+        )
+        .set_by("[amop] session_queue_bytes_max"),
+        fixed(
+            "outgoing queues of all sessions",
+            settings.queues_bytes_max,
+            "bytes",
+            "node",
+            "the same for sessions that have more than their share: queues_full",
+        )
+        .set_by("[engine] queues_bytes_max")
+        .memory(settings.queues_bytes_max + reactors * relay.frame_len_max),
+        fixed("share of a session in them", SESSION_SHARE, "bytes", "session", "it may always have as much")
+            .memory(SESSIONS_MAX * SESSION_SHARE),
+        fixed(
             "sealed and not sent",
             SEALED_AHEAD_MAX,
             "bytes",
             "link",
             "further frames wait unsealed; one frame may go beyond",
-        ),
-        bound("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
-        bound(
-            "outgoing queue of a session",
-            relay.session_queue_bytes_max,
-            "bytes",
-            "session",
-            "a push tries another session, a multicast's copy is lost: dropped_queue_full; an answer closes the link",
-        ),
-        bound(
-            "outgoing data of a node link",
+        )
+        .memory(NODES_MAX * SEALED_AHEAD_MAX),
+        fixed("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
+        fixed(
+            "outgoing data",
             node_queue_bytes_max(relay),
             "bytes",
             "node link",
-            "cannot be reached: the window is smaller",
-        ),
-        bound(
-            "outgoing control of a node link",
+            "cannot be reached: the windows are smaller",
+        )
+        .memory(relay.windows_bytes_max),
+        fixed(
+            "outgoing control",
             CONTROL_BYTES_MAX,
             "bytes",
             "node link",
             "the frame is dropped, a later one says the same: dropped_control_full",
-        ),
-        bound(
+        )
+        .memory(NODES_MAX * CONTROL_BYTES_MAX),
+        fixed(
             "mesh queue",
             MESH_QUEUE_LEN,
             "messages",
             "pair of reactors",
             "spilled, and nothing is taken in until there is room: turns_backed_up",
-        ),
-        bound(
+        )
+        .memory(pairs * MESH_QUEUE_LEN * (message + MESH_SMALL_FRAME_MAX)),
+        fixed(
+            "large frames in a mesh queue",
+            MESH_BYTES_MAX,
+            "bytes",
+            "pair of reactors",
+            "the same; one frame may go beyond",
+        )
+        .memory(pairs * MESH_BYTES_MAX + reactors * relay.frame_len_max),
+        fixed(
             "spilled messages",
             frames_per_buffer + relay.pending_requests_max + relay.pending_pushes_max,
             "messages",
             "pair of reactors",
             "by design: what one buffer held, and what open requests and pushes cause",
         ),
-        bound(
+        fixed(
             "inbox of a reactor",
             INBOX_MAX,
             "commands",
             "reactor",
-            "the registry's frames are dropped: registry_frames_dropped; answers and links are bounded where they \
-             come from",
+            "the registry's frames are dropped: registry_frames_dropped; answers and links are bounded where \
+             they come from",
         ),
-        bound(
+        fixed(
             "inbox of the registry",
             REGISTRY_QUEUE_MAX,
             "inputs",
             "node",
-            "state frames and JSON-RPC are refused: state_refused, rpc_refused; changes of topics are summed up: \
-             registry_changes_put_off",
-        ),
-        bound(
+            "state frames and JSON-RPC are refused: state_refused, rpc_refused; changes of topics are summed \
+             up: registry_changes_put_off",
+        )
+        .memory(REGISTRY_QUEUE_MAX * size_of::<RegistryInput>()),
+        fixed(
             "changes of topics that are summed up",
             2 * relay.node_topics_max,
             "topics",
             "reactor",
             "by design: one for each topic",
         ),
-        bound(
+        fixed(
             "closing in order",
             CLOSE_WITHIN.as_millis() as usize,
             "ms",
             "link",
             "cut; what is queued is lost",
         ),
-        bound("closing, all sent", LINGER.as_millis() as usize, "ms", "link", "cut"),
-        bound(
-            "worn node link waits to be replaced",
+        fixed("closing, all sent", LINGER.as_millis() as usize, "ms", "link", "cut"),
+        fixed(
+            "AES blocks under one key",
+            settings.keys.node_blocks_max as usize,
+            "blocks",
+            "node link",
+            "a new link replaces it, nothing is lost: node_links_worn; TLS 1.3 renews the keys: keys_updated",
+        ),
+        fixed(
+            "AES blocks under one key",
+            settings.keys.sdk_blocks_max as usize,
+            "blocks",
+            "session",
+            "closed once what is in flight is answered; logged long before",
+        ),
+        fixed(
+            "worn link waits to be replaced",
             REPLACE_WITHIN.as_millis() as usize,
             "ms",
             "node link",

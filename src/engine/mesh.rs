@@ -4,13 +4,20 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst, fence},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
     },
 };
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{bounds::MESH_QUEUE_LEN, wake::Waker};
+use super::{
+    bounds::{MESH_BYTES_MAX, MESH_QUEUE_LEN, MESH_SMALL_FRAME_MAX},
+    wake::Waker,
+};
 use crate::{
     relay::{MeshMessage, ReactorId},
     wire::RetainedFrame,
@@ -54,6 +61,8 @@ impl Sleeper {
 /// All queues between reactors.
 pub(super) struct Mesh {
     queues: Vec<ArrayQueue<Item>>,
+    /// Bytes of large frames in each queue.
+    bytes: Vec<AtomicUsize>,
     pub(super) sleepers: Vec<Sleeper>,
     /// Reactors that have ended and take nothing any more.
     left: Vec<AtomicBool>,
@@ -64,6 +73,7 @@ impl Mesh {
         let count = sleepers.len();
         Self {
             queues: (0..count * count).map(|_| ArrayQueue::new(MESH_QUEUE_LEN)).collect(),
+            bytes: (0..count * count).map(|_| AtomicUsize::new(0)).collect(),
             sleepers,
             left: (0..count).map(|_| AtomicBool::new(false)).collect(),
         }
@@ -74,18 +84,40 @@ impl Mesh {
         self.left[usize::from(reactor.0)].store(true, SeqCst);
     }
 
-    fn queue(&self, from: ReactorId, to: ReactorId) -> &ArrayQueue<Item> {
-        &self.queues[usize::from(from.0) * self.sleepers.len() + usize::from(to.0)]
+    fn index(&self, from: ReactorId, to: ReactorId) -> usize {
+        usize::from(from.0) * self.sleepers.len() + usize::from(to.0)
+    }
+
+    /// Small frames are bounded by their number; only large ones are worth counting.
+    fn large_bytes(item: &Item) -> Option<usize> {
+        Some(item.frame.len()).filter(|&len| len > MESH_SMALL_FRAME_MAX)
+    }
+
+    fn push(&self, from: ReactorId, to: ReactorId, item: Item) -> Result<(), Item> {
+        let index = self.index(from, to);
+        let Some(len) = Self::large_bytes(&item) else { return self.queues[index].push(item) };
+        if self.bytes[index].load(Relaxed) >= MESH_BYTES_MAX {
+            return Err(item);
+        }
+        self.bytes[index].fetch_add(len, Relaxed);
+        self.queues[index].push(item).inspect_err(|_| {
+            self.bytes[index].fetch_sub(len, Relaxed);
+        })
     }
 
     /// What others sent to `to`, one by one.
     pub(super) fn pop(&self, from: ReactorId, to: ReactorId) -> Option<Item> {
-        self.queue(from, to).pop()
+        let index = self.index(from, to);
+        let item = self.queues[index].pop()?;
+        if let Some(len) = Self::large_bytes(&item) {
+            self.bytes[index].fetch_sub(len, Relaxed);
+        }
+        Some(item)
     }
 
     /// Whether anything is there for `to`.
     pub(super) fn is_empty_for(&self, to: ReactorId) -> bool {
-        (0..self.sleepers.len() as u16).all(|from| self.queue(ReactorId(from), to).is_empty())
+        (0..self.sleepers.len() as u16).all(|from| self.queues[self.index(ReactorId(from), to)].is_empty())
     }
 }
 
@@ -118,7 +150,7 @@ impl MeshSender {
         let index = usize::from(to.0);
         self.touched[index] = true;
         let refused = if self.spilled[index].is_empty() {
-            self.mesh.queue(self.from, to).push(item).err()
+            self.mesh.push(self.from, to, item).err()
         } else {
             Some(item)
         };
@@ -138,7 +170,7 @@ impl MeshSender {
                     self.spilled[index].clear();
                 }
                 while let Some(item) = self.spilled[index].pop_front() {
-                    if let Err(item) = self.mesh.queue(self.from, to).push(item) {
+                    if let Err(item) = self.mesh.push(self.from, to, item) {
                         self.spilled[index].push_front(item);
                         break;
                     }
@@ -180,6 +212,25 @@ mod tests {
 
     const FIRST: ReactorId = ReactorId(0);
     const OTHER: ReactorId = ReactorId(1);
+
+    #[test]
+    fn large_frames_fill_a_queue_by_their_bytes() {
+        let mesh = mesh(2);
+        let mut sender = MeshSender::new(mesh.clone(), FIRST);
+        let large = vec![0; 1 << 20];
+        let frames = MESH_BYTES_MAX / large.len();
+        for number in 0..frames + 1 {
+            assert!(!sender.is_backed_up(), "after {number} frames");
+            let frame = FrameRef::Slice(&large).retain();
+            sender.send(OTHER, Item { message: MeshMessage::Multicast, frame });
+        }
+        assert!(sender.is_backed_up());
+        assert!(mesh.pop(FIRST, OTHER).is_some());
+        sender.flush();
+        assert!(!sender.is_backed_up());
+        assert_eq!(std::iter::from_fn(|| mesh.pop(FIRST, OTHER)).count(), frames);
+        assert_eq!(mesh.bytes[mesh.index(FIRST, OTHER)].load(Relaxed), 0);
+    }
 
     #[test]
     fn what_a_full_queue_has_no_room_for_arrives_later_and_in_order() {

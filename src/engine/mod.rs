@@ -71,6 +71,8 @@ pub struct EngineSettings {
     pub receive_buffer_len: usize,
     /// Bytes of unfinished frames on all links together.
     pub unfinished_bytes_max: usize,
+    /// Bytes in the outgoing queues of all sessions together.
+    pub queues_bytes_max: usize,
     /// When the keys of a connection are worn out.
     pub keys: KeyLimits,
 }
@@ -94,8 +96,7 @@ impl Default for KeyLimits {
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        let pages = rustix::system::sysinfo();
-        let ram = pages.totalram as usize * pages.mem_unit as usize;
+        let ram = memory_bytes();
         Self {
             pin: Vec::new(),
             spin: Duration::ZERO,
@@ -103,9 +104,16 @@ impl Default for EngineSettings {
             receive_buffers: 256,
             receive_buffer_len: 32 * 1024,
             unfinished_bytes_max: ram / 4,
+            queues_bytes_max: ram / 8,
             keys: KeyLimits::default(),
         }
     }
+}
+
+/// Bytes of memory that the machine has.
+pub fn memory_bytes() -> usize {
+    let system = rustix::system::sysinfo();
+    system.totalram as usize * system.mem_unit as usize
 }
 
 const _: () = assert!(RECORD_LEN_MAX < 32 * 1024, "a receive buffer holds a whole record");

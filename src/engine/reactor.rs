@@ -24,7 +24,7 @@ use super::{
     assemble::{FrameBounds, UnfinishedFrames},
     bounds::{
         COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
-        PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_frame_len_max,
+        PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, SESSION_SHARE, node_frame_len_max,
         node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
@@ -67,11 +67,22 @@ struct Io {
     counters: Arc<Counters>,
     /// Changes of topics that wait because the registry is behind, each topic's summed up.
     put_off: AHashMap<Topic, i32>,
+    /// What the outgoing queues of all sessions of this reactor take, in bytes.
+    queues_bytes: usize,
+    queues_bytes_max: usize,
 }
 
 impl Io {
     fn transmit(&mut self, key: LinkKey) -> Option<&mut Transmit> {
         self.transmits.get_mut(key.index as usize)?.as_mut().filter(|transmit| transmit.key == key)
+    }
+
+    /// Counts again what a link's queue takes, after it changed.
+    fn recount(&mut self, index: u32) {
+        if let Some(Some(transmit)) = self.transmits.get_mut(index as usize) {
+            let before = transmit.charge();
+            self.queues_bytes = self.queues_bytes - before + transmit.charged();
+        }
     }
 
     fn touch(&mut self, key: LinkKey) {
@@ -111,7 +122,14 @@ impl Io {
 impl Outbound for Io {
     fn send(&mut self, key: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
         let now = self.now;
-        let sent = self.transmit(key).ok_or(SendError::Gone)?.send(now, class, head, body);
+        let crowded = self.queues_bytes >= self.queues_bytes_max;
+        let transmit = self.transmit(key).ok_or(SendError::Gone)?;
+        if crowded && transmit.charged() > SESSION_SHARE {
+            self.counters.queues_full.increment();
+            return Err(SendError::Full);
+        }
+        let sent = transmit.send(now, class, head, body);
+        self.recount(key.index);
         self.touch(key);
         sent
     }
@@ -163,6 +181,9 @@ struct Slot {
     /// Since when its keys are worn out.
     worn_since: Option<Instant>,
 }
+
+/// Memory of a link beside its sending side, in bytes.
+pub(super) const SLOT_LEN: usize = size_of::<Slot>();
 
 /// How far the end of a link's connection has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -234,6 +255,7 @@ impl Reactor {
         let buffers =
             Buffers::register(&ring, parts.settings.receive_buffers, parts.settings.receive_buffer_len)?;
         let counters = parts.shared.counters[usize::from(parts.id.0)].clone();
+        let queues_bytes_max = parts.settings.queues_bytes_max / usize::from(parts.shared.reactors);
         let mut reactor = Self {
             id: parts.id,
             ring,
@@ -254,6 +276,8 @@ impl Reactor {
                 reactor: parts.id,
                 counters,
                 put_off: AHashMap::new(),
+                queues_bytes: 0,
+                queues_bytes_max,
             },
             mesh: parts.mesh,
             inbox: parts.inbox,
@@ -515,6 +539,7 @@ impl Reactor {
                 Ok(None) => {}
                 Err(_) => transmit.close(self.io.now, CloseReason::KeysWorn, true),
             }
+            self.io.recount(index);
             self.advance_closing(key);
         }
     }
@@ -542,7 +567,8 @@ impl Reactor {
         if slot.ending != Ending::No && !slot.receive.receiving && !sending {
             let token = slot.token;
             self.slots[key.index as usize] = None;
-            self.io.transmits[key.index as usize] = None;
+            let charged = self.io.transmits[key.index as usize].take().map_or(0, |gone| gone.charged());
+            self.io.queues_bytes -= charged;
             self.free.push(key.index);
             self.shard.handle_link_down(self.io.now, key, closing.reason, &mut self.io);
             (self.events)(LinkEvent::Closed(LinkClosed { token, reason: closing.reason }));
@@ -674,6 +700,7 @@ impl Reactor {
                 transmit.close(now, CloseReason::Broken, true);
             }
         }
+        self.io.recount(key.index);
         self.io.touch(key);
     }
 
@@ -808,6 +835,7 @@ mod tests {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limiter: Limiter::unlimited(),
             rpc_limiter: Limiter::unlimited(),
+            registry_input_bytes: 0.into(),
             rpc_answer_bytes: 0.into(),
             next_message: 0.into(),
             counters: vec![Arc::default(), Arc::default()],
@@ -872,11 +900,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn changes_of_topics_are_summed_up_while_the_registry_is_behind_and_none_is_lost() {
-        let (registry, inputs) = unbounded();
+    fn io(registry: Sender<RegistryInput>, queues_bytes_max: usize) -> Io {
         let mesh = Arc::new(Mesh::new(vec![Sleeper::new(Waker::new().unwrap())]));
-        let mut io = Io {
+        Io {
             now: Instant::now(),
             transmits: Vec::new(),
             dirty: Vec::new(),
@@ -885,7 +911,45 @@ mod tests {
             reactor: ReactorId(0),
             counters: Arc::default(),
             put_off: AHashMap::new(),
-        };
+            queues_bytes: 0,
+            queues_bytes_max,
+        }
+    }
+
+    #[test]
+    fn when_all_queues_are_full_a_session_with_little_in_its_own_still_gets_frames() {
+        let (registry, _inputs) = unbounded();
+        let mut io = io(registry, 1 << 20);
+        let keys = [0, 1].map(|index| LinkKey { index, generation: 1 });
+        for key in keys {
+            let (sealer, _) = connection();
+            io.transmits.push(Some(Transmit::new(io.now, key, sealer, true, 8 << 20)));
+        }
+        let send = |io: &mut Io, key| io.send(key, Class::Data, &[0; 500], FrameRef::Slice(&[]));
+        let mut taken = 0;
+        while send(&mut io, keys[0]).is_ok() {
+            taken += 1;
+        }
+        assert!((1_000..2_100).contains(&taken), "{taken} frames of 500 bytes where 1 MiB is for all");
+        assert_eq!(io.counters.queues_full.get(), 1);
+        let mut share = 0;
+        while send(&mut io, keys[1]).is_ok() {
+            share += 1;
+        }
+        assert!((SESSION_SHARE / 600..=SESSION_SHARE / 500 + 1).contains(&share), "{share} frames");
+        // What is sent makes room.
+        let transmit = io.transmits[0].as_mut().unwrap();
+        transmit.next_send().unwrap();
+        transmit.handle_sent(io.now, usize::MAX / 2);
+        io.recount(0);
+        assert_eq!(send(&mut io, keys[0]), Ok(()));
+        assert_eq!(io.queues_bytes, io.transmits.iter().flatten().map(Transmit::charged).sum::<usize>());
+    }
+
+    #[test]
+    fn changes_of_topics_are_summed_up_while_the_registry_is_behind_and_none_is_lost() {
+        let (registry, inputs) = unbounded();
+        let mut io = io(registry, usize::MAX);
         let topic = |name: &str| Topic::new(name).unwrap();
         let change = |name: &str, difference| RegistryInput::Topics {
             reactor: ReactorId(0),

@@ -69,6 +69,8 @@ pub(super) struct Transmit {
     pub(super) closing: Option<Closing>,
     close_notify_sealed: bool,
     last_progress: Instant,
+    /// What the queue took when it was counted last.
+    charged: usize,
     /// Whether the link is in the reactor's list of those to flush.
     pub(super) is_dirty: bool,
 }
@@ -107,6 +109,7 @@ impl Transmit {
             closing: None,
             close_notify_sealed: false,
             last_progress: now,
+            charged: 0,
             is_dirty: false,
         }
     }
@@ -129,6 +132,18 @@ impl Transmit {
     /// What a queue's frames take.
     fn waiting_cost(&self, queue: usize) -> usize {
         self.waiting_bytes[queue] + self.waiting[queue].len() * WAITING_COST
+    }
+
+    /// Counts what the queue of a session takes; gives what it took before. A node link's is bounded by
+    /// its window.
+    pub(super) fn charge(&mut self) -> usize {
+        let now = if self.is_sdk { self.sealed_bytes() + self.waiting_cost(DATA) } else { 0 };
+        std::mem::replace(&mut self.charged, now)
+    }
+
+    /// What the queue took when it was counted last.
+    pub(super) fn charged(&self) -> usize {
+        self.charged
     }
 
     fn is_anything_waiting(&self) -> bool {

@@ -87,6 +87,8 @@ counters! {
     deliveries,
     /// Copies dropped because the subscriber's queue was full.
     dropped_queue_full,
+    /// Frames refused because the queues of all sessions together were full, and this one's not small.
+    queues_full,
     /// Multicast copies not sent because a neighbour's window was full or its link was gone.
     dropped_window_full,
     /// Multicasts with a private topic and no authorised receiver.

@@ -19,6 +19,7 @@
 //! - Nothing is kept without a bound of [`settings::Settings`]; each refusal shows in [`counters`].
 
 pub mod bandwidth;
+pub mod bounds;
 pub mod counters;
 pub mod registry;
 pub mod rpc;
@@ -35,6 +36,10 @@ use smallvec::SmallVec;
 
 use self::snapshot::NodeRef;
 use crate::wire::{FrameRef, NodeId, Topic, node::PacketType, sdk::Seq};
+
+/// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
+/// it.
+pub const STATE_BYTES_MAX: usize = 64 << 20;
 
 /// Index of a reactor, and of its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -399,6 +404,8 @@ pub struct Shared {
     pub limiter: bandwidth::Limiter,
     /// JSON-RPC requests of the node; one unit each.
     pub rpc_limiter: bandwidth::Limiter,
+    /// Bytes of state frames and JSON-RPC requests on their way from the shards to the registry.
+    pub registry_input_bytes: std::sync::atomic::AtomicUsize,
     /// Bytes of JSON-RPC answers on their way from the registry to the shards.
     pub rpc_answer_bytes: std::sync::atomic::AtomicUsize,
     /// Number of the next message that this node originates on node links (WIRE §6.2).

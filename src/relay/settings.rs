@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Sessions of a node (WIRE §1.8).
+pub const SESSIONS_MAX: usize = 65_536;
+
 /// Everything about the relay that an operator may set, and the bounds that nobody need set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -31,7 +34,7 @@ pub struct Settings {
     pub pending_requests_max: usize,
     /// Pushes to one reactor's sessions that wait for their answer.
     pub pending_pushes_max: usize,
-    /// Bytes of frames that one reactor keeps for a retry.
+    /// Bytes of frames that the node keeps for a retry; each reactor has an equal share.
     pub retained_bytes_max: usize,
     /// Bytes that may wait in a session's outgoing queue; one frame may go beyond it.
     pub session_queue_bytes_max: usize,
@@ -39,7 +42,8 @@ pub struct Settings {
     pub window_frames_max: usize,
     /// Bytes of such frames; one frame may go beyond it.
     pub window_bytes_max: usize,
-    /// Bytes of such frames towards all neighbours of one reactor; one frame may go beyond it.
+    /// Bytes of such frames towards all neighbours; each reactor has an equal share, and one frame may go
+    /// beyond it.
     pub windows_bytes_max: usize,
     /// Message identities remembered for one neighbour (WIRE §6.2).
     pub identities_max: usize,
@@ -84,7 +88,7 @@ impl Default for Settings {
             stall_timeout: Duration::from_secs(20),
             session_topics_max: 10_000,
             node_topics_max: 1_000_000,
-            node_subscriptions_max: 4_000_000,
+            node_subscriptions_max: 1_000_000,
             records_bytes_max: 1 << 30,
             session_changes_per_second_max: 20,
             pending_requests_max: 262_144,
@@ -93,9 +97,9 @@ impl Default for Settings {
             session_queue_bytes_max: 8 << 20,
             window_frames_max: 65_536,
             window_bytes_max: 64 << 20,
-            windows_bytes_max: 512 << 20,
+            windows_bytes_max: 256 << 20,
             identities_max: 262_144,
-            all_identities_max: 1 << 20,
+            all_identities_max: 1 << 19,
             identity_memory: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(1),
             dead_after: Duration::from_secs(3),

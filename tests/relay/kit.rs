@@ -401,6 +401,7 @@ impl Network {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limiter,
             rpc_limiter: Limiter::unlimited(),
+            registry_input_bytes: AtomicUsize::new(0),
             rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(self.rng.random()),
             counters: (0..reactors).map(|_| Arc::default()).collect(),

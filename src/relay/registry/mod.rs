@@ -49,6 +49,7 @@ use crate::wire::{
     sdk::Seq,
     state::{self, Change, Entries, Message, MessageError, Scope, Version},
 };
+pub(in crate::relay) use own::HISTORY_LEN_MAX;
 
 mod own;
 mod record;
@@ -62,10 +63,10 @@ const REQUESTS_PER_SECOND_MAX: u32 = 512;
 /// A neighbour that does not fetch the next part for so long begins anew.
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Neighbours at once.
-pub const NODES_MAX: usize = 1_024;
+pub const NODES_MAX: usize = 512;
 /// Bytes of JSON-RPC requests that wait to be answered, each with its place in the queue; further ones are
 /// refused.
-const RPC_WAITING_BYTES_MAX: usize = 16 << 20;
+pub(in crate::relay) const RPC_WAITING_BYTES_MAX: usize = 16 << 20;
 /// A neighbour whose messages are refused more often per minute loses its link.
 const REFUSALS_PER_MINUTE_MAX: u32 = 100;
 
@@ -268,6 +269,9 @@ impl Registry {
 
     /// Takes one input. Nothing is published before [`Self::publish`].
     pub fn handle(&mut self, now: Instant, input: RegistryInput) {
+        if let RegistryInput::State { payload: bytes, .. } | RegistryInput::Rpc { body: bytes, .. } = &input {
+            self.shared.registry_input_bytes.fetch_sub(bytes.len(), Relaxed);
+        }
         match input {
             RegistryInput::Topics { reactor, changes } => {
                 for (topic, difference) in changes {

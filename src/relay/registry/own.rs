@@ -14,7 +14,7 @@ use crate::{
 /// Steps that are kept for neighbours that missed some.
 const HISTORY_STEPS_MAX: usize = STEPS_MAX;
 /// Bytes of their changes.
-const HISTORY_LEN_MAX: usize = 16 << 20;
+pub(in crate::relay) const HISTORY_LEN_MAX: usize = 16 << 20;
 /// Changes that go into one step; the rest waits for the next.
 const STEP_CHANGES_MAX: usize = 8_192;
 /// Bytes of changes after which a step is closed; well below what receivers accept.

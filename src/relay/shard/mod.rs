@@ -27,13 +27,15 @@ mod request;
 mod session;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
+
+pub(super) use request::TRIES_MAX;
 
 use self::{
     neighbour::Neighbour,
@@ -43,8 +45,8 @@ use self::{
     session::{LocalTopics, Session},
 };
 use super::{
-    CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, RequestId, SessionId,
-    Shared, counters::Counters, timers::Timers,
+    CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput, RequestId,
+    STATE_BYTES_MAX, SessionId, Shared, counters::Counters, timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -86,6 +88,31 @@ pub struct Shard {
     ack_timers: Timers<LinkKey>,
     next_node_tick: Option<Instant>,
     draining: bool,
+}
+
+/// Bytes of memory that the parts of a shard take, for its bounds.
+pub(super) struct Sizes {
+    pub(super) session: usize,
+    pub(super) request: usize,
+    pub(super) awaiting: usize,
+    pub(super) push: usize,
+    pub(super) push_timer: usize,
+    pub(super) neighbour: usize,
+    pub(super) node_link: usize,
+    pub(super) identity: usize,
+}
+
+pub(super) fn sizes() -> Sizes {
+    Sizes {
+        session: size_of::<Option<Link>>() + size_of::<Session>(),
+        request: size_of::<Request>(),
+        awaiting: neighbour::AWAITING_LEN,
+        push: size_of::<push::Push>() + size_of::<crate::wire::sdk::Seq>(),
+        push_timer: size_of::<PushTimer>() + 32,
+        neighbour: size_of::<Neighbour>(),
+        node_link: size_of::<NodeLink>(),
+        identity: neighbour::IDENTITY_LEN,
+    }
 }
 
 struct Link {
@@ -377,6 +404,25 @@ impl Shard {
             all_identities: self.identities,
             topics: self.local_topics.len(),
         }
+    }
+
+    /// Passes a state frame or a JSON-RPC request on, if there is room.
+    fn to_registry(&self, input: RegistryInput, out: &mut impl Outbound) -> bool {
+        let (RegistryInput::State { payload: bytes, .. } | RegistryInput::Rpc { body: bytes, .. }) = &input
+        else {
+            return out.to_registry(input);
+        };
+        let (len, on_the_way) = (bytes.len(), &self.shared.registry_input_bytes);
+        if on_the_way.load(Relaxed) >= STATE_BYTES_MAX {
+            return false;
+        }
+        // Before it is passed on: the registry takes it off.
+        on_the_way.fetch_add(len, Relaxed);
+        let passed = out.to_registry(input);
+        if !passed {
+            on_the_way.fetch_sub(len, Relaxed);
+        }
+        passed
     }
 
     fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {

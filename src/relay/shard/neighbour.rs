@@ -65,6 +65,11 @@ struct Awaiting {
     taken: bool,
 }
 
+/// Memory of an awaited answer with its key, in bytes.
+pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
+/// Memory of a message's identity, in bytes.
+pub(super) const IDENTITY_LEN: usize = size_of::<(Instant, (PacketTypeKey, u32))>();
+
 /// Frames sent and not acknowledged, in order.
 #[derive(Default)]
 struct Window {
@@ -82,6 +87,11 @@ struct Sent {
 impl Sent {
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
+    }
+
+    /// What it takes in the window: its bytes, its place, and the allocation of its body.
+    fn cost(&self) -> usize {
+        self.len() + size_of::<Self>() + 64
     }
 }
 
@@ -348,7 +358,7 @@ impl Shard {
             window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
         self.counters.dropped_window_full.add(multicasts as u64);
         window.frames.retain(|sent| sent.packet_type == PacketType::UNICAST_RESPONSE);
-        let kept = window.frames.iter().map(Sent::len).sum();
+        let kept = window.frames.iter().map(Sent::cost).sum();
         self.windows_bytes -= window.bytes - kept;
         window.bytes = kept;
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation: neighbour.incarnation });
@@ -447,7 +457,7 @@ impl Shard {
         let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
         if window.frames.len() >= settings.window_frames_max / share
             || window.bytes >= settings.window_bytes_max / share
-            || self.windows_bytes >= settings.windows_bytes_max / share
+            || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
         {
             return false;
         }
@@ -464,8 +474,8 @@ impl Shard {
             return false;
         }
         let sent = Sent { head, body: frame.retain(), packet_type, message };
-        window.bytes += sent.len();
-        self.windows_bytes += sent.len();
+        window.bytes += sent.cost();
+        self.windows_bytes += sent.cost();
         window.frames.push_back(sent);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
             link.last_sent = now;
@@ -481,8 +491,8 @@ impl Shard {
             return false;
         }
         for sent in neighbour.window.frames.drain(..count as usize) {
-            neighbour.window.bytes -= sent.len();
-            self.windows_bytes -= sent.len();
+            neighbour.window.bytes -= sent.cost();
+            self.windows_bytes -= sent.cost();
             if sent.packet_type == PacketType::UNICAST
                 && let Some(awaiting) = neighbour.awaiting.get_mut(&sent.message)
             {

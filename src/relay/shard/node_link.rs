@@ -222,7 +222,7 @@ impl Shard {
                     seq: header.seq,
                     payload,
                 };
-                if !out.to_registry(state) {
+                if !self.to_registry(state, out) {
                     // The next digest shows what was missed.
                     self.counters.state_refused.increment();
                 }
@@ -581,6 +581,7 @@ mod tests {
             snapshot: arc_swap::ArcSwap::from_pointee(Snapshot::default()),
             limiter: Limiter::unlimited(),
             rpc_limiter: Limiter::unlimited(),
+            registry_input_bytes: 0.into(),
             rpc_answer_bytes: 0.into(),
             next_message: 0.into(),
             counters: vec![Arc::default()],

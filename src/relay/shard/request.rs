@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Sessions and nodes that one request is tried at.
-const TRIES_MAX: usize = 64;
+pub(in crate::relay) const TRIES_MAX: usize = 64;
 
 /// A unicast that waits for its answer.
 pub(super) struct Request {
@@ -347,7 +347,8 @@ impl Shard {
 
     /// Keeps the frame for another try, if there is room.
     fn retain(&mut self, id: RequestId, frame: FrameRef<'_>) {
-        let room = self.retained_bytes + frame.len() <= self.shared.settings.retained_bytes_max;
+        let bytes_max = self.shared.settings.retained_bytes_max / usize::from(self.shared.reactors);
+        let room = self.retained_bytes + frame.len() <= bytes_max;
         let Some(request) = self.request_mut(id) else { return };
         if request.retained.is_some() {
             return;

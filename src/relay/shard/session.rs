@@ -441,7 +441,7 @@ impl Shard {
                     seq: header.seq,
                     body: bytes::Bytes::copy_from_slice(body),
                 };
-                if !out.to_registry(request) {
+                if !self.to_registry(request, out) {
                     self.counters.rpc_refused.increment();
                     let answer = rpc::over_rate(body);
                     self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);

@@ -1,0 +1,212 @@
+//! The bounds of the relay, listed from its constants and settings.
+
+use super::{
+    registry,
+    rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
+    settings::{SESSIONS_MAX, Settings},
+    shard,
+};
+use crate::{
+    bounds::{Bound, fixed},
+    wire::{state, topic::TOPIC_LEN_MAX},
+};
+
+/// What an allocation takes beside its bytes, about.
+const ALLOCATION: usize = 32;
+
+fn millis(time: std::time::Duration) -> usize {
+    time.as_millis() as usize
+}
+
+/// All tables and times of the relay.
+pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
+    let sizes = shard::sizes();
+    let topic = size_of::<crate::wire::Topic>() + TOPIC_LEN_MAX + ALLOCATION;
+    // A hash table is at most twice as large as what is in it.
+    let in_table = |size: usize| 2 * size;
+    vec![
+        fixed("frame", settings.frame_len_max, "bytes", "frame", "the link is closed: closed_protocol")
+            .set_by("[amop] frame_len_max"),
+        fixed("sessions", SESSIONS_MAX, "sessions", "node", "not let in: sessions_refused")
+            .memory(SESSIONS_MAX * (sizes.session + in_table(16) + 4 * ALLOCATION)),
+        fixed(
+            "silence in both directions",
+            millis(settings.idle_timeout),
+            "ms",
+            "session",
+            "closed: closed_idle",
+        )
+        .set_by("[amop] idle_timeout_ms"),
+        fixed(
+            "nothing taken of what is queued",
+            millis(settings.stall_timeout),
+            "ms",
+            "session",
+            "cut: closed_stalled",
+        )
+        .set_by("[amop] stall_timeout_ms"),
+        fixed(
+            "topics",
+            settings.session_topics_max,
+            "topics",
+            "session",
+            "the subscription is refused whole, the old one stays: subscriptions_refused",
+        )
+        .set_by("[amop] session_topics_max"),
+        fixed("topics", settings.node_topics_max, "topics", "node", "the same")
+            .set_by("[amop] node_topics_max")
+            .memory(settings.node_topics_max * (state::ENTRY_FOOTPRINT + in_table(topic))),
+        fixed(
+            "subscriptions, those that wait included",
+            settings.node_subscriptions_max,
+            "subscriptions",
+            "node",
+            "the same",
+        )
+        .set_by("[amop] node_subscriptions_max")
+        .memory(settings.node_subscriptions_max * (topic + 2 * size_of::<u32>())),
+        fixed(
+            "changes of topics",
+            settings.session_changes_per_second_max as usize,
+            "changes a second",
+            "session",
+            "later ones are merged, the last wins: subscriptions_deferred",
+        ),
+        fixed(
+            "requests that wait for their answer",
+            settings.pending_requests_max,
+            "requests",
+            "reactor",
+            "answered 99; one of a neighbour 101",
+        )
+        .set_by("[amop] pending_requests_max")
+        .memory(
+            reactors
+                * settings.pending_requests_max
+                * (sizes.request + in_table(sizes.awaiting) + in_table(40)),
+        ),
+        fixed(
+            "time of a request",
+            millis(settings.request_timeout),
+            "ms",
+            "request",
+            "answered with how far it got",
+        )
+        .set_by("[amop] request_timeout_ms"),
+        fixed(
+            "tries of a request",
+            shard::TRIES_MAX,
+            "sessions and nodes",
+            "request",
+            "the same: tries_exhausted",
+        )
+        .memory(0),
+        fixed(
+            "frames kept for another try",
+            settings.retained_bytes_max,
+            "bytes",
+            "node, in shares for its reactors",
+            "no other try: retention_refused",
+        )
+        .set_by("[amop] retained_bytes_max")
+        .memory(settings.retained_bytes_max),
+        fixed(
+            "pushes that wait for their answer",
+            settings.pending_pushes_max,
+            "pushes",
+            "reactor",
+            "another reactor or node is tried, else 101",
+        )
+        .memory(reactors * settings.pending_pushes_max * (in_table(sizes.push) + sizes.push_timer)),
+        fixed(
+            "time of a push",
+            millis(settings.push_timeout),
+            "ms",
+            "push",
+            "another session is tried: push_timeouts",
+        )
+        .set_by("[amop] push_timeout_ms"),
+        fixed("nodes", registry::NODES_MAX, "neighbours", "node", "the link is closed: refused_nodes")
+            .memory(registry::NODES_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
+        fixed(
+            "frames sent and not acknowledged",
+            settings.window_frames_max,
+            "frames",
+            "neighbour",
+            "a unicast tries another way, a multicast is lost there: dropped_window_full; answers have twice the room",
+        ),
+        fixed("their bytes", settings.window_bytes_max, "bytes", "neighbour", "the same")
+            .set_by("[amop] window_bytes_max"),
+        fixed(
+            "their bytes, to all neighbours",
+            settings.windows_bytes_max,
+            "bytes",
+            "node, in shares for its reactors",
+            "the same",
+        )
+        .set_by("[amop] windows_bytes_max")
+        .memory(settings.windows_bytes_max),
+        fixed(
+            "message identities",
+            settings.identities_max,
+            "messages",
+            "neighbour",
+            "the oldest are forgotten: identities_forgotten",
+        ),
+        fixed(
+            "message identities of all neighbours",
+            settings.all_identities_max,
+            "messages",
+            "reactor",
+            "the same",
+        )
+        .memory(reactors * settings.all_identities_max * (in_table(sizes.identity) + 2 * sizes.identity)),
+        fixed("message identities", millis(settings.identity_memory), "ms", "message", "forgotten"),
+        fixed("silence", millis(settings.dead_after), "ms", "node link", "cut: closed_dead"),
+        fixed(
+            "until a lost link is replaced",
+            millis(settings.node_grace),
+            "ms",
+            "neighbour",
+            "other ways are tried",
+        ),
+        fixed(
+            "records of neighbours",
+            settings.records_bytes_max,
+            "bytes",
+            "node",
+            "topics are not known here in full: refused_room",
+        )
+        .set_by("[amop] records_bytes_max")
+        .memory(settings.records_bytes_max),
+        fixed("record", state::RECORD_LEN_MAX, "bytes", "neighbour", "refused: refused_size"),
+        fixed("entries", state::ENTRIES_MAX, "entries", "record", "refused: refused_size"),
+        fixed(
+            "steps of our own record that are kept",
+            registry::HISTORY_LEN_MAX,
+            "bytes",
+            "node",
+            "older ones are forgotten; who missed them gets the whole record",
+        )
+        .memory(registry::HISTORY_LEN_MAX),
+        fixed(
+            "state frames on their way to the registry",
+            super::STATE_BYTES_MAX,
+            "bytes",
+            "node",
+            "dropped, a digest shows what was missed: state_refused",
+        )
+        .memory(super::STATE_BYTES_MAX),
+        fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
+        fixed(
+            "JSON-RPC requests that wait",
+            registry::RPC_WAITING_BYTES_MAX,
+            "bytes",
+            "node",
+            "refused with -40011: rpc_refused",
+        )
+        .memory(2 * registry::RPC_WAITING_BYTES_MAX),
+        fixed("JSON-RPC answers on their way", ANSWERS_BYTES_MAX, "bytes", "node", "the same")
+            .memory(ANSWERS_BYTES_MAX),
+    ]
+}
