@@ -472,7 +472,7 @@ fn an_absurd_incarnation_does_not_outlive_its_link() {
 
 #[test]
 fn subscribers_beyond_all_measure_neither_overflow_nor_silence_a_topic() {
-    let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\nrequest_timeout_ms=1000\npush_timeout_ms=500\n");
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
     let healthy = HealthyPair::start(&node);
     let mut liars = [1, 2].map(|index| Liar::greeted(index, &node));
     for liar in &mut liars {
