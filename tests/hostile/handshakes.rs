@@ -248,7 +248,7 @@ fn flood_with_half_handshakes(count: usize) {
     let healthy = HealthyPair::start(&node);
     for (port, config) in ports(&node).into_iter().zip([application_config(Profile::Ec), node_config()]) {
         let mut halves = half_handshakes([127, 0, 0, 2], port, count);
-        // Those beyond the bound are closed at once, and only those.
+        // Those beyond the bound are closed at once.
         let mut closed = vec![false; count];
         wait_until("those beyond the bound are closed", || {
             for (half, closed) in halves.iter_mut().zip(&mut closed) {
@@ -277,6 +277,22 @@ fn hundreds_of_half_handshakes_from_one_address_keep_nobody_else_out() {
 #[ignore = "long: run with --ignored"]
 fn ten_thousand_half_handshakes_from_one_address_keep_nobody_else_out() {
     flood_with_half_handshakes(10_000);
+}
+
+#[test]
+fn a_node_stops_while_handshakes_of_both_kinds_hang() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = TestNode::start(Profile::Ec, 0, &[], &format!("node.9={}\n", silent.local_addr().unwrap()));
+    let dialled = silent.accept().unwrap();
+    let halves: Vec<_> =
+        ports(&node).into_iter().map(|port| half_handshakes([127, 0, 0, 4], port, 20)).collect();
+    // All of them have begun: one that came later is answered.
+    let mut app = RawSdk::connect(Profile::Ec, &node);
+    assert!(answers(&mut app));
+    let stopping = std::thread::spawn(move || node.stop());
+    wait_until("the node has stopped", || stopping.is_finished());
+    stopping.join().unwrap();
+    drop((halves, dialled));
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Liar {
     }
 
     /// A step of a record, about one topic; signed by whoever is asked to.
-    fn step(&self, origin: NodeId, signer: &NodeSigner, topic: &str, count: u32) -> Message<'static> {
+    fn step(&self, origin: NodeId, signer: &NodeSigner, topic: &str, count: u32) -> (Head, Vec<u8>) {
         let (key, value) = (topic_key(topic), count.to_be_bytes());
         let change = Change { key: &key, value: Some(&value) };
         let mut entries = Entries::default();
@@ -128,8 +128,13 @@ impl Liar {
             signature: [0; 64],
         };
         head.signature = signer.sign(&head.digest());
-        Message::Steps(vec![(head, changes.leak())])
+        (head, changes)
     }
+}
+
+/// The message that announces a step.
+fn announced((head, changes): &(Head, Vec<u8>)) -> Vec<u8> {
+    Message::Steps(vec![(head.clone(), changes)]).encode()
 }
 
 fn hello(incarnation: u64) -> Hello {
@@ -298,7 +303,7 @@ fn frames_in_other_names_are_counted_and_delivered_to_nobody() {
             (PacketType::UNICAST, amop(&amop_frame(FrameType::REQUEST, "named"))),
             (PacketType::MULTICAST, amop(&amop_frame(FrameType::MULTICAST, "named"))),
             (PacketType::UNICAST_RESPONSE, amop(&amop_frame(FrameType::RESPONSE, "named"))),
-            (PacketType::STATE_SEQ, liar.step(liar.id, &liar.signer, "of another name", 1).encode()),
+            (PacketType::STATE_SEQ, announced(&liar.step(liar.id, &liar.signer, "of another name", 1))),
             (PacketType::ACK, u64::MAX.to_be_bytes().to_vec()),
             (PacketType::HELLO, hello(u64::MAX).encode()),
         ] {
@@ -402,14 +407,14 @@ fn states_that_are_forged_or_unasked_change_nothing_and_too_many_cost_the_link()
     let mut liar = Liar::greeted(1, &node);
     let other = NodeSigner::from_secret_bytes(&identity(2).secp256k1_secret().unwrap()).unwrap();
     let own = node.node().id();
-    let mut tampered = liar.step(liar.id, &liar.signer, "forged", 1).encode();
+    let mut tampered = announced(&liar.step(liar.id, &liar.signer, "forged", 1));
     let last = tampered.len() - 1;
     tampered[last] ^= 1;
     let misbehaviour = [
-        ("signed by another key", liar.step(liar.id, &other, "forged", 1).encode()),
-        ("of another node, signed by itself", liar.step(other.id(), &liar.signer, "forged", 1).encode()),
-        ("of another node, signed by that node", liar.step(other.id(), &other, "forged", 1).encode()),
-        ("of the node that hears it", liar.step(own, &liar.signer, "forged", 1).encode()),
+        ("signed by another key", announced(&liar.step(liar.id, &other, "forged", 1))),
+        ("of another node, signed by itself", announced(&liar.step(other.id(), &liar.signer, "forged", 1))),
+        ("of another node, signed by that node", announced(&liar.step(other.id(), &other, "forged", 1))),
+        ("of the node that hears it", announced(&liar.step(own, &liar.signer, "forged", 1))),
         ("other changes than were signed", tampered),
         ("a count of 65,535 steps", vec![1, 0xff, 0xff]),
         ("a list of 65,535", vec![3, 0xff, 0xff]),
@@ -422,12 +427,12 @@ fn states_that_are_forged_or_unasked_change_nothing_and_too_many_cost_the_link()
         assert!(!knows_topic(&node, "forged"), "{what}");
     }
     // Replies to nothing.
-    let Message::Steps(steps) = liar.step(liar.id, &liar.signer, "unasked", 1) else { unreachable!() };
-    let (head, changes) = &steps[0];
+    let unasked = liar.step(liar.id, &liar.signer, "unasked", 1);
+    let (head, changes) = &unasked;
     let part = Message::Part { head: head.clone(), after: b"", last: true, entries: changes }.encode();
     for _ in 0..50 {
         liar.send(PacketType::STATE_REPLY, &part);
-        liar.send(PacketType::STATE_REPLY, &Message::Steps(steps.clone()).encode());
+        liar.send(PacketType::STATE_REPLY, &announced(&unasked));
     }
     liar.sync();
     assert!(!knows_topic(&node, "unasked"));
@@ -443,7 +448,7 @@ fn states_that_are_forged_or_unasked_change_nothing_and_too_many_cost_the_link()
         liar.send(PacketType::STATE_REQUEST, &Message::Want { known: version(own), after: b"" }.encode());
     }
     // What it signs itself is taken.
-    let honest = liar.step(liar.id, &liar.signer, "its own", 1).encode();
+    let honest = announced(&liar.step(liar.id, &liar.signer, "its own", 1));
     liar.send(PacketType::STATE_SEQ, &honest);
     wait_until("its own topic is known", || knows_topic(&node, "its own"));
     // It goes on and on.
@@ -472,11 +477,11 @@ fn an_absurd_incarnation_does_not_outlive_its_link() {
 
 #[test]
 fn subscribers_beyond_all_measure_neither_overflow_nor_silence_a_topic() {
-    let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\nrequest_timeout_ms=1000\npush_timeout_ms=500\n");
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
     let healthy = HealthyPair::start(&node);
     let mut liars = [1, 2].map(|index| Liar::greeted(index, &node));
     for liar in &mut liars {
-        let step = liar.step(liar.id, &liar.signer, "claimed", u32::MAX).encode();
+        let step = announced(&liar.step(liar.id, &liar.signer, "claimed", u32::MAX));
         liar.send(PacketType::STATE_SEQ, &step);
         liar.sync();
     }

@@ -71,8 +71,7 @@ fn a_client_that_asks_and_never_reads_its_answers_is_alone_cut_loose() {
 
 #[test]
 fn a_subscriber_that_never_answers_costs_its_publisher_a_102_each() {
-    let more = "[amop]\npush_timeout_ms=200\nrequest_timeout_ms=1000\n";
-    let node = TestNode::start(Profile::Ec, 0, &[], more);
+    let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\npush_timeout_ms=200\n");
     let healthy = HealthyPair::start(&node);
     let mut silent = connect(&node);
     subscribe(&mut silent, "silent");

@@ -12,7 +12,7 @@ use crate::{
     relay::signing,
     wire::{
         NodeId,
-        state::{Change, Entries, Head, Message, Version, changes_hash},
+        state::{CHANGES_MAX, Change, Entries, Head, Message, Version, changes_hash},
     },
 };
 
@@ -21,6 +21,8 @@ use crate::{
 const STEPS_PER_SECOND_MAX: u32 = 2_000;
 /// A record for which there is no room is not asked for again for so long.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(60);
+/// Changes in such steps per second, for each costs a hash of its own: two of the largest steps.
+const CHANGES_PER_SECOND_MAX: usize = 2 * CHANGES_MAX;
 /// After so long without a reply a request may be repeated.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -39,7 +41,8 @@ pub(super) struct Record {
     asked: Option<Instant>,
     no_room_since: Option<Instant>,
     steps_left: u32,
-    steps_counted: Instant,
+    changes_left: usize,
+    allowance_since: Instant,
 }
 
 struct Transfer {
@@ -76,7 +79,8 @@ impl Record {
             asked: None,
             no_room_since: None,
             steps_left: STEPS_PER_SECOND_MAX,
-            steps_counted: now,
+            changes_left: CHANGES_PER_SECOND_MAX,
+            allowance_since: now,
         }
     }
 
@@ -176,6 +180,9 @@ impl Record {
             return Err(StateError::Root);
         }
         let changes = Change::decode_all(changes).ok_or(StateError::Malformed)?;
+        if announced && !self.admit_changes(changes.len()) {
+            return Err(StateError::Rate);
+        }
         // The untouched entries are shared, so a step that turns out wrong costs only itself.
         let mut entries = self.entries.clone();
         for change in &changes {
@@ -256,13 +263,21 @@ impl Record {
     }
 
     fn admit_step(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.steps_counted) >= Duration::from_secs(1) {
-            self.steps_counted = now;
+        if now.saturating_duration_since(self.allowance_since) >= Duration::from_secs(1) {
+            self.allowance_since = now;
             self.steps_left = STEPS_PER_SECOND_MAX;
+            self.changes_left = CHANGES_PER_SECOND_MAX;
         }
         let admitted = self.steps_left > 0;
         self.steps_left = self.steps_left.saturating_sub(1);
         admitted
+    }
+
+    /// After [`Self::admit_step`].
+    fn admit_changes(&mut self, count: usize) -> bool {
+        let left = self.changes_left.checked_sub(count);
+        self.changes_left = left.unwrap_or(self.changes_left);
+        left.is_some()
     }
 
     fn check_signature(&self, head: &Head) -> Result<(), StateError> {

@@ -502,6 +502,39 @@ fn steps_beyond_the_allowance_wait_for_the_digest() {
 }
 
 #[test]
+fn large_steps_one_after_another_are_taken_at_a_bounded_rate() {
+    let mut net = Net::mesh(2);
+    net.settle();
+    net.now += SECOND;
+    // Removals of nothing: as many as a step may hold, and quickly made.
+    let mut changes = Vec::new();
+    for _ in 0..state::CHANGES_MAX {
+        Change { key: &[state::KIND_TOPIC, b't'], value: None }.encode_into(&mut changes);
+    }
+    let announce = |net: &mut Net, head: &Head| {
+        net.inject(0, 1, PacketType::STATE_SEQ, &Message::Steps(vec![(head.clone(), &changes)]));
+    };
+    let mut heads = vec![net.forge(0, 1, &changes, |_| {})];
+    for number in 1..3 {
+        let last: &Head = &heads[number - 1];
+        let mut next = Head { seq: last.seq + 1, previous: last.digest(), ..last.clone() };
+        next.signature = net.keys[1].sign(&next.digest());
+        heads.push(next);
+    }
+    announce(&mut net, &heads[0]);
+    announce(&mut net, &heads[1]);
+    assert_eq!(net.refused(0, StateError::Rate), 0);
+    announce(&mut net, &heads[2]);
+    announce(&mut net, &heads[2]);
+    assert_eq!(net.refused(0, StateError::Rate), 2);
+    net.now += SECOND;
+    let taken = net.nodes[0].counters.steps_taken.get();
+    announce(&mut net, &heads[2]);
+    assert_eq!(net.refused(0, StateError::Rate), 2);
+    assert_eq!(net.nodes[0].counters.steps_taken.get(), taken + 1);
+}
+
+#[test]
 fn a_neighbour_that_asks_without_end_is_answered_within_bounds() {
     let mut net = Net::mesh(2);
     net.subscribe(0, "t", 1);
