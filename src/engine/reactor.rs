@@ -351,6 +351,7 @@ impl Reactor {
             self.sweep();
         }
         self.drained.store(self.shard.is_drained(), Relaxed);
+        self.counters.heartbeat.beat(now.saturating_duration_since(self.shared.started));
     }
 
     fn adopt(&mut self, link: NewLink) {
@@ -523,7 +524,7 @@ impl Reactor {
         }
         let Some(slot) = slots[key.index as usize].as_mut() else { return };
         let now = io.now;
-        counters.bytes_received.add(len as u64);
+        counters.received_bytes.add(len as u64);
         shard.handle_activity(now, key);
         let taken = slot.receive.handle_bytes(now, unfinished, buffers.filled(id, len), |frame| {
             shard.handle_frame(now, key, frame, io);
@@ -562,7 +563,7 @@ impl Reactor {
         match usize::try_from(result) {
             Ok(len) => {
                 transmit.handle_sent(now, len);
-                self.counters.bytes_sent.add(len as u64);
+                self.counters.sent_bytes.add(len as u64);
             }
             Err(_) => {
                 transmit.handle_sent(now, 0);

@@ -21,6 +21,7 @@
 pub mod bandwidth;
 pub mod counters;
 pub mod registry;
+pub mod report;
 pub mod rpc;
 pub mod settings;
 pub mod shard;

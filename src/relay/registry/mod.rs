@@ -37,8 +37,10 @@ use self::{
 };
 use super::{
     ReactorId, RegistryInput, RegistryOutput, Shared,
-    counters::Counter,
-    home_reactor, rpc,
+    counters::{Counter, figures},
+    home_reactor,
+    report::NodeReport,
+    rpc,
     signing::NodeSigner,
     snapshot::{NodeEntry, NodeRef, Snapshot},
 };
@@ -107,41 +109,42 @@ impl From<MessageError> for StateError {
     }
 }
 
-/// The figures of a registry.
-#[derive(Default, Debug)]
-pub struct RegistryCounters {
-    /// Snapshots published.
-    pub snapshots: Counter,
-    /// Steps of our own record signed.
-    pub steps_signed: Counter,
-    /// Steps of neighbours taken.
-    pub steps_taken: Counter,
-    /// Whole records of neighbours taken.
-    pub records_taken: Counter,
-    /// Requests of neighbours answered.
-    pub requests_answered: Counter,
-    /// Steps and parts that held nothing new.
-    pub stale: Counter,
-    /// Messages of kinds not known here.
-    pub unknown_kinds: Counter,
-    /// Lists that name our own id with an incarnation that is not below ours.
-    pub own_id_elsewhere: Counter,
-    /// Refused as [`StateError::Malformed`].
-    pub refused_malformed: Counter,
-    /// Refused as [`StateError::Origin`].
-    pub refused_origin: Counter,
-    /// Refused as [`StateError::Signature`].
-    pub refused_signature: Counter,
-    /// Refused as [`StateError::Chain`].
-    pub refused_chain: Counter,
-    /// Refused as [`StateError::Root`].
-    pub refused_root: Counter,
-    /// Refused as [`StateError::Size`].
-    pub refused_size: Counter,
-    /// Refused as [`StateError::Rate`].
-    pub refused_rate: Counter,
-    /// Refused as [`StateError::Unasked`].
-    pub refused_unasked: Counter,
+figures! {
+    /// The figures of a registry.
+    pub struct RegistryCounters {
+        /// Snapshots published.
+        counter snapshots,
+        /// Steps of our own record signed.
+        counter steps_signed,
+        /// Steps of neighbours taken.
+        counter steps_taken,
+        /// Whole records of neighbours taken.
+        counter records_taken,
+        /// Requests of neighbours answered.
+        counter requests_answered,
+        /// Steps and parts that held nothing new.
+        counter stale,
+        /// Messages of kinds not known here.
+        counter unknown_kinds,
+        /// Lists that name our own id with an incarnation that is not below ours.
+        counter own_id_elsewhere,
+        /// Refused as [`StateError::Malformed`].
+        counter refused_malformed,
+        /// Refused as [`StateError::Origin`].
+        counter refused_origin,
+        /// Refused as [`StateError::Signature`].
+        counter refused_signature,
+        /// Refused as [`StateError::Chain`].
+        counter refused_chain,
+        /// Refused as [`StateError::Root`].
+        counter refused_root,
+        /// Refused as [`StateError::Size`].
+        counter refused_size,
+        /// Refused as [`StateError::Rate`].
+        counter refused_rate,
+        /// Refused as [`StateError::Unasked`].
+        counter refused_unasked,
+    }
 }
 
 impl RegistryCounters {
@@ -183,6 +186,7 @@ struct Neighbour {
     address: String,
     agency: String,
     name: String,
+    since: Instant,
     record: Record,
     /// Our record as this neighbour is fetching it, and when it last asked.
     pinned: Option<(Pinned, Instant)>,
@@ -303,6 +307,21 @@ impl Registry {
         self.counters.clone()
     }
 
+    /// Tells about the neighbours.
+    pub fn report_nodes(&self) -> Vec<NodeReport> {
+        let report = |(id, neighbour): (&NodeId, &Neighbour)| NodeReport {
+            id: *id,
+            address: neighbour.address.clone(),
+            agency: neighbour.agency.clone(),
+            name: neighbour.name.clone(),
+            reactor: neighbour.entry.reactor,
+            incarnation: neighbour.entry.incarnation,
+            since: neighbour.since,
+            topics: neighbour.record.entries().topics().count(),
+        };
+        self.nodes.iter().map(report).collect()
+    }
+
     fn change_local_topic(&mut self, reactor: ReactorId, topic: &Topic, difference: i32) {
         let sessions: u32 = match topic.kind() {
             TopicKind::Ordinary => {
@@ -350,6 +369,7 @@ impl Registry {
             address: String::new(),
             agency: String::new(),
             name: String::new(),
+            since: now,
             record: Record::new(now, id, incarnation),
             pinned: None,
             requests: Allowance { left: REQUESTS_PER_SECOND_MAX, since: now },

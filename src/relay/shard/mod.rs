@@ -44,7 +44,7 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, RequestId, SessionId,
-    Shared, counters::Counters, timers::Timers,
+    Shared, counters::Counters, report::LinkReport, timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -299,6 +299,26 @@ impl Shard {
     /// The node shuts down: what is in flight is answered, new requests get 99.
     pub fn handle_drain(&mut self, _now: Instant, _out: &mut impl Outbound) {
         self.draining = true;
+    }
+
+    /// Tells about the links in slots from `from` on, at most `slots_max` of them; with it comes where to
+    /// go on, until there are no more.
+    pub fn report_links(&self, from: u32, slots_max: u32) -> (Vec<LinkReport>, Option<u32>) {
+        let end = from.saturating_add(slots_max).min(self.links.len() as u32);
+        let slots = self.links.get(from as usize..end as usize).unwrap_or_default();
+        let reports = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(offset, slot)| {
+                let link = slot.as_ref()?;
+                let key = LinkKey { index: from + offset as u32, generation: link.generation };
+                Some(match &link.kind {
+                    LinkKind::Sdk(session) => session.report(key),
+                    LinkKind::Node(link) => link.report(key, self.is_active(key, &link.peer)),
+                })
+            })
+            .collect();
+        (reports, ((end as usize) < self.links.len()).then_some(end))
     }
 
     /// Whether a drain is complete: no request waits for its answer.

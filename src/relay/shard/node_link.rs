@@ -8,7 +8,11 @@ use tracing::warn;
 
 use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
 use crate::{
-    relay::{Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, timers::TimerKey},
+    relay::{
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput,
+        report::{LinkReport, NodeLinkState, PeerReport},
+        timers::TimerKey,
+    },
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
@@ -49,6 +53,20 @@ pub(super) struct NodeLink {
 impl NodeLink {
     pub(super) fn probe(&mut self, now: Instant) {
         self.probed = Some(now);
+    }
+
+    pub(super) fn report(&self, key: LinkKey, active: bool) -> LinkReport {
+        let state = match self.peer_link_number {
+            None => NodeLinkState::Greeting,
+            Some(_) if active => NodeLinkState::Active,
+            Some(_) => NodeLinkState::Spare,
+        };
+        LinkReport {
+            key,
+            since: self.since,
+            address: self.label.address.clone(),
+            peer: PeerReport::Node { id: self.peer, dialed: self.dialed, state },
+        }
     }
 }
 
@@ -207,7 +225,7 @@ impl Shard {
         }
     }
 
-    fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
+    pub(super) fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
         self.neighbours.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
     }
 

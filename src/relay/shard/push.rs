@@ -22,6 +22,7 @@ const BLIND_DRAWS: usize = 4;
 pub(super) struct Push {
     coordinator: ReactorId,
     request: RequestId,
+    since: Instant,
     /// `None` once it expired: the session is silent, but may still answer.
     timer: Option<TimerKey>,
 }
@@ -63,9 +64,12 @@ impl Shard {
             let timer = self.push_timers.start(now, PushTimer { key, seq: header.seq });
             if let Some(session) = self.session_at(index) {
                 session.last_activity = now;
-                session.pushes.insert(header.seq, Push { coordinator, request, timer: Some(timer) });
+                session
+                    .pushes
+                    .insert(header.seq, Push { coordinator, request, since: now, timer: Some(timer) });
             }
             self.pushes += 1;
+            self.counters.pending_pushes.set(self.pushes as u64);
             self.counters.deliveries.increment();
             self.counters.sdk_frames_sent.increment();
             return true;
@@ -113,6 +117,7 @@ impl Shard {
             return;
         };
         self.end_push(&push);
+        self.counters.latencies.pushes.record(now.saturating_duration_since(push.since));
         if push.coordinator == self.id {
             self.answer_from_session(now, push.request, id, frame, out);
         } else {
@@ -126,6 +131,7 @@ impl Shard {
             self.push_timers.cancel(timer);
         }
         self.pushes -= 1;
+        self.counters.pending_pushes.set(self.pushes as u64);
     }
 
     pub(super) fn handle_push_timeout(&mut self, now: Instant, timer: PushTimer, out: &mut impl Outbound) {

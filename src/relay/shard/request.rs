@@ -12,6 +12,7 @@ use super::Shard;
 use crate::{
     relay::{
         LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId,
+        counters::Outcome,
         snapshot::{NodeRef, TopicEntry},
         timers::TimerKey,
     },
@@ -26,6 +27,7 @@ pub(super) struct Request {
     generation: u32,
     origin: Origin,
     seq: Seq,
+    taken: Instant,
     deadline: Instant,
     timer: Option<TimerKey>,
     /// The frame, if somebody else could be tried with it.
@@ -176,6 +178,7 @@ impl Shard {
             generation: id.generation,
             origin,
             seq,
+            taken: now,
             deadline,
             timer: Some(self.request_timers.start(now, id)),
             retained: None,
@@ -187,6 +190,7 @@ impl Shard {
             furthest,
             answered_for_now: false,
         });
+        self.counters.pending_requests.set(self.requests.len() as u64);
         id
     }
 
@@ -345,6 +349,7 @@ impl Shard {
         if room {
             request.retained = Some(frame.retain());
             self.retained_bytes += frame.len();
+            self.counters.retained_bytes.set(self.retained_bytes as u64);
         } else {
             self.counters.retention_refused.increment();
         }
@@ -436,6 +441,7 @@ impl Shard {
         let current = request.current;
         let node = request.nodes.last().cloned();
         self.retained_bytes -= freed;
+        self.counters.retained_bytes.set(self.retained_bytes as u64);
         match (current, node) {
             (Try::Reactor(_), _) => {
                 self.note_pushed(id);
@@ -492,6 +498,7 @@ impl Shard {
         match request.origin {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
+                self.note_latency(now, request.taken, Outcome::of(code));
                 self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
             }
             Origin::Node { id, incarnation, message } if !request.answered_for_now => {
@@ -517,6 +524,7 @@ impl Shard {
         match request.origin {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
+                self.note_latency(now, request.taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             Origin::Node { id, incarnation, message } => {
@@ -542,6 +550,7 @@ impl Shard {
             };
             if let Origin::Session { key, .. } = request.origin {
                 self.counters.answered_by_subscriber.increment();
+                self.note_latency(now, request.taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             return;
@@ -568,6 +577,8 @@ impl Shard {
             self.request_timers.cancel(timer);
         }
         self.retained_bytes -= request.retained.as_ref().map_or(0, RetainedFrame::len);
+        self.counters.retained_bytes.set(self.retained_bytes as u64);
+        self.counters.pending_requests.set(self.requests.len() as u64);
         if let Origin::Session { key, .. } = request.origin
             && let Some(session) = self.session_mut(key)
         {
@@ -605,6 +616,10 @@ impl Shard {
     pub(super) fn refuse(&mut self, key: LinkKey, seq: &Seq, code: ResultCode, out: &mut impl Outbound) {
         self.count_answer(code);
         self.reply(key, FrameType::RESPONSE, seq, code, &[], out);
+    }
+
+    fn note_latency(&self, now: Instant, taken: Instant, outcome: Outcome) {
+        self.counters.latencies.requests(outcome).record(now.saturating_duration_since(taken));
     }
 
     pub(super) fn count_answer(&self, code: ResultCode) {

@@ -8,7 +8,12 @@ use tracing::{debug, info, warn};
 
 use super::{Link, LinkKind, Shard, push::Push};
 use crate::{
-    relay::{CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId, rpc, timers::TimerKey},
+    relay::{
+        CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId,
+        report::{LinkReport, PeerReport},
+        rpc,
+        timers::TimerKey,
+    },
     wire::{
         FrameRef, ResultCode, Topic, TopicKind,
         json::{self, HandshakeRequest},
@@ -27,6 +32,7 @@ pub(super) struct Session {
     pub(super) key: LinkKey,
     address: String,
     subject: String,
+    since: Instant,
     protocol: u32,
     /// What it subscribes to, sorted.
     topics: Vec<Topic>,
@@ -41,6 +47,23 @@ pub(super) struct Session {
     pub(super) requests: AHashMap<Seq, RequestId>,
     /// Open pushes to this subscriber, by seq.
     pub(super) pushes: AHashMap<Seq, Push>,
+}
+
+impl Session {
+    pub(super) fn report(&self, key: LinkKey) -> LinkReport {
+        LinkReport {
+            key,
+            since: self.since,
+            address: self.address.clone(),
+            peer: PeerReport::Session {
+                id: self.id,
+                subject: self.subject.clone(),
+                topics: self.topics.len(),
+                pending_requests: self.requests.len(),
+                pending_pushes: self.pushes.len(),
+            },
+        }
+    }
 }
 
 /// Which of this shard's sessions subscribe to what. Route, marker and block-notify topics are here
@@ -98,6 +121,7 @@ impl Shard {
             key,
             address,
             subject,
+            since: now,
             protocol: json::PROTOCOL_MIN,
             topics: Vec::new(),
             last_activity: now,
