@@ -39,6 +39,7 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
+pub use reactor::ReportReply;
 pub use ring::EngineError;
 
 use self::{
@@ -48,7 +49,7 @@ use self::{
     wake::Waker,
 };
 use crate::{
-    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared},
+    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
 };
 
@@ -115,6 +116,28 @@ pub struct LinkClosed {
     pub reason: CloseReason,
 }
 
+/// One link, as it is now.
+#[derive(Clone, Debug)]
+pub struct LinkReport {
+    /// The reactor that owns it.
+    pub reactor: ReactorId,
+    /// Bytes that are not sent yet.
+    pub queued_bytes: usize,
+    /// Whether it is being closed.
+    pub ending: bool,
+    /// What the relay knows of it.
+    pub link: report::LinkReport,
+}
+
+/// Some of a reactor's links.
+#[derive(Clone, Debug)]
+pub struct LinkPage {
+    /// Those that there are.
+    pub links: Vec<LinkReport>,
+    /// Where to go on asking, if there are more.
+    pub next: Option<u32>,
+}
+
 /// The running reactors.
 pub struct Engine {
     handle: EngineHandle,
@@ -138,6 +161,12 @@ impl EngineHandle {
     /// Passes on what the registry says.
     pub fn deliver(&self, reactor: ReactorId, output: RegistryOutput) {
         self.command(reactor, Command::Registry(output));
+    }
+
+    /// Asks a reactor for its links from a slot on; `reply` is called on its thread and must not block.
+    /// The reactor looks at a bounded number of slots, once a turn.
+    pub fn report_links(&self, reactor: ReactorId, from: u32, reply: ReportReply) {
+        self.command(reactor, Command::ReportLinks { from, reply });
     }
 
     fn command(&self, reactor: ReactorId, command: Command) {

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 
 use super::{
-    EngineSettings, LinkClosed, NewLink,
+    EngineSettings, LinkClosed, LinkPage, LinkReport, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
     buffers::{Buffers, GROUP},
     mesh::{Item, Mesh, MeshSender},
@@ -42,6 +42,8 @@ const MESH_PER_TURN: usize = 1_024;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Requests for state or JSON-RPC that may wait for the registry; further ones are refused.
 const REGISTRY_QUEUE_MAX: usize = 16_384;
+/// Slots of links that are looked at for one report; there is at most one report a turn.
+const REPORT_SLOTS_MAX: u32 = 256;
 /// AES blocks per key: a node link is replaced there …
 const NODE_KEY_BLOCKS_MAX: u64 = 1 << 34;
 /// … and a link to an application, which cannot get new keys, is logged …
@@ -57,9 +59,13 @@ const KIND_SEND: u64 = 2;
 pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
+    ReportLinks { from: u32, reply: ReportReply },
     Drain,
     CloseAll,
 }
+
+/// Takes a report, on the reactor's thread.
+pub type ReportReply = Box<dyn FnOnce(LinkPage) + Send>;
 
 /// What the links' owner does for its shard.
 struct Io {
@@ -328,6 +334,11 @@ impl Reactor {
             match command {
                 Command::Adopt(link) => self.adopt(*link),
                 Command::Registry(output) => self.shard.handle_registry(self.io.now, output, &mut self.io),
+                Command::ReportLinks { from, reply } => {
+                    reply(self.report_links(from));
+                    // The rest has time until the next turn.
+                    return true;
+                }
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
                 Command::CloseAll => {
                     self.stopping = true;
@@ -339,6 +350,21 @@ impl Reactor {
             }
         }
         any
+    }
+
+    fn report_links(&mut self, from: u32) -> LinkPage {
+        let (links, next) = self.shard.report_links(from, REPORT_SLOTS_MAX);
+        let reactor = self.id;
+        let report = |link: crate::relay::report::LinkReport| {
+            let transmit = self.io.transmit(link.key)?;
+            Some(LinkReport {
+                reactor,
+                queued_bytes: transmit.queued_bytes(),
+                ending: transmit.closing.is_some(),
+                link,
+            })
+        };
+        LinkPage { links: links.into_iter().filter_map(report).collect(), next }
     }
 
     fn handle_time(&mut self) {

@@ -20,6 +20,7 @@
 
 pub mod bandwidth;
 pub mod counters;
+pub(crate) mod log_limit;
 pub mod registry;
 pub mod report;
 pub mod rpc;
