@@ -244,10 +244,10 @@ impl Desk {
         let (shared, query) = (&self.watched.shared, request.uri().query().unwrap_or_default());
         match request.uri().path() {
             "/metrics" => return self.metrics.answer(),
-            "/livez" => return health::live(shared, shared.started.elapsed()),
+            "/livez" => return health::live(&shared.counters, shared.started.elapsed()),
             "/readyz" => {
                 let stopping = self.watched.stopping.load(Relaxed);
-                return health::ready(shared, shared.started.elapsed(), stopping);
+                return health::ready(&shared.counters, shared.started.elapsed(), stopping);
             }
             "/nodes" | "/sessions" | "/links" | "/topics" => {}
             _ => {
