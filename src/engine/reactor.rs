@@ -578,7 +578,6 @@ impl Reactor {
         if let Some((_, index)) = slowest
             && let Some(key) = self.io.transmits[index].as_ref().map(|transmit| transmit.key)
         {
-            warn!("too many unfinished frames at once: closing the link whose frame has progressed least");
             self.io.abort(key, CloseReason::FramePoolFull);
         }
     }

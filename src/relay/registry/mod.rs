@@ -39,6 +39,7 @@ use super::{
     ReactorId, RegistryInput, RegistryOutput, Shared,
     counters::{Counter, figures},
     home_reactor,
+    log_limit::LogLimit,
     report::NodeReport,
     rpc,
     signing::NodeSigner,
@@ -179,6 +180,8 @@ pub struct Registry {
     rpc_cache: rpc::Cache,
     outputs: VecDeque<(ReactorId, RegistryOutput)>,
     next_digest: Option<Instant>,
+    log_own_id: LogLimit,
+    log_bad_state: LogLimit,
 }
 
 struct Neighbour {
@@ -225,6 +228,8 @@ impl Registry {
             rpc_cache: rpc::Cache::default(),
             outputs: VecDeque::new(),
             next_digest: None,
+            log_own_id: LogLimit::new("this node's id elsewhere"),
+            log_bad_state: LogLimit::new("neighbours that go on to send bad state"),
         }
     }
 
@@ -486,7 +491,12 @@ impl Registry {
                 // Hellos of live nodes with our id are refused where links are made; this is for
                 // records that outlived us under a clock that ran ahead.
                 self.counters.own_id_elsewhere.increment();
-                warn!(peer = %from, incarnation = version.incarnation, "our own id is known with an incarnation that is not below ours");
+                if self.log_own_id.admits(now) {
+                    warn!(
+                        peer = %from, incarnation = version.incarnation,
+                        "this node's id is known with a later start than ours: set this machine's clock right and restart, or give two nodes with one key a key each",
+                    );
+                }
             }
         }
         let Some(neighbour) = self.nodes.get_mut(from) else { return };
@@ -620,10 +630,13 @@ impl Registry {
         match neighbour.refusals.take(now, Duration::from_secs(60), REFUSALS_PER_MINUTE_MAX) {
             // One line a minute says it; the counters say how often.
             Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX => {
-                warn!(peer = %from, %error, "state of a neighbour refused");
+                warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
             }
             Some(_) => debug!(peer = %from, %error, "state of a neighbour refused"),
             None => {
+                if self.log_bad_state.admits(now) {
+                    warn!(peer = %from, %error, "closing a neighbour's link: it goes on to send bad state; see what it runs");
+                }
                 let reactor = neighbour.entry.reactor;
                 self.outputs.push_back((reactor, RegistryOutput::CloseNode { id: *from }));
             }

@@ -12,6 +12,7 @@
 //! | `multicast` | copies to everybody |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `logs` | how many lines are logged |
 //!
 //! # Invariants
 //! - A request sits in the table until it was answered; every path out of the table answers it.
@@ -19,6 +20,7 @@
 //! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
 //!   answer.
 
+mod logs;
 mod multicast;
 mod neighbour;
 mod node_link;
@@ -36,6 +38,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
 use self::{
+    logs::Logs,
     neighbour::Neighbour,
     node_link::NodeLink,
     push::PushTimer,
@@ -80,6 +83,7 @@ pub struct Shard {
     ack_timers: Timers<LinkKey>,
     next_node_tick: Option<Instant>,
     draining: bool,
+    logs: Logs,
 }
 
 struct Link {
@@ -118,6 +122,7 @@ impl Shard {
             ack_timers: Timers::new(settings.ack_delay_max),
             next_node_tick: None,
             draining: false,
+            logs: Logs::default(),
             shared,
         }
     }

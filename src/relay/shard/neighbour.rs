@@ -131,10 +131,18 @@ impl Shard {
             return self.activate(now, key, &link.peer, out);
         };
         if link.incarnation < neighbour.incarnation {
+            if self.logs.nodes_misbehaved.admits(now) {
+                warn!(
+                    peer = %link.peer,
+                    "a node's link is refused, for it says that it started before the one that is known: its clock went back, or two nodes have one key",
+                );
+            }
             return out.close(key, CloseReason::Duplicate);
         }
         if link.incarnation > neighbour.incarnation {
-            info!(peer = %link.peer, "the node has restarted");
+            if self.logs.nodes_up.admits(now) {
+                info!(peer = %link.peer, "the node has restarted");
+            }
             self.lose_node(now, &link.peer, CloseReason::Replaced, out);
             return self.settle_link(now, key, link, out);
         }
@@ -207,7 +215,9 @@ impl Shard {
         link.last_sent = now;
         let (address, agency, name) =
             (link.label.address.clone(), link.label.agency.clone(), link.label.name.clone());
-        info!(peer = %peer, %address, sent_again = again, "node link up");
+        if self.logs.nodes_up.admits(now) {
+            info!(peer = %peer, %address, sent_again = again, "node link up");
+        }
         // Also for a node that never was given up: its state may have changed while it was away.
         out.to_registry(RegistryInput::NodeUp { id: *peer, incarnation, reactor, address, agency, name });
     }
@@ -234,7 +244,10 @@ impl Shard {
             _ => self.shared.settings.node_grace,
         };
         neighbour.lost_until = Some(now + grace);
-        warn!(peer = %link.peer, address = %link.label.address, %reason, "node link down");
+        if self.logs.nodes_down.admits(now) {
+            let (address, remedy) = (&link.label.address, reason.remedy());
+            warn!(peer = %link.peer, %address, %reason, remedy, "node link down");
+        }
         if let Some((rival, _)) = neighbour.rival.take() {
             self.activate(now, rival, &link.peer, out);
         } else {
@@ -259,7 +272,9 @@ impl Shard {
         }
         for (id, rival) in replaced {
             let old = self.neighbours.get(&id).and_then(|neighbour| neighbour.active);
-            info!(peer = %id, "the old link to the node is silent, the new one replaces it");
+            if self.logs.nodes_up.admits(now) {
+                info!(peer = %id, "the old link to the node is silent, the new one replaces it");
+            }
             self.activate(now, rival, &id, out);
             if let Some(old) = old {
                 out.abort(old, CloseReason::Replaced);
@@ -368,6 +383,12 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
         let window = &mut neighbour.window;
         if window.frames.len() >= settings.window_frames_max || window.bytes >= settings.window_bytes_max {
+            if self.logs.window_full.admits(now) {
+                warn!(
+                    peer = %node,
+                    "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
+                );
+            }
             return false;
         }
         let mut block = SmallVec::new();

@@ -58,6 +58,11 @@ impl Shard {
             let (key, id) = (session.key, session.id);
             if out.send(key, Class::Data, &[], frame).is_err() {
                 self.counters.dropped_queue_full.increment();
+                if self.logs.queue_full.admits(now)
+                    && let Some(session) = self.session_at(index)
+                {
+                    session.warn_queue_full();
+                }
                 failed.push(id);
                 continue;
             }

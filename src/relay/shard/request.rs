@@ -126,6 +126,7 @@ impl Shard {
             return;
         }
         if full {
+            self.warn_pending_full(now, key);
             self.refuse(key, &header.seq, ResultCode::NOT_SENT, out);
             return;
         }
@@ -241,6 +242,7 @@ impl Shard {
                     }
                 }
                 Some(Candidate::Node(node)) => {
+                    let origin = request.origin;
                     let first =
                         request.nodes.is_empty() && request.exhausted.is_empty() && request.tried.is_empty();
                     let time_left_ms = request
@@ -255,6 +257,9 @@ impl Shard {
                     if !first {
                         self.shared.limiter.charge(elapsed, cost);
                     } else if !self.shared.limiter.admit(elapsed, cost) {
+                        if let Origin::Session { key, .. } = origin {
+                            self.warn_over_bandwidth(now, key);
+                        }
                         return self.answer_myself(now, id, ResultCode::OVER_BANDWIDTH, out);
                     }
                     self.counters.bandwidth_charged_bytes.add(cost);
