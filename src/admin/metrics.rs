@@ -192,6 +192,11 @@ impl Figures {
                 "Bytes sent to a neighbour and not acknowledged.",
                 settings.window_bytes_max,
             ),
+            (
+                "amop_identities_max",
+                "Message identities remembered for one neighbour.",
+                settings.identities_max,
+            ),
             ("amop_frame_bytes_max", "Bytes of one frame.", settings.frame_len_max),
         ] {
             encode_gauge(encoder, name, help, bound as f64)?;

@@ -600,6 +600,7 @@ impl Reactor {
 
     /// Looks at all links.
     fn sweep(&mut self) {
+        self.shard.count_usage();
         let now = self.io.now;
         let stall_timeout = self.shared.settings.stall_timeout;
         let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|transmit| transmit.key).collect();

@@ -230,6 +230,14 @@ figures! {
         gauge pending_pushes,
         /// Bytes of frames that are kept for another try now.
         gauge retained_bytes,
+        /// Unicasts whose answer is awaited from neighbours now.
+        gauge awaited_answers,
+        /// Frames sent and not acknowledged now, of the neighbour that has most.
+        gauge window_frames,
+        /// Bytes of frames sent and not acknowledged now, of the neighbour that has most.
+        gauge window_bytes,
+        /// Message identities remembered now, of the neighbour that has most.
+        gauge identities,
         /// Frames received on SDK links.
         counter sdk_frames_received,
         /// Frames sent on SDK links.

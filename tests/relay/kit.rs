@@ -12,6 +12,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    ops::RangeInclusive,
     sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
 };
@@ -19,8 +20,15 @@ use std::{
 use amop::{
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
-        SendError, Shared, bandwidth::Limiter, counters::Counters, home_reactor, registry::Registry,
-        settings::Settings, shard::Shard, signing::NodeSigner, snapshot::Snapshot,
+        SendError, Shared,
+        bandwidth::Limiter,
+        counters::Counters,
+        home_reactor,
+        registry::Registry,
+        settings::Settings,
+        shard::{Shard, Usage},
+        signing::NodeSigner,
+        snapshot::Snapshot,
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -40,6 +48,47 @@ const GATHER: Duration = Duration::from_millis(1);
 pub type NodeIndex = usize;
 pub type AppIndex = usize;
 
+/// How long things take on their way. What goes the same way never overtakes.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// One way over a link between machines, drawn for each frame.
+    pub link: RangeInclusive<Duration>,
+    /// From reactor to reactor, and between reactors and registry.
+    pub local: RangeInclusive<Duration>,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { link: LINK_LATENCY..=LINK_LATENCY, local: LOCAL_LATENCY..=LOCAL_LATENCY }
+    }
+}
+
+/// What a watcher of the network sees, in the order in which it happens.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// A node has a frame of an application in its hands.
+    Taken { app: AppIndex, bytes: Vec<u8> },
+    /// A node has queued a frame for an application.
+    Emitted { app: AppIndex, bytes: Vec<u8> },
+    /// An application has a frame.
+    Delivered { app: AppIndex, bytes: Vec<u8> },
+    /// A frame has crossed from node to node.
+    Crossed { from: NodeIndex, to: NodeIndex, bytes: Vec<u8> },
+    /// An application's connection is gone.
+    AppClosed { app: AppIndex },
+    /// A link between nodes is gone, as the first of them sees it.
+    LinkClosed { node: NodeIndex, other: NodeIndex, reason: CloseReason },
+}
+
+/// How the clock of a node stands when it starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Later than at its last start.
+    Right,
+    /// Earlier: the new incarnation is below all others.
+    Lost,
+}
+
 /// How an application treats what is pushed to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
@@ -58,6 +107,8 @@ pub struct Application {
     pub received: Vec<Received>,
     pub closed: bool,
     link: (ReactorId, LinkKey),
+    /// The life of the node that it is connected to.
+    incarnation: u64,
     topics: Vec<String>,
 }
 
@@ -89,6 +140,8 @@ struct IoLink {
     queued: usize,
     /// Frames vanish, as on a cable that was cut.
     cut: bool,
+    /// Frames wait on the way until then.
+    stalled_until: Option<Instant>,
     last_arrival: Instant,
 }
 
@@ -121,8 +174,16 @@ impl Io {
         }
         self.generations[index] += 1;
         let key = LinkKey { index: index as u32, generation: self.generations[index] };
-        self.links[index] =
-            Some(IoLink { key, other, sdk, open: true, queued: 0, cut: false, last_arrival: now });
+        self.links[index] = Some(IoLink {
+            key,
+            other,
+            sdk,
+            open: true,
+            queued: 0,
+            cut: false,
+            stalled_until: None,
+            last_arrival: now,
+        });
         key
     }
 }
@@ -169,7 +230,9 @@ pub struct VirtualNode {
     pub shared: Arc<Shared>,
     /// Frozen nodes do nothing until they are thawed.
     pub frozen: bool,
-    running: bool,
+    pub running: bool,
+    /// What came while it was frozen.
+    parked: VecDeque<Event>,
     keys: NodeSigner,
     shards: Vec<Shard>,
     io: Vec<Io>,
@@ -178,6 +241,11 @@ pub struct VirtualNode {
 }
 
 impl VirtualNode {
+    /// How full the tables of its shards are.
+    pub fn usage(&self) -> impl Iterator<Item = Usage> {
+        self.shards.iter().map(Shard::usage)
+    }
+
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
         self.shared.counters.iter().map(|counters| counter(counters)).sum()
     }
@@ -227,13 +295,31 @@ pub struct Network {
     pub now: Instant,
     pub apps: Vec<Application>,
     pub nodes: Vec<VirtualNode>,
+    pub timing: Timing,
+    /// Set to an empty list to have what happens noted.
+    pub seen: Option<Vec<Seen>>,
     rng: SmallRng,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
     pending: BTreeMap<u64, Event>,
     sequence: u64,
     incarnations: u64,
+    /// Incarnations of clocks that were lost; counts down.
+    lost_incarnations: u64,
     app_latency: BTreeMap<AppIndex, Instant>,
+    /// When what goes from one part of a node to another arrives at the earliest.
+    local_arrivals: BTreeMap<Way, Instant>,
 }
+
+/// A queue inside a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Mesh(NodeIndex, ReactorId, ReactorId),
+    ToRegistry(NodeIndex, ReactorId),
+    FromRegistry(NodeIndex, ReactorId),
+}
+
+/// Above all incarnations of lost clocks.
+const FIRST_INCARNATION: u64 = 1_000_000;
 
 impl Network {
     /// `nodes` nodes of `reactors` reactors each, every one linked to every other.
@@ -256,12 +342,16 @@ impl Network {
             now: Instant::now(),
             apps: Vec::new(),
             nodes: Vec::new(),
+            timing: Timing::default(),
+            seen: None,
             rng: SmallRng::seed_from_u64(seed),
             events: BinaryHeap::new(),
             pending: BTreeMap::new(),
             sequence: 0,
-            incarnations: 1,
+            incarnations: FIRST_INCARNATION,
+            lost_incarnations: FIRST_INCARNATION,
             app_latency: BTreeMap::new(),
+            local_arrivals: BTreeMap::new(),
         }
     }
 
@@ -272,7 +362,7 @@ impl Network {
     pub fn add_limited_node(&mut self, reactors: u16, settings: Settings, limiter: Limiter) -> NodeIndex {
         let keys =
             NodeSigner::from_secret_bytes(&self.rng.random::<[u8; 32]>()).expect("a random key is valid");
-        let node = self.build_node(keys, reactors, settings, limiter);
+        let node = self.build_node(keys, reactors, settings, limiter, Clock::Right);
         self.nodes.push(node);
         self.nodes.len() - 1
     }
@@ -283,12 +373,22 @@ impl Network {
         reactors: u16,
         settings: Settings,
         limiter: Limiter,
+        clock: Clock,
     ) -> VirtualNode {
-        self.incarnations += 1;
+        let incarnation = match clock {
+            Clock::Right => {
+                self.incarnations += 1;
+                self.incarnations
+            }
+            Clock::Lost => {
+                self.lost_incarnations -= 1;
+                self.lost_incarnations
+            }
+        };
         let queue_bytes_max = settings.session_queue_bytes_max;
         let shared = Arc::new(Shared {
             id: keys.id(),
-            incarnation: self.incarnations,
+            incarnation,
             reactors,
             started: self.now,
             own_address: String::new(),
@@ -305,6 +405,7 @@ impl Network {
             id: shared.id,
             frozen: false,
             running: true,
+            parked: VecDeque::new(),
             shards: (0..reactors)
                 .map(|id| Shard::new(shared.clone(), ReactorId(id), self.rng.random(), self.now))
                 .collect(),
@@ -321,19 +422,26 @@ impl Network {
     pub fn restart(&mut self, node: NodeIndex, downtime: Duration) {
         self.kill(node);
         self.run_for(downtime);
+        self.revive(node, Clock::Right);
+    }
+
+    /// Starts a node that was killed again, with the same key.
+    pub fn revive(&mut self, node: NodeIndex, clock: Clock) {
         let old = &self.nodes[node];
         let (keys, reactors, settings) = (old.keys.clone(), old.shared.reactors, old.shared.settings.clone());
-        let fresh = self.build_node(keys, reactors, settings, Limiter::unlimited());
+        let fresh = self.build_node(keys, reactors, settings, Limiter::unlimited(), clock);
         self.nodes[node] = fresh;
     }
 
     /// Stops a node without a word.
     pub fn kill(&mut self, node: NodeIndex) {
         self.nodes[node].running = false;
+        self.nodes[node].parked.clear();
         let others: Vec<End> = self.nodes[node]
             .io
             .iter()
             .flat_map(|io| io.links.iter().flatten())
+            .filter(|link| !link.cut)
             .map(|link| link.other)
             .collect();
         for end in others {
@@ -393,12 +501,34 @@ impl Network {
         }
     }
 
+    /// Ends all links between two nodes: the first sees the other close them, that one sees them break.
+    pub fn close_links_by_peer(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y, reason) in [(a, b, CloseReason::ByPeer), (b, a, CloseReason::Broken)] {
+            for (reactor, key) in self.links_between(x, y) {
+                let end = self.end(x, reactor, key);
+                self.link_down(end, reason);
+            }
+        }
+    }
+
     /// Cuts the cable: nobody notices, frames vanish.
     pub fn cut_links(&mut self, a: NodeIndex, b: NodeIndex) {
-        for (x, y) in [(a, b), (b, a)] {
-            for (reactor, key) in self.links_between(x, y) {
-                self.nodes[x].io[usize::from(reactor.0)].link(key).expect("listed").cut = true;
-            }
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// What `from` sends to `to` vanishes; nobody notices.
+    pub fn cut_one_way(&mut self, from: NodeIndex, to: NodeIndex) {
+        for (reactor, key) in self.links_between(from, to) {
+            self.nodes[from].io[usize::from(reactor.0)].link(key).expect("listed").cut = true;
+        }
+    }
+
+    /// What `from` sends to `to` waits on its way until `until`.
+    pub fn stall(&mut self, from: NodeIndex, to: NodeIndex, until: Instant) {
+        for (reactor, key) in self.links_between(from, to) {
+            let link = self.nodes[from].io[usize::from(reactor.0)].link(key).expect("listed");
+            link.stalled_until = Some(until);
         }
     }
 
@@ -418,6 +548,7 @@ impl Network {
             received: Vec::new(),
             closed: false,
             link: (reactor, key),
+            incarnation: self.nodes[node].shared.incarnation,
             topics: Vec::new(),
         });
         let up = LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned() };
@@ -465,15 +596,15 @@ impl Network {
     /// Sends one whole frame, whatever it is.
     pub fn bytes(&mut self, app: AppIndex, bytes: Vec<u8>) {
         // In order on the link, whatever else happens.
-        let at = self.app_latency.get(&app).copied().unwrap_or(self.now).max(self.now + LINK_LATENCY);
+        let latency = self.link_latency();
+        let at = self.app_latency.get(&app).copied().unwrap_or(self.now).max(self.now + latency);
         self.app_latency.insert(app, at);
         self.schedule_at(at, Event::AppSends { app, bytes });
     }
 
     pub fn disconnect(&mut self, app: AppIndex) {
-        let (reactor, key) = self.apps[app].link;
-        let end = self.end(self.apps[app].node, reactor, key);
-        self.link_down(end, CloseReason::ByPeer);
+        let Application { node, incarnation, link: (reactor, key), .. } = self.apps[app];
+        self.link_down(End::Node { node, incarnation, reactor, key }, CloseReason::ByPeer);
         self.apps[app].closed = true;
     }
 
@@ -532,7 +663,14 @@ impl Network {
     }
 
     /// Does what is due next, not after `end`. `false` if nothing is.
-    fn step(&mut self, end: Instant) -> bool {
+    pub fn step(&mut self, end: Instant) -> bool {
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].frozen {
+                for event in std::mem::take(&mut self.nodes[node].parked) {
+                    self.schedule(Duration::ZERO, event);
+                }
+            }
+        }
         let event = self.events.peek().map(|Reverse((at, _))| *at);
         let timer = self.next_timer();
         let due = [event, timer.map(|(at, ..)| at)].into_iter().flatten().min();
@@ -586,10 +724,11 @@ impl Network {
             | Event::Publish { node, .. }
             | Event::FromRegistry { node, .. } => Some(*node),
             Event::AppSends { app, .. } => Some(self.apps[*app].node),
+            Event::LinkDown { end: End::Node { node, .. }, .. } => Some(*node),
             _ => None,
         };
-        if addressee.is_some_and(|node| self.nodes[node].frozen) {
-            return self.schedule(Duration::from_millis(10), event);
+        if let Some(node) = addressee.filter(|&node| self.nodes[node].frozen) {
+            return self.nodes[node].parked.push_back(event);
         }
         match event {
             Event::Frame { to, bytes, from } => {
@@ -599,6 +738,11 @@ impl Network {
                     && let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
                 {
                     link.queued -= bytes.len();
+                }
+                if let (Some((from, ..)), End::Node { node: to, incarnation, .. }) = (from, to)
+                    && self.is_current(to, incarnation)
+                {
+                    self.note(|| Seen::Crossed { from, to, bytes: bytes.clone() });
                 }
                 self.deliver(to, bytes);
             }
@@ -634,11 +778,11 @@ impl Network {
                 }
             }
             Event::AppSends { app, bytes } => {
-                let (reactor, key) = self.apps[app].link;
-                let node = self.apps[app].node;
-                if self.apps[app].closed || !self.nodes[node].running {
+                let Application { node, incarnation, link: (reactor, key), closed, .. } = self.apps[app];
+                if closed || !self.is_current(node, incarnation) {
                     return;
                 }
+                self.note(|| Seen::Taken { app, bytes: bytes.clone() });
                 self.drive(node, reactor, |shard, now, io| {
                     shard.handle_activity(now, key);
                     shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
@@ -673,7 +817,11 @@ impl Network {
         if application.closed || application.behaviour == Behaviour::Deaf {
             return;
         }
-        application.received.push(Received { at, header, data: bytes[HEADER_LEN..].to_vec() });
+        if let Some(seen) = &mut self.seen {
+            seen.push(Seen::Delivered { app, bytes: bytes.to_vec() });
+        } else {
+            application.received.push(Received { at, header, data: bytes[HEADER_LEN..].to_vec() });
+        }
         if let Behaviour::Echo(delay) = application.behaviour
             && header.frame_type == FrameType::REQUEST
         {
@@ -684,17 +832,23 @@ impl Network {
 
     fn link_down(&mut self, end: End, reason: CloseReason) {
         match end {
-            End::App(app) if app < self.apps.len() => self.apps[app].closed = true,
+            End::App(app) if app < self.apps.len() => {
+                if !std::mem::replace(&mut self.apps[app].closed, true) {
+                    self.note(|| Seen::AppClosed { app });
+                }
+            }
             End::App(_) => {}
             End::Node { node, incarnation, reactor, key } => {
                 if !self.is_current(node, incarnation) {
                     return;
                 }
                 let io = &mut self.nodes[node].io[usize::from(reactor.0)];
-                if io.link(key).is_none() {
-                    return;
-                }
+                let Some(link) = io.link(key) else { return };
+                let other = link.other;
                 io.links[key.index as usize] = None;
+                if let End::Node { node: other, .. } = other {
+                    self.note(|| Seen::LinkClosed { node, other, reason });
+                }
                 self.drive(node, reactor, |shard, now, io| shard.handle_link_down(now, key, reason, io));
             }
         }
@@ -716,26 +870,33 @@ impl Network {
         for effect in effects {
             match effect {
                 Effect::Frame { link, bytes } => {
+                    let latency = self.link_latency();
                     let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
-                    if io_link.cut {
+                    let to = io_link.other;
+                    let at = (now + latency).max(io_link.last_arrival);
+                    let at = io_link.stalled_until.map_or(at, |until| at.max(until));
+                    io_link.last_arrival = at;
+                    let cut = io_link.cut;
+                    if let End::App(app) = to {
+                        self.note(|| Seen::Emitted { app, bytes: bytes.clone() });
+                    }
+                    if cut {
                         continue;
                     }
-                    let at = io_link.last_arrival.max(now + LINK_LATENCY);
-                    io_link.last_arrival = at;
-                    let to = io_link.other;
                     let from = Some((node, incarnation, reactor, link));
                     self.schedule_at(at, Event::Frame { to, bytes, from });
                 }
                 Effect::Mesh { to, message, frame } => {
                     let event = Event::Mesh { node, incarnation, from: reactor, to, message, frame };
-                    self.schedule(LOCAL_LATENCY, event);
+                    self.schedule_local(Way::Mesh(node, reactor, to), event);
                 }
                 Effect::Registry(input) => {
-                    self.schedule(LOCAL_LATENCY, Event::Registry { node, incarnation, input });
+                    let event = Event::Registry { node, incarnation, input };
+                    self.schedule_local(Way::ToRegistry(node, reactor), event);
                 }
                 Effect::Close { link, reason } => {
                     let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
-                    let (other, at) = (io_link.other, io_link.last_arrival.max(now + LINK_LATENCY));
+                    let (other, at) = (io_link.other, (now + LINK_LATENCY).max(io_link.last_arrival));
                     let cut = io_link.cut;
                     let end = self.end(node, reactor, link);
                     self.schedule(Duration::ZERO, Event::LinkDown { end, reason });
@@ -750,7 +911,28 @@ impl Network {
     fn collect_registry(&mut self, node: NodeIndex) {
         let incarnation = self.nodes[node].shared.incarnation;
         while let Some((reactor, output)) = self.nodes[node].registry.poll_output() {
-            self.schedule(LOCAL_LATENCY, Event::FromRegistry { node, incarnation, reactor, output });
+            let event = Event::FromRegistry { node, incarnation, reactor, output };
+            self.schedule_local(Way::FromRegistry(node, reactor), event);
+        }
+    }
+
+    fn link_latency(&mut self) -> Duration {
+        let (shortest, longest) = (*self.timing.link.start(), *self.timing.link.end());
+        if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) }
+    }
+
+    fn schedule_local(&mut self, way: Way, event: Event) {
+        let (shortest, longest) = (*self.timing.local.start(), *self.timing.local.end());
+        let latency = if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) };
+        let arrival = self.local_arrivals.entry(way).or_insert(self.now);
+        *arrival = (self.now + latency).max(*arrival);
+        let at = *arrival;
+        self.schedule_at(at, event);
+    }
+
+    fn note(&mut self, seen: impl FnOnce() -> Seen) {
+        if let Some(list) = &mut self.seen {
+            list.push(seen());
         }
     }
 

@@ -4,8 +4,10 @@
 mod bandwidth;
 mod faults_of_fisco_bcos;
 mod kit;
+mod latencies;
 mod multicast;
 mod node_links;
 mod result_codes;
 mod session;
+mod simulation;
 mod unicast;

@@ -193,3 +193,23 @@ fn a_frozen_node_delays_its_requests_only_until_the_next_one_is_tried() {
         assert!(net.now - before < Duration::from_secs(5));
     }
 }
+
+/// Found by the simulator: a node that was away longer than the grace came back in the same life, sent its
+/// unicast again, and had it delivered twice; and the answer of the first delivery was lost.
+#[test]
+fn a_message_sent_again_after_the_node_was_given_up_is_known_and_its_answer_is_sent_again() {
+    let mut net = Network::mesh(7, 2, 1);
+    let subscriber = net.app(1, Behaviour::Echo(Duration::from_millis(400)));
+    net.subscribe(subscriber, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let seq = net.unicast(publisher, "t", b"x");
+    net.run_for(4 * LINK_LATENCY);
+    assert_eq!(net.pushed(subscriber, FrameType::REQUEST).len(), 1);
+    // Node 1 sees its neighbour close the link and gives it up after a short grace; node 0 sees the link
+    // break and waits longer.
+    net.close_links_by_peer(1, 0);
+    net.run_for(Duration::from_millis(600));
+    net.connect(0, 1);
+    assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    assert_eq!(net.pushed(subscriber, FrameType::REQUEST).len(), 1);
+}

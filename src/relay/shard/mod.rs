@@ -33,8 +33,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
-use rand::{SeedableRng, rngs::SmallRng};
+use ahash::{AHashMap, RandomState};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
 use self::{
@@ -65,6 +65,8 @@ pub struct Shard {
     counters: Arc<Counters>,
     id: ReactorId,
     rng: SmallRng,
+    /// Keys all hash tables, so that the seed decides the order in which they are walked, too.
+    hashing: RandomState,
     /// Links by [`LinkKey::index`].
     links: Vec<Option<Link>>,
     sessions_started: u64,
@@ -91,6 +93,28 @@ struct Link {
     kind: LinkKind,
 }
 
+/// How full the tables of a shard are. Each has its bound in
+/// [`Settings`](crate::relay::settings::Settings).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests that wait for their answer.
+    pub requests: usize,
+    /// Pushes to this shard's sessions that wait for their answer.
+    pub pushes: usize,
+    /// Bytes of frames kept for another try.
+    pub retained_bytes: usize,
+    /// Unicasts whose answer is awaited from neighbours.
+    pub awaiting: usize,
+    /// Most frames in the window of any neighbour.
+    pub window_frames: usize,
+    /// Most bytes in the window of any neighbour.
+    pub window_bytes: usize,
+    /// Most message identities remembered for any neighbour.
+    pub identities: usize,
+    /// Distinct topics of its sessions.
+    pub topics: usize,
+}
+
 enum LinkKind {
     Sdk(Box<Session>),
     Node(Box<NodeLink>),
@@ -101,19 +125,22 @@ impl Shard {
     /// `shared.reactors`.
     pub fn new(shared: Arc<Shared>, id: ReactorId, seed: u64, _now: Instant) -> Self {
         let settings = &shared.settings;
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let hashing = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
         Self {
             counters: shared.counters[usize::from(id.0)].clone(),
             id,
-            rng: SmallRng::seed_from_u64(seed),
+            rng,
             links: Vec::new(),
             sessions_started: 0,
-            session_indices: AHashMap::new(),
-            local_topics: LocalTopics::default(),
+            session_indices: AHashMap::with_hasher(hashing.clone()),
+            local_topics: LocalTopics::new(hashing.clone()),
             requests: Slab::new(),
             requests_started: 0,
             retained_bytes: 0,
             pushes: 0,
-            neighbours: AHashMap::new(),
+            neighbours: AHashMap::with_hasher(hashing.clone()),
+            hashing,
             node_links_started: 0,
             push_timers: Timers::new(settings.push_timeout),
             request_timers: Timers::new(settings.request_timeout),
@@ -329,6 +356,37 @@ impl Shard {
     /// Whether a drain is complete: no request waits for its answer.
     pub fn is_drained(&self) -> bool {
         self.draining && self.requests.is_empty()
+    }
+
+    /// How full its tables are. Looks at every neighbour.
+    pub fn usage(&self) -> Usage {
+        let neighbours = || self.neighbours.values().map(Neighbour::usage);
+        Usage {
+            requests: self.requests.len(),
+            pushes: self.pushes,
+            retained_bytes: self.retained_bytes,
+            awaiting: neighbours().map(|usage| usage.awaiting).sum(),
+            window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
+            window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
+            identities: neighbours().map(|usage| usage.identities).max().unwrap_or(0),
+            topics: self.local_topics.len(),
+        }
+    }
+
+    /// Makes the figures show how full its tables are.
+    pub fn count_usage(&self) {
+        let (usage, counters) = (self.usage(), &self.counters);
+        for (gauge, value) in [
+            (&counters.pending_requests, usage.requests),
+            (&counters.pending_pushes, usage.pushes),
+            (&counters.retained_bytes, usage.retained_bytes),
+            (&counters.awaited_answers, usage.awaiting),
+            (&counters.window_frames, usage.window_frames),
+            (&counters.window_bytes, usage.window_bytes),
+            (&counters.identities, usage.identities),
+        ] {
+            gauge.set(value as u64);
+        }
     }
 
     fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {

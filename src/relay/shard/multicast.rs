@@ -1,8 +1,7 @@
 //! Multicasts: a copy to every subscriber session of the network (WIRE §2.2).
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use ahash::AHashMap;
 use smallvec::SmallVec;
 
 use super::Shard;
@@ -65,7 +64,7 @@ impl Shard {
             return;
         }
         let message = self.next_message();
-        let mut elsewhere: AHashMap<ReactorId, SmallVec<[NodeRef; 2]>> = AHashMap::new();
+        let mut elsewhere: BTreeMap<ReactorId, SmallVec<[NodeRef; 2]>> = BTreeMap::new();
         for (node, _) in &entry.nodes {
             if node.reactor == self.id {
                 self.forward_multicast(now, &node.id, message, frame, out);

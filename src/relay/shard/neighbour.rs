@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{Shard, node_link::NodeLink};
+use super::{Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId,
@@ -40,11 +40,22 @@ pub(super) struct Neighbour {
     /// A rival that replaces the active link unless that one shows life.
     rival: Option<(LinkKey, Instant)>,
     active_since: Instant,
-    /// Until when the lost link may be replaced.
-    lost_until: Option<Instant>,
+    standing: Standing,
     window: Window,
     awaiting: AHashMap<u32, Awaiting>,
     identities: Identities,
+}
+
+/// Whether messages for a neighbour wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is linked.
+    Here,
+    /// Its link is lost and may be replaced until then; everything waits for that.
+    Lost { until: Instant },
+    /// It did not return in time: other ways were tried. Should it return in the same life before then,
+    /// what it sends again is known, and what was answered meanwhile is sent to it.
+    GivenUp { until: Instant },
 }
 
 /// A unicast that the neighbour has, or will have.
@@ -75,7 +86,6 @@ impl Sent {
 }
 
 /// Messages of the neighbour that were taken: repeats are dropped.
-#[derive(Default)]
 struct Identities {
     known: AHashMap<(PacketTypeKey, u32), ()>,
     order: VecDeque<(Instant, (PacketTypeKey, u32))>,
@@ -84,6 +94,10 @@ struct Identities {
 type PacketTypeKey = i16;
 
 impl Identities {
+    fn new(hashing: RandomState) -> Self {
+        Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
+    }
+
     /// Whether the message is new; remembers it if so.
     fn insert(&mut self, now: Instant, packet_type: PacketType, message: u32, settings: &Settings) -> bool {
         while let Some(&(taken, identity)) = self.order.front() {
@@ -106,6 +120,19 @@ impl Identities {
 /// Two ends that dialled each other at the same moment have both links within this time.
 const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 
+impl Neighbour {
+    /// Its part of the shard's usage.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            awaiting: self.awaiting.len(),
+            window_frames: self.window.frames.len(),
+            window_bytes: self.window.bytes,
+            identities: self.identities.order.len(),
+            ..Usage::default()
+        }
+    }
+}
+
 impl Shard {
     /// The peer said who it is: decides which of the links to it stays.
     pub(super) fn settle_link(
@@ -122,15 +149,17 @@ impl Shard {
                 active: None,
                 rival: None,
                 active_since: now,
-                lost_until: None,
+                standing: Standing::Here,
                 window: Window::default(),
-                awaiting: AHashMap::new(),
-                identities: Identities::default(),
+                awaiting: AHashMap::with_hasher(self.hashing.clone()),
+                identities: Identities::new(self.hashing.clone()),
             };
             self.neighbours.insert(link.peer, neighbour);
             return self.activate(now, key, &link.peer, out);
         };
-        if link.incarnation < neighbour.incarnation {
+        let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        // One that was given up may come back with a clock that went back.
+        if link.incarnation < neighbour.incarnation && !given_up {
             if self.logs.nodes_misbehaved.admits(now) {
                 warn!(
                     peer = %link.peer,
@@ -139,11 +168,14 @@ impl Shard {
             }
             return out.close(key, CloseReason::Duplicate);
         }
-        if link.incarnation > neighbour.incarnation {
+        if link.incarnation != neighbour.incarnation {
             if self.logs.nodes_up.admits(now) {
                 info!(peer = %link.peer, "the node has restarted");
             }
-            self.lose_node(now, &link.peer, CloseReason::Replaced, out);
+            if !given_up {
+                self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
+            }
+            self.neighbours.remove(&link.peer);
             return self.settle_link(now, key, link, out);
         }
         let (active_since, active) = (neighbour.active_since, neighbour.active);
@@ -195,7 +227,7 @@ impl Shard {
             neighbour.rival = None;
         }
         let incarnation = neighbour.incarnation;
-        neighbour.lost_until = None;
+        neighbour.standing = Standing::Here;
         let mut again = 0;
         for sent in &mut neighbour.window.frames {
             sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
@@ -243,7 +275,7 @@ impl Shard {
             CloseReason::ByPeer => self.shared.settings.node_grace_after_close,
             _ => self.shared.settings.node_grace,
         };
-        neighbour.lost_until = Some(now + grace);
+        neighbour.standing = Standing::Lost { until: now + grace };
         if self.logs.nodes_down.admits(now) {
             let (address, remedy) = (&link.label.address, reason.remedy());
             warn!(peer = %link.peer, %address, %reason, remedy, "node link down");
@@ -260,14 +292,17 @@ impl Shard {
         let probe_timeout = self.shared.settings.probe_timeout;
         let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
+        let mut forgotten: SmallVec<[NodeId; 4]> = SmallVec::new();
         for (id, neighbour) in &self.neighbours {
             if let Some((rival, since)) = neighbour.rival
                 && now.saturating_duration_since(since) >= probe_timeout
             {
                 replaced.push((*id, rival));
             }
-            if neighbour.lost_until.is_some_and(|until| now >= until) {
-                lost.push(*id);
+            match neighbour.standing {
+                Standing::Lost { until } if now >= until => lost.push(*id),
+                Standing::GivenUp { until } if now >= until => forgotten.push(*id),
+                _ => {}
             }
         }
         for (id, rival) in replaced {
@@ -281,23 +316,32 @@ impl Shard {
             }
         }
         for id in lost {
-            self.lose_node(now, &id, CloseReason::Broken, out);
+            self.give_up_node(now, &id, CloseReason::Broken, out);
+        }
+        for id in forgotten {
+            self.neighbours.remove(&id);
         }
     }
 
-    /// The node is gone, or has begun a new life: what waits for it fails.
-    fn lose_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
-        let Some(neighbour) = self.neighbours.remove(id) else { return };
-        for link in [neighbour.active, neighbour.rival.map(|(rival, _)| rival)].into_iter().flatten() {
+    /// The node is gone, or has begun a new life: what waits for it fails. Answers to it are kept, and what
+    /// it sent is remembered, for the case that only its links were gone.
+    fn give_up_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+        let until = now + self.shared.settings.identity_memory;
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return };
+        neighbour.standing = Standing::GivenUp { until };
+        let rival = neighbour.rival.take().map(|(rival, _)| rival);
+        for link in [neighbour.active.take(), rival].into_iter().flatten() {
             out.abort(link, reason);
         }
+        let window = &mut neighbour.window;
         let multicasts =
-            neighbour.window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
-        if multicasts > 0 {
-            self.counters.dropped_window_full.add(multicasts as u64);
-        }
+            window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
+        self.counters.dropped_window_full.add(multicasts as u64);
+        window.frames.retain(|sent| sent.packet_type == PacketType::UNICAST_RESPONSE);
+        window.bytes = window.frames.iter().map(Sent::len).sum();
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation: neighbour.incarnation });
-        for (message, awaiting) in neighbour.awaiting {
+        let awaiting: Vec<(u32, Awaiting)> = neighbour.awaiting.drain().collect();
+        for (message, awaiting) in awaiting {
             if awaiting.coordinator == self.id {
                 self.handle_forward_failed(now, awaiting.request, message, awaiting.taken, out);
             } else {
@@ -381,6 +425,10 @@ impl Shard {
     ) -> bool {
         let settings = &self.shared.settings;
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
+        let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        if given_up && packet_type != PacketType::UNICAST_RESPONSE {
+            return false;
+        }
         let window = &mut neighbour.window;
         if window.frames.len() >= settings.window_frames_max || window.bytes >= settings.window_bytes_max {
             if self.logs.window_full.admits(now) {

@@ -74,7 +74,6 @@ impl Shard {
                     .insert(header.seq, Push { coordinator, request, since: now, timer: Some(timer) });
             }
             self.pushes += 1;
-            self.counters.pending_pushes.set(self.pushes as u64);
             self.counters.deliveries.increment();
             self.counters.sdk_frames_sent.increment();
             return true;
@@ -136,7 +135,6 @@ impl Shard {
             self.push_timers.cancel(timer);
         }
         self.pushes -= 1;
-        self.counters.pending_pushes.set(self.pushes as u64);
     }
 
     pub(super) fn handle_push_timeout(&mut self, now: Instant, timer: PushTimer, out: &mut impl Outbound) {

@@ -191,7 +191,6 @@ impl Shard {
             furthest,
             answered_for_now: false,
         });
-        self.counters.pending_requests.set(self.requests.len() as u64);
         id
     }
 
@@ -354,7 +353,6 @@ impl Shard {
         if room {
             request.retained = Some(frame.retain());
             self.retained_bytes += frame.len();
-            self.counters.retained_bytes.set(self.retained_bytes as u64);
         } else {
             self.counters.retention_refused.increment();
         }
@@ -446,7 +444,6 @@ impl Shard {
         let current = request.current;
         let node = request.nodes.last().cloned();
         self.retained_bytes -= freed;
-        self.counters.retained_bytes.set(self.retained_bytes as u64);
         match (current, node) {
             (Try::Reactor(_), _) => {
                 self.note_pushed(id);
@@ -582,8 +579,6 @@ impl Shard {
             self.request_timers.cancel(timer);
         }
         self.retained_bytes -= request.retained.as_ref().map_or(0, RetainedFrame::len);
-        self.counters.retained_bytes.set(self.retained_bytes as u64);
-        self.counters.pending_requests.set(self.requests.len() as u64);
         if let Origin::Session { key, .. } = request.origin
             && let Some(session) = self.session_mut(key)
         {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
@@ -76,12 +76,15 @@ impl Session {
 
 /// Which of this shard's sessions subscribe to what. Route, marker and block-notify topics are here
 /// too; only [`is_published`] ones are told to the registry.
-#[derive(Default)]
 pub(super) struct LocalTopics {
     by_topic: AHashMap<Topic, Vec<u32>>,
 }
 
 impl LocalTopics {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self { by_topic: AHashMap::with_hasher(hashing) }
+    }
+
     /// Link indices of the sessions that subscribe to `topic`.
     pub(super) fn sessions(&self, topic: &str) -> &[u32] {
         self.by_topic.get(topic).map_or(&[], Vec::as_slice)
@@ -101,7 +104,7 @@ impl LocalTopics {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_topic.len()
     }
 }
@@ -139,8 +142,8 @@ impl Shard {
             changes_left: f64::from(self.shared.settings.session_changes_per_second_max),
             changes_counted: now,
             deferred: None,
-            requests: AHashMap::new(),
-            pushes: AHashMap::new(),
+            requests: AHashMap::with_hasher(self.hashing.clone()),
+            pushes: AHashMap::with_hasher(self.hashing.clone()),
         }
     }
 

@@ -1,0 +1,570 @@
+//! What must be true of everything that happens in the network, checked as it happens.
+//!
+//! The oracle sees frames where applications and nodes meet, and knows what was done to the network. It
+//! knows nothing of the relay's code. Where the network was disturbed it asks for what must hold even so;
+//! where it was not, for more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use amop::wire::{
+    ResultCode, TopicKind,
+    node::{self, PacketType},
+    sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+};
+
+use crate::kit::{AppIndex, NodeIndex};
+
+/// A change of topics is known everywhere after so long.
+const KNOWN_AFTER: Duration = Duration::from_secs(1);
+/// So long after a disturbance its consequences are over: a dead link found, dialled again, state caught
+/// up.
+const RECOVERED_AFTER: Duration = Duration::from_secs(8);
+/// An answer is on its way at most so long.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
+/// Changes of topics that a session may make in a second before they are put off.
+const CHANGES_PER_SECOND: usize = 20;
+
+/// What kind of network it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// Bounds are so low that they are hit: messages may be refused or dropped for it.
+    pub tight: bool,
+    /// A bandwidth limit is set.
+    pub limited: bool,
+    pub request_timeout: Duration,
+    pub retry_after_push_timeout: bool,
+}
+
+/// A 0x30 or 0x35 that an application sent.
+pub struct Message {
+    pub from: AppIndex,
+    pub seq: Seq,
+    pub topic: String,
+    pub frame: Vec<u8>,
+    /// When its node had it in hands, and how many messages had been in nodes' hands before.
+    taken: Option<(Instant, usize)>,
+    answers: usize,
+    pub answered: bool,
+    pushes: Vec<(AppIndex, Instant)>,
+    /// It has reached another node.
+    crossed: bool,
+    /// 0x31 that applications sent for it: who, when a node had it, the frame.
+    replies: Vec<(AppIndex, Instant, Vec<u8>)>,
+    /// Its seq was used for another message, too.
+    pub shares_seq: bool,
+    multicast: bool,
+}
+
+#[derive(Default)]
+struct App {
+    node: NodeIndex,
+    since: Option<Instant>,
+    closed: Option<Instant>,
+    /// Its sets of topics and from when they hold.
+    sets: Vec<(Instant, BTreeSet<String>)>,
+    /// A change that its node may put off: both sets count until then.
+    unsure_until: Option<Instant>,
+    /// Answers every push, soon.
+    good: bool,
+    deaf: bool,
+    got: BTreeSet<usize>,
+    /// Position of the newest message of each publisher that came in order.
+    newest_multicast: BTreeMap<AppIndex, usize>,
+    newest: BTreeMap<AppIndex, usize>,
+}
+
+struct Fault {
+    node: NodeIndex,
+    /// The link to this one; all of the node if `None`.
+    other: Option<NodeIndex>,
+    from: Instant,
+    to: Option<Instant>,
+    freezes: bool,
+}
+
+pub struct Oracle {
+    pub rules: Rules,
+    pub messages: Vec<Message>,
+    apps: Vec<App>,
+    faults: Vec<Fault>,
+    taken: usize,
+    by_seq: BTreeMap<(AppIndex, Seq), Vec<usize>>,
+    /// Answers by code, for the report.
+    pub codes: BTreeMap<i32, u64>,
+    pub pushes: u64,
+}
+
+pub type Verdict = Result<(), String>;
+
+macro_rules! hold {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!($($text)+));
+        }
+    };
+}
+
+/// The number that the payload of every message and reply begins with.
+pub fn number(frame: &[u8]) -> Option<usize> {
+    let body = AmopBody::decode(frame.get(HEADER_LEN..)?).ok()?;
+    let payload = &frame[HEADER_LEN + body.payload_offset..];
+    Some(u64::from_be_bytes(*payload.first_chunk::<8>()?) as usize)
+}
+
+impl Oracle {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            messages: Vec::new(),
+            apps: Vec::new(),
+            faults: Vec::new(),
+            taken: 0,
+            by_seq: BTreeMap::new(),
+            codes: BTreeMap::new(),
+            pushes: 0,
+        }
+    }
+
+    pub fn add_app(&mut self, now: Instant, app: AppIndex, node: NodeIndex, good: bool, deaf: bool) {
+        self.apps.resize_with(app + 1, App::default);
+        self.apps[app] = App { node, since: Some(now), good, deaf, ..App::default() };
+        self.apps[app].sets.push((now, BTreeSet::new()));
+    }
+
+    /// A message that is about to be sent; gives its number.
+    pub fn add_message(&mut self, from: AppIndex, seq: Seq, topic: &str, multicast: bool) -> usize {
+        let number = self.messages.len();
+        let same: &mut Vec<usize> = self.by_seq.entry((from, seq)).or_default();
+        let shares_seq = !same.is_empty();
+        for &other in &*same {
+            self.messages[other].shares_seq = true;
+        }
+        same.push(number);
+        self.messages.push(Message {
+            from,
+            seq,
+            topic: topic.to_owned(),
+            frame: Vec::new(),
+            taken: None,
+            answers: 0,
+            answered: false,
+            pushes: Vec::new(),
+            crossed: false,
+            replies: Vec::new(),
+            shares_seq,
+            multicast,
+        });
+        number
+    }
+
+    /// Something bad begins; gives its number.
+    pub fn begin_fault(
+        &mut self,
+        now: Instant,
+        node: NodeIndex,
+        other: Option<NodeIndex>,
+        freezes: bool,
+    ) -> usize {
+        self.faults.push(Fault { node, other, from: now, to: None, freezes });
+        self.faults.len() - 1
+    }
+
+    pub fn end_fault(&mut self, now: Instant, fault: usize) {
+        self.faults[fault].to = Some(now);
+    }
+
+    /// Whether anything bad happened between two nodes, or to one of them, so late that it could matter
+    /// in that time.
+    fn is_disturbed(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
+        self.faults.iter().any(|fault| {
+            let concerns = match fault.other {
+                None => fault.node == a || fault.node == b,
+                Some(other) => a != b && (fault.node, other) == (a.min(b), a.max(b)),
+            };
+            concerns && fault.from <= to && fault.to.is_none_or(|end| end + RECOVERED_AFTER >= from)
+        })
+    }
+
+    fn is_node_disturbed(&self, node: NodeIndex, from: Instant, to: Instant) -> bool {
+        self.faults.iter().any(|fault| {
+            (fault.node == node || fault.other == Some(node))
+                && fault.from <= to
+                && fault.to.is_none_or(|end| end + RECOVERED_AFTER >= from)
+        })
+    }
+
+    fn frozen_time(&self, node: NodeIndex, from: Instant, to: Instant) -> Duration {
+        self.faults
+            .iter()
+            .filter(|fault| fault.freezes && fault.node == node)
+            .map(|fault| fault.to.unwrap_or(to).min(to).saturating_duration_since(fault.from.max(from)))
+            .sum()
+    }
+
+    /// Whether an application had a topic all the time.
+    fn held(&self, app: AppIndex, topic: &str, from: Instant, to: Instant) -> bool {
+        let app = &self.apps[app];
+        if app.since.is_none_or(|since| since > from) || app.closed.is_some_and(|closed| closed <= to) {
+            return false;
+        }
+        if app.unsure_until.is_some_and(|until| until >= from) {
+            return false;
+        }
+        let in_time = app.sets.iter().enumerate().filter(|(index, (since, _))| {
+            let until = app.sets.get(index + 1).map(|(next, _)| *next);
+            *since <= to && until.is_none_or(|until| until >= from)
+        });
+        in_time.map(|(_, (_, set))| set.contains(topic)).all(|has| has)
+    }
+
+    /// Whether an application may have had a topic at some time.
+    fn ever_held(&self, app: AppIndex, topic: &str, from: Instant, to: Instant) -> bool {
+        let app = &self.apps[app];
+        app.sets.iter().enumerate().any(|(index, (since, set))| {
+            let until = app.sets.get(index + 1).map(|(next, _)| *next).or(app.closed);
+            set.contains(topic) && *since <= to && until.is_none_or(|until| until >= from)
+        })
+    }
+
+    /// Whether an application may have a topic at its node now.
+    fn may_have(&self, app: AppIndex, topic: &str, now: Instant) -> bool {
+        let app = &self.apps[app];
+        match app.unsure_until {
+            Some(until) if now <= until => app.sets.iter().any(|(_, set)| set.contains(topic)),
+            _ => app.sets.last().is_some_and(|(_, set)| set.contains(topic)),
+        }
+    }
+
+    /// Sessions that certainly could have taken a message all the time since it was sent.
+    fn certain(&self, message: &Message, sent: Instant, now: Instant) -> impl Iterator<Item = AppIndex> {
+        let publisher = self.apps[message.from].node;
+        (0..self.apps.len()).filter(move |&app| {
+            app != message.from
+                && !self.apps[app].deaf
+                && self.held(app, &message.topic, sent - KNOWN_AFTER, now)
+                && !self.is_disturbed(publisher, self.apps[app].node, sent, now)
+        })
+    }
+
+    /// A node has a frame of an application in its hands.
+    pub fn taken(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) {
+        let Some(header) = Header::decode(bytes) else { return };
+        match header.frame_type {
+            FrameType::REQUEST | FrameType::MULTICAST => {
+                // One with a broken body has its number in the table only.
+                let number = number(bytes).or_else(|| {
+                    let sent = self.by_seq.get(&(app, header.seq))?;
+                    sent.iter().copied().find(|&number| self.messages[number].taken.is_none())
+                });
+                if let Some(number) = number {
+                    self.messages[number].taken = Some((now, self.taken));
+                    self.taken += 1;
+                }
+            }
+            FrameType::RESPONSE => {
+                if let Some(number) = number(bytes) {
+                    self.messages[number].replies.push((app, now, bytes.to_vec()));
+                }
+            }
+            FrameType::SUBSCRIBE => {
+                let Ok(set) = serde_json::from_slice::<BTreeSet<String>>(&bytes[HEADER_LEN..]) else {
+                    return;
+                };
+                let app = &mut self.apps[app];
+                if app.sets.last().is_some_and(|(_, last)| *last == set) {
+                    return;
+                }
+                let second = Duration::from_secs(1);
+                let recent = app.sets.iter().rev().take_while(|(since, _)| now - *since < second).count();
+                if recent >= CHANGES_PER_SECOND {
+                    app.unsure_until = Some(now + 2 * second);
+                }
+                app.sets.push((now, set));
+            }
+            _ => {}
+        }
+    }
+
+    /// A frame crossed a node link.
+    pub fn crossed(&mut self, bytes: &[u8]) {
+        let Ok((header, offset)) = node::Header::decode(bytes) else { return };
+        if header.packet_type == PacketType::UNICAST
+            && let Some((_, extensions)) = node::Extensions::decode(&bytes[offset..])
+            && let Some(number) = number(&bytes[offset + extensions..])
+        {
+            self.messages[number].crossed = true;
+        }
+    }
+
+    pub fn closed(&mut self, now: Instant, app: AppIndex) {
+        self.apps[app].closed.get_or_insert(now);
+    }
+
+    /// A node has queued a frame for an application.
+    pub fn emitted(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) -> Verdict {
+        let header = Header::decode(bytes).ok_or("a frame without a header")?;
+        hold!(header.len as usize == bytes.len(), "a frame that lies about its length");
+        match header.frame_type {
+            FrameType::REQUEST | FrameType::MULTICAST => self.pushed(now, app, bytes),
+            FrameType::RESPONSE => self.answered(now, app, &header, bytes),
+            _ => Ok(()),
+        }
+    }
+
+    fn pushed(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) -> Verdict {
+        let number = number(bytes).ok_or("app{app} gets a frame that nobody sent")?;
+        let message = self.messages.get(number).ok_or("app{app} gets a frame that nobody sent")?;
+        let what = format!("app{app} gets message {number}");
+        let (sent, position) = message.taken.ok_or_else(|| format!("{what} before it was sent"))?;
+        let (from, topic, multicast) = (message.from, message.topic.clone(), message.multicast);
+        let first = message.pushes.is_empty();
+        hold!(message.frame == bytes, "{what}, altered");
+        hold!(
+            TopicKind::of(topic.as_bytes()) == TopicKind::Ordinary,
+            "{what} of a topic that is never routed"
+        );
+        hold!(multicast || from != app, "{what}, a unicast of its own");
+        hold!(self.may_have(app, &topic, now), "{what} of topic {topic}, which it does not have");
+        hold!(self.apps[app].closed.is_none_or(|closed| now <= closed + KNOWN_AFTER), "{what} after it left");
+        hold!(self.apps[app].got.insert(number), "{what} twice");
+        if multicast && from == app {
+            hold!(self.messages[number].answers > 0, "{what}, its own, before the acknowledgement");
+        }
+        if !multicast {
+            let age = now - sent;
+            hold!(
+                age <= self.rules.request_timeout + self.longest_freeze() + KNOWN_AFTER,
+                "{what} after the request's time"
+            );
+            let open_twin = self.messages.iter().enumerate().rev().take(2_000).find(|(other, twin)| {
+                *other != number
+                    && twin.seq == self.messages[number].seq
+                    && !twin.multicast
+                    && !twin.answered
+                    && twin.pushes.iter().any(|(pushed, _)| *pushed == app)
+                    && !twin.replies.iter().any(|(replier, ..)| *replier == app)
+                    && self.apps[twin.from].closed.is_none()
+                    && !self.is_disturbed(self.apps[twin.from].node, self.apps[app].node, sent, now)
+            });
+            hold!(open_twin.is_none(), "{what} while a push with the same seq is open there");
+        }
+        let (publisher, subscriber) = (self.apps[from].node, self.apps[app].node);
+        let changed_lately = |app: &App| {
+            app.sets.last().is_some_and(|(since, _)| *since + 2 * KNOWN_AFTER > sent)
+                || app.closed.is_some_and(|closed| closed + 2 * KNOWN_AFTER > sent)
+        };
+        let in_order = multicast
+            || first
+                && !self.rules.tight
+                && now - sent < KNOWN_AFTER
+                && !self.messages[number].shares_seq
+                && !self.is_node_disturbed(publisher, sent, now)
+                && !self.is_node_disturbed(subscriber, sent, now)
+                && !self.apps.iter().any(changed_lately);
+        let receiver = &mut self.apps[app];
+        if multicast {
+            let newest = receiver.newest_multicast.insert(from, position);
+            hold!(
+                newest.is_none_or(|newest| newest < position),
+                "{what} after a later multicast of app{from}"
+            );
+        }
+        if in_order {
+            let newest = receiver.newest.insert(from, position);
+            hold!(newest.is_none_or(|newest| newest < position), "{what} after a later message of app{from}");
+        }
+        self.messages[number].pushes.push((app, now));
+        self.pushes += 1;
+        Ok(())
+    }
+
+    fn longest_freeze(&self) -> Duration {
+        let freezes = self.faults.iter().filter(|fault| fault.freezes);
+        freezes.filter_map(|fault| Some(fault.to? - fault.from)).max().unwrap_or(Duration::from_secs(10))
+    }
+
+    fn answered(&mut self, now: Instant, app: AppIndex, header: &Header, bytes: &[u8]) -> Verdict {
+        let sent = self.by_seq.get(&(app, header.seq)).map_or(&[][..], Vec::as_slice);
+        let taken: Vec<usize> =
+            sent.iter().copied().filter(|&number| self.messages[number].taken.is_some()).collect();
+        hold!(!taken.is_empty(), "app{app} gets an answer to nothing");
+        let code = header.result;
+        // Which of several with one seq is answered: the one that the reply names; else one that is open.
+        let by_node = bytes.len() == HEADER_LEN;
+        let acknowledges = |number: &usize| self.messages[*number].multicast;
+        let open = |number: &&usize| self.messages[**number].answers == 0;
+        let named = number(bytes).filter(|number| taken.contains(number));
+        let number = named
+            .or_else(|| taken.iter().rev().find(open).copied())
+            .ok_or_else(|| format!("app{app} gets one answer too many (code {})", code.0))?;
+        let multicast = acknowledges(&number);
+        *self.codes.entry(code.0).or_default() += 1;
+        self.messages[number].answers += 1;
+        let answers: usize = taken.iter().map(|&number| self.messages[number].answers).sum();
+        let what = format!("message {number} of app{app} is answered {}", code.0);
+        hold!(answers <= taken.len() && self.messages[number].answers == 1, "{what}, a second time");
+        let message = &self.messages[number];
+        let (at, _) = message.taken.ok_or("answered before it was sent")?;
+        let node = self.apps[app].node;
+        let frozen = self.frozen_time(node, at, now);
+        if multicast {
+            hold!(now == at || frozen > Duration::ZERO, "{what} late");
+            match code {
+                ResultCode::OK => {}
+                ResultCode::OVER_BANDWIDTH => hold!(self.rules.limited, "{what} without a limit"),
+                ResultCode::NO_RECEIVER => hold!(is_broken(&message.frame), "{what}"),
+                _ => return Err(what),
+            }
+            self.messages[number].answered = true;
+            return Ok(());
+        }
+        hold!(
+            now - at <= self.rules.request_timeout + frozen + KNOWN_AFTER,
+            "{what} after {:?}, too late",
+            now - at
+        );
+        let verdict = if by_node {
+            self.judge(now, number, code, &what)
+        } else {
+            let genuine = message.replies.iter().any(|(replier, replied, reply)| {
+                reply == bytes
+                    && message
+                        .pushes
+                        .iter()
+                        .any(|(pushed, pushed_at)| pushed == replier && pushed_at <= replied)
+            });
+            hold!(genuine, "{what} with something that nobody it was pushed to has replied");
+            Ok(())
+        };
+        self.messages[number].answered = true;
+        verdict
+    }
+
+    /// Whether a code that a node made is true.
+    fn judge(&self, now: Instant, number: usize, code: ResultCode, what: &str) -> Verdict {
+        let message = &self.messages[number];
+        let (sent, _) = message.taken.ok_or("answered before it was sent")?;
+        let node = self.apps[message.from].node;
+        if is_broken(&message.frame) || TopicKind::of(message.topic.as_bytes()) != TopicKind::Ordinary {
+            hold!(code == ResultCode::NO_RECEIVER, "{what}, though it can have no receiver");
+            return Ok(());
+        }
+        if message.shares_seq && code == ResultCode::NOT_DELIVERED {
+            return Ok(());
+        }
+        let certain = || self.certain(message, sent, now);
+        let pushed_surely = message.pushes.iter().find(|(app, at)| {
+            let there = self.apps[*app].node;
+            *at + ON_THE_WAY <= now && (there == node || !self.is_disturbed(node, there, sent, now))
+        });
+        match code {
+            ResultCode::NO_RECEIVER => {
+                hold!(message.pushes.is_empty(), "{what}, though it was pushed");
+                if let Some(app) = certain().next() {
+                    return Err(format!("{what}, though app{app} subscribes"));
+                }
+            }
+            ResultCode::NOT_SENT => {
+                hold!(pushed_surely.is_none(), "{what}, though it was pushed");
+                let excused =
+                    (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
+                hold!(excused || self.rules.tight, "{what}, though nothing was wrong");
+            }
+            ResultCode::NOT_DELIVERED => {
+                if let Some((app, _)) = pushed_surely {
+                    return Err(format!("{what}, though it was pushed to app{app}"));
+                }
+                let lately = sent.checked_sub(2 * RECOVERED_AFTER).unwrap_or(sent);
+                let known = (0..self.apps.len())
+                    .any(|app| app != message.from && self.ever_held(app, &message.topic, lately, now));
+                hold!(known || self.rules.tight, "{what}, though nobody ever had the topic");
+                if !self.rules.tight
+                    && let Some(app) = certain().next()
+                {
+                    return Err(format!("{what}, though app{app} could take it"));
+                }
+            }
+            ResultCode::TIMEOUT => {
+                hold!(!message.pushes.is_empty() || message.crossed, "{what}, though nobody ever had it");
+                let unheard = message.replies.iter().find(|(replier, replied, _)| {
+                    let there = self.apps[*replier].node;
+                    message.pushes.iter().any(|(app, at)| app == replier && at <= replied)
+                        && *replied + ON_THE_WAY <= now
+                        && (there == node || !self.is_disturbed(node, there, sent, now))
+                        && !self.is_disturbed(node, node, sent, now)
+                });
+                if let Some((app, ..)) = unheard
+                    && !message.shares_seq
+                {
+                    return Err(format!("{what}, though app{app} replied in time"));
+                }
+                let untried = certain().find(|app| {
+                    self.apps[*app].good && !message.pushes.iter().any(|(pushed, _)| pushed == app)
+                });
+                let early = now + ON_THE_WAY < sent + self.rules.request_timeout;
+                if let Some(app) = untried
+                    && early
+                    && self.rules.retry_after_push_timeout
+                    && !self.rules.tight
+                    && !message.shares_seq
+                {
+                    return Err(format!("{what}, though app{app} was never tried"));
+                }
+            }
+            ResultCode::OVER_BANDWIDTH => hold!(self.rules.limited, "{what} without a limit"),
+            _ => return Err(format!("{what} by a node")),
+        }
+        Ok(())
+    }
+
+    /// What must be true when all is over.
+    pub fn finish(&self, now: Instant) -> Verdict {
+        for (number, message) in self.messages.iter().enumerate() {
+            let Some((sent, _)) = message.taken else { continue };
+            let app = &self.apps[message.from];
+            let waits = app.closed.is_none() && !app.deaf;
+            let what = format!("message {number} of app{} (topic {})", message.from, message.topic);
+            hold!(message.answers > 0 || !waits, "{what} was never answered");
+            if !message.multicast || self.rules.tight || self.rules.limited || !message.answered {
+                continue;
+            }
+            let until = sent + 2 * KNOWN_AFTER;
+            if until > now
+                || is_broken(&message.frame)
+                || TopicKind::of(message.topic.as_bytes()) != TopicKind::Ordinary
+            {
+                continue;
+            }
+            for receiver in (0..self.apps.len()).filter(|&receiver| {
+                !self.apps[receiver].deaf
+                    && self.held(receiver, &message.topic, sent - KNOWN_AFTER, until)
+                    && !self.is_disturbed(app.node, self.apps[receiver].node, sent, until)
+            }) {
+                hold!(
+                    self.apps[receiver].got.contains(&number),
+                    "{what}, a multicast, never reached app{receiver}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// How many sessions of each node have a topic.
+    pub fn subscribers(&self) -> BTreeMap<String, BTreeMap<NodeIndex, u32>> {
+        let mut topics: BTreeMap<String, BTreeMap<NodeIndex, u32>> = BTreeMap::new();
+        for app in self.apps.iter().filter(|app| app.closed.is_none()) {
+            for topic in app.sets.last().into_iter().flat_map(|(_, set)| set) {
+                *topics.entry(topic.clone()).or_default().entry(app.node).or_default() += 1;
+            }
+        }
+        topics
+    }
+}
+
+/// Whether a 0x30 or 0x35 has no valid AMOP body.
+fn is_broken(frame: &[u8]) -> bool {
+    AmopBody::decode(&frame[HEADER_LEN..]).is_err()
+}

@@ -1,0 +1,725 @@
+//! What happens in a simulated network: applications that behave well and badly, and everything that can
+//! befall nodes and links, all drawn from one seed.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use amop::{
+    relay::{bandwidth::Limiter, settings::Settings},
+    wire::{
+        ResultCode,
+        node::{self, PacketType},
+        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
+    },
+};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+use super::oracle::{Oracle, Rules, Verdict, number};
+use crate::kit::{AppIndex, Behaviour, Clock, Network, NodeIndex, Seen, Timing};
+
+const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", "#!$TopicNeedVerify_secret", "_block_notify_1"];
+/// How long a door waits before it looks again whether its link is up.
+const DOOR_INTERVAL: Duration = Duration::from_millis(300);
+/// After the faults stop, everything works again within this.
+const CONVERGED_WITHIN: Duration = Duration::from_secs(12);
+/// Longer than any request, and than any session may be silent.
+const UNTIL_ALL_IS_OVER: Duration = Duration::from_secs(75);
+
+/// How an application treats what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Character {
+    /// Replies soon.
+    Good,
+    /// Replies soon, and then again.
+    Twice,
+    /// Replies soon, and to what others were asked, too.
+    Liar,
+    /// Replies after up to 40 s.
+    Late,
+    Never,
+    /// Does not read.
+    Deaf,
+}
+
+enum Action {
+    Publish(AppIndex),
+    Subscribe(AppIndex),
+    Reply { app: AppIndex, frame: Vec<u8> },
+    Alive(AppIndex),
+    Leave(AppIndex),
+    Arrive(NodeIndex),
+    Door { from: NodeIndex, to: NodeIndex },
+    Fault,
+    Mend { fault: usize, how: Mend },
+}
+
+#[derive(Clone, Copy)]
+enum Mend {
+    Nothing,
+    Unblock(NodeIndex, NodeIndex),
+    Thaw(NodeIndex),
+    Kill(NodeIndex),
+    Revive(NodeIndex, Clock),
+}
+
+/// What a run came to.
+#[derive(Default, Debug)]
+pub struct Report {
+    pub virtual_time: Duration,
+    pub messages: usize,
+    pub pushes: u64,
+    pub faults: usize,
+    pub codes: BTreeMap<i32, u64>,
+}
+
+pub struct World {
+    net: Network,
+    oracle: Oracle,
+    rng: SmallRng,
+    start: Instant,
+    actions: BinaryHeap<Reverse<(Instant, u64)>>,
+    pending: BTreeMap<u64, Action>,
+    sequence: u64,
+    characters: Vec<Character>,
+    /// Pairs that cannot connect, with how many faults say so.
+    blocked: BTreeMap<(NodeIndex, NodeIndex), u32>,
+    /// Nodes that something befalls, so that nothing else does.
+    troubled: BTreeSet<NodeIndex>,
+    dialers: Vec<(NodeIndex, NodeIndex)>,
+    /// Seqs of unicasts that were pushed lately, for liars and for reuse.
+    lately: Vec<(Seq, usize)>,
+    chaos_ends: Instant,
+    calm: bool,
+    /// Applications send nothing more of their own accord.
+    ending: bool,
+    faults: usize,
+    trace: Option<String>,
+}
+
+impl World {
+    /// A network that follows from a seed.
+    pub fn new(seed: u64, traced: bool) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut net = Network::new(rng.random());
+        net.seen = Some(Vec::new());
+        let start = net.now;
+        let slowest = [2, 20, 200][rng.random_range(0..3)];
+        net.timing = Timing {
+            link: Duration::from_micros(100)..=Duration::from_millis(slowest),
+            local: Duration::from_micros(1)..=Duration::from_micros([60, 1_500][rng.random_range(0..2)]),
+        };
+        let tight = rng.random_bool(0.25);
+        let limited = rng.random_bool(0.15);
+        let mut settings =
+            Settings { retry_after_push_timeout: rng.random_bool(0.85), ..Settings::default() };
+        if tight {
+            settings.pending_requests_max = rng.random_range(1..20);
+            settings.pending_pushes_max = rng.random_range(1..20);
+            settings.retained_bytes_max = rng.random_range(0..2_000);
+            settings.window_frames_max = rng.random_range(1..20);
+            settings.window_bytes_max = rng.random_range(100..4_000);
+            settings.session_queue_bytes_max = rng.random_range(100..4_000);
+        }
+        let nodes = rng.random_range(1..=4);
+        let reactors = rng.random_range(1..=3);
+        for _ in 0..nodes {
+            let limiter = match limited {
+                true => Limiter::new(rng.random_range(200.0..20_000.0), Duration::from_millis(100)),
+                false => Limiter::unlimited(),
+            };
+            net.add_limited_node(reactors, settings.clone(), limiter);
+        }
+        let rules = Rules {
+            tight,
+            limited,
+            request_timeout: settings.request_timeout,
+            retry_after_push_timeout: settings.retry_after_push_timeout,
+        };
+        let mut world = Self {
+            chaos_ends: start + Duration::from_secs(rng.random_range(10..50)),
+            oracle: Oracle::new(rules),
+            rng,
+            start,
+            net,
+            actions: BinaryHeap::new(),
+            pending: BTreeMap::new(),
+            sequence: 0,
+            characters: Vec::new(),
+            blocked: BTreeMap::new(),
+            troubled: BTreeSet::new(),
+            dialers: Vec::new(),
+            lately: Vec::new(),
+            calm: false,
+            ending: false,
+            faults: 0,
+            trace: traced.then(String::new),
+        };
+        world.say(|| {
+            format!("{nodes} nodes of {reactors} reactors, links up to {slowest} ms, tight {tight}, limited {limited}")
+        });
+        for a in 0..nodes {
+            for b in 0..a {
+                let dialers = match world.rng.random_range(0..3) {
+                    0 => vec![(a, b)],
+                    1 => vec![(b, a)],
+                    _ => vec![(a, b), (b, a)],
+                };
+                for &(from, to) in &dialers {
+                    world.after(Duration::ZERO, Action::Door { from, to });
+                }
+                world.dialers.extend(dialers);
+            }
+        }
+        for _ in 0..world.rng.random_range(2..=12) {
+            let node = world.rng.random_range(0..nodes);
+            let arrival = world.millis(0..3_000);
+            world.after(arrival, Action::Arrive(node));
+        }
+        if world.rng.random_bool(0.9) {
+            let first = world.millis(500..8_000);
+            world.after(first, Action::Fault);
+        }
+        world
+    }
+
+    /// Lets everything happen and checks it. The error says what was wrong, with the time.
+    pub fn run(&mut self) -> Result<Report, String> {
+        let ran = self.run_all();
+        ran.map_err(|error| format!("at {}: {error}", self.clock()))?;
+        Ok(Report {
+            virtual_time: self.net.now - self.start,
+            messages: self.oracle.messages.len(),
+            pushes: self.oracle.pushes,
+            faults: self.faults,
+            codes: std::mem::take(&mut self.oracle.codes),
+        })
+    }
+
+    /// What happened, a line an event.
+    pub fn trace(&self) -> &str {
+        self.trace.as_deref().unwrap_or_default()
+    }
+
+    fn run_all(&mut self) -> Verdict {
+        self.run_until(self.chaos_ends)?;
+        self.calm = true;
+        self.say(|| "the faults stop".to_owned());
+        self.run_until(self.net.now + CONVERGED_WITHIN)?;
+        self.check_convergence()?;
+        self.ending = true;
+        // Once more from everywhere to everywhere, now that nothing is wrong.
+        for node in 0..self.net.nodes.len() {
+            let app = self.arrive(node, Character::Never);
+            for topic in TOPICS {
+                self.publish(app, topic, false);
+                self.publish(app, topic, true);
+            }
+        }
+        self.run_until(self.net.now + self.oracle.rules.request_timeout + Duration::from_secs(12))?;
+        self.oracle.finish(self.net.now)?;
+        self.pending.clear();
+        self.actions.clear();
+        for app in 0..self.net.apps.len() {
+            if !self.net.apps[app].closed {
+                self.net.disconnect(app);
+                self.oracle.closed(self.net.now, app);
+            }
+        }
+        self.run_until(self.net.now + UNTIL_ALL_IS_OVER)?;
+        self.check_that_nothing_is_left()
+    }
+
+    fn run_until(&mut self, end: Instant) -> Verdict {
+        loop {
+            let action = self.actions.peek().map(|Reverse((at, _))| *at).filter(|&at| at <= end);
+            if self.net.step(action.unwrap_or(end)) {
+                self.observe()?;
+                continue;
+            }
+            let Some(at) = action else { break };
+            self.net.now = self.net.now.max(at);
+            if let Some(Reverse((_, number))) = self.actions.pop()
+                && let Some(action) = self.pending.remove(&number)
+            {
+                self.act(action);
+                self.observe()?;
+            }
+        }
+        self.net.now = self.net.now.max(end);
+        Ok(())
+    }
+
+    fn observe(&mut self) -> Verdict {
+        let now = self.net.now;
+        for seen in self.net.seen.replace(Vec::new()).unwrap_or_default() {
+            if self.trace.is_some() {
+                let line = self.describe(&seen);
+                self.say(|| line);
+            }
+            match seen {
+                Seen::Taken { app, bytes } => self.oracle.taken(now, app, &bytes),
+                Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
+                Seen::Crossed { bytes, .. } => self.oracle.crossed(&bytes),
+                Seen::AppClosed { app } => self.left(app),
+                Seen::LinkClosed { .. } => {}
+                Seen::Delivered { app, bytes } => self.delivered(app, &bytes),
+            }
+        }
+        self.check_bounds()
+    }
+
+    fn check_bounds(&self) -> Verdict {
+        for (index, node) in self.net.nodes.iter().enumerate() {
+            let settings = &node.shared.settings;
+            let frame = 1_000;
+            for usage in node.usage() {
+                for (what, used, bound) in [
+                    ("requests", usage.requests, settings.pending_requests_max),
+                    ("pushes", usage.pushes, settings.pending_pushes_max),
+                    ("retained bytes", usage.retained_bytes, settings.retained_bytes_max),
+                    ("frames in a window", usage.window_frames, settings.window_frames_max),
+                    ("bytes in a window", usage.window_bytes, settings.window_bytes_max + frame),
+                    ("identities", usage.identities, settings.identities_max),
+                ] {
+                    if used > bound {
+                        return Err(format!("node{index} has {used} {what}, more than {bound}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every node knows how many sessions of each node have each topic.
+    fn check_convergence(&self) -> Verdict {
+        let expected = self.oracle.subscribers();
+        for (index, node) in self.net.nodes.iter().enumerate() {
+            let snapshot = node.shared.snapshot.load();
+            for topic in TOPICS.iter().filter(|topic| !topic.starts_with(['#', '_'])) {
+                let mut known = BTreeMap::new();
+                if let Some(entry) = snapshot.topic(topic) {
+                    known.insert(index, entry.reactors.iter().map(|(_, count)| count).sum::<u32>());
+                    for (other, count) in &entry.nodes {
+                        let other = self.net.nodes.iter().position(|node| node.id == other.id);
+                        known.insert(other.ok_or("a node that does not exist is known")?, *count);
+                    }
+                }
+                known.retain(|_, count| *count > 0);
+                let real = expected.get(*topic).cloned().unwrap_or_default();
+                if known != real {
+                    return Err(format!(
+                        "node{index} has not converged: of {topic} it knows {known:?}, real is {real:?}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// With the applications gone and time passed, no table keeps anything.
+    fn check_that_nothing_is_left(&self) -> Verdict {
+        for (index, node) in self.net.nodes.iter().enumerate() {
+            for usage in node.usage() {
+                let left = [
+                    usage.requests,
+                    usage.pushes,
+                    usage.retained_bytes,
+                    usage.awaiting,
+                    usage.window_frames,
+                    usage.window_bytes,
+                    usage.topics,
+                ];
+                if left.iter().any(|&left| left > 0) {
+                    return Err(format!("node{index} keeps what nobody waits for: {usage:?}"));
+                }
+            }
+            let topics = node.shared.snapshot.load().topics();
+            if topics > 0 || node.total(|counters| counters.sessions.get()) > 0 {
+                return Err(format!("node{index} still knows {topics} topics, or sessions, that are gone"));
+            }
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, delay: Duration, action: Action) {
+        self.sequence += 1;
+        self.actions.push(Reverse((self.net.now + delay, self.sequence)));
+        self.pending.insert(self.sequence, action);
+    }
+
+    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.rng.random_range(range))
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Publish(app) => {
+                if self.net.apps[app].closed || self.ending {
+                    return;
+                }
+                let topic = TOPICS[self.rng.random_range(0..TOPICS.len())];
+                let multicast = self.rng.random_bool(0.3);
+                self.publish(app, topic, multicast);
+                let pause = self.rng.random_range(0.0..1.0f64);
+                self.after(Duration::from_secs_f64(-0.6 * pause.max(1e-3).ln()), Action::Publish(app));
+            }
+            Action::Subscribe(app) => {
+                if self.net.apps[app].closed || self.calm {
+                    return;
+                }
+                self.subscribe(app);
+                let pause = match self.rng.random_range(0..10) {
+                    0 => self.millis(1..60),
+                    _ => self.millis(500..30_000),
+                };
+                self.after(pause, Action::Subscribe(app));
+            }
+            Action::Reply { app, frame } => {
+                if !self.net.apps[app].closed {
+                    self.net.bytes(app, frame);
+                }
+            }
+            Action::Alive(app) => {
+                if !self.net.apps[app].closed {
+                    self.net.frame(app, FrameType::HEARTBEAT, b"0");
+                    self.after(Duration::from_secs(10), Action::Alive(app));
+                }
+            }
+            Action::Leave(app) => {
+                if !self.net.apps[app].closed && !self.calm {
+                    self.say(|| format!("app{app} leaves"));
+                    self.net.disconnect(app);
+                    self.left(app);
+                }
+            }
+            Action::Arrive(node) => {
+                if !self.net.nodes[node].running || self.net.nodes[node].frozen {
+                    let later = self.millis(100..2_000);
+                    return self.after(later, Action::Arrive(node));
+                }
+                let character = match self.rng.random_range(0..20) {
+                    0..=9 => Character::Good,
+                    10..=11 => Character::Twice,
+                    12..=13 => Character::Liar,
+                    14..=16 => Character::Late,
+                    17..=18 => Character::Never,
+                    _ => Character::Deaf,
+                };
+                self.arrive(node, character);
+            }
+            Action::Door { from, to } => self.look_at_door(from, to),
+            Action::Fault => self.befall(),
+            Action::Mend { fault, how } => self.mend(fault, how),
+        }
+    }
+
+    fn arrive(&mut self, node: NodeIndex, character: Character) -> AppIndex {
+        let behaviour = if character == Character::Deaf { Behaviour::Deaf } else { Behaviour::Silent };
+        let app = self.net.app(node, behaviour);
+        self.characters.push(character);
+        let good = matches!(character, Character::Good | Character::Twice | Character::Liar);
+        self.oracle.add_app(self.net.now, app, node, good, character == Character::Deaf);
+        self.say(|| format!("app{app} ({character:?}) connects to node{node}"));
+        self.after(Duration::from_secs(10), Action::Alive(app));
+        if self.calm {
+            return app;
+        }
+        self.after(Duration::ZERO, Action::Subscribe(app));
+        if self.rng.random_bool(0.7) {
+            let first = self.millis(0..2_000);
+            self.after(first, Action::Publish(app));
+        }
+        if character == Character::Deaf {
+            // The engine would cut it loose.
+            self.after(Duration::from_secs(20), Action::Leave(app));
+        } else if self.rng.random_bool(0.4) {
+            let stay = self.millis(500..40_000);
+            self.after(stay, Action::Leave(app));
+        }
+        app
+    }
+
+    /// An application is gone; another one comes in its place.
+    fn left(&mut self, app: AppIndex) {
+        self.oracle.closed(self.net.now, app);
+        let node = self.net.apps[app].node;
+        if !self.calm && self.rng.random_bool(0.9) {
+            let pause = self.millis(5..3_000);
+            self.after(pause, Action::Arrive(node));
+        }
+    }
+
+    fn subscribe(&mut self, app: AppIndex) {
+        let count = self.rng.random_range(0..4);
+        let topics: Vec<&str> = (0..count).map(|_| TOPICS[self.rng.random_range(0..TOPICS.len())]).collect();
+        let body = match self.rng.random_range(0..30) {
+            0 => b"[\"gold\"".to_vec(),
+            1 => b"{}".to_vec(),
+            _ => serde_json::to_vec(&topics).expect("strings"),
+        };
+        self.net.frame(app, FrameType::SUBSCRIBE, &body);
+    }
+
+    fn publish(&mut self, app: AppIndex, topic: &str, multicast: bool) {
+        let seq = match self.rng.random_range(0..40) {
+            // One that is in use: by somebody else, or by itself.
+            0 if !self.lately.is_empty() && !multicast => {
+                let (seq, other) = self.lately[self.rng.random_range(0..self.lately.len())];
+                self.oracle.messages[other].shares_seq = true;
+                seq
+            }
+            _ => self.net.seq(),
+        };
+        let number = self.oracle.add_message(app, seq, topic, multicast);
+        if self.lately.iter().any(|(other, _)| *other == seq) {
+            self.oracle.messages[number].shares_seq = true;
+        }
+        let frame_type = if multicast { FrameType::MULTICAST } else { FrameType::REQUEST };
+        let frame = match self.rng.random_range(0..60) {
+            0 => sdk::encode(frame_type, &seq, ResultCode::OK, b""),
+            1 => sdk::encode(frame_type, &seq, ResultCode::OK, b"\0payload"),
+            2 => sdk::encode(frame_type, &seq, ResultCode::OK, b"\x40short"),
+            _ => {
+                let mut payload = (number as u64).to_be_bytes().to_vec();
+                payload.resize(8 + self.rng.random_range(0..300), b'.');
+                sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, &payload)
+            }
+        };
+        self.oracle.messages[number].frame = frame.clone();
+        if !multicast {
+            self.lately.push((seq, number));
+            if self.lately.len() > 8 {
+                self.lately.remove(0);
+            }
+        }
+        self.net.bytes(app, frame);
+    }
+
+    /// An application has a frame: it does what is its character.
+    fn delivered(&mut self, app: AppIndex, bytes: &[u8]) {
+        let Some(header) = Header::decode(bytes) else { return };
+        if header.frame_type != FrameType::REQUEST {
+            return;
+        }
+        let Some(number) = number(bytes) else { return };
+        let reply = |world: &mut Self, seq: Seq, number: usize, tag: u8| {
+            let topic = world.oracle.messages[number].topic.clone();
+            let mut payload = (number as u64).to_be_bytes().to_vec();
+            payload.extend_from_slice(&[tag, app as u8]);
+            let result = ResultCode([0, 0, 0, -7, 99][world.rng.random_range(0..5)]);
+            sdk::encode_amop(FrameType::RESPONSE, &seq, result, &topic, &payload)
+        };
+        let character = self.characters[app];
+        let delay = match character {
+            Character::Late => self.millis(0..40_000),
+            _ => self.millis(0..200),
+        };
+        if character == Character::Liar && !self.lately.is_empty() {
+            let (seq, other) = self.lately[self.rng.random_range(0..self.lately.len())];
+            if other != number && seq != header.seq {
+                // Nobody asked this one.
+                let frame = reply(self, seq, other, b'F');
+                self.after(delay / 2, Action::Reply { app, frame });
+            }
+        }
+        if !matches!(character, Character::Never | Character::Deaf) {
+            let frame = reply(self, header.seq, number, b'G');
+            self.after(delay, Action::Reply { app, frame });
+        }
+        if character == Character::Twice {
+            let frame = reply(self, header.seq, number, b'2');
+            let later = delay + self.millis(1..2_000);
+            self.after(later, Action::Reply { app, frame });
+        }
+    }
+
+    /// Dials where a link is missing.
+    fn look_at_door(&mut self, from: NodeIndex, to: NodeIndex) {
+        let pause = DOOR_INTERVAL + self.millis(0..200);
+        self.after(pause, Action::Door { from, to });
+        let usable = |node: NodeIndex| self.net.nodes[node].running && !self.net.nodes[node].frozen;
+        let pair = (from.min(to), from.max(to));
+        if usable(from)
+            && usable(to)
+            && !self.blocked.contains_key(&pair)
+            && self.net.links_between(from, to).is_empty()
+        {
+            self.say(|| format!("node{from} dials node{to}"));
+            self.net.connect(from, to);
+        }
+    }
+
+    /// Something bad happens.
+    fn befall(&mut self) {
+        if self.calm || self.net.now + Duration::from_secs(2) > self.chaos_ends {
+            return;
+        }
+        let next = self.millis(300..9_000);
+        self.after(next, Action::Fault);
+        let nodes = self.net.nodes.len();
+        let a = self.rng.random_range(0..nodes);
+        let b = self.rng.random_range(0..nodes);
+        if self.troubled.contains(&a) || self.troubled.contains(&b) {
+            return;
+        }
+        let now = self.net.now;
+        let left = (self.chaos_ends - now).as_millis() as u64;
+        let long = self.millis(50..8_000.min(left));
+        self.faults += 1;
+        if a != b && self.rng.random_bool(0.6) {
+            let (a, b) = (a.min(b), a.max(b));
+            let fault = self.oracle.begin_fault(now, a, Some(b), false);
+            let (from, to) = if self.rng.random_bool(0.5) { (a, b) } else { (b, a) };
+            match self.rng.random_range(0..5) {
+                0 => {
+                    self.say(|| format!("FAULT the link of node{a} and node{b} breaks"));
+                    self.net.break_links(a, b);
+                    self.after(Duration::ZERO, Action::Mend { fault, how: Mend::Nothing });
+                }
+                1 => {
+                    self.say(|| {
+                        format!("FAULT node{a} and node{b} are cut off from each other for {long:?}")
+                    });
+                    self.net.cut_links(a, b);
+                    *self.blocked.entry((a, b)).or_default() += 1;
+                    self.after(long, Action::Mend { fault, how: Mend::Unblock(a, b) });
+                }
+                2 => {
+                    self.say(|| format!("FAULT what node{from} sends to node{to} is lost for {long:?}"));
+                    self.net.cut_one_way(from, to);
+                    *self.blocked.entry((a, b)).or_default() += 1;
+                    self.after(long, Action::Mend { fault, how: Mend::Unblock(a, b) });
+                }
+                3 => {
+                    self.say(|| format!("FAULT what node{from} sends to node{to} is stuck for {long:?}"));
+                    self.net.stall(from, to, now + long);
+                    self.after(long, Action::Mend { fault, how: Mend::Nothing });
+                }
+                _ => {
+                    self.say(|| format!("FAULT node{from} dials node{to} although there may be a link"));
+                    if !self.blocked.contains_key(&(a, b))
+                        && self.net.nodes[a].running
+                        && self.net.nodes[b].running
+                    {
+                        self.net.connect(from, to);
+                    }
+                    self.after(Duration::ZERO, Action::Mend { fault, how: Mend::Nothing });
+                }
+            }
+            return;
+        }
+        self.troubled.insert(a);
+        let freezes = self.rng.random_bool(0.5);
+        let fault = self.oracle.begin_fault(now, a, None, freezes);
+        if freezes {
+            self.say(|| format!("FAULT node{a} freezes for {long:?}"));
+            self.net.nodes[a].frozen = true;
+            return self.after(long, Action::Mend { fault, how: Mend::Thaw(a) });
+        }
+        let clock = if self.rng.random_bool(0.3) { Clock::Lost } else { Clock::Right };
+        if self.rng.random_bool(0.3) {
+            self.say(|| format!("FAULT node{a} drains"));
+            self.net.drain(a);
+            let short = self.millis(10..1_000);
+            self.after(short, Action::Mend { fault, how: Mend::Kill(a) });
+        } else {
+            self.say(|| format!("FAULT node{a} is killed"));
+            self.net.kill(a);
+        }
+        self.after(long + Duration::from_secs(1), Action::Mend { fault, how: Mend::Revive(a, clock) });
+    }
+
+    fn mend(&mut self, fault: usize, how: Mend) {
+        match how {
+            Mend::Nothing => {}
+            Mend::Unblock(a, b) => {
+                self.say(|| format!("node{a} and node{b} can connect again"));
+                if let Some(count) = self.blocked.get_mut(&(a, b)) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.blocked.remove(&(a, b));
+                    }
+                }
+            }
+            Mend::Thaw(node) => {
+                self.say(|| format!("node{node} goes on"));
+                self.net.nodes[node].frozen = false;
+                self.troubled.remove(&node);
+            }
+            Mend::Kill(node) => {
+                self.say(|| format!("node{node} ends"));
+                return self.net.kill(node);
+            }
+            Mend::Revive(node, clock) => {
+                self.say(|| format!("node{node} starts, its clock {clock:?}"));
+                self.net.revive(node, clock);
+                self.troubled.remove(&node);
+            }
+        }
+        self.oracle.end_fault(self.net.now, fault);
+    }
+
+    fn clock(&self) -> String {
+        format!("{:9.4} s", (self.net.now - self.start).as_secs_f64())
+    }
+
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        let clock = self.clock();
+        if let Some(trace) = &mut self.trace {
+            let _ = writeln!(trace, "{clock}  {}", line());
+        }
+    }
+
+    fn describe(&self, seen: &Seen) -> String {
+        let sdk = |bytes: &[u8]| {
+            let Some(header) = Header::decode(bytes) else { return "nonsense".to_owned() };
+            let seq = String::from_utf8_lossy(&header.seq[..6]).into_owned();
+            let mut line = format!("0x{:02x} seq {seq}… code {}", header.frame_type.0, header.result.0);
+            if let Ok(body) = AmopBody::decode(&bytes[HEADER_LEN..]) {
+                let _ = write!(line, " topic {}", body.topic);
+            } else if header.frame_type == FrameType::SUBSCRIBE {
+                let _ = write!(line, " {}", String::from_utf8_lossy(&bytes[HEADER_LEN..]));
+            }
+            if let Some(number) = number(bytes) {
+                let _ = write!(line, " message {number}");
+            }
+            line
+        };
+        match seen {
+            Seen::Taken { app, bytes } => {
+                format!("app{app} -> node{}: {}", self.net.apps[*app].node, sdk(bytes))
+            }
+            Seen::Emitted { app, bytes } => {
+                format!("node{} => app{app}: {}", self.net.apps[*app].node, sdk(bytes))
+            }
+            Seen::Delivered { app, bytes } => format!("app{app} has {}", sdk(bytes)),
+            Seen::Crossed { from, to, bytes } => match node::Header::decode(bytes) {
+                Ok((header, offset)) if header.packet_type.is_amop() => {
+                    let after = node::Extensions::decode(&bytes[offset..]).map_or(0, |(_, len)| len);
+                    let inner = sdk(&bytes[offset + after..]);
+                    let again = if header.flags & node::FLAG_SENT_AGAIN != 0 { " again" } else { "" };
+                    format!("node{from} -> node{to}: #{}{again} {inner}", header.seq)
+                }
+                Ok((header, _)) => {
+                    let name = match header.packet_type {
+                        PacketType::HELLO => "Hello",
+                        PacketType::ACK => "Ack",
+                        PacketType::STATE_SEQ => "StateSeq",
+                        PacketType::STATE_REQUEST => "StateRequest",
+                        _ => "StateReply",
+                    };
+                    format!("node{from} -> node{to}: {name} of {} bytes", bytes.len())
+                }
+                Err(error) => format!("node{from} -> node{to}: {error}"),
+            },
+            Seen::AppClosed { app } => format!("app{app} is closed"),
+            Seen::LinkClosed { node, other, reason } => {
+                format!("node{node}: the link to node{other} is gone: {reason}")
+            }
+        }
+    }
+}
