@@ -31,7 +31,7 @@ pub struct Settings {
     pub retained_bytes_max: usize,
     /// Bytes that may wait in a session's outgoing queue; one frame may go beyond it.
     pub session_queue_bytes_max: usize,
-    /// AMOP frames sent to a neighbour and not acknowledged.
+    /// AMOP frames sent to a neighbour and not acknowledged; all but answers stop at half of it.
     pub window_frames_max: usize,
     /// Bytes of such frames; one frame may go beyond it.
     pub window_bytes_max: usize,

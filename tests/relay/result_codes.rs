@@ -49,7 +49,7 @@ fn code_99_where_the_table_of_pending_requests_is_full() {
 fn code_99_where_the_window_towards_the_only_node_is_full() {
     let mut net = Network::new(4);
     for _ in 0..2 {
-        net.add_node(1, Settings { window_frames_max: 3, ..Settings::default() });
+        net.add_node(1, Settings { window_frames_max: 6, ..Settings::default() });
     }
     net.connect(0, 1);
     net.run_for(SOON);

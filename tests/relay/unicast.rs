@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use amop::{
-    relay::settings::Settings,
+    relay::{ReactorId, settings::Settings},
     wire::{ResultCode, sdk, sdk::FrameType},
 };
 
@@ -233,5 +233,27 @@ fn each_request_of_many_is_answered_once_with_its_own_seq() {
         let answers = net.answers(publisher, &seq);
         assert_eq!(answers.len(), 1);
         assert_eq!(answers[0].data[2..], payload);
+    }
+}
+
+/// Found by the simulator: a silent subscriber that left was still subtracted from those to be tried.
+#[test]
+fn after_a_silent_subscriber_that_left_the_others_are_tried() {
+    for reactors in [1, 2] {
+        let mut net = Network::mesh(reactors.into(), 1, reactors);
+        let publisher = net.app_on(0, ReactorId(0), Behaviour::Silent);
+        let silent = net.app_on(0, ReactorId(reactors - 1), Behaviour::Silent);
+        let other = net.app_on(0, ReactorId(reactors - 1), ECHO);
+        net.subscribe(silent, &["t"]);
+        net.subscribe(other, &["t"]);
+        let seq = loop {
+            let seq = net.unicast(publisher, "t", b"x");
+            net.run_for(SOON);
+            if net.answers(publisher, &seq).is_empty() {
+                break seq;
+            }
+        };
+        net.subscribe(silent, &[]);
+        assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 0);
     }
 }

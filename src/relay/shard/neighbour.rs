@@ -430,7 +430,12 @@ impl Shard {
             return false;
         }
         let window = &mut neighbour.window;
-        if window.frames.len() >= settings.window_frames_max || window.bytes >= settings.window_bytes_max {
+        // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
+        // the whole request time.
+        let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
+        if window.frames.len() >= settings.window_frames_max / share
+            || window.bytes >= settings.window_bytes_max / share
+        {
             if self.logs.window_full.admits(now) {
                 warn!(
                     peer = %node,

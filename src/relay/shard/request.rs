@@ -300,17 +300,24 @@ impl Shard {
         };
         let own_sessions = self.local_topics.sessions(topic);
         let own = self.id;
-        let weight_of = |reactor: ReactorId, count: u64| {
-            if request.exhausted.contains(&reactor) {
-                return 0;
-            }
-            let tried = request.tried.iter().filter(|session| session.reactor() == reactor).count() as u64;
-            count.saturating_sub(tried)
-        };
+        let tried_of =
+            |reactor: ReactorId| request.tried.iter().filter(move |session| session.reactor() == reactor);
         // Our own sessions are known better than the snapshot knows them.
+        let still_subscribes = |session: &&SessionId| {
+            self.session_indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
+        };
         let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
-        let own_count = own_sessions.len() as u64 - u64::from(itself);
-        let own_weight = weight_of(own, own_count);
+        let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();
+        let own_weight = match request.exhausted.contains(&own) {
+            true => 0,
+            false => own_sessions.len().saturating_sub(gone) as u64,
+        };
+        // Those that were tried elsewhere may have left, and others be there in their place: who knows is
+        // asked.
+        let weight_of = |reactor: ReactorId, count: u64| match request.exhausted.contains(&reactor) {
+            true => 0,
+            false => count.saturating_sub(tried_of(reactor).count() as u64).max(count.min(1)),
+        };
         let reactors = entry.reactors.iter().filter(|(reactor, _)| *reactor != own);
         let nodes = entry
             .nodes

@@ -158,9 +158,7 @@ impl World {
             faults: 0,
             trace: traced.then(String::new),
         };
-        world.say(|| {
-            format!("{nodes} nodes of {reactors} reactors, links up to {slowest} ms, tight {tight}, limited {limited}")
-        });
+        world.say(|| format!("{nodes} nodes of {reactors} reactors, links up to {slowest} ms; {rules:?}"));
         for a in 0..nodes {
             for b in 0..a {
                 let dialers = match world.rng.random_range(0..3) {
