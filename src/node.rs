@@ -267,8 +267,10 @@ fn run_registry(
     mut nodes_requests: Receiver<NodesRequest>,
     engine: &EngineHandle,
 ) {
+    let counters = registry.counters();
     let mut last = Instant::now();
     loop {
+        counters.pending_inputs.set(inputs.len() as u64);
         let wait = registry
             .poll_timeout()
             .map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));

@@ -56,8 +56,9 @@ fn get_json(address: SocketAddr, path: &str) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
+type Labels = Vec<(String, String)>;
 /// Samples by name and labels.
-type Samples = BTreeMap<String, BTreeMap<Vec<(String, String)>, f64>>;
+type Samples = BTreeMap<String, BTreeMap<Labels, f64>>;
 
 fn sum(samples: &Samples, name: &str, label: &str) -> f64 {
     let of_name = samples.get(name).unwrap_or_else(|| panic!("no {name}"));
@@ -96,7 +97,7 @@ fn scrape(address: SocketAddr) -> Samples {
         }
         let (sample, value) = line.rsplit_once(' ').unwrap();
         let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
-        let labels: Vec<(String, String)> = labels
+        let labels: Labels = labels
             .strip_suffix('}')
             .unwrap()
             .split(',')
@@ -133,7 +134,7 @@ fn scrape(address: SocketAddr) -> Samples {
 fn check_histograms(samples: &Samples) {
     for (name, buckets) in samples {
         let Some(family) = name.strip_suffix("_bucket") else { continue };
-        let mut series: BTreeMap<Vec<(String, String)>, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut series: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
         for (labels, &count) in buckets {
             let (bound, others): (Vec<_>, Vec<_>) = labels.iter().cloned().partition(|(key, _)| key == "le");
             let bound = bound[0].1.parse::<f64>().unwrap();
@@ -236,6 +237,12 @@ fn every_figure_of_every_reactor_is_in_the_metrics_and_its_bounds_are() {
     assert_eq!(sum(&samples, "amop_topics_max", ""), 777.0);
     assert_eq!(sum(&samples, "amop_bandwidth_limit_bytes_per_second", "").round(), 1_048_576.0);
     assert!(sum(&samples, "amop_sessions_max", "") > 0.0);
+    assert!(sum(&samples, "amop_unfinished_bytes_max", "") > 0.0);
+    // The beginning of a long frame is held.
+    assert_eq!(sum(&samples, "amop_unfinished_bytes", ""), 0.0);
+    let mut app = RawSdk::connect(Profile::Ec, &node);
+    app.send(&[&1_000_000u32.to_be_bytes()[..], &[0; 50_000]].concat());
+    wait_until("it shows", || sum(&scrape(admin(&node)), "amop_unfinished_bytes", "") >= 50_004.0);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use prometheus_client::{
 use super::{Answer, Watched, text, with_body};
 use crate::{
     door::{self, DoorCounters},
+    engine::EngineHandle,
     relay::{
         Shared,
         counters::{Figure, Histogram, Kind, Outcome},
@@ -41,6 +42,7 @@ impl Metrics {
             shared: watched.shared.clone(),
             registry: watched.registry_counters.clone(),
             door: watched.door_counters.clone(),
+            engine: watched.engine.clone(),
             started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
         }));
         Self(registry)
@@ -59,6 +61,7 @@ struct Figures {
     shared: Arc<Shared>,
     registry: Arc<RegistryCounters>,
     door: Arc<DoorCounters>,
+    engine: EngineHandle,
     /// When the node started.
     started: SystemTime,
 }
@@ -93,6 +96,17 @@ impl Collector for Figures {
             "Topics with subscribers, here or at neighbours.",
             routed,
         )?;
+        let (unfinished, unfinished_max) = self.engine.unfinished_bytes_and_max();
+        for (name, help, bytes) in [
+            ("amop_unfinished_bytes", "Bytes of frames that are not complete yet, on all links.", unfinished),
+            (
+                "amop_unfinished_bytes_max",
+                "Bound of the bytes of frames that are not complete.",
+                unfinished_max,
+            ),
+        ] {
+            encode_gauge(encoder, name, help, bytes as f64)?;
+        }
         self.encode_bounds(encoder)?;
         self.encode_process(encoder)
     }

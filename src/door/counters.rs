@@ -91,7 +91,7 @@ impl FailureClass {
             }
             Self::Tls => "see that the peer speaks TLS of a version in [tls] of config.ini",
             Self::Closed => "see the peer's log; it may not accept this node's certificate",
-            Self::Timeout | Self::Io => "see the network between",
+            Self::Timeout | Self::Io => "see whether the peer runs, and the network between",
         }
     }
 }

@@ -150,9 +150,15 @@ pub struct Engine {
 pub struct EngineHandle {
     inboxes: Arc<[Sender<Command>]>,
     mesh: Arc<Mesh>,
+    unfinished: Arc<UnfinishedFrames>,
 }
 
 impl EngineHandle {
+    /// Bytes of frames that are not complete yet, on all links, and their bound.
+    pub fn unfinished_bytes_and_max(&self) -> (usize, usize) {
+        self.unfinished.bytes_and_max()
+    }
+
     /// Gives a link to its reactor.
     pub fn adopt(&self, link: NewLink) {
         self.command(link.reactor, Command::Adopt(Box::new(link)));
@@ -193,7 +199,11 @@ impl Engine {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
         let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
         let mut engine = Self {
-            handle: EngineHandle { inboxes: inboxes.into(), mesh: mesh.clone() },
+            handle: EngineHandle {
+                inboxes: inboxes.into(),
+                mesh: mesh.clone(),
+                unfinished: unfinished.clone(),
+            },
             threads: Vec::new(),
             drained: drained.clone(),
         };

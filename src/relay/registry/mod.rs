@@ -113,6 +113,8 @@ impl From<MessageError> for StateError {
 figures! {
     /// The figures of a registry.
     pub struct RegistryCounters {
+        /// Changes, messages and requests that wait for the registry now.
+        gauge pending_inputs,
         /// Snapshots published.
         counter snapshots,
         /// Steps of our own record signed.
@@ -129,21 +131,21 @@ figures! {
         counter unknown_kinds,
         /// Lists that name our own id with an incarnation that is not below ours.
         counter own_id_elsewhere,
-        /// Refused as [`StateError::Malformed`].
+        /// Messages of neighbours refused: not of the state protocol.
         counter refused_malformed,
-        /// Refused as [`StateError::Origin`].
+        /// Messages of neighbours refused: about another node than the neighbour.
         counter refused_origin,
-        /// Refused as [`StateError::Signature`].
+        /// Messages of neighbours refused: not signed by the origin's key.
         counter refused_signature,
-        /// Refused as [`StateError::Chain`].
+        /// Messages of neighbours refused: a step that contradicts the one before it.
         counter refused_chain,
-        /// Refused as [`StateError::Root`].
+        /// Messages of neighbours refused: changes that do not lead to the signed root.
         counter refused_root,
-        /// Refused as [`StateError::Size`].
+        /// Messages of neighbours refused: more entries or bytes than are allowed.
         counter refused_size,
-        /// Refused as [`StateError::Rate`].
+        /// Messages of neighbours refused: more of them per second than are taken.
         counter refused_rate,
-        /// Refused as [`StateError::Unasked`].
+        /// Messages of neighbours refused: a reply that was not asked for.
         counter refused_unasked,
     }
 }
