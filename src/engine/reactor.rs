@@ -15,7 +15,7 @@ use std::{
 use crossbeam::channel::{Receiver, Sender};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use super::{
     EngineSettings, LinkClosed, LinkPage, LinkReport, NewLink,
@@ -623,7 +623,7 @@ impl Reactor {
                 && blocks >= SDK_KEY_BLOCKS_LOGGED
                 && !std::mem::replace(&mut slot.worn_logged, true)
             {
-                warn!("a session has moved so much data that its TLS keys will wear out; let it reconnect");
+                self.shard.warn_keys_wear_out(key);
             } else if slot.receive.take_update_request() {
                 transmit.update_keys();
                 self.io.touch(key);
