@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -122,6 +122,7 @@ impl Node {
                 Some(limit) => Limiter::new(limit.into(), Duration::from_secs(1)),
                 None => Limiter::unlimited(),
             },
+            rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(rand::random()),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
             settings: config.relay.clone(),

@@ -24,7 +24,7 @@ use crate::{
     relay::{
         Shared,
         counters::{Figure, Histogram, Kind, Outcome},
-        registry::RegistryCounters,
+        registry::{NODES_MAX, RegistryCounters},
     },
 };
 
@@ -175,6 +175,11 @@ impl Figures {
                 door::HANDSHAKES_PER_ADDRESS_MAX,
             ),
             ("amop_topics_max", "Topics of the node's sessions.", settings.node_topics_max),
+            (
+                "amop_subscriptions_max",
+                "Subscriptions of the node: pairs of session and topic.",
+                settings.node_subscriptions_max,
+            ),
             ("amop_session_topics_max", "Topics of one session.", settings.session_topics_max),
             (
                 "amop_pending_requests_max",
@@ -206,6 +211,22 @@ impl Figures {
                 "Bytes sent to a neighbour and not acknowledged.",
                 settings.window_bytes_max,
             ),
+            (
+                "amop_windows_bytes_max",
+                "Bytes sent to all neighbours of a reactor and not acknowledged.",
+                settings.windows_bytes_max,
+            ),
+            (
+                "amop_all_identities_max",
+                "Message identities that a reactor remembers.",
+                settings.all_identities_max,
+            ),
+            (
+                "amop_registry_records_bytes_max",
+                "Bytes of memory that the records of all neighbours may take, about.",
+                settings.records_bytes_max,
+            ),
+            ("amop_neighbours_max", "Neighbours at once.", NODES_MAX),
             (
                 "amop_identities_max",
                 "Message identities remembered for one neighbour.",

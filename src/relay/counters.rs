@@ -224,6 +224,8 @@ figures! {
         gauge node_links,
         /// Distinct topics that sessions of this reactor subscribe to now.
         gauge topics,
+        /// Subscriptions of this reactor's sessions now: pairs of session and topic, with those that wait.
+        gauge subscriptions,
         /// Requests that wait for their answer now.
         gauge pending_requests,
         /// Pushes to sessions that wait for their answer now.
@@ -236,8 +238,12 @@ figures! {
         gauge window_frames,
         /// Bytes of frames sent and not acknowledged now, of the neighbour that has most.
         gauge window_bytes,
+        /// Bytes of frames sent and not acknowledged now, of all neighbours.
+        gauge windows_bytes,
         /// Message identities remembered now, of the neighbour that has most.
         gauge identities,
+        /// Message identities remembered now, of all neighbours.
+        gauge all_identities,
         /// Frames received on SDK links.
         counter sdk_frames_received,
         /// Frames sent on SDK links.
@@ -302,6 +308,10 @@ figures! {
         counter closed_dead,
         /// Links closed because of malformed frames or records.
         counter closed_protocol,
+        /// Message identities forgotten before their time because there were too many.
+        counter identities_forgotten,
+        /// Requests given up after the most tries that one may have.
+        counter tries_exhausted,
         /// Repeated messages of neighbours that were not delivered again.
         counter duplicates_dropped,
         /// Frames sent again on a new link.

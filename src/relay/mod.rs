@@ -432,6 +432,8 @@ pub struct Shared {
     pub limiter: bandwidth::Limiter,
     /// JSON-RPC requests of the node; one unit each.
     pub rpc_limiter: bandwidth::Limiter,
+    /// Bytes of JSON-RPC answers on their way from the registry to the shards.
+    pub rpc_answer_bytes: std::sync::atomic::AtomicUsize,
     /// Number of the next message that this node originates on node links (WIRE §6.2).
     pub next_message: std::sync::atomic::AtomicU32,
     /// Figures, one set per reactor.

@@ -21,6 +21,9 @@ const REACTOR_BODY_LEN_MAX: usize = 16 << 10;
 /// times over.
 const ANSWER_LEN_MAX: usize = 32 << 20;
 /// Room that an error or a result's frame takes beside the id.
+/// Answers that may be on their way from the registry to the shards, in bytes; beyond that requests are
+/// refused as if there were too many.
+pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 const ERROR_LEN_MAX: usize = 512;
 
 const PARSE_ERROR: i64 = -32700;

@@ -21,6 +21,10 @@ pub struct Settings {
     pub session_topics_max: usize,
     /// Topics of the node (WIRE §1.6).
     pub node_topics_max: usize,
+    /// Subscriptions of the node: pairs of session and topic.
+    pub node_subscriptions_max: usize,
+    /// Bytes of memory that the records of all neighbours may take together, about.
+    pub records_bytes_max: usize,
     /// Effective changes of one session's topics per second (WIRE §1.6).
     pub session_changes_per_second_max: u32,
     /// Requests of one reactor's sessions that wait for their answer.
@@ -35,8 +39,12 @@ pub struct Settings {
     pub window_frames_max: usize,
     /// Bytes of such frames; one frame may go beyond it.
     pub window_bytes_max: usize,
+    /// Bytes of such frames towards all neighbours of one reactor; one frame may go beyond it.
+    pub windows_bytes_max: usize,
     /// Message identities remembered for one neighbour (WIRE §6.2).
     pub identities_max: usize,
+    /// Message identities that one reactor remembers for all its neighbours.
+    pub all_identities_max: usize,
     /// How long an identity is remembered at least (WIRE §6.2).
     pub identity_memory: Duration,
     /// A node link sends something at least so often (WIRE §6.1).
@@ -76,6 +84,8 @@ impl Default for Settings {
             stall_timeout: Duration::from_secs(20),
             session_topics_max: 10_000,
             node_topics_max: 1_000_000,
+            node_subscriptions_max: 4_000_000,
+            records_bytes_max: 1 << 30,
             session_changes_per_second_max: 20,
             pending_requests_max: 262_144,
             pending_pushes_max: 262_144,
@@ -83,7 +93,9 @@ impl Default for Settings {
             session_queue_bytes_max: 8 << 20,
             window_frames_max: 65_536,
             window_bytes_max: 64 << 20,
+            windows_bytes_max: 512 << 20,
             identities_max: 262_144,
+            all_identities_max: 1 << 20,
             identity_memory: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(1),
             dead_after: Duration::from_secs(3),

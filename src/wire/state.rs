@@ -86,6 +86,10 @@ impl SetHash {
     }
 }
 
+/// What an entry takes in memory beside its key and value: two allocations, its place in the tree, and
+/// its place in the topic table with the name once more.
+pub const ENTRY_FOOTPRINT: usize = 512;
+
 /// The entries of a node's record, with their hash. A clone shares them; a change to it copies
 /// O(log n).
 #[derive(Clone, Default)]
@@ -121,6 +125,11 @@ impl Entries {
     /// Bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// About how many bytes of memory the entries take, here and in the topic table.
+    pub fn footprint(&self) -> usize {
+        self.bytes + self.map.len() * ENTRY_FOOTPRINT
     }
 
     /// The value of a key.

@@ -13,7 +13,10 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
     ops::RangeInclusive,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize},
+    },
     time::{Duration, Instant},
 };
 
@@ -398,6 +401,7 @@ impl Network {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limiter,
             rpc_limiter: Limiter::unlimited(),
+            rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(self.rng.random()),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
         });

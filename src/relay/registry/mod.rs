@@ -23,7 +23,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,8 @@ const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
 const REQUESTS_PER_SECOND_MAX: u32 = 512;
 /// A neighbour that does not fetch the next part for so long begins anew.
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Neighbours at once.
+pub const NODES_MAX: usize = 1_024;
 /// A neighbour whose messages are refused more often per minute loses its link.
 const REFUSALS_PER_MINUTE_MAX: u32 = 100;
 
@@ -92,12 +94,15 @@ pub enum StateError {
     /// A reply to no request.
     #[error("a reply that was not asked for")]
     Unasked,
+    /// The records of all neighbours have as much memory as they may.
+    #[error("no room for more topics of other nodes ([amop] records_bytes_max)")]
+    Room,
 }
 
 impl StateError {
     /// Whether an honest node never does this.
     fn is_misbehaviour(self) -> bool {
-        !matches!(self, Self::Rate | Self::Unasked)
+        !matches!(self, Self::Rate | Self::Unasked | Self::Room)
     }
 }
 
@@ -147,6 +152,14 @@ figures! {
         counter refused_rate,
         /// Messages of neighbours refused: a reply that was not asked for.
         counter refused_unasked,
+        /// Messages of neighbours refused: no room for more topics of other nodes.
+        counter refused_room,
+        /// Neighbours beyond the most that are linked.
+        counter refused_nodes,
+        /// About how many bytes of memory the records of all neighbours take.
+        gauge records_bytes,
+        /// JSON-RPC requests refused because the answers before are not taken yet.
+        counter rpc_refused,
     }
 }
 
@@ -162,6 +175,7 @@ impl RegistryCounters {
             StateError::Size => &self.refused_size,
             StateError::Rate => &self.refused_rate,
             StateError::Unasked => &self.refused_unasked,
+            StateError::Room => &self.refused_room,
         }
     }
 }
@@ -177,6 +191,8 @@ pub struct Registry {
     /// the topic table.
     data_topics: AHashMap<Topic, SmallVec<[(ReactorId, u32); 2]>>,
     nodes: BTreeMap<NodeId, Neighbour>,
+    /// About how many bytes of memory their records take.
+    records_bytes: usize,
     /// Grows with everything that JSON-RPC shows.
     view_version: u64,
     rpc_cache: rpc::Cache,
@@ -184,6 +200,7 @@ pub struct Registry {
     next_digest: Option<Instant>,
     log_own_id: LogLimit,
     log_bad_state: LogLimit,
+    log_no_room: LogLimit,
 }
 
 struct Neighbour {
@@ -226,11 +243,13 @@ impl Registry {
             snapshot_changed: false,
             data_topics: AHashMap::new(),
             nodes: BTreeMap::new(),
+            records_bytes: 0,
             view_version: 0,
             rpc_cache: rpc::Cache::default(),
             outputs: VecDeque::new(),
             next_digest: None,
             log_own_id: LogLimit::new("this node's id elsewhere"),
+            log_no_room: LogLimit::new("nodes and topics for which there is no room"),
             log_bad_state: LogLimit::new("neighbours that go on to send bad state"),
         }
     }
@@ -253,11 +272,20 @@ impl Registry {
                 }
             }
             RegistryInput::Rpc { reactor, link, seq, body } => {
-                let mut cache = std::mem::take(&mut self.rpc_cache);
-                let answer =
-                    rpc::answer(&body, self.view_version, &self.view(), &self.shared.settings, &mut cache);
-                self.rpc_cache = cache;
+                let on_the_way = self.shared.rpc_answer_bytes.load(Relaxed);
+                let answer = if on_the_way >= rpc::ANSWERS_BYTES_MAX {
+                    self.counters.rpc_refused.increment();
+                    Some(rpc::over_rate(&body))
+                } else {
+                    let mut cache = std::mem::take(&mut self.rpc_cache);
+                    let view = self.view();
+                    let answer =
+                        rpc::answer(&body, self.view_version, &view, &self.shared.settings, &mut cache);
+                    self.rpc_cache = cache;
+                    answer
+                };
                 if let Some(body) = answer {
+                    self.shared.rpc_answer_bytes.fetch_add(body.len(), Relaxed);
                     let output = RegistryOutput::RpcAnswer { link, seq, body: body.into() };
                     self.outputs.push_back((reactor, output));
                 }
@@ -369,6 +397,17 @@ impl Registry {
         match self.nodes.get(&id).map(|neighbour| neighbour.entry.incarnation) {
             Some(known) if known > incarnation => return,
             Some(known) if known < incarnation => self.forget_node(&id),
+            None if self.nodes.len() >= NODES_MAX => {
+                self.counters.refused_nodes.increment();
+                if self.log_no_room.admits(now) {
+                    warn!(
+                        peer = %id, %address,
+                        "closing a node's link, {NODES_MAX} nodes are linked already: let in less of them by [certificate_whitelist]",
+                    );
+                }
+                self.outputs.push_back((reactor, RegistryOutput::CloseNode { id }));
+                return;
+            }
             _ => {}
         }
         let neighbour = self.nodes.entry(id).or_insert_with(|| Neighbour {
@@ -408,6 +447,8 @@ impl Registry {
 
     fn forget_node(&mut self, id: &NodeId) {
         let Some(neighbour) = self.nodes.remove(id) else { return };
+        self.records_bytes -= neighbour.record.footprint();
+        self.counters.records_bytes.set(self.records_bytes as u64);
         for topic in neighbour.record.entries().topics().filter_map(Topic::new) {
             self.snapshot.set_node(&topic, &neighbour.entry, 0);
         }
@@ -567,7 +608,12 @@ impl Registry {
         announced: bool,
     ) -> Result<bool, StateError> {
         let Some(neighbour) = self.nodes.get_mut(from) else { return Ok(false) };
-        match neighbour.record.take_step(now, head, changes, announced) {
+        let others = self.records_bytes - neighbour.record.footprint();
+        let room = self.shared.settings.records_bytes_max.saturating_sub(others);
+        let taken = neighbour.record.take_step(now, head, changes, announced, room);
+        self.records_bytes = others + neighbour.record.footprint();
+        self.counters.records_bytes.set(self.records_bytes as u64);
+        match taken {
             Ok(Taken::Changes(changes)) => {
                 for change in &changes {
                     apply_to_snapshot(&mut self.snapshot, &neighbour.entry, change);
@@ -604,7 +650,12 @@ impl Registry {
         entries: &[u8],
     ) -> Result<(), StateError> {
         let Some(neighbour) = self.nodes.get_mut(from) else { return Ok(()) };
-        match neighbour.record.take_part(head, after, last, entries)? {
+        let others = self.records_bytes - neighbour.record.footprint();
+        let room = self.shared.settings.records_bytes_max.saturating_sub(others);
+        let taken = neighbour.record.take_part(now, room, head, after, last, entries);
+        self.records_bytes = others + neighbour.record.footprint();
+        self.counters.records_bytes.set(self.records_bytes as u64);
+        match taken? {
             Taken::Partly | Taken::Gap => self.request(now, from),
             Taken::Exchanged(before) => {
                 let record = neighbour.record.entries();
@@ -625,6 +676,12 @@ impl Registry {
     fn refuse(&mut self, now: Instant, from: &NodeId, error: StateError) {
         self.counters.refused(error).increment();
         let Some(neighbour) = self.nodes.get_mut(from) else { return };
+        if error == StateError::Room {
+            if self.log_no_room.admits(now) {
+                warn!(peer = %from, %error, "topics of a node are not known here in full: raise the bound, or have less topics");
+            }
+            return;
+        }
         if !error.is_misbehaviour() {
             debug!(peer = %from, %error, "state of a neighbour ignored");
             return;

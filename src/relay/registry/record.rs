@@ -19,6 +19,8 @@ use crate::{
 /// Steps that one origin may announce per second; what it announces beyond that is ignored, and the
 /// next digest brings it.
 const STEPS_PER_SECOND_MAX: u32 = 2_000;
+/// A record for which there is no room is not asked for again for so long.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(60);
 /// After so long without a reply a request may be repeated.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -35,6 +37,7 @@ pub(super) struct Record {
     /// Set when steps contradict each other: only the whole record helps.
     forked: bool,
     asked: Option<Instant>,
+    no_room_since: Option<Instant>,
     steps_left: u32,
     steps_counted: Instant,
 }
@@ -71,6 +74,7 @@ impl Record {
             transfer: None,
             forked: false,
             asked: None,
+            no_room_since: None,
             steps_left: STEPS_PER_SECOND_MAX,
             steps_counted: now,
         }
@@ -78,6 +82,18 @@ impl Record {
 
     pub(super) fn entries(&self) -> &Entries {
         &self.entries
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(super) fn footprint(&self) -> usize {
+        let arriving = self.transfer.as_ref().map_or(0, |transfer| transfer.entries.footprint());
+        self.entries.footprint() + arriving
+    }
+
+    fn refuse_for_room(&mut self, now: Instant) -> StateError {
+        self.transfer = None;
+        self.no_room_since = Some(now);
+        StateError::Room
     }
 
     pub(super) fn version(&self) -> Version {
@@ -113,7 +129,8 @@ impl Record {
     pub(super) fn ask(&mut self, now: Instant) -> Option<Vec<u8>> {
         let under_way =
             self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < REQUEST_TIMEOUT);
-        if under_way {
+        let no_room = self.no_room_since.is_some_and(|since| now - since < NO_ROOM_PAUSE);
+        if under_way || no_room {
             return None;
         }
         self.asked = Some(now);
@@ -126,13 +143,14 @@ impl Record {
     }
 
     /// Checks and takes one step. `announced` steps, unlike those that were asked for, count against
-    /// the origin's allowance.
+    /// the origin's allowance. The record may take `room` bytes of memory.
     pub(super) fn take_step<'a>(
         &mut self,
         now: Instant,
         head: Head,
         changes: &'a [u8],
         announced: bool,
+        room: usize,
     ) -> Result<Taken<'a>, StateError> {
         if head.origin != self.origin {
             return Err(StateError::Origin);
@@ -166,6 +184,9 @@ impl Record {
         if !entries.within_bounds() {
             return Err(StateError::Size);
         }
+        if entries.footprint() > room {
+            return Err(self.refuse_for_room(now));
+        }
         if entries.root() != head.root {
             return Err(StateError::Root);
         }
@@ -174,9 +195,11 @@ impl Record {
         Ok(Taken::Changes(changes))
     }
 
-    /// Checks and takes one part of the whole record.
+    /// Checks and takes one part of the whole record, which may take `room` bytes of memory.
     pub(super) fn take_part(
         &mut self,
+        now: Instant,
+        room: usize,
         head: Head,
         after: &[u8],
         last: bool,
@@ -215,6 +238,10 @@ impl Record {
         }
         if !transfer.entries.within_bounds() {
             return Err(StateError::Size);
+        }
+        // Until it is whole the old one stays beside it.
+        if self.entries.footprint() + transfer.entries.footprint() > room {
+            return Err(self.refuse_for_room(now));
         }
         if !last {
             self.transfer = Some(transfer);

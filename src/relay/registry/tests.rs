@@ -40,6 +40,7 @@ fn registry(now: Instant, signer: &NodeSigner, incarnation: u64) -> Registry {
         snapshot: arc_swap::ArcSwap::default(),
         limiter: Limiter::unlimited(),
         rpc_limiter: Limiter::unlimited(),
+        rpc_answer_bytes: Default::default(),
         next_message: AtomicU32::new(0),
         counters: vec![Arc::default()],
     });

@@ -77,6 +77,10 @@ pub struct Shard {
     retained_bytes: usize,
     pushes: usize,
     neighbours: AHashMap<NodeId, Neighbour>,
+    /// Bytes in the windows of all neighbours.
+    windows_bytes: usize,
+    /// Message identities remembered for all neighbours.
+    identities: usize,
     node_links_started: u64,
     push_timers: Timers<PushTimer>,
     request_timers: Timers<RequestId>,
@@ -109,8 +113,12 @@ pub struct Usage {
     pub window_frames: usize,
     /// Most bytes in the window of any neighbour.
     pub window_bytes: usize,
+    /// Bytes in the windows of all neighbours.
+    pub windows_bytes: usize,
     /// Most message identities remembered for any neighbour.
     pub identities: usize,
+    /// Message identities remembered for all neighbours.
+    pub all_identities: usize,
     /// Distinct topics of its sessions.
     pub topics: usize,
 }
@@ -140,6 +148,8 @@ impl Shard {
             retained_bytes: 0,
             pushes: 0,
             neighbours: AHashMap::with_hasher(hashing.clone()),
+            windows_bytes: 0,
+            identities: 0,
             hashing,
             node_links_started: 0,
             push_timers: Timers::new(settings.push_timeout),
@@ -369,6 +379,8 @@ impl Shard {
             window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
             window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
             identities: neighbours().map(|usage| usage.identities).max().unwrap_or(0),
+            windows_bytes: self.windows_bytes,
+            all_identities: self.identities,
             topics: self.local_topics.len(),
         }
     }
@@ -383,7 +395,9 @@ impl Shard {
             (&counters.awaited_answers, usage.awaiting),
             (&counters.window_frames, usage.window_frames),
             (&counters.window_bytes, usage.window_bytes),
+            (&counters.windows_bytes, usage.windows_bytes),
             (&counters.identities, usage.identities),
+            (&counters.all_identities, usage.all_identities),
         ] {
             gauge.set(value as u64);
         }

@@ -14,7 +14,7 @@ use super::{Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId,
-        settings::Settings,
+        counters::Counters,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -93,17 +93,33 @@ struct Identities {
 
 type PacketTypeKey = i16;
 
+/// How many identities of one neighbour are remembered, and how long.
+struct IdentityBounds {
+    max: usize,
+    memory: Duration,
+}
+
 impl Identities {
     fn new(hashing: RandomState) -> Self {
         Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
     }
 
     /// Whether the message is new; remembers it if so.
-    fn insert(&mut self, now: Instant, packet_type: PacketType, message: u32, settings: &Settings) -> bool {
+    fn insert(
+        &mut self,
+        now: Instant,
+        packet_type: PacketType,
+        message: u32,
+        bounds: &IdentityBounds,
+        counters: &Counters,
+    ) -> bool {
         while let Some(&(taken, identity)) = self.order.front() {
-            let expired = now.saturating_duration_since(taken) > settings.identity_memory;
-            if !expired && self.order.len() < settings.identities_max {
+            let expired = now.saturating_duration_since(taken) > bounds.memory;
+            if !expired && self.order.len() < bounds.max {
                 break;
+            }
+            if !expired {
+                counters.identities_forgotten.increment();
             }
             self.order.pop_front();
             self.known.remove(&identity);
@@ -175,7 +191,7 @@ impl Shard {
             if !given_up {
                 self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
             }
-            self.neighbours.remove(&link.peer);
+            self.forget_neighbour(&link.peer);
             return self.settle_link(now, key, link, out);
         }
         let (active_since, active) = (neighbour.active_since, neighbour.active);
@@ -319,7 +335,14 @@ impl Shard {
             self.give_up_node(now, &id, CloseReason::Broken, out);
         }
         for id in forgotten {
-            self.neighbours.remove(&id);
+            self.forget_neighbour(&id);
+        }
+    }
+
+    fn forget_neighbour(&mut self, id: &NodeId) {
+        if let Some(neighbour) = self.neighbours.remove(id) {
+            self.windows_bytes -= neighbour.window.bytes;
+            self.identities -= neighbour.identities.order.len();
         }
     }
 
@@ -338,7 +361,9 @@ impl Shard {
             window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
         self.counters.dropped_window_full.add(multicasts as u64);
         window.frames.retain(|sent| sent.packet_type == PacketType::UNICAST_RESPONSE);
-        window.bytes = window.frames.iter().map(Sent::len).sum();
+        let kept = window.frames.iter().map(Sent::len).sum();
+        self.windows_bytes -= window.bytes - kept;
+        window.bytes = kept;
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation: neighbour.incarnation });
         let awaiting: Vec<(u32, Awaiting)> = neighbour.awaiting.drain().collect();
         for (message, awaiting) in awaiting {
@@ -435,6 +460,7 @@ impl Shard {
         let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
         if window.frames.len() >= settings.window_frames_max / share
             || window.bytes >= settings.window_bytes_max / share
+            || self.windows_bytes >= settings.windows_bytes_max / share
         {
             if self.logs.window_full.admits(now) {
                 warn!(
@@ -457,6 +483,7 @@ impl Shard {
         }
         let sent = Sent { head, body: frame.retain(), packet_type, message };
         window.bytes += sent.len();
+        self.windows_bytes += sent.len();
         window.frames.push_back(sent);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
             link.last_sent = now;
@@ -473,6 +500,7 @@ impl Shard {
         }
         for sent in neighbour.window.frames.drain(..count as usize) {
             neighbour.window.bytes -= sent.len();
+            self.windows_bytes -= sent.len();
             if sent.packet_type == PacketType::UNICAST
                 && let Some(awaiting) = neighbour.awaiting.get_mut(&sent.message)
             {
@@ -490,8 +518,17 @@ impl Shard {
         packet_type: PacketType,
         message: u32,
     ) -> bool {
+        let settings = &self.shared.settings;
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
-        let new = neighbour.identities.insert(now, packet_type, message, &self.shared.settings);
+        let before = neighbour.identities.order.len();
+        // When all neighbours together have their maximum, each keeps what it has, its newest.
+        let max = match self.identities < settings.all_identities_max {
+            true => settings.identities_max,
+            false => before.clamp(1, settings.identities_max),
+        };
+        let bounds = IdentityBounds { max, memory: settings.identity_memory };
+        let new = neighbour.identities.insert(now, packet_type, message, &bounds, &self.counters);
+        self.identities = self.identities + neighbour.identities.order.len() - before;
         if !new {
             self.counters.duplicates_dropped.increment();
         }

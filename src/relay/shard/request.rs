@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// Sessions and nodes that one request is tried at.
+const TRIES_MAX: usize = 64;
+
 /// A unicast that waits for its answer.
 pub(super) struct Request {
     generation: u32,
@@ -369,6 +372,10 @@ impl Shard {
     fn retry(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
         let Some(request) = self.request_mut(id) else { return };
         request.current = Try::None;
+        if request.tried.len() + request.nodes.len() >= TRIES_MAX {
+            self.counters.tries_exhausted.increment();
+            return self.give_up(now, id, out);
+        }
         let Some(frame) = request.retained.clone() else { return self.give_up(now, id, out) };
         let frame = frame.as_ref();
         match AmopBody::decode(&frame.head()[HEADER_LEN..]) {

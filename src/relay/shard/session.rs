@@ -174,6 +174,7 @@ impl Shard {
             self.idle_timers.cancel(timer);
         }
         let topics = std::mem::take(&mut session.topics);
+        self.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
         self.change_topics(session.key.index, &topics, &[], out);
         for (_, request) in session.requests.drain() {
             self.abandon_request(request, out);
@@ -360,33 +361,35 @@ impl Shard {
         let rate = f64::from(self.shared.settings.session_changes_per_second_max);
         let Some(session) = self.session_mut(key) else { return };
         if session.topics == topics {
-            session.deferred = None;
-            return;
+            let dropped = session.deferred.take().map_or(0, |deferred| deferred.len());
+            return self.count_deferred(dropped, 0);
         }
         let elapsed = now.saturating_duration_since(session.changes_counted);
         session.changes_left = (session.changes_left + elapsed.as_secs_f64() * rate).min(rate);
         session.changes_counted = now;
+        let waiting = session.deferred.as_ref().map_or(0, Vec::len);
         if session.changes_left < 1.0 {
+            let count = topics.len();
+            if !self.has_room_for_subscriptions(count.saturating_sub(waiting)) {
+                return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
+            }
+            let Some(session) = self.session_mut(key) else { return };
             if session.deferred.replace(topics).is_none() {
                 self.deferred_subscriptions.start(now, key);
             }
+            self.count_deferred(waiting, count);
             self.counters.subscriptions_deferred.increment();
             return;
         }
         session.changes_left -= 1.0;
         session.deferred = None;
         let added = topics.len().saturating_sub(session.topics.len());
+        self.count_deferred(waiting, 0);
         if added > 0 && self.topics_of_node() + added as u64 > self.shared.settings.node_topics_max as u64 {
-            self.counters.subscriptions_refused.increment();
-            if self.logs.over_bound.admits(now)
-                && let Some(session) = self.session_mut(key)
-            {
-                warn!(
-                    session = session.id.0, address = %session.address, subject = %session.subject,
-                    "subscription refused: the node has its maximum of topics; raise [amop] node_topics_max, or see who has so many in /sessions?sort=topics&order=desc",
-                );
-            }
-            return;
+            return self.refuse_subscription(now, key, "[amop] node_topics_max");
+        }
+        if !self.has_room_for_subscriptions(added) {
+            return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
         }
         let Some(session) = self.session_mut(key) else { return };
         let old = std::mem::replace(&mut session.topics, topics.clone());
@@ -401,8 +404,32 @@ impl Shard {
     ) {
         let Some(session) = self.session_mut(key) else { return };
         if let Some(topics) = session.deferred.take() {
+            self.count_deferred(topics.len(), 0);
             self.subscribe(now, key, topics, out);
         }
+    }
+
+    fn refuse_subscription(&mut self, now: Instant, key: LinkKey, bound: &str) {
+        self.counters.subscriptions_refused.increment();
+        if self.logs.over_bound.admits(now)
+            && let Some(session) = self.session_mut(key)
+        {
+            warn!(
+                session = session.id.0, address = %session.address, subject = %session.subject,
+                "subscription refused, the old topics stay, for the node has its maximum: raise {bound}, or see who has so many in /sessions?sort=topics&order=desc",
+            );
+        }
+    }
+
+    /// Notes that so many subscriptions of a session waited, and so many wait now.
+    fn count_deferred(&self, before: usize, after: usize) {
+        let change = (after as u64).wrapping_sub(before as u64);
+        self.counters.subscriptions.add(change);
+    }
+
+    fn has_room_for_subscriptions(&self, added: usize) -> bool {
+        let all: u64 = self.shared.counters.iter().map(|counters| counters.subscriptions.get()).sum();
+        added == 0 || all + added as u64 <= self.shared.settings.node_subscriptions_max as u64
     }
 
     /// Whether the session at a link index subscribes to `topic`.
@@ -425,7 +452,7 @@ impl Shard {
         let mut changes = Vec::new();
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
         loop {
-            let (topic, difference) = match (old.peek(), new.peek()) {
+            let (topic, difference): (_, i32) = match (old.peek(), new.peek()) {
                 (Some(&before), Some(&after)) if before == after => {
                     old.next();
                     new.next();
@@ -445,6 +472,7 @@ impl Shard {
                 }
                 (None, None) => break,
             };
+            self.counters.subscriptions.add(difference as u64);
             if difference > 0 {
                 self.local_topics.insert(topic, index);
             } else {
@@ -511,6 +539,7 @@ impl Shard {
     }
 
     pub(super) fn send_rpc_answer(&mut self, key: LinkKey, seq: &Seq, body: &[u8], out: &mut impl Outbound) {
+        self.shared.rpc_answer_bytes.fetch_sub(body.len(), std::sync::atomic::Ordering::Relaxed);
         if self.session_mut(key).is_some() {
             self.reply(key, FrameType::RPC, seq, ResultCode::OK, body, out);
         }

@@ -26,7 +26,7 @@ use std::{
 use world::{Report, World};
 
 /// Seeds of every test run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 /// Lines of a failure's trace that are printed.
 const LINES_SHOWN: usize = 60;
 

@@ -213,11 +213,11 @@ impl Oracle {
         if app.unsure_until.is_some_and(|until| until >= from) {
             return false;
         }
-        let in_time = app.sets.iter().enumerate().filter(|(index, (since, _))| {
+        let mut in_time = app.sets.iter().enumerate().filter(|(index, (since, _))| {
             let until = app.sets.get(index + 1).map(|(next, _)| *next);
             *since <= to && until.is_none_or(|until| until >= from)
         });
-        in_time.map(|(_, (_, set))| set.contains(topic)).all(|has| has)
+        in_time.all(|(_, (_, set))| set.contains(topic))
     }
 
     /// Whether an application may have had a topic at some time.

@@ -122,6 +122,7 @@ impl World {
             settings.retained_bytes_max = rng.random_range(0..2_000);
             settings.window_frames_max = rng.random_range(1..20);
             settings.window_bytes_max = rng.random_range(100..4_000);
+            settings.windows_bytes_max = rng.random_range(100..8_000);
             settings.session_queue_bytes_max = rng.random_range(100..4_000);
         }
         let nodes = rng.random_range(1..=4);
@@ -273,7 +274,7 @@ impl World {
     fn check_bounds(&self) -> Verdict {
         for (index, node) in self.net.nodes.iter().enumerate() {
             let settings = &node.shared.settings;
-            let frame = 1_000;
+            let (frame, nodes) = (1_000, self.net.nodes.len());
             for usage in node.usage() {
                 for (what, used, bound) in [
                     ("requests", usage.requests, settings.pending_requests_max),
@@ -282,6 +283,8 @@ impl World {
                     ("frames in a window", usage.window_frames, settings.window_frames_max),
                     ("bytes in a window", usage.window_bytes, settings.window_bytes_max + frame),
                     ("identities", usage.identities, settings.identities_max),
+                    ("bytes in all windows", usage.windows_bytes, settings.windows_bytes_max + frame),
+                    ("identities of all", usage.all_identities, settings.all_identities_max.max(nodes)),
                 ] {
                     if used > bound {
                         return Err(format!("node{index} has {used} {what}, more than {bound}"));
@@ -328,7 +331,7 @@ impl World {
                     usage.retained_bytes,
                     usage.awaiting,
                     usage.window_frames,
-                    usage.window_bytes,
+                    usage.windows_bytes,
                     usage.topics,
                 ];
                 if left.iter().any(|&left| left > 0) {
