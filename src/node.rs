@@ -22,9 +22,9 @@ use crate::{
     admin::{Admin, AdminError, AdminListener, NodesRequest, Watched},
     config::{Bandwidth, Config},
     door::{Door, DoorError, DoorSettings, Listeners},
-    engine::{Engine, EngineError, EngineHandle, LinkClosed},
+    engine::{Engine, EngineError, EngineHandle, LinkEvent},
     relay::{
-        RegistryInput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
+        RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
         snapshot::Snapshot,
     },
     tls::{
@@ -129,12 +129,12 @@ impl Node {
         });
 
         let (registry_sender, registry_inputs) = unbounded();
-        let (closed_sender, closed) = mpsc::unbounded_channel();
-        let closed_callback: Arc<dyn Fn(LinkClosed) + Send + Sync> = Arc::new(move |event| {
+        let (event_sender, link_events) = mpsc::unbounded_channel();
+        let event_callback: Arc<dyn Fn(LinkEvent) + Send + Sync> = Arc::new(move |event| {
             // The door may be closed already.
-            let _ = closed_sender.send(event);
+            let _ = event_sender.send(event);
         });
-        let engine = Engine::start(&config.engine, &shared, &registry_sender, &closed_callback)?;
+        let engine = Engine::start(&config.engine, &shared, &registry_sender, &event_callback)?;
         // The registry ends when the last reactor lets go of it.
         drop(registry_sender);
         let handle = engine.handle();
@@ -157,7 +157,7 @@ impl Node {
             p2p_client_tls,
             reactors,
         };
-        let door = Door::open(settings, listeners, engine.handle(), closed)?;
+        let door = Door::open(settings, listeners, engine.handle(), link_events)?;
         let stopping = Arc::<AtomicBool>::default();
         let watched = Watched {
             shared: shared.clone(),
@@ -299,7 +299,12 @@ fn run_registry(
         registry.handle_timeout(last);
         registry.publish(last);
         while let Some((reactor, output)) = registry.poll_output() {
+            let is_answer = matches!(output, RegistryOutput::RpcAnswer { .. });
             engine.deliver(reactor, output);
+            if is_answer && !registry.has_output() && !inputs.is_empty() {
+                // They go before further answers.
+                break;
+            }
         }
     }
 }

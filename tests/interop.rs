@@ -4,15 +4,15 @@
 mod support;
 
 use std::{
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use amop::pki::Profile;
-use support::host_dir;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_amop");
+use support::{
+    host_dir,
+    process::{PROGRAM, Process},
+};
 
 /// Whether a program is there; if not, that is an error only where interoperation is required.
 fn have(program: &str, argument: &str) -> bool {
@@ -23,79 +23,6 @@ fn have(program: &str, argument: &str) -> bool {
         println!("skipped: no {program} on this machine");
     }
     there
-}
-
-/// A node's process on ports of the kernel's choice.
-struct Process {
-    child: Child,
-    channel_port: u16,
-    p2p_port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Process {
-    fn start(conf: &Path, rsa: bool) -> Self {
-        Self::start_with(conf, rsa, "")
-    }
-
-    /// The same with more lines for `[p2p]`.
-    fn start_with(conf: &Path, rsa: bool, p2p: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.ini");
-        let text = format!(
-            "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n{p2p}\
-             [network_security]\ndata_path={}\n[chain]\nrsa_crypto_channel={rsa}\n[log]\nformat=json\n",
-            conf.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut child =
-            Command::new(PROGRAM).args(["node", "-c"]).arg(&config).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut log = String::new();
-        let mut lines = lines.map_while(Result::ok);
-        let (channel_port, p2p_port) = lines
-            .by_ref()
-            .find_map(|line| {
-                log.push_str(&line);
-                let value: serde_json::Value = serde_json::from_str(&line).ok()?;
-                let port = |name: &str| value["fields"][name].as_str()?.rsplit_once(':')?.1.parse().ok();
-                Some((port("channel")?, port("p2p")?))
-            })
-            .unwrap_or_else(|| panic!("the node does not come up: {log}"));
-        // Its log must go on being read.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, channel_port, p2p_port, _dir: dir }
-    }
-
-    /// Whether the process has connections, and all of them send small segments at once.
-    fn sends_at_once(&self) -> bool {
-        use rustix::{net, process};
-        let pid = process::Pid::from_child(&self.child);
-        let process = process::pidfd_open(pid, process::PidfdFlags::empty()).unwrap();
-        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
-        // What is no TCP socket has no such option; what has no peer is a listener.
-        let at_once: Vec<bool> = descriptors
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter_map(|fd| process::pidfd_getfd(&process, fd, process::PidfdGetfdFlags::empty()).ok())
-            .filter(|fd| net::getpeername(fd).is_ok())
-            .filter_map(|fd| net::sockopt::tcp_nodelay(fd).ok())
-            .collect();
-        !at_once.is_empty() && at_once.iter().all(|&at_once| at_once)
-    }
-
-    /// Asks the process to end, and gives its exit status.
-    fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn succeeds(output: &Output, what: &str) {
@@ -143,7 +70,7 @@ fn a_python_sdk_that_offers_only_secp256k1_works_in_both_profiles() {
     }
     for profile in [Profile::Rsa, Profile::Ec] {
         let node = Process::start(&host_dir(profile).join("node0/conf"), profile == Profile::Rsa);
-        scripted_sdk(node.channel_port, &host_dir(profile).join("sdk"), profile == Profile::Rsa);
+        scripted_sdk(node.channel.port(), &host_dir(profile).join("sdk"), profile == Profile::Rsa);
         assert_eq!(node.stop(), Some(0));
     }
 }
@@ -156,7 +83,7 @@ fn openssl_completes_mutual_handshakes_with_every_group_in_both_profiles() {
     for profile in [Profile::Rsa, Profile::Ec] {
         let node = Process::start(&host_dir(profile).join("node1/conf"), profile == Profile::Rsa);
         for curve in groups(profile == Profile::Rsa) {
-            s_client(node.channel_port, &host_dir(profile).join("sdk"), curve);
+            s_client(node.channel.port(), &host_dir(profile).join("sdk"), curve);
         }
         assert_eq!(node.stop(), Some(0));
     }
@@ -173,9 +100,9 @@ fn certificates_that_openssl_made_work_in_both_profiles() {
     for (rsa, certificates) in [(true, "sdk"), (false, "sdk-ec")] {
         let node = Process::start(&dir.path().join("conf"), rsa);
         for curve in groups(rsa) {
-            s_client(node.channel_port, &dir.path().join(certificates), curve);
+            s_client(node.channel.port(), &dir.path().join(certificates), curve);
         }
-        scripted_sdk(node.channel_port, &dir.path().join(certificates), rsa);
+        scripted_sdk(node.channel.port(), &dir.path().join(certificates), rsa);
         assert_eq!(node.stop(), Some(0));
     }
 }
@@ -287,7 +214,7 @@ fn a_node_and_an_application_added_step_by_step_work_together() {
     pki(&["sdk", "--agency", &at("channel"), "--name", "app", "-o", &at("sdk")]);
     for (rsa, certificates) in [(true, "sdk"), (false, "sdk-ec")] {
         let node = Process::start(&dir.path().join("conf"), rsa);
-        scripted_sdk(node.channel_port, &dir.path().join(certificates), rsa);
+        scripted_sdk(node.channel.port(), &dir.path().join(certificates), rsa);
         assert_eq!(node.stop(), Some(0));
     }
 }
@@ -298,10 +225,10 @@ fn stalls_of_40_ms_on_one_way_traffic() {
     // acknowledgement of the one before. Every link has it here, on both ends.
     let host = host_dir(Profile::Ec);
     let first = Process::start(&host.join("node0/conf"), false);
-    let peer = format!("node.0=127.0.0.1:{}\n", first.p2p_port);
+    let peer = format!("node.0=127.0.0.1:{}\n", first.p2p.port());
     let second = Process::start_with(&host.join("node1/conf"), false, &peer);
     let mut application = Command::new(PROGRAM)
-        .args(["sub", "t", "-n", &format!("127.0.0.1:{}", second.channel_port), "-c"])
+        .args(["sub", "t", "-n", &format!("127.0.0.1:{}", second.channel.port()), "-c"])
         .arg(host.join("sdk"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -23,12 +23,16 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
     let mut known: Option<NodeId> = None;
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
+    // The link dialled last.
+    let mut last = None;
     loop {
-        if let Some(id) = &known {
+        // A link that is there and worn out is replaced before it is closed.
+        let replacing = last.is_some_and(|token| hall.guests.borrow().is_here(token));
+        if !replacing && let Some(id) = &known {
             wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(id)).await;
         }
         hall.counters.dials.increment();
-        match dial(&hall, &peer).await {
+        match dial(&hall, &peer, replacing).await {
             Ok((id, None)) if id == Some(hall.settings.own_id) => {
                 debug!(%peer, "[p2p] node.N names this node itself");
                 tokio::time::sleep(OWN_ADDRESS_PAUSE).await;
@@ -38,7 +42,11 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
                 known = id.or(known);
                 if let Some(token) = token {
                     backoff = BACKOFF_MIN;
-                    wait_until_gone(&hall, |hall| hall.guests.borrow().is_here(token)).await;
+                    last = Some(token);
+                    wait_until_gone(&hall, |hall| hall.guests.borrow().is_fresh(token)).await;
+                    if hall.guests.borrow().is_here(token) {
+                        continue;
+                    }
                 }
                 pause(&mut backoff).await;
             }
@@ -71,8 +79,9 @@ async fn pause(backoff: &mut Duration) {
     *backoff = (*backoff * 2).min(BACKOFF_MAX);
 }
 
-/// Dials once. Gives who is there, and the link's token if it was let in.
-async fn dial(hall: &Hall, peer: &str) -> Result<(Option<NodeId>, Option<u64>), Failure> {
+/// Dials once; `replacing` if a link to the node is there and is to be replaced. Gives who is there, and the
+/// link's token if it was let in.
+async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId>, Option<u64>), Failure> {
     let addresses = resolve(peer.to_owned()).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
@@ -97,7 +106,7 @@ async fn dial(hall: &Hall, peer: &str) -> Result<(Option<NodeId>, Option<u64>), 
             }
         };
         let id = established.peer.node_id;
-        if id.is_some_and(|id| hall.guests.borrow().has_node(&id)) {
+        if !replacing && id.is_some_and(|id| hall.guests.borrow().has_node(&id)) {
             // It dialled us in the meantime.
             return Ok((id, None));
         }

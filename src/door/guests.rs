@@ -17,8 +17,15 @@ pub(super) enum NoRoom {
 }
 
 enum Guest {
-    Session { fingerprint: [u8; 32], reactor: ReactorId },
-    Node { id: NodeId },
+    Session {
+        fingerprint: [u8; 32],
+        reactor: ReactorId,
+    },
+    /// Another node's link, and whether it is to be replaced.
+    Node {
+        id: NodeId,
+        is_worn: bool,
+    },
 }
 
 pub(super) struct Guests {
@@ -29,7 +36,7 @@ pub(super) struct Guests {
     by_reactor: Vec<usize>,
     nodes: HashMap<NodeId, usize>,
     handshakes: HashMap<IpAddr, usize>,
-    /// Told whenever a node's link ends.
+    /// Told whenever a node's link ends or is to be replaced.
     pub(super) node_left: Rc<Notify>,
 }
 
@@ -86,7 +93,7 @@ impl Guests {
     /// Lets a node's link in.
     pub(super) fn admit_node(&mut self, id: NodeId) -> u64 {
         *self.nodes.entry(id).or_default() += 1;
-        self.insert(Guest::Node { id })
+        self.insert(Guest::Node { id, is_worn: false })
     }
 
     fn insert(&mut self, guest: Guest) -> u64 {
@@ -105,6 +112,19 @@ impl Guests {
         self.guests.contains_key(&token)
     }
 
+    /// Whether the link is there and need not be replaced.
+    pub(super) fn is_fresh(&self, token: u64) -> bool {
+        matches!(self.guests.get(&token), Some(Guest::Session { .. } | Guest::Node { is_worn: false, .. }))
+    }
+
+    /// A node's link is to be replaced.
+    pub(super) fn wear(&mut self, token: u64) {
+        if let Some(Guest::Node { is_worn, .. }) = self.guests.get_mut(&token) {
+            *is_worn = true;
+            self.node_left.notify_waiters();
+        }
+    }
+
     /// A link has ended.
     pub(super) fn leave(&mut self, token: u64) {
         match self.guests.remove(&token) {
@@ -118,7 +138,7 @@ impl Guests {
                     }
                 }
             }
-            Some(Guest::Node { id }) => {
+            Some(Guest::Node { id, .. }) => {
                 if let Some(count) = self.nodes.get_mut(&id) {
                     *count -= 1;
                     if *count == 0 {

@@ -5,7 +5,7 @@
 //!   listeners ─► handshake ─┐
 //!                           ├─► lists, bounds ─► engine (socket, keys, who it is)
 //!   dialers   ─► handshake ─┘        ▲
-//!                                    └── LinkClosed
+//!                                    └── LinkEvent
 //! ```
 //!
 //! Imports `engine` and `tls`, and plain types of `relay`.
@@ -31,6 +31,7 @@ use std::{
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
+use tracing::warn;
 
 pub use self::counters::DoorCounters;
 use self::{
@@ -38,7 +39,7 @@ use self::{
     guests::Guests,
 };
 use crate::{
-    engine::{EngineHandle, LinkClosed},
+    engine::{EngineHandle, LinkEvent},
     relay::log_limit::LogLimit,
     tls::{
         Established,
@@ -57,6 +58,11 @@ pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 pub const SESSIONS_MAX: usize = 65_536;
 /// Sessions with one certificate.
 pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
+/// How long an address that is in use is tried again: what a killed process had pending on its rings keeps
+/// its listeners open a little longer than itself.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries.
+const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 4_096;
 /// Bytes read at once during a handshake.
@@ -147,12 +153,12 @@ impl Listeners {
 }
 
 impl Door {
-    /// Begins to let links in, and to dial. `closed` gives what the engine reports.
+    /// Begins to let links in, and to dial. `link_events` gives what the engine reports.
     pub fn open(
         settings: DoorSettings,
         listeners: Listeners,
         engine: EngineHandle,
-        closed: mpsc::UnboundedReceiver<LinkClosed>,
+        link_events: mpsc::UnboundedReceiver<LinkEvent>,
     ) -> Result<Self, DoorError> {
         let Listeners { channel, p2p } = listeners;
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
@@ -179,7 +185,7 @@ impl Door {
                 for peer in hall.settings.peers.clone() {
                     tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer));
                 }
-                hall.watch_links(closed).await;
+                hall.watch_links(link_events).await;
             });
         };
         let thread =
@@ -204,13 +210,14 @@ impl Drop for Door {
 }
 
 impl Hall {
-    /// Keeps the books on links that ended, until the door closes.
-    async fn watch_links(&self, mut closed: mpsc::UnboundedReceiver<LinkClosed>) {
+    /// Keeps the books on links that ended or wore out, until the door closes.
+    async fn watch_links(&self, mut link_events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
-                event = closed.recv() => match event {
-                    Some(event) => self.guests.borrow_mut().leave(event.token),
+                event = link_events.recv() => match event {
+                    Some(LinkEvent::Closed(closed)) => self.guests.borrow_mut().leave(closed.token),
+                    Some(LinkEvent::Worn { token }) => self.guests.borrow_mut().wear(token),
                     None => return,
                 },
                 _ = stop.wait_for(|stopped| *stopped) => return,
@@ -234,7 +241,12 @@ impl Hall {
         self.counters.pending_handshakes.increment();
         let done = tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await;
         self.counters.pending_handshakes.decrement();
-        let done = done.unwrap_or(Err(Failure::Timeout));
+        let done = done.unwrap_or_else(|_| {
+            // What is pending keeps the descriptor open until it completes: a silent peer's read never
+            // would. Fails only if the peer has closed already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            Err(Failure::Timeout)
+        });
         match &done {
             Ok(_) => self.counters.handshakes_done.increment(),
             Err(failure) => FailureClass::of(failure).counter(&self.counters).increment(),
@@ -261,7 +273,22 @@ fn listen(
         socket.listen(BACKLOG)?;
         Ok(TcpListener::from(socket))
     };
-    bind().map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+    let end = Instant::now() + LISTEN_WITHIN;
+    let mut bound: std::io::Result<TcpListener> = bind();
+    if bound.as_ref().is_err_and(is_in_use) {
+        warn!(
+            "{ip}:{port} ([{section}] {key}) is in use: waiting up to {LISTEN_WITHIN:?}, as a node that has just ended may need"
+        );
+    }
+    while bound.as_ref().is_err_and(is_in_use) && Instant::now() < end {
+        thread::sleep(LISTEN_PAUSE);
+        bound = bind();
+    }
+    bound.map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+}
+
+fn is_in_use(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrInUse
 }
 
 /// Why a connection became no link.

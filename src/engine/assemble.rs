@@ -8,16 +8,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
+use super::bounds::{BYTES_PER_SECOND_MIN, FRAME_COMPLETE_WITHIN};
 use crate::{relay::CloseReason, wire::FrameRef};
 
 /// Pieces of large frames have this length in bytes, so that a head is contiguous.
 pub(super) const CHUNK_LEN: usize = 64 * 1024;
-/// A frame has this long to be complete, plus one second for each [`BYTES_PER_SECOND`].
-const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
-/// The slowest that a large frame may arrive.
-const BYTES_PER_SECOND: usize = 100 * 1024;
-
-/// Bytes of unfinished frames on all links of the node, and their bound.
+/// Bytes of unfinished frames and records on all links of the node, and their bound.
 #[derive(Debug)]
 pub(super) struct UnfinishedFrames {
     bytes: AtomicUsize,
@@ -37,6 +33,19 @@ impl UnfinishedFrames {
     /// Whether the bound is passed.
     pub(super) fn is_over(&self) -> bool {
         self.bytes.load(Relaxed) > self.bytes_max
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
     }
 }
 
@@ -118,7 +127,7 @@ impl Assembler {
         let (taken, rest) = plaintext.split_at(plaintext.len().min(wanted).min(room));
         self.chunk.extend_from_slice(taken);
         self.have += taken.len();
-        unfinished.bytes.fetch_add(taken.len(), Relaxed);
+        unfinished.add(taken.len());
         if self.want.is_none() {
             self.want = frame_len(&self.chunk, bounds)?;
         }
@@ -129,7 +138,7 @@ impl Assembler {
     }
 
     fn reset(&mut self, unfinished: &UnfinishedFrames) {
-        unfinished.bytes.fetch_sub(self.have, Relaxed);
+        unfinished.release(self.have);
         *self = Self::default();
     }
 
@@ -146,7 +155,7 @@ impl Assembler {
     /// Whether the frame in progress has taken too long.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         let bytes = self.want.unwrap_or(0);
-        let allowed = COMPLETE_WITHIN + Duration::from_secs((bytes / BYTES_PER_SECOND) as u64);
+        let allowed = FRAME_COMPLETE_WITHIN + Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
         self.since.is_some_and(|since| now.saturating_duration_since(since) > allowed)
     }
 }
@@ -193,7 +202,7 @@ mod tests {
                 assert_eq!(fed, Ok(true));
             }
             assert!(got == frames, "cut every {step} bytes");
-            assert_eq!(unfinished.bytes.load(Relaxed), 0);
+            assert_eq!(unfinished.bytes(), 0);
         }
     }
 
@@ -207,7 +216,7 @@ mod tests {
             assert_eq!(fed, Err(CloseReason::FrameLength(len)));
             assembler.abandon(&unfinished);
         }
-        assert_eq!(unfinished.bytes.load(Relaxed), 0);
+        assert_eq!(unfinished.bytes(), 0);
     }
 
     #[test]

@@ -18,12 +18,15 @@
 //! - A link's slot is used again only when the kernel is done with the link before.
 
 mod assemble;
+pub mod bounds;
 mod buffers;
 mod descriptor;
 mod mesh;
 mod reactor;
 mod receive;
 mod ring;
+#[cfg(test)]
+mod testing;
 mod transmit;
 mod wake;
 
@@ -31,7 +34,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -44,6 +47,7 @@ pub use ring::EngineError;
 
 use self::{
     assemble::UnfinishedFrames,
+    bounds::INBOX_MAX,
     mesh::{Mesh, Sleeper},
     reactor::{Command, Reactor, ReactorParts},
     wake::Waker,
@@ -68,6 +72,25 @@ pub struct EngineSettings {
     pub receive_buffer_len: usize,
     /// Bytes of unfinished frames on all links together.
     pub unfinished_bytes_max: usize,
+    /// When the keys of a connection are worn out.
+    pub keys: KeyLimits,
+}
+
+/// How much one key may protect, in AES blocks of 16 bytes (or their like).
+#[derive(Clone, Copy, Debug)]
+pub struct KeyLimits {
+    /// A node link is replaced by a new one there. Keys of TLS 1.3 are renewed there on any link.
+    pub node_blocks_max: u64,
+    /// A session, which cannot get new keys in TLS 1.2, is logged there …
+    pub sdk_blocks_logged: u64,
+    /// … and closed there, once what is in flight is answered.
+    pub sdk_blocks_max: u64,
+}
+
+impl Default for KeyLimits {
+    fn default() -> Self {
+        Self { node_blocks_max: 1 << 34, sdk_blocks_logged: 1 << 40, sdk_blocks_max: 1 << 44 }
+    }
 }
 
 impl Default for EngineSettings {
@@ -81,6 +104,7 @@ impl Default for EngineSettings {
             receive_buffers: 256,
             receive_buffer_len: 32 * 1024,
             unfinished_bytes_max: ram / 4,
+            keys: KeyLimits::default(),
         }
     }
 }
@@ -138,6 +162,19 @@ pub struct LinkPage {
     pub next: Option<u32>,
 }
 
+/// What the engine tells of a link.
+#[derive(Clone, Copy, Debug)]
+pub enum LinkEvent {
+    /// It is gone.
+    Closed(LinkClosed),
+    /// A node link whose keys are worn out: whoever dialled it is to dial anew while it lives on for at
+    /// most ten seconds.
+    Worn {
+        /// As in [`NewLink`].
+        token: u64,
+    },
+}
+
 /// The running reactors.
 pub struct Engine {
     handle: EngineHandle,
@@ -151,6 +188,8 @@ pub struct EngineHandle {
     inboxes: Arc<[Sender<Command>]>,
     mesh: Arc<Mesh>,
     unfinished: Arc<UnfinishedFrames>,
+    /// Frames of the registry that were dropped, per reactor.
+    dropped: Arc<[AtomicU64]>,
 }
 
 impl EngineHandle {
@@ -164,8 +203,14 @@ impl EngineHandle {
         self.command(link.reactor, Command::Adopt(Box::new(link)));
     }
 
-    /// Passes on what the registry says.
+    /// Passes on what the registry says. Frames for neighbours are dropped while the reactor is far behind:
+    /// the next digest mends that.
     pub fn deliver(&self, reactor: ReactorId, output: RegistryOutput) {
+        let index = usize::from(reactor.0);
+        if matches!(output, RegistryOutput::ToNode { .. }) && self.inboxes[index].len() >= INBOX_MAX {
+            self.dropped[index].fetch_add(1, Relaxed);
+            return;
+        }
         self.command(reactor, Command::Registry(output));
     }
 
@@ -183,12 +228,12 @@ impl EngineHandle {
 }
 
 impl Engine {
-    /// Starts as many reactors as `shared` says. `closed` is called on their threads and must not block.
+    /// Starts as many reactors as `shared` says. `events` is called on their threads and must not block.
     pub fn start(
         settings: &EngineSettings,
         shared: &Arc<Shared>,
         registry: &Sender<RegistryInput>,
-        closed: &Arc<dyn Fn(LinkClosed) + Send + Sync>,
+        events: &Arc<dyn Fn(LinkEvent) + Send + Sync>,
     ) -> Result<Self, EngineError> {
         let count = shared.reactors;
         let wakers = (0..count)
@@ -197,12 +242,14 @@ impl Engine {
         let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
         let unfinished = Arc::new(UnfinishedFrames::new(settings.unfinished_bytes_max));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
+        let dropped: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
         let mut engine = Self {
             handle: EngineHandle {
                 inboxes: inboxes.into(),
                 mesh: mesh.clone(),
                 unfinished: unfinished.clone(),
+                dropped: dropped.clone(),
             },
             threads: Vec::new(),
             drained: drained.clone(),
@@ -217,8 +264,9 @@ impl Engine {
                 registry: registry.clone(),
                 wake_fd: wakers[index].raw(),
                 unfinished: unfinished.clone(),
-                closed: closed.clone(),
+                events: events.clone(),
                 drained: drained[index].clone(),
+                dropped: dropped.clone(),
                 seed: rand::random(),
             };
             let core = (!settings.pin.is_empty()).then(|| settings.pin[index % settings.pin.len()]);
@@ -300,4 +348,42 @@ fn pin(core: Option<usize>) -> Result<(), EngineError> {
     set.set(core);
     rustix::thread::sched_setaffinity(None, &set)
         .map_err(|error| EngineError::Pin { core, source: error.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::{NodeId, node::PacketType};
+
+    #[test]
+    fn a_reactor_far_behind_gets_no_more_frames_of_the_registry_but_all_answers() {
+        let (inbox, commands) = unbounded();
+        let sleeper = Sleeper::new(Waker::new().unwrap());
+        let handle = EngineHandle {
+            inboxes: [inbox].into(),
+            mesh: Arc::new(Mesh::new(vec![sleeper])),
+            unfinished: Arc::new(UnfinishedFrames::new(1)),
+            dropped: [AtomicU64::new(0)].into(),
+        };
+        let frame = || RegistryOutput::ToNode {
+            to: NodeId([1; 64]),
+            packet_type: PacketType::STATE_SEQ,
+            seq: None,
+            payload: Bytes::new(),
+        };
+        for _ in 0..INBOX_MAX + 10 {
+            handle.deliver(ReactorId(0), frame());
+        }
+        let link = crate::relay::LinkKey { index: 0, generation: 1 };
+        let answer = RegistryOutput::RpcAnswer { link, seq: [0; 32], body: Bytes::new() };
+        handle.deliver(ReactorId(0), answer);
+        assert_eq!(handle.dropped[0].load(Relaxed), 10);
+        assert_eq!(commands.len(), INBOX_MAX + 1);
+        assert!(matches!(
+            commands.try_iter().last(),
+            Some(Command::Registry(RegistryOutput::RpcAnswer { .. }))
+        ));
+    }
 }

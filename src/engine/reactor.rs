@@ -4,23 +4,31 @@
 //! send what is due; then wait for completions, and hand what arrived to the shard.
 
 use std::{
-    os::fd::{AsFd, AsRawFd},
+    collections::VecDeque,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use ahash::AHashMap;
 use crossbeam::channel::{Receiver, Sender};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::{
-    EngineSettings, LinkClosed, LinkPage, LinkReport, NewLink,
+    EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
+    bounds::{
+        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
+        PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_frame_len_max,
+        node_queue_bytes_max,
+    },
     buffers::{Buffers, GROUP},
+    descriptor::untaken_bytes,
     mesh::{Item, Mesh, MeshSender},
     receive::Receive,
     ring::{self, EngineError},
@@ -31,26 +39,13 @@ use crate::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
         SendError, Shared, counters::Counters, shard::Shard,
     },
-    wire::{FrameRef, node, sdk},
+    wire::{FrameRef, Topic, node, sdk},
 };
 
-/// Completions handled before the other sources get their turn.
-const COMPLETIONS_PER_TURN: usize = 1_024;
-/// Messages of one other reactor handled in one turn.
-const MESH_PER_TURN: usize = 1_024;
 /// How often all links are looked at: stalls, overdue frames, worn keys, closing.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// Requests for state or JSON-RPC that may wait for the registry; further ones are refused.
-const REGISTRY_QUEUE_MAX: usize = 16_384;
 /// Slots of links that are looked at for one report; there is at most one report a turn.
 const REPORT_SLOTS_MAX: u32 = 256;
-/// AES blocks per key: a node link is replaced there …
-const NODE_KEY_BLOCKS_MAX: u64 = 1 << 34;
-/// … and a link to an application, which cannot get new keys, is logged …
-const SDK_KEY_BLOCKS_LOGGED: u64 = 1 << 40;
-/// … and closed.
-const SDK_KEY_BLOCKS_MAX: u64 = 1 << 44;
-
 const KIND_WAKE: u64 = 0;
 const KIND_RECEIVE: u64 = 1;
 const KIND_SEND: u64 = 2;
@@ -74,6 +69,10 @@ struct Io {
     dirty: Vec<u32>,
     mesh: MeshSender,
     registry: Sender<RegistryInput>,
+    reactor: ReactorId,
+    counters: Arc<Counters>,
+    /// Changes of topics that wait because the registry is behind, each topic's summed up.
+    put_off: AHashMap<Topic, i32>,
 }
 
 impl Io {
@@ -97,6 +96,19 @@ impl Io {
         }
     }
 
+    fn is_registry_behind(&self) -> bool {
+        self.registry.len() >= REGISTRY_QUEUE_MAX
+    }
+
+    /// Tells the registry what was put off, once it has room.
+    fn flush_topics(&mut self) {
+        if !self.put_off.is_empty() && !self.is_registry_behind() {
+            let changes = self.put_off.drain().filter(|&(_, difference)| difference != 0).collect();
+            // The registry outlives the reactors.
+            let _ = self.registry.send(RegistryInput::Topics { reactor: self.reactor, changes });
+        }
+    }
+
     fn is_ending(&mut self, key: LinkKey) -> bool {
         self.transmit(key).is_none_or(|transmit| transmit.closing.is_some())
     }
@@ -115,12 +127,20 @@ impl Outbound for Io {
     }
 
     fn to_registry(&mut self, input: RegistryInput) -> bool {
-        let refusable = matches!(input, RegistryInput::State { .. } | RegistryInput::Rpc { .. });
-        if refusable && self.registry.len() >= REGISTRY_QUEUE_MAX {
-            return false;
+        match input {
+            RegistryInput::State { .. } | RegistryInput::Rpc { .. } if self.is_registry_behind() => false,
+            RegistryInput::Topics { changes, .. }
+                if !self.put_off.is_empty() || self.is_registry_behind() =>
+            {
+                self.counters.registry_changes_put_off.add(changes.len() as u64);
+                for (topic, difference) in changes {
+                    *self.put_off.entry(topic).or_default() += difference;
+                }
+                true
+            }
+            // The registry outlives the reactors.
+            input => self.registry.send(input).is_ok(),
         }
-        // The registry outlives the reactors.
-        self.registry.send(input).is_ok()
     }
 
     fn share_records(&mut self, key: LinkKey) {
@@ -140,12 +160,29 @@ impl Outbound for Io {
 
 /// What belongs to a link beside its sending side.
 struct Slot {
+    socket: OwnedFd,
     receive: Receive,
     token: u64,
     is_sdk: bool,
-    shut_down: bool,
+    ending: Ending,
     worn_logged: bool,
+    /// Since when its keys are worn out.
+    worn_since: Option<Instant>,
 }
+
+/// How far the end of a link's connection has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is open, or still sends what is queued.
+    No,
+    /// All is sent; what the peer still sends is dropped until it closes too, or until then.
+    Lingers(Instant),
+    /// Nothing goes either way any more.
+    Cut,
+}
+
+/// A completion's user data, result and flags.
+type Completion = (u64, i32, u32);
 
 pub(super) struct Reactor {
     id: ReactorId,
@@ -166,13 +203,18 @@ pub(super) struct Reactor {
     wake_counter: &'static mut u64,
     wake_fd: i32,
     unfinished: Arc<UnfinishedFrames>,
-    closed: Arc<dyn Fn(LinkClosed) + Send + Sync>,
+    events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     drained: Arc<AtomicBool>,
+    /// Frames of the registry that were dropped, per reactor.
+    dropped: Arc<[AtomicU64]>,
     /// Links whose receive ended because buffers ran out.
     rearm: Vec<LinkKey>,
     next_sweep: Instant,
     stopping: bool,
-    completions: Vec<(u64, i32, u32)>,
+    completions: Vec<Completion>,
+    /// Receives that wait while other reactors are behind; bounded by the receive buffers, and one more
+    /// for each link.
+    held: VecDeque<Completion>,
 }
 
 pub(super) struct ReactorParts {
@@ -184,8 +226,9 @@ pub(super) struct ReactorParts {
     pub(super) registry: Sender<RegistryInput>,
     pub(super) wake_fd: i32,
     pub(super) unfinished: Arc<UnfinishedFrames>,
-    pub(super) closed: Arc<dyn Fn(LinkClosed) + Send + Sync>,
+    pub(super) events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     pub(super) drained: Arc<AtomicBool>,
+    pub(super) dropped: Arc<[AtomicU64]>,
     pub(super) seed: u64,
 }
 
@@ -196,12 +239,13 @@ impl Reactor {
         let ring = ring::build(parts.settings.ring_entries)?;
         let buffers =
             Buffers::register(&ring, parts.settings.receive_buffers, parts.settings.receive_buffer_len)?;
+        let counters = parts.shared.counters[usize::from(parts.id.0)].clone();
         let mut reactor = Self {
             id: parts.id,
             ring,
             buffers,
             shard: Shard::new(parts.shared.clone(), parts.id, parts.seed, now),
-            counters: parts.shared.counters[usize::from(parts.id.0)].clone(),
+            counters: counters.clone(),
             shared: parts.shared,
             settings: parts.settings,
             slots: Vec::new(),
@@ -213,18 +257,23 @@ impl Reactor {
                 dirty: Vec::new(),
                 mesh: MeshSender::new(parts.mesh.clone(), parts.id),
                 registry: parts.registry,
+                reactor: parts.id,
+                counters,
+                put_off: AHashMap::new(),
             },
             mesh: parts.mesh,
             inbox: parts.inbox,
             wake_counter: Box::leak(Box::new(0)),
             wake_fd: parts.wake_fd,
             unfinished: parts.unfinished,
-            closed: parts.closed,
+            events: parts.events,
             drained: parts.drained,
+            dropped: parts.dropped,
             rearm: Vec::new(),
             next_sweep: now + SWEEP_INTERVAL,
             stopping: false,
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
+            held: VecDeque::new(),
         };
         reactor.arm_wake();
         Ok(reactor)
@@ -240,8 +289,12 @@ impl Reactor {
             self.handle_time();
             self.flush();
             self.io.mesh.flush();
+            self.io.flush_topics();
             let backed_up = self.io.mesh.is_backed_up();
-            if busy || backed_up {
+            if backed_up {
+                self.counters.turns_backed_up.increment();
+            }
+            if busy || backed_up || !self.completions.is_empty() || !self.held.is_empty() {
                 idle_since = None;
                 self.enter(Some(Duration::ZERO));
             } else if self.spins(&mut idle_since) {
@@ -249,13 +302,13 @@ impl Reactor {
             } else {
                 self.sleep();
             }
-            if backed_up {
-                // Nothing more is taken in until the others have room.
-                std::thread::yield_now();
-            } else if self.handle_completions() {
+            if self.handle_completions() {
                 idle_since = None;
+            } else if backed_up {
+                std::thread::yield_now();
             }
         }
+        self.mesh.leave(self.id);
     }
 
     fn spins(&self, idle_since: &mut Option<Instant>) -> bool {
@@ -295,7 +348,7 @@ impl Reactor {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        loop {
+        for attempt in 0..PUSH_ATTEMPTS_MAX {
             // SAFETY: callers pass entries whose memory (send buffers, the wake counter, the buffer ring)
             // and descriptors stay until their completion has been handled.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
@@ -303,9 +356,26 @@ impl Reactor {
             }
             if let Err(error) = self.ring.submit() {
                 debug!(%error, "submitting early");
-                std::thread::yield_now();
+                // The kernel takes nothing while completions do not fit.
+                self.reap(usize::MAX);
+                match attempt {
+                    ..PUSH_ATTEMPTS_AT_ONCE => std::thread::yield_now(),
+                    _ => std::thread::sleep(PUSH_PAUSE),
+                }
             }
         }
+        error!("the kernel took no entry of {PUSH_ATTEMPTS_MAX} tries, the node cannot go on");
+        std::process::abort();
+    }
+
+    /// Takes completions off the ring.
+    fn reap(&mut self, count_max: usize) {
+        self.completions.extend(
+            self.ring
+                .completion()
+                .take(count_max)
+                .map(|completion| (completion.user_data(), completion.result(), completion.flags())),
+        );
     }
 
     fn arm_wake(&mut self) {
@@ -359,7 +429,7 @@ impl Reactor {
             let transmit = self.io.transmit(link.key)?;
             Some(LinkReport {
                 reactor,
-                queued_bytes: transmit.queued_bytes(),
+                queued_bytes: transmit.unsent_bytes(),
                 ending: transmit.closing.is_some(),
                 link,
             })
@@ -393,23 +463,24 @@ impl Reactor {
         let key = LinkKey { index, generation: *generation };
         let is_sdk = matches!(link.up, LinkUp::Sdk { .. });
         let settings = &self.shared.settings;
-        let extra = node::HEADER_LEN_MAX + 2 + node::EXTENSIONS_LEN_MAX;
         let (bounds, queue_bytes_max) = if is_sdk {
             let bounds = FrameBounds { len_min: sdk::HEADER_LEN, len_max: settings.frame_len_max };
             (bounds, settings.session_queue_bytes_max)
         } else {
-            let len_max = settings.frame_len_max + extra;
-            // Room for a whole window again when a link replaces another.
-            (FrameBounds { len_min: node::HEADER_LEN_MIN, len_max }, 2 * settings.window_bytes_max + len_max)
+            limit_unsent(&link.socket);
+            let bounds = FrameBounds { len_min: node::HEADER_LEN_MIN, len_max: node_frame_len_max(settings) };
+            (bounds, node_queue_bytes_max(settings))
         };
         self.slots[index as usize] = Some(Slot {
+            socket: link.socket,
             receive: Receive::new(link.opener, bounds),
             token: link.token,
             is_sdk,
-            shut_down: false,
+            ending: Ending::No,
             worn_logged: false,
+            worn_since: None,
         });
-        let transmit = Transmit::new(now, key, link.socket, link.sealer, is_sdk, queue_bytes_max);
+        let transmit = Transmit::new(now, key, link.sealer, is_sdk, queue_bytes_max);
         self.io.transmits[index as usize] = Some(transmit);
         self.shard.handle_link_up(now, key, link.up, &mut self.io);
         if self.stopping {
@@ -421,9 +492,14 @@ impl Reactor {
     }
 
     fn arm_receive(&mut self, key: LinkKey) {
-        let Some(transmit) = self.io.transmit(key) else { return };
-        let fd = types::Fd(transmit.socket.as_raw_fd());
+        if self.io.transmit(key).is_none() {
+            return;
+        }
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
+        if slot.ending == Ending::Cut {
+            return self.io.touch(key);
+        }
+        let fd = types::Fd(slot.socket.as_raw_fd());
         slot.receive.receiving = true;
         let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(user_data(KIND_RECEIVE, key));
         self.push(&entry);
@@ -453,9 +529,10 @@ impl Reactor {
             let Some(transmit) = self.io.transmits[index as usize].as_mut() else { continue };
             transmit.is_dirty = false;
             let key = transmit.key;
+            let Some(slot) = self.slots[index as usize].as_ref() else { continue };
             match transmit.next_send() {
                 Ok(Some((bytes, len))) => {
-                    let fd = types::Fd(transmit.socket.as_raw_fd());
+                    let fd = types::Fd(slot.socket.as_raw_fd());
                     let entry = opcode::Send::new(fd, bytes, len)
                         .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
                         .build()
@@ -475,42 +552,58 @@ impl Reactor {
         let Some(closing) = transmit.closing else { return };
         let (flushed, sending) = (transmit.is_flushed(), transmit.sending);
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
-        if (flushed && (!sending || closing.aborted)) && !std::mem::replace(&mut slot.shut_down, true) {
-            let Some(transmit) = self.io.transmit(key) else { return };
+        // What the peer still sends is dropped.
+        slot.receive.abandon(&self.unfinished);
+        if closing.aborted && slot.ending != Ending::Cut {
+            slot.ending = Ending::Cut;
+            // What the peer has not taken is freed at once, and it is told by a reset.
+            let _ = rustix::net::sockopt::set_socket_linger(&slot.socket, Some(Duration::ZERO));
             // Fails only if the peer has closed already.
-            let _ = rustix::net::shutdown(transmit.socket.as_fd(), rustix::net::Shutdown::Both);
+            let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+        } else if flushed && !sending && slot.ending == Ending::No {
+            let until = self.io.now + LINGER;
+            slot.ending = Ending::Lingers(until);
+            self.next_sweep = self.next_sweep.min(until);
+            let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Write);
         }
-        let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
-        if slot.shut_down && !slot.receive.receiving && !sending {
-            slot.receive.assembler.abandon(&self.unfinished);
+        if slot.ending != Ending::No && !slot.receive.receiving && !sending {
             let token = slot.token;
             self.slots[key.index as usize] = None;
             self.io.transmits[key.index as usize] = None;
             self.free.push(key.index);
             self.shard.handle_link_down(self.io.now, key, closing.reason, &mut self.io);
-            (self.closed)(LinkClosed { token, reason: closing.reason });
+            (self.events)(LinkEvent::Closed(LinkClosed { token, reason: closing.reason }));
         }
     }
 
     fn handle_completions(&mut self) -> bool {
+        self.reap(COMPLETIONS_PER_TURN);
         let mut completions = std::mem::take(&mut self.completions);
-        completions.extend(
-            self.ring
-                .completion()
-                .take(COMPLETIONS_PER_TURN)
-                .map(|completion| (completion.user_data(), completion.result(), completion.flags())),
-        );
-        let any = !completions.is_empty();
         self.io.now = Instant::now();
-        for (user_data, result, flags) in completions.drain(..) {
-            let key = LinkKey { index: (user_data >> 32) as u32 & 0xff_ffff, generation: user_data as u32 };
+        let mut any = false;
+        // Nothing more is taken in while another reactor is behind; what went out is looked at.
+        while !self.io.mesh.is_backed_up()
+            && let Some((user_data, result, flags)) = self.held.pop_front()
+        {
+            any = true;
+            self.handle_received(link_key(user_data), result, flags);
+        }
+        for completion in completions.drain(..) {
+            let (user_data, result, flags) = completion;
             match user_data >> 56 {
-                KIND_RECEIVE => self.handle_received(key, result, flags),
-                KIND_SEND => self.handle_sent(key, result),
+                KIND_RECEIVE if !self.held.is_empty() || self.io.mesh.is_backed_up() => {
+                    self.held.push_back(completion);
+                    continue;
+                }
+                KIND_RECEIVE => self.handle_received(link_key(user_data), result, flags),
+                KIND_SEND => self.handle_sent(link_key(user_data), result),
                 _ => self.arm_wake(),
             }
+            any = true;
         }
-        self.completions = completions;
+        if self.completions.is_empty() {
+            self.completions = completions;
+        }
         for key in std::mem::take(&mut self.rearm) {
             self.arm_receive(key);
         }
@@ -525,22 +618,22 @@ impl Reactor {
         if cqueue::more(flags) {
             return;
         }
-        let Some(transmit) = self.io.transmit(key) else { return };
-        let ending = transmit.closing.is_some();
+        if self.io.transmit(key).is_none() {
+            return;
+        }
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
         slot.receive.receiving = false;
         let out_of_buffers = result == -Errno::NOBUFS.raw_os_error();
-        if (result > 0 || out_of_buffers) && !ending {
-            if out_of_buffers {
-                self.counters.receive_buffers_exhausted.increment();
-            }
-            // Re-armed when this turn's buffers are back.
-            self.rearm.push(key);
-            return;
+        if out_of_buffers {
+            self.counters.receive_buffers_exhausted.increment();
         }
-        let reason = if result == 0 { CloseReason::ByPeer } else { CloseReason::Broken };
-        self.io.abort(key, reason);
-        self.io.touch(key);
+        match result {
+            // Re-armed when this turn's buffers are back.
+            _ if result > 0 || out_of_buffers => self.rearm.push(key),
+            // The peer sends no more, and may read on: what is queued for it still goes out.
+            0 => self.io.close(key, CloseReason::ByPeer),
+            _ => self.io.abort(key, CloseReason::Broken),
+        }
     }
 
     fn handle_buffer(&mut self, key: LinkKey, id: u16, len: usize) {
@@ -556,6 +649,13 @@ impl Reactor {
             shard.handle_frame(now, key, frame, io);
             !io.is_ending(key)
         });
+        if slot.receive.take_update_request()
+            && let Some(transmit) = io.transmit(key)
+        {
+            transmit.update_keys(now);
+            counters.keys_updated.increment();
+            io.touch(key);
+        }
         match taken {
             Ok(_) => {}
             Err(CloseReason::ByPeer) => io.close(key, CloseReason::ByPeer),
@@ -566,18 +666,23 @@ impl Reactor {
         }
     }
 
-    /// The pool of unfinished frames is full: the link whose frame has progressed least goes.
+    /// The pool of unfinished frames is full: the link whose frame has progressed least goes, of those
+    /// that have not ended already.
     fn drop_slowest_frame(&mut self) {
         let slowest = self
             .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| Some((slot.as_ref()?.receive.assembler.progress(), index)))
-            .filter(|&(progress, _)| progress > 0)
-            .min();
-        if let Some((_, index)) = slowest
-            && let Some(key) = self.io.transmits[index].as_ref().map(|transmit| transmit.key)
-        {
+            .iter_mut()
+            .zip(&self.io.transmits)
+            .filter_map(|(slot, transmit)| {
+                let (slot, transmit) = (slot.as_mut()?, transmit.as_ref()?);
+                let progress = slot.receive.progress();
+                (progress > 0 && transmit.closing.is_none()).then_some((progress, transmit.key, slot))
+            })
+            .min_by_key(|&(progress, ..)| progress);
+        if let Some((_, key, slot)) = slowest {
+            // At once: until the kernel is done with the link, others would have to go too.
+            slot.receive.abandon(&self.unfinished);
+            self.counters.unfinished_frames_dropped.increment();
             self.io.abort(key, CloseReason::FramePoolFull);
         }
     }
@@ -602,36 +707,238 @@ impl Reactor {
     fn sweep(&mut self) {
         self.shard.count_usage();
         let now = self.io.now;
+        let dropped = self.dropped[usize::from(self.id.0)].load(Relaxed);
+        self.counters.registry_frames_dropped.set(dropped);
         let stall_timeout = self.shared.settings.stall_timeout;
         let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|transmit| transmit.key).collect();
         for key in keys {
             let Some(slot) = self.slots[key.index as usize].as_mut() else { continue };
             let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { continue };
             if let Some(closing) = &mut transmit.closing {
-                closing.aborted |= now >= closing.deadline;
+                match slot.ending {
+                    Ending::No => closing.aborted |= now >= closing.deadline,
+                    Ending::Lingers(until) if now >= until => {
+                        if now < closing.deadline && untaken_bytes(&slot.socket) > 0 {
+                            slot.ending = Ending::Lingers(now + LINGER);
+                        } else {
+                            slot.ending = Ending::Cut;
+                            let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+                        }
+                    }
+                    Ending::Lingers(until) => self.next_sweep = self.next_sweep.min(until),
+                    Ending::Cut => {}
+                }
                 self.io.touch(key);
                 continue;
             }
-            let blocks = slot.receive.blocks().max(transmit.blocks());
-            if slot.receive.assembler.is_overdue(now) {
+            if slot.receive.is_overdue(now) {
                 self.io.abort(key, CloseReason::FrameUnfinished);
             } else if transmit.is_stalled(now, stall_timeout) {
                 self.io.abort(key, CloseReason::Stalled);
-            } else if blocks >= if slot.is_sdk { SDK_KEY_BLOCKS_MAX } else { NODE_KEY_BLOCKS_MAX } {
-                self.io.close(key, CloseReason::KeysWorn);
-            } else if slot.is_sdk
-                && blocks >= SDK_KEY_BLOCKS_LOGGED
+            } else {
+                self.check_keys(key);
+            }
+        }
+    }
+
+    /// New keys for a link, or a new link, or its end, when its keys are worn out.
+    fn check_keys(&mut self, key: LinkKey) {
+        let now = self.io.now;
+        let limits = self.settings.keys;
+        let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
+        let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { return };
+        let updatable = transmit.can_update_keys();
+        if updatable && transmit.blocks() >= limits.node_blocks_max {
+            transmit.update_keys(now);
+            self.counters.keys_updated.increment();
+            self.io.touch(key);
+            return;
+        }
+        let blocks = slot.receive.blocks().max(transmit.blocks());
+        let blocks_max = match (slot.is_sdk, updatable) {
+            (true, _) => limits.sdk_blocks_max,
+            (false, false) => limits.node_blocks_max,
+            // The peer renews its own, and may be a little late.
+            (false, true) => limits.node_blocks_max.saturating_mul(2),
+        };
+        if blocks < blocks_max {
+            if slot.is_sdk
+                && blocks >= limits.sdk_blocks_logged
                 && !std::mem::replace(&mut slot.worn_logged, true)
             {
                 self.shard.warn_keys_wear_out(key);
-            } else if slot.receive.take_update_request() {
-                transmit.update_keys();
-                self.io.touch(key);
             }
+            return;
+        }
+        let Some(since) = slot.worn_since else {
+            slot.worn_since = Some(now);
+            self.shard.handle_link_worn(key);
+            if !slot.is_sdk {
+                (self.events)(LinkEvent::Worn { token: slot.token });
+            }
+            return;
+        };
+        let over = now.saturating_duration_since(since);
+        let done = match slot.is_sdk {
+            true => self.shard.is_link_quiet(key) || over >= self.shared.settings.request_timeout,
+            false => over >= REPLACE_WITHIN,
+        };
+        if done {
+            self.io.close(key, CloseReason::KeysWorn);
         }
     }
 }
 
+/// Keeps the kernel from holding much that was not sent: a node link's control goes before its data.
+fn limit_unsent(socket: &OwnedFd) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX) {
+        warn!(%error, "TCP_NOTSENT_LOWAT cannot be set: control may wait behind data on a slow node link");
+    }
+}
+
+fn link_key(user_data: u64) -> LinkKey {
+    LinkKey { index: (user_data >> 32) as u32 & 0xff_ffff, generation: user_data as u32 }
+}
+
 fn user_data(kind: u64, key: LinkKey) -> u64 {
     kind << 56 | u64::from(key.index & 0xff_ffff) << 32 | u64::from(key.generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::{
+        engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
+        relay::{bandwidth::Limiter, settings::Settings, snapshot::Snapshot},
+        tls::record::ContentType,
+        wire::{NodeId, ResultCode},
+    };
+
+    #[test]
+    fn what_was_sent_is_seen_to_while_another_reactor_is_behind_and_what_came_waits() {
+        let (registry, _inputs) = unbounded();
+        let (_inbox, inbox) = unbounded();
+        let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
+        let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
+        let shared = Shared {
+            id: NodeId([1; 64]),
+            incarnation: 1,
+            reactors: 2,
+            started: Instant::now(),
+            own_address: String::new(),
+            own_agency: String::new(),
+            own_name: String::new(),
+            settings: Settings::default(),
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            limiter: Limiter::unlimited(),
+            rpc_limiter: Limiter::unlimited(),
+            rpc_answer_bytes: 0.into(),
+            next_message: 0.into(),
+            counters: vec![Arc::default(), Arc::default()],
+        };
+        let settings = EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
+        let mut reactor = Reactor::new(ReactorParts {
+            id: ReactorId(0),
+            shared: Arc::new(shared),
+            settings,
+            mesh: mesh.clone(),
+            inbox,
+            registry,
+            wake_fd: wakers[0].raw(),
+            unfinished: Arc::new(UnfinishedFrames::new(usize::MAX)),
+            events: Arc::new(|_| ()),
+            drained: Arc::default(),
+            dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
+            seed: 0,
+        })
+        .unwrap();
+        let (socket, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let ((mut peer_sealer, opener), (sealer, _)) = (connection(), connection());
+        reactor.adopt(NewLink {
+            token: 1,
+            reactor: ReactorId(0),
+            socket: socket.into(),
+            up: LinkUp::Sdk { address: String::new(), subject: String::new() },
+            sealer,
+            opener,
+            plaintext: Vec::new(),
+            received: Vec::new(),
+        });
+        let key = reactor.io.transmits[0].as_ref().unwrap().key;
+        let frames_received = |reactor: &Reactor| reactor.counters.sdk_frames_received.get();
+
+        let nothing = FrameRef::Slice(&[]);
+        for _ in 0..MESH_QUEUE_LEN + 1 {
+            reactor.io.to_reactor(ReactorId(1), MeshMessage::Multicast, nothing);
+        }
+        let beat = sdk::encode(sdk::FrameType::HEARTBEAT, &[0; 32], ResultCode::OK, b"0");
+        let mut record = Vec::new();
+        peer_sealer.seal(ContentType::ApplicationData, &[&beat], &mut record).unwrap();
+        std::io::Write::write_all(&mut peer, &record).unwrap();
+        reactor.io.send(key, Class::Data, &beat, nothing).unwrap();
+        reactor.flush();
+        assert!(reactor.io.transmit(key).unwrap().sending && reactor.io.mesh.is_backed_up());
+        while reactor.io.transmit(key).unwrap().sending || reactor.held.is_empty() {
+            reactor.enter(Some(SWEEP_INTERVAL));
+            reactor.handle_completions();
+        }
+        assert_eq!(frames_received(&reactor), 0);
+        while mesh.pop(ReactorId(0), ReactorId(1)).is_some() {}
+        reactor.io.mesh.flush();
+        assert!(reactor.handle_completions());
+        assert_eq!((frames_received(&reactor), reactor.held.len()), (1, 0));
+        // The kernel is to be done with the buffers before they go.
+        reactor.io.abort(key, CloseReason::Shutdown);
+        while reactor.slots[0].is_some() {
+            reactor.flush();
+            reactor.enter(Some(SWEEP_INTERVAL));
+            reactor.handle_completions();
+        }
+    }
+
+    #[test]
+    fn changes_of_topics_are_summed_up_while_the_registry_is_behind_and_none_is_lost() {
+        let (registry, inputs) = unbounded();
+        let mesh = Arc::new(Mesh::new(vec![Sleeper::new(Waker::new().unwrap())]));
+        let mut io = Io {
+            now: Instant::now(),
+            transmits: Vec::new(),
+            dirty: Vec::new(),
+            mesh: MeshSender::new(mesh, ReactorId(0)),
+            registry,
+            reactor: ReactorId(0),
+            counters: Arc::default(),
+            put_off: AHashMap::new(),
+        };
+        let topic = |name: &str| Topic::new(name).unwrap();
+        let change = |name: &str, difference| RegistryInput::Topics {
+            reactor: ReactorId(0),
+            changes: vec![(topic(name), difference)],
+        };
+        for _ in 0..REGISTRY_QUEUE_MAX + 100 {
+            assert!(io.to_registry(change("many", 1)));
+        }
+        assert!(io.to_registry(change("brief", 1)));
+        assert!(io.to_registry(change("brief", -1)));
+        assert_eq!(inputs.len(), REGISTRY_QUEUE_MAX);
+        io.flush_topics();
+        assert_eq!(inputs.try_iter().count(), REGISTRY_QUEUE_MAX);
+        io.flush_topics();
+        let Ok(RegistryInput::Topics { changes, .. }) = inputs.try_recv() else { panic!("nothing told") };
+        assert_eq!(changes, [(topic("many"), 100)]);
+        assert!(io.to_registry(change("after", 1)));
+        assert_eq!(inputs.len(), 1);
+        assert_eq!(io.counters.registry_changes_put_off.get(), 102);
+    }
+
+    #[test]
+    fn the_kernel_holds_little_unsent_of_a_node_link() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket: OwnedFd = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
+        limit_unsent(&socket);
+        assert_eq!(socket2::SockRef::from(&socket).tcp_notsent_lowat().unwrap(), NOTSENT_BYTES_MAX);
+    }
 }

@@ -1,5 +1,5 @@
 //! The sending side of a link: frames are sealed into its own buffer as soon as they are given, and what
-//! was sealed goes out in one send per turn. Pure but for the socket that it holds.
+//! was sealed goes out in one send per turn. Pure.
 //!
 //! # Invariants
 //! - What is sealed is sent, in the order sealed; the bound is checked before.
@@ -8,29 +8,30 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use smallvec::SmallVec;
 
+use super::bounds::{CLOSE_WITHIN, CONTROL_BYTES_MAX, SEALED_AHEAD_MAX};
 use crate::{
     relay::{Class, CloseReason, LinkKey, SendError},
     tls::record::{ContentType, PLAINTEXT_LEN_MAX, SealError, Sealer},
     wire::{FrameRef, RetainedFrame},
 };
 
-/// Bytes that may be sealed and not sent: a link whose peer is slower than that keeps its frames
-/// unsealed, so that control can go before data and memory is shared.
-const SEALED_AHEAD_MAX: usize = 256 * 1024;
 /// A buffer larger than this is not kept for the next turn.
 const BUFFER_KEPT_MAX: usize = 64 * 1024;
 /// Frames up to this length are sealed at once.
 const SEAL_AT_ONCE_MAX: usize = 64 * 1024;
-/// Control frames may wait up to this many bytes on one link.
-const CONTROL_BYTES_MAX: usize = 64 << 20;
-/// How long a closing link may take to send what is queued.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// What a waiting frame is charged beside its own bytes: its place in the queue, and what the allocator
+/// and the shared body take for it.
+pub(super) const WAITING_COST: usize = size_of::<Waiting>() + 64;
+
+/// Index of the queue of control frames …
+const CONTROL: usize = 0;
+/// … and of that of data.
+const DATA: usize = 1;
 
 /// A frame that waits unsealed.
 struct Waiting {
@@ -48,7 +49,6 @@ impl Waiting {
 
 pub(super) struct Transmit {
     pub(super) key: LinkKey,
-    pub(super) socket: OwnedFd,
     sealer: Sealer,
     is_sdk: bool,
     share_records: bool,
@@ -60,9 +60,10 @@ pub(super) struct Transmit {
     in_flight: Vec<u8>,
     sent: usize,
     pub(super) sending: bool,
-    /// Control, then data.
+    /// Control, then data; a link to an application has data only.
     waiting: [VecDeque<Waiting>; 2],
-    waiting_bytes: usize,
+    /// Bytes of each that are not sealed yet.
+    waiting_bytes: [usize; 2],
     /// Which queue's first frame has been begun.
     begun: Option<usize>,
     pub(super) closing: Option<Closing>,
@@ -85,14 +86,12 @@ impl Transmit {
     pub(super) fn new(
         now: Instant,
         key: LinkKey,
-        socket: OwnedFd,
         sealer: Sealer,
         is_sdk: bool,
         queue_bytes_max: usize,
     ) -> Self {
         Self {
             key,
-            socket,
             sealer,
             is_sdk,
             share_records: !is_sdk,
@@ -103,7 +102,7 @@ impl Transmit {
             sent: 0,
             sending: false,
             waiting: [VecDeque::new(), VecDeque::new()],
-            waiting_bytes: 0,
+            waiting_bytes: [0; 2],
             begun: None,
             closing: None,
             close_notify_sealed: false,
@@ -118,17 +117,38 @@ impl Transmit {
     }
 
     /// Bytes that are not sent yet.
-    pub(super) fn queued_bytes(&self) -> usize {
-        self.sealed.len() + self.gathered.len() + self.in_flight.len() - self.sent + self.waiting_bytes
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.sealed_bytes() + self.waiting_bytes.iter().sum::<usize>()
     }
 
-    /// TLS 1.3: moves on to new keys, as the peer asked.
-    pub(super) fn update_keys(&mut self) {
+    /// Bytes that are sealed, or about to share a record, and not sent yet.
+    fn sealed_bytes(&self) -> usize {
+        self.sealed.len() + self.gathered.len() + self.in_flight.len() - self.sent
+    }
+
+    /// What a queue's frames take.
+    fn waiting_cost(&self, queue: usize) -> usize {
+        self.waiting_bytes[queue] + self.waiting[queue].len() * WAITING_COST
+    }
+
+    fn is_anything_waiting(&self) -> bool {
+        self.waiting.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// TLS 1.3: moves on to new keys.
+    pub(super) fn update_keys(&mut self, now: Instant) {
+        if self.closing.is_some() {
+            return;
+        }
         let updated = self.seal_gathered().and_then(|()| self.sealer.update_keys(&mut self.sealed));
         if updated.is_err() {
-            let now = self.last_progress;
             self.close(now, CloseReason::KeysWorn, true);
         }
+    }
+
+    /// Whether [`Self::update_keys`] gives new keys.
+    pub(super) fn can_update_keys(&self) -> bool {
+        self.sealer.can_update_keys()
     }
 
     pub(super) fn blocks(&self) -> u64 {
@@ -146,27 +166,32 @@ impl Transmit {
         if self.closing.is_some() {
             return Err(SendError::Gone);
         }
-        let queued = self.queued_bytes();
-        let bound =
-            if class == Class::Control && !self.is_sdk { CONTROL_BYTES_MAX } else { self.queue_bytes_max };
-        if queued >= bound {
+        let queue = if self.is_sdk || class == Class::Data { DATA } else { CONTROL };
+        // Neither blocks the other: control gets by a full data queue.
+        let is_full = match queue {
+            CONTROL => self.waiting_cost(CONTROL) >= CONTROL_BYTES_MAX,
+            _ => self.sealed_bytes() + self.waiting_cost(DATA) >= self.queue_bytes_max,
+        };
+        if is_full {
             return Err(SendError::Full);
         }
-        if queued == 0 {
+        if self.unsent_bytes() == 0 {
             self.last_progress = now;
         }
         let len = head.len() + body.len();
-        let nothing_waits = self.waiting_bytes == 0;
-        if nothing_waits && len <= SEAL_AT_ONCE_MAX && self.sealed.len() < SEALED_AHEAD_MAX {
-            return self.seal_whole(head, body).map_err(|_| SendError::Gone);
+        if !self.is_anything_waiting() && len <= SEAL_AT_ONCE_MAX && self.sealed_bytes() < SEALED_AHEAD_MAX {
+            return self.seal_whole(head, body).map_err(|_| {
+                // A record that is half in the buffer must not go out, and nothing after it can.
+                self.close(now, CloseReason::KeysWorn, true);
+                SendError::Gone
+            });
         }
-        let queue = usize::from(!self.is_sdk && class == Class::Data);
         self.waiting[queue].push_back(Waiting {
             head: SmallVec::from_slice(head),
             body: body.retain(),
             sealed: 0,
         });
-        self.waiting_bytes += len;
+        self.waiting_bytes[queue] += len;
         Ok(())
     }
 
@@ -195,21 +220,22 @@ impl Transmit {
 
     /// Seals what waits, as far as may be ahead.
     fn seal_waiting(&mut self) -> Result<(), SealError> {
-        while self.waiting_bytes > 0 && self.sealed.len() + self.gathered.len() < SEALED_AHEAD_MAX {
-            let queue = self.begun.unwrap_or(usize::from(self.waiting[0].is_empty()));
+        while self.is_anything_waiting() && self.sealed_bytes() < SEALED_AHEAD_MAX {
+            let first = if self.waiting[CONTROL].is_empty() { DATA } else { CONTROL };
+            let queue = self.begun.unwrap_or(first);
             let Some(mut frame) = self.waiting[queue].pop_front() else { break };
             let len = frame.len();
             if frame.sealed == 0 && len <= SEAL_AT_ONCE_MAX {
-                self.waiting_bytes -= len;
+                self.waiting_bytes[queue] -= len;
                 self.seal_whole(&frame.head, frame.body.as_ref())?;
                 continue;
             }
             self.seal_gathered()?;
+            let room = SEALED_AHEAD_MAX.saturating_sub(self.sealed_bytes()).max(1);
             let Self { sealer, sealed, .. } = self;
             let before = frame.sealed;
-            frame.sealed =
-                seal_range(sealer, sealed, &frame.head, frame.body.as_ref(), before, SEALED_AHEAD_MAX)?;
-            self.waiting_bytes -= frame.sealed - before;
+            frame.sealed = seal_range(sealer, sealed, &frame.head, frame.body.as_ref(), before, room)?;
+            self.waiting_bytes[queue] -= frame.sealed - before;
             if frame.sealed < len {
                 self.waiting[queue].push_front(frame);
                 self.begun = Some(queue);
@@ -228,7 +254,7 @@ impl Transmit {
         if self.sent == self.in_flight.len() {
             self.seal_waiting()?;
             self.seal_gathered()?;
-            if self.closing.is_some() && self.waiting_bytes == 0 && !self.close_notify_sealed {
+            if self.closing.is_some() && !self.is_anything_waiting() && !self.close_notify_sealed {
                 self.close_notify_sealed = true;
                 self.sealer.close_notify(&mut self.sealed)?;
             }
@@ -239,6 +265,7 @@ impl Transmit {
                 for buffer in [&mut self.in_flight, &mut self.sealed, &mut self.gathered] {
                     *buffer = Vec::new();
                 }
+                self.waiting = Default::default();
                 return Ok(None);
             }
             for buffer in [&mut self.sealed, &mut self.gathered] {
@@ -269,12 +296,12 @@ impl Transmit {
     /// Whether everything is sent that will be.
     pub(super) fn is_flushed(&self) -> bool {
         self.closing.is_some_and(|closing| closing.aborted)
-            || (self.queued_bytes() == 0 && (self.close_notify_sealed || self.closing.is_none()))
+            || (self.unsent_bytes() == 0 && (self.close_notify_sealed || self.closing.is_none()))
     }
 
     /// Whether the peer has taken nothing of what is queued for so long.
     pub(super) fn is_stalled(&self, now: Instant, timeout: Duration) -> bool {
-        self.is_sdk && self.queued_bytes() > 0 && now.saturating_duration_since(self.last_progress) >= timeout
+        self.is_sdk && self.unsent_bytes() > 0 && now.saturating_duration_since(self.last_progress) >= timeout
     }
 }
 
@@ -309,4 +336,121 @@ fn seal_range(
         at = record_end;
     }
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::testing::connection,
+        tls::record::{Opened, Opener, record_len},
+    };
+
+    const KEY: LinkKey = LinkKey { index: 0, generation: 1 };
+
+    fn transmit(is_sdk: bool, queue_bytes_max: usize) -> (Transmit, Opener) {
+        let (sealer, opener) = connection();
+        (Transmit::new(Instant::now(), KEY, sealer, is_sdk, queue_bytes_max), opener)
+    }
+
+    fn send(transmit: &mut Transmit, class: Class, frame: &[u8]) -> Result<(), SendError> {
+        transmit.send(Instant::now(), class, &[], FrameRef::Slice(frame))
+    }
+
+    /// Lets the peer take everything; gives the plaintext.
+    fn drain(transmit: &mut Transmit, opener: &mut Opener) -> Vec<u8> {
+        let mut received = Vec::new();
+        loop {
+            if !transmit.sending && transmit.next_send().unwrap().is_none() {
+                break;
+            }
+            received.extend_from_slice(&transmit.in_flight[transmit.sent..]);
+            transmit.handle_sent(Instant::now(), usize::MAX / 2);
+        }
+        let (mut plaintext, mut rest) = (Vec::new(), received.as_mut_slice());
+        while let Some(len) = record_len(rest).unwrap() {
+            let (record, others) = rest.split_at_mut(len);
+            if let Opened::Data(data) = opener.open_in_place(record).unwrap() {
+                plaintext.extend_from_slice(data);
+            }
+            rest = others;
+        }
+        plaintext
+    }
+
+    #[test]
+    fn control_is_taken_and_goes_first_while_data_is_at_its_bound() {
+        let (mut transmit, mut opener) = transmit(false, CONTROL_BYTES_MAX + (1 << 20));
+        let data = vec![1; 1 << 20];
+        let mut taken = 0;
+        while send(&mut transmit, Class::Data, &data).is_ok() {
+            taken += data.len();
+        }
+        assert!(taken > CONTROL_BYTES_MAX);
+        assert_eq!(send(&mut transmit, Class::Control, &[2; 100]), Ok(()));
+        let received = drain(&mut transmit, &mut opener);
+        assert_eq!(received.len(), taken + 100);
+        assert!(received[..100] == [2; 100]);
+    }
+
+    #[test]
+    fn control_has_a_bound_of_its_own_that_leaves_room_for_data() {
+        let (mut transmit, _) = transmit(false, 1 << 20);
+        let control = vec![2; 1 << 20];
+        let mut taken = 0;
+        while send(&mut transmit, Class::Control, &control).is_ok() {
+            taken += control.len();
+        }
+        assert!((CONTROL_BYTES_MAX..=CONTROL_BYTES_MAX + control.len()).contains(&taken));
+        assert_eq!(send(&mut transmit, Class::Data, &[1; 100]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_in_flight_counts_as_sealed_ahead() {
+        for is_sdk in [true, false] {
+            let (mut transmit, mut opener) = transmit(is_sdk, 8 << 20);
+            let frame = [7; 10_000];
+            let mut sent = 0;
+            let mut started = false;
+            while send(&mut transmit, Class::Data, &frame).is_ok() {
+                sent += frame.len();
+                // The kernel has the first lot and takes none of it.
+                if !transmit.sending && transmit.sealed_bytes() >= SEALED_AHEAD_MAX {
+                    started = transmit.next_send().unwrap().is_some();
+                }
+                let per_record = 64;
+                assert!(transmit.sealed_bytes() < SEALED_AHEAD_MAX + frame.len() + per_record);
+            }
+            assert!(started && sent > SEALED_AHEAD_MAX);
+            assert_eq!(drain(&mut transmit, &mut opener).len(), sent);
+        }
+    }
+
+    #[test]
+    fn small_frames_that_wait_are_charged_what_they_cost() {
+        let bound = 1 << 20;
+        let (mut transmit, mut opener) = transmit(true, bound);
+        let mut taken = 0;
+        while send(&mut transmit, Class::Data, &[3; 42]).is_ok() {
+            taken += 1;
+            let memory = transmit.sealed_bytes() + transmit.waiting[DATA].len() * size_of::<Waiting>();
+            assert!(memory <= bound + WAITING_COST);
+        }
+        assert!(transmit.waiting[DATA].len() > 1_000);
+        assert_eq!(drain(&mut transmit, &mut opener).len(), taken * 42);
+        assert_eq!(transmit.waiting[DATA].capacity(), 0, "an idle link keeps nothing");
+    }
+
+    #[test]
+    fn a_closing_link_sends_what_is_queued_and_then_says_so() {
+        let (mut transmit, mut opener) = transmit(true, 8 << 20);
+        for _ in 0..100 {
+            send(&mut transmit, Class::Data, &[5; 10_000]).unwrap();
+        }
+        transmit.close(Instant::now(), CloseReason::ByPeer, false);
+        assert_eq!(send(&mut transmit, Class::Data, &[5]), Err(SendError::Gone));
+        assert!(!transmit.is_flushed());
+        assert_eq!(drain(&mut transmit, &mut opener).len(), 1_000_000);
+        assert!(transmit.is_flushed() && transmit.close_notify_sealed);
+    }
 }

@@ -322,6 +322,24 @@ figures! {
         counter not_for_us,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
+        /// Links closed because unfinished frames of all links together took too much memory.
+        counter unfinished_frames_dropped,
+        /// Control frames of node links that were not sent because too many waited.
+        counter dropped_control_full,
+        /// Turns in which nothing was taken in because another reactor was behind.
+        counter turns_backed_up,
+        /// Frames of the registry for neighbours that were dropped because the reactor was behind.
+        counter registry_frames_dropped,
+        /// Changes of topics that waited because the registry was behind.
+        counter registry_changes_put_off,
+        /// Links closed because their keys were worn out; node links only if nobody replaced them.
+        counter closed_worn,
+        /// Node links whose keys were worn out, to be replaced.
+        counter node_links_worn,
+        /// Sessions whose keys were worn out, to be closed.
+        counter sessions_worn,
+        /// TLS 1.3 keys that were renewed.
+        counter keys_updated,
         /// Bytes received, as TLS records.
         counter received_bytes,
         /// Bytes sent, as TLS records.

@@ -231,6 +231,11 @@ impl Sealer {
         HEADER_LEN + self.keys.explicit_len() + TAG_LEN + usize::from(self.keys.tls13)
     }
 
+    /// Whether [`Self::update_keys`] can give new keys: in TLS 1.3.
+    pub fn can_update_keys(&self) -> bool {
+        self.updates.is_some()
+    }
+
     /// AES blocks (or their like) sealed with the current key.
     pub fn blocks(&self) -> u64 {
         self.keys.blocks

@@ -528,6 +528,15 @@ impl Network {
         }
     }
 
+    /// The keys of the links between two nodes are worn out; both ends see it.
+    pub fn wear_links(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y) in [(a, b), (b, a)] {
+            for (reactor, key) in self.links_between(x, y) {
+                self.nodes[x].shards[usize::from(reactor.0)].handle_link_worn(key);
+            }
+        }
+    }
+
     /// What `from` sends to `to` waits on its way until `until`.
     pub fn stall(&mut self, from: NodeIndex, to: NodeIndex, until: Instant) {
         for (reactor, key) in self.links_between(from, to) {

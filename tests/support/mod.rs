@@ -1,6 +1,8 @@
 //! The kit of the tests over real TLS and real sockets.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part of it
 
+pub mod process;
+
 use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -39,6 +41,17 @@ pub struct TestNode {
 impl TestNode {
     /// Starts the `index`th node of the network's files with `peers` and further configuration.
     pub fn start(profile: Profile, index: usize, peers: &[&TestNode], more: &str) -> Self {
+        Self::start_with(profile, index, peers, more, |_| {})
+    }
+
+    /// The same, with what no configuration file can set.
+    pub fn start_with(
+        profile: Profile,
+        index: usize,
+        peers: &[&TestNode],
+        more: &str,
+        change: impl FnOnce(&mut amop::config::Config),
+    ) -> Self {
         let dir = host_dir(profile).join(format!("node{index}"));
         let mut text = format!(
             "[chain]\nrsa_crypto_channel={}\n[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n\
@@ -49,8 +62,9 @@ impl TestNode {
             text.push_str(&format!("node.{number}={}\n", peer.node().p2p_address()));
         }
         text.push_str(more);
-        let (config, warnings) = amop::config::Config::parse(&text, &dir).expect("a valid configuration");
+        let (mut config, warnings) = amop::config::Config::parse(&text, &dir).expect("a valid configuration");
         assert_eq!(warnings, []);
+        change(&mut config);
         Self { node: Some(amop::node::Node::start(config).expect("the node starts")) }
     }
 
@@ -98,31 +112,45 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// What applications of the network's files connect with.
+pub fn application_config(profile: Profile) -> std::sync::Arc<rustls::ClientConfig> {
+    use amop::tls::{config::client_config, identity, settings::TlsSettings};
+    let dir = host_dir(profile).join("sdk");
+    let identity = identity::Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key")).expect("an identity");
+    let roots = identity::Roots::load(&dir.join("ca.crt")).expect("roots");
+    client_config(&identity, &roots, &TlsSettings::default()).expect("a configuration")
+}
+
 /// An application that says exactly what a test tells it to, and sees every record.
 pub struct RawSdk {
     pub socket: std::net::TcpStream,
-    sealer: amop::tls::record::Sealer,
+    pub sealer: amop::tls::record::Sealer,
     opener: amop::tls::record::Opener,
     received: Vec<u8>,
+    /// What the node said with the end of the handshake.
+    plaintext: Vec<u8>,
 }
 
 impl RawSdk {
     pub fn connect(profile: Profile, node: &TestNode) -> Self {
-        use amop::tls::{config::client_config, identity, settings::TlsSettings};
-        let dir = host_dir(profile).join("sdk");
-        let identity =
-            identity::Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key")).expect("an identity");
-        let roots = identity::Roots::load(&dir.join("ca.crt")).expect("roots");
-        let config = client_config(&identity, &roots, &TlsSettings::default()).expect("a configuration");
-        Self::connect_with(config, node.node().channel_address()).expect("the node lets it in")
+        let app = Self::connect_with(application_config(profile), node.node().channel_address())
+            .expect("the node lets it in");
+        assert_eq!(app.plaintext, b"", "a node never speaks first to an application");
+        app
     }
 
     pub fn connect_with(
         config: std::sync::Arc<rustls::ClientConfig>,
         address: std::net::SocketAddr,
     ) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::connect_over(config, std::net::TcpStream::connect(address)?)
+    }
+
+    pub fn connect_over(
+        config: std::sync::Arc<rustls::ClientConfig>,
+        mut socket: std::net::TcpStream,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         use std::io::{Read, Write};
-        let mut socket = std::net::TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
         let mut handshake = amop::tls::handshake::Handshake::client(config)?;
@@ -139,12 +167,12 @@ impl RawSdk {
             handshake.handle_received(&buffer[..read])?;
         }
         let established = handshake.finish()?;
-        assert_eq!(established.plaintext, b"", "a node never speaks first");
         Ok(Self {
             socket,
             sealer: established.sealer,
             opener: established.opener,
             received: established.received,
+            plaintext: established.plaintext,
         })
     }
 
@@ -168,6 +196,9 @@ impl RawSdk {
     pub fn record(&mut self) -> Option<Vec<u8>> {
         use amop::tls::record::{Opened, record_len};
         use std::io::Read;
+        if !self.plaintext.is_empty() {
+            return Some(std::mem::take(&mut self.plaintext));
+        }
         loop {
             if let Some(len) = record_len(&self.received).expect("nodes send records")
                 && len <= self.received.len()

@@ -18,6 +18,7 @@
 //! # Invariants
 //! - Counts in the snapshot are those of the inputs so far, as of the last publish.
 //! - A neighbour's entries are those of a record whose root its key has signed.
+//! - JSON-RPC waits for everything else, within a bound: it costs most, and anybody may ask.
 //! - What a neighbour sends that is wrong is ignored and counted ([`RegistryCounters`]); only one that
 //!   goes on and on loses its link.
 
@@ -36,7 +37,7 @@ use self::{
     record::{Record, Taken},
 };
 use super::{
-    ReactorId, RegistryInput, RegistryOutput, Shared,
+    LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared,
     counters::{Counter, figures},
     home_reactor,
     log_limit::LogLimit,
@@ -48,6 +49,7 @@ use super::{
 use crate::wire::{
     NodeId, Topic, TopicKind,
     node::PacketType,
+    sdk::Seq,
     state::{self, Change, Entries, Message, MessageError, Scope, Version},
 };
 
@@ -64,6 +66,9 @@ const REQUESTS_PER_SECOND_MAX: u32 = 512;
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Neighbours at once.
 pub const NODES_MAX: usize = 1_024;
+/// Bytes of JSON-RPC requests that wait to be answered, each with its place in the queue; further ones are
+/// refused.
+const RPC_WAITING_BYTES_MAX: usize = 16 << 20;
 /// A neighbour whose messages are refused more often per minute loses its link.
 const REFUSALS_PER_MINUTE_MAX: u32 = 100;
 
@@ -158,7 +163,7 @@ figures! {
         counter refused_nodes,
         /// About how many bytes of memory the records of all neighbours take.
         gauge records_bytes,
-        /// JSON-RPC requests refused because the answers before are not taken yet.
+        /// JSON-RPC requests refused because too many waited, or too many answers were not taken yet.
         counter rpc_refused,
     }
 }
@@ -196,6 +201,8 @@ pub struct Registry {
     /// Grows with everything that JSON-RPC shows.
     view_version: u64,
     rpc_cache: rpc::Cache,
+    rpc_waiting: VecDeque<RpcRequest>,
+    rpc_waiting_bytes: usize,
     outputs: VecDeque<(ReactorId, RegistryOutput)>,
     next_digest: Option<Instant>,
     log_own_id: LogLimit,
@@ -214,6 +221,22 @@ struct Neighbour {
     pinned: Option<(Pinned, Instant)>,
     requests: Allowance,
     refusals: Allowance,
+}
+
+/// A JSON-RPC request that waits for its turn.
+struct RpcRequest {
+    since: Instant,
+    reactor: ReactorId,
+    link: LinkKey,
+    seq: Seq,
+    body: bytes::Bytes,
+}
+
+impl RpcRequest {
+    /// What it counts for in the bound.
+    fn cost(&self) -> usize {
+        size_of::<Self>() + self.body.len()
+    }
 }
 
 /// Counts down from a maximum that is restored at the first use after a period.
@@ -246,6 +269,8 @@ impl Registry {
             records_bytes: 0,
             view_version: 0,
             rpc_cache: rpc::Cache::default(),
+            rpc_waiting: VecDeque::new(),
+            rpc_waiting_bytes: 0,
             outputs: VecDeque::new(),
             next_digest: None,
             log_own_id: LogLimit::new("this node's id elsewhere"),
@@ -272,23 +297,7 @@ impl Registry {
                 }
             }
             RegistryInput::Rpc { reactor, link, seq, body } => {
-                let on_the_way = self.shared.rpc_answer_bytes.load(Relaxed);
-                let answer = if on_the_way >= rpc::ANSWERS_BYTES_MAX {
-                    self.counters.rpc_refused.increment();
-                    Some(rpc::over_rate(&body))
-                } else {
-                    let mut cache = std::mem::take(&mut self.rpc_cache);
-                    let view = self.view();
-                    let answer =
-                        rpc::answer(&body, self.view_version, &view, &self.shared.settings, &mut cache);
-                    self.rpc_cache = cache;
-                    answer
-                };
-                if let Some(body) = answer {
-                    self.shared.rpc_answer_bytes.fetch_add(body.len(), Relaxed);
-                    let output = RegistryOutput::RpcAnswer { link, seq, body: body.into() };
-                    self.outputs.push_back((reactor, output));
-                }
+                self.handle_rpc(RpcRequest { since: now, reactor, link, seq, body });
             }
         }
     }
@@ -307,14 +316,24 @@ impl Registry {
         }
     }
 
-    /// What a shard is to do next.
+    /// What a shard is to do next. When nothing else is left, one JSON-RPC request is answered; whoever has
+    /// inputs hands them in before asking for another.
     pub fn poll_output(&mut self) -> Option<(ReactorId, RegistryOutput)> {
+        if self.outputs.is_empty() {
+            self.answer_rpc();
+        }
         self.outputs.pop_front()
     }
 
-    /// When [`Self::handle_timeout`] is due.
+    /// Whether anything but JSON-RPC requests waits for [`Self::poll_output`].
+    pub fn has_output(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// When [`Self::handle_timeout`] is due, or there is more to answer.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_digest
+        let rpc = self.rpc_waiting.front().map(|request| request.since);
+        rpc.into_iter().chain(self.next_digest).min()
     }
 
     /// Says to all neighbours what this node has, and asks again for what it still lacks.
@@ -355,6 +374,40 @@ impl Registry {
             topics: neighbour.record.entries().topics().count(),
         };
         self.nodes.iter().map(report).collect()
+    }
+
+    fn handle_rpc(&mut self, request: RpcRequest) {
+        if self.rpc_waiting_bytes + request.cost() > RPC_WAITING_BYTES_MAX {
+            self.counters.rpc_refused.increment();
+            let RpcRequest { reactor, link, seq, body, .. } = request;
+            let body = rpc::over_rate(&body);
+            self.shared.rpc_answer_bytes.fetch_add(body.len(), Relaxed);
+            let output = RegistryOutput::RpcAnswer { link, seq, body: body.into() };
+            return self.outputs.push_back((reactor, output));
+        }
+        self.rpc_waiting_bytes += request.cost();
+        self.rpc_waiting.push_back(request);
+    }
+
+    fn answer_rpc(&mut self) {
+        let Some(request) = self.rpc_waiting.pop_front() else { return };
+        self.rpc_waiting_bytes -= request.cost();
+        let RpcRequest { reactor, link, seq, body, .. } = request;
+        let answer = if self.shared.rpc_answer_bytes.load(Relaxed) >= rpc::ANSWERS_BYTES_MAX {
+            self.counters.rpc_refused.increment();
+            Some(rpc::over_rate(&body))
+        } else {
+            let mut cache = std::mem::take(&mut self.rpc_cache);
+            let answer =
+                rpc::answer(&body, self.view_version, &self.view(), &self.shared.settings, &mut cache);
+            self.rpc_cache = cache;
+            answer
+        };
+        if let Some(body) = answer {
+            self.shared.rpc_answer_bytes.fetch_add(body.len(), Relaxed);
+            let output = RegistryOutput::RpcAnswer { link, seq, body: body.into() };
+            self.outputs.push_back((reactor, output));
+        }
     }
 
     fn change_local_topic(&mut self, reactor: ReactorId, topic: &Topic, difference: i32) {

@@ -622,6 +622,48 @@ fn peers_are_answered_from_their_records() {
 }
 
 #[test]
+fn rpc_waits_within_a_bound_and_for_everything_else() {
+    let mut net = Net::mesh(2);
+    net.settle();
+    let notification =
+        Bytes::from(br#"{"method":"x","params":["#.iter().copied().cycle().take(1 << 20).collect::<Vec<_>>());
+    let question = Bytes::from_static(br#"{"method":"getNodeIDList","id":1}"#);
+    let rpc = |body: &Bytes| RegistryInput::Rpc {
+        reactor: HOME,
+        link: LinkKey { index: 0, generation: 1 },
+        seq: [b'0'; 32],
+        body: body.clone(),
+    };
+    let node = &mut net.nodes[0];
+    for _ in 0..20 {
+        node.handle(net.now, rpc(&notification));
+    }
+    node.handle(net.now, rpc(&question));
+    // 15 of 1 MiB and the question fit beside each other.
+    assert_eq!(node.counters().rpc_refused.get(), 5);
+    let changes = vec![(Topic::new("t").unwrap(), 1)];
+    node.handle(net.now, RegistryInput::Topics { reactor: HOME, changes });
+    node.publish(net.now);
+    let mut outputs = Vec::new();
+    while node.has_output() {
+        outputs.extend(node.poll_output());
+    }
+    let refused = outputs.iter().filter(|(_, output)| matches!(output, RegistryOutput::RpcAnswer { .. }));
+    assert_eq!(refused.count(), 5, "at once");
+    assert!(outputs.iter().any(|(_, output)| matches!(output, RegistryOutput::ToNode { .. })));
+    assert_eq!(node.poll_timeout(), Some(net.now), "more is left");
+    for answered in 1..=16 {
+        let Some((_, RegistryOutput::RpcAnswer { .. })) = node.poll_output() else { panic!("no answer") };
+        assert_eq!(node.poll_timeout() == Some(net.now), answered < 16);
+    }
+    assert!(node.poll_output().is_none());
+    for _ in 0..15 {
+        node.handle(net.now, rpc(&notification));
+    }
+    assert_eq!(node.counters().rpc_refused.get(), 5, "there is room again");
+}
+
+#[test]
 fn changes_of_one_reactor_apply_in_order_and_reactors_add_up() {
     let mut net = Net::mesh(2);
     let topic = Topic::new("t").unwrap();

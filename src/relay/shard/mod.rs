@@ -224,6 +224,7 @@ impl Shard {
             | CloseReason::NodeFrame
             | CloseReason::Protocol => self.counters.closed_protocol.increment(),
             CloseReason::Stalled => self.counters.closed_stalled.increment(),
+            CloseReason::KeysWorn => self.counters.closed_worn.increment(),
             _ => {}
         }
         match link.kind {
@@ -336,6 +337,25 @@ impl Shard {
         if self.next_node_tick.is_some_and(|due| due <= now) {
             self.tick_nodes(now, out);
         }
+    }
+
+    /// The keys of a link are worn out. A node link is to be replaced by whoever dialled it. A session gets
+    /// its requests in flight answered and new ones refused with 99, and is then to be closed.
+    pub fn handle_link_worn(&mut self, key: LinkKey) {
+        match self.link_mut(key) {
+            Some(LinkKind::Sdk(session)) => {
+                if !std::mem::replace(&mut session.is_worn, true) {
+                    self.counters.sessions_worn.increment();
+                }
+            }
+            Some(LinkKind::Node(_)) => self.wear_node_link(key),
+            None => {}
+        }
+    }
+
+    /// Whether a link's session, if it is one, waits for no answer, and none is awaited of it.
+    pub fn is_link_quiet(&mut self, key: LinkKey) -> bool {
+        self.session_mut(key).is_none_or(|session| session.requests.is_empty() && session.pushes.is_empty())
     }
 
     /// The node shuts down: what is in flight is answered, new requests get 99.

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId,
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError,
         counters::Counters,
     },
     wire::{
@@ -201,7 +201,9 @@ impl Shard {
         };
         let simultaneous =
             current.dialed != link.dialed && now.saturating_duration_since(active_since) < SIMULTANEOUS_DIAL;
-        let replaces = link.replaces != 0 && current.peer_link_number == Some(link.replaces);
+        // Either end may have named the link that this one replaces.
+        let replaces = (link.replaces != 0 && current.peer_link_number == Some(link.replaces))
+            || (link.replaces_here != 0 && current.number == link.replaces_here);
         if replaces {
             self.activate(now, key, &link.peer, out);
             out.close(active, CloseReason::Replaced);
@@ -476,8 +478,9 @@ impl Shard {
         Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
         head.extend_from_slice(&block);
         let active = neighbour.active;
+        // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
-            && out.send(key, Class::Data, &head, frame).is_err()
+            && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
         {
             return false;
         }
@@ -564,5 +567,8 @@ pub(super) struct LinkFacts {
     pub(super) peer: NodeId,
     pub(super) incarnation: u64,
     pub(super) dialed: bool,
+    /// The peer's number of the link that this one replaces; 0 if none.
     pub(super) replaces: u64,
+    /// The same by our numbers, if it was dialled here.
+    pub(super) replaces_here: u64,
 }

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput,
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError,
         report::{LinkReport, NodeLinkState, PeerReport},
         timers::TimerKey,
     },
@@ -32,7 +32,11 @@ pub(super) struct NodeLink {
     pub(super) dialed: bool,
     pub(super) label: PeerLabel,
     /// Our number for the link.
-    number: u64,
+    pub(super) number: u64,
+    /// Our number of the link that this one, dialled here, replaces; 0 if none.
+    replaces: u64,
+    /// Whether it is to be replaced, because its keys are worn out.
+    is_worn: bool,
     /// The peer's number for it, once its Hello came.
     pub(super) peer_link_number: Option<u64>,
     since: Instant,
@@ -85,6 +89,7 @@ impl Shard {
         dialed: bool,
         label: PeerLabel,
     ) -> NodeLink {
+        let replaces = if dialed { self.worn_link_to(&peer) } else { 0 };
         self.node_links_started += 1;
         self.counters.node_links.increment();
         self.want_node_tick(now);
@@ -93,6 +98,8 @@ impl Shard {
             dialed,
             label,
             number: u64::from(self.id.0) << 48 | self.node_links_started,
+            replaces,
+            is_worn: false,
             peer_link_number: None,
             since: now,
             last_received: now,
@@ -103,6 +110,24 @@ impl Shard {
             unacknowledged_bytes: 0,
             ack_timer: None,
             acknowledged_by_peer: 0,
+        }
+    }
+
+    /// Our number of the active link to a node if it is to be replaced; else 0.
+    fn worn_link_to(&mut self, peer: &NodeId) -> u64 {
+        let active = self.neighbours.get(peer).and_then(|neighbour| neighbour.active);
+        match active.and_then(|key| self.node_link_mut(key)) {
+            Some(link) if link.is_worn => link.number,
+            _ => 0,
+        }
+    }
+
+    /// The keys of a node link are worn out: whoever dialled it replaces it.
+    pub(super) fn wear_node_link(&mut self, key: LinkKey) {
+        if let Some(link) = self.node_link_mut(key)
+            && !std::mem::replace(&mut link.is_worn, true)
+        {
+            self.counters.node_links_worn.increment();
         }
     }
 
@@ -127,7 +152,7 @@ impl Shard {
             incarnation,
             lane: 0,
             link_number: link.number,
-            replaces: 0,
+            replaces: link.replaces,
         };
         self.send_control(now, key, PacketType::HELLO, None, &hello.encode(), out);
     }
@@ -263,6 +288,7 @@ impl Shard {
             incarnation: hello.incarnation,
             dialed: link.dialed,
             replaces: hello.replaces,
+            replaces_here: link.replaces,
         };
         self.settle_link(now, key, &facts, out);
     }
@@ -382,13 +408,17 @@ impl Shard {
 
     fn send_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
         let Some(link) = self.node_link_mut(key) else { return };
-        link.acknowledged = link.taken;
-        link.unacknowledged_bytes = 0;
         let taken = link.taken;
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
-        self.send_control(now, key, PacketType::ACK, None, &taken.to_be_bytes(), out);
+        // One that was not taken is due with the next frame, or with the next sign of life.
+        if self.send_control(now, key, PacketType::ACK, None, &taken.to_be_bytes(), out)
+            && let Some(link) = self.node_link_mut(key)
+        {
+            link.acknowledged = taken;
+            link.unacknowledged_bytes = 0;
+        }
     }
 
     pub(super) fn send_state(
@@ -405,6 +435,7 @@ impl Shard {
         }
     }
 
+    /// Sends a control frame; `false` if the link did not take it.
     fn send_control(
         &mut self,
         now: Instant,
@@ -413,15 +444,23 @@ impl Shard {
         seq: Option<u32>,
         payload: &[u8],
         out: &mut impl Outbound,
-    ) {
+    ) -> bool {
         let seq = seq.unwrap_or_else(|| self.next_message());
         let mut head = SmallVec::new();
         Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
-        if out.send(key, Class::Control, &head, FrameRef::Slice(payload)).is_ok() {
-            self.counters.node_frames_sent.increment();
-        }
-        if let Some(link) = self.node_link_mut(key) {
-            link.last_sent = now;
+        match out.send(key, Class::Control, &head, FrameRef::Slice(payload)) {
+            Ok(()) => {
+                self.counters.node_frames_sent.increment();
+                if let Some(link) = self.node_link_mut(key) {
+                    link.last_sent = now;
+                }
+                true
+            }
+            Err(SendError::Full) => {
+                self.counters.dropped_control_full.increment();
+                false
+            }
+            Err(SendError::Gone) => false,
         }
     }
 
@@ -470,5 +509,196 @@ impl Shard {
         if self.counters.node_links.get() > 0 || !self.neighbours.is_empty() {
             self.want_node_tick(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::relay::{
+        LinkUp, ReactorId, SendError, Shared, bandwidth::Limiter, settings::Settings, snapshot::Snapshot,
+    };
+
+    const OWN: NodeId = NodeId([1; 64]);
+    const PEER: NodeId = NodeId([2; 64]);
+    const KEY: LinkKey = LinkKey { index: 0, generation: 1 };
+
+    /// Links that take frames, or refuse them for a reason.
+    #[derive(Default)]
+    struct Links {
+        refusal: Option<SendError>,
+        refused: usize,
+        taken: Vec<(LinkKey, Vec<u8>)>,
+    }
+
+    impl Links {
+        fn taken_of(&self, key: LinkKey, packet_type: PacketType) -> Vec<&[u8]> {
+            let of_type = |(link, frame): &&(LinkKey, Vec<u8>)| {
+                *link == key && Header::decode(frame).unwrap().0.packet_type == packet_type
+            };
+            self.taken.iter().filter(of_type).map(|(_, frame)| frame.as_slice()).collect()
+        }
+    }
+
+    impl Outbound for Links {
+        fn send(
+            &mut self,
+            link: LinkKey,
+            _: Class,
+            head: &[u8],
+            body: FrameRef<'_>,
+        ) -> Result<(), SendError> {
+            if let Some(refusal) = self.refusal {
+                self.refused += 1;
+                return Err(refusal);
+            }
+            let frame = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
+            self.taken.push((link, frame));
+            Ok(())
+        }
+
+        fn to_reactor(&mut self, _: ReactorId, _: MeshMessage, _: FrameRef<'_>) {}
+
+        fn to_registry(&mut self, _: RegistryInput) -> bool {
+            true
+        }
+
+        fn share_records(&mut self, _: LinkKey) {}
+
+        fn close(&mut self, _: LinkKey, _: CloseReason) {}
+
+        fn abort(&mut self, _: LinkKey, reason: CloseReason) {
+            panic!("aborted: {reason}");
+        }
+    }
+
+    fn frame(packet_type: PacketType, seq: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = SmallVec::new();
+        Header::direct(packet_type, seq).encode_into(payload.len(), &mut frame);
+        frame.extend_from_slice(payload);
+        frame.to_vec()
+    }
+
+    fn multicast(number: u32) -> Vec<u8> {
+        sdk::encode_amop(sdk::FrameType::MULTICAST, &[0; 32], ResultCode::OK, "t", &number.to_be_bytes())
+    }
+
+    fn link_up(shard: &mut Shard, now: Instant, key: LinkKey, out: &mut Links) {
+        let up = LinkUp::Node {
+            id: PEER,
+            dialed: true,
+            address: String::new(),
+            agency: String::new(),
+            name: String::new(),
+        };
+        shard.handle_link_up(now, key, up, out);
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            features: 0,
+            incarnation: 1,
+            lane: 0,
+            link_number: u64::from(key.generation),
+            replaces: 0,
+        };
+        let hello = frame(PacketType::HELLO, 0, &hello.encode());
+        shard.handle_frame(now, key, FrameRef::Slice(&hello), out);
+    }
+
+    fn shard(now: Instant) -> (Shard, Links) {
+        let shared = Shared {
+            id: OWN,
+            incarnation: 1,
+            reactors: 1,
+            started: now,
+            own_address: String::new(),
+            own_agency: String::new(),
+            own_name: String::new(),
+            settings: Settings::default(),
+            snapshot: arc_swap::ArcSwap::from_pointee(Snapshot::default()),
+            limiter: Limiter::unlimited(),
+            rpc_limiter: Limiter::unlimited(),
+            rpc_answer_bytes: 0.into(),
+            next_message: 0.into(),
+            counters: vec![Arc::default()],
+        };
+        let (mut shard, mut out) = (Shard::new(Arc::new(shared), ReactorId(0), 0, now), Links::default());
+        link_up(&mut shard, now, KEY, &mut out);
+        (shard, out)
+    }
+
+    #[test]
+    fn a_sign_of_life_that_the_link_did_not_take_is_tried_again_at_once() {
+        let start = Instant::now();
+        let (mut shard, mut out) = shard(start);
+        let interval = shard.shared.settings.keepalive_interval;
+        out.refusal = Some(SendError::Full);
+        let mut now = start;
+        while out.refused < 3 {
+            now = shard.poll_timeout().unwrap();
+            shard.handle_activity(now, KEY);
+            shard.handle_timeout(now, &mut out);
+        }
+        assert!(now <= start + interval + 3 * NODE_TICK);
+        assert_eq!(shard.counters.dropped_control_full.get(), 3);
+        out.refusal = None;
+        now = shard.poll_timeout().unwrap();
+        shard.handle_timeout(now, &mut out);
+        assert_eq!(out.taken_of(KEY, PacketType::ACK).len(), 1);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_the_link_did_not_take_is_still_due() {
+        let now = Instant::now();
+        let (mut shard, mut out) = shard(now);
+        let due = shard.shared.settings.ack_frames_max as u32;
+        out.refusal = Some(SendError::Full);
+        for number in 0..=due {
+            if number == due {
+                out.refusal = None;
+            }
+            let payload = [&[0, 0], multicast(number).as_slice()].concat();
+            let frame = frame(PacketType::MULTICAST, number, &payload);
+            shard.handle_frame(now, KEY, FrameRef::Slice(&frame), &mut out);
+        }
+        let acknowledgements = out.taken_of(KEY, PacketType::ACK);
+        assert_eq!(acknowledgements.len(), 1);
+        assert!(acknowledgements[0].ends_with(&u64::from(due + 1).to_be_bytes()));
+    }
+
+    #[test]
+    fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
+        let now = Instant::now();
+        let (mut shard, mut out) = shard(now);
+        out.refusal = Some(SendError::Gone);
+        for number in 0..3 {
+            shard.forward_multicast(now, &PEER, number, FrameRef::Slice(&multicast(number)), &mut out);
+        }
+        assert_eq!(shard.counters.dropped_window_full.get(), 0);
+        shard.handle_link_down(now, KEY, CloseReason::ByPeer, &mut out);
+        out.refusal = None;
+        let next = LinkKey { index: 0, generation: 2 };
+        link_up(&mut shard, now, next, &mut out);
+        let sent = out.taken_of(next, PacketType::MULTICAST);
+        let numbers: Vec<_> = sent.iter().map(|frame| frame[frame.len() - 1]).collect();
+        assert_eq!(numbers, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_link_that_replaces_a_worn_one_says_so_and_is_taken_at_once() {
+        let now = Instant::now();
+        let (mut shard, mut out) = shard(now);
+        let hello_of = |out: &Links, key| {
+            let (_, offset) = Header::decode(out.taken_of(key, PacketType::HELLO)[0]).unwrap();
+            Hello::decode(&out.taken_of(key, PacketType::HELLO)[0][offset..]).unwrap()
+        };
+        assert_eq!(hello_of(&out, KEY).replaces, 0);
+        shard.handle_link_worn(KEY);
+        let next = LinkKey { index: 1, generation: 1 };
+        link_up(&mut shard, now, next, &mut out);
+        assert_eq!(hello_of(&out, next).replaces, hello_of(&out, KEY).link_number);
+        assert_eq!(shard.neighbours[&PEER].active, Some(next));
     }
 }

@@ -128,12 +128,15 @@ impl Shard {
             self.refuse(key, &header.seq, ResultCode::NOT_DELIVERED, out);
             return;
         }
+        let (id, is_worn) = (session.id, session.is_worn);
         if full {
             self.warn_pending_full(now, key);
+        }
+        if full || is_worn {
             self.refuse(key, &header.seq, ResultCode::NOT_SENT, out);
             return;
         }
-        let origin = Origin::Session { key, id: session.id };
+        let origin = Origin::Session { key, id };
         let deadline = now + self.shared.settings.request_timeout;
         let request = self.open_request(now, origin, header.seq, deadline);
         if let Some(session) = self.session_mut(key) {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
-use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::{Link, LinkKind, Shard, push::Push};
@@ -43,6 +42,8 @@ pub(super) struct Session {
     changes_counted: Instant,
     /// A subscription that waits because changes came too fast; the last one wins.
     deferred: Option<Vec<Topic>>,
+    /// Whether it is about to be closed, because its keys are worn out: it gets no new requests answered.
+    pub(super) is_worn: bool,
     /// Open requests of this publisher, by seq.
     pub(super) requests: AHashMap<Seq, RequestId>,
     /// Open pushes to this subscriber, by seq.
@@ -142,6 +143,7 @@ impl Shard {
             changes_left: f64::from(self.shared.settings.session_changes_per_second_max),
             changes_counted: now,
             deferred: None,
+            is_worn: false,
             requests: AHashMap::with_hasher(self.hashing.clone()),
             pushes: AHashMap::with_hasher(self.hashing.clone()),
         }
@@ -331,8 +333,7 @@ impl Shard {
         } else if body.len() == body.head().len() {
             json::decode_subscription(body.head(), topics_max)
         } else {
-            let joined: Vec<u8> = body.pieces().flatten().copied().collect();
-            json::decode_subscription(&joined, topics_max)
+            json::decode_subscription(&body.pieces().collect::<Vec<_>>().concat(), topics_max)
         };
         match read {
             Ok((topics, skipped)) => {
@@ -498,7 +499,7 @@ impl Shard {
     ) {
         self.counters.rpc_requests.increment();
         let body = frame.advance(HEADER_LEN);
-        let whole: SmallVec<[u8; 256]>;
+        let whole;
         let body = if body.len() > rpc::BODY_LEN_MAX {
             self.counters.rpc_refused.increment();
             let answer = rpc::too_large();
@@ -507,8 +508,8 @@ impl Shard {
         } else if body.len() == body.head().len() {
             body.head()
         } else {
-            whole = body.pieces().flatten().copied().collect();
-            &whole
+            whole = body.pieces().collect::<Vec<_>>().concat();
+            &whole[..]
         };
         let elapsed = now.saturating_duration_since(self.shared.started);
         if !self.shared.rpc_limiter.admit(elapsed, 1) {

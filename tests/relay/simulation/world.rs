@@ -542,16 +542,15 @@ impl World {
     fn look_at_door(&mut self, from: NodeIndex, to: NodeIndex) {
         let pause = DOOR_INTERVAL + self.millis(0..200);
         self.after(pause, Action::Door { from, to });
-        let usable = |node: NodeIndex| self.net.nodes[node].running && !self.net.nodes[node].frozen;
-        let pair = (from.min(to), from.max(to));
-        if usable(from)
-            && usable(to)
-            && !self.blocked.contains_key(&pair)
-            && self.net.links_between(from, to).is_empty()
-        {
+        if self.can_connect(from, to) && self.net.links_between(from, to).is_empty() {
             self.say(|| format!("node{from} dials node{to}"));
             self.net.connect(from, to);
         }
+    }
+
+    fn can_connect(&self, a: NodeIndex, b: NodeIndex) -> bool {
+        let usable = |node: NodeIndex| self.net.nodes[node].running && !self.net.nodes[node].frozen;
+        usable(a) && usable(b) && !self.blocked.contains_key(&(a.min(b), a.max(b)))
     }
 
     /// Something bad happens.
@@ -565,6 +564,15 @@ impl World {
         let a = self.rng.random_range(0..nodes);
         let b = self.rng.random_range(0..nodes);
         if self.troubled.contains(&a) || self.troubled.contains(&b) {
+            return;
+        }
+        if a != b && self.rng.random_bool(0.15) {
+            // Nothing bad: nobody must notice.
+            if self.can_connect(a, b) && !self.net.links_between(a, b).is_empty() {
+                self.say(|| format!("the keys between node{a} and node{b} are worn out, node{a} dials anew"));
+                self.net.wear_links(a, b);
+                self.net.connect(a, b);
+            }
             return;
         }
         let now = self.net.now;
@@ -602,10 +610,7 @@ impl World {
                 }
                 _ => {
                     self.say(|| format!("FAULT node{from} dials node{to} although there may be a link"));
-                    if !self.blocked.contains_key(&(a, b))
-                        && self.net.nodes[a].running
-                        && self.net.nodes[b].running
-                    {
+                    if self.can_connect(a, b) {
                         self.net.connect(from, to);
                     }
                     self.after(Duration::ZERO, Action::Mend { fault, how: Mend::Nothing });

@@ -1,0 +1,209 @@
+//! Every bound of the engine that nobody need set, with its unit; [`bounds`] lists them together with those
+//! that are set.
+
+use std::time::Duration;
+
+use super::EngineSettings;
+use crate::{relay::settings::Settings, tls::record::RECORD_LEN_MAX, wire::sdk};
+
+/// Completions handled before the other sources get their turn.
+pub(super) const COMPLETIONS_PER_TURN: usize = 1_024;
+/// Messages of one other reactor handled in one turn.
+pub(super) const MESH_PER_TURN: usize = 1_024;
+/// Messages that one mesh queue holds; what does not fit is spilled, and the reactor takes nothing in.
+pub(super) const MESH_QUEUE_LEN: usize = 4_096;
+/// Inputs that may wait for the registry; beyond it state frames and JSON-RPC requests are refused, and
+/// changes of topics are summed up until there is room.
+pub(super) const REGISTRY_QUEUE_MAX: usize = 16_384;
+/// Commands that may wait in a reactor's inbox; beyond it the registry's frames for neighbours are dropped,
+/// which the next digest mends.
+pub(super) const INBOX_MAX: usize = 16_384;
+/// Tries to give the kernel an entry before the node gives up …
+pub(super) const PUSH_ATTEMPTS_MAX: u32 = 10_000;
+/// … of which the first follow each other at once …
+pub(super) const PUSH_ATTEMPTS_AT_ONCE: u32 = 100;
+/// … and the others after this.
+pub(super) const PUSH_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes that may be sealed and not sent, what the kernel is sending included; one frame may go beyond
+/// it. A link whose peer is slower than that keeps its frames unsealed, so that control can go before
+/// data and memory is shared.
+pub(super) const SEALED_AHEAD_MAX: usize = 256 * 1024;
+/// Bytes of a node link that the kernel may hold and has not sent yet: what is sealed can no longer be
+/// overtaken by control.
+pub(super) const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
+/// Control frames may wait up to this many bytes on one node link, beside its data.
+pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
+/// A frame has this long to be complete, plus one second for each [`BYTES_PER_SECOND_MIN`].
+pub(super) const FRAME_COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+/// The slowest that a large frame may arrive.
+pub(super) const BYTES_PER_SECOND_MIN: usize = 100 * 1024;
+/// A record has this long to be complete: it is 16 KiB at most.
+pub(super) const RECORD_COMPLETE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a closing link may take to send what is queued.
+pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// How long the peer of a link that was closed in order, and that has taken everything, may take to close it
+/// too. What it still sends is read and dropped until then: unread input would make the kernel reset the
+/// connection, and with it what the peer has not read yet.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
+/// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
+pub(super) const REPLACE_WITHIN: Duration = Duration::from_secs(10);
+
+/// One bound: how much of what, and what happens there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// What is bounded.
+    pub name: &'static str,
+    /// How much.
+    pub value: u64,
+    /// Of what.
+    pub unit: &'static str,
+    /// For each of what.
+    pub per: &'static str,
+    /// What happens there, and the counter that shows it.
+    pub then: &'static str,
+}
+
+/// All queues, tables, buffers and times of the engine.
+pub fn bounds(settings: &EngineSettings, relay: &Settings) -> Vec<Bound> {
+    let bound = |name, value: usize, unit, per, then| Bound { name, value: value as u64, unit, per, then };
+    let frames_per_buffer = settings.receive_buffer_len / sdk::HEADER_LEN;
+    vec![
+        bound(
+            "receive buffers",
+            usize::from(settings.receive_buffers) * settings.receive_buffer_len,
+            "bytes",
+            "reactor",
+            "the kernel keeps input until a buffer is back: receive_buffers_exhausted",
+        ),
+        bound(
+            "submission entries",
+            settings.ring_entries as usize,
+            "entries",
+            "reactor",
+            "submitted early; after many vain tries the node ends",
+        ),
+        bound(
+            "receives held while another reactor is behind",
+            usize::from(settings.receive_buffers),
+            "buffers",
+            "reactor",
+            "the kernel keeps input: turns_backed_up",
+        ),
+        bound("record in progress", RECORD_LEN_MAX, "bytes", "link", "the link is closed"),
+        bound(
+            "record in progress",
+            RECORD_COMPLETE_WITHIN.as_millis() as usize,
+            "ms",
+            "link",
+            "the link is closed: closed_protocol",
+        ),
+        bound(
+            "frame in progress, and 1 s more per 100 KiB",
+            FRAME_COMPLETE_WITHIN.as_millis() as usize,
+            "ms",
+            "link",
+            "the link is closed: closed_protocol",
+        ),
+        bound(
+            "unfinished frames and records",
+            settings.unfinished_bytes_max,
+            "bytes",
+            "node",
+            "the link whose frame has progressed least is closed: unfinished_frames_dropped",
+        ),
+        bound(
+            "sealed and not sent",
+            SEALED_AHEAD_MAX,
+            "bytes",
+            "link",
+            "further frames wait unsealed; one frame may go beyond",
+        ),
+        bound("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
+        bound(
+            "outgoing queue of a session",
+            relay.session_queue_bytes_max,
+            "bytes",
+            "session",
+            "a push tries another session, a multicast's copy is lost: dropped_queue_full; an answer closes the link",
+        ),
+        bound(
+            "outgoing data of a node link",
+            node_queue_bytes_max(relay),
+            "bytes",
+            "node link",
+            "cannot be reached: the window is smaller",
+        ),
+        bound(
+            "outgoing control of a node link",
+            CONTROL_BYTES_MAX,
+            "bytes",
+            "node link",
+            "the frame is dropped, a later one says the same: dropped_control_full",
+        ),
+        bound(
+            "mesh queue",
+            MESH_QUEUE_LEN,
+            "messages",
+            "pair of reactors",
+            "spilled, and nothing is taken in until there is room: turns_backed_up",
+        ),
+        bound(
+            "spilled messages",
+            frames_per_buffer + relay.pending_requests_max + relay.pending_pushes_max,
+            "messages",
+            "pair of reactors",
+            "by design: what one buffer held, and what open requests and pushes cause",
+        ),
+        bound(
+            "inbox of a reactor",
+            INBOX_MAX,
+            "commands",
+            "reactor",
+            "the registry's frames are dropped: registry_frames_dropped; answers and links are bounded where they \
+             come from",
+        ),
+        bound(
+            "inbox of the registry",
+            REGISTRY_QUEUE_MAX,
+            "inputs",
+            "node",
+            "state frames and JSON-RPC are refused: state_refused, rpc_refused; changes of topics are summed up: \
+             registry_changes_put_off",
+        ),
+        bound(
+            "changes of topics that are summed up",
+            2 * relay.node_topics_max,
+            "topics",
+            "reactor",
+            "by design: one for each topic",
+        ),
+        bound(
+            "closing in order",
+            CLOSE_WITHIN.as_millis() as usize,
+            "ms",
+            "link",
+            "cut; what is queued is lost",
+        ),
+        bound("closing, all sent", LINGER.as_millis() as usize, "ms", "link", "cut"),
+        bound(
+            "worn node link waits to be replaced",
+            REPLACE_WITHIN.as_millis() as usize,
+            "ms",
+            "node link",
+            "closed in order and dialled again; nothing is lost: node_links_worn",
+        ),
+    ]
+}
+
+/// Bytes of data that may wait on a node link: a whole window twice, for it is sent again when a link
+/// replaces another, and a frame.
+pub(super) fn node_queue_bytes_max(relay: &Settings) -> usize {
+    let window = relay.window_bytes_max + relay.window_frames_max * super::transmit::WAITING_COST;
+    2 * window + node_frame_len_max(relay)
+}
+
+/// Longest frame on a node link in bytes.
+pub(super) fn node_frame_len_max(relay: &Settings) -> usize {
+    use crate::wire::node;
+    relay.frame_len_max + node::HEADER_LEN_MAX + 2 + node::EXTENSIONS_LEN_MAX
+}

@@ -1,0 +1,299 @@
+//! Before anybody is let in: both ports.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use amop::{
+    door::HANDSHAKES_PER_ADDRESS_MAX,
+    pki::{Authority, Issued, KeyType, Profile, Validity, write_pair},
+    tls::{
+        config::client_config,
+        handshake::Handshake,
+        identity::{Identity, Roots},
+        settings::TlsSettings,
+    },
+};
+use rand::{RngExt, SeedableRng};
+use rustls::ClientConfig;
+
+use crate::{
+    healthy::{HealthyPair, answers},
+    support::{RawSdk, TestNode, application_config, host_dir, network_files, wait_until},
+};
+
+fn ports(node: &TestNode) -> [SocketAddr; 2] {
+    [node.node().channel_address(), node.node().p2p_address()]
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+}
+
+/// Connects from an address of one's choice.
+fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(IpAddr::from(source), 0).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+}
+
+/// Waits until the node has closed the connection; gives what it said before.
+fn read_to_end(socket: &mut TcpStream) -> Vec<u8> {
+    let mut said = Vec::new();
+    match socket.read_to_end(&mut said) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    said
+}
+
+/// Whether the node has closed the connection, as far as is known now.
+fn is_closed_now(socket: &mut TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    match socket.read(&mut [0; 4096]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+fn config_of(certificates: &Path, name: &str, roots: &Path) -> Arc<ClientConfig> {
+    let identity =
+        Identity::load(&certificates.join(format!("{name}.crt")), &certificates.join(format!("{name}.key")))
+            .unwrap();
+    client_config(&identity, &Roots::load(roots).unwrap(), &TlsSettings::default()).unwrap()
+}
+
+#[test]
+fn random_bytes_are_turned_away_on_both_ports() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut random = rand::rngs::SmallRng::seed_from_u64(1);
+    for port in ports(&node) {
+        for round in 0..40 {
+            let mut bytes: Vec<u8> = (0..random.random_range(1..20_000)).map(|_| random.random()).collect();
+            if round % 2 == 0 {
+                // The header of a handshake record, and random from there on.
+                let len = (bytes.len().min(16_384) as u16).to_be_bytes();
+                bytes.splice(..0, [22, 3, 1 + round as u8 % 3, len[0], len[1]]);
+            }
+            let mut socket = connect(port);
+            // The node may close in the middle.
+            let _ = socket.write_all(&bytes);
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+            read_to_end(&mut socket);
+        }
+    }
+    healthy.finish();
+}
+
+#[test]
+fn plain_http_is_turned_away_on_both_ports() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    for port in ports(&node) {
+        for request in
+            ["GET / HTTP/1.1\r\nHost: node\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"]
+        {
+            let mut socket = connect(port);
+            socket.write_all(request.as_bytes()).unwrap();
+            let said = read_to_end(&mut socket);
+            // At most an alert, and no word in plain text.
+            assert!(said.is_empty() || said[0] == 21, "{said:?}");
+        }
+    }
+    healthy.finish();
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn certificates_that_do_not_count_open_neither_port() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let cert = network_files(Profile::Ec).join("nodes/cert");
+    let root = cert.join("ca.crt");
+    let dir = tempfile::tempdir().unwrap();
+    let save = |name: &str, issued: &Issued, above: &[&Issued]| {
+        let dir = dir.path().join(name);
+        write_pair(&dir, "x", issued, above).unwrap();
+        config_of(&dir, "x", &root)
+    };
+    let agency = Authority::load(&cert.join("agency/agency.crt"), &cert.join("agency/agency.key")).unwrap();
+    let good = Validity::days(1);
+    let past = std::time::SystemTime::now() - Duration::from_secs(86_400 * 3);
+    let expired = Validity { not_before: past, not_after: past + Duration::from_secs(86_400) };
+    let future = std::time::SystemTime::now() + Duration::from_secs(86_400);
+    let to_come = Validity { not_before: future, not_after: future + Duration::from_secs(86_400) };
+
+    let foreign_root = Authority::root(KeyType::Secp256k1, "chain", good).unwrap();
+    let foreign = foreign_root.agency("agency", good).unwrap();
+    let stranger = foreign.leaf("sdk", "sdk", good).unwrap();
+    // An honest leaf, which may issue nothing, and does.
+    let leaf = agency.leaf("leaf", "sdk", good).unwrap();
+    write_pair(&dir.path().join("leaf"), "x", &leaf, &[]).unwrap();
+    let poser = Authority::load(&dir.path().join("leaf/x.crt"), &dir.path().join("leaf/x.key")).unwrap();
+    let below = poser.leaf("below", "sdk", good).unwrap();
+    let below_poser = poser.agency("below", good).unwrap();
+    let below_below = below_poser.leaf("below", "sdk", good).unwrap();
+
+    let mut without = Arc::unwrap_or_clone(application_config(Profile::Ec));
+    without.client_auth_cert_resolver = Arc::new(NoCertificate);
+    let attempts = [
+        ("without a certificate", Arc::new(without)),
+        ("of another authority", save("stranger", &stranger, &[&foreign.issued, &foreign_root.issued])),
+        ("of another authority, alone", save("alone", &stranger, &[])),
+        ("expired", save("expired", &agency.leaf("sdk", "sdk", expired).unwrap(), &[&agency.issued])),
+        ("not good yet", save("to come", &agency.leaf("sdk", "sdk", to_come).unwrap(), &[&agency.issued])),
+        ("issued by a leaf", save("below", &below, &[&leaf, &agency.issued])),
+        (
+            "issued by an authority that a leaf issued",
+            save("below below", &below_below, &[&below_poser.issued, &leaf, &agency.issued]),
+        ),
+        ("signed by itself", save("self", &foreign_root.issued, &[])),
+    ];
+    for port in ports(&node) {
+        for (what, config) in &attempts {
+            // In TLS 1.2 the server's word comes last: nobody completes a handshake.
+            assert!(RawSdk::connect_with(config.clone(), port).is_err(), "{what}");
+        }
+    }
+    assert_eq!(node.total(|counters| counters.sessions.get()), 2);
+    assert_eq!(node.total(|counters| counters.node_links.get()), 0);
+    // The same files, and a leaf that counts.
+    let config = save("good", &agency.leaf("sdk", "sdk", good).unwrap(), &[&agency.issued]);
+    assert!(answers(&mut RawSdk::connect_with(config, ports(&node)[0]).unwrap()));
+    healthy.finish();
+}
+
+#[test]
+fn an_rsa_leaf_without_extensions_that_poses_as_an_authority_is_refused() {
+    let node = TestNode::start(Profile::Rsa, 0, &[], "");
+    let sdk = host_dir(Profile::Rsa).join("sdk");
+    let poser = Authority::load(&sdk.join("sdk.crt"), &sdk.join("sdk.key")).unwrap();
+    let below = poser.channel_leaf("FISCO-BCOS", Validity::days(1)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(&dir.path().join("below"), "x", &below, &[&poser.issued]).unwrap();
+    let config = config_of(&dir.path().join("below"), "x", &sdk.join("ca.crt"));
+    assert!(RawSdk::connect_with(config, node.node().channel_address()).is_err());
+    let mut honest = RawSdk::connect(Profile::Rsa, &node);
+    assert!(answers(&mut honest));
+    assert_eq!(node.total(|counters| counters.sessions.get()), 1);
+}
+
+/// Says `len` bytes of a ClientHello, or a whole one and nothing more.
+fn begin_handshake(socket: &mut TcpStream, len: usize) {
+    let hello = Handshake::client(application_config(Profile::Ec)).unwrap().take_output();
+    socket.write_all(&hello[..len.min(hello.len())]).unwrap();
+}
+
+#[test]
+fn a_handshake_that_stops_half_way_is_closed_by_the_node() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut halves: Vec<TcpStream> = ports(&node)
+        .into_iter()
+        .flat_map(|port| [0, 1, 5, 50, usize::MAX].map(|len| (port, len)))
+        .map(|(port, len)| {
+            let mut socket = connect(port);
+            begin_handshake(&mut socket, len);
+            socket
+        })
+        .collect();
+    for half in &mut halves {
+        read_to_end(half);
+    }
+    healthy.finish();
+}
+
+/// Opens `count` connections to a port from one address; each begins a handshake and stops.
+fn half_handshakes(source: [u8; 4], port: SocketAddr, count: usize) -> Vec<TcpStream> {
+    (0..count)
+        .map(|_| {
+            let mut socket = connect_from(source, port);
+            // The node may have closed already.
+            let _ = socket.write_all(&[22, 3, 1, 0, 200, 1]);
+            socket
+        })
+        .collect()
+}
+
+fn node_config() -> Arc<ClientConfig> {
+    let conf = host_dir(Profile::Ec).join("node1/conf");
+    config_of(&conf, "node", &conf.join("ca.crt"))
+}
+
+fn flood_with_half_handshakes(count: usize) {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    for (port, config) in ports(&node).into_iter().zip([application_config(Profile::Ec), node_config()]) {
+        let mut halves = half_handshakes([127, 0, 0, 2], port, count);
+        // Those beyond the bound are closed at once, and only those.
+        let mut closed = vec![false; count];
+        wait_until("those beyond the bound are closed", || {
+            for (half, closed) in halves.iter_mut().zip(&mut closed) {
+                *closed = *closed || is_closed_now(half);
+            }
+            closed.iter().filter(|&&closed| closed).count() >= count - HANDSHAKES_PER_ADDRESS_MAX
+        });
+        // Others come in at once, while they stand.
+        RawSdk::connect_over(config.clone(), connect_from([127, 0, 0, 3], port)).unwrap();
+        // And from the same address as soon as there is a place.
+        drop(halves);
+        wait_until("the address has a place again", || {
+            RawSdk::connect_over(config.clone(), connect_from([127, 0, 0, 2], port)).is_ok()
+        });
+    }
+    healthy.finish();
+}
+
+#[test]
+fn hundreds_of_half_handshakes_from_one_address_keep_nobody_else_out() {
+    flood_with_half_handshakes(400);
+}
+
+/// Needs 11,000 open files.
+#[test]
+#[ignore = "long: run with --ignored"]
+fn ten_thousand_half_handshakes_from_one_address_keep_nobody_else_out() {
+    flood_with_half_handshakes(10_000);
+}
+
+#[test]
+fn a_peer_that_accepts_and_says_nothing_is_left_and_dialled_again() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = format!("node.9={}\n", silent.local_addr().unwrap());
+    let other = TestNode::start(Profile::Ec, 1, &[], "");
+    let node = TestNode::start(Profile::Ec, 0, &[&other], &more);
+    let (mut first, _) = silent.accept().unwrap();
+    first.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // A dialler that waits holds up nobody.
+    node.wait_for_neighbours(&[&other]);
+    let healthy = HealthyPair::between(&node, &other);
+    assert_eq!(read_to_end(&mut first)[0], 22, "a ClientHello, then the end");
+    let (mut second, _) = silent.accept().unwrap();
+    let mut begin = [0; 1];
+    second.read_exact(&mut begin).unwrap();
+    assert_eq!(begin, [22]);
+    healthy.finish();
+}

@@ -1,0 +1,527 @@
+//! A hostile node: its certificate is good, and nothing else. It is made of the crate's own encoders.
+
+use std::{io::Write, sync::atomic::Ordering::Relaxed};
+
+use amop::{
+    pki::Profile,
+    relay::signing::NodeSigner,
+    tls::{
+        config::client_config,
+        identity::{Identity, Roots},
+        settings::TlsSettings,
+    },
+    wire::{
+        NodeId, ResultCode,
+        hello::Hello,
+        node::{EXTENSIONS_LEN_MAX, Extensions, HEADER_LEN_MAX, HEADER_LEN_MIN, Header, PacketType, Route},
+        sdk::{self, FrameType},
+        state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
+    },
+};
+use smallvec::SmallVec;
+
+use crate::{
+    healthy::{HealthyPair, answer_of, answers, connect, seq},
+    support::{RawSdk, TestNode, host_dir, wait_until},
+};
+
+const INCARNATION: u64 = 7;
+
+/// Says what it likes over a node link.
+struct Liar {
+    link: RawSdk,
+    received: Vec<u8>,
+    id: NodeId,
+    signer: NodeSigner,
+    next_seq: u32,
+}
+
+fn identity(index: usize) -> Identity {
+    let conf = host_dir(Profile::Ec).join(format!("node{index}/conf"));
+    Identity::load(&conf.join("node.crt"), &conf.join("node.key")).unwrap()
+}
+
+impl Liar {
+    /// With the certificate of the `index`th node; nothing is said yet.
+    fn connect(index: usize, node: &TestNode) -> Self {
+        let identity = identity(index);
+        let roots = Roots::load(&host_dir(Profile::Ec).join("node0/conf/ca.crt")).unwrap();
+        let config = client_config(&identity, &roots, &TlsSettings::default()).unwrap();
+        Self {
+            link: RawSdk::connect_with(config, node.node().p2p_address()).expect("its certificate is good"),
+            received: Vec::new(),
+            id: identity.node_id().unwrap(),
+            signer: NodeSigner::from_secret_bytes(&identity.secp256k1_secret().unwrap()).unwrap(),
+            next_seq: 1,
+        }
+    }
+
+    /// And has said Hello, and is taken for a neighbour.
+    fn greeted(index: usize, node: &TestNode) -> Self {
+        let mut liar = Self::connect(index, node);
+        liar.send(PacketType::HELLO, &hello(INCARNATION).encode());
+        liar.sync();
+        liar
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        let records = self.link.seal(bytes);
+        // The node may have closed already.
+        let _ = self.link.socket.write_all(&records);
+    }
+
+    fn send(&mut self, packet_type: PacketType, payload: &[u8]) {
+        self.next_seq += 1;
+        self.say(&packet(packet_type, self.next_seq, payload));
+    }
+
+    /// The next frame; `None` once the node has closed the link.
+    fn frame(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(len) = self.received.first_chunk::<4>().map(|len| u32::from_be_bytes(*len) as usize)
+                && len <= self.received.len()
+            {
+                return Some(self.received.drain(..len).collect());
+            }
+            self.received.extend(self.link.record()?);
+        }
+    }
+
+    /// The next frame of a type: its seq and payload.
+    fn next(&mut self, packet_type: PacketType) -> (u32, Vec<u8>) {
+        loop {
+            let frame = self.frame().expect("the link lives");
+            let (header, offset) = Header::decode(&frame).unwrap();
+            if header.packet_type == packet_type {
+                return (header.seq, frame[offset..].to_vec());
+            }
+        }
+    }
+
+    /// Waits until the node, its registry included, has taken all that was said; fails if it has closed
+    /// the link.
+    fn sync(&mut self) {
+        self.send(PacketType::STATE_REQUEST, &Message::WantList.encode());
+        while self.next(PacketType::STATE_REPLY).0 != self.next_seq {}
+    }
+
+    fn is_closed(&mut self) -> bool {
+        while self.frame().is_some() {}
+        true
+    }
+
+    /// A step of a record, about one topic; signed by whoever is asked to.
+    fn step(&self, origin: NodeId, signer: &NodeSigner, topic: &str, count: u32) -> Message<'static> {
+        let (key, value) = (topic_key(topic), count.to_be_bytes());
+        let change = Change { key: &key, value: Some(&value) };
+        let mut entries = Entries::default();
+        entries.apply(&change);
+        let mut changes = Vec::new();
+        change.encode_into(&mut changes);
+        let mut head = Head {
+            origin,
+            incarnation: INCARNATION,
+            seq: 1,
+            previous: [0; 32],
+            root: entries.root(),
+            changes_hash: changes_hash(&changes),
+            signature: [0; 64],
+        };
+        head.signature = signer.sign(&head.digest());
+        Message::Steps(vec![(head, changes.leak())])
+    }
+}
+
+fn hello(incarnation: u64) -> Hello {
+    Hello { version_min: 1, version_max: 1, features: 0, incarnation, lane: 0, link_number: 1, replaces: 0 }
+}
+
+fn with_header(header: &Header<'_>, payload: &[u8]) -> Vec<u8> {
+    let mut frame = SmallVec::new();
+    header.encode_into(payload.len(), &mut frame);
+    frame.extend_from_slice(payload);
+    frame.to_vec()
+}
+
+fn packet(packet_type: PacketType, seq: u32, payload: &[u8]) -> Vec<u8> {
+    with_header(&Header::direct(packet_type, seq), payload)
+}
+
+/// What a Unicast, its response or a Multicast carries.
+fn amop(frame: &[u8]) -> Vec<u8> {
+    let mut payload = SmallVec::new();
+    Extensions::default().encode_into(&mut payload);
+    payload.extend_from_slice(frame);
+    payload.to_vec()
+}
+
+fn amop_frame(frame_type: FrameType, topic: &str) -> Vec<u8> {
+    sdk::encode_amop(frame_type, &seq(5), ResultCode::OK, topic, b"payload")
+}
+
+fn knows_topic(node: &TestNode, topic: &str) -> bool {
+    node.node().shared().snapshot.load().topic(topic).is_some()
+}
+
+#[test]
+fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\nframe_len_max=100000\n");
+    let healthy = HealthyPair::start(&node);
+    let own = node.node().id();
+    let len_max = 100_000 + HEADER_LEN_MAX + 2 + EXTENSIONS_LEN_MAX;
+    // A good frame with some bytes replaced.
+    let patched = |offset: usize, bytes: &[u8]| {
+        let mut frame = packet(PacketType::ACK, 1, &[0; 64]);
+        frame[offset..offset + bytes.len()].copy_from_slice(bytes);
+        frame
+    };
+    let length = |len: usize| patched(0, &(len as u32).to_be_bytes());
+    let ids = [[3; 64]; 129];
+    let named = |destinations: &[[u8; 64]]| {
+        let route = Route::Named { source: &[1; 64], destinations };
+        with_header(&Header { route, ..Header::direct(PacketType::ACK, 1) }, &[0; 8])
+    };
+    let request = amop_frame(FrameType::REQUEST, "t");
+    let inner_len = |len: u32| {
+        let mut frame = request.clone();
+        frame[..4].copy_from_slice(&len.to_be_bytes());
+        packet(PacketType::UNICAST, 1, &amop(&frame))
+    };
+    let extensions = |block: &[u8]| packet(PacketType::UNICAST, 1, &[block, &request].concat());
+    let before_hello: Vec<(&str, Vec<u8>)> = vec![
+        ("an Ack before Hello", packet(PacketType::ACK, 1, &[0; 8])),
+        ("a Unicast before Hello", packet(PacketType::UNICAST, 1, &amop(&request))),
+        ("half a Hello", packet(PacketType::HELLO, 1, &hello(1).encode()[..37])),
+        ("an empty Hello", packet(PacketType::HELLO, 1, &[])),
+        (
+            "versions upside down",
+            packet(PacketType::HELLO, 1, &Hello { version_min: 2, ..hello(1) }.encode()),
+        ),
+        (
+            "versions to come",
+            packet(PacketType::HELLO, 1, &Hello { version_min: 2, version_max: 9, ..hello(1) }.encode()),
+        ),
+    ];
+    let after_hello: Vec<(&str, Vec<u8>)> = vec![
+        ("a frame of length 0", length(0)),
+        ("a frame shorter than its header", length(HEADER_LEN_MIN - 1)),
+        ("a frame just over the limit", length(len_max + 1)),
+        ("a frame of 4 GB", length(u32::MAX as usize)),
+        ("version 0", patched(4, &[0, 0])),
+        ("version 2", patched(4, &[0, 2])),
+        ("a frame of FISCO BCOS 2.x", patched(4, &[0x80, 0])),
+        ("a group beyond the frame", patched(14, &[0xff, 0xff])),
+        ("ids of 63 bytes", patched(16, &[0, 63])),
+        ("ids of 65,535 bytes", patched(16, &[0xff, 0xff])),
+        ("destinations without ids", patched(18, &[0, 2])),
+        ("ids beyond the frame", patched(16, &[0, 64])),
+        ("no destination", named(&[])),
+        ("129 destinations", named(&ids)),
+        ("half an Ack", packet(PacketType::ACK, 1, &[0; 7])),
+        ("an Ack of what was never sent", packet(PacketType::ACK, 1, &1u64.to_be_bytes())),
+        ("the greatest Ack", packet(PacketType::ACK, 1, &u64::MAX.to_be_bytes())),
+        ("no extensions", packet(PacketType::UNICAST, 1, &[])),
+        ("extensions beyond the frame", extensions(&[0xff, 0xff])),
+        ("an extension beyond its block", extensions(&[0, 4, 0, 1, 0xff, 0xff])),
+        ("half an extension", extensions(&[0, 3, 0, 1, 0])),
+        ("time left in two bytes", extensions(&[0, 6, 0, 1, 0, 2, 0, 9])),
+        ("an audience that lies about its count", extensions(&[0, 6, 0, 2, 0, 2, 0xff, 0xff])),
+        ("sessions tried of seven bytes", extensions(&[&[0, 11, 0, 3, 0, 7][..], &[0; 7]].concat())),
+        ("a Unicast with nothing in it", packet(PacketType::UNICAST, 1, &amop(&[]))),
+        ("a Unicast with half a header in it", packet(PacketType::UNICAST, 1, &amop(&request[..41]))),
+        ("an inner length of 0", inner_len(0)),
+        ("an inner length one too small", inner_len(request.len() as u32 - 1)),
+        ("an inner length one too large", inner_len(request.len() as u32 + 1)),
+        ("a Multicast with a request in it", packet(PacketType::MULTICAST, 1, &amop(&request))),
+        (
+            "a Unicast with a subscription in it",
+            packet(PacketType::UNICAST, 1, &amop(&amop_frame(FrameType::SUBSCRIBE, "x"))),
+        ),
+        ("a response with a request in it", packet(PacketType::UNICAST_RESPONSE, 1, &amop(&request))),
+    ];
+    let mut count = 0;
+    for (what, bytes) in &before_hello {
+        let mut liar = Liar::connect(1, &node);
+        liar.say(bytes);
+        assert!(liar.is_closed(), "{what}");
+        count += 1;
+    }
+    for (what, bytes) in &after_hello {
+        let mut liar = Liar::greeted(1, &node);
+        liar.say(bytes);
+        assert!(liar.is_closed(), "{what}");
+        count += 1;
+    }
+    wait_until("they are counted", || {
+        node.total(|counters| counters.closed_protocol.get()) == count
+            && node.total(|counters| counters.node_links.get()) == 0
+    });
+    // With our own certificate nobody gets as far as that.
+    assert!(Liar::connect(0, &node).is_closed());
+    assert_eq!(node.node().id(), own);
+    assert!(answers(&mut connect(&node)));
+    healthy.finish();
+}
+
+#[test]
+fn an_oversized_state_message_costs_the_link() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut liar = Liar::greeted(1, &node);
+    liar.send(PacketType::STATE_SEQ, &vec![0xff; (2 << 20) + 1]);
+    assert!(liar.is_closed());
+    wait_until("it is counted", || node.total(|counters| counters.closed_protocol.get()) == 1);
+    healthy.finish();
+}
+
+#[test]
+fn frames_in_other_names_are_counted_and_delivered_to_nobody() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut subscriber = connect(&node);
+    subscriber.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(1), ResultCode::OK, br#"["named"]"#));
+    node.wait_for_subscribers("named", 1);
+    let mut liar = Liar::greeted(1, &node);
+    let (own, liars, other) = (node.node().id().0, liar.id.0, identity(2).node_id().unwrap().0);
+    let mut count = 0;
+    for (source, destinations) in [
+        (other, vec![own]),
+        (own, vec![own]),
+        (own, vec![liars]),
+        (liars, vec![other]),
+        (liars, vec![own, other]),
+        (liars, vec![other; 128]),
+        ([0; 64], vec![own]),
+        (other, vec![liars]),
+    ] {
+        for (packet_type, payload) in [
+            (PacketType::UNICAST, amop(&amop_frame(FrameType::REQUEST, "named"))),
+            (PacketType::MULTICAST, amop(&amop_frame(FrameType::MULTICAST, "named"))),
+            (PacketType::UNICAST_RESPONSE, amop(&amop_frame(FrameType::RESPONSE, "named"))),
+            (PacketType::STATE_SEQ, liar.step(liar.id, &liar.signer, "of another name", 1).encode()),
+            (PacketType::ACK, u64::MAX.to_be_bytes().to_vec()),
+            (PacketType::HELLO, hello(u64::MAX).encode()),
+        ] {
+            let route = Route::Named { source: &source, destinations: &destinations };
+            let header = Header { route, ..Header::direct(packet_type, count as u32) };
+            liar.say(&with_header(&header, &payload));
+            count += 1;
+        }
+    }
+    liar.sync();
+    assert_eq!(node.total(|counters| counters.not_for_us.get()), count);
+    assert!(answers(&mut subscriber), "nothing came before its heartbeat's answer");
+    assert!(!knows_topic(&node, "of another name"));
+    // In its own name it is served like any other.
+    let route = Route::Named { source: &liars, destinations: &[own] };
+    let header = Header { route, ..Header::direct(PacketType::MULTICAST, 999) };
+    let multicast = amop_frame(FrameType::MULTICAST, "named");
+    liar.say(&with_header(&header, &amop(&multicast)));
+    assert_eq!(subscriber.frame().unwrap(), multicast);
+    healthy.finish();
+}
+
+#[test]
+fn floods_of_unknown_packets_probes_and_repeats_are_counted_and_the_link_stays() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut subscriber = connect(&node);
+    subscriber.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(1), ResultCode::OK, br#"["once"]"#));
+    node.wait_for_subscribers("once", 1);
+    let mut liar = Liar::greeted(1, &node);
+    let unknown: Vec<u8> = (0..10_000u32)
+        .flat_map(|number| packet(PacketType(0x1000 + (number % 0x1000) as i16), number, b"what?"))
+        .collect();
+    liar.say(&unknown);
+    liar.sync();
+    assert_eq!(node.total(|counters| counters.unknown_packets.get()), 10_000);
+    // A probe each, whatever it claims.
+    for number in 0..1_000 {
+        let probe = Hello { incarnation: u64::MAX - number, replaces: number, link_number: 0, ..hello(0) };
+        liar.send(PacketType::HELLO, &probe.encode());
+    }
+    liar.sync();
+    let multicast = amop_frame(FrameType::MULTICAST, "once");
+    liar.say(&packet(PacketType::MULTICAST, 77, &amop(&multicast)).repeat(1_000));
+    liar.sync();
+    assert_eq!(node.total(|counters| counters.duplicates_dropped.get()), 999);
+    assert_eq!(subscriber.frame().unwrap(), multicast);
+    assert!(answers(&mut subscriber), "no second copy came");
+    healthy.finish();
+}
+
+#[test]
+fn responses_that_were_never_asked_for_change_no_answer() {
+    let (node, other) = {
+        let node = TestNode::start(Profile::Ec, 0, &[], "");
+        let other = TestNode::start(Profile::Ec, 2, &[&node], "");
+        (node, other)
+    };
+    node.wait_for_neighbours(&[&other]);
+    // Its questions go to the other node, over a link of its own.
+    let healthy = HealthyPair::between(&node, &other);
+    let mut liar = Liar::greeted(1, &node);
+    let sent = 5_000;
+    for round in 0..sent {
+        // The numbers of messages that are under way, or will be.
+        let near = node.node().shared().next_message.load(Relaxed).wrapping_add(round % 7).wrapping_sub(3);
+        let lie = sdk::encode_amop(FrameType::RESPONSE, &seq(1), ResultCode::OK, "t", b"a lie");
+        liar.say(&packet(PacketType::UNICAST_RESPONSE, near, &amop(&lie)));
+    }
+    liar.sync();
+    assert_eq!(node.total(|counters| counters.late_answers.get()), u64::from(sent));
+    healthy.finish();
+}
+
+#[test]
+fn unicasts_of_a_neighbour_that_nobody_can_take_are_answered_with_a_code() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut liar = Liar::greeted(1, &node);
+    let bad = sdk::encode(FrameType::REQUEST, &seq(1), ResultCode::OK, b"\0bad");
+    let invalid = sdk::encode(FrameType::REQUEST, &seq(1), ResultCode::OK, b"\x03\xff\xfe");
+    let nobody = amop_frame(FrameType::REQUEST, "nobody");
+    let private = amop_frame(FrameType::REQUEST, "#!$TopicNeedVerify_t");
+    for (number, frame) in [bad, invalid, nobody, private].iter().enumerate() {
+        let number = 500 + number as u32;
+        liar.say(&packet(PacketType::UNICAST, number, &amop(frame)));
+        let (answered, payload) = liar.next(PacketType::UNICAST_RESPONSE);
+        assert_eq!(answered, number);
+        let (_, offset) = Extensions::decode(&payload).unwrap();
+        let (_, code, data) = answer_of(&payload[offset..]);
+        assert!(matches!(code, ResultCode::NO_RECEIVER | ResultCode::NOT_DELIVERED), "{number}: {code:?}");
+        assert_eq!(data, b"");
+    }
+    healthy.finish();
+}
+
+#[test]
+fn states_that_are_forged_or_unasked_change_nothing_and_too_many_cost_the_link() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut liar = Liar::greeted(1, &node);
+    let other = NodeSigner::from_secret_bytes(&identity(2).secp256k1_secret().unwrap()).unwrap();
+    let own = node.node().id();
+    let mut tampered = liar.step(liar.id, &liar.signer, "forged", 1).encode();
+    let last = tampered.len() - 1;
+    tampered[last] ^= 1;
+    let misbehaviour = [
+        ("signed by another key", liar.step(liar.id, &other, "forged", 1).encode()),
+        ("of another node, signed by itself", liar.step(other.id(), &liar.signer, "forged", 1).encode()),
+        ("of another node, signed by that node", liar.step(other.id(), &other, "forged", 1).encode()),
+        ("of the node that hears it", liar.step(own, &liar.signer, "forged", 1).encode()),
+        ("other changes than were signed", tampered),
+        ("a count of 65,535 steps", vec![1, 0xff, 0xff]),
+        ("a list of 65,535", vec![3, 0xff, 0xff]),
+        ("empty", vec![]),
+        ("random", (0..200u8).map(|byte| byte.wrapping_mul(37) | 1).collect()),
+    ];
+    for (what, payload) in &misbehaviour {
+        liar.send(PacketType::STATE_SEQ, payload);
+        liar.sync();
+        assert!(!knows_topic(&node, "forged"), "{what}");
+    }
+    // Replies to nothing.
+    let Message::Steps(steps) = liar.step(liar.id, &liar.signer, "unasked", 1) else { unreachable!() };
+    let (head, changes) = &steps[0];
+    let part = Message::Part { head: head.clone(), after: b"", last: true, entries: changes }.encode();
+    for _ in 0..50 {
+        liar.send(PacketType::STATE_REPLY, &part);
+        liar.send(PacketType::STATE_REPLY, &Message::Steps(steps.clone()).encode());
+    }
+    liar.sync();
+    assert!(!knows_topic(&node, "unasked"));
+    // Our own id, and its own, with lives and steps that nobody reaches.
+    let version = |origin| Version { origin, incarnation: u64::MAX, seq: u64::MAX };
+    for _ in 0..20 {
+        let versions = vec![version(own), version(liar.id), version(other.id())];
+        liar.send(PacketType::STATE_SEQ, &Message::List(versions).encode());
+    }
+    liar.sync();
+    // More requests than are answered.
+    for _ in 0..2_000 {
+        liar.send(PacketType::STATE_REQUEST, &Message::Want { known: version(own), after: b"" }.encode());
+    }
+    // What it signs itself is taken.
+    let honest = liar.step(liar.id, &liar.signer, "its own", 1).encode();
+    liar.send(PacketType::STATE_SEQ, &honest);
+    wait_until("its own topic is known", || knows_topic(&node, "its own"));
+    // It goes on and on.
+    for _ in 0..200 {
+        liar.send(PacketType::STATE_SEQ, &misbehaviour[0].1);
+    }
+    assert!(liar.is_closed());
+    wait_until("what it said is forgotten", || !knows_topic(&node, "its own"));
+    healthy.finish();
+}
+
+#[test]
+fn an_absurd_incarnation_does_not_outlive_its_link() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut liar = Liar::connect(1, &node);
+    liar.send(PacketType::HELLO, &hello(u64::MAX).encode());
+    liar.sync();
+    drop(liar);
+    // The honest bearer of the id, with a clock.
+    let honest = TestNode::start(Profile::Ec, 1, &[&node], "");
+    node.wait_for_neighbours(&[&honest]);
+    HealthyPair::between(&node, &honest).finish();
+    healthy.finish();
+}
+
+#[test]
+fn subscribers_beyond_all_measure_neither_overflow_nor_silence_a_topic() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\nrequest_timeout_ms=1000\npush_timeout_ms=500\n");
+    let healthy = HealthyPair::start(&node);
+    let mut liars = [1, 2].map(|index| Liar::greeted(index, &node));
+    for liar in &mut liars {
+        let step = liar.step(liar.id, &liar.signer, "claimed", u32::MAX).encode();
+        liar.send(PacketType::STATE_SEQ, &step);
+        liar.sync();
+    }
+    let mut honest = connect(&node);
+    honest.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(1), ResultCode::OK, br#"["claimed"]"#));
+    wait_until("all are known", || {
+        let snapshot = node.node().shared().snapshot.load();
+        snapshot.topic("claimed").is_some_and(|entry| entry.nodes.len() == 2 && entry.reactors.len() == 1)
+    });
+    let mut publisher = connect(&node);
+    // It goes to one of the liars, which refuses it in its node's name; then to the other; then home.
+    publisher.send(&amop_frame(FrameType::REQUEST, "claimed"));
+    std::thread::scope(|scope| {
+        for liar in &mut liars {
+            scope.spawn(|| {
+                let (number, _) = liar.next(PacketType::UNICAST);
+                let extensions = Extensions { by_node: true, ..Extensions::default() };
+                let mut payload = SmallVec::new();
+                extensions.encode_into(&mut payload);
+                let refused = ResultCode::NOT_DELIVERED;
+                payload.extend_from_slice(&sdk::encode(FrameType::RESPONSE, &seq(5), refused, b""));
+                liar.say(&packet(PacketType::UNICAST_RESPONSE, number, &payload));
+            });
+        }
+        let mut frame = honest.frame().unwrap();
+        frame[4..6].copy_from_slice(&FrameType::RESPONSE.0.to_be_bytes());
+        honest.send(&frame);
+    });
+    assert_eq!(answer_of(&publisher.frame().unwrap()).1, ResultCode::OK);
+    // A multicast reaches the honest one whatever the others do.
+    let multicast = amop_frame(FrameType::MULTICAST, "claimed");
+    publisher.send(&multicast);
+    assert_eq!(answer_of(&publisher.frame().unwrap()).1, ResultCode::OK);
+    assert_eq!(honest.frame().unwrap(), multicast);
+    healthy.finish();
+}
+
+#[test]
+fn a_node_that_never_says_hello_or_falls_silent_is_left() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut mute = Liar::connect(1, &node);
+    let mut silent = Liar::greeted(2, &node);
+    assert!(mute.is_closed() && silent.is_closed());
+    assert_eq!(node.total(|counters| counters.closed_dead.get()), 2);
+    wait_until("they are forgotten", || node.node().shared().snapshot.load().neighbours.is_empty());
+    healthy.finish();
+}

@@ -1,0 +1,113 @@
+//! The built program as a process of its own.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_amop");
+
+/// A node's process.
+pub struct Process {
+    pub child: Child,
+    pub channel: SocketAddr,
+    pub p2p: SocketAddr,
+}
+
+/// Writes a configuration for the certificates in `conf`; `listen` is where for applications and nodes,
+/// `more` begins in `[p2p]`.
+pub fn write_config(dir: &Path, conf: &Path, rsa: bool, listen: [SocketAddr; 2], more: &str) -> PathBuf {
+    let config = dir.join("config.ini");
+    let [channel, p2p] = listen;
+    let text = format!(
+        "[rpc]\nchannel_listen_ip={}\nchannel_listen_port={}\n[network_security]\ndata_path={}\n\
+         [chain]\nrsa_crypto_channel={rsa}\n[log]\nformat=json\n[p2p]\nlisten_ip={}\nlisten_port={}\n{more}",
+        channel.ip(),
+        channel.port(),
+        conf.display(),
+        p2p.ip(),
+        p2p.port(),
+    );
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
+/// Starts a node and waits for nothing.
+pub fn spawn(config: &Path) -> Child {
+    Command::new(PROGRAM).args(["node", "-c"]).arg(config).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+impl Process {
+    /// On ports of the kernel's choice.
+    pub fn start(conf: &Path, rsa: bool) -> Self {
+        Self::start_with(conf, rsa, "")
+    }
+
+    /// The same with more lines, the first of them for `[p2p]`.
+    pub fn start_with(conf: &Path, rsa: bool, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = write_config(dir.path(), conf, rsa, [any; 2], more);
+        // Read once, so it may go.
+        Self::run(&config)
+    }
+
+    /// Runs a configuration and waits until the node is up.
+    pub fn run(config: &Path) -> Self {
+        let mut child = spawn(config);
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
+        let mut lines = lines.map_while(Result::ok);
+        let (channel, p2p) = lines
+            .by_ref()
+            .find_map(|line| {
+                log.push_str(&line);
+                let value: serde_json::Value = serde_json::from_str(&line).ok()?;
+                let address = |name: &str| value["fields"][name].as_str()?.parse().ok();
+                Some((address("channel")?, address("p2p")?))
+            })
+            .unwrap_or_else(|| panic!("the node does not come up: {log}"));
+        // Its log must go on being read.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, channel, p2p }
+    }
+
+    /// Whether the process has connections, and all of them send small segments at once.
+    pub fn sends_at_once(&self) -> bool {
+        use rustix::{net, process};
+        let pid = process::Pid::from_child(&self.child);
+        let process = process::pidfd_open(pid, process::PidfdFlags::empty()).unwrap();
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        // What is no TCP socket has no such option; what has no peer is a listener.
+        let at_once: Vec<bool> = descriptors
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|fd| process::pidfd_getfd(&process, fd, process::PidfdGetfdFlags::empty()).ok())
+            .filter(|fd| net::getpeername(fd).is_ok())
+            .filter_map(|fd| net::sockopt::tcp_nodelay(fd).ok())
+            .collect();
+        !at_once.is_empty() && at_once.iter().all(|&at_once| at_once)
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a running process");
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    }
+
+    /// Asks the process to end, and gives its exit status.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
