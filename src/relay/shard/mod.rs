@@ -339,14 +339,13 @@ impl Shard {
         }
     }
 
-    /// The keys of a link are worn out. A node link is to be replaced by whoever dialled it. A session gets
+    /// The keys of a link are worn out; to be told once. A node link is to be replaced by whoever dialled it. A session gets
     /// its requests in flight answered and new ones refused with 99, and is then to be closed.
     pub fn handle_link_worn(&mut self, key: LinkKey) {
         match self.link_mut(key) {
             Some(LinkKind::Sdk(session)) => {
-                if !std::mem::replace(&mut session.is_worn, true) {
-                    self.counters.sessions_worn.increment();
-                }
+                session.is_worn = true;
+                self.counters.sessions_worn.increment();
             }
             Some(LinkKind::Node(_)) => self.wear_node_link(key),
             None => {}

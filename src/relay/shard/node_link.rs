@@ -124,9 +124,8 @@ impl Shard {
 
     /// The keys of a node link are worn out: whoever dialled it replaces it.
     pub(super) fn wear_node_link(&mut self, key: LinkKey) {
-        if let Some(link) = self.node_link_mut(key)
-            && !std::mem::replace(&mut link.is_worn, true)
-        {
+        if let Some(link) = self.node_link_mut(key) {
+            link.is_worn = true;
             self.counters.node_links_worn.increment();
         }
     }
