@@ -10,12 +10,14 @@
 //! | [`tls`] | identities, verification, handshakes, the record layer |
 //! | [`engine`] | io_uring: the reactors that own the links |
 //! | [`door`] | listeners, dialers, handshakes |
+//! | [`admin`] | figures, health and lists over HTTP |
 //! | [`node`] | one node, put together |
 //! | [`config`] | `config.ini` |
 //! | [`client`] | the Rust SDK |
 //! | [`pki`] | certificates and ready node directories |
 //! | [`cli`] | the commands of the binary |
 
+pub mod admin;
 pub mod bounds;
 pub mod cli;
 pub mod client;

@@ -4,18 +4,22 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use crossbeam::channel::{Receiver, RecvTimeoutError, unbounded};
+use crossbeam::{
+    channel::{Receiver, bounded, never, unbounded},
+    select,
+};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
+    admin::{Admin, AdminError, AdminListener, NodesRequest, Watched},
     bounds,
     config::{Bandwidth, Config},
     door::{Door, DoorError, DoorSettings, Listeners},
@@ -36,6 +40,8 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(1);
 /// Inputs that go into one snapshot at most.
 const GATHERED_MAX: usize = 1_024;
+/// Questions of the admin endpoint that wait for the registry; further ones are refused.
+const NODES_REQUESTS_MAX: usize = 16;
 /// Open files that a busy node wants.
 const FILES_WANTED: u64 = 65_536;
 
@@ -54,6 +60,9 @@ pub enum StartError {
     /// Addresses.
     #[error("{0}")]
     Door(#[from] DoorError),
+    /// The admin endpoint.
+    #[error("{0}")]
+    Admin(#[from] AdminError),
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -65,6 +74,9 @@ pub struct Node {
     engine: Option<Engine>,
     door: Door,
     registry: Option<thread::JoinHandle<()>>,
+    admin: Option<Admin>,
+    /// Set once the node has begun to stop.
+    stopping: Arc<AtomicBool>,
     shutdown_timeout: Duration,
 }
 
@@ -93,6 +105,7 @@ impl Node {
         let reactors = config.reactors();
         let memory_bound_mib = memory_bound_mib(&config);
         let listeners = Listeners::bind(&config.channel_listen, &config.p2p_listen)?;
+        let admin_listener = config.admin_listen.map(AdminListener::bind).transpose()?;
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
             id: signer.id(),
@@ -126,9 +139,11 @@ impl Node {
         drop(registry_sender);
         let handle = engine.handle();
         let registry = Registry::new(shared.clone(), signer);
+        let registry_counters = registry.counters();
+        let (nodes_sender, nodes_requests) = bounded(NODES_REQUESTS_MAX);
         let registry = thread::Builder::new()
             .name("amop-registry".to_owned())
-            .spawn(move || run_registry(registry, &registry_inputs, &handle))
+            .spawn(move || run_registry(registry, &registry_inputs, nodes_requests, &handle))
             .map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
@@ -143,6 +158,16 @@ impl Node {
             reactors,
         };
         let door = Door::open(settings, listeners, engine.handle(), link_events)?;
+        let stopping = Arc::<AtomicBool>::default();
+        let watched = Watched {
+            shared: shared.clone(),
+            registry_counters,
+            door_counters: door.counters.clone(),
+            engine: engine.handle(),
+            registry: nodes_sender,
+            stopping: stopping.clone(),
+        };
+        let admin = admin_listener.map(|listener| Admin::open(listener, watched)).transpose()?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %shared.id.to_hex(),
@@ -155,7 +180,8 @@ impl Node {
             "the node is up",
         );
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { shared, engine: Some(engine), door, registry: Some(registry), shutdown_timeout })
+        let (engine, registry) = (Some(engine), Some(registry));
+        Ok(Self { shared, engine, door, registry, admin, stopping, shutdown_timeout })
     }
 
     /// The node's id.
@@ -171,6 +197,11 @@ impl Node {
     /// Where nodes connect.
     pub fn p2p_address(&self) -> SocketAddr {
         self.door.p2p_address
+    }
+
+    /// Where the admin endpoint listens, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// What the node's shards share: figures, and the snapshot of topics and nodes.
@@ -206,6 +237,7 @@ impl Node {
     }
 
     fn shut_down(&mut self) {
+        self.stopping.store(true, Relaxed);
         self.door.close();
         if let Some(engine) = self.engine.take() {
             engine.stop(self.shutdown_timeout);
@@ -214,6 +246,8 @@ impl Node {
             // A registry that has failed has ended.
             let _ = registry.join();
         }
+        // To the last, it tells that the node is stopping.
+        self.admin.take();
     }
 }
 
@@ -248,14 +282,22 @@ fn incarnation() -> u64 {
     since.as_micros() as u64
 }
 
-fn run_registry(mut registry: Registry, inputs: &Receiver<RegistryInput>, engine: &EngineHandle) {
+fn run_registry(
+    mut registry: Registry,
+    inputs: &Receiver<RegistryInput>,
+    mut nodes_requests: Receiver<NodesRequest>,
+    engine: &EngineHandle,
+) {
+    let counters = registry.counters();
     let mut last = Instant::now();
     loop {
+        counters.pending_inputs.set(inputs.len() as u64);
         let wait = registry
             .poll_timeout()
             .map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));
-        match inputs.recv_timeout(wait) {
-            Ok(input) => {
+        select! {
+            recv(inputs) -> input => {
+                let Ok(input) = input else { return };
                 registry.handle(Instant::now(), input);
                 let end = last + GATHER;
                 for _ in 1..GATHERED_MAX {
@@ -265,8 +307,13 @@ fn run_registry(mut registry: Registry, inputs: &Receiver<RegistryInput>, engine
                     }
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            recv(nodes_requests) -> request => match request {
+                // Who asked may be gone.
+                Ok(reply) => _ = reply.send(registry.report_nodes()),
+                // There is no admin endpoint.
+                Err(_) => nodes_requests = never(),
+            },
+            default(wait) => {}
         }
         last = Instant::now();
         registry.handle_timeout(last);

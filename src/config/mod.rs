@@ -15,6 +15,7 @@ pub mod logging;
 
 use std::{
     fmt, fs,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -37,6 +38,8 @@ pub struct Config {
     pub channel_listen: (String, u16),
     /// Where nodes connect.
     pub p2p_listen: (String, u16),
+    /// Where the admin endpoint listens, if there is one.
+    pub admin_listen: Option<(IpAddr, u16)>,
     /// Nodes to dial: `host:port`.
     pub peers: Vec<String>,
     /// Nodes that are never let in.
@@ -198,6 +201,11 @@ impl Config {
         let channel_listen = (channel_ip, ini.number("rpc", "channel_listen_port", 20200, 0, 65_535) as u16);
         let p2p_ip = ini.address("p2p", "listen_ip", "0.0.0.0");
         let p2p_listen = (p2p_ip, ini.number("p2p", "listen_port", 30300, 0, 65_535) as u16);
+        let admin_ip = ini.address("admin", "listen_ip", "127.0.0.1");
+        let admin_ip = admin_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let admin_port =
+            ini.optional("admin", "listen_port", "a number from 0 to 65535", |text| text.parse().ok());
+        let admin_listen = admin_port.map(|port| (admin_ip, port));
         let peers = ini.list(
             "p2p",
             "node.",
@@ -349,6 +357,7 @@ impl Config {
         let config = Self {
             channel_listen,
             p2p_listen,
+            admin_listen,
             peers,
             blacklist,
             whitelist,
@@ -429,6 +438,7 @@ mod tests {
                 "[p2p]\n\nnode.0=:::\n",
                 "3: [p2p] node.0 = \":::\" must be a node's address, such as 10.0.0.1:30300, [::1]:30300 or host:30300",
             ),
+            ("[admin]\nlisten_port=-1\n", "2: [admin] listen_port = \"-1\" must be a number from 0 to 65535"),
             (
                 "[chain]\nsm_crypto=true\n",
                 "2: [chain] sm_crypto = \"true\" must be false: national cryptography (SM2, SM3, SM4) is not there yet",
@@ -477,6 +487,18 @@ mod tests {
             texts,
             [(8, "[p2p] listen_prt is not known and has no effect; did you mean listen_port?")]
         );
+    }
+
+    #[test]
+    fn the_admin_endpoint_is_off_until_it_has_a_port_and_then_only_this_machine_reaches_it() {
+        let admin = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.admin_listen;
+        assert_eq!(admin(""), None);
+        assert_eq!(admin("[admin]\nlisten_ip=0.0.0.0\n"), None);
+        let (ip, port) = admin("[admin]\nlisten_port=9100\n").unwrap();
+        assert!(ip.is_loopback());
+        assert_eq!(port, 9100);
+        let (ip, _) = admin("[admin]\nlisten_ip=::\nlisten_port=9100\n").unwrap();
+        assert!(ip.is_unspecified());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::{HANDSHAKES_MAX, Hall, shake_hands};
+use super::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Hall, counters::FailureClass};
 use crate::{
     engine::{NewLink, duplicate},
     relay::{LinkUp, home_reactor},
@@ -24,7 +24,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
     let config = hall.settings.channel_tls.clone();
-    accept(hall, listener, config, "application", |hall, stream, address, established| {
+    accept(hall, listener, config, "an application", |hall, stream, address, established| {
         match hall.guests.borrow_mut().admit_session(established.peer.fingerprint) {
             Ok((token, reactor)) => {
                 let up =
@@ -32,7 +32,13 @@ pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
                 hand_over(hall, stream, token, reactor, up, established);
             }
             Err(reason) => {
-                warn!(%address, subject = %established.peer.subject, %reason, "application not let in")
+                hall.counters.sessions_refused.increment();
+                if hall.may_log(|logs| &mut logs.not_let_in) {
+                    warn!(
+                        %address, subject = %established.peer.subject, %reason,
+                        "application not let in; see whether it leaves connections behind, or use more nodes or certificates",
+                    );
+                }
             }
         }
     })
@@ -41,7 +47,7 @@ pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
 
 pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
     let config = hall.settings.p2p_server_tls.clone();
-    accept(hall, listener, config, "node", |hall, stream, address, established| {
+    accept(hall, listener, config, "a node", |hall, stream, address, established| {
         admit_node(hall, stream, address.to_string(), false, established);
     })
     .await;
@@ -62,27 +68,45 @@ async fn accept(
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection; if files run out, raise the limit (ulimit -n, LimitNOFILE=)");
+                hall.counters.accept_failures.increment();
+                if hall.may_log(|logs| &mut logs.not_accepted) {
+                    warn!(%error, "cannot accept a connection; if files run out, raise the limit (ulimit -n, LimitNOFILE=)");
+                }
                 tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 continue;
             }
         };
         if !hall.guests.borrow_mut().begin_handshake(address.ip()) {
-            debug!(%address, "too many handshakes at once from this address");
+            hall.counters.handshakes_refused.increment();
+            if hall.may_log(|logs| &mut logs.too_many_handshakes) {
+                warn!(
+                    %address,
+                    "connection closed: this address has {HANDSHAKES_PER_ADDRESS_MAX} handshakes under way; see what runs there",
+                );
+            }
             continue;
         }
         let (hall, config) = (hall.clone(), config.clone());
         tokio_uring::spawn(async move {
             let _ = stream.set_nodelay(true);
             let established = match Handshake::server(config) {
-                Ok(handshake) => shake_hands(&stream, handshake).await,
+                Ok(handshake) => hall.shake_hands(&stream, handshake).await,
                 Err(error) => Err(error.into()),
             };
             hall.guests.borrow_mut().end_handshake(address.ip());
             drop(place);
             match established {
                 Ok(established) => admit(&hall, &stream, address, established),
-                Err(reason) => info!(%address, %reason, "the handshake of an {what} failed"),
+                Err(reason) => {
+                    let class = FailureClass::of(&reason);
+                    let remedy = class.remedy();
+                    if !hall.may_log(|logs| &mut logs.handshake_failed) {
+                    } else if class == FailureClass::Certificate {
+                        warn!(%address, %reason, remedy, "the certificate of {what} was refused");
+                    } else {
+                        info!(%address, %reason, remedy, "the handshake of {what} failed");
+                    }
+                }
             }
         });
     }
@@ -97,7 +121,13 @@ pub(super) fn admit_node(
     established: Established,
 ) -> Option<u64> {
     let Some(id) = established.peer.node_id else {
-        warn!(%address, subject = %established.peer.subject, "not let in: a node's certificate must have a secp256k1 key");
+        hall.counters.nodes_refused_by_key.increment();
+        if hall.may_log(|logs| &mut logs.not_let_in) {
+            warn!(
+                %address, subject = %established.peer.subject,
+                "node not let in: its certificate must have a secp256k1 key; see [network_security] of that node",
+            );
+        }
         return None;
     };
     if id == hall.settings.own_id {
@@ -105,7 +135,13 @@ pub(super) fn admit_node(
         return None;
     }
     if !hall.is_admitted(&id) {
-        warn!(%address, node = %id.to_hex(), "not let in: on the blacklist, or not on the whitelist");
+        hall.counters.nodes_refused_by_list.increment();
+        if hall.may_log(|logs| &mut logs.not_let_in) {
+            warn!(
+                %address, node = %id.to_hex(),
+                "node not let in: on [certificate_blacklist], or not on [certificate_whitelist], of config.ini",
+            );
+        }
         return None;
     }
     let token = hall.guests.borrow_mut().admit_node(id);
@@ -136,7 +172,10 @@ fn hand_over(
             true
         }
         Err(error) => {
-            warn!(%error, "a link is lost: no file descriptor left; raise the limit (ulimit -n, LimitNOFILE=)");
+            hall.counters.links_lost.increment();
+            if hall.may_log(|logs| &mut logs.link_lost) {
+                warn!(%error, "a link is lost: no file descriptor left; raise the limit (ulimit -n, LimitNOFILE=)");
+            }
             hall.guests.borrow_mut().leave(token);
             false
         }

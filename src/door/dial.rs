@@ -6,7 +6,7 @@ use rand::RngExt;
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, shake_hands};
+use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, counters::FailureClass};
 use crate::{tls::handshake::Handshake, wire::NodeId};
 
 /// The first wait after a failure; each further one is twice as long …
@@ -31,6 +31,7 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
         if !replacing && let Some(id) = &known {
             wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(id)).await;
         }
+        hall.counters.dials.increment();
         match dial(&hall, &peer, replacing).await {
             Ok((id, None)) if id == Some(hall.settings.own_id) => {
                 debug!(%peer, "[p2p] node.N names this node itself");
@@ -50,9 +51,11 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
                 pause(&mut backoff).await;
             }
             Err(reason) => {
+                hall.counters.dials_failed.increment();
                 // Once a failure; the tries after it are not news.
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(%peer, %reason, "cannot reach a node; trying on");
+                    let remedy = FailureClass::of(&reason).remedy();
+                    warn!(%peer, %reason, remedy, "cannot reach a node of [p2p]; trying on");
                 } else {
                     debug!(%peer, %reason, "still cannot reach a node");
                 }
@@ -95,7 +98,7 @@ async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId
         };
         let _ = stream.set_nodelay(true);
         let handshake = Handshake::client(hall.settings.p2p_client_tls.clone())?;
-        let established = match shake_hands(&stream, handshake).await {
+        let established = match hall.shake_hands(&stream, handshake).await {
             Ok(established) => established,
             Err(error) => {
                 last = error;

@@ -15,6 +15,7 @@
 //! - Every handshake has a time, an amount of input, and a place among a bounded number.
 
 mod accept;
+mod counters;
 mod dial;
 mod guests;
 
@@ -32,10 +33,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
 
-use self::guests::Guests;
+pub use self::counters::DoorCounters;
+use self::{
+    counters::{FailureClass, Logs},
+    guests::Guests,
+};
 use crate::{
     bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent},
+    relay::log_limit::LogLimit,
     tls::{
         Established,
         handshake::{Handshake, HandshakeError, INPUT_LEN_MAX},
@@ -119,6 +125,8 @@ pub struct Door {
     pub channel_address: SocketAddr,
     /// Where nodes connect.
     pub p2p_address: SocketAddr,
+    /// Its figures, which anybody may read.
+    pub counters: Arc<DoorCounters>,
 }
 
 /// What all tasks of the door share; they run on one thread.
@@ -126,6 +134,8 @@ struct Hall {
     settings: DoorSettings,
     engine: EngineHandle,
     guests: RefCell<Guests>,
+    counters: Arc<DoorCounters>,
+    logs: RefCell<Logs>,
     stop: watch::Receiver<bool>,
 }
 
@@ -157,6 +167,8 @@ impl Door {
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
         let p2p_address = p2p.local_addr().map_err(DoorError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
+        let counters = Arc::<DoorCounters>::default();
+        let counted = counters.clone();
         let run = move || {
             let mut builder = tokio_uring::builder();
             let mut ring = tokio_uring::uring_builder();
@@ -165,6 +177,8 @@ impl Door {
             builder.start(async move {
                 let hall = Rc::new(Hall {
                     guests: RefCell::new(Guests::new(settings.reactors)),
+                    counters: counted,
+                    logs: RefCell::default(),
                     settings,
                     engine,
                     stop: stopped.clone(),
@@ -179,7 +193,7 @@ impl Door {
         };
         let thread =
             thread::Builder::new().name("amop-door".to_owned()).spawn(run).map_err(DoorError::Runtime)?;
-        Ok(Self { stop, thread: Some(thread), channel_address, p2p_address })
+        Ok(Self { stop, thread: Some(thread), channel_address, p2p_address, counters })
     }
 
     /// Lets nobody in any more and dials nobody.
@@ -217,6 +231,30 @@ impl Hall {
     fn is_admitted(&self, id: &NodeId) -> bool {
         let DoorSettings { blacklist, whitelist, .. } = &self.settings;
         !blacklist.contains(id) && (whitelist.is_empty() || whitelist.contains(id))
+    }
+
+    /// Whether a line of this kind may be logged now.
+    fn may_log(&self, kind: impl Fn(&mut Logs) -> &mut LogLimit) -> bool {
+        kind(&mut self.logs.borrow_mut()).admits(Instant::now())
+    }
+
+    /// Does a whole handshake within its time.
+    async fn shake_hands(&self, stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
+        self.counters.handshakes_begun.increment();
+        self.counters.pending_handshakes.increment();
+        let done = tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await;
+        self.counters.pending_handshakes.decrement();
+        let done = done.unwrap_or_else(|_| {
+            // What is pending keeps the descriptor open until it completes: a silent peer's read never
+            // would. Fails only if the peer has closed already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            Err(Failure::Timeout)
+        });
+        match &done {
+            Ok(_) => self.counters.handshakes_done.increment(),
+            Err(failure) => FailureClass::of(failure).counter(&self.counters).increment(),
+        }
+        done
     }
 }
 
@@ -265,19 +303,6 @@ enum Failure {
     Handshake(#[from] HandshakeError),
     #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
     Timeout,
-}
-
-/// Does a whole handshake within its time.
-async fn shake_hands(stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await {
-        Ok(done) => done,
-        Err(_) => {
-            // What is pending keeps the descriptor open until it completes: a silent peer's read never
-            // would. Fails only if the peer has closed already.
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-            Err(Failure::Timeout)
-        }
-    }
 }
 
 async fn drive(stream: &TcpStream, mut handshake: Handshake) -> Result<Established, Failure> {

@@ -25,6 +25,11 @@ impl UnfinishedFrames {
         Self { bytes: AtomicUsize::new(0), bytes_max }
     }
 
+    /// Bytes now, and their bound.
+    pub(super) fn bytes_and_max(&self) -> (usize, usize) {
+        (self.bytes.load(Relaxed), self.bytes_max)
+    }
+
     /// Whether the bound is passed.
     pub(super) fn is_over(&self) -> bool {
         self.bytes.load(Relaxed) > self.bytes_max

@@ -42,6 +42,7 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
+pub use reactor::ReportReply;
 pub use ring::EngineError;
 
 use self::{
@@ -52,7 +53,7 @@ use self::{
     wake::Waker,
 };
 use crate::{
-    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared},
+    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
 };
 
@@ -147,6 +148,28 @@ pub struct LinkClosed {
     pub reason: CloseReason,
 }
 
+/// One link, as it is now.
+#[derive(Clone, Debug)]
+pub struct LinkReport {
+    /// The reactor that owns it.
+    pub reactor: ReactorId,
+    /// Bytes that are not sent yet.
+    pub queued_bytes: usize,
+    /// Whether it is being closed.
+    pub ending: bool,
+    /// What the relay knows of it.
+    pub link: report::LinkReport,
+}
+
+/// Some of a reactor's links.
+#[derive(Clone, Debug)]
+pub struct LinkPage {
+    /// Those that there are.
+    pub links: Vec<LinkReport>,
+    /// Where to go on asking, if there are more.
+    pub next: Option<u32>,
+}
+
 /// What the engine tells of a link.
 #[derive(Clone, Copy, Debug)]
 pub enum LinkEvent {
@@ -172,11 +195,17 @@ pub struct Engine {
 pub struct EngineHandle {
     inboxes: Arc<[Sender<Command>]>,
     mesh: Arc<Mesh>,
+    unfinished: Arc<UnfinishedFrames>,
     /// Frames of the registry that were dropped, per reactor.
     dropped: Arc<[AtomicU64]>,
 }
 
 impl EngineHandle {
+    /// Bytes of frames that are not complete yet, on all links, and their bound.
+    pub fn unfinished_bytes_and_max(&self) -> (usize, usize) {
+        self.unfinished.bytes_and_max()
+    }
+
     /// Gives a link to its reactor.
     pub fn adopt(&self, link: NewLink) {
         self.command(link.reactor, Command::Adopt(Box::new(link)));
@@ -191,6 +220,12 @@ impl EngineHandle {
             return;
         }
         self.command(reactor, Command::Registry(output));
+    }
+
+    /// Asks a reactor for its links from a slot on; `reply` is called on its thread and must not block.
+    /// The reactor looks at a bounded number of slots, once a turn.
+    pub fn report_links(&self, reactor: ReactorId, from: u32, reply: ReportReply) {
+        self.command(reactor, Command::ReportLinks { from, reply });
     }
 
     fn command(&self, reactor: ReactorId, command: Command) {
@@ -218,7 +253,12 @@ impl Engine {
         let dropped: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
         let mut engine = Self {
-            handle: EngineHandle { inboxes: inboxes.into(), mesh: mesh.clone(), dropped: dropped.clone() },
+            handle: EngineHandle {
+                inboxes: inboxes.into(),
+                mesh: mesh.clone(),
+                unfinished: unfinished.clone(),
+                dropped: dropped.clone(),
+            },
             threads: Vec::new(),
             drained: drained.clone(),
         };
@@ -332,6 +372,7 @@ mod tests {
         let handle = EngineHandle {
             inboxes: [inbox].into(),
             mesh: Arc::new(Mesh::new(vec![sleeper])),
+            unfinished: Arc::new(UnfinishedFrames::new(1)),
             dropped: [AtomicU64::new(0)].into(),
         };
         let frame = || RegistryOutput::ToNode {

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 
 use super::{
-    EngineSettings, LinkClosed, LinkEvent, NewLink,
+    EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
     bounds::{
         COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
@@ -44,6 +44,8 @@ use crate::{
 
 /// How often all links are looked at: stalls, overdue frames, worn keys, closing.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// Slots of links that are looked at for one report; there is at most one report a turn.
+const REPORT_SLOTS_MAX: u32 = 256;
 const KIND_WAKE: u64 = 0;
 const KIND_RECEIVE: u64 = 1;
 const KIND_SEND: u64 = 2;
@@ -52,9 +54,13 @@ const KIND_SEND: u64 = 2;
 pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
+    ReportLinks { from: u32, reply: ReportReply },
     Drain,
     CloseAll,
 }
+
+/// Takes a report, on the reactor's thread.
+pub type ReportReply = Box<dyn FnOnce(LinkPage) + Send>;
 
 /// What the links' owner does for its shard.
 struct Io {
@@ -422,6 +428,11 @@ impl Reactor {
             match command {
                 Command::Adopt(link) => self.adopt(*link),
                 Command::Registry(output) => self.shard.handle_registry(self.io.now, output, &mut self.io),
+                Command::ReportLinks { from, reply } => {
+                    reply(self.report_links(from));
+                    // The rest has time until the next turn.
+                    return true;
+                }
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
                 Command::CloseAll => {
                     self.stopping = true;
@@ -435,6 +446,21 @@ impl Reactor {
         any
     }
 
+    fn report_links(&mut self, from: u32) -> LinkPage {
+        let (links, next) = self.shard.report_links(from, REPORT_SLOTS_MAX);
+        let reactor = self.id;
+        let report = |link: crate::relay::report::LinkReport| {
+            let transmit = self.io.transmit(link.key)?;
+            Some(LinkReport {
+                reactor,
+                queued_bytes: transmit.unsent_bytes(),
+                ending: transmit.closing.is_some(),
+                link,
+            })
+        };
+        LinkPage { links: links.into_iter().filter_map(report).collect(), next }
+    }
+
     fn handle_time(&mut self) {
         let now = self.io.now;
         if self.shard.poll_timeout().is_some_and(|due| due <= now) {
@@ -445,6 +471,7 @@ impl Reactor {
             self.sweep();
         }
         self.drained.store(self.shard.is_drained(), Relaxed);
+        self.counters.heartbeat.beat(now.saturating_duration_since(self.shared.started));
     }
 
     fn adopt(&mut self, link: NewLink) {
@@ -642,7 +669,7 @@ impl Reactor {
         }
         let Some(slot) = slots[key.index as usize].as_mut() else { return };
         let now = io.now;
-        counters.bytes_received.add(len as u64);
+        counters.received_bytes.add(len as u64);
         shard.handle_activity(now, key);
         let taken = slot.receive.handle_bytes(now, unfinished, buffers.filled(id, len), |frame| {
             shard.handle_frame(now, key, frame, io);
@@ -682,7 +709,6 @@ impl Reactor {
             // At once: until the kernel is done with the link, others would have to go too.
             slot.receive.abandon(&self.unfinished);
             self.counters.unfinished_frames_dropped.increment();
-            warn!("too many unfinished frames at once: closing the link whose frame has progressed least");
             self.io.abort(key, CloseReason::FramePoolFull);
         }
     }
@@ -693,7 +719,7 @@ impl Reactor {
         match usize::try_from(result) {
             Ok(len) => {
                 transmit.handle_sent(now, len);
-                self.counters.bytes_sent.add(len as u64);
+                self.counters.sent_bytes.add(len as u64);
             }
             Err(_) => {
                 transmit.handle_sent(now, 0);
@@ -706,9 +732,11 @@ impl Reactor {
 
     /// Looks at all links.
     fn sweep(&mut self) {
+        self.shard.count_usage();
         let now = self.io.now;
         let dropped = self.dropped[usize::from(self.id.0)].load(Relaxed);
         self.counters.registry_frames_dropped.set(dropped);
+        self.counters.queues_bytes.set(self.io.queues_bytes as u64);
         let stall_timeout = self.shared.settings.stall_timeout;
         let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|transmit| transmit.key).collect();
         for key in keys {
@@ -766,7 +794,7 @@ impl Reactor {
                 && blocks >= limits.sdk_blocks_logged
                 && !std::mem::replace(&mut slot.worn_logged, true)
             {
-                warn!("a session has moved so much data that its TLS keys will wear out; let it reconnect");
+                self.shard.warn_keys_wear_out(key);
             }
             return;
         }

@@ -120,7 +120,7 @@ impl Transmit {
     }
 
     /// Bytes that are not sent yet.
-    fn unsent_bytes(&self) -> usize {
+    pub(super) fn unsent_bytes(&self) -> usize {
         self.sealed_bytes() + self.waiting_bytes.iter().sum::<usize>()
     }
 

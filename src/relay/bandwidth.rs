@@ -56,6 +56,11 @@ impl Limiter {
         self.bucket.is_some()
     }
 
+    /// The rate in units per second, if there is a limit.
+    pub fn units_per_second(&self) -> Option<f64> {
+        self.bucket.as_ref().map(|bucket| TICKS_PER_SECOND / bucket.ticks_per_unit)
+    }
+
     /// Charges `cost` units if the level is at least that, or the bucket full. `now` is the time since
     /// the node's start.
     pub fn admit(&self, now: Duration, cost: u64) -> bool {

@@ -1,23 +1,28 @@
-//! What a reactor counts. One writer each, so plain relaxed stores suffice.
+//! What a thread counts. Each figure has one writer, so plain relaxed stores suffice.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-/// A figure that only its reactor changes and anybody may read.
+use crate::wire::ResultCode;
+
+/// A figure that only its thread changes and anybody may read.
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `count`. Call it from the owning reactor only.
+    /// Adds `count`. Call it from the owning thread only.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
-    /// Adds one. Call it from the owning reactor only.
+    /// Adds one. Call it from the owning thread only.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// Takes one off, for gauges. Call it from the owning reactor only.
+    /// Takes one off, for gauges. Call it from the owning thread only.
     pub fn decrement(&self) {
         self.add(1u64.wrapping_neg());
     }
@@ -33,134 +38,372 @@ impl Counter {
     }
 }
 
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// The figures of one reactor.
+/// Whether a figure only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Grows, from 0 at the start.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// One figure, as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// What it is called; its unit, where it has one, is last.
+    pub name: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub kind: Kind,
+    /// The figure.
+    pub value: u64,
+}
+
+/// Makes a struct of figures, each with its meaning and kind, that can be listed.
+macro_rules! figures {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $Figures:ident {
+            $($(#[doc = $help:literal])+ $kind:ident $name:ident,)+
+        }
+        $(beside { $($(#[doc = $other_help:literal])+ $other:ident: $Other:ty,)+ })?
+    ) => {
+        $(#[doc = $about])+
         #[derive(Default, Debug)]
-        pub struct Counters {
-            $($(#[doc = $doc])+ pub $name: Counter,)+
+        pub struct $Figures {
+            $($(#[doc = $help])+ pub $name: $crate::relay::counters::Counter,)+
+            $($($(#[doc = $other_help])+ pub $other: $Other,)+)?
         }
 
-        impl Counters {
-            /// Every figure with its name and its meaning.
-            pub fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-                [$((stringify!($name), concat!($($doc),+), self.$name.get()),)+].into_iter()
+        impl $Figures {
+            /// Every figure of one number.
+            pub fn all(&self) -> impl Iterator<Item = $crate::relay::counters::Figure> {
+                [$($crate::relay::counters::Figure {
+                    name: stringify!($name),
+                    help: concat!($($help),+).trim_start(),
+                    kind: $crate::relay::counters::figures!(@kind $kind),
+                    value: self.$name.get(),
+                },)+].into_iter()
             }
         }
     };
+    (@kind counter) => { $crate::relay::counters::Kind::Counter };
+    (@kind gauge) => { $crate::relay::counters::Kind::Gauge };
+}
+pub(crate) use figures;
+
+/// Bounds of a histogram: the first is 2 to this power, in microseconds; each further one is twice that.
+const BOUND_FIRST_LOG2: u32 = 4;
+/// Number of bounds: up to 33.6 s, beyond the time of any request.
+const BOUNDS: usize = 22;
+
+/// How long something took, in buckets of powers of two.
+#[derive(Default, Debug)]
+pub struct Histogram {
+    /// One for each bound, and one for what took longer than the last.
+    buckets: [Counter; BOUNDS + 1],
+    sum_micros: Counter,
 }
 
-counters! {
-    /// SDK sessions now.
-    sessions,
-    /// Links to other nodes now.
-    node_links,
-    /// Distinct topics that sessions of this reactor subscribe to now.
-    topics,
-    /// Subscriptions of this reactor's sessions now: pairs of session and topic, with those that wait.
-    subscriptions,
-    /// Frames received on SDK links.
-    sdk_frames_received,
-    /// Frames sent on SDK links.
-    sdk_frames_sent,
-    /// Frames received on node links.
-    node_frames_received,
-    /// Frames sent on node links.
-    node_frames_sent,
-    /// Unicast requests taken from sessions.
-    requests,
-    /// Requests answered 0 or with a subscriber's own code.
-    answered_by_subscriber,
-    /// Requests answered 99.
-    answered_not_sent,
-    /// Requests answered 100.
-    answered_no_receiver,
-    /// Requests answered 101.
-    answered_not_delivered,
-    /// Requests answered 102.
-    answered_timeout,
-    /// Requests and multicasts answered 103.
-    answered_over_bandwidth,
-    /// Multicasts taken from sessions.
-    multicasts,
-    /// Copies of frames queued for subscribers.
-    deliveries,
-    /// Copies dropped because the subscriber's queue was full.
-    dropped_queue_full,
-    /// Frames refused because the queues of all sessions together were full, and this one's not small.
-    queues_full,
-    /// Multicast copies not sent because a neighbour's window was full or its link was gone.
-    dropped_window_full,
-    /// Multicasts with a private topic and no authorised receiver.
-    dropped_unauthorised,
-    /// Requests without a retry because no more frames could be kept.
-    retention_refused,
-    /// Answers that came after their request was over.
-    late_answers,
-    /// 0x31 from sessions that were not asked.
-    unsolicited_answers,
-    /// Pushes that a session did not answer in time.
-    push_timeouts,
-    /// Frames of unknown type on SDK links.
-    unknown_types,
-    /// Packets of unknown type on node links.
-    unknown_packets,
-    /// AMOP bodies that were malformed.
-    bad_bodies,
-    /// Subscriptions refused whole.
-    subscriptions_refused,
-    /// Topic names skipped in subscriptions.
-    topics_skipped,
-    /// Subscriptions put off because the session changed its topics too often.
-    subscriptions_deferred,
-    /// JSON-RPC requests.
-    rpc_requests,
-    /// JSON-RPC requests refused by a limit.
-    rpc_refused,
-    /// Sessions closed because they were idle.
-    closed_idle,
-    /// Sessions closed because they did not read.
-    closed_stalled,
-    /// Node links closed because nothing was heard.
-    closed_dead,
-    /// Links closed because of malformed frames or records.
-    closed_protocol,
-    /// Message identities forgotten before their time because there were too many.
-    identities_forgotten,
-    /// Requests given up after the most tries that one may have.
-    tries_exhausted,
-    /// Repeated messages of neighbours that were not delivered again.
-    duplicates_dropped,
-    /// Frames sent again on a new link.
-    frames_sent_again,
-    /// State frames of neighbours that the registry had no room for.
-    state_refused,
-    /// Frames that named other nodes than the two ends of the link.
-    not_for_us,
-    /// Times that the receive buffers were all in use.
-    receive_buffers_exhausted,
-    /// Links closed because unfinished frames of all links together took too much memory.
-    unfinished_frames_dropped,
-    /// Control frames of node links that were not sent because too many waited.
-    dropped_control_full,
-    /// Turns in which nothing was taken in because another reactor was behind.
-    turns_backed_up,
-    /// Frames of the registry for neighbours that were dropped because the reactor was behind.
-    registry_frames_dropped,
-    /// Changes of topics that waited because the registry was behind.
-    registry_changes_put_off,
-    /// Links closed because their keys were worn out; node links only if nobody replaced them.
-    closed_worn,
-    /// Node links whose keys were worn out, to be replaced.
-    node_links_worn,
-    /// Sessions whose keys were worn out, to be closed.
-    sessions_worn,
-    /// TLS 1.3 keys that were renewed.
-    keys_updated,
-    /// Bytes received, as TLS records.
-    bytes_received,
-    /// Bytes sent, as TLS records.
-    bytes_sent,
-    /// Bytes of AMOP frames charged to the outbound bandwidth.
-    bandwidth_charged_bytes,
+impl Histogram {
+    /// Counts one. Call it from the owning thread only.
+    pub fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let log2 = u64::BITS - micros.saturating_sub(1).leading_zeros();
+        let bucket = (log2.saturating_sub(BOUND_FIRST_LOG2) as usize).min(BOUNDS);
+        self.buckets[bucket].increment();
+        self.sum_micros.add(micros);
+    }
+
+    /// How many fell into each bucket: its upper bound in seconds, the last one infinite, and its count.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        let bounds =
+            (0..BOUNDS as i32).map(|power| f64::exp2(f64::from(power + BOUND_FIRST_LOG2 as i32)) / 1e6);
+        bounds.chain([f64::INFINITY]).zip(self.buckets.iter().map(Counter::get))
+    }
+
+    /// Sum of all that was counted, in seconds.
+    pub fn sum_seconds(&self) -> f64 {
+        self.sum_micros.get() as f64 / 1e6
+    }
+}
+
+/// How a request of a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 0 or a subscriber's own code.
+    Answered,
+    /// 99.
+    NotSent,
+    /// 100.
+    NoReceiver,
+    /// 101.
+    NotDelivered,
+    /// 102.
+    Timeout,
+    /// 103.
+    OverBandwidth,
+}
+
+impl Outcome {
+    /// All of them, in the order of [`Latencies::requests`].
+    pub const ALL: [Self; 6] = [
+        Self::Answered,
+        Self::NotSent,
+        Self::NoReceiver,
+        Self::NotDelivered,
+        Self::Timeout,
+        Self::OverBandwidth,
+    ];
+
+    /// That of a code of the node's own making.
+    pub fn of(code: ResultCode) -> Self {
+        match code {
+            ResultCode::NOT_SENT => Self::NotSent,
+            ResultCode::NO_RECEIVER => Self::NoReceiver,
+            ResultCode::NOT_DELIVERED => Self::NotDelivered,
+            ResultCode::TIMEOUT => Self::Timeout,
+            ResultCode::OVER_BANDWIDTH => Self::OverBandwidth,
+            _ => Self::Answered,
+        }
+    }
+
+    /// Its name as a label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::NotSent => "not_sent",
+            Self::NoReceiver => "no_receiver",
+            Self::NotDelivered => "not_delivered",
+            Self::Timeout => "timeout",
+            Self::OverBandwidth => "over_bandwidth",
+        }
+    }
+}
+
+/// How long things took at one reactor.
+#[derive(Default, Debug)]
+pub struct Latencies {
+    /// From a session's request to its answer, for each [`Outcome`]. Requests that are refused at once
+    /// (malformed, private topics, over a bound) are not here.
+    requests: [Histogram; Outcome::ALL.len()],
+    /// From the push to a session to its answer.
+    pub pushes: Histogram,
+}
+
+impl Latencies {
+    /// Requests with this outcome.
+    pub fn requests(&self, outcome: Outcome) -> &Histogram {
+        &self.requests[outcome as usize]
+    }
+}
+
+/// When a reactor last turned, as time since the node's start: one that hangs shows by it.
+#[derive(Default, Debug)]
+pub struct Heartbeat(AtomicU64);
+
+impl Heartbeat {
+    /// The reactor turns.
+    pub fn beat(&self, since_start: Duration) {
+        self.0.store(u64::try_from(since_start.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// When it last did.
+    pub fn last(&self) -> Duration {
+        Duration::from_micros(self.0.load(Relaxed))
+    }
+}
+
+figures! {
+    /// The figures of one reactor.
+    pub struct Counters {
+        /// SDK sessions now.
+        gauge sessions,
+        /// Links to other nodes now.
+        gauge node_links,
+        /// Distinct topics that sessions of this reactor subscribe to now.
+        gauge topics,
+        /// Subscriptions of this reactor's sessions now: pairs of session and topic, with those that wait.
+        gauge subscriptions,
+        /// Bytes in the outgoing queues of this reactor's sessions now.
+        gauge queues_bytes,
+        /// Requests that wait for their answer now.
+        gauge pending_requests,
+        /// Pushes to sessions that wait for their answer now.
+        gauge pending_pushes,
+        /// Bytes of frames that are kept for another try now.
+        gauge retained_bytes,
+        /// Unicasts whose answer is awaited from neighbours now.
+        gauge awaited_answers,
+        /// Frames sent and not acknowledged now, of the neighbour that has most.
+        gauge window_frames,
+        /// Bytes of frames sent and not acknowledged now, of the neighbour that has most.
+        gauge window_bytes,
+        /// Bytes of frames sent and not acknowledged now, of all neighbours.
+        gauge windows_bytes,
+        /// Message identities remembered now, of the neighbour that has most.
+        gauge identities,
+        /// Message identities remembered now, of all neighbours.
+        gauge all_identities,
+        /// Frames received on SDK links.
+        counter sdk_frames_received,
+        /// Frames sent on SDK links.
+        counter sdk_frames_sent,
+        /// Frames received on node links.
+        counter node_frames_received,
+        /// Frames sent on node links.
+        counter node_frames_sent,
+        /// Unicast requests taken from sessions.
+        counter requests,
+        /// Requests answered 0 or with a subscriber's own code.
+        counter answered_by_subscriber,
+        /// Requests answered 99.
+        counter answered_not_sent,
+        /// Requests answered 100.
+        counter answered_no_receiver,
+        /// Requests answered 101.
+        counter answered_not_delivered,
+        /// Requests answered 102.
+        counter answered_timeout,
+        /// Requests and multicasts answered 103.
+        counter answered_over_bandwidth,
+        /// Multicasts taken from sessions.
+        counter multicasts,
+        /// Copies of frames queued for subscribers.
+        counter deliveries,
+        /// Copies dropped because the subscriber's queue was full.
+        counter dropped_queue_full,
+        /// Frames refused because the queues of all sessions together were full, and this one's not small.
+        counter queues_full,
+        /// Multicast copies not sent because a neighbour's window was full or its link was gone.
+        counter dropped_window_full,
+        /// Multicasts with a private topic and no authorised receiver.
+        counter dropped_unauthorised,
+        /// Requests without a retry because no more frames could be kept.
+        counter retention_refused,
+        /// Answers that came after their request was over.
+        counter late_answers,
+        /// 0x31 from sessions that were not asked.
+        counter unsolicited_answers,
+        /// Pushes that a session did not answer in time.
+        counter push_timeouts,
+        /// Frames of unknown type on SDK links.
+        counter unknown_types,
+        /// Packets of unknown type on node links.
+        counter unknown_packets,
+        /// AMOP bodies that were malformed.
+        counter bad_bodies,
+        /// Subscriptions refused whole.
+        counter subscriptions_refused,
+        /// Topic names skipped in subscriptions.
+        counter topics_skipped,
+        /// Subscriptions put off because the session changed its topics too often.
+        counter subscriptions_deferred,
+        /// JSON-RPC requests.
+        counter rpc_requests,
+        /// JSON-RPC requests refused by a limit.
+        counter rpc_refused,
+        /// Sessions closed because they were idle.
+        counter closed_idle,
+        /// Sessions closed because they did not read.
+        counter closed_stalled,
+        /// Node links closed because nothing was heard.
+        counter closed_dead,
+        /// Links closed because of malformed frames or records.
+        counter closed_protocol,
+        /// Message identities forgotten before their time because there were too many.
+        counter identities_forgotten,
+        /// Requests given up after the most tries that one may have.
+        counter tries_exhausted,
+        /// Repeated messages of neighbours that were not delivered again.
+        counter duplicates_dropped,
+        /// Frames sent again on a new link.
+        counter frames_sent_again,
+        /// State frames of neighbours that the registry had no room for.
+        counter state_refused,
+        /// Frames that named other nodes than the two ends of the link.
+        counter not_for_us,
+        /// Times that the receive buffers were all in use.
+        counter receive_buffers_exhausted,
+        /// Links closed because unfinished frames of all links together took too much memory.
+        counter unfinished_frames_dropped,
+        /// Control frames of node links that were not sent because too many waited.
+        counter dropped_control_full,
+        /// Turns in which nothing was taken in because another reactor was behind.
+        counter turns_backed_up,
+        /// Frames of the registry for neighbours that were dropped because the reactor was behind.
+        counter registry_frames_dropped,
+        /// Changes of topics that waited because the registry was behind.
+        counter registry_changes_put_off,
+        /// Links closed because their keys were worn out; node links only if nobody replaced them.
+        counter closed_worn,
+        /// Node links whose keys were worn out, to be replaced.
+        counter node_links_worn,
+        /// Sessions whose keys were worn out, to be closed.
+        counter sessions_worn,
+        /// TLS 1.3 keys that were renewed.
+        counter keys_updated,
+        /// Bytes received, as TLS records.
+        counter received_bytes,
+        /// Bytes sent, as TLS records.
+        counter sent_bytes,
+        /// Bytes of AMOP frames charged to the outbound bandwidth.
+        counter bandwidth_charged_bytes,
+    }
+    beside {
+        /// How long requests and pushes took.
+        latencies: Latencies,
+        /// When the reactor last turned.
+        heartbeat: Heartbeat,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_falls_into_the_first_bucket_whose_bound_it_does_not_exceed() {
+        let histogram = Histogram::default();
+        let micros = [0, 1, 16, 17, 32, 33, 1 << 25, (1 << 25) + 1, u64::MAX];
+        for micros in micros {
+            let before: Vec<u64> = histogram.buckets().map(|(_, count)| count).collect();
+            histogram.record(Duration::from_micros(micros));
+            let changed: Vec<f64> = histogram
+                .buckets()
+                .zip(before)
+                .filter(|((_, count), before)| count != before)
+                .map(|((bound, _), _)| bound)
+                .collect();
+            let seconds = micros as f64 / 1e6;
+            let expected = histogram.buckets().map(|(bound, _)| bound).find(|&bound| seconds <= bound);
+            assert_eq!(changed, [expected.unwrap()], "{micros} µs");
+        }
+        assert_eq!(histogram.buckets().map(|(_, count)| count).sum::<u64>(), micros.len() as u64);
+    }
+
+    #[test]
+    fn the_sum_of_latencies_is_in_seconds() {
+        let histogram = Histogram::default();
+        histogram.record(Duration::from_millis(1500));
+        histogram.record(Duration::from_millis(500));
+        assert_eq!(histogram.sum_seconds(), 2.0);
+    }
+
+    #[test]
+    fn outcomes_are_where_their_histograms_are() {
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+        }
+    }
+
+    #[test]
+    fn every_figure_is_listed_with_its_meaning() {
+        let counters = Counters::default();
+        counters.requests.add(3);
+        let figure = counters.all().find(|figure| figure.name == "requests").unwrap();
+        assert_eq!((figure.kind, figure.value), (Kind::Counter, 3));
+        assert!(counters.all().all(|figure| figure.help.ends_with('.') && !figure.help.starts_with(' ')));
+    }
 }

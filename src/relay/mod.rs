@@ -21,7 +21,9 @@
 pub mod bandwidth;
 pub mod bounds;
 pub mod counters;
+pub(crate) mod log_limit;
 pub mod registry;
+pub mod report;
 pub mod rpc;
 pub mod settings;
 pub mod shard;
@@ -158,6 +160,37 @@ pub enum CloseReason {
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Shutdown,
+}
+
+impl CloseReason {
+    /// What an operator can do about it; `None` if nothing is wrong.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Broken => "see the peer's log and the network between",
+            Self::Tls => {
+                "something on the way changes bytes, or the peer's TLS is at fault: see what it runs"
+            }
+            Self::FrameLength(_) => {
+                "see what the peer sends; if it needs such frames, raise [amop] frame_len_max on all nodes"
+            }
+            Self::FrameUnfinished => "see whether the peer hangs, and the network between",
+            Self::FramePoolFull => {
+                "see who sends many large frames slowly, or raise [engine] unfinished_bytes_max"
+            }
+            Self::Stalled => {
+                "see why the peer does not keep up, or raise [amop] session_queue_bytes_max or stall_timeout_ms"
+            }
+            Self::Protocol => "the peer needs a version that speaks the protocol of this node",
+            Self::NodeFrame => "see what the peer runs; nodes of one network should run one version",
+            Self::OwnId => "give every node a key of its own",
+            Self::ByPeer
+            | Self::Idle
+            | Self::Duplicate
+            | Self::Replaced
+            | Self::KeysWorn
+            | Self::Shutdown => return None,
+        })
+    }
 }
 
 /// A coordinating shard's number for a request, never reused.

@@ -48,6 +48,11 @@ impl Snapshot {
         self.topics.get(topic)
     }
 
+    /// All topics with subscribers, in no order.
+    pub fn all_topics(&self) -> impl Iterator<Item = (&Topic, &TopicEntry)> {
+        self.topics.iter()
+    }
+
     /// Number of topics with subscribers.
     pub fn topics(&self) -> usize {
         self.topics.len()

@@ -4,6 +4,7 @@
 mod bandwidth;
 mod faults_of_fisco_bcos;
 mod kit;
+mod latencies;
 mod multicast;
 mod node_links;
 mod result_codes;

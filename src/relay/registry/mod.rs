@@ -38,8 +38,11 @@ use self::{
 };
 use super::{
     LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared,
-    counters::Counter,
-    home_reactor, rpc,
+    counters::{Counter, figures},
+    home_reactor,
+    log_limit::LogLimit,
+    report::NodeReport,
+    rpc,
     signing::NodeSigner,
     snapshot::{NodeEntry, NodeRef, Snapshot},
 };
@@ -118,49 +121,52 @@ impl From<MessageError> for StateError {
     }
 }
 
-/// The figures of a registry.
-#[derive(Default, Debug)]
-pub struct RegistryCounters {
-    /// Snapshots published.
-    pub snapshots: Counter,
-    /// Steps of our own record signed.
-    pub steps_signed: Counter,
-    /// Steps of neighbours taken.
-    pub steps_taken: Counter,
-    /// Whole records of neighbours taken.
-    pub records_taken: Counter,
-    /// Requests of neighbours answered.
-    pub requests_answered: Counter,
-    /// Steps and parts that held nothing new.
-    pub stale: Counter,
-    /// Messages of kinds not known here.
-    pub unknown_kinds: Counter,
-    /// JSON-RPC requests refused because too many waited, or too many answers were not taken yet.
-    pub rpc_refused: Counter,
-    /// Lists that name our own id with an incarnation that is not below ours.
-    pub own_id_elsewhere: Counter,
-    /// Refused as [`StateError::Malformed`].
-    pub refused_malformed: Counter,
-    /// Refused as [`StateError::Origin`].
-    pub refused_origin: Counter,
-    /// Refused as [`StateError::Signature`].
-    pub refused_signature: Counter,
-    /// Refused as [`StateError::Chain`].
-    pub refused_chain: Counter,
-    /// Refused as [`StateError::Root`].
-    pub refused_root: Counter,
-    /// Refused as [`StateError::Size`].
-    pub refused_size: Counter,
-    /// Refused as [`StateError::Rate`].
-    pub refused_rate: Counter,
-    /// Refused as [`StateError::Unasked`].
-    pub refused_unasked: Counter,
-    /// Refused as [`StateError::Room`].
-    pub refused_room: Counter,
-    /// Neighbours beyond [`NODES_MAX`].
-    pub refused_nodes: Counter,
-    /// About how many bytes of memory the records of all neighbours take.
-    pub records_bytes: Counter,
+figures! {
+    /// The figures of a registry.
+    pub struct RegistryCounters {
+        /// Changes, messages and requests that wait for the registry now.
+        gauge pending_inputs,
+        /// Snapshots published.
+        counter snapshots,
+        /// Steps of our own record signed.
+        counter steps_signed,
+        /// Steps of neighbours taken.
+        counter steps_taken,
+        /// Whole records of neighbours taken.
+        counter records_taken,
+        /// Requests of neighbours answered.
+        counter requests_answered,
+        /// Steps and parts that held nothing new.
+        counter stale,
+        /// Messages of kinds not known here.
+        counter unknown_kinds,
+        /// Lists that name our own id with an incarnation that is not below ours.
+        counter own_id_elsewhere,
+        /// Messages of neighbours refused: not of the state protocol.
+        counter refused_malformed,
+        /// Messages of neighbours refused: about another node than the neighbour.
+        counter refused_origin,
+        /// Messages of neighbours refused: not signed by the origin's key.
+        counter refused_signature,
+        /// Messages of neighbours refused: a step that contradicts the one before it.
+        counter refused_chain,
+        /// Messages of neighbours refused: changes that do not lead to the signed root.
+        counter refused_root,
+        /// Messages of neighbours refused: more entries or bytes than are allowed.
+        counter refused_size,
+        /// Messages of neighbours refused: more of them per second than are taken.
+        counter refused_rate,
+        /// Messages of neighbours refused: a reply that was not asked for.
+        counter refused_unasked,
+        /// Messages of neighbours refused: no room for more topics of other nodes.
+        counter refused_room,
+        /// Neighbours beyond the most that are linked.
+        counter refused_nodes,
+        /// About how many bytes of memory the records of all neighbours take.
+        gauge records_bytes,
+        /// JSON-RPC requests refused because too many waited, or too many answers were not taken yet.
+        counter rpc_refused,
+    }
 }
 
 impl RegistryCounters {
@@ -200,6 +206,9 @@ pub struct Registry {
     rpc_waiting_bytes: usize,
     outputs: VecDeque<(ReactorId, RegistryOutput)>,
     next_digest: Option<Instant>,
+    log_own_id: LogLimit,
+    log_bad_state: LogLimit,
+    log_no_room: LogLimit,
 }
 
 struct Neighbour {
@@ -207,6 +216,7 @@ struct Neighbour {
     address: String,
     agency: String,
     name: String,
+    since: Instant,
     record: Record,
     /// Our record as this neighbour is fetching it, and when it last asked.
     pinned: Option<(Pinned, Instant)>,
@@ -264,6 +274,9 @@ impl Registry {
             rpc_waiting_bytes: 0,
             outputs: VecDeque::new(),
             next_digest: None,
+            log_own_id: LogLimit::new("this node's id elsewhere"),
+            log_no_room: LogLimit::new("nodes and topics for which there is no room"),
+            log_bad_state: LogLimit::new("neighbours that go on to send bad state"),
         }
     }
 
@@ -352,6 +365,21 @@ impl Registry {
         self.counters.clone()
     }
 
+    /// Tells about the neighbours.
+    pub fn report_nodes(&self) -> Vec<NodeReport> {
+        let report = |(id, neighbour): (&NodeId, &Neighbour)| NodeReport {
+            id: *id,
+            address: neighbour.address.clone(),
+            agency: neighbour.agency.clone(),
+            name: neighbour.name.clone(),
+            reactor: neighbour.entry.reactor,
+            incarnation: neighbour.entry.incarnation,
+            since: neighbour.since,
+            topics: neighbour.record.entries().topics().count(),
+        };
+        self.nodes.iter().map(report).collect()
+    }
+
     fn handle_rpc(&mut self, request: RpcRequest) {
         if self.rpc_waiting_bytes + request.cost() > RPC_WAITING_BYTES_MAX {
             self.counters.rpc_refused.increment();
@@ -428,7 +456,12 @@ impl Registry {
             Some(known) if known < incarnation => self.forget_node(&id),
             None if self.nodes.len() >= NODES_MAX => {
                 self.counters.refused_nodes.increment();
-                warn!(peer = %id, %address, "closing the link: {NODES_MAX} nodes are linked already");
+                if self.log_no_room.admits(now) {
+                    warn!(
+                        peer = %id, %address,
+                        "closing a node's link, {NODES_MAX} nodes are linked already: let in less of them by [certificate_whitelist]",
+                    );
+                }
                 self.outputs.push_back((reactor, RegistryOutput::CloseNode { id }));
                 return;
             }
@@ -439,6 +472,7 @@ impl Registry {
             address: String::new(),
             agency: String::new(),
             name: String::new(),
+            since: now,
             record: Record::new(now, id, incarnation),
             pinned: None,
             requests: Allowance { left: REQUESTS_PER_SECOND_MAX, since: now },
@@ -557,7 +591,12 @@ impl Registry {
                 // Hellos of live nodes with our id are refused where links are made; this is for
                 // records that outlived us under a clock that ran ahead.
                 self.counters.own_id_elsewhere.increment();
-                warn!(peer = %from, incarnation = version.incarnation, "our own id is known with an incarnation that is not below ours");
+                if self.log_own_id.admits(now) {
+                    warn!(
+                        peer = %from, incarnation = version.incarnation,
+                        "this node's id is known with a later start than ours: set this machine's clock right and restart, or give two nodes with one key a key each",
+                    );
+                }
             }
         }
         let Some(neighbour) = self.nodes.get_mut(from) else { return };
@@ -695,7 +734,9 @@ impl Registry {
         self.counters.refused(error).increment();
         let Some(neighbour) = self.nodes.get_mut(from) else { return };
         if error == StateError::Room {
-            warn!(peer = %from, %error, "topics of a node are not known here in full: raise the bound, or have less topics");
+            if self.log_no_room.admits(now) {
+                warn!(peer = %from, %error, "topics of a node are not known here in full: raise the bound, or have less topics");
+            }
             return;
         }
         if !error.is_misbehaviour() {
@@ -705,10 +746,13 @@ impl Registry {
         match neighbour.refusals.take(now, Duration::from_secs(60), REFUSALS_PER_MINUTE_MAX) {
             // One line a minute says it; the counters say how often.
             Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX => {
-                warn!(peer = %from, %error, "state of a neighbour refused");
+                warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
             }
             Some(_) => debug!(peer = %from, %error, "state of a neighbour refused"),
             None => {
+                if self.log_bad_state.admits(now) {
+                    warn!(peer = %from, %error, "closing a neighbour's link: it goes on to send bad state; see what it runs");
+                }
                 let reactor = neighbour.entry.reactor;
                 self.outputs.push_back((reactor, RegistryOutput::CloseNode { id: *from }));
             }

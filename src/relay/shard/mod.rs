@@ -12,6 +12,7 @@
 //! | `multicast` | copies to everybody |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `logs` | how many lines are logged |
 //!
 //! # Invariants
 //! - A request sits in the table until it was answered; every path out of the table answers it.
@@ -19,6 +20,7 @@
 //! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
 //!   answer.
 
+mod logs;
 mod multicast;
 mod neighbour;
 mod node_link;
@@ -38,6 +40,7 @@ use slab::Slab;
 pub(super) use request::TRIES_MAX;
 
 use self::{
+    logs::Logs,
     neighbour::Neighbour,
     node_link::NodeLink,
     push::PushTimer,
@@ -46,7 +49,7 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput, RequestId,
-    STATE_BYTES_MAX, SessionId, Shared, counters::Counters, timers::Timers,
+    STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -88,6 +91,7 @@ pub struct Shard {
     ack_timers: Timers<LinkKey>,
     next_node_tick: Option<Instant>,
     draining: bool,
+    logs: Logs,
 }
 
 /// Bytes of memory that the parts of a shard take, for its bounds.
@@ -182,6 +186,7 @@ impl Shard {
             ack_timers: Timers::new(settings.ack_delay_max),
             next_node_tick: None,
             draining: false,
+            logs: Logs::default(),
             shared,
         }
     }
@@ -384,6 +389,26 @@ impl Shard {
         self.draining = true;
     }
 
+    /// Tells about the links in slots from `from` on, at most `slots_max` of them; with it comes where to
+    /// go on, until there are no more.
+    pub fn report_links(&self, from: u32, slots_max: u32) -> (Vec<LinkReport>, Option<u32>) {
+        let end = from.saturating_add(slots_max).min(self.links.len() as u32);
+        let slots = self.links.get(from as usize..end as usize).unwrap_or_default();
+        let reports = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(offset, slot)| {
+                let link = slot.as_ref()?;
+                let key = LinkKey { index: from + offset as u32, generation: link.generation };
+                Some(match &link.kind {
+                    LinkKind::Sdk(session) => session.report(key),
+                    LinkKind::Node(link) => link.report(key, self.is_active(key, &link.peer)),
+                })
+            })
+            .collect();
+        (reports, ((end as usize) < self.links.len()).then_some(end))
+    }
+
     /// Whether a drain is complete: no request waits for its answer.
     pub fn is_drained(&self) -> bool {
         self.draining && self.requests.is_empty()
@@ -423,6 +448,24 @@ impl Shard {
             on_the_way.fetch_sub(len, Relaxed);
         }
         passed
+    }
+
+    /// Makes the figures show how full its tables are.
+    pub fn count_usage(&self) {
+        let (usage, counters) = (self.usage(), &self.counters);
+        for (gauge, value) in [
+            (&counters.pending_requests, usage.requests),
+            (&counters.pending_pushes, usage.pushes),
+            (&counters.retained_bytes, usage.retained_bytes),
+            (&counters.awaited_answers, usage.awaiting),
+            (&counters.window_frames, usage.window_frames),
+            (&counters.window_bytes, usage.window_bytes),
+            (&counters.windows_bytes, usage.windows_bytes),
+            (&counters.identities, usage.identities),
+            (&counters.all_identities, usage.all_identities),
+        ] {
+            gauge.set(value as u64);
+        }
     }
 
     fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {

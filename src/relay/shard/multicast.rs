@@ -44,6 +44,7 @@ impl Shard {
             let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
             let elapsed = now.saturating_duration_since(self.shared.started);
             if !self.shared.limiter.admit(elapsed, cost) {
+                self.warn_over_bandwidth(now, key);
                 self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
                 return;
             }
@@ -102,7 +103,7 @@ impl Shard {
     /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
     pub(super) fn deliver_multicast(&mut self, now: Instant, frame: FrameRef<'_>, out: &mut impl Outbound) {
         let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
-        let Self { local_topics, links, counters, .. } = self;
+        let Self { local_topics, links, counters, logs, .. } = self;
         for &index in local_topics.sessions(body.topic) {
             let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
                 links.get_mut(index as usize)
@@ -115,7 +116,12 @@ impl Shard {
                     counters.deliveries.increment();
                     counters.sdk_frames_sent.increment();
                 }
-                Err(SendError::Full) => counters.dropped_queue_full.increment(),
+                Err(SendError::Full) => {
+                    counters.dropped_queue_full.increment();
+                    if logs.queue_full.admits(now) {
+                        session.warn_queue_full();
+                    }
+                }
                 Err(SendError::Gone) => {}
             }
         }

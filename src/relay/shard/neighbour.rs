@@ -186,10 +186,18 @@ impl Shard {
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         // One that was given up may come back with a clock that went back.
         if link.incarnation < neighbour.incarnation && !given_up {
+            if self.logs.nodes_misbehaved.admits(now) {
+                warn!(
+                    peer = %link.peer,
+                    "a node's link is refused, for it says that it started before the one that is known: its clock went back, or two nodes have one key",
+                );
+            }
             return out.close(key, CloseReason::Duplicate);
         }
         if link.incarnation != neighbour.incarnation {
-            info!(peer = %link.peer, "the node has restarted");
+            if self.logs.nodes_up.admits(now) {
+                info!(peer = %link.peer, "the node has restarted");
+            }
             if !given_up {
                 self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
             }
@@ -267,7 +275,9 @@ impl Shard {
         link.last_sent = now;
         let (address, agency, name) =
             (link.label.address.clone(), link.label.agency.clone(), link.label.name.clone());
-        info!(peer = %peer, %address, sent_again = again, "node link up");
+        if self.logs.nodes_up.admits(now) {
+            info!(peer = %peer, %address, sent_again = again, "node link up");
+        }
         // Also for a node that never was given up: its state may have changed while it was away.
         out.to_registry(RegistryInput::NodeUp { id: *peer, incarnation, reactor, address, agency, name });
     }
@@ -294,7 +304,10 @@ impl Shard {
             _ => self.shared.settings.node_grace,
         };
         neighbour.standing = Standing::Lost { until: now + grace };
-        warn!(peer = %link.peer, address = %link.label.address, %reason, "node link down");
+        if self.logs.nodes_down.admits(now) {
+            let (address, remedy) = (&link.label.address, reason.remedy());
+            warn!(peer = %link.peer, %address, %reason, remedy, "node link down");
+        }
         if let Some((rival, _)) = neighbour.rival.take() {
             self.activate(now, rival, &link.peer, out);
         } else {
@@ -322,7 +335,9 @@ impl Shard {
         }
         for (id, rival) in replaced {
             let old = self.neighbours.get(&id).and_then(|neighbour| neighbour.active);
-            info!(peer = %id, "the old link to the node is silent, the new one replaces it");
+            if self.logs.nodes_up.admits(now) {
+                info!(peer = %id, "the old link to the node is silent, the new one replaces it");
+            }
             self.activate(now, rival, &id, out);
             if let Some(old) = old {
                 out.abort(old, CloseReason::Replaced);
@@ -459,6 +474,12 @@ impl Shard {
             || window.bytes >= settings.window_bytes_max / share
             || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
         {
+            if self.logs.window_full.admits(now) {
+                warn!(
+                    peer = %node,
+                    "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
+                );
+            }
             return false;
         }
         let mut block = SmallVec::new();

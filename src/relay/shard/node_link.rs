@@ -8,7 +8,11 @@ use tracing::warn;
 
 use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
 use crate::{
-    relay::{Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError, timers::TimerKey},
+    relay::{
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError,
+        report::{LinkReport, NodeLinkState, PeerReport},
+        timers::TimerKey,
+    },
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
@@ -53,6 +57,20 @@ pub(super) struct NodeLink {
 impl NodeLink {
     pub(super) fn probe(&mut self, now: Instant) {
         self.probed = Some(now);
+    }
+
+    pub(super) fn report(&self, key: LinkKey, active: bool) -> LinkReport {
+        let state = match self.peer_link_number {
+            None => NodeLinkState::Greeting,
+            Some(_) if active => NodeLinkState::Active,
+            Some(_) => NodeLinkState::Spare,
+        };
+        LinkReport {
+            key,
+            since: self.since,
+            address: self.label.address.clone(),
+            peer: PeerReport::Node { id: self.peer, dialed: self.dialed, state },
+        }
     }
 }
 
@@ -152,7 +170,10 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.node_links.decrement();
-        if link.peer_link_number.is_none() && reason != CloseReason::ByPeer {
+        if link.peer_link_number.is_none()
+            && reason != CloseReason::ByPeer
+            && self.logs.nodes_misbehaved.admits(now)
+        {
             warn!(
                 peer = %link.peer, address = %link.label.address, %reason,
                 "a node link ended before the peer said Hello; nodes of FISCO BCOS 2.x do not, and cannot be peers yet",
@@ -181,7 +202,7 @@ impl Shard {
         }
         let (header, offset) = match Header::decode(frame.head()) {
             Ok(decoded) => decoded,
-            Err(error) => return self.misbehaved(key, &error.to_string(), out),
+            Err(error) => return self.misbehaved(now, key, &error.to_string(), out),
         };
         let for_us = match header.route {
             Route::Direct => true,
@@ -191,7 +212,7 @@ impl Shard {
         };
         let is_hello = header.packet_type == PacketType::HELLO;
         if !greeted && !is_hello {
-            return self.misbehaved(key, "a frame before its Hello", out);
+            return self.misbehaved(now, key, "a frame before its Hello", out);
         }
         let payload = frame.advance(offset);
         if header.packet_type.is_amop() {
@@ -210,10 +231,10 @@ impl Shard {
         }
         match header.packet_type {
             PacketType::HELLO => self.handle_hello(now, key, payload, out),
-            PacketType::ACK => self.handle_ack(key, &peer, payload, out),
+            PacketType::ACK => self.handle_ack(now, key, &peer, payload, out),
             PacketType::STATE_SEQ | PacketType::STATE_REQUEST | PacketType::STATE_REPLY => {
                 if payload.len() > STATE_PAYLOAD_LEN_MAX {
-                    return self.misbehaved(key, "a state frame beyond the bound", out);
+                    return self.misbehaved(now, key, "a state frame beyond the bound", out);
                 }
                 let payload: Bytes = payload.pieces().collect::<Vec<_>>().concat().into();
                 let state = RegistryInput::State {
@@ -231,20 +252,25 @@ impl Shard {
         }
     }
 
-    fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
+    pub(super) fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
         self.neighbours.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
     }
 
-    fn misbehaved(&mut self, key: LinkKey, what: &str, out: &mut impl Outbound) {
-        if let Some(link) = self.node_link_mut(key) {
-            warn!(peer = %link.peer, address = %link.label.address, what, "closing a node link: the peer broke the protocol");
+    fn misbehaved(&mut self, now: Instant, key: LinkKey, what: &str, out: &mut impl Outbound) {
+        if self.logs.nodes_misbehaved.admits(now)
+            && let Some(link) = self.node_link_mut(key)
+        {
+            warn!(
+                peer = %link.peer, address = %link.label.address, what,
+                "closing a node link: the peer broke the protocol; see what it runs, or put it on [certificate_blacklist]",
+            );
         }
         out.abort(key, CloseReason::NodeFrame);
     }
 
     fn handle_hello(&mut self, now: Instant, key: LinkKey, payload: FrameRef<'_>, out: &mut impl Outbound) {
         let Some(hello) = Hello::decode(payload.head()) else {
-            return self.misbehaved(key, "a malformed Hello", out);
+            return self.misbehaved(now, key, "a malformed Hello", out);
         };
         if hello.version_min > LINK_VERSION || hello.version_max < LINK_VERSION {
             out.close(key, CloseReason::Protocol);
@@ -266,9 +292,16 @@ impl Shard {
         self.settle_link(now, key, &facts, out);
     }
 
-    fn handle_ack(&mut self, key: LinkKey, peer: &NodeId, payload: FrameRef<'_>, out: &mut impl Outbound) {
+    fn handle_ack(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        peer: &NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
         let Some(&taken) = payload.head().first_chunk::<8>() else {
-            return self.misbehaved(key, "a malformed Ack", out);
+            return self.misbehaved(now, key, "a malformed Ack", out);
         };
         let taken = u64::from_be_bytes(taken);
         let active = self.is_active(key, peer);
@@ -279,7 +312,7 @@ impl Shard {
         let count = taken.checked_sub(link.acknowledged_by_peer);
         link.acknowledged_by_peer = taken;
         if !count.is_some_and(|count| self.acknowledge(peer, count)) {
-            self.misbehaved(key, "an Ack of frames that were never sent", out);
+            self.misbehaved(now, key, "an Ack of frames that were never sent", out);
         }
     }
 
@@ -293,7 +326,7 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.misbehaved(key, "malformed extensions", out);
+            return self.misbehaved(now, key, "malformed extensions", out);
         };
         let frame = payload.advance(offset);
         let expected = match header.packet_type {
@@ -303,7 +336,7 @@ impl Shard {
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.misbehaved(key, "an AMOP frame that lies about its length or type", out),
+            _ => return self.misbehaved(now, key, "an AMOP frame that lies about its length or type", out),
         }
         if header.packet_type == PacketType::UNICAST_RESPONSE {
             self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
@@ -456,8 +489,13 @@ impl Shard {
             }
         }
         for key in dead {
-            if let Some(link) = self.node_link_mut(key) {
-                warn!(peer = %link.peer, address = %link.label.address, "nothing heard from the node for {dead_after:?}");
+            if self.logs.nodes_down.admits(now)
+                && let Some(link) = self.node_link_mut(key)
+            {
+                warn!(
+                    peer = %link.peer, address = %link.label.address,
+                    "nothing heard from a node for {dead_after:?}: see whether it runs, and the network between",
+                );
             }
             self.counters.closed_dead.increment();
             out.abort(key, CloseReason::Idle);

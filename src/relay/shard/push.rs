@@ -22,6 +22,7 @@ const BLIND_DRAWS: usize = 4;
 pub(super) struct Push {
     coordinator: ReactorId,
     request: RequestId,
+    since: Instant,
     /// `None` once it expired: the session is silent, but may still answer.
     timer: Option<TimerKey>,
 }
@@ -57,13 +58,20 @@ impl Shard {
             let (key, id) = (session.key, session.id);
             if out.send(key, Class::Data, &[], frame).is_err() {
                 self.counters.dropped_queue_full.increment();
+                if self.logs.queue_full.admits(now)
+                    && let Some(session) = self.session_at(index)
+                {
+                    session.warn_queue_full();
+                }
                 failed.push(id);
                 continue;
             }
             let timer = self.push_timers.start(now, PushTimer { key, seq: header.seq });
             if let Some(session) = self.session_at(index) {
                 session.last_activity = now;
-                session.pushes.insert(header.seq, Push { coordinator, request, timer: Some(timer) });
+                session
+                    .pushes
+                    .insert(header.seq, Push { coordinator, request, since: now, timer: Some(timer) });
             }
             self.pushes += 1;
             self.counters.deliveries.increment();
@@ -113,6 +121,7 @@ impl Shard {
             return;
         };
         self.end_push(&push);
+        self.counters.latencies.pushes.record(now.saturating_duration_since(push.since));
         if push.coordinator == self.id {
             self.answer_from_session(now, push.request, id, frame, out);
         } else {

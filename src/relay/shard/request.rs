@@ -12,6 +12,7 @@ use super::Shard;
 use crate::{
     relay::{
         LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId,
+        counters::Outcome,
         snapshot::{NodeRef, TopicEntry},
         timers::TimerKey,
     },
@@ -29,6 +30,7 @@ pub(super) struct Request {
     generation: u32,
     origin: Origin,
     seq: Seq,
+    taken: Instant,
     deadline: Instant,
     timer: Option<TimerKey>,
     /// The frame, if somebody else could be tried with it.
@@ -126,11 +128,15 @@ impl Shard {
             self.refuse(key, &header.seq, ResultCode::NOT_DELIVERED, out);
             return;
         }
-        if full || session.is_worn {
+        let (id, is_worn) = (session.id, session.is_worn);
+        if full {
+            self.warn_pending_full(now, key);
+        }
+        if full || is_worn {
             self.refuse(key, &header.seq, ResultCode::NOT_SENT, out);
             return;
         }
-        let origin = Origin::Session { key, id: session.id };
+        let origin = Origin::Session { key, id };
         let deadline = now + self.shared.settings.request_timeout;
         let request = self.open_request(now, origin, header.seq, deadline);
         if let Some(session) = self.session_mut(key) {
@@ -179,6 +185,7 @@ impl Shard {
             generation: id.generation,
             origin,
             seq,
+            taken: now,
             deadline,
             timer: Some(self.request_timers.start(now, id)),
             retained: None,
@@ -240,6 +247,7 @@ impl Shard {
                     }
                 }
                 Some(Candidate::Node(node)) => {
+                    let origin = request.origin;
                     let first =
                         request.nodes.is_empty() && request.exhausted.is_empty() && request.tried.is_empty();
                     let time_left_ms = request
@@ -254,6 +262,9 @@ impl Shard {
                     if !first {
                         self.shared.limiter.charge(elapsed, cost);
                     } else if !self.shared.limiter.admit(elapsed, cost) {
+                        if let Origin::Session { key, .. } = origin {
+                            self.warn_over_bandwidth(now, key);
+                        }
                         return self.answer_myself(now, id, ResultCode::OVER_BANDWIDTH, out);
                     }
                     self.counters.bandwidth_charged_bytes.add(cost);
@@ -507,6 +518,7 @@ impl Shard {
         match request.origin {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
+                self.note_latency(now, request.taken, Outcome::of(code));
                 self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
             }
             Origin::Node { id, incarnation, message } if !request.answered_for_now => {
@@ -532,6 +544,7 @@ impl Shard {
         match request.origin {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
+                self.note_latency(now, request.taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             Origin::Node { id, incarnation, message } => {
@@ -557,6 +570,7 @@ impl Shard {
             };
             if let Origin::Session { key, .. } = request.origin {
                 self.counters.answered_by_subscriber.increment();
+                self.note_latency(now, request.taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             return;
@@ -620,6 +634,10 @@ impl Shard {
     pub(super) fn refuse(&mut self, key: LinkKey, seq: &Seq, code: ResultCode, out: &mut impl Outbound) {
         self.count_answer(code);
         self.reply(key, FrameType::RESPONSE, seq, code, &[], out);
+    }
+
+    fn note_latency(&self, now: Instant, taken: Instant, outcome: Outcome) {
+        self.counters.latencies.requests(outcome).record(now.saturating_duration_since(taken));
     }
 
     pub(super) fn count_answer(&self, code: ResultCode) {

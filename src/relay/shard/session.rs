@@ -7,7 +7,12 @@ use tracing::{debug, info, warn};
 
 use super::{Link, LinkKind, Shard, push::Push};
 use crate::{
-    relay::{CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId, rpc, timers::TimerKey},
+    relay::{
+        CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId,
+        report::{LinkReport, PeerReport},
+        rpc,
+        timers::TimerKey,
+    },
     wire::{
         FrameRef, ResultCode, Topic, TopicKind,
         json::{self, HandshakeRequest},
@@ -26,6 +31,7 @@ pub(super) struct Session {
     pub(super) key: LinkKey,
     address: String,
     subject: String,
+    since: Instant,
     protocol: u32,
     /// What it subscribes to, sorted.
     topics: Vec<Topic>,
@@ -42,6 +48,31 @@ pub(super) struct Session {
     pub(super) requests: AHashMap<Seq, RequestId>,
     /// Open pushes to this subscriber, by seq.
     pub(super) pushes: AHashMap<Seq, Push>,
+}
+
+impl Session {
+    /// Says that a copy for it is dropped.
+    pub(super) fn warn_queue_full(&self) {
+        warn!(
+            session = self.id.0, address = %self.address, subject = %self.subject,
+            "a message for a session is dropped, its queue is full: see why the application does not keep up, or raise [amop] session_queue_bytes_max",
+        );
+    }
+
+    pub(super) fn report(&self, key: LinkKey) -> LinkReport {
+        LinkReport {
+            key,
+            since: self.since,
+            address: self.address.clone(),
+            peer: PeerReport::Session {
+                id: self.id,
+                subject: self.subject.clone(),
+                topics: self.topics.len(),
+                pending_requests: self.requests.len(),
+                pending_pushes: self.pushes.len(),
+            },
+        }
+    }
 }
 
 /// Which of this shard's sessions subscribe to what. Route, marker and block-notify topics are here
@@ -94,7 +125,9 @@ impl Shard {
     ) -> Session {
         self.sessions_started += 1;
         let id = SessionId(u64::from(self.id.0) << 48 | self.sessions_started);
-        info!(session = id.0, %address, %subject, "session up");
+        if self.logs.sessions_up.admits(now) {
+            info!(session = id.0, %address, %subject, "session up");
+        }
         self.counters.sessions.increment();
         self.session_indices.insert(id, key.index);
         Session {
@@ -102,6 +135,7 @@ impl Shard {
             key,
             address,
             subject,
+            since: now,
             protocol: json::PROTOCOL_MIN,
             topics: Vec::new(),
             last_activity: now,
@@ -122,7 +156,20 @@ impl Shard {
         reason: CloseReason,
         out: &mut impl Outbound,
     ) {
-        info!(session = session.id.0, address = %session.address, %reason, "session down");
+        let Session { id, address, subject, .. } = &session;
+        match reason.remedy() {
+            // Applications end as they like.
+            Some(remedy) if reason != CloseReason::Broken => {
+                if self.logs.sessions_cut.admits(now) {
+                    warn!(session = id.0, %address, %subject, %reason, remedy, "session cut");
+                }
+            }
+            _ => {
+                if self.logs.sessions_down.admits(now) {
+                    info!(session = id.0, %address, %subject, %reason, "session down");
+                }
+            }
+        }
         self.counters.sessions.decrement();
         self.session_indices.remove(&session.id);
         if let Some(timer) = session.idle_timer.take() {
@@ -151,7 +198,7 @@ impl Shard {
             FrameType::RESPONSE => self.handle_session_answer(now, key, &header, frame, out),
             FrameType::MULTICAST => self.handle_multicast(now, key, &header, frame, out),
             FrameType::HEARTBEAT => self.handle_heartbeat(key, &header, frame, out),
-            FrameType::HANDSHAKE => self.handle_handshake(key, &header, frame, out),
+            FrameType::HANDSHAKE => self.handle_handshake(now, key, &header, frame, out),
             FrameType::SUBSCRIBE => self.handle_subscribe(now, key, frame, out),
             FrameType::RPC => self.handle_rpc(now, key, &header, frame, out),
             FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => {
@@ -162,6 +209,39 @@ impl Shard {
             // Private topics are not served yet: nobody is challenged, so nothing is to be judged.
             FrameType::TOPIC_CERTIFICATION | FrameType::TOPIC_STATUS => {}
             _ => self.counters.unknown_types.increment(),
+        }
+    }
+
+    /// Says, once a session, that it is to reconnect before long.
+    pub fn warn_keys_wear_out(&mut self, key: LinkKey) {
+        if let Some(session) = self.session_mut(key) {
+            warn!(
+                session = session.id.0, address = %session.address, subject = %session.subject,
+                "a session has moved so much data that its TLS keys will wear out; let it reconnect",
+            );
+        }
+    }
+
+    pub(super) fn warn_over_bandwidth(&mut self, now: Instant, key: LinkKey) {
+        if self.logs.over_bandwidth.admits(now)
+            && let Some(session) = self.session_mut(key)
+        {
+            warn!(
+                session = session.id.0, address = %session.address, subject = %session.subject,
+                "a message is answered 103, over the bandwidth limit: raise [flow_control] outgoing_bandwidth_limit, or see who sends so much",
+            );
+        }
+    }
+
+    pub(super) fn warn_pending_full(&mut self, now: Instant, key: LinkKey) {
+        if !self.draining
+            && self.logs.over_bound.admits(now)
+            && let Some(session) = self.session_mut(key)
+        {
+            warn!(
+                session = session.id.0, address = %session.address, subject = %session.subject,
+                "a request is answered 99, too many wait for their answer: see which subscribers do not answer, or raise [amop] pending_requests_max",
+            );
         }
     }
 
@@ -213,6 +293,7 @@ impl Shard {
 
     fn handle_handshake(
         &mut self,
+        now: Instant,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
@@ -221,16 +302,20 @@ impl Shard {
         // A body beyond the head is no handshake that anybody sends; it counts as malformed.
         let body = if frame.len() == frame.head().len() { &frame.head()[HEADER_LEN..] } else { &[] };
         let request = HandshakeRequest::decode(body);
-        let Some(session) = self.session_mut(key) else { return };
         let Some(protocol) = request.negotiate() else {
-            warn!(
-                session = session.id.0, address = %session.address, client = %request.client_type,
-                "closing a session: it speaks protocols {} to {}, this node 1 to 3",
-                request.minimum, request.maximum,
-            );
+            if self.logs.sessions_refused.admits(now)
+                && let Some(session) = self.session_mut(key)
+            {
+                warn!(
+                    session = session.id.0, address = %session.address, client = %request.client_type,
+                    "closing a session: it speaks protocols {} to {}, this node 1 to 3; it needs another SDK",
+                    request.minimum, request.maximum,
+                );
+            }
             out.close(key, CloseReason::Protocol);
             return;
         };
+        let Some(session) = self.session_mut(key) else { return };
         session.protocol = protocol;
         debug!(session = session.id.0, client = %request.client_type, protocol, "handshake");
         let answer = json::handshake_answer(protocol);
@@ -260,10 +345,12 @@ impl Shard {
             }
             Err(error) => {
                 self.counters.subscriptions_refused.increment();
-                if let Some(session) = self.session_mut(key) {
+                if self.logs.sessions_refused.admits(now)
+                    && let Some(session) = self.session_mut(key)
+                {
                     warn!(
                         session = session.id.0, address = %session.address, subject = %session.subject, %error,
-                        "subscription refused, the old topics stay",
+                        "subscription refused, the old topics stay; see what the application sends, and [amop] session_topics_max",
                     );
                 }
             }
@@ -285,7 +372,7 @@ impl Shard {
         if session.changes_left < 1.0 {
             let count = topics.len();
             if !self.has_room_for_subscriptions(count.saturating_sub(waiting)) {
-                return self.refuse_subscription(key, "[amop] node_subscriptions_max");
+                return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
             }
             let Some(session) = self.session_mut(key) else { return };
             if session.deferred.replace(topics).is_none() {
@@ -300,10 +387,10 @@ impl Shard {
         let added = topics.len().saturating_sub(session.topics.len());
         self.count_deferred(waiting, 0);
         if added > 0 && self.topics_of_node() + added as u64 > self.shared.settings.node_topics_max as u64 {
-            return self.refuse_subscription(key, "[amop] node_topics_max");
+            return self.refuse_subscription(now, key, "[amop] node_topics_max");
         }
         if !self.has_room_for_subscriptions(added) {
-            return self.refuse_subscription(key, "[amop] node_subscriptions_max");
+            return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
         }
         let Some(session) = self.session_mut(key) else { return };
         let old = std::mem::replace(&mut session.topics, topics.clone());
@@ -323,12 +410,14 @@ impl Shard {
         }
     }
 
-    fn refuse_subscription(&mut self, key: LinkKey, bound: &str) {
+    fn refuse_subscription(&mut self, now: Instant, key: LinkKey, bound: &str) {
         self.counters.subscriptions_refused.increment();
-        if let Some(session) = self.session_mut(key) {
+        if self.logs.over_bound.admits(now)
+            && let Some(session) = self.session_mut(key)
+        {
             warn!(
                 session = session.id.0, address = %session.address, subject = %session.subject,
-                "subscription refused, the old topics stay: the node has its maximum ({bound})",
+                "subscription refused, the old topics stay, for the node has its maximum: raise {bound}, or see who has so many in /sessions?sort=topics&order=desc",
             );
         }
     }

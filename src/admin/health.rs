@@ -1,0 +1,65 @@
+//! Whether the node lives, and whether it takes work.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::StatusCode;
+
+use super::{Answer, text};
+use crate::relay::{ReactorId, counters::Counters};
+
+/// A reactor looks at its links twice a second; one that has not turned for so long hangs.
+const HUNG_AFTER: Duration = Duration::from_secs(10);
+
+/// 200 while all reactors turn.
+pub(super) fn live(reactors: &[Arc<Counters>], since_start: Duration) -> Answer {
+    match hung_reactor(reactors, since_start) {
+        None => text(StatusCode::OK, "live"),
+        Some((reactor, silent)) => {
+            let line = format!("reactor {} has not turned for {} s", reactor.0, silent.as_secs());
+            text(StatusCode::SERVICE_UNAVAILABLE, &line)
+        }
+    }
+}
+
+/// 200 while the node takes new work.
+pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, stopping: bool) -> Answer {
+    if stopping {
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping: what is in flight is answered, no new links",
+        );
+    }
+    match hung_reactor(reactors, since_start) {
+        None => text(StatusCode::OK, "ready"),
+        Some(_) => live(reactors, since_start),
+    }
+}
+
+/// The reactor that has not turned for longest, if any hangs.
+fn hung_reactor(reactors: &[Arc<Counters>], since_start: Duration) -> Option<(ReactorId, Duration)> {
+    let silent = reactors.iter().enumerate().map(|(index, counters)| {
+        (ReactorId(index as u16), since_start.saturating_sub(counters.heartbeat.last()))
+    });
+    silent.max_by_key(|(_, silent)| *silent).filter(|(_, silent)| *silent >= HUNG_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reactor_that_hangs_makes_the_node_neither_live_nor_ready() {
+        let reactors: Vec<Arc<Counters>> = vec![Arc::default(), Arc::default()];
+        let second = Duration::from_secs(1);
+        let status = |since_start| {
+            (live(&reactors, since_start).status(), ready(&reactors, since_start, false).status())
+        };
+        assert_eq!(status(9 * second), (StatusCode::OK, StatusCode::OK));
+        reactors[0].heartbeat.beat(9 * second);
+        let none = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status(10 * second), none, "the second has not turned since the start");
+        reactors[1].heartbeat.beat(10 * second);
+        assert_eq!(status(10 * second), (StatusCode::OK, StatusCode::OK));
+        assert_eq!(status(19 * second), none);
+    }
+}

@@ -1,0 +1,310 @@
+//! `/metrics`: every figure and bound, in the text format of OpenMetrics, which Prometheus reads.
+//!
+//! Names are `amop_` and those of the figures in `relay::counters`, `relay::registry` and `door`, units
+//! last. The only labels are `reactor`, and `outcome` of requests: nothing that a peer could multiply.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use hyper::StatusCode;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
+    registry::{Registry, Unit},
+};
+
+use super::{Answer, Watched, text, with_body};
+use crate::{
+    door::{self, DoorCounters},
+    engine::EngineHandle,
+    relay::{
+        Shared,
+        counters::{Figure, Histogram, Kind, Outcome},
+        registry::{NODES_MAX, RegistryCounters},
+        settings::SESSIONS_MAX,
+    },
+};
+
+/// The form of the text, by which scrapers know how to read it.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All figures of a node.
+pub(super) struct Metrics(Registry);
+
+impl Metrics {
+    pub(super) fn new(watched: &Watched) -> Self {
+        let mut registry = Registry::default();
+        let elapsed = watched.shared.started.elapsed();
+        registry.register_collector(Box::new(Figures {
+            shared: watched.shared.clone(),
+            registry: watched.registry_counters.clone(),
+            door: watched.door_counters.clone(),
+            engine: watched.engine.clone(),
+            started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
+        }));
+        Self(registry)
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        let mut out = String::new();
+        match encode(&mut out, &self.0) {
+            Ok(()) => with_body(StatusCode::OK, CONTENT_TYPE, out.into_bytes()),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+}
+
+struct Figures {
+    shared: Arc<Shared>,
+    registry: Arc<RegistryCounters>,
+    door: Arc<DoorCounters>,
+    engine: EngineHandle,
+    /// When the node started.
+    started: SystemTime,
+}
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Figures").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.encode_reactors(encoder)?;
+        for figure in self.registry.all() {
+            encode_figure(encoder, "amop_registry", &figure)?;
+        }
+        for figure in self.door.all() {
+            encode_figure(encoder, "amop_door", &figure)?;
+        }
+        let snapshot = self.shared.snapshot.load();
+        encode_gauge(
+            encoder,
+            "amop_neighbours",
+            "Neighbours that are up.",
+            snapshot.neighbours.len() as f64,
+        )?;
+        let routed = snapshot.topics() as f64;
+        encode_gauge(
+            encoder,
+            "amop_routed_topics",
+            "Topics with subscribers, here or at neighbours.",
+            routed,
+        )?;
+        let (unfinished, unfinished_max) = self.engine.unfinished_bytes_and_max();
+        for (name, help, bytes) in [
+            ("amop_unfinished_bytes", "Bytes of frames that are not complete yet, on all links.", unfinished),
+            (
+                "amop_unfinished_bytes_max",
+                "Bound of the bytes of frames that are not complete.",
+                unfinished_max,
+            ),
+        ] {
+            encode_gauge(encoder, name, help, bytes as f64)?;
+        }
+        self.encode_bounds(encoder)?;
+        self.encode_process(encoder)
+    }
+}
+
+impl Figures {
+    fn encode_reactors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let reactors: Vec<Vec<Figure>> =
+            self.shared.counters.iter().map(|counters| counters.all().collect()).collect();
+        let labels: Vec<String> = (0..reactors.len()).map(|reactor| reactor.to_string()).collect();
+        let labels: Vec<_> = labels.iter().map(|reactor| [("reactor", reactor.as_str())]).collect();
+        for (index, figure) in reactors[0].iter().enumerate() {
+            let name = format!("amop_{}", figure.name);
+            let mut family = encoder.encode_descriptor(&name, figure.help, None, metric_type(figure.kind))?;
+            for (figures, labels) in reactors.iter().zip(&labels) {
+                encode_value(&figures[index], family.encode_family(labels)?)?;
+            }
+        }
+        let since_start = self.shared.started.elapsed();
+        let help = "Time since the reactor last turned.";
+        let mut family = encoder.encode_descriptor(
+            "amop_reactor_last_turn",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
+            let silent = since_start.saturating_sub(counters.heartbeat.last()).as_secs_f64();
+            ConstGauge::new(silent).encode(family.encode_family(labels)?)?;
+        }
+        let help = "Time from a session's request to its answer, by how it ended; requests that are refused at once are not here.";
+        let mut family =
+            encoder.encode_descriptor("amop_request", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (counters, [reactor]) in self.shared.counters.iter().zip(&labels) {
+            for outcome in Outcome::ALL {
+                let labels = [*reactor, ("outcome", outcome.label())];
+                encode_histogram(family.encode_family(&labels)?, counters.latencies.requests(outcome))?;
+            }
+        }
+        let help = "Time from a push to a session to its answer.";
+        let mut family =
+            encoder.encode_descriptor("amop_push", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
+            encode_histogram(family.encode_family(labels)?, &counters.latencies.pushes)?;
+        }
+        Ok(())
+    }
+
+    fn encode_bounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let settings = &self.shared.settings;
+        for (name, help, bound) in [
+            ("amop_sessions_max", "Sessions that the node takes.", SESSIONS_MAX),
+            (
+                "amop_certificate_sessions_max",
+                "Sessions with one certificate that the node takes.",
+                door::SESSIONS_PER_CERTIFICATE_MAX,
+            ),
+            (
+                "amop_door_pending_handshakes_max",
+                "Handshakes at once of links that come in, for applications and for nodes each.",
+                door::HANDSHAKES_MAX,
+            ),
+            (
+                "amop_address_pending_handshakes_max",
+                "Handshakes at once from one address.",
+                door::HANDSHAKES_PER_ADDRESS_MAX,
+            ),
+            ("amop_topics_max", "Topics of the node's sessions.", settings.node_topics_max),
+            (
+                "amop_subscriptions_max",
+                "Subscriptions of the node: pairs of session and topic.",
+                settings.node_subscriptions_max,
+            ),
+            ("amop_session_topics_max", "Topics of one session.", settings.session_topics_max),
+            (
+                "amop_pending_requests_max",
+                "Requests that wait for their answer, of each reactor.",
+                settings.pending_requests_max,
+            ),
+            (
+                "amop_pending_pushes_max",
+                "Pushes that wait for their answer, of each reactor.",
+                settings.pending_pushes_max,
+            ),
+            (
+                "amop_retained_bytes_max",
+                "Bytes of frames kept for another try, in equal shares for the reactors.",
+                settings.retained_bytes_max,
+            ),
+            (
+                "amop_session_queue_bytes_max",
+                "Bytes that wait for one session.",
+                settings.session_queue_bytes_max,
+            ),
+            (
+                "amop_window_frames_max",
+                "Frames sent to a neighbour and not acknowledged.",
+                settings.window_frames_max,
+            ),
+            (
+                "amop_window_bytes_max",
+                "Bytes sent to a neighbour and not acknowledged.",
+                settings.window_bytes_max,
+            ),
+            (
+                "amop_windows_bytes_max",
+                "Bytes sent to all neighbours and not acknowledged, in equal shares for the reactors.",
+                settings.windows_bytes_max,
+            ),
+            (
+                "amop_all_identities_max",
+                "Message identities that a reactor remembers.",
+                settings.all_identities_max,
+            ),
+            (
+                "amop_registry_records_bytes_max",
+                "Bytes of memory that the records of all neighbours may take, about.",
+                settings.records_bytes_max,
+            ),
+            ("amop_neighbours_max", "Neighbours at once.", NODES_MAX),
+            (
+                "amop_identities_max",
+                "Message identities remembered for one neighbour.",
+                settings.identities_max,
+            ),
+            ("amop_frame_bytes_max", "Bytes of one frame.", settings.frame_len_max),
+        ] {
+            encode_gauge(encoder, name, help, bound as f64)?;
+        }
+        if let Some(rate) = self.shared.limiter.units_per_second() {
+            let help = "Limit of outbound bandwidth, in bytes per second; absent if there is none.";
+            encode_gauge(encoder, "amop_bandwidth_limit_bytes_per_second", help, rate)?;
+        }
+        if let Some(rate) = self.shared.rpc_limiter.units_per_second() {
+            let help = "Limit of JSON-RPC requests per second; absent if there is none.";
+            encode_gauge(encoder, "amop_rpc_requests_limit_per_second", help, rate)?;
+        }
+        Ok(())
+    }
+
+    /// By the names that Prometheus' own libraries give them.
+    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let family = encoder.encode_descriptor("amop_build", "What runs.", None, MetricType::Info)?;
+        build.encode(family)?;
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let help = "When the node started, since 1970.";
+        encode_gauge(encoder, "process_start_time_seconds", help, started.as_secs_f64())?;
+        if let Some(bytes) = resident_bytes() {
+            encode_gauge(encoder, "process_resident_memory_bytes", "Resident memory.", bytes as f64)?;
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            // One of them is the directory itself.
+            let open = files.count().saturating_sub(1);
+            encode_gauge(encoder, "process_open_fds", "Open files.", open as f64)?;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = limit.map_or(f64::INFINITY, |limit| limit as f64);
+        encode_gauge(encoder, "process_max_fds", "Files that may be open.", limit)
+    }
+}
+
+fn metric_type(kind: Kind) -> MetricType {
+    match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+    }
+}
+
+fn encode_figure(encoder: &mut DescriptorEncoder<'_>, prefix: &str, figure: &Figure) -> fmt::Result {
+    let name = format!("{prefix}_{}", figure.name);
+    encode_value(figure, encoder.encode_descriptor(&name, figure.help, None, metric_type(figure.kind))?)
+}
+
+fn encode_value(figure: &Figure, encoder: prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
+    match figure.kind {
+        Kind::Counter => ConstCounter::new(figure.value).encode(encoder),
+        Kind::Gauge => ConstGauge::new(figure.value).encode(encoder),
+    }
+}
+
+fn encode_gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn encode_histogram(
+    mut encoder: prometheus_client::encoding::MetricEncoder<'_>,
+    histogram: &Histogram,
+) -> fmt::Result {
+    let buckets: Vec<(f64, u64)> = histogram.buckets().collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    encoder.encode_histogram::<NoLabelSet>(histogram.sum_seconds(), count, &buckets, None)
+}
+
+/// Resident memory of the process, from the second number of `/proc/self/statm`.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

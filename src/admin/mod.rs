@@ -1,0 +1,305 @@
+//! What an operator may look at over HTTP: figures, health, and lists of nodes, sessions, links and topics.
+//! Off unless `[admin] listen_port` is set.
+//!
+//! ```text
+//!   HTTP ─► one thread ─┬─► /metrics            counters, read where they are
+//!                       ├─► /livez, /readyz     heartbeats of the reactors
+//!                       ├─► /topics             the snapshot that shards read
+//!                       ├─► /sessions, /links   a message to each reactor, a page per turn
+//!                       └─► /nodes              a message to the registry
+//! ```
+//!
+//! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing.
+//!
+//! Imports `relay`, `engine` and `door`; nothing of theirs imports this.
+//!
+//! # Invariants
+//! - It never takes a lock, and never waits, on the path of a frame.
+//! - Connections, headers, time and answers have bounds; a connection serves one request.
+
+mod health;
+mod listing;
+mod lists;
+mod metrics;
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use crossbeam::channel::Sender;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::{debug, info, warn};
+
+use self::{lists::ListError, metrics::Metrics};
+use crate::{
+    bounds::{Bound, fixed},
+    door::DoorCounters,
+    engine::EngineHandle,
+    relay::{Shared, registry::RegistryCounters, report::NodeReport},
+};
+
+/// Connections at once; further ones wait in the backlog.
+const CONNECTIONS_MAX: usize = 64;
+/// Lists at once, with those whose readers are slow: each may be some megabytes long.
+const LISTS_MAX: usize = 4;
+/// How long a request's header may take.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a connection may last in all.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a request's header.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// Fields of a request's header.
+const HEADER_FIELDS_MAX: usize = 64;
+/// How long the endpoint waits when a connection cannot be accepted.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// Why the endpoint cannot be opened; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address} ([admin] listen_port): {source}; is another node running, or is the address not this machine's?"
+    )]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The thread or its runtime cannot be set up.
+    #[error("the admin endpoint cannot be set up: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Asks the registry for its neighbours.
+pub type NodesRequest = oneshot::Sender<Vec<NodeReport>>;
+
+/// What the endpoint shows.
+pub struct Watched {
+    /// Figures of the reactors, topics, bounds.
+    pub shared: Arc<Shared>,
+    /// Figures of the registry.
+    pub registry_counters: Arc<RegistryCounters>,
+    /// Figures of the door.
+    pub door_counters: Arc<DoorCounters>,
+    /// For asking the reactors.
+    pub engine: EngineHandle,
+    /// For asking the registry.
+    pub registry: Sender<NodesRequest>,
+    /// Set once the node has begun to stop.
+    pub stopping: Arc<AtomicBool>,
+}
+
+/// Where the endpoint listens, before it is opened.
+pub struct AdminListener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl AdminListener {
+    /// Takes the address; nobody is answered yet.
+    pub fn bind((ip, port): (IpAddr, u16)) -> Result<Self, AdminError> {
+        let wanted = SocketAddr::new(ip, port);
+        let bind = || {
+            let listener = TcpListener::bind(wanted)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok(Self { listener, address })
+        };
+        bind().map_err(|source| AdminError::Listen { address: wanted, source })
+    }
+}
+
+/// The open endpoint; dropping it closes it.
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Begins to answer.
+    pub fn open(listener: AdminListener, watched: Watched) -> Result<Self, AdminError> {
+        let AdminListener { listener, address } = listener;
+        if address.ip().is_loopback() {
+            info!(%address, "the admin endpoint is open");
+        } else {
+            warn!(
+                %address,
+                "the admin endpoint has neither TLS nor passwords, and others can reach it: guard it with a firewall, or set [admin] listen_ip=127.0.0.1",
+            );
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(AdminError::Runtime)?;
+        let listener = {
+            let _guard = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(AdminError::Runtime)?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let desk = Arc::new(Desk {
+            metrics: Metrics::new(&watched),
+            watched,
+            lists: Arc::new(Semaphore::new(LISTS_MAX)),
+        });
+        let run = move || {
+            runtime.block_on(async {
+                tokio::select! { _ = stopped => {}, () = accept(&listener, &desk) => {} }
+            });
+            // A list that is being made is not waited for.
+            runtime.shutdown_background();
+        };
+        let thread =
+            thread::Builder::new().name("amop-admin".to_owned()).spawn(run).map_err(AdminError::Runtime)?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // An endpoint that has failed is closed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What all connections share.
+struct Desk {
+    watched: Watched,
+    metrics: Metrics,
+    lists: Arc<Semaphore>,
+}
+
+async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut http = http1::Builder::new();
+    http.keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .max_header_size(HEADER_BYTES_MAX)
+        .max_headers(HEADER_FIELDS_MAX)
+        .max_buf_size(2 * HEADER_BYTES_MAX);
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!(%error, "the admin endpoint cannot accept a connection");
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        let (http, desk) = (http.clone(), desk.clone());
+        tokio::spawn(async move {
+            // Held until the answer is read, and with it the memory of a list.
+            let list_place = std::sync::Mutex::new(None);
+            let service = service_fn(|request: Request<Incoming>| {
+                let (desk, list_place) = (&desk, &list_place);
+                async move { Ok::<_, Infallible>(desk.answer(&request, list_place).await) }
+            });
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(CONNECTION_TIME_MAX, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%address, %error, "a connection of the admin endpoint failed"),
+                Err(_) => debug!(%address, "a connection of the admin endpoint took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Desk {
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        list_place: &std::sync::Mutex<Option<OwnedSemaphorePermit>>,
+    ) -> Answer {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "there is GET and HEAD only");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        let (shared, query) = (&self.watched.shared, request.uri().query().unwrap_or_default());
+        match request.uri().path() {
+            "/metrics" => return self.metrics.answer(),
+            "/livez" => return health::live(&shared.counters, shared.started.elapsed()),
+            "/readyz" => {
+                let stopping = self.watched.stopping.load(Relaxed);
+                return health::ready(&shared.counters, shared.started.elapsed(), stopping);
+            }
+            "/nodes" | "/sessions" | "/links" | "/topics" => {}
+            _ => {
+                let there =
+                    "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics";
+                return text(StatusCode::NOT_FOUND, there);
+            }
+        }
+        let place = self.lists.clone().acquire_owned().await.ok();
+        if let Ok(mut kept) = list_place.lock() {
+            *kept = place;
+        }
+        let list = match request.uri().path() {
+            "/nodes" => lists::nodes(&self.watched, query).await,
+            "/sessions" => lists::sessions(&self.watched, query).await,
+            "/links" => lists::links(&self.watched, query).await,
+            _ => lists::topics(&self.watched, query).await,
+        };
+        match list {
+            Ok(json) => with_body(StatusCode::OK, "application/json", json),
+            Err(ListError::Query(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),
+            Err(error @ ListError::Unanswered(_)) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+            }
+        }
+    }
+}
+
+/// One line of text.
+fn text(status: StatusCode, line: &str) -> Answer {
+    with_body(status, "text/plain; charset=utf-8", format!("{line}\n").into_bytes())
+}
+
+fn with_body(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The bounds of the endpoint.
+pub(crate) fn bounds() -> Vec<Bound> {
+    let connection = HEADER_BYTES_MAX + (64 << 10);
+    vec![
+        fixed("connections", CONNECTIONS_MAX, "connections", "node", "further ones wait in the backlog")
+            .memory(CONNECTIONS_MAX * connection),
+        fixed("lists at once", LISTS_MAX, "lists", "node", "further ones wait"),
+        fixed("items of a list", listing::LIMIT_MAX, "items", "answer", "answered 400"),
+        fixed("header", HEADER_BYTES_MAX, "bytes", "request", "answered 431"),
+        fixed("header", HEADER_TIME_MAX.as_millis() as usize, "ms", "request", "closed"),
+        fixed("connection", CONNECTION_TIME_MAX.as_millis() as usize, "ms", "connection", "closed"),
+    ]
+}

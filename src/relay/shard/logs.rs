@@ -1,0 +1,35 @@
+//! Limits of a shard's log lines, one for each kind that a peer can cause.
+
+use crate::relay::log_limit::LogLimit;
+
+pub(super) struct Logs {
+    pub(super) sessions_up: LogLimit,
+    pub(super) sessions_down: LogLimit,
+    pub(super) sessions_cut: LogLimit,
+    pub(super) sessions_refused: LogLimit,
+    pub(super) over_bound: LogLimit,
+    pub(super) queue_full: LogLimit,
+    pub(super) over_bandwidth: LogLimit,
+    pub(super) nodes_up: LogLimit,
+    pub(super) nodes_down: LogLimit,
+    pub(super) nodes_misbehaved: LogLimit,
+    pub(super) window_full: LogLimit,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self {
+            sessions_up: LogLimit::new("sessions up"),
+            sessions_down: LogLimit::new("sessions down"),
+            sessions_cut: LogLimit::new("sessions cut"),
+            sessions_refused: LogLimit::new("handshakes and subscriptions refused"),
+            over_bound: LogLimit::new("requests and subscriptions over a bound"),
+            queue_full: LogLimit::new("copies dropped because a session's queue is full"),
+            over_bandwidth: LogLimit::new("messages over the bandwidth limit"),
+            nodes_up: LogLimit::new("node links up"),
+            nodes_down: LogLimit::new("node links down"),
+            nodes_misbehaved: LogLimit::new("nodes that broke the protocol"),
+            window_full: LogLimit::new("messages to nodes that do not keep up"),
+        }
+    }
+}
