@@ -92,13 +92,15 @@ impl Node {
             [("channel", &channel_identity, &config.channel_tls), ("p2p", &identity, &config.p2p_tls)]
         {
             if leaves_out_tls13(identity, settings) {
-                warn!("[tls] {link}_versions: 1.3 is left out, for it has no secp256k1, which this key is of");
+                warn!(
+                    "[tls] {link}_versions: 1.3 is left out, for it has no secp256k1, which this key is of"
+                );
             }
         }
         let channel_tls = server_config(&channel_identity, &channel_roots, &config.channel_tls, policy)
             .map_err(tls("channel"))?;
-        let p2p_server_tls = server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default())
-            .map_err(tls("p2p"))?;
+        let p2p_server_tls =
+            server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default()).map_err(tls("p2p"))?;
         let p2p_client_tls = client_config(&identity, &roots, &config.p2p_tls).map_err(tls("p2p"))?;
 
         let reactors = config.reactors.unwrap_or_else(|| {

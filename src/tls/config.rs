@@ -34,7 +34,8 @@ pub enum ConfigError {
 /// Whether TLS 1.3 is among the settings and left out for this identity: it binds each signature scheme
 /// to one curve and has none for secp256k1, so that a handshake that settled on it could not succeed.
 pub fn leaves_out_tls13(identity: &Identity, settings: &TlsSettings) -> bool {
-    identity.is_secp256k1() && settings.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3)
+    identity.is_secp256k1()
+        && settings.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3)
 }
 
 /// The versions that the identity's key can be proven with.

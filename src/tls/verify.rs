@@ -311,7 +311,9 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Certificate
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::BasicConstraints(_) | ParsedExtension::KeyUsage(_) => {}
-            _ if extension.oid == OID_X509_EXT_BASIC_CONSTRAINTS || extension.oid == OID_X509_EXT_KEY_USAGE => {
+            _ if extension.oid == OID_X509_EXT_BASIC_CONSTRAINTS
+                || extension.oid == OID_X509_EXT_KEY_USAGE =>
+            {
                 return Err(CertificateError::BadEncoding);
             }
             _ if extension.critical => return Err(CertificateError::UnhandledCriticalExtension),

@@ -115,7 +115,7 @@ enum Input<'a> {
 pub fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     match input {
-        Input::Chain(chain) => judge(chain),
+        Input::Chain(chain) => drop(judge(chain)),
         Input::Edited { which, edits, count, cut } => edited(which, &edits[..usize::from(count % 4)], cut),
         Input::Der { leaf, presented } => {
             assert!(!accepts(&good_chain().0, &[], leaf, &[presented.to_vec()]));
@@ -292,14 +292,15 @@ fn reaches_root(certificate: &Plan, between: usize, roots: &[Plan], others: &[Pl
             })
 }
 
-fn judge(chain: Chain) {
+/// Whether the chain is accepted, which must be what the search says.
+fn judge(chain: Chain) -> bool {
     let Chain { roots, known, presented, leaf } = chain;
     let roots: Vec<Plan> = roots.into_iter().flatten().map(Plan::tame).collect();
     let known: Vec<Plan> = known.into_iter().map(Plan::tame).collect();
     let presented: Vec<Plan> = presented.into_iter().flatten().map(Plan::tame).collect();
     let leaf = leaf.tame();
     if roots.is_empty() {
-        return;
+        return false;
     }
     let others: Vec<Plan> = presented.iter().chain(&known).cloned().collect();
     let expected = leaf.is_sound()
@@ -371,5 +372,108 @@ fn edited(which: u8, edits: &[(u16, u8)], cut: Option<u16>) {
             certificate.tbs_certificate.to_der().expect("a certificate")
         };
         assert_eq!(signed(&changed), signed(original), "what is signed was changed and accepted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHORITY: Option<(bool, Option<u8>)> = Some((true, None));
+
+    fn plan(subject: u8, issuer: u8, key: u8, signed_by: u8) -> Plan {
+        Plan {
+            subject,
+            issuer,
+            key,
+            signed_by,
+            version_1: false,
+            time: When::Good,
+            authority: None,
+            key_usage: None,
+            oddity: None,
+        }
+    }
+
+    /// Root 0, agency 1, leaf 2.
+    fn chain() -> [Plan; 3] {
+        let agency = Plan { authority: AUTHORITY, ..plan(1, 0, 1, 0) };
+        [Plan { authority: AUTHORITY, ..plan(0, 0, 0, 0) }, agency, plan(2, 1, 2, 1)]
+    }
+
+    fn is_accepted<const N: usize>(root: Plan, presented: [Plan; N], leaf: Plan) -> bool {
+        let mut presented = presented.into_iter();
+        judge(Chain {
+            roots: [Some(root), None],
+            known: None,
+            presented: std::array::from_fn(|_| presented.next()),
+            leaf,
+        })
+    }
+
+    fn with_oddity(place: usize, oddity: Oddity) -> bool {
+        let mut chain = chain();
+        chain[place].oddity = Some(oddity);
+        let [root, agency, leaf] = chain;
+        is_accepted(root, [agency], leaf)
+    }
+
+    #[test]
+    fn critical_extensions_that_nobody_reads_are_refused_at_each_place_of_a_chain() {
+        for place in 0..3 {
+            for critical in [true, false] {
+                assert_eq!(with_oddity(place, Oddity::Unknown { critical }), !critical, "{place}");
+                assert_eq!(with_oddity(place, Oddity::NameConstraints { critical }), !critical, "{place}");
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_and_repeated_constraints_do_not_count_as_absent() {
+        for place in 0..3 {
+            for oddity in [
+                Oddity::MalformedBasicConstraints,
+                Oddity::MalformedKeyUsage,
+                Oddity::TwoBasicConstraints,
+                Oddity::TwoKeyUsages,
+            ] {
+                assert!(!with_oddity(place, oddity), "{place} {oddity:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_expired_authority_does_not_hide_the_one_that_replaced_it() {
+        let [root, agency, leaf] = chain();
+        let expired = Plan { time: When::Expired, ..agency.clone() };
+        assert!(!is_accepted(root.clone(), [expired.clone()], leaf.clone()));
+        assert!(is_accepted(root.clone(), [expired.clone(), agency.clone()], leaf.clone()));
+        assert!(is_accepted(root, [agency, expired], leaf));
+    }
+
+    #[test]
+    fn a_way_that_leads_nowhere_does_not_hide_another() {
+        // Two authorities of one name and key: a stranger issued one of them, the root the other.
+        let [root, agency, leaf] = chain();
+        let astray = Plan { issuer: 2, signed_by: 2, ..agency.clone() };
+        assert!(!is_accepted(root.clone(), [astray.clone()], leaf.clone()));
+        assert!(is_accepted(root, [astray, agency], leaf));
+    }
+
+    #[test]
+    fn authorities_that_issue_each_other_in_a_circle_are_searched_once() {
+        let [root, agency, leaf] = chain();
+        let one = Plan { issuer: 2, signed_by: 2, ..agency };
+        let other = Plan { authority: AUTHORITY, ..plan(2, 1, 2, 1) };
+        assert!(!is_accepted(root, [one.clone(), other.clone(), one, other], leaf));
+    }
+
+    #[test]
+    fn a_leaf_needs_the_usage_that_it_is_put_to_and_an_authority_its_own() {
+        let [root, agency, leaf] = chain();
+        let usage = |plan: &Plan, usage| Plan { key_usage: Some(usage), ..plan.clone() };
+        assert!(is_accepted(root.clone(), [usage(&agency, (false, true))], usage(&leaf, (true, false))));
+        assert!(!is_accepted(root.clone(), [agency.clone()], usage(&leaf, (false, true))));
+        assert!(!is_accepted(root, [usage(&agency, (true, false))], leaf));
     }
 }

@@ -12,6 +12,7 @@ mod kit;
 
 use std::{
     collections::HashMap,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -158,6 +159,16 @@ enum SeqChoice {
     Repeated(u8),
 }
 
+/// The number of a forged packet.
+#[derive(Arbitrary, Debug)]
+enum Message {
+    Any(u32),
+    /// That of a message that the receiver sent, and may wait for an answer to.
+    OfReceiver(u8),
+    /// That of a message of the node in whose name the packet comes: a repeat.
+    OfSender(u8),
+}
+
 /// What an application did, to judge what it gets.
 #[derive(Default)]
 struct Record {
@@ -290,11 +301,7 @@ impl Run {
             }
             Step::Frame { app, kind, seq, result, body } => {
                 let Some(app) = self.app(app) else { return };
-                let seq = match seq {
-                    SeqChoice::Fresh => None,
-                    SeqChoice::Known(choice) => self.known_seq(choice),
-                    SeqChoice::Repeated(byte) => Some([byte; 32]),
-                };
+                let seq = self.choose(seq);
                 const KINDS: [u16; 16] = [
                     0x12, 0x13, 0x14, 0x15, 0x16, 0x30, 0x31, 0x32, 0x35, 0x37, 0x38, 0x1000, 0x1001, 0x1002,
                     0, 0xffff,
@@ -315,23 +322,24 @@ impl Run {
                     self.network.forge(from, to, bytes);
                 }
             }
-            Step::ForgePacket { from, to, kind, seq, flags, time_left_ms, payload } => {
-                let Some((from, to)) = self.two_nodes(from, to) else { return };
+            Step::ForgePacket { from, to, kind, message, payload } => {
                 const KINDS: [i16; 9] = [1, 2, 3, -3, 4, 0x30, -0x30, 0x35, 0x40];
                 let packet_type = PacketType(KINDS[usize::from(kind) % KINDS.len()]);
-                let mut body = smallvec::SmallVec::new();
-                if packet_type.is_amop() {
-                    let extensions =
-                        Extensions { time_left_ms, by_node: flags & 4 == 4, ..Extensions::default() };
-                    extensions.encode_into(&mut body);
-                }
-                body.extend_from_slice(payload);
-                let header = node::Header { flags, ..node::Header::direct(packet_type, seq) };
-                let mut packet = smallvec::SmallVec::new();
-                header.encode_into(body.len(), &mut packet);
-                packet.extend_from_slice(&body);
-                self.forged = true;
-                self.network.forge(from, to, &packet);
+                self.forge(from, to, packet_type, message, 0, payload);
+            }
+            Step::ForgeAmop { from, to, kind, message, flags, time_left_ms, seq, topic } => {
+                let (packet_type, frame_type) = [
+                    (PacketType::UNICAST, FrameType::REQUEST),
+                    (PacketType::UNICAST_RESPONSE, FrameType::RESPONSE),
+                    (PacketType::MULTICAST, FrameType::MULTICAST),
+                ][usize::from(kind % 3)];
+                let seq = self.choose(seq).unwrap_or([b'f'; 32]);
+                let by_node = flags & 4 == 4;
+                let result = if by_node { ResultCode(98 + i32::from(flags >> 4)) } else { ResultCode::OK };
+                let mut payload = smallvec::SmallVec::new();
+                Extensions { time_left_ms, by_node, ..Extensions::default() }.encode_into(&mut payload);
+                payload.extend_from_slice(&sdk::encode(frame_type, &seq, result, &body(topic, 3)));
+                self.forge(from, to, packet_type, message, flags & 3, &payload);
             }
             Step::Connect { from, to } => {
                 if let Some((from, to)) = self.two_nodes(from, to)
@@ -383,6 +391,38 @@ impl Run {
 
     fn close_apps_of(&mut self, node: usize) {
         self.network.apps.iter_mut().filter(|app| app.node == node).for_each(|app| app.closed = true);
+    }
+
+    fn forge(
+        &mut self,
+        from: u8,
+        to: u8,
+        packet_type: PacketType,
+        message: Message,
+        flags: u8,
+        payload: &[u8],
+    ) {
+        let Some((from, to)) = self.two_nodes(from, to) else { return };
+        let next = |node: usize| self.network.nodes[node].shared.next_message.load(Ordering::Relaxed);
+        let seq = match message {
+            Message::Any(number) => number,
+            Message::OfReceiver(back) => next(to).wrapping_sub(back.into()),
+            Message::OfSender(back) => next(from).wrapping_sub(back.into()),
+        };
+        let header = node::Header { flags, ..node::Header::direct(packet_type, seq) };
+        let mut packet = smallvec::SmallVec::new();
+        header.encode_into(payload.len(), &mut packet);
+        packet.extend_from_slice(payload);
+        self.forged = true;
+        self.network.forge(from, to, &packet);
+    }
+
+    fn choose(&self, choice: SeqChoice) -> Option<Seq> {
+        match choice {
+            SeqChoice::Fresh => None,
+            SeqChoice::Known(choice) => self.known_seq(choice),
+            SeqChoice::Repeated(byte) => Some([byte; 32]),
+        }
     }
 
     fn known_seq(&self, choice: u8) -> Option<Seq> {
