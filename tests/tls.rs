@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc};
 use amop::{
     pki::{Authority, KeyType, Profile, Validity, write_private, write_public},
     tls::{
-        Established,
+        Established, PeerCertificate,
         config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
         handshake::{Handshake, HandshakeError},
         identity::{Identity, Roots},
@@ -16,7 +16,13 @@ use amop::{
         verify::IssuerPolicy,
     },
 };
+use rustls::pki_types::CertificateDer;
+use secp256k1::{SecretKey, ecdsa::Signature};
 use support::host_dir;
+use x509_cert::{
+    Certificate,
+    der::{Decode, Encode, asn1::BitString},
+};
 
 struct Side {
     identity: Identity,
@@ -311,19 +317,20 @@ impl rustls::client::ResolvesClientCert for Cautious {
     }
 }
 
-#[test]
-fn a_client_with_its_leaf_alone_is_not_kept_from_sending_it() {
+/// What the server learns of a client that presents `chain` with the application's key, in answer to
+/// hints as [`Cautious`] has it.
+fn present(
+    chain: impl FnOnce(&[CertificateDer<'static>]) -> Vec<CertificateDer<'static>>,
+) -> PeerCertificate {
     let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
     let default = TlsSettings::default();
     let mut config = Arc::unwrap_or_clone(client_config(&client.identity, &client.roots, &default).unwrap());
     // The issuer is the agency, which is no root.
     let issuer = same_issuer(&client.identity, true).issuer.unwrap();
-    let known = config
-        .client_auth_cert_resolver
-        .resolve(&[], &[rustls::SignatureScheme::ECDSA_NISTP256_SHA256])
-        .unwrap();
-    let leaf_alone = rustls::sign::CertifiedKey::new(known.cert[..1].to_vec(), known.key.clone());
-    config.client_auth_cert_resolver = Arc::new(Cautious(Arc::new(leaf_alone), issuer));
+    let schemes = [rustls::SignatureScheme::ECDSA_NISTP256_SHA256];
+    let known = config.client_auth_cert_resolver.resolve(&[], &schemes).unwrap();
+    let presented = rustls::sign::CertifiedKey::new(chain(&known.cert), known.key.clone());
+    config.client_auth_cert_resolver = Arc::new(Cautious(Arc::new(presented), issuer));
     let server_side =
         server_config(&server.identity, &server.roots, &default, IssuerPolicy::default()).unwrap();
     let (mut server, mut client) =
@@ -332,5 +339,28 @@ fn a_client_with_its_leaf_alone_is_not_kept_from_sending_it() {
         server.handle_received(&client.take_output()).unwrap();
         client.handle_received(&server.take_output()).unwrap();
     }
-    assert!(server.finish().is_ok());
+    server.finish().unwrap().peer
+}
+
+#[test]
+fn a_client_with_its_leaf_alone_is_not_kept_from_sending_it() {
+    assert!(present(|chain| chain[..1].to_vec()).node_id.is_some());
+}
+
+#[test]
+fn a_certificate_under_another_form_of_its_signature_counts_as_the_same() {
+    // Of every ECDSA signature there are two: s, and the order less s.
+    let other_signature = |chain: &[CertificateDer<'static>]| {
+        let mut certificate = Certificate::from_der(&chain[0]).unwrap();
+        let signature = Signature::from_der(certificate.signature.raw_bytes()).unwrap();
+        let mut compact = signature.serialize_compact();
+        let s = SecretKey::from_byte_array(compact[32..].try_into().unwrap()).unwrap().negate();
+        compact[32..].copy_from_slice(&s.secret_bytes());
+        let signature = Signature::from_compact(&compact).unwrap().serialize_der();
+        certificate.signature = BitString::from_bytes(&signature).unwrap();
+        let leaf = CertificateDer::from(certificate.to_der().unwrap());
+        assert_ne!(leaf, chain[0]);
+        [&[leaf], &chain[1..]].concat()
+    };
+    assert_eq!(present(other_signature).fingerprint, present(|chain| chain.to_vec()).fingerprint);
 }

@@ -123,7 +123,7 @@ impl Identity {
     pub fn names(&self) -> (String, String) {
         match parse(self.leaf()) {
             Some(leaf) => {
-                let peer = super::verify::describe(self.leaf(), &leaf);
+                let peer = super::verify::describe(&leaf);
                 (peer.agency, peer.common_name)
             }
             None => Default::default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::{digest, signature as aws};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -50,6 +50,26 @@ pub struct IssuerPolicy {
     pub also_version_1: bool,
 }
 
+/// Why a chain is refused that may be a good one elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// More than [`CERTIFICATES_MAX`].
+    #[error("more than {CERTIFICATES_MAX} certificates")]
+    TooManyCertificates,
+    /// One is longer than [`CERTIFICATE_LEN_MAX`].
+    #[error("a certificate of more than {CERTIFICATE_LEN_MAX} bytes")]
+    CertificateTooLong,
+    /// [`IssuerPolicy`] wants another issuer.
+    #[error("the certificate's issuer is not the node's ([network_security] check_cert_issuer)")]
+    NotTheNodesIssuer,
+}
+
+impl From<Refusal> for CertificateError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Other(OtherError(Arc::new(refusal)))
+    }
+}
+
 /// Checks chains and handshake signatures.
 #[derive(Debug)]
 pub struct Verifier {
@@ -74,10 +94,11 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let now = i64::try_from(now.as_secs()).map_err(|_| CertificateError::Expired)?;
-        if presented.len() >= CERTIFICATES_MAX
-            || presented.iter().chain([leaf]).any(|certificate| certificate.len() > CERTIFICATE_LEN_MAX)
-        {
-            return Err(CertificateError::BadEncoding);
+        if presented.len() >= CERTIFICATES_MAX {
+            return Err(Refusal::TooManyCertificates.into());
+        }
+        if presented.iter().chain([leaf]).any(|certificate| certificate.len() > CERTIFICATE_LEN_MAX) {
+            return Err(Refusal::CertificateTooLong.into());
         }
         let leaf = parse(leaf).ok_or(CertificateError::BadEncoding)?;
         check_extensions(&leaf)?;
@@ -101,7 +122,7 @@ impl Verifier {
             _ => self.policy.also_version_1,
         };
         if concerned && leaf.issuer().as_raw() != issuer {
-            return Err(CertificateError::ApplicationVerificationFailure);
+            return Err(Refusal::NotTheNodesIssuer.into());
         }
         Ok(())
     }
@@ -452,7 +473,7 @@ fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>)
 }
 
 /// What a (verified) certificate says of its holder.
-pub(crate) fn describe(der: &CertificateDer<'_>, certificate: &X509Certificate<'_>) -> PeerCertificate {
+pub(crate) fn describe(certificate: &X509Certificate<'_>) -> PeerCertificate {
     let subject = certificate.subject();
     let first = |mut names: &mut dyn Iterator<Item = String>| (&mut names).next().unwrap_or_default();
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
@@ -466,7 +487,8 @@ pub(crate) fn describe(der: &CertificateDer<'_>, certificate: &X509Certificate<'
         _ => None,
     };
     let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    let signed = certificate.tbs_certificate.as_ref();
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, signed).as_ref());
     PeerCertificate {
         node_id,
         subject: subject.to_string(),

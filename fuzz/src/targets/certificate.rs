@@ -19,7 +19,7 @@ use secp256k1::{Message, PublicKey, SECP256K1, SecretKey};
 use x509_cert::{
     certificate::{TbsCertificate, Version},
     der::{
-        Decode, Encode,
+        Encode,
         asn1::{BitString, GeneralizedTime, ObjectIdentifier, OctetString},
         pem::LineEnding,
     },
@@ -29,6 +29,7 @@ use x509_cert::{
     spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned},
     time::{Time, Validity},
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 const OID_ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const OID_EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -366,10 +367,9 @@ fn edited(which: u8, edits: &[(u16, u8)], cut: Option<u16>) {
         accepts(root, &[], leaf, std::slice::from_ref(&changed))
     };
     if accepted {
-        let signed = |der: &[u8]| {
-            let certificate =
-                x509_cert::Certificate::from_der(der).expect("what was accepted is a certificate");
-            certificate.tbs_certificate.to_der().expect("a certificate")
+        let signed = |der| {
+            let (_, certificate) = X509Certificate::from_der(der).expect("it was accepted");
+            certificate.tbs_certificate.as_ref().to_vec()
         };
         assert_eq!(signed(&changed), signed(original), "what is signed was changed and accepted");
     }
