@@ -314,6 +314,7 @@ fn judge(chain: Chain) -> bool {
         accepted, expected,
         "roots {roots:?}\nknown {known:?}\npresented {presented:?}\nleaf {leaf:?}"
     );
+    accepted
 }
 
 fn accepts(roots_pem: &str, known: &[Vec<u8>], leaf: &[u8], presented: &[Vec<u8>]) -> bool {

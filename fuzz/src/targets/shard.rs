@@ -102,15 +102,24 @@ enum Step<'a> {
         to: u8,
         bytes: &'a [u8],
     },
-    /// A packet with a header and extensions that are right.
+    /// A packet with a header that is right.
     ForgePacket {
         from: u8,
         to: u8,
         kind: u8,
-        seq: u32,
+        message: Message,
+        payload: &'a [u8],
+    },
+    /// A unicast, an answer or a multicast as it should be, if only it were true.
+    ForgeAmop {
+        from: u8,
+        to: u8,
+        kind: u8,
+        message: Message,
         flags: u8,
         time_left_ms: Option<u32>,
-        payload: &'a [u8],
+        seq: SeqChoice,
+        topic: u8,
     },
     Connect {
         from: u8,
