@@ -29,7 +29,7 @@ use crate::{
         snapshot::Snapshot,
     },
     tls::{
-        config::{ConfigError, client_config, same_issuer, server_config},
+        config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
         identity::{Identity, IdentityError, Roots},
         verify::IssuerPolicy,
     },
@@ -52,8 +52,13 @@ pub enum StartError {
     #[error("{0}")]
     Identity(#[from] IdentityError),
     /// TLS settings.
-    #[error("{0}")]
-    Tls(#[from] ConfigError),
+    #[error("[tls] {link}_versions, {link}_cipher_suites, {link}_groups: {source}")]
+    Tls {
+        /// The kind of link, as its keys begin.
+        link: &'static str,
+        /// Why.
+        source: ConfigError,
+    },
     /// io_uring.
     #[error("{0}")]
     Engine(#[from] EngineError),
@@ -98,9 +103,21 @@ impl Node {
         } else {
             IssuerPolicy::default()
         };
-        let channel_tls = server_config(&channel_identity, &channel_roots, &config.channel_tls, policy)?;
-        let p2p_server_tls = server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default())?;
-        let p2p_client_tls = client_config(&identity, &roots, &config.p2p_tls)?;
+        let tls = |link: &'static str| move |source| StartError::Tls { link, source };
+        for (link, identity, settings) in
+            [("channel", &channel_identity, &config.channel_tls), ("p2p", &identity, &config.p2p_tls)]
+        {
+            if leaves_out_tls13(identity, settings) {
+                warn!(
+                    "[tls] {link}_versions: 1.3 is left out, for it has no secp256k1, which this key is of"
+                );
+            }
+        }
+        let channel_tls = server_config(&channel_identity, &channel_roots, &config.channel_tls, policy)
+            .map_err(tls("channel"))?;
+        let p2p_server_tls =
+            server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default()).map_err(tls("p2p"))?;
+        let p2p_client_tls = client_config(&identity, &roots, &config.p2p_tls).map_err(tls("p2p"))?;
 
         let reactors = config.reactors();
         let memory_bound_mib = memory_bound_mib(&config);

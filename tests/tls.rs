@@ -7,8 +7,8 @@ use std::{path::Path, sync::Arc};
 use amop::{
     pki::{Authority, KeyType, Profile, Validity, write_private, write_public},
     tls::{
-        Established,
-        config::{client_config, same_issuer, server_config},
+        Established, PeerCertificate,
+        config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
         handshake::{Handshake, HandshakeError},
         identity::{Identity, Roots},
         record::{ContentType, Opened, record_len},
@@ -16,7 +16,13 @@ use amop::{
         verify::IssuerPolicy,
     },
 };
+use rustls::pki_types::CertificateDer;
+use secp256k1::{SecretKey, ecdsa::Signature};
 use support::host_dir;
+use x509_cert::{
+    Certificate,
+    der::{Decode, Encode, asn1::BitString},
+};
 
 struct Side {
     identity: Identity,
@@ -250,4 +256,111 @@ fn a_key_that_does_not_belong_to_the_certificate_is_refused() {
     let error =
         Identity::load(&conf.join("node0/conf/node.crt"), &conf.join("node1/conf/node.key")).unwrap_err();
     assert!(error.to_string().contains("does not belong"), "{error}");
+}
+
+#[test]
+fn tls_1_3_is_left_out_where_the_key_is_secp256k1() {
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let settings = |versions: &[&str]| TlsSettings::from_names(&names(versions), &[], &[]).unwrap();
+    let (both, newest) = (settings(&["1.2", "1.3"]), settings(&["1.3"]));
+    let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
+    assert!(leaves_out_tls13(&server.identity, &both));
+    let (mut near, mut far) = handshake(&server, &client, &both, &both, IssuerPolicy::default()).unwrap();
+    exchange(&mut near, &mut far, &[100]);
+    assert_eq!(near.sealer.overhead(), 5 + 8 + 16, "a record of TLS 1.2 with its explicit nonce");
+    // Nothing is left: that is said at the start, not by every peer.
+    let refused = server_config(&server.identity, &server.roots, &newest, IssuerPolicy::default());
+    assert!(matches!(refused, Err(ConfigError::NoVersion)));
+    let refused = client_config(&client.identity, &client.roots, &newest);
+    assert!(matches!(refused, Err(ConfigError::NoVersion)));
+
+    let (server, client) = (node(Profile::Rsa), sdk(Profile::Rsa));
+    assert!(!leaves_out_tls13(&server.identity, &both));
+    let (near, _) = handshake(&server, &client, &both, &both, IssuerPolicy::default()).unwrap();
+    assert_eq!(near.sealer.overhead(), 5 + 1 + 16, "a record of TLS 1.3 with its inner type");
+}
+
+#[test]
+fn cipher_suites_that_the_own_key_cannot_serve_are_refused_at_the_start() {
+    for (profile, version, suite, wanted) in [
+        (Profile::Ec, "1.2", "ECDHE-RSA-AES128-GCM-SHA256", Some("ECDSA")),
+        (Profile::Rsa, "1.2", "ECDHE-ECDSA-AES128-GCM-SHA256", Some("RSA")),
+        (Profile::Rsa, "1.2", "TLS_AES_128_GCM_SHA256", Some("RSA")),
+        (Profile::Rsa, "1.3", "ECDHE-RSA-AES128-GCM-SHA256", Some("RSA")),
+        (Profile::Rsa, "1.3", "TLS_AES_128_GCM_SHA256", None),
+        (Profile::Ec, "1.2", "ECDHE-ECDSA-AES128-GCM-SHA256", None),
+    ] {
+        let Side { identity, roots } = node(profile);
+        let made = server_config(&identity, &roots, &settings(version, suite, ""), IssuerPolicy::default());
+        match (made, wanted) {
+            (Err(ConfigError::NoCipherSuite(kind)), Some(wanted)) => assert_eq!(kind, wanted),
+            (made, wanted) => assert_eq!(made.err().map(|error| error.to_string()), None, "{wanted:?}"),
+        }
+    }
+}
+
+/// Sends its certificate only to a server that names its issuer or nobody, as some libraries do.
+#[derive(Debug)]
+struct Cautious(Arc<rustls::sign::CertifiedKey>, Vec<u8>);
+
+impl rustls::client::ResolvesClientCert for Cautious {
+    fn resolve(
+        &self,
+        hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        (hints.is_empty() || hints.contains(&&self.1[..])).then(|| self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// What the server learns of a client that presents `chain` with the application's key, in answer to
+/// hints as [`Cautious`] has it.
+fn present(
+    chain: impl FnOnce(&[CertificateDer<'static>]) -> Vec<CertificateDer<'static>>,
+) -> PeerCertificate {
+    let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
+    let default = TlsSettings::default();
+    let mut config = Arc::unwrap_or_clone(client_config(&client.identity, &client.roots, &default).unwrap());
+    // The issuer is the agency, which is no root.
+    let issuer = same_issuer(&client.identity, true).issuer.unwrap();
+    let schemes = [rustls::SignatureScheme::ECDSA_NISTP256_SHA256];
+    let known = config.client_auth_cert_resolver.resolve(&[], &schemes).unwrap();
+    let presented = rustls::sign::CertifiedKey::new(chain(&known.cert), known.key.clone());
+    config.client_auth_cert_resolver = Arc::new(Cautious(Arc::new(presented), issuer));
+    let server_side =
+        server_config(&server.identity, &server.roots, &default, IssuerPolicy::default()).unwrap();
+    let (mut server, mut client) =
+        (Handshake::server(server_side).unwrap(), Handshake::client(Arc::new(config)).unwrap());
+    while !server.is_complete() {
+        server.handle_received(&client.take_output()).unwrap();
+        client.handle_received(&server.take_output()).unwrap();
+    }
+    server.finish().unwrap().peer
+}
+
+#[test]
+fn a_client_with_its_leaf_alone_is_not_kept_from_sending_it() {
+    assert!(present(|chain| chain[..1].to_vec()).node_id.is_some());
+}
+
+#[test]
+fn a_certificate_under_another_form_of_its_signature_counts_as_the_same() {
+    // Of every ECDSA signature there are two: s, and the order less s.
+    let other_signature = |chain: &[CertificateDer<'static>]| {
+        let mut certificate = Certificate::from_der(&chain[0]).unwrap();
+        let signature = Signature::from_der(certificate.signature.raw_bytes()).unwrap();
+        let mut compact = signature.serialize_compact();
+        let s = SecretKey::from_byte_array(compact[32..].try_into().unwrap()).unwrap().negate();
+        compact[32..].copy_from_slice(&s.secret_bytes());
+        let signature = Signature::from_compact(&compact).unwrap().serialize_der();
+        certificate.signature = BitString::from_bytes(&signature).unwrap();
+        let leaf = CertificateDer::from(certificate.to_der().unwrap());
+        assert_ne!(leaf, chain[0]);
+        [&[leaf], &chain[1..]].concat()
+    };
+    assert_eq!(present(other_signature).fingerprint, present(|chain| chain.to_vec()).fingerprint);
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, ServerConfig,
+    ClientConfig, ProtocolVersion, ServerConfig, SignatureAlgorithm, SupportedCipherSuite,
+    SupportedProtocolVersion,
     client::Resumption,
     crypto::CryptoProvider,
     server::NoServerSessionStorage,
@@ -16,10 +17,38 @@ use super::{
     verify::{IssuerPolicy, Verifier},
 };
 
-/// Versions, suites and groups that do not go together.
+/// Settings that do not go together, or not with the key; the operator's to mend.
 #[derive(Debug, thiserror::Error)]
-#[error("these TLS versions, cipher suites and groups do not go together: {0}")]
-pub struct ConfigError(#[from] rustls::Error);
+pub enum ConfigError {
+    /// TLS 1.3 alone, with a key that it has no signatures for.
+    #[error("TLS 1.3 has no secp256k1, which the certificate's key is of; allow version 1.2 as well")]
+    NoVersion,
+    /// No cipher suite of the versions in question that the key can sign for.
+    #[error("none of the cipher suites goes with these versions and the certificate's {0} key")]
+    NoCipherSuite(&'static str),
+    /// rustls' reason.
+    #[error("these TLS versions, cipher suites and groups do not go together: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Whether TLS 1.3 is among the settings and left out for this identity: it binds each signature scheme
+/// to one curve and has none for secp256k1, so that a handshake that settled on it could not succeed.
+pub fn leaves_out_tls13(identity: &Identity, settings: &TlsSettings) -> bool {
+    identity.is_secp256k1()
+        && settings.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3)
+}
+
+/// The versions that the identity's key can be proven with.
+fn versions(
+    identity: &Identity,
+    settings: &TlsSettings,
+) -> Result<Vec<&'static SupportedProtocolVersion>, ConfigError> {
+    let mut versions = settings.versions.clone();
+    if leaves_out_tls13(identity, settings) {
+        versions.retain(|version| version.version != ProtocolVersion::TLSv1_3);
+    }
+    if versions.is_empty() { Err(ConfigError::NoVersion) } else { Ok(versions) }
+}
 
 fn provider(settings: &TlsSettings) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
@@ -42,8 +71,18 @@ pub fn server_config(
     settings: &TlsSettings,
     policy: IssuerPolicy,
 ) -> Result<Arc<ServerConfig>, ConfigError> {
+    let versions = versions(identity, settings)?;
+    // In TLS 1.2 a suite names the kind of the server's key; as a client any key will do.
+    let algorithm = identity.key.algorithm();
+    let usable = |suite: &SupportedCipherSuite| {
+        versions.contains(&suite.version()) && suite.usable_for_signature_algorithm(algorithm)
+    };
+    if !settings.cipher_suites.iter().any(usable) {
+        let is_rsa = algorithm == SignatureAlgorithm::RSA;
+        return Err(ConfigError::NoCipherSuite(if is_rsa { "RSA" } else { "ECDSA" }));
+    }
     let mut config = ServerConfig::builder_with_provider(provider(settings))
-        .with_protocol_versions(&settings.versions)?
+        .with_protocol_versions(&versions)?
         .with_client_cert_verifier(Verifier::new(roots, &identity.chain[1..], policy))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity))));
     config.enable_secret_extraction = true;
@@ -58,8 +97,9 @@ pub fn client_config(
     roots: &Roots,
     settings: &TlsSettings,
 ) -> Result<Arc<ClientConfig>, ConfigError> {
+    let versions = versions(identity, settings)?;
     let mut config = ClientConfig::builder_with_provider(provider(settings))
-        .with_protocol_versions(&settings.versions)?
+        .with_protocol_versions(&versions)?
         .dangerous()
         .with_custom_certificate_verifier(Verifier::new(roots, &identity.chain[1..], IssuerPolicy::default()))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity))));

@@ -146,7 +146,7 @@ impl Handshake {
             Role::Client(connection) => connection.peer_certificates(),
         };
         let leaf = certificates.and_then(|chain| chain.first()).ok_or(HandshakeError::NoCertificate)?;
-        let peer = describe(leaf, &parse(leaf).ok_or(HandshakeError::NoCertificate)?);
+        let peer = describe(&parse(leaf).ok_or(HandshakeError::NoCertificate)?);
         let (sealer, opener) = match self.role {
             Role::Server(connection) => {
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;

@@ -13,6 +13,7 @@ use rustls::{
 };
 use secp256k1::{PublicKey, SECP256K1, SecretKey};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
 
 use super::secp256k1::Key;
 use crate::wire::NodeId;
@@ -64,9 +65,19 @@ impl std::fmt::Debug for Identity {
 impl Identity {
     /// Reads a chain (leaf first) and its key, and checks that they belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let chain = read_certificates(certificate)?;
-        let pem = read(key)?;
-        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| IdentityError::Key(key.to_owned()))?;
+        let pem = read(certificate)?;
+        Self::from_pem(&pem, &Zeroizing::new(read(key)?), certificate, key)
+    }
+
+    /// The same from what the two files hold; errors name the files.
+    pub fn from_pem(
+        chain: &[u8],
+        key_pem: &[u8],
+        certificate: &Path,
+        key: &Path,
+    ) -> Result<Self, IdentityError> {
+        let chain = certificates(chain, certificate)?;
+        let der = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| IdentityError::Key(key.to_owned()))?;
         let leaf = parse(&chain[0]).ok_or_else(|| IdentityError::Certificate(certificate.to_owned()))?;
         let public_key = &leaf.public_key().subject_public_key.data;
         let mismatch =
@@ -91,6 +102,11 @@ impl Identity {
         self.secp256k1.map(|secret| secret.secret_bytes())
     }
 
+    /// Whether the key is of that curve.
+    pub fn is_secp256k1(&self) -> bool {
+        self.secp256k1.is_some()
+    }
+
     /// The node that a secp256k1 key makes.
     pub fn node_id(&self) -> Option<NodeId> {
         let secret = self.secp256k1.as_ref()?;
@@ -107,7 +123,7 @@ impl Identity {
     pub fn names(&self) -> (String, String) {
         match parse(self.leaf()) {
             Some(leaf) => {
-                let peer = super::verify::describe(self.leaf(), &leaf);
+                let peer = super::verify::describe(&leaf);
                 (peer.agency, peer.common_name)
             }
             None => Default::default(),
@@ -122,7 +138,12 @@ pub struct Roots(pub(crate) Arc<Vec<CertificateDer<'static>>>);
 impl Roots {
     /// Reads one or more certificates.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let certificates = read_certificates(path)?;
+        Self::from_pem(&read(path)?, path)
+    }
+
+    /// The same from what a file holds; errors name it.
+    pub fn from_pem(pem: &[u8], path: &Path) -> Result<Self, IdentityError> {
+        let certificates = certificates(pem, path)?;
         if certificates.iter().any(|certificate| parse(certificate).is_none()) {
             return Err(IdentityError::Certificate(path.to_owned()));
         }
@@ -141,9 +162,8 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     fs::read(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let pem = read(path)?;
-    match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    match CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(IdentityError::Certificate(path.to_owned())),
     }

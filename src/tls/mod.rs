@@ -54,6 +54,7 @@ pub struct PeerCertificate {
     pub common_name: String,
     /// The common name of the issuer, or empty: what FISCO BCOS calls the agency.
     pub agency: String,
-    /// SHA-256 of the certificate.
+    /// SHA-256 of what is signed of the certificate. Around that its holder could vary the encoding, and the
+    /// signature itself, and be taken for many.
     pub fingerprint: [u8; 32],
 }

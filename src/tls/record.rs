@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
+use zeroize::Zeroizing;
 
 /// Most plaintext bytes of one record.
 pub const PLAINTEXT_LEN_MAX: usize = 16_384;
@@ -35,7 +36,7 @@ const SEQUENCE_MAX: u64 = u64::MAX - 1;
 /// What a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
-    /// Compatibility only; ignored in TLS 1.3.
+    /// Part of the handshake; never valid after it.
     ChangeCipherSpec,
     /// An alert.
     Alert,
@@ -115,9 +116,21 @@ enum NonceForm {
     Implicit,
 }
 
+/// The AEADs spoken here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aead {
+    /// AES-128 in Galois/Counter mode.
+    Aes128Gcm,
+    /// AES-256 in Galois/Counter mode.
+    Aes256Gcm,
+    /// ChaCha20 with Poly1305.
+    Chacha20Poly1305,
+}
+
 struct Keys {
+    // Erased by the cryptographic library when it is freed.
     key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    iv: Zeroizing<[u8; NONCE_LEN]>,
     form: NonceForm,
     tls13: bool,
     sequence: u64,
@@ -126,20 +139,36 @@ struct Keys {
 
 impl Keys {
     fn new(version: ProtocolVersion, secrets: &ConnectionTrafficSecrets, sequence: u64) -> Option<Self> {
-        let (algorithm, key, iv, gcm) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, true),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, true),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, false),
+        let (aead, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Aead::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Aead::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Aead::Chacha20Poly1305, key, iv),
             _ => return None,
         };
+        Self::from_bytes(version, aead, key.as_ref(), iv.as_ref().try_into().ok()?, sequence)
+    }
+
+    fn from_bytes(
+        version: ProtocolVersion,
+        aead: Aead,
+        key: &[u8],
+        iv: [u8; NONCE_LEN],
+        sequence: u64,
+    ) -> Option<Self> {
+        let algorithm = match aead {
+            Aead::Aes128Gcm => &AES_128_GCM,
+            Aead::Aes256Gcm => &AES_256_GCM,
+            Aead::Chacha20Poly1305 => &CHACHA20_POLY1305,
+        };
+        let gcm = aead != Aead::Chacha20Poly1305;
         let tls13 = match version {
             ProtocolVersion::TLSv1_2 => false,
             ProtocolVersion::TLSv1_3 => true,
             _ => return None,
         };
         Some(Self {
-            key: LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?),
-            iv: iv.as_ref().try_into().ok()?,
+            key: LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?),
+            iv: Zeroizing::new(iv),
             form: if gcm && !tls13 { NonceForm::Explicit } else { NonceForm::Implicit },
             tls13,
             sequence,
@@ -161,7 +190,7 @@ impl Keys {
             return None;
         }
         self.sequence += 1;
-        let mut nonce = self.iv;
+        let mut nonce = *self.iv;
         for (byte, counter) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
             *byte ^= counter;
         }
@@ -226,6 +255,19 @@ pub struct Sealer {
 }
 
 impl Sealer {
+    /// A side over secrets that did not come from a handshake here, and so without KeyUpdate: for tests,
+    /// fuzzing and other tools. `None` if the version is not spoken or the key has not the AEAD's length.
+    /// No two sides may seal under one key from overlapping sequence numbers.
+    pub fn from_secrets(
+        version: ProtocolVersion,
+        aead: Aead,
+        key: &[u8],
+        iv: [u8; 12],
+        sequence: u64,
+    ) -> Option<Self> {
+        Some(Self { keys: Keys::from_bytes(version, aead, key, iv, sequence)?, updates: None })
+    }
+
     /// By how many bytes a record is longer than its plaintext, header included.
     pub fn overhead(&self) -> usize {
         HEADER_LEN + self.keys.explicit_len() + TAG_LEN + usize::from(self.keys.tls13)
@@ -317,6 +359,10 @@ const GATHER_BELOW: usize = 4_096;
 const KEY_UPDATE: u8 = 24;
 /// Handshake message: of no use here.
 const NEW_SESSION_TICKET: u8 = 4;
+/// Alert level: the connection goes on.
+const WARNING: u8 = 1;
+/// Alert: the peer will close, and did not want to.
+const USER_CANCELED: u8 = 90;
 
 /// Length of the record at the start of `bytes`, header included, once its header is there.
 pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, OpenError> {
@@ -339,6 +385,18 @@ pub struct Opener {
 }
 
 impl Opener {
+    /// The receiving side of [`Sealer::from_secrets`].
+    pub fn from_secrets(
+        version: ProtocolVersion,
+        aead: Aead,
+        key: &[u8],
+        iv: [u8; 12],
+        sequence: u64,
+    ) -> Option<Self> {
+        let keys = Keys::from_bytes(version, aead, key, iv, sequence)?;
+        Some(Self { keys, updates: None, empty: 0, update_requested: false })
+    }
+
     /// AES blocks (or their like) opened with the current key.
     pub fn blocks(&self) -> u64 {
         self.keys.blocks
@@ -351,9 +409,6 @@ impl Opener {
 
     /// Opens one whole record, header included, where it lies.
     pub fn open_in_place<'a>(&mut self, record: &'a mut [u8]) -> Result<Opened<&'a mut [u8]>, OpenError> {
-        if let Some(ignored) = self.unprotected(record)? {
-            return Ok(ignored);
-        }
         let body = HEADER_LEN + self.keys.explicit_len();
         let (nonce, aad, aad_len) = self.prepare(record)?;
         let plaintext = self
@@ -362,10 +417,9 @@ impl Opener {
             .open_in_place(nonce, Aad::from(&aad[..aad_len]), &mut record[body..])
             .map_err(|_| OpenError::Decrypt)?;
         let (content_type, len) = self.inner(aad[8], plaintext)?;
-        let (start, _) = (body, ());
-        let plaintext = &mut record[start..start + len];
-        self.finish(content_type, plaintext.len(), plaintext).map(|opened| match opened {
-            Opened::Data(()) => Opened::Data(&mut record[start..start + len]),
+        let plaintext = &mut record[body..body + len];
+        self.finish(content_type, plaintext).map(|opened| match opened {
+            Opened::Data(()) => Opened::Data(plaintext),
             Opened::Nothing => Opened::Nothing,
             Opened::CloseNotify => Opened::CloseNotify,
         })
@@ -374,9 +428,6 @@ impl Opener {
     /// Opens one whole record into `out`, which must be at least as long as the record; gives the length
     /// of the plaintext at its start.
     pub fn open_into(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened<usize>, OpenError> {
-        if let Some(ignored) = self.unprotected(record)? {
-            return Ok(ignored);
-        }
         let (nonce, aad, aad_len) = self.prepare(record)?;
         let protected = &record[HEADER_LEN + self.keys.explicit_len()..];
         let (ciphertext, tag) = protected.split_at(protected.len() - TAG_LEN);
@@ -386,20 +437,11 @@ impl Opener {
             .open_separate_gather(nonce, Aad::from(&aad[..aad_len]), ciphertext, tag, out)
             .map_err(|_| OpenError::Decrypt)?;
         let (content_type, len) = self.inner(aad[8], out)?;
-        self.finish(content_type, len, &out[..len]).map(|opened| match opened {
+        self.finish(content_type, &out[..len]).map(|opened| match opened {
             Opened::Data(()) => Opened::Data(len),
             Opened::Nothing => Opened::Nothing,
             Opened::CloseNotify => Opened::CloseNotify,
         })
-    }
-
-    /// A ChangeCipherSpec of TLS 1.3 is not protected and means nothing.
-    fn unprotected<T>(&mut self, record: &[u8]) -> Result<Option<Opened<T>>, OpenError> {
-        if !self.keys.tls13 || record.first() != Some(&20) {
-            return Ok(None);
-        }
-        self.count_empty()?;
-        Ok(Some(Opened::Nothing))
     }
 
     fn count_empty(&mut self) -> Result<(), OpenError> {
@@ -409,6 +451,11 @@ impl Opener {
 
     /// Nonce and additional data of a record; `aad[8]` is its outer type.
     fn prepare(&mut self, record: &[u8]) -> Result<(Nonce, [u8; 13], usize), OpenError> {
+        // TLS 1.3 hides every type behind this one. An unprotected ChangeCipherSpec has its place in the
+        // handshake only, which is over (RFC 8446, section 5).
+        if self.keys.tls13 && record.first() != Some(&ContentType::ApplicationData.byte()) {
+            return Err(OpenError::Malformed);
+        }
         let explicit_len = self.keys.explicit_len();
         let plaintext_len =
             record.len().checked_sub(HEADER_LEN + explicit_len + TAG_LEN).ok_or(OpenError::Decrypt)?;
@@ -437,14 +484,9 @@ impl Opener {
         Ok((ContentType::from_byte(plaintext[last]).ok_or(OpenError::Malformed)?, last))
     }
 
-    fn finish(
-        &mut self,
-        content_type: ContentType,
-        len: usize,
-        plaintext: &[u8],
-    ) -> Result<Opened<()>, OpenError> {
+    fn finish(&mut self, content_type: ContentType, plaintext: &[u8]) -> Result<Opened<()>, OpenError> {
         match content_type {
-            ContentType::ApplicationData if len == 0 => {
+            ContentType::ApplicationData if plaintext.is_empty() => {
                 self.count_empty()?;
                 Ok(Opened::Nothing)
             }
@@ -454,13 +496,14 @@ impl Opener {
             }
             ContentType::Alert => match plaintext {
                 [_, 0] => Ok(Opened::CloseNotify),
-                // user_canceled is followed by close_notify.
-                [_, 90] if self.keys.tls13 => Ok(Opened::Nothing),
-                [1, _] if !self.keys.tls13 => {
+                // TLS 1.3 knows one alert that is no end: close_notify follows it. TLS 1.2 has warnings.
+                &[level, description]
+                    if if self.keys.tls13 { description == USER_CANCELED } else { level == WARNING } =>
+                {
                     self.count_empty()?;
                     Ok(Opened::Nothing)
                 }
-                [_, description] => Err(OpenError::Alert(*description)),
+                &[_, description] => Err(OpenError::Alert(description)),
                 _ => Err(OpenError::Malformed),
             },
             ContentType::Handshake if self.keys.tls13 => self.handle_handshake(plaintext),
@@ -469,20 +512,32 @@ impl Opener {
         }
     }
 
-    fn handle_handshake(&mut self, message: &[u8]) -> Result<Opened<()>, OpenError> {
+    /// Tickets, which are of no use here, and at the end perhaps a KeyUpdate: keys change between records.
+    fn handle_handshake(&mut self, mut messages: &[u8]) -> Result<Opened<()>, OpenError> {
         self.count_empty()?;
-        match message {
-            [KEY_UPDATE, 0, 0, 1, requested @ (0 | 1)] => {
-                let updates = self.updates.clone().ok_or(OpenError::Handshake)?;
-                let next = updates.lock().ok().and_then(|mut updates| updates.next(false));
-                let (sequence, secrets) = next.ok_or(OpenError::Handshake)?;
-                self.keys =
-                    Keys::new(ProtocolVersion::TLSv1_3, &secrets, sequence).ok_or(OpenError::Handshake)?;
-                self.update_requested |= *requested == 1;
-                Ok(Opened::Nothing)
+        loop {
+            match messages {
+                &[KEY_UPDATE, 0, 0, 1, requested @ (0 | 1)] => {
+                    self.update_requested |= requested == 1;
+                    return self.update_keys();
+                }
+                [NEW_SESSION_TICKET, high, middle, low, rest @ ..] => {
+                    let len = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
+                    messages = rest.get(len..).ok_or(OpenError::Handshake)?;
+                    if messages.is_empty() {
+                        return Ok(Opened::Nothing);
+                    }
+                }
+                _ => return Err(OpenError::Handshake),
             }
-            [NEW_SESSION_TICKET, ..] => Ok(Opened::Nothing),
-            _ => Err(OpenError::Handshake),
         }
+    }
+
+    fn update_keys(&mut self) -> Result<Opened<()>, OpenError> {
+        let updates = self.updates.clone().ok_or(OpenError::Handshake)?;
+        let next = updates.lock().ok().and_then(|mut updates| updates.next(false));
+        let (sequence, secrets) = next.ok_or(OpenError::Handshake)?;
+        self.keys = Keys::new(ProtocolVersion::TLSv1_3, &secrets, sequence).ok_or(OpenError::Handshake)?;
+        Ok(Opened::Nothing)
     }
 }

@@ -10,6 +10,7 @@ use rustls::{
     sign::{Signer, SigningKey},
 };
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa::Signature};
+use zeroize::Zeroizing;
 
 /// The group's number in TLS.
 pub const GROUP: NamedGroup = NamedGroup::Unknown(0x0016);
@@ -40,11 +41,11 @@ impl SupportedKxGroup for KeyExchangeGroup {
 
 /// A fresh secret key from the system's randomness.
 pub fn random_secret() -> Result<SecretKey, Error> {
-    let mut bytes = [0; 32];
+    let mut bytes = Zeroizing::new([0; 32]);
     loop {
-        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::FailedToGetRandomBytes)?;
+        aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| Error::FailedToGetRandomBytes)?;
         // Fails for about one in 2^128.
-        if let Ok(secret) = SecretKey::from_byte_array(bytes) {
+        if let Ok(secret) = SecretKey::from_byte_array(*bytes) {
             return Ok(secret);
         }
     }
@@ -58,8 +59,13 @@ struct KeyExchange {
 impl ActiveKeyExchange for KeyExchange {
     fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
         let invalid = || Error::from(PeerMisbehaved::InvalidKeyShare);
-        let peer = PublicKey::from_slice(peer).map_err(|_| invalid())?;
-        let point = secp256k1::ecdh::shared_secret_point(&peer, &self.secret);
+        // Points travel uncompressed only (RFC 8422, section 5.4); the library would read other forms too.
+        let uncompressed: &[u8; 65] = peer.try_into().map_err(|_| invalid())?;
+        let peer = match uncompressed[0] {
+            4 => PublicKey::from_byte_array_uncompressed(*uncompressed).map_err(|_| invalid())?,
+            _ => return Err(invalid()),
+        };
+        let point = Zeroizing::new(secp256k1::ecdh::shared_secret_point(&peer, &self.secret));
         Ok(SharedSecret::from(&point[..32]))
     }
 
@@ -163,5 +169,17 @@ mod tests {
         let secrets = (one.complete(&other_public).unwrap(), other.complete(&one_public).unwrap());
         assert_eq!(secrets.0.secret_bytes(), secrets.1.secret_bytes());
         assert!(KeyExchangeGroup.start().unwrap().complete(&[4; 65]).is_err());
+    }
+
+    #[test]
+    fn compressed_and_hybrid_points_are_refused_in_an_exchange() {
+        let exchange = || KeyExchangeGroup.start().unwrap();
+        let point = PublicKey::from_secret_key(SECP256K1, &random_secret().unwrap());
+        assert!(exchange().complete(&point.serialize()).is_err());
+        let mut hybrid = point.serialize_uncompressed();
+        hybrid[0] = 6 + (hybrid[64] & 1);
+        assert!(PublicKey::from_slice(&hybrid).is_ok(), "the library reads it");
+        assert!(exchange().complete(&hybrid).is_err());
+        assert!(exchange().complete(&point.serialize_uncompressed()).is_ok());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::{digest, signature as aws};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -16,10 +16,12 @@ use rustls::{
 };
 use x509_parser::{
     certificate::X509Certificate,
+    extensions::ParsedExtension,
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
         OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
-        OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512, OID_SIG_ED25519, Oid,
+        OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512, OID_SIG_ED25519,
+        OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, Oid,
     },
     x509::{SubjectPublicKeyInfo, X509Version},
 };
@@ -48,6 +50,26 @@ pub struct IssuerPolicy {
     pub also_version_1: bool,
 }
 
+/// Why a chain is refused that may be a good one elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// More than [`CERTIFICATES_MAX`].
+    #[error("more than {CERTIFICATES_MAX} certificates")]
+    TooManyCertificates,
+    /// One is longer than [`CERTIFICATE_LEN_MAX`].
+    #[error("a certificate of more than {CERTIFICATE_LEN_MAX} bytes")]
+    CertificateTooLong,
+    /// [`IssuerPolicy`] wants another issuer.
+    #[error("the certificate's issuer is not the node's ([network_security] check_cert_issuer)")]
+    NotTheNodesIssuer,
+}
+
+impl From<Refusal> for CertificateError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Other(OtherError(Arc::new(refusal)))
+    }
+}
+
 /// Checks chains and handshake signatures.
 #[derive(Debug)]
 pub struct Verifier {
@@ -55,20 +77,14 @@ pub struct Verifier {
     /// Certificates of our own chain: a peer of the same agency need not present them again.
     known: Vec<CertificateDer<'static>>,
     policy: IssuerPolicy,
-    subjects: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
     /// A verifier that trusts `roots`, and may use `known` certificates on the way to them.
     pub fn new(roots: &Roots, known: &[CertificateDer<'static>], policy: IssuerPolicy) -> Arc<Self> {
-        let subjects = roots
-            .0
-            .iter()
-            .filter_map(|root| Some(DistinguishedName::from(parse(root)?.subject().as_raw().to_vec())))
-            .collect();
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Arc::new(Self { roots: roots.clone(), known: known.to_vec(), policy, subjects, algorithms })
+        Arc::new(Self { roots: roots.clone(), known: known.to_vec(), policy, algorithms })
     }
 
     fn verify_chain(
@@ -78,12 +94,14 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let now = i64::try_from(now.as_secs()).map_err(|_| CertificateError::Expired)?;
-        if presented.len() >= CERTIFICATES_MAX
-            || presented.iter().chain([leaf]).any(|certificate| certificate.len() > CERTIFICATE_LEN_MAX)
-        {
-            return Err(CertificateError::BadEncoding);
+        if presented.len() >= CERTIFICATES_MAX {
+            return Err(Refusal::TooManyCertificates.into());
+        }
+        if presented.iter().chain([leaf]).any(|certificate| certificate.len() > CERTIFICATE_LEN_MAX) {
+            return Err(Refusal::CertificateTooLong.into());
         }
         let leaf = parse(leaf).ok_or(CertificateError::BadEncoding)?;
+        check_extensions(&leaf)?;
         check_validity(&leaf, now)?;
         if let Ok(Some(usage)) = leaf.key_usage()
             && !usage.value.digital_signature()
@@ -92,26 +110,9 @@ impl Verifier {
         }
         self.check_issuer_policy(&leaf)?;
         let roots: Vec<_> = self.roots.0.iter().filter_map(|root| parse(root)).collect();
-        let intermediates: Vec<_> =
+        let mut intermediates: Vec<_> =
             presented.iter().chain(&self.known).filter_map(|certificate| parse(certificate)).collect();
-        let mut current = &leaf;
-        // Each step goes up to another certificate; a longer way than there are certificates is a circle.
-        for depth in 0..=intermediates.len() {
-            let is_issuer = |candidate: &&X509Certificate<'_>| {
-                candidate.subject().as_raw() == current.issuer().as_raw() && is_signed_by(current, candidate)
-            };
-            if let Some(root) = roots.iter().find(is_issuer) {
-                check_validity(root, now)?;
-                return check_authority(root, depth, true);
-            }
-            let Some(next) = intermediates.iter().find(is_issuer) else {
-                return Err(CertificateError::UnknownIssuer);
-            };
-            check_validity(next, now)?;
-            check_authority(next, depth, false)?;
-            current = next;
-        }
-        Err(CertificateError::UnknownIssuer)
+        search(leaf, &roots, &mut intermediates, now)
     }
 
     fn check_issuer_policy(&self, leaf: &X509Certificate<'_>) -> Result<(), CertificateError> {
@@ -121,7 +122,7 @@ impl Verifier {
             _ => self.policy.also_version_1,
         };
         if concerned && leaf.issuer().as_raw() != issuer {
-            return Err(CertificateError::ApplicationVerificationFailure);
+            return Err(Refusal::NotTheNodesIssuer.into());
         }
         Ok(())
     }
@@ -202,8 +203,10 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl ClientCertVerifier for Verifier {
+    /// None: a client whose file holds its leaf alone cannot tell that an agency stands between it and a
+    /// root that is named here, and some TLS libraries then send no certificate at all.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.subjects
+        &[]
     }
 
     fn verify_client_cert(
@@ -268,6 +271,77 @@ impl Verifier {
         }
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
+}
+
+/// Looks for a way from a leaf up to a root, by all certificates that there are: one that has expired may
+/// have a successor of the same name. It goes up level by level and asks of each certificate once, where
+/// it is nearest to the leaf and so farthest from the bound on its path; that bounds the signatures that
+/// are checked by the square of the certificates. Without a way it gives the first fault met, which is
+/// that of the way that seemed most likely.
+fn search<'a>(
+    leaf: X509Certificate<'a>,
+    roots: &[X509Certificate<'_>],
+    intermediates: &mut Vec<X509Certificate<'a>>,
+    now: i64,
+) -> Result<(), CertificateError> {
+    let mut fault = None;
+    let mut level = vec![leaf];
+    for depth in 0.. {
+        let mut above = Vec::new();
+        for current in &level {
+            let is_issuer = |candidate: &X509Certificate<'_>| {
+                candidate.subject().as_raw() == current.issuer().as_raw() && is_signed_by(current, candidate)
+            };
+            for root in roots.iter().filter(|root| is_issuer(root)) {
+                match check_issuer(root, depth, true, now) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => drop(fault.get_or_insert(error)),
+                }
+            }
+            for candidate in intermediates.extract_if(.., |candidate| is_issuer(candidate)) {
+                match check_issuer(&candidate, depth, false, now) {
+                    Ok(()) => above.push(candidate),
+                    Err(error) => drop(fault.get_or_insert(error)),
+                }
+            }
+        }
+        if above.is_empty() {
+            break;
+        }
+        level = above;
+    }
+    Err(fault.unwrap_or(CertificateError::UnknownIssuer))
+}
+
+/// Whether a certificate may stand above others; `below` intermediates are between it and the leaf.
+fn check_issuer(
+    certificate: &X509Certificate<'_>,
+    below: usize,
+    is_root: bool,
+    now: i64,
+) -> Result<(), CertificateError> {
+    check_extensions(certificate)?;
+    check_validity(certificate, now)?;
+    check_authority(certificate, below, is_root)
+}
+
+/// Whether all that a certificate says of its use can be read, and nothing is critical that nobody reads
+/// here (RFC 5280, section 4.2).
+fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
+    certificate.extensions_map().map_err(|_| CertificateError::BadEncoding)?;
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::BasicConstraints(_) | ParsedExtension::KeyUsage(_) => {}
+            _ if extension.oid == OID_X509_EXT_BASIC_CONSTRAINTS
+                || extension.oid == OID_X509_EXT_KEY_USAGE =>
+            {
+                return Err(CertificateError::BadEncoding);
+            }
+            _ if extension.critical => return Err(CertificateError::UnhandledCriticalExtension),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn check_validity(certificate: &X509Certificate<'_>, now: i64) -> Result<(), CertificateError> {
@@ -366,6 +440,10 @@ fn verify_with(algorithm: Algorithm, kind: &KeyKind<'_>, message: &[u8], signatu
 
 /// Whether the issuer's key made the signature on a certificate.
 fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
+    // The algorithm stands there twice, and only one of them is signed.
+    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
+        return false;
+    }
     let Some(kind) = key_kind(issuer.public_key()) else { return false };
     let oid = &certificate.signature_algorithm.algorithm;
     let scheme = if *oid == OID_PKCS1_SHA256WITHRSA {
@@ -395,7 +473,7 @@ fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>)
 }
 
 /// What a (verified) certificate says of its holder.
-pub(crate) fn describe(der: &CertificateDer<'_>, certificate: &X509Certificate<'_>) -> PeerCertificate {
+pub(crate) fn describe(certificate: &X509Certificate<'_>) -> PeerCertificate {
     let subject = certificate.subject();
     let first = |mut names: &mut dyn Iterator<Item = String>| (&mut names).next().unwrap_or_default();
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
@@ -409,7 +487,8 @@ pub(crate) fn describe(der: &CertificateDer<'_>, certificate: &X509Certificate<'
         _ => None,
     };
     let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    let signed = certificate.tbs_certificate.as_ref();
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, signed).as_ref());
     PeerCertificate {
         node_id,
         subject: subject.to_string(),

@@ -496,6 +496,14 @@ impl Network {
         links
     }
 
+    /// Gives `to` a frame as if `from` had sent it over each of their links.
+    pub fn forge(&mut self, from: NodeIndex, to: NodeIndex, bytes: &[u8]) {
+        for (reactor, key) in self.links_between(to, from) {
+            let to = self.end(to, reactor, key);
+            self.schedule(LINK_LATENCY, Event::Frame { to, bytes: bytes.to_vec(), from: None });
+        }
+    }
+
     /// Breaks all links between two nodes: both ends notice at once.
     pub fn break_links(&mut self, a: NodeIndex, b: NodeIndex) {
         for (x, y) in [(a, b), (b, a)] {

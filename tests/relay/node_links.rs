@@ -1,8 +1,13 @@
 //! Links between nodes: which one stays, what is sent again, what a neighbour knows (WIRE §6).
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use amop::wire::sdk::FrameType;
+use amop::wire::{
+    ResultCode,
+    node::{Extensions, Header, PacketType},
+    sdk::{self, FrameType},
+};
+use smallvec::SmallVec;
 
 use crate::kit::{Behaviour, LINK_LATENCY, Network};
 
@@ -212,4 +217,33 @@ fn a_message_sent_again_after_the_node_was_given_up_is_known_and_its_answer_is_s
     net.connect(0, 1);
     assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
     assert_eq!(net.pushed(subscriber, FrameType::REQUEST).len(), 1);
+}
+
+#[test]
+fn a_node_that_answers_under_another_seq_counts_as_failed() {
+    let mut net = Network::mesh(5, 2, 1);
+    let subscriber = net.app(1, Behaviour::Silent);
+    net.subscribe(subscriber, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let (first, second) = (net.unicast(publisher, "t", b"1"), net.unicast(publisher, "t", b"2"));
+    net.run_for(SOON);
+    // The node answers all that it has, each time under the seq of the second.
+    let next = net.nodes[0].shared.next_message.load(Ordering::Relaxed);
+    for message in (1..=8).map(|back| next.wrapping_sub(back)) {
+        let mut packet = SmallVec::new();
+        let mut payload = SmallVec::new();
+        Extensions::default().encode_into(&mut payload);
+        payload.extend_from_slice(&sdk::encode_amop(
+            FrameType::RESPONSE,
+            &second,
+            ResultCode::OK,
+            "t",
+            b"lie",
+        ));
+        Header::direct(PacketType::UNICAST_RESPONSE, message).encode_into(payload.len(), &mut packet);
+        packet.extend_from_slice(&payload);
+        net.forge(1, 0, &packet);
+    }
+    assert_eq!(net.answer(publisher, &second, SOON).0, 0);
+    assert_eq!(net.answer(publisher, &first, SOON), (ResultCode::NOT_DELIVERED.0, Vec::new()));
 }

@@ -563,19 +563,26 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if !by_node {
-            let Some(request) = self.end_request(id, None, out) else {
+        let Some(seq) = self.request_mut(id).map(|request| request.seq) else {
+            if !by_node {
                 self.counters.late_answers.increment();
-                return;
-            };
-            if let Origin::Session { key, .. } = request.origin {
+            }
+            return;
+        };
+        // Passed on unchanged, an answer under another seq would answer nothing, or another request: the
+        // node has failed.
+        let header = Header::decode(frame.head()).filter(|header| header.seq == seq);
+        if !by_node && header.is_some() {
+            if let Some(Request { origin: Origin::Session { key, .. }, taken, .. }) =
+                self.end_request(id, None, out)
+            {
                 self.counters.answered_by_subscriber.increment();
-                self.note_latency(now, request.taken, Outcome::Answered);
+                self.note_latency(now, taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             return;
         }
-        let code = Header::decode(frame.head()).map_or(ResultCode::NOT_DELIVERED, |header| header.result);
+        let code = header.map_or(ResultCode::NOT_DELIVERED, |header| header.result);
         let Some(request) = self.request_mut(id) else { return };
         let reached = if code == ResultCode::TIMEOUT { Furthest::Pushed } else { Furthest::NotDelivered };
         request.furthest = request.furthest.max(reached);

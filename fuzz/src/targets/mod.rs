@@ -1,0 +1,35 @@
+//! One function a target: bytes in, a panic if something does not hold. `fuzz_targets/` hands them to
+//! libFuzzer, `tests/fuzz_corpora.rs` runs them over the corpora.
+
+pub mod certificate;
+pub mod config;
+pub mod record;
+pub mod shard;
+pub mod wire;
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+/// A target by name.
+pub struct Target {
+    /// As in `fuzz_targets/`.
+    pub name: &'static str,
+    /// Panics if something does not hold for this input.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "certificate", run: certificate::run, seeds: scripts },
+    Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "record", run: record::run, seeds: scripts },
+    Target { name: "shard", run: shard::run, seeds: scripts },
+    Target { name: "wire", run: wire::run, seeds: wire::seeds },
+];
+
+/// Scripts are read from any bytes: random ones are seeds as good as others.
+fn scripts() -> Vec<Vec<u8>> {
+    let mut random = SmallRng::seed_from_u64(1);
+    (1..=24).map(|number| (0..number * 40).map(|_| random.random()).collect()).collect()
+}
