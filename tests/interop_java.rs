@@ -1,0 +1,368 @@
+//! The official Java SDK, as it is, against the built program. Without Java or Maven these tests say so and
+//! pass, unless AMOP_INTEROP_REQUIRED is set, as in CI. `interop/java` is what runs over there: it does what
+//! it is told and reports what happens.
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::{OnceLock, mpsc},
+    time::Duration,
+};
+
+use amop::{
+    pki::Profile,
+    wire::{ResultCode, sdk::FrameType},
+};
+use serde_json::{Value, json};
+use support::{
+    host_dir,
+    process::{PROGRAM, Process},
+    wait_until,
+};
+
+/// Longer than anything here takes: the SDK looks only every 20 s whether it has lost a connection.
+const BOUND: Duration = Duration::from_secs(90);
+/// Above every timeout of a node, so that the SDK does not answer itself.
+const PATIENCE_MS: u64 = 60_000;
+const ADMIN: &str = "[admin]\nlisten_port=0\n";
+
+/// Whether a program is there; if not, that is an error only where interoperation is required.
+fn have(program: &str, argument: &str, package: &str) -> bool {
+    let there = Command::new(program).arg(argument).output().is_ok();
+    let required = std::env::var_os("AMOP_INTEROP_REQUIRED").is_some();
+    assert!(there || !required, "{program} is needed here: install it (Debian: apt-get install {package})");
+    if !there {
+        println!("skipped: no {program} on this machine");
+    }
+    there
+}
+
+fn have_java() -> bool {
+    have("java", "-version", "openjdk-17-jdk-headless") && have("mvn", "-version", "maven")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Compiles the application once per run, without the network if Maven has all it needs, and gives the
+/// class path.
+fn class_path() -> &'static str {
+    static CLASS_PATH: OnceLock<String> = OnceLock::new();
+    CLASS_PATH.get_or_init(|| {
+        let build = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java");
+        let list = build.join("classpath");
+        let maven = |more: &[&str]| {
+            Command::new("mvn")
+                .args(["-q", "-B"])
+                .args(more)
+                .arg(format!("-Dbuild={}", build.display()))
+                .arg(format!("-Dmdep.outputFile={}", list.display()))
+                .args(["compiler:compile", "dependency:build-classpath"])
+                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/java"))
+                .output()
+                .unwrap()
+        };
+        let mut output = maven(&["-o"]);
+        if !output.status.success() {
+            output = maven(&[]);
+        }
+        assert!(output.status.success(), "mvn: {}{}", text(&output.stdout), text(&output.stderr));
+        let dependencies = std::fs::read_to_string(&list).unwrap();
+        format!("{}:{}", build.join("classes").display(), dependencies.trim())
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An application of the Java SDK.
+struct Java {
+    child: Child,
+    commands: ChildStdin,
+    events: mpsc::Receiver<Value>,
+    /// Events that came before they were asked for.
+    early: Vec<Value>,
+    requests: u64,
+    dir: tempfile::TempDir,
+}
+
+impl Java {
+    fn connect(certificates: &Path, nodes: &[&Process]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let peers: Vec<String> = nodes.iter().map(|node| format!("{:?}", node.channel.to_string())).collect();
+        let config = format!(
+            "[cryptoMaterial]\ncertPath={:?}\n[network]\npeers=[{}]\n[account]\nkeyStoreDir={:?}\n\
+             accountFileFormat=\"pem\"\n[threadPool]\nmaxBlockingQueueSize=\"102400\"\n",
+            certificates.display().to_string(),
+            peers.join(","),
+            dir.path().display().to_string(),
+        );
+        std::fs::write(dir.path().join("config.toml"), config).unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let mut child = Command::new("java")
+            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", class_path(), "Peer", "config.toml"])
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let (sender, events) = mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        std::thread::spawn(move || {
+            // Whatever else the SDK prints is none of ours.
+            for line in lines.filter(|line| line.starts_with('{')) {
+                let _ = sender.send(serde_json::from_str(&line).expect("one object a line"));
+            }
+        });
+        let commands = child.stdin.take().unwrap();
+        let mut java = Self { child, commands, events, early: Vec::new(), requests: 0, dir };
+        assert_ne!(java.next("connected")["nodes"], json!([]));
+        java.wait_for_nodes(nodes);
+        java
+    }
+
+    fn tell(&mut self, command: &Value) {
+        writeln!(self.commands, "{command}").expect("the application reads");
+    }
+
+    /// The next event that fits, which may have come already.
+    fn next_that(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        if let Some(index) = self.early.iter().position(&fits) {
+            return self.early.remove(index);
+        }
+        loop {
+            match self.events.recv_timeout(BOUND) {
+                Ok(event) if fits(&event) => return event,
+                Ok(event) => self.early.push(event),
+                Err(error) => panic!("{error}; so far: {:?}", self.early),
+            }
+        }
+    }
+
+    fn next(&mut self, event: &str) -> Value {
+        self.next_that(|value| value["event"] == event)
+    }
+
+    fn wait_for_nodes(&mut self, nodes: &[&Process]) {
+        let mut wanted: Vec<String> = nodes.iter().map(|node| node.channel.to_string()).collect();
+        wanted.sort();
+        wait_until_within(BOUND, "the application has its connections", || {
+            self.tell(&json!({ "do": "nodes" }));
+            let mut nodes: Vec<String> =
+                serde_json::from_value(self.next("nodes")["nodes"].clone()).expect("addresses");
+            nodes.sort();
+            nodes == wanted
+        });
+    }
+
+    fn subscribe(&mut self, topic: &str) {
+        self.tell(&json!({ "do": "subscribe", "topic": topic }));
+    }
+
+    /// Sends a unicast through the AMOP interface, and gives the answer.
+    fn unicast(&mut self, topic: &str, payload: &[u8]) -> Value {
+        self.ask(
+            json!({ "do": "unicast", "topic": topic, "payload": hex(payload), "timeout_ms": PATIENCE_MS }),
+        )
+    }
+
+    /// Sends a frame, and gives the answer's. It must be the node's or a subscriber's, not the SDK's own.
+    fn frame(&mut self, kind: FrameType, topic: &str, payload: &[u8]) -> (ResultCode, String) {
+        let answer = self.ask(json!({
+            "do": "send_frame", "type": kind.0, "topic": topic, "payload": hex(payload),
+            "timeout_ms": PATIENCE_MS,
+        }));
+        assert_eq!(answer["seq"], answer["sent_seq"]);
+        let code = answer["code"].as_i64().unwrap() as i32;
+        (ResultCode(code), answer["data"].as_str().unwrap().to_owned())
+    }
+
+    fn ask(&mut self, mut command: Value) -> Value {
+        self.requests += 1;
+        command["id"] = self.requests.into();
+        self.tell(&command);
+        self.next_that(|event| event["id"] == command["id"])
+    }
+
+    fn received(&mut self, topic: &str) -> Value {
+        self.next_that(|event| event["event"] == "received" && event["topic"] == topic)
+    }
+
+    fn broadcast(&mut self, topic: &str, payload: &[u8]) {
+        self.tell(&json!({ "do": "broadcast", "topic": topic, "payload": hex(payload) }));
+    }
+}
+
+impl Drop for Java {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            eprintln!("an application's log:\n{log}");
+        }
+    }
+}
+
+fn wait_until_within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + bound;
+    while !holds() {
+        assert!(std::time::Instant::now() < end, "in vain: {what}");
+        // Answers come from processes that share the processors with this one.
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// `amop sub` with JSON output.
+struct Subscriber {
+    child: Child,
+    messages: mpsc::Receiver<Value>,
+}
+
+impl Subscriber {
+    fn start(node: &Process, topic: &str, more: &[&str]) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["sub", topic, "-o", "json", "-n", &node.channel.to_string(), "-c"])
+            .arg(certificates())
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, messages) = mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        std::thread::spawn(move || {
+            for line in lines {
+                let _ = sender.send(serde_json::from_str(&line).expect("one object a line"));
+            }
+        });
+        Self { child, messages }
+    }
+
+    fn next(&self) -> Value {
+        self.messages.recv_timeout(BOUND).expect("a message")
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `amop pub`, and what it says of the answer.
+fn publish(node: &Process, arguments: &[&str]) -> Value {
+    let Output { stdout, stderr, .. } = Command::new(PROGRAM)
+        .args(["pub", "-o", "json", "-n", &node.channel.to_string(), "-c"])
+        .arg(certificates())
+        .args(arguments)
+        .output()
+        .unwrap();
+    serde_json::from_slice(&stdout).unwrap_or_else(|_| panic!("{}{}", text(&stdout), text(&stderr)))
+}
+
+fn certificates() -> PathBuf {
+    host_dir(Profile::Rsa).join("sdk")
+}
+
+/// Two nodes that are neighbours; `more` is further configuration of the first.
+fn two_nodes(more: &str) -> (Process, Process) {
+    let host = host_dir(Profile::Rsa);
+    let first = Process::start_with(&host.join("node0/conf"), true, &format!("{ADMIN}{more}"));
+    let peer = format!("node.0={}\n{ADMIN}", first.p2p);
+    let second = Process::start_with(&host.join("node1/conf"), true, &peer);
+    wait_until("the nodes are neighbours", || first.admin_json("/nodes")["total"] == 1);
+    (first, second)
+}
+
+fn wait_for_subscribers(nodes: &[&Process], topic: &str, count: u64) {
+    wait_until_within(BOUND, "the subscribers are known", || {
+        nodes.iter().all(|node| node.subscribers(topic) == count)
+    });
+}
+
+/// Bytes that are no text.
+fn noise(len: u32) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+#[test]
+fn java_applications_and_our_own_exchange_messages_over_two_nodes() {
+    if !have_java() {
+        return;
+    }
+    let (first, second) = two_nodes("");
+    let mut publisher = Java::connect(&certificates(), &[&first]);
+    let mut subscriber = Java::connect(&certificates(), &[&second]);
+
+    subscriber.subscribe("贸易");
+    wait_for_subscribers(&[&first, &second], "贸易", 1);
+    for payload in [&b"hello"[..], "你好".as_bytes(), b"", &noise(20_000), &noise(1 << 20)] {
+        let answer = publisher.unicast("贸易", payload);
+        assert_eq!((&answer["code"], &answer["topic"]), (&json!(0), &json!("贸易")));
+        assert!(answer["payload"] == hex(payload), "{} bytes came back changed", payload.len());
+        let received = subscriber.received("贸易");
+        assert_eq!(received["seq"], answer["seq"]);
+        assert_eq!((&received["multicast"], &received["result"]), (&json!(false), &json!(0)));
+        assert!(received["payload"] == hex(payload), "{} bytes arrived changed", payload.len());
+    }
+
+    // The other applications speak the same.
+    let ours = Subscriber::start(&second, "ours", &["--reply", "from ours"]);
+    wait_for_subscribers(&[&first], "ours", 1);
+    let answer = publisher.unicast("ours", b"from Java");
+    assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(b"from ours"))));
+    let received = ours.next();
+    assert_eq!((&received["text"], &received["seq"]), (&json!("from Java"), &answer["seq"]));
+    let answer = publish(&first, &["贸易", "from ours"]);
+    assert_eq!((&answer["code"], &answer["answer"]), (&json!(0), &json!("from ours")));
+    assert_eq!(subscriber.received("贸易")["payload"], hex(b"from ours"));
+
+    // Everybody once, on the publisher's node too, and the publisher.
+    let mut near = Java::connect(&certificates(), &[&first]);
+    for java in [&mut publisher, &mut subscriber, &mut near] {
+        java.subscribe("ours");
+    }
+    wait_for_subscribers(&[&first, &second], "ours", 4);
+    publisher.broadcast("ours", b"all");
+    let copies = [&mut publisher, &mut subscriber, &mut near].map(|java| java.received("ours"));
+    for copy in &copies {
+        assert_eq!((&copy["multicast"], &copy["payload"]), (&json!(true), &json!(hex(b"all"))));
+        assert_eq!(copy["seq"], copies[0]["seq"]);
+    }
+    let copy = ours.next();
+    assert_eq!((&copy["kind"], &copy["seq"]), (&json!("multicast"), &copies[0]["seq"]));
+    // A second copy would have come before what follows on the same connection.
+    publisher.broadcast("ours", b"again");
+    for java in [&mut publisher, &mut subscriber, &mut near] {
+        assert_eq!(java.received("ours")["payload"], hex(b"again"));
+    }
+    assert_eq!(ours.next()["text"], "again");
+    assert_eq!(publish(&second, &["ours", "ours to all", "--multicast"])["code"], 0);
+    for java in [&mut publisher, &mut subscriber, &mut near] {
+        assert_eq!(java.received("ours")["payload"], hex(b"ours to all"));
+    }
+
+    // The nodes as the SDK sees them, which is how its demos wait for a subscriber.
+    publisher.tell(&json!({ "do": "get_peers" }));
+    let peers = publisher.next("peers")["peers"].clone();
+    let topics: Vec<String> = serde_json::from_value(peers[0]["Topic"].clone()).unwrap();
+    assert!(peers.as_array().unwrap().len() == 1 && topics.contains(&"贸易".to_owned()), "{peers}");
+
+    // An application that unsubscribes is gone, and only from that topic.
+    subscriber.tell(&json!({ "do": "unsubscribe", "topic": "贸易" }));
+    wait_for_subscribers(&[&first], "贸易", 0);
+    let answer = publisher.unicast("贸易", b"nobody");
+    assert_eq!((&answer["code"], &answer["payload"]), (&json!(100), &Value::Null));
+    assert_eq!(first.subscribers("ours"), 4);
+    assert_eq!(publisher.frame(FrameType::REQUEST, "贸易", b"nobody"), (ResultCode(100), String::new()));
+    // A multicast is accepted even then, and answered with its topic.
+    let topic = hex(&[&[7], "贸易".as_bytes()].concat());
+    assert_eq!(publisher.frame(FrameType::MULTICAST, "贸易", b"nobody"), (ResultCode::OK, topic));
+}
