@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
     sync::{OnceLock, mpsc},
@@ -19,7 +20,7 @@ use amop::{
 use serde_json::{Value, json};
 use support::{
     host_dir,
-    process::{PROGRAM, Process},
+    process::{PROGRAM, Process, write_config},
     wait_until,
 };
 
@@ -41,7 +42,7 @@ fn have(program: &str, argument: &str, package: &str) -> bool {
 }
 
 fn have_java() -> bool {
-    have("java", "-version", "openjdk-17-jdk-headless") && have("mvn", "-version", "maven")
+    have("javac", "-version", "openjdk-17-jdk-headless") && have("mvn", "-version", "maven")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -161,6 +162,12 @@ impl Java {
         });
     }
 
+    /// Whether a message of this topic has come.
+    fn has_received(&mut self, topic: &str) -> bool {
+        self.early.extend(self.events.try_iter());
+        self.early.iter().any(|event| event["event"] == "received" && event["topic"] == topic)
+    }
+
     fn subscribe(&mut self, topic: &str) {
         self.tell(&json!({ "do": "subscribe", "topic": topic }));
     }
@@ -170,6 +177,12 @@ impl Java {
         self.ask(
             json!({ "do": "unicast", "topic": topic, "payload": hex(payload), "timeout_ms": PATIENCE_MS }),
         )
+    }
+
+    fn send_file(&mut self, topic: &str, name: &str, content: &[u8]) -> Value {
+        self.ask(json!({
+            "do": "send_file", "topic": topic, "name": name, "payload": hex(content), "timeout_ms": PATIENCE_MS,
+        }))
     }
 
     /// Sends a frame, and gives the answer's. It must be the node's or a subscriber's, not the SDK's own.
@@ -271,12 +284,12 @@ fn certificates() -> PathBuf {
     host_dir(Profile::Rsa).join("sdk")
 }
 
-/// Two nodes that are neighbours; `more` is further configuration of the first.
+/// Two nodes that are neighbours; `more` is further configuration of both.
 fn two_nodes(more: &str) -> (Process, Process) {
     let host = host_dir(Profile::Rsa);
     let first = Process::start_with(&host.join("node0/conf"), true, &format!("{ADMIN}{more}"));
-    let peer = format!("node.0={}\n{ADMIN}", first.p2p);
-    let second = Process::start_with(&host.join("node1/conf"), true, &peer);
+    let more = format!("node.0={}\n{ADMIN}{more}", first.p2p);
+    let second = Process::start_with(&host.join("node1/conf"), true, &more);
     wait_until("the nodes are neighbours", || first.admin_json("/nodes")["total"] == 1);
     (first, second)
 }
@@ -312,6 +325,11 @@ fn java_applications_and_our_own_exchange_messages_over_two_nodes() {
         assert_eq!((&received["multicast"], &received["result"]), (&json!(false), &json!(0)));
         assert!(received["payload"] == hex(payload), "{} bytes arrived changed", payload.len());
     }
+
+    let name = "报告.pdf";
+    let answer = publisher.send_file("贸易", name, &noise(70_000));
+    assert_eq!(answer["code"], 0);
+    assert_eq!(subscriber.received("贸易")["file"], json!({ "name": name, "content": hex(&noise(70_000)) }));
 
     // The other applications speak the same.
     let ours = Subscriber::start(&second, "ours", &["--reply", "from ours"]);
@@ -365,4 +383,177 @@ fn java_applications_and_our_own_exchange_messages_over_two_nodes() {
     // A multicast is accepted even then, and answered with its topic.
     let topic = hex(&[&[7], "贸易".as_bytes()].concat());
     assert_eq!(publisher.frame(FrameType::MULTICAST, "贸易", b"nobody"), (ResultCode::OK, topic));
+}
+
+#[test]
+fn files_travel_between_java_applications_and_our_own() {
+    if !have_java() {
+        return;
+    }
+    let (first, second) = two_nodes("");
+    let mut java = Java::connect(&certificates(), &[&first]);
+    let dir = tempfile::tempdir().unwrap();
+    let saved = dir.path().join("saved");
+    let ours = Subscriber::start(&second, "reports", &["--save", saved.to_str().unwrap()]);
+    java.subscribe("statements");
+    wait_for_subscribers(&[&first], "reports", 1);
+    wait_for_subscribers(&[&second], "statements", 1);
+
+    let content = noise(300_000);
+    assert_eq!(java.send_file("reports", "../报告.pdf", &content)["code"], 0);
+    let received = ours.next();
+    assert_eq!(received["file"]["name"], "../报告.pdf");
+    // Its name leads nowhere else.
+    assert!(std::fs::read(saved.join("报告.pdf")).unwrap() == content);
+
+    let file = dir.path().join("对账单.csv");
+    std::fs::write(&file, &content).unwrap();
+    let answer = publish(&second, &["statements", "--file", file.to_str().unwrap()]);
+    assert_eq!(answer["code"], 0);
+    let file = java.received("statements")["file"].clone();
+    assert_eq!(file["name"], "对账单.csv");
+    assert!(file["content"] == hex(&content));
+}
+
+#[test]
+fn java_applications_of_two_nodes_outlive_either_and_subscribe_again_by_themselves() {
+    if !have_java() {
+        return;
+    }
+    let host = host_dir(Profile::Rsa);
+    let first = Process::start_with(&host.join("node0/conf"), true, ADMIN);
+    let dir = tempfile::tempdir().unwrap();
+    // An address of its own: nobody else takes the ports while the node is away.
+    let any = SocketAddr::from(([127, 0, 78, 1], 0));
+    let more = format!("node.0={}\n{ADMIN}", first.p2p);
+    let config = |listen| write_config(dir.path(), &host.join("node1/conf"), true, listen, &more);
+    let second = Process::run(&config([any; 2]));
+    let config = config([second.channel, second.p2p]);
+    let mut publisher = Java::connect(&certificates(), &[&first, &second]);
+    let mut subscriber = Java::connect(&certificates(), &[&first, &second]);
+    subscriber.subscribe("t");
+    wait_for_subscribers(&[&first, &second], "t", 2);
+
+    // The SDK broadcasts to each of its nodes, and each of the subscriber's two sessions gets each frame.
+    publisher.broadcast("t", b"four");
+    let copies: Vec<Value> = (0..4).map(|_| subscriber.received("t")).collect();
+    for copy in &copies {
+        assert_eq!((&copy["multicast"], &copy["seq"]), (&json!(true), &copies[0]["seq"]));
+    }
+    let through_first = copies.iter().filter(|copy| copy["node"] == format!("/{}", first.channel)).count();
+    assert_eq!(through_first, 2);
+    // A unicast arrives once, and there was no fifth copy.
+    for number in 0..8u8 {
+        let answer = publisher.unicast("t", &[number]);
+        assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(&[number]))));
+        let received = subscriber.received("t");
+        assert_eq!((&received["seq"], &received["payload"]), (&answer["seq"], &answer["payload"]));
+    }
+
+    assert_eq!(second.stop(), Some(0));
+    for java in [&mut publisher, &mut subscriber] {
+        java.wait_for_nodes(&[&first]);
+    }
+    assert_eq!(publisher.unicast("t", b"through the first alone")["code"], 0);
+
+    let second = Process::run(&config);
+    for java in [&mut publisher, &mut subscriber] {
+        java.wait_for_nodes(&[&first, &second]);
+    }
+    wait_for_subscribers(&[&first, &second], "t", 2);
+    assert_eq!(first.stop(), Some(0));
+    for java in [&mut publisher, &mut subscriber] {
+        java.wait_for_nodes(&[&second]);
+    }
+    assert_eq!(subscriber.received("t")["payload"], hex(b"through the first alone"));
+    let answer = publisher.unicast("t", b"through the one that was away");
+    assert_eq!((&answer["code"], &answer["node"]), (&json!(0), &json!(format!("/{}", second.channel))));
+    assert_eq!(subscriber.received("t")["payload"], hex(b"through the one that was away"));
+}
+
+#[test]
+fn a_java_subscriber_that_does_not_answer_costs_time_or_102() {
+    if !have_java() {
+        return;
+    }
+    let (first, second) = two_nodes("[amop]\npush_timeout_ms=2000\n");
+    let mut publisher = Java::connect(&certificates(), &[&first]);
+    let mut slow = Java::connect(&certificates(), &[&second]);
+    let _quick = Subscriber::start(&second, "both", &["--reply", "quick"]);
+    for topic in ["both", "slow"] {
+        slow.tell(&json!({ "do": "subscribe", "topic": topic, "hold": true }));
+    }
+    slow.tell(&json!({ "do": "subscribe_without_callback", "topic": "mute" }));
+    wait_for_subscribers(&[&first], "both", 2);
+    wait_for_subscribers(&[&first], "mute", 1);
+
+    // Where there is another, it answers instead.
+    while !slow.has_received("both") {
+        let answer = publisher.unicast("both", b"question");
+        assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(b"quick"))));
+    }
+    // Alone, the node says so with nothing else in the frame.
+    assert_eq!(publisher.frame(FrameType::REQUEST, "slow", b"first"), (ResultCode(102), String::new()));
+    // The SDK has a 102 of its own, and says then for which request only by the callback.
+    let own = publisher
+        .ask(json!({ "do": "unicast", "topic": "slow", "payload": hex(b"second"), "timeout_ms": 100 }));
+    assert_eq!((&own["code"], &own["seq"]), (&json!(102), &Value::Null));
+    // The SDK takes a subscription without a callback, and answers nothing to what it brings.
+    assert_eq!(publisher.frame(FrameType::REQUEST, "mute", b""), (ResultCode(102), String::new()));
+
+    // What it answers too late disturbs no later request.
+    slow.tell(&json!({ "do": "release" }));
+    for payload in [b"first", b"again"] {
+        let answer = publisher.unicast("slow", payload);
+        assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(payload))));
+    }
+}
+
+#[test]
+fn what_the_limiter_refuses_reaches_a_java_publisher_as_103() {
+    if !have_java() {
+        return;
+    }
+    // 1,311 bytes a second.
+    let (first, second) = two_nodes("[flow_control]\noutgoing_bandwidth_limit=0.01\n");
+    let mut publisher = Java::connect(&certificates(), &[&first]);
+    let mut subscriber = Java::connect(&certificates(), &[&second]);
+    let _near = Subscriber::start(&first, "near", &["--reply", "near"]);
+    subscriber.subscribe("far");
+    wait_for_subscribers(&[&first], "far", 1);
+    wait_for_subscribers(&[&first], "near", 1);
+
+    // A full bucket lets one frame through whatever its length, and then owes for minutes.
+    let payload = noise(500_000);
+    let answer = publisher.unicast("far", &payload);
+    assert!(answer["code"] == 0 && answer["payload"] == hex(&payload));
+    assert!(subscriber.received("far")["payload"] == hex(&payload));
+    let answer = publisher.unicast("far", b"refused");
+    assert_eq!((&answer["code"], &answer["payload"]), (&json!(103), &Value::Null));
+    assert!(answer["seq"].is_string(), "the node's own answer");
+    for kind in [FrameType::REQUEST, FrameType::MULTICAST] {
+        assert_eq!(publisher.frame(kind, "far", b"refused"), (ResultCode(103), String::new()));
+    }
+    // What stays on a node is free.
+    let answer = publisher.unicast("near", b"");
+    assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(b"near"))));
+    assert_eq!(publish(&second, &["far", "at home"])["code"], 0);
+    assert_eq!(subscriber.received("far")["payload"], hex(b"at home"));
+}
+
+#[test]
+fn the_java_sdk_takes_certificates_as_build_chain_makes_them_with_openssl() {
+    if !have_java() || !have("openssl", "version", "openssl") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/openssl_chain.sh");
+    let output = Command::new("sh").arg(script).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "openssl_chain.sh: {}", text(&output.stderr));
+    let node = Process::start_with(&dir.path().join("conf"), true, ADMIN);
+    let mut java = Java::connect(&dir.path().join("sdk"), &[&node]);
+    java.subscribe("t");
+    wait_for_subscribers(&[&node], "t", 1);
+    java.broadcast("t", b"to myself");
+    assert_eq!(java.received("t")["payload"], hex(b"to myself"));
 }
