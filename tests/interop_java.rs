@@ -19,30 +19,21 @@ use amop::{
 };
 use serde_json::{Value, json};
 use support::{
-    host_dir,
+    have, host_dir,
     process::{PROGRAM, Process, write_config},
-    wait_until,
+    wait_until, wait_until_within,
 };
 
 /// Longer than anything here takes: the SDK looks only every 20 s whether it has lost a connection.
 const BOUND: Duration = Duration::from_secs(90);
+/// Between two looks at other processes, which share the processors with this one.
+const POLL: Duration = Duration::from_millis(20);
 /// Above every timeout of a node, so that the SDK does not answer itself.
 const PATIENCE_MS: u64 = 60_000;
 const ADMIN: &str = "[admin]\nlisten_port=0\n";
 
-/// Whether a program is there; if not, that is an error only where interoperation is required.
-fn have(program: &str, argument: &str, package: &str) -> bool {
-    let there = Command::new(program).arg(argument).output().is_ok();
-    let required = std::env::var_os("AMOP_INTEROP_REQUIRED").is_some();
-    assert!(there || !required, "{program} is needed here: install it (Debian: apt-get install {package})");
-    if !there {
-        println!("skipped: no {program} on this machine");
-    }
-    there
-}
-
 fn have_java() -> bool {
-    have("javac", "-version", "openjdk-17-jdk-headless") && have("mvn", "-version", "maven")
+    have("javac", "-version") && have("mvn", "-version")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -153,7 +144,7 @@ impl Java {
     fn wait_for_nodes(&mut self, nodes: &[&Process]) {
         let mut wanted: Vec<String> = nodes.iter().map(|node| node.channel.to_string()).collect();
         wanted.sort();
-        wait_until_within(BOUND, "the application has its connections", || {
+        wait_until_within(BOUND, POLL, "the application has its connections", || {
             self.tell(&json!({ "do": "nodes" }));
             let mut nodes: Vec<String> =
                 serde_json::from_value(self.next("nodes")["nodes"].clone()).expect("addresses");
@@ -223,15 +214,6 @@ impl Drop for Java {
     }
 }
 
-fn wait_until_within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let end = std::time::Instant::now() + bound;
-    while !holds() {
-        assert!(std::time::Instant::now() < end, "in vain: {what}");
-        // Answers come from processes that share the processors with this one.
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
-
 /// `amop sub` with JSON output.
 struct Subscriber {
     child: Child,
@@ -295,7 +277,7 @@ fn two_nodes(more: &str) -> (Process, Process) {
 }
 
 fn wait_for_subscribers(nodes: &[&Process], topic: &str, count: u64) {
-    wait_until_within(BOUND, "the subscribers are known", || {
+    wait_until_within(BOUND, POLL, "the subscribers are known", || {
         nodes.iter().all(|node| node.subscribers(topic) == count)
     });
 }
@@ -498,15 +480,14 @@ fn a_java_subscriber_that_does_not_answer_costs_time_or_102() {
     let own = publisher
         .ask(json!({ "do": "unicast", "topic": "slow", "payload": hex(b"second"), "timeout_ms": 100 }));
     assert_eq!((&own["code"], &own["seq"]), (&json!(102), &Value::Null));
-    // The SDK takes a subscription without a callback, and answers nothing to what it brings.
-    assert_eq!(publisher.frame(FrameType::REQUEST, "mute", b""), (ResultCode(102), String::new()));
-
     // What it answers too late disturbs no later request.
     slow.tell(&json!({ "do": "release" }));
     for payload in [b"first", b"again"] {
         let answer = publisher.unicast("slow", payload);
         assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(payload))));
     }
+    // The SDK takes a subscription without a callback, and answers nothing to what it brings.
+    assert_eq!(publisher.frame(FrameType::REQUEST, "mute", b""), (ResultCode(102), String::new()));
 }
 
 #[test]
@@ -543,7 +524,7 @@ fn what_the_limiter_refuses_reaches_a_java_publisher_as_103() {
 
 #[test]
 fn the_java_sdk_takes_certificates_as_build_chain_makes_them_with_openssl() {
-    if !have_java() || !have("openssl", "version", "openssl") {
+    if !have_java() || !have("openssl", "version") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
