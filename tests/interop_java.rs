@@ -75,7 +75,8 @@ fn hex(bytes: &[u8]) -> String {
 /// An application of the Java SDK.
 struct Java {
     child: Child,
-    commands: ChildStdin,
+    /// Until it stops.
+    commands: Option<ChildStdin>,
     events: mpsc::Receiver<Value>,
     /// Events that came before they were asked for.
     early: Vec<Value>,
@@ -112,7 +113,7 @@ impl Java {
                 let _ = sender.send(serde_json::from_str(&line).expect("one object a line"));
             }
         });
-        let commands = child.stdin.take().unwrap();
+        let commands = child.stdin.take();
         let mut java = Self { child, commands, events, early: Vec::new(), requests: 0, dir };
         assert_ne!(java.next("connected")["nodes"], json!([]));
         java.wait_for_nodes(nodes);
@@ -120,7 +121,8 @@ impl Java {
     }
 
     fn tell(&mut self, command: &Value) {
-        writeln!(self.commands, "{command}").expect("the application reads");
+        let commands = self.commands.as_mut().expect("it runs");
+        writeln!(commands, "{command}").expect("the application reads");
     }
 
     /// The next event that fits, which may have come already.
@@ -200,6 +202,12 @@ impl Java {
 
     fn broadcast(&mut self, topic: &str, payload: &[u8]) {
         self.tell(&json!({ "do": "broadcast", "topic": topic, "payload": hex(payload) }));
+    }
+
+    /// Ends the application in order, and gives its exit status.
+    fn stop(mut self) -> Option<i32> {
+        self.commands.take();
+        self.child.wait().unwrap().code()
     }
 }
 
@@ -355,6 +363,11 @@ fn java_applications_and_our_own_exchange_messages_over_two_nodes() {
     let topics: Vec<String> = serde_json::from_value(peers[0]["Topic"].clone()).unwrap();
     assert!(peers.as_array().unwrap().len() == 1 && topics.contains(&"贸易".to_owned()), "{peers}");
 
+    // The SDK writes the length of a topic that is too long as 0, which crashed FISCO BCOS' node (WIRE §8).
+    let too_long = "t".repeat(255);
+    assert_eq!(publisher.frame(FrameType::REQUEST, &too_long, b""), (ResultCode(100), String::new()));
+    assert_eq!(publisher.unicast("贸易", b"still here")["code"], 0);
+
     // An application that unsubscribes is gone, and only from that topic.
     subscriber.tell(&json!({ "do": "unsubscribe", "topic": "贸易" }));
     wait_for_subscribers(&[&first], "贸易", 0);
@@ -365,14 +378,29 @@ fn java_applications_and_our_own_exchange_messages_over_two_nodes() {
     // A multicast is accepted even then, and answered with its topic.
     let topic = hex(&[&[7], "贸易".as_bytes()].concat());
     assert_eq!(publisher.frame(FrameType::MULTICAST, "贸易", b"nobody"), (ResultCode::OK, topic));
+
+    // The SDK sends its whole list with each new topic, here faster than a node takes changes.
+    for number in 0..50 {
+        near.subscribe(&format!("burst {number}"));
+    }
+    for topic in ["burst 0", "burst 49"] {
+        wait_for_subscribers(&[&first, &second], topic, 1);
+    }
+    // An application that ends is gone from all.
+    assert_eq!(near.stop(), Some(0));
+    for (topic, left) in [("burst 0", 0), ("burst 49", 0), ("ours", 3)] {
+        wait_for_subscribers(&[&first, &second], topic, left);
+    }
 }
 
 #[test]
-fn files_travel_between_java_applications_and_our_own() {
+fn files_travel_among_three_nodes_between_java_applications_and_our_own() {
     if !have_java() {
         return;
     }
-    let (first, second) = two_nodes("");
+    let (first, third) = two_nodes("");
+    let more = format!("node.0={}\nnode.1={}\n{ADMIN}", first.p2p, third.p2p);
+    let second = Process::start_with(&host_dir(Profile::Rsa).join("node2/conf"), true, &more);
     let mut java = Java::connect(&certificates(), &[&first]);
     let dir = tempfile::tempdir().unwrap();
     let saved = dir.path().join("saved");

@@ -75,7 +75,6 @@ public final class Peer {
             case "send_frame" -> sendFrame(command, topic, payload);
             case "release" -> released.countDown();
             case "nodes" -> report("nodes", "nodes", sdk.getChannel().getAvailablePeer());
-            case "topics" -> report("topics", "topics", amop.getSubTopics());
             case "get_peers" -> report("peers", "peers", sdk.getClient(1).getPeers().getPeers());
             default -> throw new IllegalArgumentException(command.toString());
         }
