@@ -167,7 +167,13 @@ impl Java {
 
     /// Sends a unicast through the AMOP interface, and gives the answer.
     fn unicast(&mut self, topic: &str, payload: &[u8]) -> Value {
-        self.ask(
+        let id = self.send(topic, payload);
+        self.answer(id)
+    }
+
+    /// Sends a unicast, and gives the number by which to ask for the answer.
+    fn send(&mut self, topic: &str, payload: &[u8]) -> u64 {
+        self.begin(
             json!({ "do": "unicast", "topic": topic, "payload": hex(payload), "timeout_ms": PATIENCE_MS }),
         )
     }
@@ -189,11 +195,20 @@ impl Java {
         (ResultCode(code), answer["data"].as_str().unwrap().to_owned())
     }
 
-    fn ask(&mut self, mut command: Value) -> Value {
+    fn ask(&mut self, command: Value) -> Value {
+        let id = self.begin(command);
+        self.answer(id)
+    }
+
+    fn begin(&mut self, mut command: Value) -> u64 {
         self.requests += 1;
         command["id"] = self.requests.into();
         self.tell(&command);
-        self.next_that(|event| event["id"] == command["id"])
+        self.requests
+    }
+
+    fn answer(&mut self, id: u64) -> Value {
+        self.next_that(|event| event["id"] == id)
     }
 
     fn received(&mut self, topic: &str) -> Value {
@@ -328,6 +343,13 @@ fn java_applications_and_our_own_exchange_messages_over_two_nodes() {
     assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(b"from ours"))));
     let received = ours.next();
     assert_eq!((&received["text"], &received["seq"]), (&json!("from Java"), &answer["seq"]));
+    // Without waiting for answers they arrive in the order sent.
+    let ids: Vec<u64> =
+        (0..200).map(|number| publisher.send("ours", number.to_string().as_bytes())).collect();
+    for (number, id) in ids.into_iter().enumerate() {
+        assert_eq!(ours.next()["text"], number.to_string());
+        assert_eq!(publisher.answer(id)["code"], 0);
+    }
     let answer = publish(&first, &["贸易", "from ours"]);
     assert_eq!((&answer["code"], &answer["answer"]), (&json!(0), &json!("from ours")));
     assert_eq!(subscriber.received("贸易")["payload"], hex(b"from ours"));
