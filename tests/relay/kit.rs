@@ -499,12 +499,17 @@ impl Network {
         }
     }
 
+    /// A node sees one of its links end.
+    pub fn lose_link(&mut self, node: NodeIndex, (reactor, key): (ReactorId, LinkKey), reason: CloseReason) {
+        let end = self.end(node, reactor, key);
+        self.link_down(end, reason);
+    }
+
     /// Ends all links between two nodes: the first sees the other close them, that one sees them break.
     pub fn close_links_by_peer(&mut self, a: NodeIndex, b: NodeIndex) {
         for (x, y, reason) in [(a, b, CloseReason::ByPeer), (b, a, CloseReason::Broken)] {
-            for (reactor, key) in self.links_between(x, y) {
-                let end = self.end(x, reactor, key);
-                self.link_down(end, reason);
+            for link in self.links_between(x, y) {
+                self.lose_link(x, link, reason);
             }
         }
     }

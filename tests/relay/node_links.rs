@@ -2,10 +2,13 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use amop::wire::{
-    ResultCode,
-    node::{Extensions, Header, PacketType},
-    sdk::{self, FrameType},
+use amop::{
+    relay::CloseReason,
+    wire::{
+        ResultCode,
+        node::{Extensions, Header, PacketType},
+        sdk::{self, FrameType},
+    },
 };
 use smallvec::SmallVec;
 
@@ -246,4 +249,24 @@ fn a_node_that_answers_under_another_seq_counts_as_failed() {
     }
     assert_eq!(net.answer(publisher, &second, SOON).0, 0);
     assert_eq!(net.answer(publisher, &first, SOON), (ResultCode::NOT_DELIVERED.0, Vec::new()));
+}
+
+/// Found by the simulator: the end of a worn link overtook the Hello of the one that replaced it, and the
+/// node was given up in between.
+#[test]
+fn a_node_whose_next_link_is_there_already_is_not_given_up() {
+    let mut net = Network::mesh(8, 2, 1);
+    net.subscriber(1, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.wear_links(0, 1);
+    let worn = net.links_between(0, 1)[0];
+    let usual = net.timing.clone();
+    let slow = Duration::from_millis(400);
+    net.timing.link = slow..=slow;
+    net.connect(1, 0);
+    net.timing = usual;
+    net.lose_link(0, worn, CloseReason::ByPeer);
+    net.run_for(Duration::from_millis(300));
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, Duration::from_millis(500)).0, 0);
 }

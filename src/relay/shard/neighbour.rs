@@ -10,7 +10,7 @@ use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{Shard, Usage, node_link::NodeLink};
+use super::{LinkKind, Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError,
@@ -299,8 +299,13 @@ impl Shard {
             return;
         }
         neighbour.active = None;
+        // The Hello of one that replaces it may be on its way.
+        let successor = self.links.iter().flatten().any(|other| match &other.kind {
+            LinkKind::Node(other) => other.peer == link.peer && other.peer_link_number.is_none(),
+            LinkKind::Sdk(_) => false,
+        });
         let grace = match reason {
-            CloseReason::ByPeer => self.shared.settings.node_grace_after_close,
+            CloseReason::ByPeer if !successor => self.shared.settings.node_grace_after_close,
             _ => self.shared.settings.node_grace,
         };
         neighbour.standing = Standing::Lost { until: now + grace };

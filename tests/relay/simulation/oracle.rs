@@ -84,6 +84,8 @@ struct Fault {
     from: Instant,
     to: Option<Instant>,
     freezes: bool,
+    /// The node that waits for the link to return, in time: answers to its requests must not be lost.
+    spares: Option<NodeIndex>,
 }
 
 pub struct Oracle {
@@ -169,8 +171,15 @@ impl Oracle {
         other: Option<NodeIndex>,
         freezes: bool,
     ) -> usize {
-        self.faults.push(Fault { node, other, from: now, to: None, freezes });
+        self.faults.push(Fault { node, other, from: now, to: None, freezes, spares: None });
         self.faults.len() - 1
+    }
+
+    /// The link between two nodes ends and is back within the time that one of them waits for it.
+    pub fn begin_short_break(&mut self, now: Instant, waits: NodeIndex, other: NodeIndex) -> usize {
+        let fault = self.begin_fault(now, waits.min(other), Some(waits.max(other)), false);
+        self.faults[fault].spares = Some(waits);
+        fault
     }
 
     pub fn end_fault(&mut self, now: Instant, fault: usize) {
@@ -180,7 +189,22 @@ impl Oracle {
     /// Whether anything bad happened between two nodes, or to one of them, so late that it could matter
     /// in that time.
     fn is_disturbed(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
-        self.faults.iter().any(|fault| {
+        self.disturbances(a, b, from, to).next().is_some()
+    }
+
+    /// Whether answers from node `b` may be lost on their way to `a`.
+    fn may_lose_answers(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
+        self.disturbances(a, b, from, to).any(|fault| fault.spares != Some(a))
+    }
+
+    fn disturbances(
+        &self,
+        a: NodeIndex,
+        b: NodeIndex,
+        from: Instant,
+        to: Instant,
+    ) -> impl Iterator<Item = &Fault> {
+        self.faults.iter().filter(move |fault| {
             let concerns = match fault.other {
                 None => fault.node == a || fault.node == b,
                 Some(other) => a != b && (fault.node, other) == (a.min(b), a.max(b)),
@@ -495,9 +519,8 @@ impl Oracle {
                 let unheard = message.replies.iter().find(|(replier, replied, _)| {
                     let there = self.apps[*replier].node;
                     message.pushes.iter().any(|(app, at)| app == replier && at <= replied)
-                        && *replied + ON_THE_WAY <= now
-                        && (there == node || !self.is_disturbed(node, there, sent, now))
-                        && !self.is_disturbed(node, node, sent, now)
+                        && *replied + 2 * KNOWN_AFTER <= now
+                        && !self.may_lose_answers(node, there, sent, *replied + 2 * KNOWN_AFTER)
                 });
                 if let Some((app, ..)) = unheard
                     && !message.shares_seq

@@ -61,6 +61,7 @@ enum Action {
 enum Mend {
     Nothing,
     Unblock(NodeIndex, NodeIndex),
+    Connect(NodeIndex, NodeIndex),
     Thaw(NodeIndex),
     Kill(NodeIndex),
     Revive(NodeIndex, Clock),
@@ -582,8 +583,15 @@ impl World {
         self.faults += 1;
         if a != b && self.rng.random_bool(0.6) {
             let (a, b) = (a.min(b), a.max(b));
-            let fault = self.oracle.begin_fault(now, a, Some(b), false);
             let (from, to) = if self.rng.random_bool(0.5) { (a, b) } else { (b, a) };
+            if self.rng.random_bool(0.2) {
+                let back = self.millis(120..600);
+                self.say(|| format!("FAULT node{to} closes its link to node{from}, back in {back:?}"));
+                let fault = self.oracle.begin_short_break(now, from, to);
+                self.net.close_links_by_peer(to, from);
+                return self.after(back, Action::Mend { fault, how: Mend::Connect(from, to) });
+            }
+            let fault = self.oracle.begin_fault(now, a, Some(b), false);
             match self.rng.random_range(0..5) {
                 0 => {
                     self.say(|| format!("FAULT the link of node{a} and node{b} breaks"));
@@ -650,6 +658,12 @@ impl World {
                     if *count == 0 {
                         self.blocked.remove(&(a, b));
                     }
+                }
+            }
+            Mend::Connect(from, to) => {
+                if self.can_connect(from, to) && self.net.links_between(from, to).is_empty() {
+                    self.say(|| format!("node{from} dials node{to}"));
+                    self.net.connect(from, to);
                 }
             }
             Mend::Thaw(node) => {
