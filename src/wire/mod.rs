@@ -19,6 +19,7 @@ pub mod sdk;
 pub mod state;
 pub mod topic;
 
+mod hex;
 mod reader;
 
 pub use code::ResultCode;
