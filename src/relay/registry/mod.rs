@@ -291,6 +291,12 @@ impl Registry {
                     self.change_local_topic(reactor, &topic, difference);
                 }
             }
+            RegistryInput::Subscribers { changes } => {
+                for (topic, subscriber, subscribes) in changes {
+                    self.snapshot.set_own_subscriber(&topic, subscriber, subscribes);
+                    self.snapshot_changed = true;
+                }
+            }
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use crate::{
-    relay::{Class, LinkKey, MeshMessage, Outbound, ReactorId, SendError, snapshot::NodeRef},
+    relay::{Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, snapshot::NodeRef},
     wire::{
         FrameRef, ResultCode, TopicKind,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
@@ -33,9 +33,8 @@ impl Shard {
         // The acknowledgement repeats the topic, without a payload.
         let topic_field = &head[HEADER_LEN..HEADER_LEN + body.payload_offset];
         if body.kind() != TopicKind::Ordinary {
-            self.counters.dropped_unauthorised.increment();
             self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
-            return;
+            return self.send_private_multicast(now, key, &body, frame, out);
         }
         let snapshot = self.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
@@ -74,6 +73,31 @@ impl Shard {
         }
         for (reactor, nodes) in elsewhere {
             out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+        }
+    }
+
+    /// A multicast that only those may get whom its publisher has accepted.
+    fn send_private_multicast(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        body: &AmopBody<'_>,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        self.note_subscribers(now, key.index);
+        let audience = self.audience(key.index, body.topic);
+        if audience.is_empty() {
+            self.counters.dropped_unauthorised.increment();
+            return;
+        }
+        for (reactor, audience) in audience.by_reactor() {
+            if reactor == self.id {
+                self.deliver_private_multicast(now, audience, frame, out);
+            } else {
+                let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
+                out.to_reactor(reactor, message, frame);
+            }
         }
     }
 

@@ -8,10 +8,10 @@ use std::time::Instant;
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use super::Shard;
+use super::{Shard, desk::DESK, publisher::Audience};
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId,
+        LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
         counters::Outcome,
         snapshot::{NodeRef, TopicEntry},
         timers::TimerKey,
@@ -19,6 +19,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+        topic::MintedTopic,
     },
 };
 
@@ -68,6 +69,8 @@ pub(super) enum Origin {
 enum Try {
     None,
     Reactor(ReactorId),
+    /// The desk, which has a challenge carried to one session.
+    Desk,
     Node(u32),
 }
 
@@ -92,7 +95,9 @@ impl Furthest {
 }
 
 enum Candidate {
-    Reactor(ReactorId),
+    /// With a private topic only those of its sessions that are named.
+    Reactor(ReactorId, Option<Box<Named>>),
+    Desk,
     Node(NodeRef),
 }
 
@@ -115,9 +120,17 @@ impl Shard {
                 return;
             }
         };
-        // Private topics reach authorised sessions only, and nobody is authorised yet; the other
-        // special names are never routable.
-        if body.kind() != TopicKind::Ordinary {
+        let is_routable = match body.kind() {
+            TopicKind::Ordinary => true,
+            TopicKind::Data => {
+                self.note_subscribers(now, key.index);
+                !self.audience(key.index, body.topic).is_empty()
+            }
+            // As subscribed they are not; those that were minted here lead to the desk.
+            TopicKind::Route => self.leads_to_desk(body.topic),
+            TopicKind::Marker | TopicKind::BlockNotify => false,
+        };
+        if !is_routable {
             self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
             return;
         }
@@ -225,7 +238,21 @@ impl Shard {
             }
             match candidate {
                 None => return self.give_up(now, id, out),
-                Some(Candidate::Reactor(reactor)) => {
+                Some(Candidate::Desk) => {
+                    request.current = Try::Desk;
+                    let sender = match request.origin {
+                        Origin::Session { id, .. } => Some(id),
+                        Origin::Node { .. } => None,
+                    };
+                    if own != DESK {
+                        return out.to_reactor(DESK, MeshMessage::Carry { request: id, sender }, frame);
+                    }
+                    if !self.carry(now, own, id, sender, frame, out) {
+                        self.handle_undeliverable(now, id, DESK, out);
+                    }
+                    return;
+                }
+                Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = Try::Reactor(reactor);
                     let mut excluded = request.tried.clone();
                     if let Origin::Session { id, .. } = request.origin {
@@ -234,11 +261,11 @@ impl Shard {
                     if reactor != own {
                         return out.to_reactor(
                             reactor,
-                            MeshMessage::Deliver { request: id, excluded },
+                            MeshMessage::Deliver { request: id, audience, excluded },
                             frame,
                         );
                     }
-                    if self.push_to_any(now, own, id, &excluded, frame, out) {
+                    if self.push_to_any(now, own, id, audience.as_deref(), &excluded, frame, out) {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
@@ -297,9 +324,19 @@ impl Shard {
     /// tells whether anybody else would be left.
     fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
         let snapshot = self.shared.snapshot.load();
-        let nobody = TopicEntry::default();
-        let entry = snapshot.topic(topic).map_or(&nobody, |entry| entry);
         let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
+        let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
+            (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
+            (TopicKind::Route, _) => {
+                // There is one way, and it is gone once.
+                let untried = request.exhausted.is_empty() && request.tried.is_empty();
+                return (untried.then_some(Candidate::Desk), false);
+            }
+            _ => None,
+        };
+        let nobody = TopicEntry::default();
+        let accepted = audience.as_ref().map(Audience::entry);
+        let entry = accepted.as_ref().or_else(|| snapshot.topic(topic)).unwrap_or(&nobody);
         let (publisher, foreign) = match request.origin {
             Origin::Session { key, .. } => (Some(key.index), true),
             Origin::Node { .. } => (None, false),
@@ -314,15 +351,24 @@ impl Shard {
         };
         let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
         let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();
-        let own_weight = match request.exhausted.contains(&own) {
-            true => 0,
-            false => own_sessions.len().saturating_sub(gone) as u64,
-        };
         // Those that were tried elsewhere may have left, and others be there in their place: who knows is
         // asked.
         let weight_of = |reactor: ReactorId, count: u64| match request.exhausted.contains(&reactor) {
             true => 0,
             false => count.saturating_sub(tried_of(reactor).count() as u64).max(count.min(1)),
+        };
+        let own_weight = match audience {
+            _ if request.exhausted.contains(&own) => 0,
+            None => own_sessions.len().saturating_sub(gone) as u64,
+            Some(_) => entry
+                .reactors
+                .iter()
+                .find(|(reactor, _)| *reactor == own)
+                .map_or(0, |&(reactor, count)| weight_of(reactor, count.into())),
+        };
+        let named = |reactor: ReactorId| {
+            let mut parts = audience.iter().flat_map(Audience::by_reactor);
+            parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
         };
         let reactors = entry.reactors.iter().filter(|(reactor, _)| *reactor != own);
         let nodes = entry
@@ -337,13 +383,13 @@ impl Shard {
         }
         let mut point = self.rng.random_range(0..total);
         if point < own_weight {
-            return (Some(Candidate::Reactor(own)), total > 1);
+            return (Some(Candidate::Reactor(own, named(own))), total > 1);
         }
         point -= own_weight;
         for &(reactor, count) in reactors {
             let weight = weight_of(reactor, count.into());
             if point < weight {
-                return (Some(Candidate::Reactor(reactor)), total > 1);
+                return (Some(Candidate::Reactor(reactor, named(reactor))), total > 1);
             }
             point -= weight;
         }
@@ -388,6 +434,26 @@ impl Shard {
         }
     }
 
+    /// Whether a route topic is one that challenges of this node's subscribers may have.
+    fn leads_to_desk(&self, topic: &str) -> bool {
+        MintedTopic::decode(topic).is_some_and(|minted| minted.is_at(&self.shared.id))
+    }
+
+    /// A challenged session could not take its challenge.
+    pub(super) fn report_not_presented(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        out: &mut impl Outbound,
+    ) {
+        if coordinator == self.id {
+            self.handle_undeliverable(now, request, self.id, out);
+        } else {
+            out.to_reactor(coordinator, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+        }
+    }
+
     pub(super) fn handle_undeliverable(
         &mut self,
         now: Instant,
@@ -398,7 +464,7 @@ impl Shard {
         let Some(request) = self.request_mut(id) else { return };
         request.exhausted.push(reactor);
         request.furthest = request.furthest.max(Furthest::NotDelivered);
-        if request.current == Try::Reactor(reactor) {
+        if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
             self.retry(now, id, out);
         }
     }
@@ -463,7 +529,7 @@ impl Shard {
         let node = request.nodes.last().cloned();
         self.retained_bytes -= freed;
         match (current, node) {
-            (Try::Reactor(_), _) => {
+            (Try::Reactor(_) | Try::Desk, _) => {
                 self.note_pushed(id);
                 self.close_request(now, id, out);
             }
