@@ -158,6 +158,13 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .memory(shard::CHALLENGES_MAX * in_table(sizes.challenge)),
         fixed(
+            "those of them that another node's publishers have",
+            shard::CHALLENGES_OF_NODE_MAX,
+            "challenges",
+            "neighbour",
+            "the same",
+        ),
+        fixed(
             "payloads of challenges",
             shard::CARRIED_MAX,
             "payloads",
@@ -166,6 +173,20 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .memory(shard::CARRIED_MAX * in_table(sizes.carried)),
         fixed("payloads of challenges", millis(shard::CARRIED_MEMORY), "ms", "payload", "forgotten"),
+        fixed(
+            "subscribers of a private topic that other nodes are told",
+            state::SUBSCRIBERS_MAX,
+            "sessions",
+            "topic",
+            "no publisher elsewhere reaches the others: subscribers_not_told",
+        ),
+        fixed(
+            "subscribers that a frame names",
+            crate::wire::node::AUDIENCE_MAX,
+            "sessions",
+            "frame to a node",
+            "a multicast goes in several frames, a unicast tries no further ones there",
+        ),
         fixed("nodes", registry::NODES_MAX, "neighbours", "node", "the link is closed: refused_nodes")
             .memory(registry::NODES_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
         fixed(

@@ -186,7 +186,7 @@ impl Outcome {
 #[derive(Default, Debug)]
 pub struct Latencies {
     /// From a session's request to its answer, for each [`Outcome`]. Requests that are refused at once
-    /// (malformed, private topics, over a bound) are not here.
+    /// (malformed, nobody who may get them, over a bound) are not here.
     requests: [Histogram; Outcome::ALL.len()],
     /// From the push to a session to its answer.
     pub pushes: Histogram,

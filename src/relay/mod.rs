@@ -37,7 +37,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use self::snapshot::NodeRef;
-use crate::wire::{FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, sdk::Seq};
+use crate::wire::{
+    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
+};
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
 /// it.
@@ -85,6 +87,17 @@ impl SubscriberId {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named(pub Vec<SubscriberId>);
 
+impl Named {
+    /// Those that a node with so many reactors may have, in order and once each.
+    fn from_numbers(numbers: &[u64], reactors: u16) -> Self {
+        let numbers = numbers.iter().map(|&number| SubscriberId(number));
+        let mut named: Vec<_> = numbers.filter(|number| number.reactor().0 < reactors).collect();
+        named.sort_unstable();
+        named.dedup();
+        Self(named)
+    }
+}
+
 /// One challenge of a publisher to a subscriber of a private topic (WIRE §4).
 #[derive(Clone, Debug)]
 pub struct Challenge {
@@ -96,8 +109,10 @@ pub struct Challenge {
     pub token: ChallengeToken,
     /// Who is challenged.
     pub subscriber: SubscriberId,
-    /// The publisher's session.
+    /// The publisher's session; if `node` is set, by that node's number.
     pub publisher: SessionId,
+    /// The publisher's node, if it is another one.
+    pub node: Option<NodeId>,
     /// How long it may be carried to the subscriber.
     pub open_for: Duration,
 }
@@ -293,14 +308,21 @@ pub enum MeshMessage {
         /// The challenge.
         challenge: Box<Challenge>,
     },
-    /// From the desk: the challenge is open, the publisher may be asked.
+    /// The challenge is open: the publisher may be asked.
     ChallengeOpened {
         /// The publisher's session.
         publisher: SessionId,
         /// Which challenge.
         token: ChallengeToken,
-        /// Number of the minted route topic.
-        number: u64,
+        /// The subscriber's node that says so, if it is another one.
+        node: Option<Box<NodeId>>,
+    },
+    /// Tell a neighbour about a challenge.
+    SendNotice {
+        /// Which neighbour.
+        node: Box<NodeId>,
+        /// What.
+        notice: Box<Notice>,
     },
     /// To the desk: a unicast (the frame) to a minted route topic of this node.
     Carry {
@@ -326,6 +348,8 @@ pub enum MeshMessage {
         publisher: SessionId,
         /// Which challenge.
         token: ChallengeToken,
+        /// The subscriber's node that says so, if it is another one.
+        node: Option<Box<NodeId>>,
     },
     /// Send a unicast (the frame) over your link to this node.
     Forward {
@@ -337,6 +361,8 @@ pub enum MeshMessage {
         message: u32,
         /// Milliseconds left for the request.
         time_left_ms: u32,
+        /// For a private topic, who may get it.
+        audience: Option<Box<Named>>,
     },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
@@ -364,6 +390,15 @@ pub enum MeshMessage {
         message: u32,
         /// Set if the coordinator wants to know, by a [`Self::ForwardFailed`], how far it got.
         report: bool,
+    },
+    /// Send a multicast (the frame) with a private topic over your link to this node.
+    ForwardPrivateMulticast {
+        /// Where to.
+        node: Box<NodeId>,
+        /// The message's number at this node.
+        message: u32,
+        /// Who may get it there.
+        audience: Box<Named>,
     },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {

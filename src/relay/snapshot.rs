@@ -22,11 +22,13 @@ pub struct TopicEntry {
 pub struct PrivateEntry {
     /// Sessions of this node.
     pub own: imbl::OrdSet<SubscriberId>,
+    /// Those of other nodes; none is empty.
+    pub nodes: Vec<(NodeRef, Arc<[SubscriberId]>)>,
 }
 
 impl PrivateEntry {
     fn is_empty(&self) -> bool {
-        self.own.is_empty()
+        self.own.is_empty() && self.nodes.is_empty()
     }
 }
 
@@ -34,7 +36,7 @@ impl PrivateEntry {
 pub type NodeRef = Arc<NodeEntry>;
 
 /// Another node that is reachable.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeEntry {
     /// Who.
     pub id: NodeId,
@@ -100,6 +102,16 @@ impl Snapshot {
                 entry.own.insert(subscriber);
             } else {
                 entry.own.remove(&subscriber);
+            }
+        });
+    }
+
+    /// Sets who of another node subscribes to a private topic.
+    pub fn set_node_subscribers(&mut self, topic: &Topic, node: &NodeRef, subscribers: Arc<[SubscriberId]>) {
+        self.change_private(topic, |entry| {
+            entry.nodes.retain(|(other, _)| other.id != node.id);
+            if !subscribers.is_empty() {
+                entry.nodes.push((node.clone(), subscribers));
             }
         });
     }

@@ -216,6 +216,15 @@ pub struct Extensions {
     pub by_node: bool,
 }
 
+/// Sessions that the audience of one destination may name, so that all extensions fit.
+pub const AUDIENCE_MAX: usize = 480;
+/// Bytes that an audience for one destination takes.
+pub fn audience_len(sessions: usize) -> usize {
+    2 + 2 + 2 + 8 * sessions
+}
+
+const _: () = assert!(2 + 2 + 2 + 8 * AUDIENCE_MAX + 128 <= EXTENSIONS_LEN_MAX);
+
 const EXTENSION_TIME_LEFT: u16 = 1;
 const EXTENSION_AUDIENCE: u16 = 2;
 const EXTENSION_TRIED: u16 = 3;

@@ -3,15 +3,21 @@
 //! Applications here play the parts of unmodified SDKs: a subscriber signs whatever comes under its own
 //! route topic, a publisher verifies whom it is asked to. A signature is a keyed hash.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use amop::{
-    relay::{ReactorId, counters::Counters},
+    relay::{ReactorId, bandwidth::Limiter, counters::Counters, settings::Settings},
     wire::{
         ResultCode,
+        node::{self, AUDIENCE_MAX, Extensions, PacketType},
+        private::Notice,
         sdk::{self, AmopBody, FrameType, Seq},
     },
 };
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Received};
 
@@ -724,5 +730,356 @@ fn unicasts_try_accepted_subscribers_only_and_each_at_most_once() {
     }
     for app in others {
         assert_eq!(play.messages(app), [] as [Vec<u8>; 0]);
+    }
+}
+
+#[test]
+fn across_nodes_who_proves_the_key_gets_messages_and_others_of_its_node_do_not() {
+    for (seed, reactors) in PLACES {
+        let mut play = Play::new(seed, 3, reactors);
+        for _ in 0..seed {
+            play.net.app(0, Behaviour::Silent);
+        }
+        let publisher = play.publisher(0, &[1]);
+        let proven: Vec<_> = [1, 0, 1, 2].map(|node| play.subscriber(node, Some(1))).into();
+        let others: Vec<_> = [(1, None), (0, Some(2)), (2, Some(2)), (1, Some(2))]
+            .map(|(node, key)| play.subscriber(node, key))
+            .into();
+        play.run(SOON);
+        for _ in 0..12 {
+            play.expect(publisher, &proven, &others);
+        }
+        let unicasts = |app| play.net.pushed(app, FrameType::REQUEST).len() - play.challenges(app).len();
+        assert_eq!(proven.iter().map(|&app| unicasts(app)).sum::<usize>(), 12);
+        assert!(proven.iter().filter(|&&app| unicasts(app) > 0).count() > 1, "receivers are drawn");
+    }
+}
+
+#[test]
+fn a_challenge_names_the_subscribers_node_and_reaches_it_through_any_other() {
+    for way in 0..3 {
+        let mut play = Play::new(30 + way as u64, 3, 2);
+        let publisher = play.manual_publisher(0);
+        let subscriber = play.subscriber(1, Some(1));
+        play.run(SOON);
+        let asked = play.asked(publisher).remove(0);
+        let node = play.net.nodes[1].id.to_hex();
+        assert_eq!(&asked.node_id[..64], &node[..64]);
+        assert!(asked.route.contains(&format!("_{}", &node[..16])));
+        let sender = play.net.app(way, Behaviour::Silent);
+        let seq = play.net.unicast(sender, &asked.route, b"sign this");
+        play.run(SOON);
+        let signed = sign(1, b"sign this");
+        let answer = sdk::encode_amop(FrameType::RESPONSE, &seq, ResultCode::OK, &asked.route, &signed);
+        assert_eq!(play.net.answers(sender, &seq)[0].data, answer[sdk::HEADER_LEN..]);
+        assert_eq!(
+            play.challenges(subscriber),
+            [(route(DATA, subscriber as u32), b"sign this".to_vec())],
+            "under its own topic"
+        );
+        assert_eq!(play.unicast(sender, &asked.route, b"sign this"), 101, "once");
+        play.verdict(publisher, 0, &asked.node_id, DATA);
+        play.run(SOON);
+        play.expect(publisher, &[subscriber], &[]);
+    }
+}
+
+#[test]
+fn only_the_subscribers_node_can_say_that_the_subscriber_answered() {
+    let mut play = Play::new(40, 3, 2);
+    let publisher = play.manual_publisher(0);
+    let subscriber = play.subscriber(1, None);
+    play.run(SOON);
+    let asked = play.asked(publisher).remove(0);
+    play.verdict(publisher, 0, &asked.node_id, DATA);
+    play.run(SOON);
+    let token: [u8; 32] =
+        std::array::from_fn(|i| u8::from_str_radix(&asked.node_id[64 + 2 * i..66 + 2 * i], 16).unwrap());
+    let forge = |play: &mut Play, from: NodeIndex| {
+        for reactor in 0..4u64 {
+            for number in 0..4 {
+                let notice = Notice::Answered { publisher: reactor << 48 | number, token };
+                let payload = notice.encode();
+                let mut frame = Default::default();
+                node::Header::direct(PacketType::BROADCAST, 0).encode_into(payload.len(), &mut frame);
+                frame.extend_from_slice(&payload);
+                play.net.forge(from, 0, &frame);
+            }
+        }
+        play.run(SOON);
+    };
+    forge(&mut play, 2);
+    play.expect(publisher, &[], &[subscriber]);
+    forge(&mut play, 1);
+    play.expect(publisher, &[subscriber], &[]);
+}
+
+#[test]
+fn frames_of_other_nodes_reach_only_who_is_named_and_still_holds_the_topic() {
+    let mut play = Play::new(41, 2, 2);
+    let both: Vec<_> = (0..2).map(|_| play.net.app(1, Behaviour::Silent)).collect();
+    for &app in &both {
+        play.take_topics(app, &[DATA, OTHER_DATA], app as u32);
+        play.run(SOON);
+    }
+    let number_of = |play: &Play, topic: &str, app: usize| {
+        let snapshot = play.net.nodes[1].shared.snapshot.load_full();
+        snapshot.private(topic).unwrap().own.iter().nth(app).unwrap().0
+    };
+    let (data, other) = (number_of(&play, DATA, 0), number_of(&play, OTHER_DATA, 0));
+    let mut message = 0;
+    let mut send = |play: &mut Play, packet_type: PacketType, audience: Option<Vec<u64>>| {
+        let frame_type =
+            if packet_type == PacketType::UNICAST { FrameType::REQUEST } else { FrameType::MULTICAST };
+        let seq = play.net.seq();
+        let inner = sdk::encode_amop(frame_type, &seq, ResultCode::OK, DATA, b"secret");
+        let extensions = Extensions { audience: audience.map(|one| vec![one]), ..Extensions::default() };
+        let (mut block, mut frame) = Default::default();
+        extensions.encode_into(&mut block);
+        message += 1;
+        node::Header::direct(packet_type, message).encode_into(block.len() + inner.len(), &mut frame);
+        frame.extend_from_slice(&block);
+        frame.extend_from_slice(&inner);
+        play.net.forge(0, 1, &frame);
+        play.run(SOON);
+        // Node 0 has ended the link: it was told of a frame taken that it knows nothing of.
+        play.net.connect(0, 1);
+        play.run(SOON);
+    };
+    let count = |play: &Play| -> usize { both.iter().map(|&app| play.messages(app).len()).sum() };
+    for packet_type in [PacketType::UNICAST, PacketType::MULTICAST] {
+        let before = count(&play);
+        let strange = [u64::MAX, 7 << 48 | 1, 0, 99];
+        for audience in [None, Some(vec![]), Some(vec![other]), Some(strange.to_vec())] {
+            send(&mut play, packet_type, audience);
+        }
+        assert_eq!(count(&play), before);
+        send(&mut play, packet_type, Some(vec![data, data, other]));
+        assert_eq!(count(&play), before + 1, "the named one gets it once");
+    }
+    // The same sessions, under numbers of before.
+    for &app in &both {
+        play.subscribe(app, &[]);
+        play.take_topics(app, &[DATA, OTHER_DATA], app as u32);
+    }
+    play.run(SOON);
+    let before = count(&play);
+    for packet_type in [PacketType::UNICAST, PacketType::MULTICAST] {
+        send(&mut play, packet_type, Some(vec![data]));
+    }
+    assert_eq!(count(&play), before);
+}
+
+#[test]
+fn who_drops_the_data_topic_at_another_node_has_proved_nothing() {
+    let mut play = Play::new(42, 2, 2);
+    let publisher = play.publisher(0, &[1]);
+    let subscriber = play.subscriber(1, Some(1));
+    play.run(SOON);
+    play.expect(publisher, &[subscriber], &[]);
+    play.part(subscriber).signs_with = None;
+    play.subscribe(subscriber, &[]);
+    play.take_topics(subscriber, &[DATA], 100);
+    play.run(2 * STEP);
+    for _ in 0..40 {
+        play.net.multicast(publisher, DATA, b"secret");
+        play.net.unicast(publisher, DATA, b"secret");
+        play.run(STEP);
+    }
+    play.run(SOON);
+    assert!(!play.messages(subscriber).contains(&b"secret".to_vec()));
+    play.expect(publisher, &[], &[subscriber]);
+    // A renewed uuid is no such thing.
+    play.part(subscriber).signs_with = Some(1);
+    play.run(Duration::from_secs(20));
+    play.expect(publisher, &[subscriber], &[]);
+    play.take_topics(subscriber, &[DATA], 101);
+    play.run(SOON);
+    let asked = play.asked(publisher).len();
+    play.expect(publisher, &[subscriber], &[]);
+    assert_eq!(play.asked(publisher).len(), asked);
+}
+
+#[test]
+fn a_payload_is_not_handed_on_within_another_node_either() {
+    let mut play = Play::new(43, 2, 2);
+    let publisher = play.manual_publisher(0);
+    let honest = play.subscriber(1, Some(1));
+    let mallory = play.net.app(1, Behaviour::Silent);
+    let own = route(DATA, 66);
+    play.parts.insert(mallory, Part { is_manual: true, ..Part::default() });
+    play.subscribe(mallory, &[DATA, &own, MARKER]);
+    play.run(SOON);
+    for challenge in play.asked(publisher) {
+        let payload = play.payload();
+        let seq = play.net.unicast(publisher, &challenge.route, &payload);
+        play.run(SOON);
+        if play.challenges(mallory) == [(own.clone(), payload.clone())] {
+            let towards_honest = play.asked(mallory).pop().expect("it is a publisher");
+            assert_eq!(play.unicast(mallory, &towards_honest.route, &payload), 101);
+            assert_eq!(play.net.answers(publisher, &seq).len(), 0);
+        } else {
+            play.verdict(publisher, 0, &challenge.node_id, DATA);
+        }
+    }
+    play.run(SOON);
+    assert_eq!(play.total(|counters| counters.challenges_handed_on.get()), 1);
+    play.expect(publisher, &[honest], &[mallory]);
+}
+
+#[test]
+fn subscribers_of_a_node_that_restarts_prove_themselves_anew() {
+    let mut play = Play::new(44, 2, 2);
+    let publisher = play.publisher(0, &[1]);
+    let subscriber = play.subscriber(1, Some(1));
+    play.run(SOON);
+    play.expect(publisher, &[subscriber], &[]);
+    play.net.restart(1, Duration::from_millis(200));
+    play.net.connect(0, 1);
+    let impostor = play.subscriber(1, None);
+    play.run(Duration::from_secs(2));
+    play.expect(publisher, &[], &[impostor]);
+    let again = play.subscriber(1, Some(1));
+    play.run(Duration::from_secs(1));
+    play.expect(publisher, &[again], &[impostor]);
+}
+
+#[test]
+fn more_subscribers_than_one_frame_can_name_all_get_their_copy() {
+    let mut play = Play::new(45, 2, 2);
+    let publisher = play.publisher(0, &[1]);
+    let subscribers: Vec<_> = (0..AUDIENCE_MAX + 10).map(|_| play.subscriber(1, Some(1))).collect();
+    play.run(Duration::from_secs(2));
+    play.expect(publisher, &subscribers, &[]);
+    for subscriber in subscribers {
+        assert_eq!(play.net.pushed(subscriber, FrameType::MULTICAST).len(), 1);
+    }
+}
+
+#[test]
+fn private_messages_that_leave_the_node_cost_bandwidth() {
+    let mut net = Network::new(46);
+    net.add_limited_node(1, Settings::default(), Limiter::new(100_000.0, Duration::from_millis(100)));
+    net.add_node(1, Settings::default());
+    net.connect(0, 1);
+    net.run_for(SOON);
+    let mut play = Play { net, parts: BTreeMap::new(), payloads: 0 };
+    let publisher = play.publisher(0, &[1]);
+    let subscriber = play.subscriber(1, Some(1));
+    play.run(SOON);
+    play.expect(publisher, &[subscriber], &[]);
+    play.run(Duration::from_secs(1));
+    for number in 0..2u8 {
+        for frame_type in [FrameType::MULTICAST, FrameType::REQUEST] {
+            let seq = play.net.seq();
+            let large = vec![number; 50_000];
+            play.net.bytes(publisher, sdk::encode_amop(frame_type, &seq, ResultCode::OK, DATA, &large));
+            play.run(SOON / 10);
+            let expected = if number == 0 && frame_type == FrameType::MULTICAST {
+                ResultCode::OK
+            } else {
+                ResultCode::OVER_BANDWIDTH
+            };
+            assert_eq!(play.net.answers(publisher, &seq)[0].code(), expected);
+        }
+    }
+}
+
+/// Applications come and go, renew uuids, lose keys, links break; at the end everybody reaches whom it should.
+#[test]
+fn no_private_message_ever_reaches_a_session_that_has_not_proved_itself_to_its_publisher() {
+    for seed in 0..12 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let (nodes, reactors) = (rng.random_range(1..=3), rng.random_range(1..=3));
+        let mut play = Play::new(1_000 + seed, nodes, reactors);
+        let (mut publishers, mut subscribers) = (BTreeMap::new(), Vec::new());
+        // Keys of each subscriber, and until when what it proved by them may still arrive.
+        let mut keys: BTreeMap<AppIndex, Vec<(Key, Option<Instant>)>> = BTreeMap::new();
+        let mut checked: BTreeMap<AppIndex, usize> = BTreeMap::new();
+        let mut delivered = 0;
+        for _ in 0..250 {
+            let node = rng.random_range(0..nodes);
+            match rng.random_range(0..12) {
+                0..=1 if publishers.len() < 6 => {
+                    let key: Key = rng.random_range(1..=2);
+                    publishers.insert(play.publisher(node, &[key]), key);
+                }
+                2..=4 if subscribers.len() < 12 => {
+                    let key = [None, Some(1), Some(2)][rng.random_range(0..3)];
+                    let app = play.subscriber(node, key);
+                    keys.insert(app, key.map(|key| (key, None)).into_iter().collect());
+                    subscribers.push(app);
+                }
+                5 if !subscribers.is_empty() => {
+                    let app = subscribers.swap_remove(rng.random_range(0..subscribers.len()));
+                    play.net.disconnect(app);
+                    play.parts.remove(&app);
+                }
+                6 if rng.random_bool(0.3) => {
+                    if let Some((app, _)) = publishers.pop_first() {
+                        play.net.disconnect(app);
+                        play.parts.remove(&app);
+                    }
+                }
+                7 if !subscribers.is_empty() => {
+                    let app = subscribers[rng.random_range(0..subscribers.len())];
+                    play.take_topics(app, &[DATA], rng.random());
+                }
+                8 if !subscribers.is_empty() => {
+                    // It drops the topic, and takes it again with another key, or none.
+                    let app = subscribers[rng.random_range(0..subscribers.len())];
+                    play.subscribe(app, &[]);
+                    let key = [None, Some(1), Some(2)][rng.random_range(0..3)];
+                    play.part(app).signs_with = key;
+                    play.take_topics(app, &[DATA], rng.random());
+                    let proved = keys.get_mut(&app).expect("it is known");
+                    let until = play.net.now + Duration::from_millis(10);
+                    proved.iter_mut().for_each(|(_, end)| *end = Some(end.unwrap_or(until)));
+                    proved.extend(key.map(|key| (key, None)));
+                }
+                9 if nodes > 1 && rng.random_bool(0.2) => {
+                    let other = (node + 1) % nodes;
+                    play.net.break_links(node, other);
+                    play.net.connect(node, other);
+                }
+                _ => {
+                    for &app in publishers.keys() {
+                        let payload = (app as u64).to_be_bytes();
+                        if rng.random_bool(0.5) {
+                            play.net.multicast(app, DATA, &payload);
+                        } else {
+                            play.net.unicast(app, DATA, &payload);
+                        }
+                    }
+                }
+            }
+            play.run(Duration::from_millis(rng.random_range(0..40)));
+            for (&app, keys) in &keys {
+                let from = checked.insert(app, play.net.apps[app].received.len()).unwrap_or(0);
+                for received in &play.net.apps[app].received[from..] {
+                    let is_push =
+                        [FrameType::REQUEST, FrameType::MULTICAST].contains(&received.header.frame_type);
+                    let body = AmopBody::decode(&received.data);
+                    let Some(body) = body.ok().filter(|body| is_push && body.topic == DATA) else { continue };
+                    let payload = received.data[body.payload_offset..].first_chunk().expect("a publisher");
+                    let publisher = u64::from_be_bytes(*payload) as AppIndex;
+                    let accepted = &play.parts.get(&publisher).map(|part| part.accepts[DATA].clone());
+                    // One that has left had one of the two keys; who it was is not known any more.
+                    let accepted = accepted.clone().unwrap_or_else(|| vec![1, 2]);
+                    let proved = keys
+                        .iter()
+                        .any(|(key, end)| accepted.contains(key) && end.is_none_or(|end| received.at <= end));
+                    assert!(proved, "seed {seed}: app{app} got a message of app{publisher}");
+                    delivered += 1;
+                }
+            }
+        }
+        assert!(delivered > 0 || publishers.is_empty(), "seed {seed}: nothing happened");
+        play.run(Duration::from_secs(25));
+        for (&publisher, key) in &publishers {
+            let (yes, no): (Vec<_>, Vec<_>) =
+                subscribers.iter().partition(|&app| play.parts[app].signs_with == Some(*key));
+            play.expect(publisher, &yes, &no);
+        }
     }
 }

@@ -16,11 +16,12 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::Shard;
+use super::{OPEN_FOR_MAX, Shard};
 use crate::{
     relay::{Challenge, MeshMessage, Outbound, ReactorId, RequestId, SessionId, SubscriberId},
     wire::{
-        FrameRef,
+        FrameRef, NodeId,
+        private::Notice,
         sdk::{AmopBody, HEADER_LEN},
         topic::MintedTopic,
     },
@@ -30,6 +31,8 @@ use crate::{
 pub(super) const DESK: ReactorId = ReactorId(0);
 /// Challenges to a node's subscribers that are open at once.
 pub(in crate::relay) const CHALLENGES_MAX: usize = 65_536;
+/// Those of them that one other node's publishers may have.
+pub(in crate::relay) const CHALLENGES_OF_NODE_MAX: usize = CHALLENGES_MAX / 8;
 /// Payloads of challenges that a node remembers; while there are so many it carries no further ones.
 pub(in crate::relay) const CARRIED_MAX: usize = 262_144;
 /// A payload that was carried to one session is carried to no other for so long: who is challenged
@@ -41,6 +44,8 @@ pub(super) struct Desk {
     /// By the number of the minted topic.
     open: AHashMap<u64, OpenChallenge>,
     ends: BTreeSet<(Instant, u64)>,
+    /// How many are of each other node.
+    of_nodes: AHashMap<NodeId, usize>,
     /// To whom payloads, by their hash, were carried last, and when.
     carried: AHashMap<[u8; 32], (SubscriberId, Instant)>,
     carried_order: VecDeque<(Instant, [u8; 32])>,
@@ -63,6 +68,7 @@ impl Desk {
         Self {
             open: AHashMap::with_hasher(hashing.clone()),
             ends: BTreeSet::new(),
+            of_nodes: AHashMap::with_hasher(hashing.clone()),
             carried: AHashMap::with_hasher(hashing),
             carried_order: VecDeque::new(),
         }
@@ -74,7 +80,15 @@ impl Desk {
             && until <= now
         {
             self.ends.pop_first();
-            self.open.remove(&number);
+            let node = self.open.remove(&number).and_then(|open| open.challenge.node);
+            if let Some(node) = node
+                && let Some(count) = self.of_nodes.get_mut(&node)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_nodes.remove(&node);
+                }
+            }
         }
         while let Some(&(since, hash)) = self.carried_order.front()
             && now.saturating_duration_since(since) >= CARRIED_MEMORY
@@ -107,21 +121,30 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.desk.expire(now);
-        if self.desk.open.len() >= CHALLENGES_MAX || self.desk.open.contains_key(&challenge.number) {
+        let of_node = challenge.node.and_then(|node| self.desk.of_nodes.get(&node)).copied().unwrap_or(0);
+        if self.desk.open.len() >= CHALLENGES_MAX
+            || of_node >= CHALLENGES_OF_NODE_MAX
+            || self.desk.open.contains_key(&challenge.number)
+        {
             // The publisher's shard tries again.
             self.counters.challenges_over_bound.increment();
             return;
         }
-        let (publisher, token) = (challenge.publisher, challenge.token);
-        let until = now + challenge.open_for;
+        let (publisher, token, node) = (challenge.publisher, challenge.token, challenge.node);
+        if let Some(node) = node {
+            *self.desk.of_nodes.entry(node).or_default() += 1;
+        }
+        let until = now + challenge.open_for.min(OPEN_FOR_MAX);
         self.desk.ends.insert((until, challenge.number));
         let number = challenge.number;
         self.desk.open.insert(number, OpenChallenge { challenge, until, is_carried: false });
         self.counters.challenges_open.set(self.desk.open.len() as u64);
-        if publisher.reactor() == self.id {
-            self.challenge_opened(publisher, &token, number, out);
+        if let Some(node) = node {
+            self.send_notice(now, node, Notice::Opened { publisher: publisher.0, token }, out);
+        } else if publisher.reactor() == self.id {
+            self.challenge_opened(publisher, &token, None, out);
         } else {
-            let opened = MeshMessage::ChallengeOpened { publisher, token, number };
+            let opened = MeshMessage::ChallengeOpened { publisher, token, node: None };
             out.to_reactor(publisher.reactor(), opened, FrameRef::Slice(&[]));
         }
     }

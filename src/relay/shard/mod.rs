@@ -44,7 +44,7 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
-pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX};
+pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
 
@@ -320,9 +320,10 @@ impl Shard {
                 self.deliver_private_multicast(now, &audience.0, frame, out);
             }
             MeshMessage::OpenChallenge { challenge } => self.open_challenge(now, challenge, out),
-            MeshMessage::ChallengeOpened { publisher, token, number } => {
-                self.challenge_opened(publisher, &token, number, out);
+            MeshMessage::ChallengeOpened { publisher, token, node } => {
+                self.challenge_opened(publisher, &token, node.as_deref(), out);
             }
+            MeshMessage::SendNotice { node, notice } => self.send_notice(now, *node, *notice, out),
             MeshMessage::Carry { request, sender } => {
                 if !self.carry(now, from, request, sender, frame, out) {
                     out.to_reactor(from, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
@@ -333,11 +334,12 @@ impl Shard {
                     self.report_not_presented(now, coordinator, request, out);
                 }
             }
-            MeshMessage::ChallengeAnswered { publisher, token } => {
-                self.challenge_answered(now, publisher, &token, out);
+            MeshMessage::ChallengeAnswered { publisher, token, node } => {
+                self.challenge_answered(now, publisher, &token, node.as_deref(), out);
             }
-            MeshMessage::Forward { request, node, message, time_left_ms } => {
-                if !self.forward(now, from, request, &node, message, time_left_ms, frame, out) {
+            MeshMessage::Forward { request, node, message, time_left_ms, audience } => {
+                let audience = audience.as_deref();
+                if !self.forward(now, from, request, &node, message, time_left_ms, audience, frame, out) {
                     let failed = MeshMessage::ForwardFailed { request, message, taken: false };
                     out.to_reactor(from, failed, FrameRef::Slice(&[]));
                 }
@@ -358,8 +360,11 @@ impl Shard {
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
                 for node in &nodes {
-                    self.forward_multicast(now, &node.id, message, frame, out);
+                    self.forward_multicast(now, &node.id, message, None, frame, out);
                 }
+            }
+            MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
+                self.forward_multicast(now, &node, message, Some(&audience), frame, out);
             }
         }
     }

@@ -10,16 +10,18 @@ use std::time::Instant;
 use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 
-use super::{Shard, push::PushFor};
+use super::{Shard, desk::DESK, push::PushFor};
 use crate::{
     relay::{
         Challenge, Class, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
-        SubscriberId,
+        SubscriberId, home_reactor,
     },
     wire::{
-        FrameRef, Topic, TopicKind,
+        FrameRef, NodeId, Topic, TopicKind,
         frame::HEAD_LEN_MAX,
         json::ChallengeToken,
+        node::PacketType,
+        private::Notice,
         sdk::{AmopBody, HEADER_LEN, Header},
     },
 };
@@ -54,6 +56,8 @@ pub(super) struct Presented {
     /// The one that the publisher asked.
     minted: Topic,
     publisher: SessionId,
+    /// The publisher's node, if it is another one.
+    node: Option<NodeId>,
     token: ChallengeToken,
 }
 
@@ -123,7 +127,8 @@ impl Shard {
             self.counters.dropped_queue_full.increment();
             return false;
         }
-        let presented = Presented { own, minted, publisher: challenge.publisher, token: challenge.token };
+        let Challenge { publisher, node, token, .. } = *challenge;
+        let presented = Presented { own, minted, publisher, node, token };
         let presented = PushFor::Challenge(Box::new(presented));
         self.note_push(now, index, &header.seq, (coordinator, request), presented);
         self.counters.challenges_presented.increment();
@@ -139,10 +144,12 @@ impl Shard {
         out: &mut impl Outbound,
     ) -> Option<Vec<u8>> {
         let Presented { publisher, token, .. } = *presented;
-        if publisher.reactor() == self.id {
-            self.challenge_answered(now, publisher, &token, out);
+        if let Some(node) = presented.node {
+            self.send_notice(now, node, Notice::Answered { publisher: publisher.0, token }, out);
+        } else if publisher.reactor() == self.id {
+            self.challenge_answered(now, publisher, &token, None, out);
         } else {
-            let answered = MeshMessage::ChallengeAnswered { publisher, token };
+            let answered = MeshMessage::ChallengeAnswered { publisher, token, node: None };
             out.to_reactor(publisher.reactor(), answered, FrameRef::Slice(&[]));
         }
         // Nobody signs as much as this; it goes back as it is.
@@ -158,6 +165,74 @@ impl Shard {
         let mut answer = topic_in_front(&header, &presented.minted).to_vec();
         answer.extend_from_slice(&head[HEADER_LEN + body.payload_offset..]);
         Some(answer)
+    }
+
+    /// Tells a neighbour about a challenge. Lost with its link, it is made up for by the next challenge.
+    pub(super) fn send_notice(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        notice: Notice,
+        out: &mut impl Outbound,
+    ) {
+        let home = home_reactor(&node, self.shared.reactors);
+        if home == self.id {
+            self.send_state(now, &node, PacketType::BROADCAST, None, &notice.encode(), out);
+        } else {
+            let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
+            out.to_reactor(home, message, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// A neighbour tells about a challenge.
+    pub(super) fn handle_notice(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(notice) = Notice::decode(payload.head()) else {
+            return self.counters.unknown_packets.increment();
+        };
+        let reactors = self.shared.reactors;
+        let (to, message) = match notice {
+            Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
+                let challenge = Box::new(Challenge {
+                    topic,
+                    number,
+                    token,
+                    subscriber: SubscriberId(subscriber),
+                    publisher: SessionId(publisher),
+                    node: Some(*peer),
+                    open_for,
+                });
+                if self.id == DESK {
+                    return self.open_challenge(now, challenge, out);
+                }
+                (DESK, MeshMessage::OpenChallenge { challenge })
+            }
+            Notice::Opened { publisher, token } => {
+                let publisher = SessionId(publisher);
+                if publisher.reactor() == self.id {
+                    return self.challenge_opened(publisher, &token, Some(peer), out);
+                }
+                let node = Some(Box::new(*peer));
+                (publisher.reactor(), MeshMessage::ChallengeOpened { publisher, token, node })
+            }
+            Notice::Answered { publisher, token } => {
+                let publisher = SessionId(publisher);
+                if publisher.reactor() == self.id {
+                    return self.challenge_answered(now, publisher, &token, Some(peer), out);
+                }
+                let node = Some(Box::new(*peer));
+                (publisher.reactor(), MeshMessage::ChallengeAnswered { publisher, token, node })
+            }
+        };
+        // The number of a session that never was names any reactor.
+        if to.0 < reactors {
+            out.to_reactor(to, message, FrameRef::Slice(&[]));
+        }
     }
 
     /// Copies of a multicast to those of this shard's subscribers that are named.

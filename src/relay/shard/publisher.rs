@@ -10,7 +10,7 @@
 //! - A pair that is neither judged nor open is due some time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,12 +22,13 @@ use tracing::debug;
 use super::{Shard, desk::DESK};
 use crate::{
     relay::{
-        Challenge, Class, LinkKey, MeshMessage, Outbound, ReactorId, SessionId, SubscriberId,
-        snapshot::{PrivateEntry, TopicEntry},
+        Challenge, Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SessionId, SubscriberId,
+        snapshot::{NodeRef, PrivateEntry, TopicEntry},
     },
     wire::{
-        FrameRef, ResultCode, Topic,
+        FrameRef, NodeId, ResultCode, Topic,
         json::{self, ChallengeToken, TopicStatus},
+        private::Notice,
         sdk::{self, FrameType, HEADER_LEN, Seq},
         topic::{MintedTopic, data_topic_of_marker},
     },
@@ -56,20 +57,30 @@ pub(super) struct Publisher {
     topics: BTreeMap<Topic, Pairs>,
     open: AHashMap<ChallengeToken, Open>,
     /// Pairs that wait to be challenged, in rotation.
-    due: BTreeMap<Due, (Topic, SubscriberId)>,
+    due: BTreeMap<Due, (Topic, Subscriber)>,
     /// Tells those apart that are due at one moment.
     dues: u64,
     /// The version of the subscribers that the pairs are of.
     seen: Option<u64>,
+    /// It has subscribed since the last look.
+    is_renewed: bool,
 }
 
 type Due = (Instant, u64);
+
+/// A subscriber session of the network.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Subscriber {
+    /// Its node; `None` is our own.
+    node: Option<NodeRef>,
+    number: SubscriberId,
+}
 
 #[derive(Default)]
 struct Pairs {
     /// The subscribers that the pairs are of.
     seen: Option<Arc<PrivateEntry>>,
-    pairs: BTreeMap<SubscriberId, Pair>,
+    pairs: BTreeMap<Subscriber, Pair>,
 }
 
 struct Pair {
@@ -85,7 +96,9 @@ struct Pair {
 
 struct Open {
     topic: Topic,
-    subscriber: SubscriberId,
+    subscriber: Subscriber,
+    /// Number of the minted route topic.
+    number: u64,
     since: Instant,
     until: Instant,
     /// The 0x37 was pushed.
@@ -96,20 +109,34 @@ struct Open {
     is_answered: bool,
 }
 
+impl Open {
+    /// Whether the subscriber is at this node; `None` is our own.
+    fn is_at(&self, node: Option<&NodeId>) -> bool {
+        self.subscriber.node.as_ref().map(|node| &node.id) == node
+    }
+}
+
 /// Memory of one pair, and of one open challenge, in bytes.
-pub(super) const PAIR_LEN: usize =
-    size_of::<(SubscriberId, Pair)>() + size_of::<(Due, (Topic, SubscriberId))>();
+pub(super) const PAIR_LEN: usize = size_of::<(Subscriber, Pair)>() + size_of::<(Due, (Topic, Subscriber))>();
 pub(super) const OPEN_LEN: usize = size_of::<(ChallengeToken, Open)>();
 
 /// Whom a message with a private topic may reach.
+#[derive(Default)]
 pub(super) struct Audience {
     /// Sessions of this node, by number; so those of one reactor are together.
-    pub(super) own: Vec<SubscriberId>,
+    own: Vec<SubscriberId>,
+    /// Those of other nodes.
+    pub(super) nodes: Vec<(NodeRef, Vec<SubscriberId>)>,
 }
 
 impl Audience {
     pub(super) fn is_empty(&self) -> bool {
-        self.own.is_empty()
+        self.own.is_empty() && self.nodes.is_empty()
+    }
+
+    /// What a neighbour's message may reach here.
+    pub(super) fn of_this_node(named: Named) -> Self {
+        Self { own: named.0, nodes: Vec::new() }
     }
 
     /// The part of it at each reactor of this node.
@@ -120,7 +147,8 @@ impl Audience {
     /// As an entry of the topic table.
     pub(super) fn entry(&self) -> TopicEntry {
         let count = |(reactor, part): (ReactorId, &[SubscriberId])| (reactor, part.len() as u32);
-        TopicEntry { reactors: self.by_reactor().map(count).collect(), ..TopicEntry::default() }
+        let nodes = self.nodes.iter().map(|(node, named)| (node.clone(), named.len() as u32));
+        TopicEntry { reactors: self.by_reactor().map(count).collect(), nodes: nodes.collect() }
     }
 }
 
@@ -134,15 +162,16 @@ impl Publisher {
             due: BTreeMap::new(),
             dues: 0,
             seen: None,
+            is_renewed: false,
         }
     }
 
-    fn pair_mut(&mut self, topic: &Topic, subscriber: SubscriberId) -> Option<&mut Pair> {
-        self.topics.get_mut(topic)?.pairs.get_mut(&subscriber)
+    fn pair_mut(&mut self, topic: &Topic, subscriber: &Subscriber) -> Option<&mut Pair> {
+        self.topics.get_mut(topic)?.pairs.get_mut(subscriber)
     }
 
     /// Has a pair challenged at `at`.
-    fn make_due(&mut self, topic: &Topic, subscriber: SubscriberId, at: Instant) {
+    fn make_due(&mut self, topic: &Topic, subscriber: &Subscriber, at: Instant) {
         let due = (at, self.dues);
         let Some(pair) = self.pair_mut(topic, subscriber) else { return };
         let before = pair.due.replace(due);
@@ -150,7 +179,7 @@ impl Publisher {
             self.due.remove(&before);
         }
         self.dues += 1;
-        self.due.insert(due, (topic.clone(), subscriber));
+        self.due.insert(due, (topic.clone(), subscriber.clone()));
     }
 
     fn remove_pair(&mut self, pair: &Pair) {
@@ -165,12 +194,33 @@ impl Publisher {
     /// The publisher has judged a subscriber.
     fn judge(&mut self, now: Instant, token: &ChallengeToken, is_accepted: bool) {
         let Some(open) = self.open.remove(token) else { return };
-        let Some(pair) = self.pair_mut(&open.topic, open.subscriber) else { return };
+        let Some(pair) = self.pair_mut(&open.topic, &open.subscriber) else { return };
         pair.is_accepted = is_accepted;
         pair.open = None;
         pair.retry_after = RETRY_FIRST;
         if std::mem::take(&mut pair.again) {
-            self.make_due(&open.topic, open.subscriber, now);
+            self.make_due(&open.topic, &open.subscriber, now);
+        }
+    }
+
+    /// Its keys may have changed: makes all pairs due. Who is accepted stays so until refused.
+    fn renew(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for (topic, pairs) in &mut self.topics {
+            // Those for whom there was no room may have it now.
+            pairs.seen = None;
+            for (subscriber, pair) in &mut pairs.pairs {
+                pair.retry_after = RETRY_FIRST;
+                if pair.open.is_some() {
+                    pair.again = true;
+                } else {
+                    due.push((topic.clone(), subscriber.clone()));
+                }
+            }
+        }
+        self.seen = None;
+        for (topic, subscriber) in due {
+            self.make_due(&topic, &subscriber, now);
         }
     }
 
@@ -180,12 +230,12 @@ impl Publisher {
             self.open.iter().filter(|(_, open)| open.until <= now).map(|(token, _)| *token).collect();
         for token in &ended {
             let Some(open) = self.open.remove(token) else { continue };
-            let Some(pair) = self.pair_mut(&open.topic, open.subscriber) else { continue };
+            let Some(pair) = self.pair_mut(&open.topic, &open.subscriber) else { continue };
             pair.open = None;
             pair.again = false;
             let at = open.since + pair.retry_after;
             pair.retry_after = (2 * pair.retry_after).min(RETRY_LAST);
-            self.make_due(&open.topic, open.subscriber, at);
+            self.make_due(&open.topic, &open.subscriber, at);
         }
         ended.len() as u64
     }
@@ -225,33 +275,22 @@ impl Shard {
         }
     }
 
-    /// A publisher said what it subscribes to, and holds markers: its keys may have changed, so everybody is
-    /// challenged anew. Who is accepted stays so until refused.
-    pub(super) fn renew_publisher(&mut self, now: Instant, index: u32, out: &mut impl Outbound) {
-        let Some(publisher) = self.publishers.get_mut(&index) else { return };
-        let mut due = Vec::new();
-        for (topic, pairs) in &mut publisher.topics {
-            // Should the number of subscribers have been over the bound, they are counted again.
-            pairs.seen = None;
-            for (subscriber, pair) in &mut pairs.pairs {
-                pair.retry_after = RETRY_FIRST;
-                if pair.open.is_some() {
-                    pair.again = true;
-                } else {
-                    due.push((topic.clone(), *subscriber));
-                }
-            }
+    /// A session said what it subscribes to. If that holds markers, everybody is challenged anew at the next
+    /// look.
+    pub(super) fn renew_publisher(&mut self, index: u32) {
+        if let Some(publisher) = self.publishers.get_mut(&index) {
+            publisher.is_renewed = true;
         }
-        publisher.seen = None;
-        for (topic, subscriber) in due {
-            publisher.make_due(&topic, subscriber, now);
-        }
-        self.look_at_publisher(now, index, out);
     }
 
     pub(super) fn look_at_publishers(&mut self, now: Instant, out: &mut impl Outbound) {
         let indices: Vec<u32> = self.publishers.keys().copied().collect();
         for index in indices {
+            if let Some(publisher) = self.publishers.get_mut(&index)
+                && std::mem::take(&mut publisher.is_renewed)
+            {
+                publisher.renew(now);
+            }
             self.look_at_publisher(now, index, out);
         }
         self.next_publisher_look = (!self.publishers.is_empty()).then(|| now + LOOK_INTERVAL);
@@ -269,14 +308,15 @@ impl Shard {
         {
             let Some((_, (topic, subscriber))) = publisher.due.pop_first() else { break };
             let session = publisher.session;
-            let Some(pair) = publisher.pair_mut(&topic, subscriber) else { continue };
+            let Some(pair) = publisher.pair_mut(&topic, &subscriber) else { continue };
             let (number, token) = (self.rng.random(), self.rng.random());
             pair.due = None;
             pair.open = Some(token);
             let open_for = pair.retry_after.min(OPEN_FOR_MAX);
             let open = Open {
                 topic: topic.clone(),
-                subscriber,
+                subscriber: subscriber.clone(),
+                number,
                 since: now,
                 until: now + open_for,
                 is_asked: false,
@@ -284,15 +324,31 @@ impl Shard {
                 is_answered: false,
             };
             publisher.open.insert(token, open);
-            let challenge = Challenge { topic, number, token, subscriber, publisher: session, open_for };
-            challenges.push(Box::new(challenge));
+            let Subscriber { node, number: subscriber } = subscriber;
+            let publisher = session;
+            let challenge = Challenge { topic, number, token, subscriber, publisher, node: None, open_for };
+            challenges.push((node, challenge));
         }
-        for challenge in challenges {
-            self.send_to_desk(now, challenge, out);
+        for (node, challenge) in challenges {
+            self.announce_challenge(now, node, challenge, out);
         }
     }
 
-    fn send_to_desk(&mut self, now: Instant, challenge: Box<Challenge>, out: &mut impl Outbound) {
+    /// Tells the desk of the subscriber's node.
+    fn announce_challenge(
+        &mut self,
+        now: Instant,
+        node: Option<NodeRef>,
+        challenge: Challenge,
+        out: &mut impl Outbound,
+    ) {
+        if let Some(node) = node {
+            let Challenge { topic, number, token, subscriber, publisher, open_for, .. } = challenge;
+            let (subscriber, publisher) = (subscriber.0, publisher.0);
+            let notice = Notice::Challenge { token, number, subscriber, publisher, open_for, topic };
+            return self.send_notice(now, node.id, notice, out);
+        }
+        let challenge = Box::new(challenge);
         if self.id == DESK {
             self.open_challenge(now, challenge, out);
         } else {
@@ -322,26 +378,27 @@ impl Shard {
             }
             pairs.seen = entry.cloned();
             let before = pairs.pairs.len();
-            let there = |subscriber: &SubscriberId| entry.is_some_and(|entry| entry.own.contains(subscriber));
-            let gone: Vec<SubscriberId> =
-                pairs.pairs.keys().filter(|&subscriber| !there(subscriber)).copied().collect();
-            let gone: Vec<Pair> =
-                gone.iter().filter_map(|subscriber| pairs.pairs.remove(subscriber)).collect();
             // A publisher that subscribes as well is not sent challenges of its own.
             let subscribers = &self.subscribers;
-            let new: Vec<SubscriberId> = entry
+            let is_other = |number: SubscriberId| subscribers.index_of(number, topic.as_str()) != Some(index);
+            let there: BTreeSet<Subscriber> = entry
                 .into_iter()
-                .flat_map(|entry| entry.own.iter().copied())
-                .filter(|subscriber| !pairs.pairs.contains_key(subscriber))
-                .filter(|&subscriber| subscribers.index_of(subscriber, topic.as_str()) != Some(index))
+                .flat_map(|entry| subscribers_of(entry))
+                .filter(|subscriber| subscriber.node.is_some() || is_other(subscriber.number))
                 .collect();
+            let gone: Vec<Subscriber> =
+                pairs.pairs.keys().filter(|&subscriber| !there.contains(subscriber)).cloned().collect();
+            let gone: Vec<Pair> =
+                gone.iter().filter_map(|subscriber| pairs.pairs.remove(subscriber)).collect();
+            let new: Vec<Subscriber> =
+                there.into_iter().filter(|subscriber| !pairs.pairs.contains_key(subscriber)).collect();
             let room = (PAIRS_MAX + before).saturating_sub(self.pairs + pairs.pairs.len());
             if new.len() > room {
                 self.counters.pairs_over_bound.add((new.len() - room) as u64);
                 debug!(%topic, "too many pairs of publishers and subscribers: some are not challenged");
             }
             let new = &new[..new.len().min(room)];
-            for &subscriber in new {
+            for subscriber in new {
                 let pair = Pair {
                     is_accepted: false,
                     due: None,
@@ -349,13 +406,13 @@ impl Shard {
                     again: false,
                     retry_after: RETRY_FIRST,
                 };
-                pairs.pairs.insert(subscriber, pair);
+                pairs.pairs.insert(subscriber.clone(), pair);
             }
             self.pairs = self.pairs + pairs.pairs.len() - before;
             for pair in &gone {
                 publisher.remove_pair(pair);
             }
-            for &subscriber in new {
+            for subscriber in new {
                 publisher.make_due(&topic, subscriber, now);
             }
         }
@@ -372,19 +429,21 @@ impl Shard {
         &mut self,
         session: SessionId,
         token: &ChallengeToken,
-        number: u64,
+        node: Option<&NodeId>,
         out: &mut impl Outbound,
     ) {
         let seq = self.fresh_seq();
-        let node = self.shared.id;
+        let own = self.shared.id;
         let Some(publisher) = self.publisher_mut(session) else { return };
         let key = publisher.key;
-        let Some(open) = publisher.open.get_mut(token).filter(|open| !open.is_asked) else { return };
-        let Some(route) = MintedTopic::new(open.topic.as_str(), &node, number).to_topic() else {
+        let open = publisher.open.get_mut(token);
+        let Some(open) = open.filter(|open| !open.is_asked && open.is_at(node)) else { return };
+        let node = node.unwrap_or(&own);
+        let Some(route) = MintedTopic::new(open.topic.as_str(), node, open.number).to_topic() else {
             // So long a name has no room for a route topic, a subscriber's own neither.
             return;
         };
-        let body = json::topic_certification(&node, token, open.topic.as_str(), route.as_str());
+        let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
         open.is_asked = true;
         let frame = sdk::encode(FrameType::TOPIC_CERTIFICATION, &seq, ResultCode::OK, body.as_bytes());
         if out.send(key, Class::Data, &frame, FrameRef::Slice(&[])).is_err() {
@@ -405,10 +464,12 @@ impl Shard {
         now: Instant,
         session: SessionId,
         token: &ChallengeToken,
+        node: Option<&NodeId>,
         out: &mut impl Outbound,
     ) {
         let Some(publisher) = self.publisher_mut(session) else { return };
-        let Some(open) = publisher.open.get_mut(token) else { return };
+        let open = publisher.open.get_mut(token);
+        let Some(open) = open.filter(|open| open.is_at(node)) else { return };
         open.is_answered = true;
         if open.is_accepted {
             publisher.judge(now, token, true);
@@ -457,6 +518,25 @@ impl Shard {
     pub(super) fn audience(&self, index: u32, topic: &str) -> Audience {
         let pairs = self.publishers.get(&index).and_then(|publisher| publisher.topics.get(topic));
         let accepted = pairs.into_iter().flat_map(|pairs| &pairs.pairs).filter(|(_, pair)| pair.is_accepted);
-        Audience { own: accepted.map(|(subscriber, _)| *subscriber).collect() }
+        let mut audience = Audience::default();
+        for (subscriber, _) in accepted {
+            match (&subscriber.node, audience.nodes.last_mut()) {
+                (None, _) => audience.own.push(subscriber.number),
+                (Some(node), Some((last, named))) if node == last => named.push(subscriber.number),
+                (Some(node), _) => audience.nodes.push((node.clone(), vec![subscriber.number])),
+            }
+        }
+        audience
     }
+}
+
+/// All subscribers of a private topic.
+fn subscribers_of(entry: &PrivateEntry) -> impl Iterator<Item = Subscriber> {
+    let own = entry.own.iter().map(|&number| Subscriber { node: None, number });
+    let of_node = |(node, numbers): &(NodeRef, Arc<[SubscriberId]>)| {
+        let node = node.clone();
+        let numbers: Vec<SubscriberId> = numbers.to_vec();
+        numbers.into_iter().map(move |number| Subscriber { node: Some(node.clone()), number })
+    };
+    own.chain(entry.nodes.iter().flat_map(of_node))
 }

@@ -8,16 +8,23 @@ use std::time::Instant;
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use super::{Shard, desk::DESK, publisher::Audience};
+use super::{
+    Shard,
+    desk::DESK,
+    neighbour::{forwarded_len, private_forwarded_len},
+    publisher::Audience,
+};
 use crate::{
     relay::{
         LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
         counters::Outcome,
-        snapshot::{NodeRef, TopicEntry},
+        home_reactor,
+        snapshot::{NodeEntry, NodeRef, TopicEntry},
         timers::TimerKey,
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
+        node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
         topic::MintedTopic,
     },
@@ -46,6 +53,8 @@ pub(super) struct Request {
     /// Sessions that are silent and may still answer.
     silent: SmallVec<[SessionId; 1]>,
     furthest: Furthest,
+    /// Who may get a neighbour's message with a private topic.
+    audience: Option<Named>,
     /// The neighbour was told that nobody answered; a late answer still goes to it.
     answered_for_now: bool,
 }
@@ -98,7 +107,8 @@ enum Candidate {
     /// With a private topic only those of its sessions that are named.
     Reactor(ReactorId, Option<Box<Named>>),
     Desk,
-    Node(NodeRef),
+    /// With a private topic only those of its sessions that are named.
+    Node(NodeRef, Option<Box<Named>>),
 }
 
 impl Shard {
@@ -126,8 +136,8 @@ impl Shard {
                 self.note_subscribers(now, key.index);
                 !self.audience(key.index, body.topic).is_empty()
             }
-            // As subscribed they are not; those that were minted here lead to the desk.
-            TopicKind::Route => self.leads_to_desk(body.topic),
+            // As subscribed they are not; those that were minted lead to the desk of a node.
+            TopicKind::Route => self.minted_way(body.topic, true).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
         if !is_routable {
@@ -164,6 +174,7 @@ impl Shard {
         now: Instant,
         origin: Origin,
         time_left: std::time::Duration,
+        audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
@@ -171,7 +182,14 @@ impl Shard {
         let Some(header) = Header::decode(head) else { return };
         let body = AmopBody::decode(&head[HEADER_LEN..]);
         let Origin::Node { id, incarnation, message } = origin else { return };
-        let Some(body) = body.ok().filter(|body| body.kind() == TopicKind::Ordinary) else {
+        let is_for_us = |body: &AmopBody<'_>| match body.kind() {
+            TopicKind::Ordinary => true,
+            // Without an audience it is never delivered.
+            TopicKind::Data => audience.is_some(),
+            TopicKind::Route => self.minted_way(body.topic, false).is_some(),
+            TopicKind::Marker | TopicKind::BlockNotify => false,
+        };
+        let Some(body) = body.ok().filter(is_for_us) else {
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             return;
@@ -183,6 +201,9 @@ impl Shard {
         }
         let deadline = now + time_left.min(self.shared.settings.request_timeout);
         let request = self.open_request(now, origin, header.seq, deadline);
+        if let Some(request) = self.request_mut(request) {
+            request.audience = audience;
+        }
         self.advance(now, request, body.topic, frame, out);
     }
 
@@ -208,6 +229,7 @@ impl Shard {
             nodes: SmallVec::new(),
             silent: SmallVec::new(),
             furthest,
+            audience: None,
             answered_for_now: false,
         });
         id
@@ -273,7 +295,7 @@ impl Shard {
                         request.furthest = request.furthest.max(Furthest::NotDelivered);
                     }
                 }
-                Some(Candidate::Node(node)) => {
+                Some(Candidate::Node(node, audience)) => {
                     let origin = request.origin;
                     let first =
                         request.nodes.is_empty() && request.exhausted.is_empty() && request.tried.is_empty();
@@ -284,7 +306,10 @@ impl Shard {
                         .try_into()
                         .unwrap_or(u32::MAX);
                     // What a client offers is admitted or refused; tries after the first are charged.
-                    let cost = super::neighbour::forwarded_len(frame.len());
+                    let cost = match &audience {
+                        None => forwarded_len(frame.len()),
+                        Some(named) => private_forwarded_len(frame.len(), named.0.len()),
+                    };
                     let elapsed = now.saturating_duration_since(self.shared.started);
                     if !first {
                         self.shared.limiter.charge(elapsed, cost);
@@ -301,11 +326,17 @@ impl Shard {
                         request.current = Try::Node(message);
                     }
                     if node.reactor != own {
-                        let forward =
-                            MeshMessage::Forward { request: id, node: node.id, message, time_left_ms };
+                        let forward = MeshMessage::Forward {
+                            request: id,
+                            node: node.id,
+                            message,
+                            time_left_ms,
+                            audience,
+                        };
                         return out.to_reactor(node.reactor, forward, frame);
                     }
-                    if self.forward(now, own, id, &node.id, message, time_left_ms, frame, out) {
+                    let audience = audience.as_deref();
+                    if self.forward(now, own, id, &node.id, message, time_left_ms, audience, frame, out) {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
@@ -327,10 +358,13 @@ impl Shard {
         let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
         let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
             (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
-            (TopicKind::Route, _) => {
+            (TopicKind::Data, Origin::Node { .. }) => request.audience.clone().map(Audience::of_this_node),
+            (TopicKind::Route, origin) => {
                 // There is one way, and it is gone once.
-                let untried = request.exhausted.is_empty() && request.tried.is_empty();
-                return (untried.then_some(Candidate::Desk), false);
+                let untried =
+                    request.exhausted.is_empty() && request.tried.is_empty() && request.nodes.is_empty();
+                let way = self.minted_way(topic, matches!(origin, Origin::Session { .. }));
+                return (way.filter(|_| untried), false);
             }
             _ => None,
         };
@@ -395,7 +429,14 @@ impl Shard {
         }
         for (node, count) in nodes {
             if point < u64::from(*count) {
-                return (Some(Candidate::Node(node.clone())), total > u64::from(*count));
+                // Should one frame not hold all names, it holds those from a random one on.
+                let named = audience.iter().flat_map(|audience| &audience.nodes);
+                let mut named = named.filter(|(other, _)| other.id == node.id);
+                let named = named.next().map(|(_, named)| {
+                    let from = named.iter().cycle().skip(point as usize);
+                    Box::new(Named(from.take(named.len().min(AUDIENCE_MAX)).copied().collect()))
+                });
+                return (Some(Candidate::Node(node.clone(), named)), total > u64::from(*count));
             }
             point -= u64::from(*count);
         }
@@ -434,9 +475,18 @@ impl Shard {
         }
     }
 
-    /// Whether a route topic is one that challenges of this node's subscribers may have.
-    fn leads_to_desk(&self, topic: &str) -> bool {
-        MintedTopic::decode(topic).is_some_and(|minted| minted.is_at(&self.shared.id))
+    /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the
+    /// topic's node part. `None` if it is no node's.
+    fn minted_way(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
+        let minted = MintedTopic::decode(topic)?;
+        if minted.is_at(&self.shared.id) {
+            return Some(Candidate::Desk);
+        }
+        let snapshot = self.shared.snapshot.load();
+        let id = *snapshot.neighbours.iter().find(|id| elsewhere && minted.is_at(id))?;
+        let reactor = home_reactor(&id, self.shared.reactors);
+        // Which life of it does not matter: a challenge of another one is not open.
+        Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))
     }
 
     /// A challenged session could not take its challenge.

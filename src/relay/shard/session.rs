@@ -374,7 +374,7 @@ impl Shard {
         if session.topics == topics {
             let dropped = session.deferred.take().map_or(0, |deferred| deferred.len());
             self.count_deferred(dropped, 0);
-            return self.renew_publisher(now, key.index, out);
+            return self.renew_publisher(key.index);
         }
         let elapsed = now.saturating_duration_since(session.changes_counted);
         session.changes_left = (session.changes_left + elapsed.as_secs_f64() * rate).min(rate);
@@ -407,7 +407,7 @@ impl Shard {
         let id = session.id;
         let old = std::mem::replace(&mut session.topics, topics.clone());
         self.change_topics(now, (key.index, key, id), &old, &topics, out);
-        self.renew_publisher(now, key.index, out);
+        self.renew_publisher(key.index);
     }
 
     pub(super) fn apply_deferred_subscription(
