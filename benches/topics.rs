@@ -3,14 +3,14 @@
 
 use std::{
     hint::black_box,
-    sync::{Arc, atomic::AtomicU32},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use amop::{
     relay::{
-        ReactorId, RegistryInput, Shared, bandwidth::Limiter, registry::Registry, settings::Settings,
-        signing::NodeSigner, snapshot::Snapshot,
+        ReactorId, RegistryInput, Shared, registry::Registry, settings::Settings, signing::NodeSigner,
+        snapshot::Snapshot,
     },
     wire::Topic,
 };
@@ -25,23 +25,7 @@ fn topic(index: usize) -> Topic {
 
 fn registry() -> (Arc<Shared>, Registry) {
     let signer = NodeSigner::from_secret_bytes(&[7; 32]).expect("a valid key");
-    let shared = Arc::new(Shared {
-        id: signer.id(),
-        incarnation: 1,
-        reactors: 1,
-        started: Instant::now(),
-        own_address: String::new(),
-        own_agency: String::new(),
-        own_name: String::new(),
-        settings: Settings::default(),
-        snapshot: arc_swap::ArcSwap::default(),
-        limiter: Limiter::unlimited(),
-        rpc_limiter: Limiter::unlimited(),
-        registry_input_bytes: Default::default(),
-        rpc_answer_bytes: Default::default(),
-        next_message: AtomicU32::new(0),
-        counters: vec![Arc::default()],
-    });
+    let shared = Arc::new(Shared::new(signer.id(), 1, 1, Instant::now(), Settings::default()));
     (shared.clone(), Registry::new(shared, signer))
 }
 

@@ -4,13 +4,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use crossbeam::{
     channel::{Receiver, bounded, never, unbounded},
     select,
@@ -26,7 +25,6 @@ use crate::{
     engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
     relay::{
         RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
-        snapshot::Snapshot,
     },
     tls::{
         config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
@@ -125,24 +123,16 @@ impl Node {
         let admin_listener = config.admin_listen.map(AdminListener::bind).transpose()?;
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
-            id: signer.id(),
-            incarnation: incarnation(),
-            reactors,
-            started: Instant::now(),
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
             own_agency: agency,
             own_name: name,
-            snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limiter: Bandwidth::limiter(config.bandwidth),
             rpc_limiter: match config.relay.rpc_requests_per_second_max {
                 Some(limit) => Limiter::new(limit.into(), Duration::from_secs(1)),
                 None => Limiter::unlimited(),
             },
-            registry_input_bytes: AtomicUsize::new(0),
-            rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(rand::random()),
-            counters: (0..reactors).map(|_| Arc::default()).collect(),
-            settings: config.relay.clone(),
+            ..Shared::new(signer.id(), incarnation(), reactors, Instant::now(), config.relay.clone())
         });
 
         let (registry_sender, registry_inputs) = unbounded();

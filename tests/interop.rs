@@ -10,20 +10,9 @@ use std::{
 
 use amop::pki::Profile;
 use support::{
-    host_dir,
+    have, host_dir,
     process::{PROGRAM, Process},
 };
-
-/// Whether a program is there; if not, that is an error only where interoperation is required.
-fn have(program: &str, argument: &str) -> bool {
-    let there = Command::new(program).arg(argument).output().is_ok();
-    let required = std::env::var_os("AMOP_INTEROP_REQUIRED").is_some();
-    assert!(there || !required, "{program} is needed here: install it (Debian: apt-get install {program})");
-    if !there {
-        println!("skipped: no {program} on this machine");
-    }
-    there
-}
 
 fn succeeds(output: &Output, what: &str) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

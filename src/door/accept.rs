@@ -144,7 +144,17 @@ pub(super) fn admit_node(
         }
         return None;
     }
-    let token = hall.guests.borrow_mut().admit_node(id);
+    let admitted = hall.guests.borrow_mut().admit_node(id);
+    let token = match admitted {
+        Ok(token) => token,
+        Err(reason) => {
+            hall.counters.nodes_refused_by_number.increment();
+            if hall.may_log(|logs| &mut logs.not_let_in) {
+                warn!(%address, node = %id.to_hex(), %reason, "node not let in; see why that node dials again and again");
+            }
+            return None;
+        }
+    };
     let up = LinkUp::Node {
         id,
         dialed,

@@ -40,6 +40,8 @@ figures! {
         counter nodes_refused_by_list,
         /// Nodes not let in because their certificate has no secp256k1 key.
         counter nodes_refused_by_key,
+        /// Links of nodes not let in because that node had too many, or there were too many nodes.
+        counter nodes_refused_by_number,
         /// Links lost because there was no file descriptor left.
         counter links_lost,
         /// Dials begun.

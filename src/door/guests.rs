@@ -4,9 +4,9 @@ use std::{collections::HashMap, net::IpAddr, rc::Rc};
 
 use tokio::sync::Notify;
 
-use super::{HANDSHAKES_PER_ADDRESS_MAX, SESSIONS_PER_CERTIFICATE_MAX};
+use super::{HANDSHAKES_PER_ADDRESS_MAX, LINKS_PER_NODE_MAX, SESSIONS_PER_CERTIFICATE_MAX};
 use crate::{
-    relay::{ReactorId, settings::SESSIONS_MAX},
+    relay::{ReactorId, registry::NODES_MAX, settings::SESSIONS_MAX},
     wire::NodeId,
 };
 
@@ -17,6 +17,10 @@ pub(super) enum NoRoom {
     Sessions,
     #[error("this certificate has its maximum of {SESSIONS_PER_CERTIFICATE_MAX} sessions")]
     Certificate,
+    #[error("this node has its maximum of {LINKS_PER_NODE_MAX} links at once")]
+    Links,
+    #[error("{NODES_MAX} nodes are linked already")]
+    Nodes,
 }
 
 enum Guest {
@@ -94,9 +98,16 @@ impl Guests {
     }
 
     /// Lets a node's link in.
-    pub(super) fn admit_node(&mut self, id: NodeId) -> u64 {
-        *self.nodes.entry(id).or_default() += 1;
-        self.insert(Guest::Node { id, is_worn: false })
+    pub(super) fn admit_node(&mut self, id: NodeId) -> Result<u64, NoRoom> {
+        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&id) {
+            return Err(NoRoom::Nodes);
+        }
+        let links = self.nodes.entry(id).or_default();
+        if *links >= LINKS_PER_NODE_MAX {
+            return Err(NoRoom::Links);
+        }
+        *links += 1;
+        Ok(self.insert(Guest::Node { id, is_worn: false }))
     }
 
     fn insert(&mut self, guest: Guest) -> u64 {
@@ -172,6 +183,24 @@ mod tests {
         }
         assert_eq!(guests.admit_session([1; 32]), Err(NoRoom::Certificate));
         assert!(guests.admit_session([2; 32]).is_ok());
+    }
+
+    #[test]
+    fn links_are_bounded_per_node_and_nodes_in_all() {
+        let mut guests = Guests::new(1);
+        let id = |number: usize| {
+            let mut id = [0; 64];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            NodeId(id)
+        };
+        let tokens: Vec<_> = (0..LINKS_PER_NODE_MAX).map(|_| guests.admit_node(id(0)).unwrap()).collect();
+        assert_eq!(guests.admit_node(id(0)), Err(NoRoom::Links));
+        for number in 1..NODES_MAX {
+            guests.admit_node(id(number)).unwrap();
+        }
+        assert_eq!(guests.admit_node(id(NODES_MAX)), Err(NoRoom::Nodes));
+        guests.leave(tokens[0]);
+        assert!(guests.admit_node(id(0)).is_ok());
     }
 
     #[test]

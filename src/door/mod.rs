@@ -61,6 +61,8 @@ const HANDSHAKE_MEMORY: usize = 64 * 1024;
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 /// Sessions with one certificate.
 pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
+/// Links to one node at once: one carries, others are about to replace it or to end.
+pub const LINKS_PER_NODE_MAX: usize = 8;
 /// How long an address that is in use is tried again: what a killed process had pending on its rings keeps
 /// its listeners open a little longer than itself.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
@@ -342,6 +344,7 @@ pub(crate) fn bounds() -> Vec<Bound> {
         fixed("input of a handshake", INPUT_LEN_MAX, "bytes", "connection", "closed"),
         fixed("certificates", CERTIFICATES_MAX, "certificates", "connection", "closed"),
         fixed("certificate", CERTIFICATE_LEN_MAX, "bytes", "connection", "closed"),
+        fixed("links", LINKS_PER_NODE_MAX, "links", "neighbour", "not let in: nodes_refused_by_number"),
         fixed(
             "sessions with one certificate",
             SESSIONS_PER_CERTIFICATE_MAX,

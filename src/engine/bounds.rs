@@ -143,7 +143,8 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "the same for sessions that have more than their share: queues_full",
         )
         .set_by("[engine] queues_bytes_max")
-        .memory(settings.queues_bytes_max + reactors * relay.frame_len_max),
+        // Buffers grow by doubling.
+        .memory(2 * settings.queues_bytes_max + reactors * relay.frame_len_max),
         fixed("share of a session in them", SESSION_SHARE, "bytes", "session", "it may always have as much")
             .memory(SESSIONS_MAX * SESSION_SHARE),
         fixed(
@@ -153,7 +154,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "link",
             "further frames wait unsealed; one frame may go beyond",
         )
-        .memory(NODES_MAX * SEALED_AHEAD_MAX),
+        .memory(2 * NODES_MAX * SEALED_AHEAD_MAX),
         fixed("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
         fixed(
             "outgoing data",

@@ -93,6 +93,7 @@ impl Mesh {
         Some(item.frame.len()).filter(|&len| len > MESH_SMALL_FRAME_MAX)
     }
 
+    #[allow(clippy::result_large_err)] // the queue gives an item back as it is
     fn push(&self, from: ReactorId, to: ReactorId, item: Item) -> Result<(), Item> {
         let index = self.index(from, to);
         let Some(len) = Self::large_bytes(&item) else { return self.queues[index].push(item) };

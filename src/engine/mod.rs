@@ -105,7 +105,7 @@ impl Default for EngineSettings {
             receive_buffers: 256,
             receive_buffer_len: 32 * 1024,
             unfinished_bytes_max: ram / 4,
-            queues_bytes_max: ram / 8,
+            queues_bytes_max: ram / 16,
             keys: KeyLimits::default(),
         }
     }

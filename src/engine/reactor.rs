@@ -858,13 +858,12 @@ fn user_data(kind: u64, key: LinkKey) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use arc_swap::ArcSwap;
     use crossbeam::channel::unbounded;
 
     use super::*;
     use crate::{
         engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
-        relay::{bandwidth::Limiter, settings::Settings, snapshot::Snapshot},
+        relay::settings::Settings,
         tls::record::ContentType,
         wire::{NodeId, ResultCode},
     };
@@ -875,23 +874,7 @@ mod tests {
         let (_inbox, inbox) = unbounded();
         let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
         let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
-        let shared = Shared {
-            id: NodeId([1; 64]),
-            incarnation: 1,
-            reactors: 2,
-            started: Instant::now(),
-            own_address: String::new(),
-            own_agency: String::new(),
-            own_name: String::new(),
-            settings: Settings::default(),
-            snapshot: ArcSwap::from_pointee(Snapshot::default()),
-            limiter: Limiter::unlimited(),
-            rpc_limiter: Limiter::unlimited(),
-            registry_input_bytes: 0.into(),
-            rpc_answer_bytes: 0.into(),
-            next_message: 0.into(),
-            counters: vec![Arc::default(), Arc::default()],
-        };
+        let shared = Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), Settings::default());
         let settings = EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
         let mut reactor = Reactor::new(ReactorParts {
             id: ReactorId(0),

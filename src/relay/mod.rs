@@ -566,3 +566,32 @@ pub struct Shared {
     /// Figures, one set per reactor.
     pub counters: Vec<Arc<counters::Counters>>,
 }
+
+impl Shared {
+    /// A node of this id, without limits on bandwidth and JSON-RPC, without names, and with nobody known.
+    pub fn new(
+        id: NodeId,
+        incarnation: u64,
+        reactors: u16,
+        started: std::time::Instant,
+        settings: settings::Settings,
+    ) -> Self {
+        Self {
+            id,
+            incarnation,
+            reactors,
+            started,
+            own_address: String::new(),
+            own_agency: String::new(),
+            own_name: String::new(),
+            settings,
+            snapshot: arc_swap::ArcSwap::default(),
+            limiter: bandwidth::Limiter::unlimited(),
+            rpc_limiter: bandwidth::Limiter::unlimited(),
+            registry_input_bytes: 0.into(),
+            rpc_answer_bytes: 0.into(),
+            next_message: 0.into(),
+            counters: (0..reactors).map(|_| Arc::default()).collect(),
+        }
+    }
+}

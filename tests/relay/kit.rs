@@ -13,10 +13,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
     ops::RangeInclusive,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
 };
 
@@ -31,14 +28,12 @@ use amop::{
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
-        snapshot::Snapshot,
     },
     wire::{
         FrameRef, NodeId, ResultCode,
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
     },
 };
-use arc_swap::ArcSwap;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 /// One way over a link between machines.
@@ -390,21 +385,11 @@ impl Network {
         };
         let queue_bytes_max = settings.session_queue_bytes_max;
         let shared = Arc::new(Shared {
-            id: keys.id(),
-            incarnation,
-            reactors,
-            started: self.now,
-            own_address: String::new(),
             own_agency: "agency".to_owned(),
             own_name: "node".to_owned(),
-            settings,
-            snapshot: ArcSwap::from_pointee(Snapshot::default()),
             limiter,
-            rpc_limiter: Limiter::unlimited(),
-            registry_input_bytes: AtomicUsize::new(0),
-            rpc_answer_bytes: AtomicUsize::new(0),
             next_message: AtomicU32::new(self.rng.random()),
-            counters: (0..reactors).map(|_| Arc::default()).collect(),
+            ..Shared::new(keys.id(), incarnation, reactors, self.now, settings)
         });
         VirtualNode {
             id: shared.id,

@@ -5,7 +5,9 @@ pub mod process;
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use amop::pki::{NetworkPlan, Profile, build_network};
@@ -103,13 +105,34 @@ impl TestNode {
 }
 
 /// Looks again and again, within a bound that no healthy run comes near.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    // The nodes of a test run on the same processors.
+    wait_until_within(Duration::from_secs(30), Duration::from_millis(1), what, holds);
+}
+
+/// The same within another bound, with pauses of another length.
+pub fn wait_until_within(bound: Duration, pause: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + bound;
     while !holds() {
-        assert!(std::time::Instant::now() < end, "in vain: {what}");
-        // The nodes of a test run on the same processors.
-        std::thread::park_timeout(std::time::Duration::from_millis(1));
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::park_timeout(pause);
     }
+}
+
+/// Whether a program is there; if not, that is an error only where interoperation is required.
+pub fn have(program: &str, argument: &str) -> bool {
+    let there = Command::new(program).arg(argument).output().is_ok();
+    let required = std::env::var_os("AMOP_INTEROP_REQUIRED").is_some();
+    let package = match program {
+        "javac" => "openjdk-17-jdk-headless",
+        "mvn" => "maven",
+        program => program,
+    };
+    assert!(there || !required, "{program} is needed here: install it (Debian: apt-get install {package})");
+    if !there {
+        println!("skipped: no {program} on this machine");
+    }
+    there
 }
 
 /// What applications of the network's files connect with.

@@ -1,8 +1,8 @@
 //! The built program as a process of its own.
 
 use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -14,6 +14,8 @@ pub struct Process {
     pub child: Child,
     pub channel: SocketAddr,
     pub p2p: SocketAddr,
+    /// Where `[admin] listen_port` is set.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Writes a configuration for the certificates in `conf`; `listen` is where for applications and nodes,
@@ -60,18 +62,43 @@ impl Process {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = String::new();
         let mut lines = lines.map_while(Result::ok);
+        let mut admin = None;
         let (channel, p2p) = lines
             .by_ref()
             .find_map(|line| {
                 log.push_str(&line);
                 let value: serde_json::Value = serde_json::from_str(&line).ok()?;
                 let address = |name: &str| value["fields"][name].as_str()?.parse().ok();
+                if value["fields"]["message"] == "the admin endpoint is open" {
+                    admin = address("address");
+                }
                 Some((address("channel")?, address("p2p")?))
             })
             .unwrap_or_else(|| panic!("the node does not come up: {log}"));
         // Its log must go on being read.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, channel, p2p }
+        Self { child, channel, p2p, admin }
+    }
+
+    /// What the admin endpoint says.
+    pub fn admin_json(&self, path: &str) -> serde_json::Value {
+        let mut socket = TcpStream::connect(self.admin.expect("the endpoint is configured")).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    /// The sessions of the whole network that subscribe to a topic, as far as this node knows.
+    pub fn subscribers(&self, topic: &str) -> u64 {
+        let topics = self.admin_json("/topics");
+        let items = topics["items"].as_array().expect("a list");
+        let sessions = |item: &serde_json::Value| {
+            item["local_sessions"].as_u64().unwrap() + item["remote_sessions"].as_u64().unwrap()
+        };
+        items.iter().find(|item| item["name"] == topic).map_or(0, sessions)
     }
 
     /// Whether the process has connections, and all of them send small segments at once.

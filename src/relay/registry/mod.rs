@@ -43,6 +43,7 @@ use super::{
     log_limit::LogLimit,
     report::NodeReport,
     rpc,
+    settings::SESSIONS_MAX,
     signing::NodeSigner,
     snapshot::{NodeEntry, NodeRef, Snapshot},
 };
@@ -829,7 +830,8 @@ fn routed<'a>(key: &'a [u8], value: Option<&[u8]>) -> Option<(&'a str, u32)> {
     }
     let count =
         value.and_then(|value| value.first_chunk::<4>()).map_or(0, |count| u32::from_be_bytes(*count));
-    Some((std::str::from_utf8(name).ok()?, count))
+    // No node has more sessions: one that says so would draw all unicasts to itself.
+    Some((std::str::from_utf8(name).ok()?, count.min(SESSIONS_MAX as u32)))
 }
 
 /// Carries one change of a neighbour's record into the topic table.

@@ -1,10 +1,8 @@
-use std::sync::atomic::AtomicU32;
-
 use bytes::Bytes;
 
 use super::*;
 use crate::{
-    relay::{LinkKey, bandwidth::Limiter, settings::Settings},
+    relay::{LinkKey, settings::Settings},
     wire::state::Head,
 };
 
@@ -29,21 +27,10 @@ fn key(index: usize) -> NodeSigner {
 
 fn registry(now: Instant, signer: &NodeSigner, incarnation: u64) -> Registry {
     let shared = Arc::new(Shared {
-        id: signer.id(),
-        incarnation,
-        reactors: 1,
-        started: now,
         own_address: "127.0.0.1:30300".into(),
         own_agency: "agency".into(),
         own_name: "node".into(),
-        settings: Settings::default(),
-        snapshot: arc_swap::ArcSwap::default(),
-        limiter: Limiter::unlimited(),
-        rpc_limiter: Limiter::unlimited(),
-        registry_input_bytes: Default::default(),
-        rpc_answer_bytes: Default::default(),
-        next_message: AtomicU32::new(0),
-        counters: vec![Arc::default()],
+        ..Shared::new(signer.id(), incarnation, 1, now, Settings::default())
     });
     Registry::new(shared, signer.clone())
 }

@@ -520,9 +520,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::relay::{
-        LinkUp, ReactorId, SendError, Shared, bandwidth::Limiter, settings::Settings, snapshot::Snapshot,
-    };
+    use crate::relay::{LinkUp, ReactorId, SendError, Shared, settings::Settings};
 
     const OWN: NodeId = NodeId([1; 64]);
     const PEER: NodeId = NodeId([2; 64]);
@@ -611,23 +609,7 @@ mod tests {
     }
 
     fn shard(now: Instant) -> (Shard, Links) {
-        let shared = Shared {
-            id: OWN,
-            incarnation: 1,
-            reactors: 1,
-            started: now,
-            own_address: String::new(),
-            own_agency: String::new(),
-            own_name: String::new(),
-            settings: Settings::default(),
-            snapshot: arc_swap::ArcSwap::from_pointee(Snapshot::default()),
-            limiter: Limiter::unlimited(),
-            rpc_limiter: Limiter::unlimited(),
-            registry_input_bytes: 0.into(),
-            rpc_answer_bytes: 0.into(),
-            next_message: 0.into(),
-            counters: vec![Arc::default()],
-        };
+        let shared = Shared::new(OWN, 1, 1, now, Settings::default());
         let (mut shard, mut out) = (Shard::new(Arc::new(shared), ReactorId(0), 0, now), Links::default());
         link_up(&mut shard, now, KEY, &mut out);
         (shard, out)

@@ -34,6 +34,7 @@ pub struct Rules {
     pub tight: bool,
     /// A bandwidth limit is set.
     pub limited: bool,
+    pub push_timeout: Duration,
     pub request_timeout: Duration,
     pub retry_after_push_timeout: bool,
 }
@@ -507,9 +508,12 @@ impl Oracle {
                 let untried = certain().find(|app| {
                     self.apps[*app].good && !message.pushes.iter().any(|(pushed, _)| pushed == app)
                 });
+                // Whoever was tried may have kept silent for the time of a push; after that the next is due.
+                let tries = message.pushes.len() as u32 + 1;
+                let had_time = tries * self.rules.push_timeout + 2 * ON_THE_WAY < now - sent;
                 let early = now + ON_THE_WAY < sent + self.rules.request_timeout;
                 if let Some(app) = untried
-                    && early
+                    && (early || had_time)
                     && self.rules.retry_after_push_timeout
                     && !self.rules.tight
                     && !message.shares_seq

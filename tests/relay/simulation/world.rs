@@ -137,6 +137,7 @@ impl World {
         let rules = Rules {
             tight,
             limited,
+            push_timeout: settings.push_timeout,
             request_timeout: settings.request_timeout,
             retry_after_push_timeout: settings.retry_after_push_timeout,
         };

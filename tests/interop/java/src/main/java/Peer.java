@@ -1,0 +1,206 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import io.netty.channel.ChannelHandlerContext;
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.util.HashMap;
+import java.util.HexFormat;
+import java.util.Map;
+import java.util.concurrent.CountDownLatch;
+import org.fisco.bcos.sdk.BcosSDK;
+import org.fisco.bcos.sdk.amop.Amop;
+import org.fisco.bcos.sdk.amop.AmopCallback;
+import org.fisco.bcos.sdk.amop.AmopMsgOut;
+import org.fisco.bcos.sdk.amop.AmopResponse;
+import org.fisco.bcos.sdk.amop.AmopResponseCallback;
+import org.fisco.bcos.sdk.amop.topic.AmopMsgIn;
+import org.fisco.bcos.sdk.channel.ResponseCallback;
+import org.fisco.bcos.sdk.channel.model.Options;
+import org.fisco.bcos.sdk.model.AmopMsg;
+import org.fisco.bcos.sdk.model.MsgType;
+import org.fisco.bcos.sdk.model.Response;
+
+/**
+ * An application of the SDK that does what its standard input says, one JSON object a line, and reports what
+ * happens in the same form. It decides nothing and checks nothing; the test does.
+ *
+ * <p>Usage: Peer CONFIG.TOML
+ */
+public final class Peer {
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final HexFormat HEX = HexFormat.of();
+    private static final PrintStream OUT = new PrintStream(System.out, true, StandardCharsets.UTF_8);
+    /** How a payload begins that is a file: the SDK's demos write the number -128. */
+    private static final int FILE_MAGIC = -128;
+
+    private final BcosSDK sdk;
+    private final Amop amop;
+    /** Callbacks of subscriptions with "hold" return when this opens. */
+    private final CountDownLatch released = new CountDownLatch(1);
+
+    private Peer(String config) throws Exception {
+        sdk = BcosSDK.build(config);
+        amop = sdk.getAmop();
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        Peer peer = new Peer(arguments[0]);
+        report("connected", "nodes", peer.sdk.getChannel().getAvailablePeer());
+        BufferedReader commands =
+                new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+            peer.obey(JSON.readTree(line));
+        }
+        peer.sdk.stopAll();
+        System.exit(0);
+    }
+
+    private void obey(JsonNode command) throws Exception {
+        String topic = command.path("topic").asText();
+        byte[] payload = HEX.parseHex(command.path("payload").asText());
+        switch (command.get("do").asText()) {
+            case "subscribe" -> amop.subscribeTopic(topic, new Receiver(command.path("hold").asBoolean()));
+            // The SDK takes this, and then answers nothing.
+            case "subscribe_without_callback" -> amop.subscribeTopic(topic, null);
+            case "unsubscribe" -> amop.unsubscribeTopic(topic);
+            case "unicast" -> amop.sendAmopMsg(message(command, topic, payload), new Answers(command));
+            case "broadcast" -> amop.broadcastAmopMsg(message(command, topic, payload));
+            case "send_file" -> {
+                String name = command.get("name").asText();
+                amop.sendAmopMsg(message(command, topic, file(name, payload)), new Answers(command));
+            }
+            case "send_frame" -> sendFrame(command, topic, payload);
+            case "release" -> released.countDown();
+            case "nodes" -> report("nodes", "nodes", sdk.getChannel().getAvailablePeer());
+            case "get_peers" -> report("peers", "peers", sdk.getClient(1).getPeers().getPeers());
+            default -> throw new IllegalArgumentException(command.toString());
+        }
+    }
+
+    private static AmopMsgOut message(JsonNode command, String topic, byte[] payload) {
+        AmopMsgOut message = new AmopMsgOut();
+        message.setTopic(topic);
+        message.setContent(payload);
+        if (command.has("timeout_ms")) {
+            message.setTimeout(command.get("timeout_ms").asLong());
+        }
+        return message;
+    }
+
+    /** Sends a frame below the AMOP interface, which hides the data of an answer that is not 0. */
+    private void sendFrame(JsonNode command, String topic, byte[] payload) {
+        AmopMsg message = new AmopMsg();
+        message.setSeq(Amop.newSeq());
+        message.setResult(0);
+        message.setType((short) command.get("type").asInt());
+        message.setTopic(topic);
+        message.setData(payload);
+        Options options = new Options();
+        options.setTimeout(command.get("timeout_ms").asLong());
+        sdk.getChannel()
+                .asyncSendToRandom(
+                        message,
+                        new ResponseCallback() {
+                            @Override
+                            public void onResponse(Response response) {
+                                report(
+                                        "frame",
+                                        "id", command.get("id"),
+                                        "sent_seq", message.getSeq(),
+                                        "seq", response.getMessageID(),
+                                        "code", response.getErrorCode(),
+                                        "data", response.getContentBytes());
+                            }
+                        },
+                        options);
+    }
+
+    private static byte[] file(String name, byte[] content) {
+        byte[] nameBytes = name.getBytes(StandardCharsets.UTF_8);
+        ByteBuffer buffer = ByteBuffer.allocate(8 + nameBytes.length + content.length);
+        return buffer.putInt(FILE_MAGIC).putInt(nameBytes.length).put(nameBytes).put(content).array();
+    }
+
+    /** Reports each message, and answers it with its own payload. */
+    private final class Receiver extends AmopCallback {
+        private final boolean hold;
+
+        Receiver(boolean hold) {
+            this.hold = hold;
+        }
+
+        @Override
+        public byte[] receiveAmopMsg(AmopMsgIn message) {
+            byte[] content = message.getContent();
+            Map<String, String> file = null;
+            ByteBuffer buffer = ByteBuffer.wrap(content);
+            if (content.length >= 8 && buffer.getInt() == FILE_MAGIC) {
+                byte[] name = new byte[buffer.getInt()];
+                buffer.get(name);
+                String rest = HEX.formatHex(content, buffer.position(), content.length);
+                file = Map.of("name", new String(name, StandardCharsets.UTF_8), "content", rest);
+            }
+            report(
+                    "received",
+                    "topic", message.getTopic(),
+                    "seq", message.getMessageID(),
+                    "multicast", message.getType() == (short) MsgType.AMOP_MULBROADCAST.getType(),
+                    "result", message.getResult(),
+                    "node", node(message.getCtx()),
+                    "payload", content,
+                    "file", file);
+            if (hold) {
+                try {
+                    released.await();
+                } catch (InterruptedException interrupted) {
+                    Thread.currentThread().interrupt();
+                }
+            }
+            return content;
+        }
+    }
+
+    private static final class Answers extends AmopResponseCallback {
+        private final JsonNode id;
+
+        Answers(JsonNode command) {
+            id = command.get("id");
+        }
+
+        @Override
+        public void onResponse(AmopResponse response) {
+            AmopMsgIn message = response.getAmopMsgIn();
+            report(
+                    "answered",
+                    "id", id,
+                    "code", response.getErrorCode(),
+                    "seq", response.getMessageID(),
+                    "node", node(response.getCtx()),
+                    "topic", message == null ? null : message.getTopic(),
+                    "payload", message == null ? null : message.getContent());
+        }
+    }
+
+    private static String node(ChannelHandlerContext context) {
+        return context == null ? null : context.channel().remoteAddress().toString();
+    }
+
+    /** Writes a line; bytes come out in hex. */
+    private static void report(String event, Object... fields) {
+        Map<String, Object> line = new HashMap<>();
+        line.put("event", event);
+        for (int index = 0; index < fields.length; index += 2) {
+            Object value = fields[index + 1];
+            line.put((String) fields[index], value instanceof byte[] bytes ? HEX.formatHex(bytes) : value);
+        }
+        try {
+            OUT.println(JSON.writeValueAsString(line));
+        } catch (Exception failure) {
+            failure.printStackTrace();
+            System.exit(1);
+        }
+    }
+}

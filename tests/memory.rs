@@ -1,0 +1,212 @@
+//! Whether a node takes no more memory than its bounds say: the built program is filled to them, one after
+//! another and all at once. Long, and wants a machine to itself: `scripts/memory`.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use amop::{
+    bounds::{self, Bound},
+    config::Config,
+    pki::Profile,
+    wire::{
+        ResultCode,
+        sdk::{self, FrameType, Header, Seq},
+    },
+};
+
+#[path = "support/mod.rs"]
+mod support;
+use support::{RawSdk, application_config, host_dir, process::Process};
+
+/// Low bounds, and times so long that nothing is let go meanwhile. It begins in `[p2p]`.
+const CONFIG: &str = "\
+[engine]
+reactors=1
+receive_buffers=64
+unfinished_bytes_max=67108864
+queues_bytes_max=67108864
+[amop]
+frame_len_max=4194304
+session_queue_bytes_max=16777216
+retained_bytes_max=33554432
+records_bytes_max=33554432
+windows_bytes_max=33554432
+node_topics_max=50000
+node_subscriptions_max=50000
+pending_requests_max=20000
+push_timeout_ms=600000
+request_timeout_ms=600000
+idle_timeout_ms=3600000
+stall_timeout_ms=3600000
+";
+const SESSIONS: usize = 1_000;
+const HANDSHAKES: usize = 1_000;
+
+struct Filling {
+    node: Process,
+    rooms: Vec<bounds::Room>,
+    before: usize,
+    failed: bool,
+}
+
+impl Filling {
+    fn app(&self) -> RawSdk {
+        RawSdk::connect_with(application_config(Profile::Ec), self.node.channel).expect("let in")
+    }
+
+    fn bound(&self, name: &str, per: &str) -> &Bound {
+        let all = self.rooms.iter().flat_map(|(_, bounds)| bounds);
+        all.into_iter().find(|bound| bound.name == name && bound.per == per).expect("listed")
+    }
+
+    /// Compares what the node has taken since the last part with what was computed for this one.
+    fn compare(&mut self, part: &str, computed: u64) {
+        // What was sent is worked through when the memory stops growing.
+        let mut resident = self.node.resident_bytes();
+        loop {
+            thread::sleep(Duration::from_millis(500));
+            let now = self.node.resident_bytes();
+            if now <= resident + (256 << 10) {
+                break;
+            }
+            resident = now;
+        }
+        let taken = resident.saturating_sub(self.before);
+        self.before = resident;
+        let verdict = if taken as u64 <= computed { "" } else { "  MORE" };
+        self.failed |= taken as u64 > computed;
+        println!("{part:<44} computed {:>9} KiB, taken {:>9} KiB{verdict}", computed >> 10, taken >> 10);
+    }
+}
+
+fn seq(number: usize) -> Seq {
+    format!("{number:032}").into_bytes().try_into().expect("32 digits")
+}
+
+/// Reads and drops everything, for ever.
+fn drain(app: &RawSdk) {
+    let mut socket = app.socket.try_clone().expect("a descriptor");
+    socket.set_read_timeout(None).expect("a socket");
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while socket.read(&mut buffer).is_ok_and(|read| read > 0) {}
+    });
+}
+
+#[test]
+#[ignore = "takes some minutes and hundreds of MiB: scripts/memory"]
+fn a_node_at_its_bounds_takes_no_more_memory_than_computed() {
+    let (config, _) = Config::parse(&format!("[p2p]\n{CONFIG}"), Path::new(".")).expect("a configuration");
+    let node = Process::start_with(&host_dir(Profile::Ec).join("node0/conf"), false, CONFIG);
+    let before = node.resident_bytes();
+    println!("{:<44} {:>40} KiB", "an idle node", before >> 10);
+    let mut filling = Filling { node, rooms: bounds::all(&config), before, failed: false };
+    let of = |filling: &Filling, name: &str, per: &str| filling.bound(name, per).memory;
+
+    let sessions: Vec<RawSdk> = (0..SESSIONS).map(|_| filling.app()).collect();
+    let links = filling.bound("links", "node");
+    let a_session = links.memory / links.value
+        + of(&filling, "sessions", "node") / filling.bound("sessions", "node").value
+        + of(&filling, "share of a session in them", "session") / filling.bound("sessions", "node").value;
+    filling.compare(&format!("{SESSIONS} idle sessions"), SESSIONS as u64 * a_session);
+
+    let mut subscribers: Vec<RawSdk> = (0..5).map(|_| filling.app()).collect();
+    for (number, app) in subscribers.iter_mut().enumerate() {
+        let topics: Vec<String> = (0..10_000).map(|topic| format!("{number}-{topic:0>250}")).collect();
+        let body = serde_json::to_vec(&topics).expect("strings");
+        app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(number), ResultCode::OK, &body));
+    }
+    let topics = filling.bound("topics", "node").memory
+        + filling.bound("subscriptions, those that wait included", "node").memory;
+    filling.compare("topics of 254 bytes", topics);
+
+    let mut silent: Vec<RawSdk> = (0..2).map(|_| filling.app()).collect();
+    for app in &mut silent {
+        drain(app);
+        app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, br#"["silent"]"#));
+    }
+    let mut publisher = filling.app();
+    drain(&publisher);
+    thread::sleep(Duration::from_millis(500));
+    for number in 0..25_000 {
+        publisher.send(&sdk::encode_amop(
+            FrameType::REQUEST,
+            &seq(number),
+            ResultCode::OK,
+            "silent",
+            &[7; 1_600],
+        ));
+    }
+    let computed = of(&filling, "requests that wait for their answer", "reactor")
+        + of(&filling, "pushes that wait for their answer", "reactor")
+        + filling
+            .rooms
+            .iter()
+            .flat_map(|(_, bounds)| bounds)
+            .filter(|bound| bound.name == "frames kept for another try")
+            .map(|bound| bound.memory)
+            .sum::<u64>();
+    filling.compare("requests, pushes, frames kept for a retry", computed);
+
+    let mut slow: Vec<RawSdk> = (0..80).map(|_| filling.app()).collect();
+    for app in &mut slow {
+        let header =
+            Header { len: 1 << 20, frame_type: FrameType::MULTICAST, seq: seq(1), result: ResultCode::OK };
+        app.send(&header.encode());
+        // Those that are cut when the pool is full may not take it.
+        let rest = app.seal(&vec![7; (1 << 20) - 1_000]);
+        let _ = app.socket.write_all(&rest);
+    }
+    let computed = of(&filling, "unfinished frames and records", "node");
+    filling.compare("unfinished frames", computed);
+
+    let mut deaf: Vec<RawSdk> = (0..8).map(|_| filling.app()).collect();
+    for app in &mut deaf {
+        app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, br#"["deaf"]"#));
+    }
+    thread::sleep(Duration::from_millis(500));
+    for number in 0..600 {
+        publisher.send(&sdk::encode_amop(
+            FrameType::MULTICAST,
+            &seq(number),
+            ResultCode::OK,
+            "deaf",
+            &[7; 60_000],
+        ));
+    }
+    let computed = of(&filling, "outgoing queues of all sessions", "node");
+    filling.compare("queues of sessions that do not read", computed);
+
+    let handshakes: Vec<TcpStream> = (0..HANDSHAKES)
+        .map(|number| {
+            let source = SocketAddr::from((Ipv4Addr::new(127, 0, 1, (number / 60) as u8 + 1), 0));
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            socket.bind(&source.into()).expect("a loopback address");
+            socket.connect(&filling.node.channel.into()).expect("a listener");
+            let mut stream = TcpStream::from(socket);
+            // The beginning of a ClientHello that promises more than comes.
+            let _ =
+                stream.write_all(&[&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3][..], &[7; 12_000]].concat());
+            stream
+        })
+        .collect();
+    let all = filling.bound("handshakes", "listener");
+    let computed = all.memory / (2 * all.value) * HANDSHAKES as u64;
+    filling.compare(&format!("{HANDSHAKES} handshakes that stop half-way"), computed);
+
+    let bound = bounds::memory(&filling.rooms);
+    println!(
+        "{:<44} computed {:>9} KiB, taken {:>9} KiB",
+        "all bounds at once, and what was reached here",
+        bound >> 10,
+        filling.node.resident_bytes() >> 10
+    );
+    assert!(!filling.failed, "a part takes more than was computed for it");
+    drop((handshakes, deaf, slow, silent, subscribers, sessions));
+}
