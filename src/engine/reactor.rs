@@ -37,7 +37,7 @@ use super::{
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
-        SendError, Shared, counters::Counters, shard::Shard,
+        SendError, Shared, SubscriberId, counters::Counters, shard::Shard,
     },
     wire::{FrameRef, Topic, node, sdk},
 };
@@ -73,6 +73,8 @@ struct Io {
     counters: Arc<Counters>,
     /// Changes of topics that wait because the registry is behind, each topic's summed up.
     put_off: AHashMap<Topic, i32>,
+    /// The same of subscribers of private topics.
+    put_off_subscribers: AHashMap<SubscriberId, (Topic, bool)>,
     /// What the outgoing queues of all sessions of this reactor take, in bytes.
     queues_bytes: usize,
     queues_bytes_max: usize,
@@ -113,6 +115,15 @@ impl Io {
 
     /// Tells the registry what was put off, once it has room.
     fn flush_topics(&mut self) {
+        if !self.put_off_subscribers.is_empty() && !self.is_registry_behind() {
+            let changes = self
+                .put_off_subscribers
+                .drain()
+                .map(|(subscriber, (topic, subscribes))| (topic, subscriber, subscribes))
+                .collect();
+            // The registry outlives the reactors.
+            let _ = self.registry.send(RegistryInput::Subscribers { changes });
+        }
         if !self.put_off.is_empty() && !self.is_registry_behind() {
             let changes = self.put_off.drain().filter(|&(_, difference)| difference != 0).collect();
             // The registry outlives the reactors.
@@ -153,6 +164,18 @@ impl Outbound for Io {
                 self.counters.registry_changes_put_off.add(changes.len() as u64);
                 for (topic, difference) in changes {
                     *self.put_off.entry(topic).or_default() += difference;
+                }
+                true
+            }
+            RegistryInput::Subscribers { changes }
+                if !self.put_off_subscribers.is_empty() || self.is_registry_behind() =>
+            {
+                self.counters.registry_changes_put_off.add(changes.len() as u64);
+                for (topic, subscriber, subscribes) in changes {
+                    // Each takes its topic once and drops it once; the registry need not know of both.
+                    if self.put_off_subscribers.remove(&subscriber).is_none() {
+                        self.put_off_subscribers.insert(subscriber, (topic, subscribes));
+                    }
                 }
                 true
             }
@@ -282,6 +305,7 @@ impl Reactor {
                 reactor: parts.id,
                 counters,
                 put_off: AHashMap::new(),
+                put_off_subscribers: AHashMap::new(),
                 queues_bytes: 0,
                 queues_bytes_max,
             },
@@ -922,6 +946,7 @@ mod tests {
             reactor: ReactorId(0),
             counters: Arc::default(),
             put_off: AHashMap::new(),
+            put_off_subscribers: AHashMap::new(),
             queues_bytes: 0,
             queues_bytes_max,
         }
@@ -980,6 +1005,26 @@ mod tests {
         assert!(io.to_registry(change("after", 1)));
         assert_eq!(inputs.len(), 1);
         assert_eq!(io.counters.registry_changes_put_off.get(), 102);
+    }
+
+    #[test]
+    fn a_subscriber_that_comes_and_goes_while_the_registry_is_behind_is_not_told_of() {
+        let (registry, inputs) = unbounded();
+        let mut io = io(registry, usize::MAX);
+        let topic = Topic::new("#!$TopicNeedVerify_t").unwrap();
+        let change = |number, subscribes| RegistryInput::Subscribers {
+            changes: vec![(topic.clone(), SubscriberId(number), subscribes)],
+        };
+        for number in 0..REGISTRY_QUEUE_MAX as u64 {
+            assert!(io.to_registry(change(number, true)));
+        }
+        for (number, subscribes) in [(1, false), (1 << 20, true), (1 << 20, false)] {
+            assert!(io.to_registry(change(number, subscribes)));
+        }
+        assert_eq!(inputs.try_iter().count(), REGISTRY_QUEUE_MAX);
+        io.flush_topics();
+        let Ok(RegistryInput::Subscribers { changes }) = inputs.try_recv() else { panic!("nothing told") };
+        assert_eq!(changes, [(topic.clone(), SubscriberId(1), false)]);
     }
 
     #[test]

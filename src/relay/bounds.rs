@@ -126,6 +126,67 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "another session is tried: push_timeouts",
         )
         .set_by("[amop] push_timeout_ms"),
+        fixed(
+            "pairs of publishers and subscribers of private topics",
+            shard::PAIRS_MAX,
+            "pairs",
+            "reactor",
+            "not challenged: pairs_over_bound",
+        )
+        .memory(reactors * shard::PAIRS_MAX * in_table(sizes.pair)),
+        fixed(
+            "subscribers that a publisher is asked to verify",
+            shard::OPEN_MAX,
+            "challenges",
+            "session",
+            "the others wait for their turn",
+        )
+        .memory(reactors * shard::PAIRS_MAX * in_table(sizes.asked)),
+        fixed(
+            "time of a challenge",
+            millis(shard::OPEN_FOR_MAX),
+            "ms",
+            "challenge",
+            "tried again later: challenges_unanswered",
+        ),
+        fixed(
+            "open challenges to this node's subscribers",
+            shard::CHALLENGES_MAX,
+            "challenges",
+            "node",
+            "tried again later: challenges_over_bound",
+        )
+        .memory(shard::CHALLENGES_MAX * in_table(sizes.challenge)),
+        fixed(
+            "those of them that another node's publishers have",
+            shard::CHALLENGES_OF_NODE_MAX,
+            "challenges",
+            "neighbour",
+            "the same",
+        ),
+        fixed(
+            "payloads of challenges",
+            shard::CARRIED_MAX,
+            "payloads",
+            "node",
+            "no further challenge is carried: challenges_over_bound",
+        )
+        .memory(shard::CARRIED_MAX * in_table(sizes.carried)),
+        fixed("payloads of challenges", millis(shard::CARRIED_MEMORY), "ms", "payload", "forgotten"),
+        fixed(
+            "subscribers of a private topic that other nodes are told",
+            state::SUBSCRIBERS_MAX,
+            "sessions",
+            "topic",
+            "no publisher elsewhere reaches the others: subscribers_not_told",
+        ),
+        fixed(
+            "subscribers that a frame names",
+            crate::wire::node::AUDIENCE_MAX,
+            "sessions",
+            "frame to a node",
+            "a multicast goes in several frames, a unicast tries no further ones there",
+        ),
         fixed("nodes", registry::NODES_MAX, "neighbours", "node", "the link is closed: refused_nodes")
             .memory(registry::NODES_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
         fixed(

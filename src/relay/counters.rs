@@ -186,7 +186,7 @@ impl Outcome {
 #[derive(Default, Debug)]
 pub struct Latencies {
     /// From a session's request to its answer, for each [`Outcome`]. Requests that are refused at once
-    /// (malformed, private topics, over a bound) are not here.
+    /// (malformed, nobody who may get them, over a bound) are not here.
     requests: [Histogram; Outcome::ALL.len()],
     /// From the push to a session to its answer.
     pub pushes: Histogram,
@@ -278,7 +278,7 @@ figures! {
         counter queues_full,
         /// Multicast copies not sent because a neighbour's window was full or its link was gone.
         counter dropped_window_full,
-        /// Multicasts with a private topic and no authorised receiver.
+        /// Multicasts with a private topic and no authorised receiver, and copies for one that is no more.
         counter dropped_unauthorised,
         /// Requests without a retry because no more frames could be kept.
         counter retention_refused,
@@ -344,6 +344,30 @@ figures! {
         counter sessions_worn,
         /// TLS 1.3 keys that were renewed.
         counter keys_updated,
+        /// Pairs of publisher and subscriber sessions of private topics now.
+        gauge pairs,
+        /// Challenges to this node's subscribers that are open now, or were when the last one came.
+        gauge challenges_open,
+        /// Publishers of private topics asked to verify a subscriber.
+        counter challenges,
+        /// Challenges pushed to subscribers of private topics.
+        counter challenges_presented,
+        /// Challenges that ended without a verdict, or without the subscriber's answer.
+        counter challenges_unanswered,
+        /// Requests to minted route topics of no open challenge, or of one that was carried already.
+        counter challenges_closed,
+        /// Challenges not carried because another session had the same payload before: it may hand on its own.
+        counter challenges_handed_on,
+        /// Challenges refused because there were too many.
+        counter challenges_over_bound,
+        /// Pairs of publisher and subscriber sessions that are not challenged because there are too many.
+        counter pairs_over_bound,
+        /// Subscribers accepted by publishers.
+        counter verdicts_positive,
+        /// Subscribers refused by publishers.
+        counter verdicts_negative,
+        /// Verdicts of sessions that were not asked, or not with this token, or that are malformed.
+        counter verdicts_ignored,
         /// Bytes received, as TLS records.
         counter received_bytes,
         /// Bytes sent, as TLS records.

@@ -31,13 +31,15 @@ pub mod signing;
 pub mod snapshot;
 mod timers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use self::snapshot::NodeRef;
-use crate::wire::{FrameRef, NodeId, Topic, node::PacketType, sdk::Seq};
+use crate::wire::{
+    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
+};
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
 /// it.
@@ -66,6 +68,53 @@ impl SessionId {
     pub fn reactor(self) -> ReactorId {
         ReactorId((self.0 >> 48) as u16)
     }
+}
+
+/// A session's number as the subscriber of one private topic: a fresh one each time that it takes the
+/// topic, so that who drops a topic takes nothing that it proved with it. Never reused within an
+/// incarnation of the node. Its upper 16 bits name the reactor that owns the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriberId(pub u64);
+
+impl SubscriberId {
+    /// The reactor that owns the session.
+    pub fn reactor(self) -> ReactorId {
+        ReactorId((self.0 >> 48) as u16)
+    }
+}
+
+/// The subscribers that may get a message with a private topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named(pub Vec<SubscriberId>);
+
+impl Named {
+    /// Those that a node with so many reactors may have, in order and once each.
+    fn from_numbers(numbers: &[u64], reactors: u16) -> Self {
+        let numbers = numbers.iter().map(|&number| SubscriberId(number));
+        let mut named: Vec<_> = numbers.filter(|number| number.reactor().0 < reactors).collect();
+        named.sort_unstable();
+        named.dedup();
+        Self(named)
+    }
+}
+
+/// One challenge of a publisher to a subscriber of a private topic (WIRE §4).
+#[derive(Clone, Debug)]
+pub struct Challenge {
+    /// The data topic.
+    pub topic: Topic,
+    /// Number of the minted route topic.
+    pub number: u64,
+    /// Names the challenge between the nodes and the publisher.
+    pub token: ChallengeToken,
+    /// Who is challenged.
+    pub subscriber: SubscriberId,
+    /// The publisher's session; if `node` is set, by that node's number.
+    pub publisher: SessionId,
+    /// The publisher's node, if it is another one.
+    pub node: Option<NodeId>,
+    /// How long it may be carried to the subscriber.
+    pub open_for: Duration,
 }
 
 /// Who is at the other end of a link that has just come up.
@@ -212,6 +261,8 @@ pub enum MeshMessage {
     Deliver {
         /// The coordinator's number for the request.
         request: RequestId,
+        /// For a private topic, who may get it.
+        audience: Option<Box<Named>>,
         /// Sessions that must not get it: the publisher and those that were tried already.
         excluded: SmallVec<[SessionId; 2]>,
     },
@@ -247,6 +298,59 @@ pub enum MeshMessage {
     },
     /// Deliver a multicast (the frame) to all your subscribers.
     Multicast,
+    /// Deliver a multicast (the frame) with a private topic to these of your subscribers.
+    PrivateMulticast {
+        /// Who may get it.
+        audience: Box<Named>,
+    },
+    /// To the desk: a publisher is about to challenge a subscriber of this node.
+    OpenChallenge {
+        /// The challenge.
+        challenge: Box<Challenge>,
+    },
+    /// The challenge is open: the publisher may be asked.
+    ChallengeOpened {
+        /// The publisher's session.
+        publisher: SessionId,
+        /// Which challenge.
+        token: ChallengeToken,
+        /// The subscriber's node that says so, if it is another one.
+        node: Option<Box<NodeId>>,
+    },
+    /// Tell a neighbour about a challenge.
+    SendNotice {
+        /// Which neighbour.
+        node: Box<NodeId>,
+        /// What.
+        notice: Box<Notice>,
+    },
+    /// To the desk: a unicast (the frame) to a minted route topic of this node.
+    Carry {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// The session that sent it, if it is one of this node.
+        sender: Option<SessionId>,
+    },
+    /// From the desk: push this challenge (the frame) to the challenged session.
+    Present {
+        /// The request's coordinator.
+        coordinator: ReactorId,
+        /// Its number for the request.
+        request: RequestId,
+        /// The session that sent it, if it is one of this node.
+        sender: Option<SessionId>,
+        /// Which challenge.
+        challenge: Box<Challenge>,
+    },
+    /// The challenged session has answered.
+    ChallengeAnswered {
+        /// The publisher's session.
+        publisher: SessionId,
+        /// Which challenge.
+        token: ChallengeToken,
+        /// The subscriber's node that says so, if it is another one.
+        node: Option<Box<NodeId>>,
+    },
     /// Send a unicast (the frame) over your link to this node.
     Forward {
         /// The coordinator's number for the request.
@@ -257,6 +361,8 @@ pub enum MeshMessage {
         message: u32,
         /// Milliseconds left for the request.
         time_left_ms: u32,
+        /// For a private topic, who may get it.
+        audience: Option<Box<Named>>,
     },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
@@ -285,6 +391,15 @@ pub enum MeshMessage {
         /// Set if the coordinator wants to know, by a [`Self::ForwardFailed`], how far it got.
         report: bool,
     },
+    /// Send a multicast (the frame) with a private topic over your link to this node.
+    ForwardPrivateMulticast {
+        /// Where to.
+        node: Box<NodeId>,
+        /// The message's number at this node.
+        message: u32,
+        /// Who may get it there.
+        audience: Box<Named>,
+    },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
         /// Where to.
@@ -303,6 +418,11 @@ pub enum RegistryInput {
         reactor: ReactorId,
         /// Topic and difference; each topic once.
         changes: Vec<(Topic, i32)>,
+    },
+    /// Sessions took private topics, or dropped them.
+    Subscribers {
+        /// The data topic, the subscriber, and whether it took the topic.
+        changes: Vec<(Topic, SubscriberId, bool)>,
     },
     /// The first link to a node came up (after its Hello).
     NodeUp {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 use smallvec::SmallVec;
 
-use super::ReactorId;
+use super::{ReactorId, SubscriberId};
 use crate::wire::{NodeId, Topic};
 
 /// Where the subscribers of one topic are.
@@ -17,11 +17,26 @@ pub struct TopicEntry {
     pub nodes: SmallVec<[(NodeRef, u32); 2]>,
 }
 
+/// The subscribers of one private topic, by their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrivateEntry {
+    /// Sessions of this node.
+    pub own: imbl::OrdSet<SubscriberId>,
+    /// Those of other nodes; none is empty.
+    pub nodes: Vec<(NodeRef, Arc<[SubscriberId]>)>,
+}
+
+impl PrivateEntry {
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.nodes.is_empty()
+    }
+}
+
 /// A node of the map, shared by all entries that name it.
 pub type NodeRef = Arc<NodeEntry>;
 
 /// Another node that is reachable.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeEntry {
     /// Who.
     pub id: NodeId,
@@ -39,7 +54,10 @@ pub struct Snapshot {
     pub version: u64,
     /// Ids of the neighbours that are up.
     pub neighbours: Arc<[NodeId]>,
+    /// Grows with every change of the subscribers of private topics.
+    pub private_version: u64,
     topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,
+    private: GenericHashMap<Topic, Arc<PrivateEntry>, ahash::RandomState, DefaultSharedPtr>,
 }
 
 impl Snapshot {
@@ -70,6 +88,43 @@ impl Snapshot {
         self.change(topic, |entry| {
             set(&mut entry.nodes, |other| other.id == node.id, || node.clone(), count);
         });
+    }
+
+    /// The subscribers of a private topic's data topic; `None` if there are none.
+    pub fn private(&self, topic: &str) -> Option<&Arc<PrivateEntry>> {
+        self.private.get(topic)
+    }
+
+    /// Adds a subscriber of this node to a private topic, or takes it off.
+    pub fn set_own_subscriber(&mut self, topic: &Topic, subscriber: SubscriberId, subscribes: bool) {
+        self.change_private(topic, |entry| {
+            if subscribes {
+                entry.own.insert(subscriber);
+            } else {
+                entry.own.remove(&subscriber);
+            }
+        });
+    }
+
+    /// Sets who of another node subscribes to a private topic.
+    pub fn set_node_subscribers(&mut self, topic: &Topic, node: &NodeRef, subscribers: Arc<[SubscriberId]>) {
+        self.change_private(topic, |entry| {
+            entry.nodes.retain(|(other, _)| other.id != node.id);
+            if !subscribers.is_empty() {
+                entry.nodes.push((node.clone(), subscribers));
+            }
+        });
+    }
+
+    fn change_private(&mut self, topic: &Topic, change: impl FnOnce(&mut PrivateEntry)) {
+        self.private_version += 1;
+        let mut entry = self.private.get(topic.as_str()).map(|entry| (**entry).clone()).unwrap_or_default();
+        change(&mut entry);
+        if entry.is_empty() {
+            self.private.remove(topic.as_str());
+        } else {
+            self.private.insert(topic.clone(), Arc::new(entry));
+        }
     }
 
     fn change(&mut self, topic: &Topic, change: impl FnOnce(&mut TopicEntry)) {

@@ -1,8 +1,9 @@
-//! JSON bodies of the SDK link: handshake, heartbeat, subscription (WIRE §1.3, §1.4, §1.6).
+//! JSON bodies of the SDK link: handshake, heartbeat, subscription, private topics (WIRE §1.3, §1.4,
+//! §1.6, §4).
 
 use serde_json::Value;
 
-use super::topic::Topic;
+use super::{NodeId, hex, topic::Topic};
 
 /// Newest protocol version of the SDK link that the node speaks.
 pub const PROTOCOL_MAX: u32 = 3;
@@ -137,6 +138,44 @@ pub fn decode_subscription(body: &[u8], topics_max: usize) -> Result<(Vec<Topic>
     }
 }
 
+/// Tells the challenges of all publishers apart, and cannot be guessed.
+pub type ChallengeToken = [u8; 32];
+
+/// Body of a 0x37 (WIRE §4): asks a publisher to verify the subscriber behind `route`. Its `nodeId` is the
+/// beginning of the subscriber's node id, then the token.
+pub fn topic_certification(node: &NodeId, token: &ChallengeToken, topic: &str, route: &str) -> String {
+    let id = hex::encode(&node.0[..32]) + &hex::encode(token);
+    // Topics are anybody's words.
+    let body = serde_json::json!({ "nodeId": id, "topic": topic, "topicForCert": route });
+    format!("{body}\n")
+}
+
+/// Body of a 0x38 (WIRE §4): what a publisher thinks of a subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicStatus {
+    /// Whether the subscriber was accepted.
+    pub accepted: bool,
+    /// The token of the challenge.
+    pub token: ChallengeToken,
+    /// The data topic.
+    pub topic: String,
+}
+
+impl TopicStatus {
+    /// Reads a body; `None` if it is malformed or its `nodeId` holds no token.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let fields = value.as_object()?;
+        let id: [u8; 64] = hex::decode(fields.get("nodeId")?.as_str()?)?;
+        let (_, token) = id.split_last_chunk()?;
+        Some(Self {
+            accepted: fields.get("checkResult")?.as_i64()? == 0,
+            token: *token,
+            topic: fields.get("topic")?.as_str()?.to_owned(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +199,40 @@ mod tests {
         };
         assert!(flag("amop"));
         assert!(!flag("python"));
+    }
+
+    #[test]
+    fn a_certification_is_what_sdks_read_and_its_node_id_comes_back_as_the_token() {
+        let node = NodeId(std::array::from_fn(|i| i as u8));
+        let token: ChallengeToken = std::array::from_fn(|i| 0xff - i as u8);
+        let body = topic_certification(&node, &token, "#!$TopicNeedVerify_\"t", "route");
+        assert!(body.ends_with('\n'));
+        let value: Value = serde_json::from_str(&body).unwrap();
+        let id = value["nodeId"].as_str().unwrap();
+        assert_eq!((id.len(), &id[..64]), (128, &node.to_hex()[..64]));
+        assert_eq!(value["topicForCert"], "route");
+        let verdict = |result: &str| {
+            TopicStatus::decode(
+                format!(r#"{{"checkResult":{result},"nodeId":"{id}","topic":{}}}"#, value["topic"])
+                    .as_bytes(),
+            )
+        };
+        let topic = "#!$TopicNeedVerify_\"t".to_owned();
+        assert_eq!(verdict("0"), Some(TopicStatus { accepted: true, token, topic: topic.clone() }));
+        assert_eq!(verdict("-1"), Some(TopicStatus { accepted: false, token, topic }));
+        assert_eq!(verdict("\"0\""), None);
+    }
+
+    #[test]
+    fn a_status_that_is_malformed_or_without_a_token_is_none() {
+        let id = "ab".repeat(64);
+        let read = |body: String| TopicStatus::decode(body.as_bytes());
+        assert!(read(format!(r#"{{"checkResult":0,"nodeId":"{id}","topic":"t"}}"#)).is_some());
+        assert_eq!(read(format!(r#"{{"checkResult":0,"nodeId":"{}","topic":"t"}}"#, &id[1..])), None);
+        assert_eq!(read(format!(r#"{{"checkResult":0,"nodeId":"{}","topic":"t"}}"#, "xy".repeat(64))), None);
+        assert_eq!(read(format!(r#"{{"nodeId":"{id}","topic":"t"}}"#)), None);
+        assert_eq!(read("[]".to_owned()), None);
+        assert_eq!(read("[".repeat(100_000)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! ```text
 //!   SDK link:   sdk::Header ── AmopBody ── topic::Topic        (WIRE §1)
 //!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
-//!               hello::Hello, state::…                         (docs/node-link.md)
+//!               hello::Hello, state::…, private::Notice        (docs/node-link.md)
 //! ```
 
 pub mod code;
@@ -15,10 +15,12 @@ pub mod frame;
 pub mod hello;
 pub mod json;
 pub mod node;
+pub mod private;
 pub mod sdk;
 pub mod state;
 pub mod topic;
 
+mod hex;
 mod reader;
 
 pub use code::ResultCode;

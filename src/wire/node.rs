@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::reader::Reader;
+use super::{hex, reader::Reader};
 
 /// Version of the frame format.
 pub const VERSION: u16 = 1;
@@ -34,22 +34,12 @@ impl NodeId {
 
     /// The 128 hex digits that people know a node by.
     pub fn to_hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&self.0)
     }
 
     /// Reads 128 hex digits of either case.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        if digits.len() != 2 * Self::LEN {
-            return None;
-        }
-        let mut id = [0; Self::LEN];
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            *byte = (high << 4 | low) as u8;
-        }
-        Some(Self(id))
+        hex::decode(text).map(Self)
     }
 }
 
@@ -225,6 +215,15 @@ pub struct Extensions {
     /// source may go on trying; without this the answer is a subscriber's own, whatever its code.
     pub by_node: bool,
 }
+
+/// Sessions that the audience of one destination may name, so that all extensions fit.
+pub const AUDIENCE_MAX: usize = 480;
+/// Bytes that an audience for one destination takes.
+pub fn audience_len(sessions: usize) -> usize {
+    2 + 2 + 2 + 8 * sessions
+}
+
+const _: () = assert!(2 + 2 + 2 + 8 * AUDIENCE_MAX + 128 <= EXTENSIONS_LEN_MAX);
 
 const EXTENSION_TIME_LEFT: u16 = 1;
 const EXTENSION_AUDIENCE: u16 = 2;

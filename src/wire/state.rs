@@ -10,8 +10,8 @@ use super::{NodeId, reader::Reader};
 
 /// Entry kind: a topic; the key is its name, the value a u32 count of subscriber sessions.
 pub const KIND_TOPIC: u8 = 1;
-/// Entry kind, set aside: who subscribes to a private topic; the key is the name of its data topic, the
-/// value u64 session numbers. Nobody writes it yet.
+/// Entry kind: who subscribes to a private topic; the key is the name of its data topic, the value u64
+/// subscriber numbers, at most [`SUBSCRIBERS_MAX`].
 pub const KIND_TOPIC_SESSIONS: u8 = 2;
 /// Entry kind: a live neighbour; the key is its id, the value empty.
 pub const KIND_NEIGHBOUR: u8 = 3;
@@ -20,6 +20,8 @@ pub const KIND_NEIGHBOUR: u8 = 3;
 pub const KEY_LEN_MAX: usize = 256;
 /// Longest value in bytes.
 pub const VALUE_LEN_MAX: usize = 16 * 1024;
+/// Subscribers of one private topic that a record names.
+pub const SUBSCRIBERS_MAX: usize = VALUE_LEN_MAX / 8;
 /// Entries of one record: topics, neighbours, and room for what newer nodes add.
 pub const ENTRIES_MAX: usize = 1_100_000;
 /// Bytes of the keys and values of one record: a million of the longest topics.
@@ -43,6 +45,11 @@ const STEP_DOMAIN: &[u8] = b"amop state step 1";
 /// The key of a topic's entry.
 pub fn topic_key(topic: &str) -> Vec<u8> {
     [&[KIND_TOPIC], topic.as_bytes()].concat()
+}
+
+/// The key of the entry with the subscribers of a private topic.
+pub fn topic_sessions_key(topic: &str) -> Vec<u8> {
+    [&[KIND_TOPIC_SESSIONS], topic.as_bytes()].concat()
 }
 
 /// The key of a neighbour's entry.

@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use super::{NodeId, hex};
+
 /// Longest topic name in bytes.
 pub const TOPIC_LEN_MAX: usize = 254;
 
@@ -56,6 +58,80 @@ pub fn is_valid(name: &[u8]) -> bool {
         && (1..=TOPIC_LEN_MAX).contains(&name.len())
         && !name.iter().any(|&byte| byte == 0 || byte == b'\t')
         && std::str::from_utf8(name).is_ok()
+}
+
+/// The data topic that a marker makes its session a publisher of; `None` if the name is no marker of one.
+pub fn data_topic_of_marker(name: &str) -> Option<&str> {
+    name.strip_prefix(MARKER_PREFIX).filter(|data| TopicKind::of(data.as_bytes()) == TopicKind::Data)
+}
+
+/// Hex digits behind the last `_` of a route topic: a subscriber's uuid, or what a node minted.
+const ROUTE_TAIL_LEN: usize = 32;
+
+/// The data topic of a route topic, and the 32 hex digits at its end; `None` for other names.
+fn split_route(name: &str) -> Option<(&str, &str)> {
+    let rest = name.strip_prefix(ROUTE_PREFIX)?;
+    let (front, tail) = rest.split_at_checked(rest.len().checked_sub(ROUTE_TAIL_LEN)?)?;
+    let data = front.strip_suffix('_')?;
+    let fits = is_valid(data.as_bytes())
+        && TopicKind::of(data.as_bytes()) == TopicKind::Data
+        && tail.bytes().all(|digit| digit.is_ascii_hexdigit());
+    fits.then_some((data, tail))
+}
+
+/// The data topic that a subscriber's own route topic belongs to; `None` for other names.
+pub fn data_topic_of_route(name: &str) -> Option<&str> {
+    split_route(name).map(|(data, _)| data)
+}
+
+/// A route topic that a node made up for one challenge (WIRE §4).
+///
+/// ```
+/// use amop::wire::{NodeId, topic::MintedTopic};
+///
+/// let minted = MintedTopic::new("#!$TopicNeedVerify_deals", &NodeId([0xab; 64]), 0x1234);
+/// let name = minted.to_topic().expect("not too long");
+/// assert_eq!(
+///     name.as_str(),
+///     "#!$VerifyChannel_#!$TopicNeedVerify_deals_abababababababab0000000000001234"
+/// );
+/// assert_eq!(MintedTopic::decode(name.as_str()), Some(minted));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MintedTopic<'a> {
+    /// The data topic.
+    pub data: &'a str,
+    /// First bytes of the id of the node that carries the challenge to its subscriber.
+    pub node: [u8; 8],
+    /// Tells the challenges apart.
+    pub number: u64,
+}
+
+impl<'a> MintedTopic<'a> {
+    /// The topic of challenge `number` at a subscriber of `node`.
+    pub fn new(data: &'a str, node: &NodeId, number: u64) -> Self {
+        let [n0, n1, n2, n3, n4, n5, n6, n7, ..] = node.0;
+        Self { data, node: [n0, n1, n2, n3, n4, n5, n6, n7], number }
+    }
+
+    /// Reads a name. A subscriber's own route topic looks the same: only who knows the number can tell.
+    pub fn decode(name: &'a str) -> Option<Self> {
+        let (data, tail) = split_route(name)?;
+        let [node @ .., n0, n1, n2, n3, n4, n5, n6, n7] = hex::decode::<16>(tail)?;
+        let number = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
+        Some(Self { data, node, number })
+    }
+
+    /// Whether the node is the one that carries the challenge.
+    pub fn is_at(&self, node: &NodeId) -> bool {
+        node.0.starts_with(&self.node)
+    }
+
+    /// The name; `None` if the data topic leaves no room for it.
+    pub fn to_topic(&self) -> Option<Topic> {
+        let node = hex::encode(&self.node);
+        Topic::new(&format!("{ROUTE_PREFIX}{}_{node}{:016x}", self.data, self.number))
+    }
 }
 
 /// A valid topic name that is kept; clones share it.
@@ -128,6 +204,42 @@ mod tests {
             assert!(!is_valid(prefix.as_bytes()), "{prefix}");
             assert!(is_valid(format!("{prefix}t").as_bytes()), "{prefix}t");
         }
+    }
+
+    #[test]
+    fn a_marker_belongs_to_a_data_topic_or_to_nothing() {
+        let of = data_topic_of_marker;
+        assert_eq!(of("#!$PushChannel_#!$TopicNeedVerify_t"), Some("#!$TopicNeedVerify_t"));
+        assert_eq!(of("#!$PushChannel_t"), None);
+        assert_eq!(of("#!$TopicNeedVerify_t"), None);
+    }
+
+    #[test]
+    fn a_route_topic_ends_in_32_hex_digits() {
+        let uuid = "0123456789abcdefABCDEF0123456789";
+        let route = |data: &str, tail: &str| format!("{ROUTE_PREFIX}{data}_{tail}");
+        let data = "#!$TopicNeedVerify_a_b";
+        assert_eq!(data_topic_of_route(&route(data, uuid)), Some(data));
+        assert_eq!(data_topic_of_route(&route("t", uuid)), None, "no data topic");
+        assert_eq!(data_topic_of_route(&route(DATA_PREFIX, uuid)), None, "a bare prefix");
+        assert_eq!(data_topic_of_route(&route(data, &uuid[1..])), None, "too few digits");
+        assert_eq!(data_topic_of_route(&route(data, &uuid.replace('0', "g"))), None, "no digits");
+        assert_eq!(data_topic_of_route(&route(data, &uuid.replace('0', "主"))), None, "cut in a character");
+        assert_eq!(data_topic_of_route(ROUTE_PREFIX), None);
+    }
+
+    #[test]
+    fn a_minted_topic_is_as_long_as_a_subscribers_own_and_names_its_node() {
+        let node = NodeId(std::array::from_fn(|i| i as u8));
+        let minted = MintedTopic::new("#!$TopicNeedVerify_t", &node, u64::MAX - 1);
+        let topic = minted.to_topic().unwrap();
+        let own = "#!$VerifyChannel_#!$TopicNeedVerify_t_0123456789abcdef0123456789abcdef";
+        assert_eq!(topic.as_str().len(), own.len());
+        assert_eq!(MintedTopic::decode(topic.as_str()), Some(minted));
+        assert!(minted.is_at(&node));
+        assert!(!minted.is_at(&NodeId([1; 64])));
+        let long = format!("{DATA_PREFIX}{}", "x".repeat(TOPIC_LEN_MAX - DATA_PREFIX.len()));
+        assert_eq!(MintedTopic::new(&long, &node, 0).to_topic(), None);
     }
 
     #[test]

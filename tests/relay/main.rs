@@ -7,6 +7,7 @@ mod kit;
 mod latencies;
 mod multicast;
 mod node_links;
+mod private_topics;
 mod result_codes;
 mod session;
 mod simulation;

@@ -63,7 +63,7 @@ fn a_receiver_without_room_loses_its_copy_and_nobody_else_does() {
 }
 
 #[test]
-fn private_and_special_topics_reach_nobody_yet_and_are_acknowledged() {
+fn without_a_proof_private_and_special_topics_reach_nobody_and_are_acknowledged() {
     let mut net = Network::mesh(5, 2, 1);
     for topic in ["#!$TopicNeedVerify_t", "#!$PushChannel_#!$TopicNeedVerify_t", "_block_notify_1"] {
         let subscribers = [net.subscriber(0, &[topic]), net.subscriber(1, &[topic])];
@@ -73,7 +73,9 @@ fn private_and_special_topics_reach_nobody_yet_and_are_acknowledged() {
         let seq = net.unicast(publisher, topic, b"x");
         assert_eq!(net.answer(publisher, &seq, SOON), (100, vec![]));
         for subscriber in subscribers {
-            assert_eq!(net.apps[subscriber].received, [], "{topic}");
+            for frame_type in [FrameType::REQUEST, FrameType::MULTICAST] {
+                assert_eq!(net.pushed(subscriber, frame_type), [], "{topic}");
+            }
         }
     }
 }

@@ -23,7 +23,7 @@
 //!   goes on and on loses its link.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -37,7 +37,7 @@ use self::{
     record::{Record, Taken},
 };
 use super::{
-    LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared,
+    LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
     counters::{Counter, figures},
     home_reactor,
     log_limit::LogLimit,
@@ -161,6 +161,9 @@ figures! {
         counter refused_unasked,
         /// Messages of neighbours refused: no room for more topics of other nodes.
         counter refused_room,
+        /// Subscribers of private topics that other nodes were not told of, at each change, because there are
+        /// too many of one topic.
+        counter subscribers_not_told,
         /// Neighbours beyond the most that are linked.
         counter refused_nodes,
         /// About how many bytes of memory the records of all neighbours take.
@@ -197,6 +200,8 @@ pub struct Registry {
     /// Sessions per reactor that subscribe to a private topic's data topic: announced, never routed by
     /// the topic table.
     data_topics: AHashMap<Topic, SmallVec<[(ReactorId, u32); 2]>>,
+    /// Data topics whose subscribers here have changed since the last publish.
+    changed_subscribers: BTreeSet<Topic>,
     nodes: BTreeMap<NodeId, Neighbour>,
     /// About how many bytes of memory their records take.
     records_bytes: usize,
@@ -267,6 +272,7 @@ impl Registry {
             snapshot: Snapshot::default(),
             snapshot_changed: false,
             data_topics: AHashMap::new(),
+            changed_subscribers: BTreeSet::new(),
             nodes: BTreeMap::new(),
             records_bytes: 0,
             view_version: 0,
@@ -292,6 +298,13 @@ impl Registry {
                     self.change_local_topic(reactor, &topic, difference);
                 }
             }
+            RegistryInput::Subscribers { changes } => {
+                for (topic, subscriber, subscribes) in changes {
+                    self.snapshot.set_own_subscriber(&topic, subscriber, subscribes);
+                    self.snapshot_changed = true;
+                    self.changed_subscribers.insert(topic);
+                }
+            }
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }
@@ -313,6 +326,16 @@ impl Registry {
             self.snapshot.version += 1;
             self.shared.snapshot.store(Arc::new(self.snapshot.clone()));
             self.counters.snapshots.increment();
+        }
+        for topic in std::mem::take(&mut self.changed_subscribers) {
+            let entry = self.snapshot.private(topic.as_str());
+            let sessions = entry.map_or(0, |entry| entry.own.len());
+            self.counters.subscribers_not_told.add(sessions.saturating_sub(state::SUBSCRIBERS_MAX) as u64);
+            let own = entry.into_iter().flat_map(|entry| entry.own.iter());
+            let value: Vec<u8> =
+                own.take(state::SUBSCRIBERS_MAX).flat_map(|number| number.0.to_be_bytes()).collect();
+            let value = Some(value).filter(|value| !value.is_empty());
+            self.own.change(state::topic_sessions_key(topic.as_str()), value);
         }
         while let Some(message) = self.own.next_step() {
             self.counters.steps_signed.increment();
@@ -507,8 +530,8 @@ impl Registry {
         let Some(neighbour) = self.nodes.remove(id) else { return };
         self.records_bytes -= neighbour.record.footprint();
         self.counters.records_bytes.set(self.records_bytes as u64);
-        for topic in neighbour.record.entries().topics().filter_map(Topic::new) {
-            self.snapshot.set_node(&topic, &neighbour.entry, 0);
+        for (key, _) in neighbour.record.entries().iter() {
+            apply_to_snapshot(&mut self.snapshot, &neighbour.entry, &Change { key, value: None });
         }
         self.neighbours_changed();
     }
@@ -813,6 +836,15 @@ fn routed<'a>(key: &'a [u8], value: Option<&[u8]>) -> Option<(&'a str, u32)> {
 
 /// Carries one change of a neighbour's record into the topic table.
 fn apply_to_snapshot(snapshot: &mut Snapshot, node: &NodeRef, change: &Change<'_>) {
+    if let [state::KIND_TOPIC_SESSIONS, name @ ..] = change.key {
+        let topic = std::str::from_utf8(name).ok().and_then(Topic::new);
+        if let Some(topic) = topic.filter(|topic| topic.kind() == TopicKind::Data) {
+            let (numbers, _) = change.value.unwrap_or_default().as_chunks::<8>();
+            let numbers = numbers.iter().map(|&number| SubscriberId(u64::from_be_bytes(number)));
+            snapshot.set_node_subscribers(&topic, node, numbers.collect());
+        }
+        return;
+    }
     if let Some((name, count)) = routed(change.key, change.value)
         && let Some(topic) = Topic::new(name)
     {

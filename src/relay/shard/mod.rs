@@ -10,6 +10,9 @@
 //! | `request` | unicasts: drawing receivers, trying again, answering exactly once |
 //! | `push` | a request at one of our sessions, until it answers |
 //! | `multicast` | copies to everybody |
+//! | `publisher` | private topics: whom a publisher has challenged and accepted |
+//! | `desk` | private topics: carrying challenges to subscribers, once and to nobody else |
+//! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
 //! | `logs` | how many lines are logged |
@@ -20,15 +23,19 @@
 //! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
 //!   answer.
 
+mod desk;
 mod logs;
 mod multicast;
 mod neighbour;
 mod node_link;
+mod private;
+mod publisher;
 mod push;
 mod request;
 mod session;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -37,12 +44,17 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
+pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
+pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
 
 use self::{
+    desk::Desk,
     logs::Logs,
     neighbour::Neighbour,
     node_link::NodeLink,
+    private::Subscribers,
+    publisher::Publisher,
     push::PushTimer,
     request::Request,
     session::{LocalTopics, Session},
@@ -74,6 +86,12 @@ pub struct Shard {
     sessions_started: u64,
     session_indices: AHashMap<SessionId, u32>,
     local_topics: LocalTopics,
+    subscribers: Subscribers,
+    /// By link index.
+    publishers: BTreeMap<u32, Publisher>,
+    /// Pairs of all its publishers.
+    pairs: usize,
+    desk: Desk,
     requests: Slab<Request>,
     requests_started: u32,
     retained_bytes: usize,
@@ -90,6 +108,7 @@ pub struct Shard {
     deferred_subscriptions: Timers<LinkKey>,
     ack_timers: Timers<LinkKey>,
     next_node_tick: Option<Instant>,
+    next_publisher_look: Option<Instant>,
     draining: bool,
     logs: Logs,
 }
@@ -104,6 +123,10 @@ pub(super) struct Sizes {
     pub(super) neighbour: usize,
     pub(super) node_link: usize,
     pub(super) identity: usize,
+    pub(super) pair: usize,
+    pub(super) asked: usize,
+    pub(super) challenge: usize,
+    pub(super) carried: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
@@ -116,6 +139,10 @@ pub(super) fn sizes() -> Sizes {
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
         identity: neighbour::IDENTITY_LEN,
+        pair: publisher::PAIR_LEN,
+        asked: publisher::OPEN_LEN,
+        challenge: desk::OPEN_LEN,
+        carried: desk::CARRIED_LEN,
     }
 }
 
@@ -170,6 +197,10 @@ impl Shard {
             sessions_started: 0,
             session_indices: AHashMap::with_hasher(hashing.clone()),
             local_topics: LocalTopics::new(hashing.clone()),
+            subscribers: Subscribers::new(hashing.clone()),
+            publishers: BTreeMap::new(),
+            pairs: 0,
+            desk: Desk::new(hashing.clone()),
             requests: Slab::new(),
             requests_started: 0,
             retained_bytes: 0,
@@ -185,6 +216,7 @@ impl Shard {
             deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
             ack_timers: Timers::new(settings.ack_delay_max),
             next_node_tick: None,
+            next_publisher_look: None,
             draining: false,
             logs: Logs::default(),
             shared,
@@ -270,8 +302,8 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         match message {
-            MeshMessage::Deliver { request, excluded } => {
-                if !self.push_to_any(now, from, request, &excluded, frame, out) {
+            MeshMessage::Deliver { request, audience, excluded } => {
+                if !self.push_to_any(now, from, request, audience.as_deref(), &excluded, frame, out) {
                     out.to_reactor(from, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
                 }
             }
@@ -284,8 +316,30 @@ impl Shard {
             }
             MeshMessage::ForgetPush { session, seq } => self.forget_push(session, &seq),
             MeshMessage::Multicast => self.deliver_multicast(now, frame, out),
-            MeshMessage::Forward { request, node, message, time_left_ms } => {
-                if !self.forward(now, from, request, &node, message, time_left_ms, frame, out) {
+            MeshMessage::PrivateMulticast { audience } => {
+                self.deliver_private_multicast(now, &audience.0, frame, out);
+            }
+            MeshMessage::OpenChallenge { challenge } => self.open_challenge(now, challenge, out),
+            MeshMessage::ChallengeOpened { publisher, token, node } => {
+                self.challenge_opened(publisher, &token, node.as_deref(), out);
+            }
+            MeshMessage::SendNotice { node, notice } => self.send_notice(now, *node, *notice, out),
+            MeshMessage::Carry { request, sender } => {
+                if !self.carry(now, from, request, sender, frame, out) {
+                    out.to_reactor(from, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+                }
+            }
+            MeshMessage::Present { coordinator, request, sender, challenge } => {
+                if !self.present(now, coordinator, request, sender, &challenge, frame, out) {
+                    self.report_not_presented(now, coordinator, request, out);
+                }
+            }
+            MeshMessage::ChallengeAnswered { publisher, token, node } => {
+                self.challenge_answered(now, publisher, &token, node.as_deref(), out);
+            }
+            MeshMessage::Forward { request, node, message, time_left_ms, audience } => {
+                let audience = audience.as_deref();
+                if !self.forward(now, from, request, &node, message, time_left_ms, audience, frame, out) {
                     let failed = MeshMessage::ForwardFailed { request, message, taken: false };
                     out.to_reactor(from, failed, FrameRef::Slice(&[]));
                 }
@@ -306,8 +360,11 @@ impl Shard {
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
                 for node in &nodes {
-                    self.forward_multicast(now, &node.id, message, frame, out);
+                    self.forward_multicast(now, &node.id, message, None, frame, out);
                 }
+            }
+            MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
+                self.forward_multicast(now, &node, message, Some(&audience), frame, out);
             }
         }
     }
@@ -338,6 +395,7 @@ impl Shard {
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
             self.next_node_tick,
+            self.next_publisher_look,
         ]
         .into_iter()
         .flatten()
@@ -363,6 +421,9 @@ impl Shard {
         }
         if self.next_node_tick.is_some_and(|due| due <= now) {
             self.tick_nodes(now, out);
+        }
+        if self.next_publisher_look.is_some_and(|due| due <= now) {
+            self.look_at_publishers(now, out);
         }
     }
 

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Instant};
 
 use smallvec::SmallVec;
 
-use super::Shard;
+use super::{Shard, neighbour::private_forwarded_len, publisher::Audience};
 use crate::{
-    relay::{Class, LinkKey, MeshMessage, Outbound, ReactorId, SendError, snapshot::NodeRef},
+    relay::{Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, snapshot::NodeRef},
     wire::{
         FrameRef, ResultCode, TopicKind,
+        node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
     },
 };
@@ -33,9 +34,7 @@ impl Shard {
         // The acknowledgement repeats the topic, without a payload.
         let topic_field = &head[HEADER_LEN..HEADER_LEN + body.payload_offset];
         if body.kind() != TopicKind::Ordinary {
-            self.counters.dropped_unauthorised.increment();
-            self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
-            return;
+            return self.handle_private_multicast(now, key, header, (&body, topic_field), frame, out);
         }
         let snapshot = self.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
@@ -67,7 +66,7 @@ impl Shard {
         let mut elsewhere: BTreeMap<ReactorId, SmallVec<[NodeRef; 2]>> = BTreeMap::new();
         for (node, _) in &entry.nodes {
             if node.reactor == self.id {
-                self.forward_multicast(now, &node.id, message, frame, out);
+                self.forward_multicast(now, &node.id, message, None, frame, out);
             } else {
                 elsewhere.entry(node.reactor).or_default().push(node.clone());
             }
@@ -77,10 +76,74 @@ impl Shard {
         }
     }
 
+    /// A multicast that only those may get whom its publisher has accepted.
+    fn handle_private_multicast(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        (body, topic_field): (&AmopBody<'_>, &[u8]),
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        self.note_subscribers(now, key.index);
+        let audience = self.audience(key.index, body.topic);
+        // As many frames to a node as it takes to name everybody there.
+        let parts = || {
+            let nodes = audience.nodes.iter();
+            nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
+        };
+        let cost: u64 = parts().map(|(_, part)| private_forwarded_len(frame.len(), part.len())).sum();
+        if cost > 0 {
+            let elapsed = now.saturating_duration_since(self.shared.started);
+            if !self.shared.limiter.admit(elapsed, cost) {
+                self.warn_over_bandwidth(now, key);
+                self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
+                return;
+            }
+            self.counters.bandwidth_charged_bytes.add(cost);
+        }
+        self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
+        if audience.is_empty() {
+            self.counters.dropped_unauthorised.increment();
+            return;
+        }
+        for (node, part) in parts() {
+            let (message, part) = (self.next_message(), Named(part.to_vec()));
+            if node.reactor == self.id {
+                self.forward_multicast(now, &node.id, message, Some(&part), frame, out);
+            } else {
+                let (to, audience) = (Box::new(node.id), Box::new(part));
+                let forward = MeshMessage::ForwardPrivateMulticast { node: to, message, audience };
+                out.to_reactor(node.reactor, forward, frame);
+            }
+        }
+        self.deliver_to_audience(now, &audience, frame, out);
+    }
+
+    /// Copies to those of an audience who are at this node.
+    fn deliver_to_audience(
+        &mut self,
+        now: Instant,
+        audience: &Audience,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        for (reactor, audience) in audience.by_reactor() {
+            if reactor == self.id {
+                self.deliver_private_multicast(now, audience, frame, out);
+            } else {
+                let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
+                out.to_reactor(reactor, message, frame);
+            }
+        }
+    }
+
     /// A multicast from a neighbour: to the sessions of all our reactors.
     pub(super) fn handle_multicast_of_node(
         &mut self,
         now: Instant,
+        audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
@@ -88,6 +151,9 @@ impl Shard {
             self.counters.bad_bodies.increment();
             return;
         };
+        if let (TopicKind::Data, Some(named)) = (body.kind(), audience) {
+            return self.deliver_to_audience(now, &Audience::of_this_node(named), frame, out);
+        }
         if body.kind() != TopicKind::Ordinary {
             self.counters.dropped_unauthorised.increment();
             return;

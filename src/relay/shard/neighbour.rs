@@ -13,12 +13,12 @@ use tracing::{info, warn};
 use super::{LinkKind, Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError,
-        counters::Counters,
+        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, ReactorId, RegistryInput, RequestId,
+        SendError, counters::Counters,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{Extensions, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType},
+        node::{Extensions, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, audience_len},
     },
 };
 
@@ -30,6 +30,16 @@ const FORWARD_EXTENSIONS_LEN: usize = 2 + 4 + 4;
 /// Bytes that a frame of an SDK link takes on a node link; what the bandwidth limit charges for it.
 pub(super) fn forwarded_len(frame_len: usize) -> u64 {
     (HEADER_LEN_MIN + FORWARD_EXTENSIONS_LEN + frame_len) as u64
+}
+
+/// The same with a private topic and so many subscribers named.
+pub(super) fn private_forwarded_len(frame_len: usize, named: usize) -> u64 {
+    forwarded_len(frame_len) + audience_len(named) as u64
+}
+
+/// The audience of a frame for one node.
+fn audience_of(named: &Named) -> Vec<Vec<u64>> {
+    vec![named.0.iter().map(|subscriber| subscriber.0).collect()]
 }
 
 /// Another node whose home is this shard.
@@ -404,10 +414,15 @@ impl Shard {
         node: &NodeId,
         message: u32,
         time_left_ms: u32,
+        audience: Option<&Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
-        let extensions = Extensions { time_left_ms: Some(time_left_ms), ..Extensions::default() };
+        let extensions = Extensions {
+            time_left_ms: Some(time_left_ms),
+            audience: audience.map(audience_of),
+            ..Extensions::default()
+        };
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
@@ -423,10 +438,12 @@ impl Shard {
         now: Instant,
         node: &NodeId,
         message: u32,
+        audience: Option<&Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if !self.send_amop(now, node, PacketType::MULTICAST, message, &Extensions::default(), frame, out) {
+        let extensions = Extensions { audience: audience.map(audience_of), ..Extensions::default() };
+        if !self.send_amop(now, node, PacketType::MULTICAST, message, &extensions, frame, out) {
             self.counters.dropped_window_full.increment();
         }
     }

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, RegistryInput, SendError,
+        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
         report::{LinkReport, NodeLinkState, PeerReport},
         timers::TimerKey,
     },
@@ -248,6 +248,7 @@ impl Shard {
                     self.counters.state_refused.increment();
                 }
             }
+            PacketType::BROADCAST => self.handle_notice(now, &peer, payload, out),
             _ => self.counters.unknown_packets.increment(),
         }
     }
@@ -345,8 +346,11 @@ impl Shard {
         if !self.is_new_message(now, peer, header.packet_type, header.seq) {
             return;
         }
+        // It names but one destination: us.
+        let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
+        let audience = audience.map(|numbers| Named::from_numbers(numbers, self.shared.reactors));
         if header.packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(now, frame, out);
+            self.handle_multicast_of_node(now, audience, frame, out);
             return;
         }
         let Some(incarnation) = self.neighbours.get(peer).map(|neighbour| neighbour.incarnation) else {
@@ -356,7 +360,7 @@ impl Shard {
             .time_left_ms
             .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()));
         let origin = Origin::Node { id: *peer, incarnation, message: header.seq };
-        self.handle_request_of_node(now, origin, time_left, frame, out);
+        self.handle_request_of_node(now, origin, time_left, audience, frame, out);
     }
 
     fn handle_response(
@@ -656,7 +660,7 @@ mod tests {
         let (mut shard, mut out) = shard(now);
         out.refusal = Some(SendError::Gone);
         for number in 0..3 {
-            shard.forward_multicast(now, &PEER, number, FrameRef::Slice(&multicast(number)), &mut out);
+            shard.forward_multicast(now, &PEER, number, None, FrameRef::Slice(&multicast(number)), &mut out);
         }
         assert_eq!(shard.counters.dropped_window_full.get(), 0);
         shard.handle_link_down(now, KEY, CloseReason::ByPeer, &mut out);

@@ -5,11 +5,13 @@ use std::time::Instant;
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use super::{Shard, session::Session};
+use super::{Shard, private::Presented, session::Session};
 use crate::{
-    relay::{Class, LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId, timers::TimerKey},
+    relay::{
+        Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId, timers::TimerKey,
+    },
     wire::{
-        FrameRef,
+        FrameRef, TopicKind,
         sdk::{AmopBody, HEADER_LEN, Header, Seq},
     },
 };
@@ -25,6 +27,15 @@ pub(super) struct Push {
     since: Instant,
     /// `None` once it expired: the session is silent, but may still answer.
     timer: Option<TimerKey>,
+    what: PushFor,
+}
+
+/// What a push is for.
+pub(super) enum PushFor {
+    /// A message.
+    Message,
+    /// A challenge of a private topic's publisher.
+    Challenge(Box<Presented>),
 }
 
 /// What a push timer is about.
@@ -35,13 +46,15 @@ pub(super) struct PushTimer {
 }
 
 impl Shard {
-    /// Pushes a unicast to one of this shard's subscribers that is not `excluded`, each equally likely.
-    /// `false` if none can take it.
+    /// Pushes a unicast to one of this shard's subscribers that is not `excluded`, each equally likely; with
+    /// a private topic only to one that the `audience` names. `false` if none can take it.
+    #[allow(clippy::too_many_arguments)] // the fields of one message
     pub(super) fn push_to_any(
         &mut self,
         now: Instant,
         coordinator: ReactorId,
         request: RequestId,
+        audience: Option<&Named>,
         excluded: &[SessionId],
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
@@ -52,8 +65,16 @@ impl Shard {
         if self.pushes >= self.shared.settings.pending_pushes_max {
             return false;
         }
+        let named: Option<Vec<u32>> = match (body.kind(), audience) {
+            (TopicKind::Ordinary, None) => None,
+            (TopicKind::Data, Some(audience)) => {
+                let index_of = |&number| self.subscribers.index_of(number, body.topic);
+                Some(audience.0.iter().filter_map(index_of).collect())
+            }
+            _ => return false,
+        };
         let mut failed: SmallVec<[SessionId; 4]> = SmallVec::from_slice(excluded);
-        while let Some(index) = self.draw_session(body.topic, &failed, &header.seq) {
+        while let Some(index) = self.draw_session(body.topic, named.as_deref(), &failed, &header.seq) {
             let Some(session) = self.session_at(index) else { return false };
             let (key, id) = (session.key, session.id);
             if out.send(key, Class::Data, &[], frame).is_err() {
@@ -66,26 +87,43 @@ impl Shard {
                 failed.push(id);
                 continue;
             }
-            let timer = self.push_timers.start(now, PushTimer { key, seq: header.seq });
-            if let Some(session) = self.session_at(index) {
-                session.last_activity = now;
-                session
-                    .pushes
-                    .insert(header.seq, Push { coordinator, request, since: now, timer: Some(timer) });
-            }
-            self.pushes += 1;
+            self.note_push(now, index, &header.seq, (coordinator, request), PushFor::Message);
             self.counters.deliveries.increment();
-            self.counters.sdk_frames_sent.increment();
             return true;
         }
         false
     }
 
-    /// Link index of a random session that subscribes, is not excluded and has no open push with this
-    /// seq.
-    fn draw_session(&mut self, topic: &str, excluded: &[SessionId], seq: &Seq) -> Option<u32> {
+    /// Waits for the answer to what was just pushed to the session at `index`.
+    pub(super) fn note_push(
+        &mut self,
+        now: Instant,
+        index: u32,
+        seq: &Seq,
+        (coordinator, request): (ReactorId, RequestId),
+        what: PushFor,
+    ) {
+        let Some(key) = self.session_at(index).map(|session| session.key) else { return };
+        let timer = Some(self.push_timers.start(now, PushTimer { key, seq: *seq }));
+        if let Some(session) = self.session_at(index) {
+            session.last_activity = now;
+            session.pushes.insert(*seq, Push { coordinator, request, since: now, timer, what });
+        }
+        self.pushes += 1;
+        self.counters.sdk_frames_sent.increment();
+    }
+
+    /// Link index of a random session that subscribes (or is `named`), is not excluded and has no open push
+    /// with this seq.
+    fn draw_session(
+        &mut self,
+        topic: &str,
+        named: Option<&[u32]>,
+        excluded: &[SessionId],
+        seq: &Seq,
+    ) -> Option<u32> {
         let Self { local_topics, links, rng, .. } = self;
-        let sessions = local_topics.sessions(topic);
+        let sessions = named.unwrap_or_else(|| local_topics.sessions(topic));
         let eligible = |index: u32| match links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
                 !excluded.contains(&session.id) && !session.pushes.contains_key(seq)
@@ -122,6 +160,11 @@ impl Shard {
         };
         self.end_push(&push);
         self.counters.latencies.pushes.record(now.saturating_duration_since(push.since));
+        let rewritten = match &push.what {
+            PushFor::Message => None,
+            PushFor::Challenge(presented) => self.take_challenge_answer(now, presented, frame, out),
+        };
+        let frame = rewritten.as_deref().map_or(frame, FrameRef::Slice);
         if push.coordinator == self.id {
             self.answer_from_session(now, push.request, id, frame, out);
         } else {

@@ -8,17 +8,25 @@ use std::time::Instant;
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use super::Shard;
+use super::{
+    Shard,
+    desk::DESK,
+    neighbour::{forwarded_len, private_forwarded_len},
+    publisher::Audience,
+};
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Outbound, ReactorId, RequestId, SessionId,
+        LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
         counters::Outcome,
-        snapshot::{NodeRef, TopicEntry},
+        home_reactor,
+        snapshot::{NodeEntry, NodeRef, TopicEntry},
         timers::TimerKey,
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
+        node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+        topic::MintedTopic,
     },
 };
 
@@ -45,6 +53,8 @@ pub(super) struct Request {
     /// Sessions that are silent and may still answer.
     silent: SmallVec<[SessionId; 1]>,
     furthest: Furthest,
+    /// Who may get a neighbour's message with a private topic.
+    audience: Option<Named>,
     /// The neighbour was told that nobody answered; a late answer still goes to it.
     answered_for_now: bool,
 }
@@ -68,6 +78,8 @@ pub(super) enum Origin {
 enum Try {
     None,
     Reactor(ReactorId),
+    /// The desk, which has a challenge carried to one session.
+    Desk,
     Node(u32),
 }
 
@@ -92,8 +104,11 @@ impl Furthest {
 }
 
 enum Candidate {
-    Reactor(ReactorId),
-    Node(NodeRef),
+    /// With a private topic only those of its sessions that are named.
+    Reactor(ReactorId, Option<Box<Named>>),
+    Desk,
+    /// With a private topic only those of its sessions that are named.
+    Node(NodeRef, Option<Box<Named>>),
 }
 
 impl Shard {
@@ -115,9 +130,17 @@ impl Shard {
                 return;
             }
         };
-        // Private topics reach authorised sessions only, and nobody is authorised yet; the other
-        // special names are never routable.
-        if body.kind() != TopicKind::Ordinary {
+        let is_routable = match body.kind() {
+            TopicKind::Ordinary => true,
+            TopicKind::Data => {
+                self.note_subscribers(now, key.index);
+                !self.audience(key.index, body.topic).is_empty()
+            }
+            // As subscribed they are not; those that were minted lead to the desk of a node.
+            TopicKind::Route => self.minted_way(body.topic, true).is_some(),
+            TopicKind::Marker | TopicKind::BlockNotify => false,
+        };
+        if !is_routable {
             self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
             return;
         }
@@ -151,6 +174,7 @@ impl Shard {
         now: Instant,
         origin: Origin,
         time_left: std::time::Duration,
+        audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
@@ -158,7 +182,14 @@ impl Shard {
         let Some(header) = Header::decode(head) else { return };
         let body = AmopBody::decode(&head[HEADER_LEN..]);
         let Origin::Node { id, incarnation, message } = origin else { return };
-        let Some(body) = body.ok().filter(|body| body.kind() == TopicKind::Ordinary) else {
+        let is_for_us = |body: &AmopBody<'_>| match body.kind() {
+            TopicKind::Ordinary => true,
+            // Without an audience it is never delivered.
+            TopicKind::Data => audience.is_some(),
+            TopicKind::Route => self.minted_way(body.topic, false).is_some(),
+            TopicKind::Marker | TopicKind::BlockNotify => false,
+        };
+        let Some(body) = body.ok().filter(is_for_us) else {
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             return;
@@ -170,6 +201,9 @@ impl Shard {
         }
         let deadline = now + time_left.min(self.shared.settings.request_timeout);
         let request = self.open_request(now, origin, header.seq, deadline);
+        if let Some(request) = self.request_mut(request) {
+            request.audience = audience;
+        }
         self.advance(now, request, body.topic, frame, out);
     }
 
@@ -195,6 +229,7 @@ impl Shard {
             nodes: SmallVec::new(),
             silent: SmallVec::new(),
             furthest,
+            audience: None,
             answered_for_now: false,
         });
         id
@@ -225,7 +260,21 @@ impl Shard {
             }
             match candidate {
                 None => return self.give_up(now, id, out),
-                Some(Candidate::Reactor(reactor)) => {
+                Some(Candidate::Desk) => {
+                    request.current = Try::Desk;
+                    let sender = match request.origin {
+                        Origin::Session { id, .. } => Some(id),
+                        Origin::Node { .. } => None,
+                    };
+                    if own != DESK {
+                        return out.to_reactor(DESK, MeshMessage::Carry { request: id, sender }, frame);
+                    }
+                    if !self.carry(now, own, id, sender, frame, out) {
+                        self.handle_undeliverable(now, id, DESK, out);
+                    }
+                    return;
+                }
+                Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = Try::Reactor(reactor);
                     let mut excluded = request.tried.clone();
                     if let Origin::Session { id, .. } = request.origin {
@@ -234,11 +283,11 @@ impl Shard {
                     if reactor != own {
                         return out.to_reactor(
                             reactor,
-                            MeshMessage::Deliver { request: id, excluded },
+                            MeshMessage::Deliver { request: id, audience, excluded },
                             frame,
                         );
                     }
-                    if self.push_to_any(now, own, id, &excluded, frame, out) {
+                    if self.push_to_any(now, own, id, audience.as_deref(), &excluded, frame, out) {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
@@ -246,7 +295,7 @@ impl Shard {
                         request.furthest = request.furthest.max(Furthest::NotDelivered);
                     }
                 }
-                Some(Candidate::Node(node)) => {
+                Some(Candidate::Node(node, audience)) => {
                     let origin = request.origin;
                     let first =
                         request.nodes.is_empty() && request.exhausted.is_empty() && request.tried.is_empty();
@@ -257,7 +306,10 @@ impl Shard {
                         .try_into()
                         .unwrap_or(u32::MAX);
                     // What a client offers is admitted or refused; tries after the first are charged.
-                    let cost = super::neighbour::forwarded_len(frame.len());
+                    let cost = match &audience {
+                        None => forwarded_len(frame.len()),
+                        Some(named) => private_forwarded_len(frame.len(), named.0.len()),
+                    };
                     let elapsed = now.saturating_duration_since(self.shared.started);
                     if !first {
                         self.shared.limiter.charge(elapsed, cost);
@@ -274,11 +326,17 @@ impl Shard {
                         request.current = Try::Node(message);
                     }
                     if node.reactor != own {
-                        let forward =
-                            MeshMessage::Forward { request: id, node: node.id, message, time_left_ms };
+                        let forward = MeshMessage::Forward {
+                            request: id,
+                            node: node.id,
+                            message,
+                            time_left_ms,
+                            audience,
+                        };
                         return out.to_reactor(node.reactor, forward, frame);
                     }
-                    if self.forward(now, own, id, &node.id, message, time_left_ms, frame, out) {
+                    let audience = audience.as_deref();
+                    if self.forward(now, own, id, &node.id, message, time_left_ms, audience, frame, out) {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
@@ -297,9 +355,22 @@ impl Shard {
     /// tells whether anybody else would be left.
     fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
         let snapshot = self.shared.snapshot.load();
-        let nobody = TopicEntry::default();
-        let entry = snapshot.topic(topic).map_or(&nobody, |entry| entry);
         let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
+        let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
+            (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
+            (TopicKind::Data, Origin::Node { .. }) => request.audience.clone().map(Audience::of_this_node),
+            (TopicKind::Route, origin) => {
+                // There is one way, and it is gone once.
+                let untried =
+                    request.exhausted.is_empty() && request.tried.is_empty() && request.nodes.is_empty();
+                let way = self.minted_way(topic, matches!(origin, Origin::Session { .. }));
+                return (way.filter(|_| untried), false);
+            }
+            _ => None,
+        };
+        let nobody = TopicEntry::default();
+        let accepted = audience.as_ref().map(Audience::entry);
+        let entry = accepted.as_ref().or_else(|| snapshot.topic(topic)).unwrap_or(&nobody);
         let (publisher, foreign) = match request.origin {
             Origin::Session { key, .. } => (Some(key.index), true),
             Origin::Node { .. } => (None, false),
@@ -314,15 +385,24 @@ impl Shard {
         };
         let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
         let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();
-        let own_weight = match request.exhausted.contains(&own) {
-            true => 0,
-            false => own_sessions.len().saturating_sub(gone) as u64,
-        };
         // Those that were tried elsewhere may have left, and others be there in their place: who knows is
         // asked.
         let weight_of = |reactor: ReactorId, count: u64| match request.exhausted.contains(&reactor) {
             true => 0,
             false => count.saturating_sub(tried_of(reactor).count() as u64).max(count.min(1)),
+        };
+        let own_weight = match audience {
+            _ if request.exhausted.contains(&own) => 0,
+            None => own_sessions.len().saturating_sub(gone) as u64,
+            Some(_) => entry
+                .reactors
+                .iter()
+                .find(|(reactor, _)| *reactor == own)
+                .map_or(0, |&(reactor, count)| weight_of(reactor, count.into())),
+        };
+        let named = |reactor: ReactorId| {
+            let mut parts = audience.iter().flat_map(Audience::by_reactor);
+            parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
         };
         let reactors = entry.reactors.iter().filter(|(reactor, _)| *reactor != own);
         let nodes = entry
@@ -337,19 +417,26 @@ impl Shard {
         }
         let mut point = self.rng.random_range(0..total);
         if point < own_weight {
-            return (Some(Candidate::Reactor(own)), total > 1);
+            return (Some(Candidate::Reactor(own, named(own))), total > 1);
         }
         point -= own_weight;
         for &(reactor, count) in reactors {
             let weight = weight_of(reactor, count.into());
             if point < weight {
-                return (Some(Candidate::Reactor(reactor)), total > 1);
+                return (Some(Candidate::Reactor(reactor, named(reactor))), total > 1);
             }
             point -= weight;
         }
         for (node, count) in nodes {
             if point < u64::from(*count) {
-                return (Some(Candidate::Node(node.clone())), total > u64::from(*count));
+                // Should one frame not hold all names, it holds those from a random one on.
+                let named = audience.iter().flat_map(|audience| &audience.nodes);
+                let mut named = named.filter(|(other, _)| other.id == node.id);
+                let named = named.next().map(|(_, named)| {
+                    let from = named.iter().cycle().skip(point as usize);
+                    Box::new(Named(from.take(named.len().min(AUDIENCE_MAX)).copied().collect()))
+                });
+                return (Some(Candidate::Node(node.clone(), named)), total > u64::from(*count));
             }
             point -= u64::from(*count);
         }
@@ -388,6 +475,35 @@ impl Shard {
         }
     }
 
+    /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the
+    /// topic's node part. `None` if it is no node's.
+    fn minted_way(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
+        let minted = MintedTopic::decode(topic)?;
+        if minted.is_at(&self.shared.id) {
+            return Some(Candidate::Desk);
+        }
+        let snapshot = self.shared.snapshot.load();
+        let id = *snapshot.neighbours.iter().find(|id| elsewhere && minted.is_at(id))?;
+        let reactor = home_reactor(&id, self.shared.reactors);
+        // Which life of it does not matter: a challenge of another one is not open.
+        Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))
+    }
+
+    /// A challenged session could not take its challenge.
+    pub(super) fn report_not_presented(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        out: &mut impl Outbound,
+    ) {
+        if coordinator == self.id {
+            self.handle_undeliverable(now, request, self.id, out);
+        } else {
+            out.to_reactor(coordinator, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+        }
+    }
+
     pub(super) fn handle_undeliverable(
         &mut self,
         now: Instant,
@@ -398,7 +514,7 @@ impl Shard {
         let Some(request) = self.request_mut(id) else { return };
         request.exhausted.push(reactor);
         request.furthest = request.furthest.max(Furthest::NotDelivered);
-        if request.current == Try::Reactor(reactor) {
+        if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
             self.retry(now, id, out);
         }
     }
@@ -463,7 +579,7 @@ impl Shard {
         let node = request.nodes.last().cloned();
         self.retained_bytes -= freed;
         match (current, node) {
-            (Try::Reactor(_), _) => {
+            (Try::Reactor(_) | Try::Desk, _) => {
                 self.note_pushed(id);
                 self.close_request(now, id, out);
             }

@@ -17,6 +17,7 @@ use crate::{
         FrameRef, ResultCode, Topic, TopicKind,
         json::{self, HandshakeRequest},
         sdk::{FrameType, HEADER_LEN, Header, Seq},
+        topic::{ROUTE_PREFIX, data_topic_of_route},
     },
 };
 
@@ -51,6 +52,14 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Its own route topic for a data topic: what its challenges are to come under.
+    pub(super) fn route_topic(&self, data: &str) -> Option<Topic> {
+        let front = format!("{ROUTE_PREFIX}{data}_");
+        let first = self.topics.partition_point(|topic| topic.as_str() < front.as_str());
+        let named = self.topics[first..].iter().take_while(|topic| topic.as_str().starts_with(&front));
+        named.into_iter().find(|topic| data_topic_of_route(topic.as_str()) == Some(data)).cloned()
+    }
+
     /// Says that a copy for it is dropped.
     pub(super) fn warn_queue_full(&self) {
         warn!(
@@ -177,7 +186,7 @@ impl Shard {
         }
         let topics = std::mem::take(&mut session.topics);
         self.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
-        self.change_topics(session.key.index, &topics, &[], out);
+        self.change_topics(now, (session.key.index, session.key, session.id), &topics, &[], out);
         for (_, request) in session.requests.drain() {
             self.abandon_request(request, out);
         }
@@ -206,8 +215,9 @@ impl Shard {
                 let body = b"\x01{\"result\":-41002}\n";
                 self.reply(key, header.frame_type, &header.seq, ResultCode::OK, body, out);
             }
-            // Private topics are not served yet: nobody is challenged, so nothing is to be judged.
-            FrameType::TOPIC_CERTIFICATION | FrameType::TOPIC_STATUS => {}
+            FrameType::TOPIC_STATUS => self.handle_verdict(now, key, frame, out),
+            // An acknowledgement, which nobody waits for.
+            FrameType::TOPIC_CERTIFICATION => {}
             _ => self.counters.unknown_types.increment(),
         }
     }
@@ -363,7 +373,8 @@ impl Shard {
         let Some(session) = self.session_mut(key) else { return };
         if session.topics == topics {
             let dropped = session.deferred.take().map_or(0, |deferred| deferred.len());
-            return self.count_deferred(dropped, 0);
+            self.count_deferred(dropped, 0);
+            return self.renew_publisher(key.index);
         }
         let elapsed = now.saturating_duration_since(session.changes_counted);
         session.changes_left = (session.changes_left + elapsed.as_secs_f64() * rate).min(rate);
@@ -393,8 +404,10 @@ impl Shard {
             return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
         }
         let Some(session) = self.session_mut(key) else { return };
+        let id = session.id;
         let old = std::mem::replace(&mut session.topics, topics.clone());
-        self.change_topics(key.index, &old, &topics, out);
+        self.change_topics(now, (key.index, key, id), &old, &topics, out);
+        self.renew_publisher(key.index);
     }
 
     pub(super) fn apply_deferred_subscription(
@@ -448,9 +461,18 @@ impl Shard {
         self.shared.counters.iter().map(|counters| counters.topics.get()).sum()
     }
 
-    /// Moves the session at `index` from one sorted set of topics to another.
-    fn change_topics(&mut self, index: u32, old: &[Topic], new: &[Topic], out: &mut impl Outbound) {
+    /// Moves a session from one sorted set of topics to another.
+    fn change_topics(
+        &mut self,
+        now: Instant,
+        session: (u32, LinkKey, SessionId),
+        old: &[Topic],
+        new: &[Topic],
+        out: &mut impl Outbound,
+    ) {
+        let (index, ..) = session;
         let mut changes = Vec::new();
+        let (mut data_topics, mut markers) = (Vec::new(), Vec::new());
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
         loop {
             let (topic, difference): (_, i32) = match (old.peek(), new.peek()) {
@@ -479,6 +501,11 @@ impl Shard {
             } else {
                 self.local_topics.remove(topic, index);
             }
+            match topic.kind() {
+                TopicKind::Data => data_topics.push((topic.clone(), difference > 0)),
+                TopicKind::Marker => markers.push((topic.clone(), difference > 0)),
+                _ => {}
+            }
             if is_published(topic) {
                 changes.push((topic.clone(), difference));
             }
@@ -487,6 +514,8 @@ impl Shard {
         if !changes.is_empty() {
             out.to_registry(RegistryInput::Topics { reactor: self.id, changes });
         }
+        self.change_data_topics(index, &data_topics, out);
+        self.change_markers(now, session, &markers);
     }
 
     fn handle_rpc(

@@ -1,0 +1,213 @@
+//! The desk: the one reactor of a node at which all challenges to its subscribers come together (WIRE §4).
+//!
+//! A challenge is announced here before its publisher is asked, and whoever sends a unicast to the minted
+//! topic has it carried from here to the challenged session. That one place decides makes "once", and
+//! "to nobody else for a minute", true of the node.
+//!
+//! ```text
+//!  publisher's shard ── OpenChallenge ──► desk ── ChallengeOpened ──► publisher's shard: 0x37
+//!  any shard: 0x30 ──── Carry ──────────► desk ── Present ──────────► subscriber's shard: 0x30
+//! ```
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use ahash::{AHashMap, RandomState};
+
+use super::{OPEN_FOR_MAX, Shard};
+use crate::{
+    relay::{Challenge, MeshMessage, Outbound, ReactorId, RequestId, SessionId, SubscriberId},
+    wire::{
+        FrameRef, NodeId,
+        private::Notice,
+        sdk::{AmopBody, HEADER_LEN},
+        topic::MintedTopic,
+    },
+};
+
+/// Which reactor's shard is the desk.
+pub(super) const DESK: ReactorId = ReactorId(0);
+/// Challenges to a node's subscribers that are open at once.
+pub(in crate::relay) const CHALLENGES_MAX: usize = 65_536;
+/// Those of them that one other node's publishers may have.
+pub(in crate::relay) const CHALLENGES_OF_NODE_MAX: usize = CHALLENGES_MAX / 8;
+/// Payloads of challenges that a node remembers; while there are so many it carries no further ones.
+pub(in crate::relay) const CARRIED_MAX: usize = 262_144;
+/// A payload that was carried to one session is carried to no other for so long: who is challenged
+/// cannot have somebody else answer.
+pub(in crate::relay) const CARRIED_MEMORY: Duration = Duration::from_secs(60);
+
+/// What the desk knows.
+pub(super) struct Desk {
+    /// By the number of the minted topic.
+    open: AHashMap<u64, OpenChallenge>,
+    ends: BTreeSet<(Instant, u64)>,
+    /// How many are of each other node.
+    of_nodes: AHashMap<NodeId, usize>,
+    /// To whom payloads, by their hash, were carried last, and when.
+    carried: AHashMap<[u8; 32], (SubscriberId, Instant)>,
+    carried_order: VecDeque<(Instant, [u8; 32])>,
+}
+
+/// Memory of one open challenge in bytes, and of one payload.
+pub(super) const OPEN_LEN: usize = size_of::<(u64, OpenChallenge)>() + size_of::<(Instant, u64)>();
+pub(super) const CARRIED_LEN: usize =
+    size_of::<([u8; 32], (SubscriberId, Instant))>() + size_of::<(Instant, [u8; 32])>();
+
+struct OpenChallenge {
+    challenge: Box<Challenge>,
+    until: Instant,
+    /// Whether it was carried to its subscriber, which happens once.
+    is_carried: bool,
+}
+
+impl Desk {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self {
+            open: AHashMap::with_hasher(hashing.clone()),
+            ends: BTreeSet::new(),
+            of_nodes: AHashMap::with_hasher(hashing.clone()),
+            carried: AHashMap::with_hasher(hashing),
+            carried_order: VecDeque::new(),
+        }
+    }
+
+    /// Lets go of what is over.
+    fn expire(&mut self, now: Instant) {
+        while let Some(&(until, number)) = self.ends.first()
+            && until <= now
+        {
+            self.ends.pop_first();
+            let node = self.open.remove(&number).and_then(|open| open.challenge.node);
+            if let Some(node) = node
+                && let Some(count) = self.of_nodes.get_mut(&node)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_nodes.remove(&node);
+                }
+            }
+        }
+        while let Some(&(since, hash)) = self.carried_order.front()
+            && now.saturating_duration_since(since) >= CARRIED_MEMORY
+        {
+            self.carried_order.pop_front();
+            // It may have been carried again since.
+            if self.carried.get(&hash).is_some_and(|&(_, last)| last == since) {
+                self.carried.remove(&hash);
+            }
+        }
+    }
+}
+
+/// Why the desk does not carry a challenge.
+enum NotCarried {
+    /// No such challenge is open, or it was carried already.
+    Closed,
+    /// Its payload was carried to another session lately.
+    HandedOn,
+    /// No room to remember the payload.
+    Full,
+}
+
+impl Shard {
+    /// A publisher is about to challenge a subscriber of this node.
+    pub(super) fn open_challenge(
+        &mut self,
+        now: Instant,
+        challenge: Box<Challenge>,
+        out: &mut impl Outbound,
+    ) {
+        self.desk.expire(now);
+        let of_node = challenge.node.and_then(|node| self.desk.of_nodes.get(&node)).copied().unwrap_or(0);
+        if self.desk.open.len() >= CHALLENGES_MAX
+            || of_node >= CHALLENGES_OF_NODE_MAX
+            || self.desk.open.contains_key(&challenge.number)
+        {
+            // The publisher's shard tries again.
+            self.counters.challenges_over_bound.increment();
+            return;
+        }
+        let (publisher, token, node) = (challenge.publisher, challenge.token, challenge.node);
+        if let Some(node) = node {
+            *self.desk.of_nodes.entry(node).or_default() += 1;
+        }
+        let until = now + challenge.open_for.min(OPEN_FOR_MAX);
+        self.desk.ends.insert((until, challenge.number));
+        let number = challenge.number;
+        self.desk.open.insert(number, OpenChallenge { challenge, until, is_carried: false });
+        self.counters.challenges_open.set(self.desk.open.len() as u64);
+        if let Some(node) = node {
+            self.send_notice(now, node, Notice::Opened { publisher: publisher.0, token }, out);
+        } else if publisher.reactor() == self.id {
+            self.challenge_opened(publisher, &token, None, out);
+        } else {
+            let opened = MeshMessage::ChallengeOpened { publisher, token, node: None };
+            out.to_reactor(publisher.reactor(), opened, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// A unicast to a minted topic: carries it to the challenged session. `false` if it does not.
+    pub(super) fn carry(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        sender: Option<SessionId>,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let challenge = match self.admit_challenge(now, frame) {
+            Ok(challenge) => challenge,
+            Err(why) => {
+                let counter = match why {
+                    NotCarried::Closed => &self.counters.challenges_closed,
+                    NotCarried::HandedOn => &self.counters.challenges_handed_on,
+                    NotCarried::Full => &self.counters.challenges_over_bound,
+                };
+                counter.increment();
+                return false;
+            }
+        };
+        let reactor = challenge.subscriber.reactor();
+        if reactor == self.id {
+            return self.present(now, coordinator, request, sender, &challenge, frame, out);
+        }
+        if reactor.0 >= self.shared.reactors {
+            return false;
+        }
+        out.to_reactor(reactor, MeshMessage::Present { coordinator, request, sender, challenge }, frame);
+        true
+    }
+
+    fn admit_challenge(&mut self, now: Instant, frame: FrameRef<'_>) -> Result<Box<Challenge>, NotCarried> {
+        let body = AmopBody::decode(&frame.head()[HEADER_LEN..]).map_err(|_| NotCarried::Closed)?;
+        let minted = MintedTopic::decode(body.topic).ok_or(NotCarried::Closed)?;
+        self.desk.expire(now);
+        let desk = &mut self.desk;
+        let open = desk
+            .open
+            .get_mut(&minted.number)
+            .filter(|open| {
+                !open.is_carried && now < open.until && open.challenge.topic.as_str() == minted.data
+            })
+            .ok_or(NotCarried::Closed)?;
+        let subscriber = open.challenge.subscriber;
+        let mut hasher = blake3::Hasher::new();
+        for piece in frame.advance(HEADER_LEN + body.payload_offset).pieces() {
+            hasher.update(piece);
+        }
+        let hash = *hasher.finalize().as_bytes();
+        match desk.carried.get(&hash) {
+            Some(&(other, _)) if other != subscriber => return Err(NotCarried::HandedOn),
+            _ if desk.carried_order.len() >= CARRIED_MAX => return Err(NotCarried::Full),
+            _ => {}
+        }
+        desk.carried.insert(hash, (subscriber, now));
+        desk.carried_order.push_back((now, hash));
+        open.is_carried = true;
+        Ok(open.challenge.clone())
+    }
+}

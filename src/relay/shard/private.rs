@@ -1,0 +1,283 @@
+//! Private topics as a subscriber's shard knows them: who subscribes under which number, and a challenge
+//! at one of our sessions, until it answers (WIRE §4).
+//!
+//! # Invariants
+//! - A number is in the table exactly as long as its session holds the data topic.
+//! - A frame with a private topic reaches numbers that were named for it, and nobody else.
+
+use std::time::Instant;
+
+use ahash::{AHashMap, RandomState};
+use smallvec::SmallVec;
+
+use super::{Shard, desk::DESK, push::PushFor};
+use crate::{
+    relay::{
+        Challenge, Class, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
+        SubscriberId, home_reactor,
+    },
+    wire::{
+        FrameRef, NodeId, Topic, TopicKind,
+        frame::HEAD_LEN_MAX,
+        json::ChallengeToken,
+        node::PacketType,
+        private::Notice,
+        sdk::{AmopBody, HEADER_LEN, Header},
+    },
+};
+
+/// This shard's sessions that hold data topics.
+pub(super) struct Subscribers {
+    /// Link index and topic.
+    by_number: AHashMap<SubscriberId, (u32, Topic)>,
+    by_session: AHashMap<(u32, Topic), SubscriberId>,
+    started: u64,
+}
+
+impl Subscribers {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self {
+            by_number: AHashMap::with_hasher(hashing.clone()),
+            by_session: AHashMap::with_hasher(hashing),
+            started: 0,
+        }
+    }
+
+    /// The session that holds a topic under a number, by its link index.
+    pub(super) fn index_of(&self, number: SubscriberId, topic: &str) -> Option<u32> {
+        self.by_number.get(&number).filter(|(_, held)| held.as_str() == topic).map(|(index, _)| *index)
+    }
+}
+
+/// What an answer to a challenge is matched with.
+pub(super) struct Presented {
+    /// The session's own route topic, which it was asked under.
+    own: Topic,
+    /// The one that the publisher asked.
+    minted: Topic,
+    publisher: SessionId,
+    /// The publisher's node, if it is another one.
+    node: Option<NodeId>,
+    token: ChallengeToken,
+}
+
+impl Shard {
+    /// A session took data topics, or dropped them.
+    pub(super) fn change_data_topics(
+        &mut self,
+        index: u32,
+        changes: &[(Topic, bool)],
+        out: &mut impl Outbound,
+    ) {
+        let mut told = Vec::with_capacity(changes.len());
+        for (topic, subscribes) in changes {
+            let key = (index, topic.clone());
+            let number = if *subscribes {
+                self.subscribers.started += 1;
+                let number = SubscriberId(u64::from(self.id.0) << 48 | self.subscribers.started);
+                self.subscribers.by_number.insert(number, key.clone());
+                self.subscribers.by_session.insert(key, number);
+                number
+            } else {
+                let Some(number) = self.subscribers.by_session.remove(&key) else { continue };
+                self.subscribers.by_number.remove(&number);
+                number
+            };
+            told.push((topic.clone(), number, *subscribes));
+        }
+        if !told.is_empty() {
+            out.to_registry(RegistryInput::Subscribers { changes: told });
+        }
+    }
+
+    /// Pushes a challenge to the challenged session alone, under its own route topic. `false` if it cannot
+    /// take it.
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    pub(super) fn present(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        sender: Option<SessionId>,
+        challenge: &Challenge,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let head = frame.head();
+        let (Some(header), Ok(body)) = (Header::decode(head), AmopBody::decode(&head[HEADER_LEN..])) else {
+            return false;
+        };
+        let (Some(minted), Some(index)) = (
+            Topic::new(body.topic),
+            self.subscribers.index_of(challenge.subscriber, challenge.topic.as_str()),
+        ) else {
+            return false;
+        };
+        if self.pushes >= self.shared.settings.pending_pushes_max {
+            return false;
+        }
+        let Some(session) = self.session_at(index) else { return false };
+        let Some(own) = session.route_topic(challenge.topic.as_str()) else { return false };
+        if sender == Some(session.id) || session.pushes.contains_key(&header.seq) {
+            return false;
+        }
+        let front = topic_in_front(&header, &own);
+        let payload = frame.advance(HEADER_LEN + body.payload_offset);
+        if out.send(session.key, Class::Data, &front, payload).is_err() {
+            self.counters.dropped_queue_full.increment();
+            return false;
+        }
+        let Challenge { publisher, node, token, .. } = *challenge;
+        let presented = Presented { own, minted, publisher, node, token };
+        let presented = PushFor::Challenge(Box::new(presented));
+        self.note_push(now, index, &header.seq, (coordinator, request), presented);
+        self.counters.challenges_presented.increment();
+        true
+    }
+
+    /// A challenged session has answered: tells so, and gives the answer under the minted topic.
+    pub(super) fn take_challenge_answer(
+        &mut self,
+        now: Instant,
+        presented: &Presented,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> Option<Vec<u8>> {
+        let Presented { publisher, token, .. } = *presented;
+        if let Some(node) = presented.node {
+            self.send_notice(now, node, Notice::Answered { publisher: publisher.0, token }, out);
+        } else if publisher.reactor() == self.id {
+            self.challenge_answered(now, publisher, &token, None, out);
+        } else {
+            let answered = MeshMessage::ChallengeAnswered { publisher, token, node: None };
+            out.to_reactor(publisher.reactor(), answered, FrameRef::Slice(&[]));
+        }
+        // Nobody signs as much as this; it goes back as it is.
+        if frame.len() > HEAD_LEN_MAX {
+            return None;
+        }
+        let head = frame.head();
+        let header = Header::decode(head)?;
+        let body = AmopBody::decode(head.get(HEADER_LEN..)?).ok()?;
+        if body.topic != presented.own.as_str() {
+            return None;
+        }
+        let mut answer = topic_in_front(&header, &presented.minted).to_vec();
+        answer.extend_from_slice(&head[HEADER_LEN + body.payload_offset..]);
+        Some(answer)
+    }
+
+    /// Tells a neighbour about a challenge. Lost with its link, it is made up for by the next challenge.
+    pub(super) fn send_notice(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        notice: Notice,
+        out: &mut impl Outbound,
+    ) {
+        let home = home_reactor(&node, self.shared.reactors);
+        if home == self.id {
+            self.send_state(now, &node, PacketType::BROADCAST, None, &notice.encode(), out);
+        } else {
+            let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
+            out.to_reactor(home, message, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// A neighbour tells about a challenge.
+    pub(super) fn handle_notice(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(notice) = Notice::decode(payload.head()) else {
+            return self.counters.unknown_packets.increment();
+        };
+        let reactors = self.shared.reactors;
+        let (to, message) = match notice {
+            Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
+                let challenge = Box::new(Challenge {
+                    topic,
+                    number,
+                    token,
+                    subscriber: SubscriberId(subscriber),
+                    publisher: SessionId(publisher),
+                    node: Some(*peer),
+                    open_for,
+                });
+                if self.id == DESK {
+                    return self.open_challenge(now, challenge, out);
+                }
+                (DESK, MeshMessage::OpenChallenge { challenge })
+            }
+            Notice::Opened { publisher, token } => {
+                let publisher = SessionId(publisher);
+                if publisher.reactor() == self.id {
+                    return self.challenge_opened(publisher, &token, Some(peer), out);
+                }
+                let node = Some(Box::new(*peer));
+                (publisher.reactor(), MeshMessage::ChallengeOpened { publisher, token, node })
+            }
+            Notice::Answered { publisher, token } => {
+                let publisher = SessionId(publisher);
+                if publisher.reactor() == self.id {
+                    return self.challenge_answered(now, publisher, &token, Some(peer), out);
+                }
+                let node = Some(Box::new(*peer));
+                (publisher.reactor(), MeshMessage::ChallengeAnswered { publisher, token, node })
+            }
+        };
+        // The number of a session that never was names any reactor.
+        if to.0 < reactors {
+            out.to_reactor(to, message, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// Copies of a multicast to those of this shard's subscribers that are named.
+    pub(super) fn deliver_private_multicast(
+        &mut self,
+        now: Instant,
+        audience: &[SubscriberId],
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
+        if body.kind() != TopicKind::Data {
+            return;
+        }
+        for &number in audience {
+            let Some(index) = self.subscribers.index_of(number, body.topic) else {
+                self.counters.dropped_unauthorised.increment();
+                continue;
+            };
+            let Some(session) = self.session_at(index) else { continue };
+            match out.send(session.key, Class::Data, &[], frame) {
+                Ok(()) => {
+                    session.last_activity = now;
+                    self.counters.deliveries.increment();
+                    self.counters.sdk_frames_sent.increment();
+                }
+                Err(SendError::Full) => {
+                    self.counters.dropped_queue_full.increment();
+                    if self.logs.queue_full.admits(now)
+                        && let Some(session) = self.session_at(index)
+                    {
+                        session.warn_queue_full();
+                    }
+                }
+                Err(SendError::Gone) => {}
+            }
+        }
+    }
+}
+
+/// Header, topic length and another topic of the same length, for a frame whose length stays.
+fn topic_in_front(header: &Header, topic: &Topic) -> SmallVec<[u8; 320]> {
+    let mut front = SmallVec::new();
+    front.extend_from_slice(&header.encode());
+    front.push(topic.as_str().len() as u8 + 1);
+    front.extend_from_slice(topic.as_str().as_bytes());
+    front
+}

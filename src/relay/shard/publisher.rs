@@ -1,0 +1,542 @@
+//! Publishers of private topics: whom they have challenged, and whom they have accepted (WIRE §4).
+//!
+//! A session is a publisher of a private topic while it holds the topic's marker. For each subscriber
+//! session of the topic, wherever it is, there is a pair; each pair is challenged by a 0x37 until the
+//! publisher has judged the subscriber. Only accepted pairs carry messages.
+//!
+//! # Invariants
+//! - A pair is accepted only if this publisher said so by a token that it was given for that very
+//!   subscriber, and the subscriber answered the challenge with that token.
+//! - A pair that is neither judged nor open is due some time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ahash::{AHashMap, RandomState};
+use rand::RngExt;
+use tracing::debug;
+
+use super::{Shard, desk::DESK};
+use crate::{
+    relay::{
+        Challenge, Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SessionId, SubscriberId,
+        snapshot::{NodeRef, PrivateEntry, TopicEntry},
+    },
+    wire::{
+        FrameRef, NodeId, ResultCode, Topic,
+        json::{self, ChallengeToken, TopicStatus},
+        private::Notice,
+        sdk::{self, FrameType, HEADER_LEN, Seq},
+        topic::{MintedTopic, data_topic_of_marker},
+    },
+};
+
+/// How often publishers are looked at: new subscribers, challenges that are due or over.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Challenges of one publisher session that are open at once (WIRE §4).
+pub(in crate::relay) const OPEN_MAX: usize = 64;
+/// Pairs of publisher and subscriber sessions of one reactor's publishers.
+pub(in crate::relay) const PAIRS_MAX: usize = 262_144;
+/// An unanswered pair is challenged again after so long at first, then after twice as long each time …
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+/// … up to this.
+const RETRY_LAST: Duration = Duration::from_secs(300);
+/// A challenge is open until its pair is challenged again, but no longer than this.
+pub(in crate::relay) const OPEN_FOR_MAX: Duration = Duration::from_secs(10);
+/// Longest body of a 0x38 that is read: the longest topic, each byte escaped as six, and the rest.
+const STATUS_LEN_MAX: usize = 4096;
+
+/// A session that holds markers.
+pub(super) struct Publisher {
+    session: SessionId,
+    key: LinkKey,
+    /// By data topic.
+    topics: BTreeMap<Topic, Pairs>,
+    open: AHashMap<ChallengeToken, Open>,
+    /// Pairs that wait to be challenged, in rotation.
+    due: BTreeMap<Due, (Topic, Subscriber)>,
+    /// Tells those apart that are due at one moment.
+    dues: u64,
+    /// The version of the subscribers that the pairs are of.
+    seen: Option<u64>,
+    /// It has subscribed since the last look.
+    is_renewed: bool,
+}
+
+type Due = (Instant, u64);
+
+/// A subscriber session of the network.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Subscriber {
+    /// Its node; `None` is our own.
+    node: Option<NodeRef>,
+    number: SubscriberId,
+}
+
+#[derive(Default)]
+struct Pairs {
+    /// The subscribers that the pairs are of.
+    seen: Option<Arc<PrivateEntry>>,
+    pairs: BTreeMap<Subscriber, Pair>,
+}
+
+struct Pair {
+    is_accepted: bool,
+    /// Set while it waits to be challenged.
+    due: Option<Due>,
+    /// Set while a challenge is open.
+    open: Option<ChallengeToken>,
+    /// Whether it is to be challenged again when the open challenge is judged.
+    again: bool,
+    retry_after: Duration,
+}
+
+struct Open {
+    topic: Topic,
+    subscriber: Subscriber,
+    /// Number of the minted route topic.
+    number: u64,
+    since: Instant,
+    until: Instant,
+    /// The 0x37 was pushed.
+    is_asked: bool,
+    /// The publisher accepted the subscriber.
+    is_accepted: bool,
+    /// The subscriber answered.
+    is_answered: bool,
+}
+
+impl Open {
+    /// Whether the subscriber is at this node; `None` is our own.
+    fn is_at(&self, node: Option<&NodeId>) -> bool {
+        self.subscriber.node.as_ref().map(|node| &node.id) == node
+    }
+}
+
+/// Memory of one pair, and of one open challenge, in bytes.
+pub(super) const PAIR_LEN: usize = size_of::<(Subscriber, Pair)>() + size_of::<(Due, (Topic, Subscriber))>();
+pub(super) const OPEN_LEN: usize = size_of::<(ChallengeToken, Open)>();
+
+/// Whom a message with a private topic may reach.
+#[derive(Default)]
+pub(super) struct Audience {
+    /// Sessions of this node, by number; so those of one reactor are together.
+    own: Vec<SubscriberId>,
+    /// Those of other nodes.
+    pub(super) nodes: Vec<(NodeRef, Vec<SubscriberId>)>,
+}
+
+impl Audience {
+    pub(super) fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.nodes.is_empty()
+    }
+
+    /// What a neighbour's message may reach here.
+    pub(super) fn of_this_node(named: Named) -> Self {
+        Self { own: named.0, nodes: Vec::new() }
+    }
+
+    /// The part of it at each reactor of this node.
+    pub(super) fn by_reactor(&self) -> impl Iterator<Item = (ReactorId, &[SubscriberId])> {
+        self.own.chunk_by(|one, other| one.reactor() == other.reactor()).map(|part| (part[0].reactor(), part))
+    }
+
+    /// As an entry of the topic table.
+    pub(super) fn entry(&self) -> TopicEntry {
+        let count = |(reactor, part): (ReactorId, &[SubscriberId])| (reactor, part.len() as u32);
+        let nodes = self.nodes.iter().map(|(node, named)| (node.clone(), named.len() as u32));
+        TopicEntry { reactors: self.by_reactor().map(count).collect(), nodes: nodes.collect() }
+    }
+}
+
+impl Publisher {
+    fn new(session: SessionId, key: LinkKey, hashing: RandomState) -> Self {
+        Self {
+            session,
+            key,
+            topics: BTreeMap::new(),
+            open: AHashMap::with_hasher(hashing),
+            due: BTreeMap::new(),
+            dues: 0,
+            seen: None,
+            is_renewed: false,
+        }
+    }
+
+    fn pair_mut(&mut self, topic: &Topic, subscriber: &Subscriber) -> Option<&mut Pair> {
+        self.topics.get_mut(topic)?.pairs.get_mut(subscriber)
+    }
+
+    /// Has a pair challenged at `at`.
+    fn make_due(&mut self, topic: &Topic, subscriber: &Subscriber, at: Instant) {
+        let due = (at, self.dues);
+        let Some(pair) = self.pair_mut(topic, subscriber) else { return };
+        let before = pair.due.replace(due);
+        if let Some(before) = before {
+            self.due.remove(&before);
+        }
+        self.dues += 1;
+        self.due.insert(due, (topic.clone(), subscriber.clone()));
+    }
+
+    fn remove_pair(&mut self, pair: &Pair) {
+        if let Some(due) = pair.due {
+            self.due.remove(&due);
+        }
+        if let Some(token) = pair.open {
+            self.open.remove(&token);
+        }
+    }
+
+    /// The publisher has judged a subscriber.
+    fn judge(&mut self, now: Instant, token: &ChallengeToken, is_accepted: bool) {
+        let Some(open) = self.open.remove(token) else { return };
+        let Some(pair) = self.pair_mut(&open.topic, &open.subscriber) else { return };
+        pair.is_accepted = is_accepted;
+        pair.open = None;
+        pair.retry_after = RETRY_FIRST;
+        if std::mem::take(&mut pair.again) {
+            self.make_due(&open.topic, &open.subscriber, now);
+        }
+    }
+
+    /// Its keys may have changed: makes all pairs due. Who is accepted stays so until refused.
+    fn renew(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for (topic, pairs) in &mut self.topics {
+            // Those for whom there was no room may have it now.
+            pairs.seen = None;
+            for (subscriber, pair) in &mut pairs.pairs {
+                pair.retry_after = RETRY_FIRST;
+                if pair.open.is_some() {
+                    pair.again = true;
+                } else {
+                    due.push((topic.clone(), subscriber.clone()));
+                }
+            }
+        }
+        self.seen = None;
+        for (topic, subscriber) in due {
+            self.make_due(&topic, &subscriber, now);
+        }
+    }
+
+    /// Makes pairs due whose challenge was not answered in time; gives how many.
+    fn end_unanswered(&mut self, now: Instant) -> u64 {
+        let ended: Vec<ChallengeToken> =
+            self.open.iter().filter(|(_, open)| open.until <= now).map(|(token, _)| *token).collect();
+        for token in &ended {
+            let Some(open) = self.open.remove(token) else { continue };
+            let Some(pair) = self.pair_mut(&open.topic, &open.subscriber) else { continue };
+            pair.open = None;
+            pair.again = false;
+            let at = open.since + pair.retry_after;
+            pair.retry_after = (2 * pair.retry_after).min(RETRY_LAST);
+            self.make_due(&open.topic, &open.subscriber, at);
+        }
+        ended.len() as u64
+    }
+}
+
+impl Shard {
+    /// A session took markers, or dropped them.
+    pub(super) fn change_markers(
+        &mut self,
+        now: Instant,
+        (index, key, session): (u32, LinkKey, SessionId),
+        changes: &[(Topic, bool)],
+    ) {
+        for (marker, holds) in changes {
+            let Some(topic) = data_topic_of_marker(marker.as_str()).and_then(Topic::new) else { continue };
+            if *holds {
+                let hashing = &self.hashing;
+                self.publishers
+                    .entry(index)
+                    .or_insert_with(|| Publisher::new(session, key, hashing.clone()))
+                    .topics
+                    .entry(topic)
+                    .or_default();
+                self.next_publisher_look.get_or_insert(now + LOOK_INTERVAL);
+            } else if let Some(publisher) = self.publishers.get_mut(&index)
+                && let Some(dropped) = publisher.topics.remove(&topic)
+            {
+                self.pairs -= dropped.pairs.len();
+                self.counters.pairs.set(self.pairs as u64);
+                for pair in dropped.pairs.values() {
+                    publisher.remove_pair(pair);
+                }
+                if publisher.topics.is_empty() {
+                    self.publishers.remove(&index);
+                }
+            }
+        }
+    }
+
+    /// A session said what it subscribes to. If that holds markers, everybody is challenged anew at the next
+    /// look.
+    pub(super) fn renew_publisher(&mut self, index: u32) {
+        if let Some(publisher) = self.publishers.get_mut(&index) {
+            publisher.is_renewed = true;
+        }
+    }
+
+    pub(super) fn look_at_publishers(&mut self, now: Instant, out: &mut impl Outbound) {
+        let indices: Vec<u32> = self.publishers.keys().copied().collect();
+        for index in indices {
+            if let Some(publisher) = self.publishers.get_mut(&index)
+                && std::mem::take(&mut publisher.is_renewed)
+            {
+                publisher.renew(now);
+            }
+            self.look_at_publisher(now, index, out);
+        }
+        self.next_publisher_look = (!self.publishers.is_empty()).then(|| now + LOOK_INTERVAL);
+    }
+
+    /// Notes who subscribes now, ends what was not answered, and challenges who is due.
+    fn look_at_publisher(&mut self, now: Instant, index: u32, out: &mut impl Outbound) {
+        self.note_subscribers(now, index);
+        let Some(publisher) = self.publishers.get_mut(&index) else { return };
+        self.counters.challenges_unanswered.add(publisher.end_unanswered(now));
+        let mut challenges = Vec::new();
+        while publisher.open.len() < OPEN_MAX
+            && let Some((&(at, _), _)) = publisher.due.first_key_value()
+            && at <= now
+        {
+            let Some((_, (topic, subscriber))) = publisher.due.pop_first() else { break };
+            let session = publisher.session;
+            let Some(pair) = publisher.pair_mut(&topic, &subscriber) else { continue };
+            let (number, token) = (self.rng.random(), self.rng.random());
+            pair.due = None;
+            pair.open = Some(token);
+            let open_for = pair.retry_after.min(OPEN_FOR_MAX);
+            let open = Open {
+                topic: topic.clone(),
+                subscriber: subscriber.clone(),
+                number,
+                since: now,
+                until: now + open_for,
+                is_asked: false,
+                is_accepted: false,
+                is_answered: false,
+            };
+            publisher.open.insert(token, open);
+            let Subscriber { node, number: subscriber } = subscriber;
+            let publisher = session;
+            let challenge = Challenge { topic, number, token, subscriber, publisher, node: None, open_for };
+            challenges.push((node, challenge));
+        }
+        for (node, challenge) in challenges {
+            self.announce_challenge(now, node, challenge, out);
+        }
+    }
+
+    /// Tells the desk of the subscriber's node.
+    fn announce_challenge(
+        &mut self,
+        now: Instant,
+        node: Option<NodeRef>,
+        challenge: Challenge,
+        out: &mut impl Outbound,
+    ) {
+        if let Some(node) = node {
+            let Challenge { topic, number, token, subscriber, publisher, open_for, .. } = challenge;
+            let (subscriber, publisher) = (subscriber.0, publisher.0);
+            let notice = Notice::Challenge { token, number, subscriber, publisher, open_for, topic };
+            return self.send_notice(now, node.id, notice, out);
+        }
+        let challenge = Box::new(challenge);
+        if self.id == DESK {
+            self.open_challenge(now, challenge, out);
+        } else {
+            out.to_reactor(DESK, MeshMessage::OpenChallenge { challenge }, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// Makes the pairs of a publisher those of the subscribers that there are.
+    pub(super) fn note_subscribers(&mut self, now: Instant, index: u32) {
+        let snapshot = self.shared.snapshot.load();
+        let Some(publisher) = self.publishers.get_mut(&index) else { return };
+        if publisher.seen == Some(snapshot.private_version) {
+            return;
+        }
+        publisher.seen = Some(snapshot.private_version);
+        let topics: Vec<Topic> = publisher.topics.keys().cloned().collect();
+        for topic in topics {
+            let Some(pairs) = publisher.topics.get_mut(&topic) else { continue };
+            let entry = snapshot.private(topic.as_str());
+            let is_same = match (&pairs.seen, entry) {
+                (Some(seen), Some(entry)) => Arc::ptr_eq(seen, entry),
+                (None, None) => pairs.pairs.is_empty(),
+                _ => false,
+            };
+            if is_same {
+                continue;
+            }
+            pairs.seen = entry.cloned();
+            let before = pairs.pairs.len();
+            // A publisher that subscribes as well is not sent challenges of its own.
+            let subscribers = &self.subscribers;
+            let is_other = |number: SubscriberId| subscribers.index_of(number, topic.as_str()) != Some(index);
+            let there: BTreeSet<Subscriber> = entry
+                .into_iter()
+                .flat_map(|entry| subscribers_of(entry))
+                .filter(|subscriber| subscriber.node.is_some() || is_other(subscriber.number))
+                .collect();
+            let gone: Vec<Subscriber> =
+                pairs.pairs.keys().filter(|&subscriber| !there.contains(subscriber)).cloned().collect();
+            let gone: Vec<Pair> =
+                gone.iter().filter_map(|subscriber| pairs.pairs.remove(subscriber)).collect();
+            let new: Vec<Subscriber> =
+                there.into_iter().filter(|subscriber| !pairs.pairs.contains_key(subscriber)).collect();
+            let room = (PAIRS_MAX + before).saturating_sub(self.pairs + pairs.pairs.len());
+            if new.len() > room {
+                self.counters.pairs_over_bound.add((new.len() - room) as u64);
+                debug!(%topic, "too many pairs of publishers and subscribers: some are not challenged");
+            }
+            let new = &new[..new.len().min(room)];
+            for subscriber in new {
+                let pair = Pair {
+                    is_accepted: false,
+                    due: None,
+                    open: None,
+                    again: false,
+                    retry_after: RETRY_FIRST,
+                };
+                pairs.pairs.insert(subscriber.clone(), pair);
+            }
+            self.pairs = self.pairs + pairs.pairs.len() - before;
+            for pair in &gone {
+                publisher.remove_pair(pair);
+            }
+            for subscriber in new {
+                publisher.make_due(&topic, subscriber, now);
+            }
+        }
+        self.counters.pairs.set(self.pairs as u64);
+    }
+
+    fn publisher_mut(&mut self, session: SessionId) -> Option<&mut Publisher> {
+        let index = self.session_indices.get(&session)?;
+        self.publishers.get_mut(index)
+    }
+
+    /// The subscriber's node knows of a challenge: the publisher is asked.
+    pub(super) fn challenge_opened(
+        &mut self,
+        session: SessionId,
+        token: &ChallengeToken,
+        node: Option<&NodeId>,
+        out: &mut impl Outbound,
+    ) {
+        let seq = self.fresh_seq();
+        let own = self.shared.id;
+        let Some(publisher) = self.publisher_mut(session) else { return };
+        let key = publisher.key;
+        let open = publisher.open.get_mut(token);
+        let Some(open) = open.filter(|open| !open.is_asked && open.is_at(node)) else { return };
+        let node = node.unwrap_or(&own);
+        let Some(route) = MintedTopic::new(open.topic.as_str(), node, open.number).to_topic() else {
+            // So long a name has no room for a route topic, a subscriber's own neither.
+            return;
+        };
+        let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
+        open.is_asked = true;
+        let frame = sdk::encode(FrameType::TOPIC_CERTIFICATION, &seq, ResultCode::OK, body.as_bytes());
+        if out.send(key, Class::Data, &frame, FrameRef::Slice(&[])).is_err() {
+            self.counters.dropped_queue_full.increment();
+            return;
+        }
+        self.counters.challenges.increment();
+        self.counters.sdk_frames_sent.increment();
+    }
+
+    fn fresh_seq(&mut self) -> Seq {
+        std::array::from_fn(|_| b"0123456789abcdef"[self.rng.random_range(0..16)])
+    }
+
+    /// The challenged session has answered.
+    pub(super) fn challenge_answered(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        token: &ChallengeToken,
+        node: Option<&NodeId>,
+        out: &mut impl Outbound,
+    ) {
+        let Some(publisher) = self.publisher_mut(session) else { return };
+        let open = publisher.open.get_mut(token);
+        let Some(open) = open.filter(|open| open.is_at(node)) else { return };
+        open.is_answered = true;
+        if open.is_accepted {
+            publisher.judge(now, token, true);
+            self.counters.verdicts_positive.increment();
+            if let Some(&index) = self.session_indices.get(&session) {
+                self.look_at_publisher(now, index, out);
+            }
+        }
+    }
+
+    /// A 0x38 from a session.
+    pub(super) fn handle_verdict(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let body = frame.advance(HEADER_LEN);
+        let status = (body.len() <= STATUS_LEN_MAX).then(|| TopicStatus::decode(body.head())).flatten();
+        let Some(status) = status else { return self.counters.verdicts_ignored.increment() };
+        // Only what this very session was asked, and once.
+        let open = self.publishers.get_mut(&key.index).and_then(|publisher| {
+            publisher.open.get_mut(&status.token).filter(|open| {
+                open.is_asked && !open.is_accepted && now < open.until && open.topic.as_str() == status.topic
+            })
+        });
+        let Some(open) = open else { return self.counters.verdicts_ignored.increment() };
+        if status.accepted && !open.is_answered {
+            // Counts when the subscriber's node says that it answered; if it never does, not at all.
+            open.is_accepted = true;
+            return;
+        }
+        let counter = match status.accepted {
+            true => &self.counters.verdicts_positive,
+            false => &self.counters.verdicts_negative,
+        };
+        counter.increment();
+        if let Some(publisher) = self.publishers.get_mut(&key.index) {
+            publisher.judge(now, &status.token, status.accepted);
+        }
+        self.look_at_publisher(now, key.index, out);
+    }
+
+    /// Whom a message of a session with a private topic may reach: who is accepted and still there.
+    pub(super) fn audience(&self, index: u32, topic: &str) -> Audience {
+        let pairs = self.publishers.get(&index).and_then(|publisher| publisher.topics.get(topic));
+        let accepted = pairs.into_iter().flat_map(|pairs| &pairs.pairs).filter(|(_, pair)| pair.is_accepted);
+        let mut audience = Audience::default();
+        for (subscriber, _) in accepted {
+            match (&subscriber.node, audience.nodes.last_mut()) {
+                (None, _) => audience.own.push(subscriber.number),
+                (Some(node), Some((last, named))) if node == last => named.push(subscriber.number),
+                (Some(node), _) => audience.nodes.push((node.clone(), vec![subscriber.number])),
+            }
+        }
+        audience
+    }
+}
+
+/// All subscribers of a private topic.
+fn subscribers_of(entry: &PrivateEntry) -> impl Iterator<Item = Subscriber> {
+    let own = entry.own.iter().map(|&number| Subscriber { node: None, number });
+    let of_node = |(node, numbers): &(NodeRef, Arc<[SubscriberId]>)| {
+        let node = node.clone();
+        let numbers: Vec<SubscriberId> = numbers.to_vec();
+        numbers.into_iter().map(move |number| Subscriber { node: Some(node.clone()), number })
+    };
+    own.chain(entry.nodes.iter().flat_map(of_node))
+}

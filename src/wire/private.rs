@@ -1,0 +1,134 @@
+//! What two nodes tell each other about challenges of private topics (WIRE §4, docs/node-link.md): the
+//! payload of a Broadcast.
+
+use std::time::Duration;
+
+use super::{Topic, TopicKind, json::ChallengeToken, reader::Reader};
+
+/// Payload of a BROADCAST that is about a challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A publisher of the sender is about to challenge a subscriber of the receiver.
+    Challenge {
+        /// Names the challenge.
+        token: ChallengeToken,
+        /// Number of the minted route topic.
+        number: u64,
+        /// The subscriber's number in the receiver's record.
+        subscriber: u64,
+        /// The sender's number for its publisher, which comes back.
+        publisher: u64,
+        /// How long the challenge may be carried; in milliseconds on the wire.
+        open_for: Duration,
+        /// The data topic.
+        topic: Topic,
+    },
+    /// The sender will carry the challenge.
+    Opened {
+        /// The receiver's number for its publisher.
+        publisher: u64,
+        /// Which challenge.
+        token: ChallengeToken,
+    },
+    /// The challenged session has answered.
+    Answered {
+        /// The receiver's number for its publisher.
+        publisher: u64,
+        /// Which challenge.
+        token: ChallengeToken,
+    },
+}
+
+const CHALLENGE: u8 = 1;
+const OPENED: u8 = 2;
+const ANSWERED: u8 = 3;
+
+impl Notice {
+    /// Reads a payload; `None` if it is malformed or of a kind that is not known here. Bytes behind the known
+    /// fields belong to newer versions and are ignored.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let mut reader = Reader(payload);
+        Some(match reader.u8()? {
+            CHALLENGE => {
+                let token = reader.array()?;
+                let (number, subscriber, publisher) = (reader.u64()?, reader.u64()?, reader.u64()?);
+                let open_for = Duration::from_millis(reader.u32()?.into());
+                let len = usize::from(reader.u8()?);
+                let topic = Topic::new(std::str::from_utf8(reader.take(len)?).ok()?)?;
+                if topic.kind() != TopicKind::Data {
+                    return None;
+                }
+                Self::Challenge { token, number, subscriber, publisher, open_for, topic }
+            }
+            OPENED => Self::Opened { publisher: reader.u64()?, token: reader.array()? },
+            ANSWERED => Self::Answered { publisher: reader.u64()?, token: reader.array()? },
+            _ => return None,
+        })
+    }
+
+    /// The payload.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Challenge { token, number, subscriber, publisher, open_for, topic } => {
+                out.push(CHALLENGE);
+                out.extend_from_slice(token);
+                for number in [number, subscriber, publisher] {
+                    out.extend_from_slice(&number.to_be_bytes());
+                }
+                let open_ms = u32::try_from(open_for.as_millis()).unwrap_or(u32::MAX);
+                out.extend_from_slice(&open_ms.to_be_bytes());
+                out.push(topic.as_str().len() as u8);
+                out.extend_from_slice(topic.as_str().as_bytes());
+            }
+            Self::Opened { publisher, token } | Self::Answered { publisher, token } => {
+                out.push(if matches!(self, Self::Opened { .. }) { OPENED } else { ANSWERED });
+                out.extend_from_slice(&publisher.to_be_bytes());
+                out.extend_from_slice(token);
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_survive_encoding_and_cut_ones_are_none() {
+        let topic = Topic::new("#!$TopicNeedVerify_t").unwrap();
+        let open_for = Duration::from_secs(5);
+        let token = std::array::from_fn(|i| i as u8);
+        let challenge = Notice::Challenge { token, number: 1, subscriber: 2, publisher: 3, open_for, topic };
+        for notice in
+            [challenge, Notice::Opened { publisher: 4, token }, Notice::Answered { publisher: 5, token }]
+        {
+            let mut bytes = notice.encode();
+            for cut in 0..bytes.len() {
+                assert_eq!(Notice::decode(&bytes[..cut]), None);
+            }
+            bytes.extend_from_slice(b"newer");
+            assert_eq!(Notice::decode(&bytes), Some(notice));
+        }
+        assert_eq!(Notice::decode(&[9; 100]), None);
+    }
+
+    #[test]
+    fn only_data_topics_are_challenged() {
+        let topic = Topic::new("#!$TopicNeedVerify_t").unwrap();
+        let token = [0; 32];
+        let notice = Notice::Challenge {
+            token,
+            number: 1,
+            subscriber: 2,
+            publisher: 3,
+            open_for: Duration::ZERO,
+            topic,
+        };
+        let mut bytes = notice.encode();
+        let at = bytes.iter().position(|&byte| byte == b'#').unwrap();
+        bytes[at] = b'x';
+        assert_eq!(Notice::decode(&bytes), None);
+    }
+}
