@@ -55,7 +55,8 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] session_topics_max"),
         fixed("topics", settings.node_topics_max, "topics", "node", "the same")
             .set_by("[amop] node_topics_max")
-            .memory(settings.node_topics_max * (state::ENTRY_FOOTPRINT + in_table(topic))),
+            // Its name is in the record, in the topic table, and in the reactor's own.
+            .memory(settings.node_topics_max * (state::ENTRY_FOOTPRINT + 3 * topic)),
         fixed(
             "subscriptions, those that wait included",
             settings.node_subscriptions_max,

@@ -222,6 +222,7 @@ impl World {
         }
         self.run_until(self.net.now + self.oracle.rules.request_timeout + Duration::from_secs(12))?;
         self.oracle.finish(self.net.now)?;
+        self.check_that_nobody_waits()?;
         self.pending.clear();
         self.actions.clear();
         for app in 0..self.net.apps.len() {
@@ -317,6 +318,19 @@ impl World {
                     return Err(format!(
                         "node{index} has not converged: of {topic} it knows {known:?}, real is {real:?}"
                     ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All requests are over: whoever still could answer one is forgotten.
+    fn check_that_nobody_waits(&self) -> Verdict {
+        for (index, node) in self.net.nodes.iter().enumerate() {
+            for usage in node.usage() {
+                let waiting = [usage.requests, usage.pushes, usage.retained_bytes, usage.awaiting];
+                if waiting.iter().any(|&waiting| waiting > 0) {
+                    return Err(format!("node{index} waits for answers that nobody wants: {usage:?}"));
                 }
             }
         }
