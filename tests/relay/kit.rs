@@ -74,6 +74,8 @@ pub enum Seen {
     Crossed { from: NodeIndex, to: NodeIndex, bytes: Vec<u8> },
     /// An application's connection is gone.
     AppClosed { app: AppIndex },
+    /// A node has ended a session, which its application may not know yet.
+    SessionEnded { app: AppIndex },
     /// A link between nodes is gone, as the first of them sees it.
     LinkClosed { node: NodeIndex, other: NodeIndex, reason: CloseReason },
 }
@@ -858,8 +860,9 @@ impl Network {
                 let Some(link) = io.link(key) else { return };
                 let other = link.other;
                 io.links[key.index as usize] = None;
-                if let End::Node { node: other, .. } = other {
-                    self.note(|| Seen::LinkClosed { node, other, reason });
+                match other {
+                    End::Node { node: other, .. } => self.note(|| Seen::LinkClosed { node, other, reason }),
+                    End::App(app) => self.note(|| Seen::SessionEnded { app }),
                 }
                 self.drive(node, reactor, |shard, now, io| shard.handle_link_down(now, key, reason, io));
             }

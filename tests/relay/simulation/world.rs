@@ -267,6 +267,7 @@ impl World {
                 Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
                 Seen::Crossed { bytes, .. } => self.oracle.crossed(&bytes),
                 Seen::AppClosed { app } => self.left(app),
+                Seen::SessionEnded { app } => self.oracle.closed(now, app),
                 Seen::LinkClosed { .. } => {}
                 Seen::Delivered { app, bytes } => self.delivered(app, &bytes),
             }
@@ -752,6 +753,7 @@ impl World {
                 Err(error) => format!("node{from} -> node{to}: {error}"),
             },
             Seen::AppClosed { app } => format!("app{app} is closed"),
+            Seen::SessionEnded { app } => format!("app{app} is gone for its node"),
             Seen::LinkClosed { node, other, reason } => {
                 format!("node{node}: the link to node{other} is gone: {reason}")
             }
