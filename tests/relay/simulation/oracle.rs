@@ -213,14 +213,6 @@ impl Oracle {
         })
     }
 
-    fn is_node_disturbed(&self, node: NodeIndex, from: Instant, to: Instant) -> bool {
-        self.faults.iter().any(|fault| {
-            (fault.node == node || fault.other == Some(node))
-                && fault.from <= to
-                && fault.to.is_none_or(|end| end + RECOVERED_AFTER >= from)
-        })
-    }
-
     fn frozen_time(&self, node: NodeIndex, from: Instant, to: Instant) -> Duration {
         self.faults
             .iter()
@@ -376,7 +368,7 @@ impl Oracle {
             });
             hold!(open_twin.is_none(), "{what} while a push with the same seq is open there");
         }
-        let (publisher, subscriber) = (self.apps[from].node, self.apps[app].node);
+        let publisher = self.apps[from].node;
         let changed_lately = |app: &App| {
             app.sets.last().is_some_and(|(since, _)| *since + 2 * KNOWN_AFTER > sent)
                 || app.closed.is_some_and(|closed| closed + 2 * KNOWN_AFTER > sent)
@@ -386,8 +378,7 @@ impl Oracle {
                 && !self.rules.tight
                 && now - sent < KNOWN_AFTER
                 && !self.messages[number].shares_seq
-                && !self.is_node_disturbed(publisher, sent, now)
-                && !self.is_node_disturbed(subscriber, sent, now)
+                && !self.apps.iter().any(|other| self.is_disturbed(publisher, other.node, sent, now))
                 && !self.apps.iter().any(changed_lately);
         let receiver = &mut self.apps[app];
         if multicast {
