@@ -272,9 +272,8 @@ fn hundreds_of_half_handshakes_from_one_address_keep_nobody_else_out() {
     flood_with_half_handshakes(400);
 }
 
-/// Needs 11,000 open files.
 #[test]
-#[ignore = "long: run with --ignored"]
+#[ignore = "needs 11,000 open files to itself: .ci/run runs it alone"]
 fn ten_thousand_half_handshakes_from_one_address_keep_nobody_else_out() {
     flood_with_half_handshakes(10_000);
 }

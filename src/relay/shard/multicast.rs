@@ -39,15 +39,9 @@ impl Shard {
         let snapshot = self.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
         let nodes = entry.map_or(0, |entry| entry.nodes.len());
-        if nodes > 0 {
-            let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            if !self.shared.limiter.admit(elapsed, cost) {
-                self.warn_over_bandwidth(now, key);
-                self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
-                return;
-            }
-            self.counters.bandwidth_charged_bytes.add(cost);
+        let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
+        if !self.admit_multicast(now, key, header, cost, out) {
+            return;
         }
         self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
         let Some(entry) = entry else {
@@ -94,14 +88,8 @@ impl Shard {
             nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
         };
         let cost: u64 = parts().map(|(_, part)| private_forwarded_len(frame.len(), part.len())).sum();
-        if cost > 0 {
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            if !self.shared.limiter.admit(elapsed, cost) {
-                self.warn_over_bandwidth(now, key);
-                self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
-                return;
-            }
-            self.counters.bandwidth_charged_bytes.add(cost);
+        if !self.admit_multicast(now, key, header, cost, out) {
+            return;
         }
         self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
         if audience.is_empty() {
@@ -137,6 +125,26 @@ impl Shard {
                 out.to_reactor(reactor, message, frame);
             }
         }
+    }
+
+    /// Charges what leaves on node links, all or nothing; a multicast that is not admitted is answered 103.
+    fn admit_multicast(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        cost: u64,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let elapsed = now.saturating_duration_since(self.shared.started);
+        // What stays on this node is free, however low the level is.
+        if cost > 0 && !self.shared.limiter.admit(elapsed, cost) {
+            self.warn_over_bandwidth(now, key);
+            self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
+            return false;
+        }
+        self.counters.bandwidth_charged_bytes.add(cost);
+        true
     }
 
     /// A multicast from a neighbour: to the sessions of all our reactors.
