@@ -3,7 +3,10 @@
 mod support;
 
 use std::{
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -16,7 +19,7 @@ use amop::{
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
     },
 };
-use support::{BOUND, RawSdk, TestNode, client, client_at, runtime};
+use support::{BOUND, RawSdk, TestNode, client, client_at, host_dir, process::PROGRAM, runtime};
 use tokio::sync::broadcast;
 
 const PROFILE: Profile = Profile::Ec;
@@ -364,4 +367,127 @@ fn a_session_that_subscribes_to_anothers_route_topic_sees_no_challenge() {
             assert_eq!(AmopBody::decode(&first[HEADER_LEN..]).unwrap().topic, "news");
         }
     }
+}
+
+const PASSWORD: &str = "a password";
+
+/// The program with a password for keys that need one.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).env("AMOP_KEY_PASSWORD", PASSWORD).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The program as an application of a node.
+fn application(node: &TestNode, arguments: &[&str]) -> Command {
+    let mut command = program(arguments);
+    command.arg("-n").arg(node.node().channel_address().to_string());
+    command.arg("-c").arg(host_dir(PROFILE).join("sdk"));
+    command
+}
+
+/// Makes a key with `amop keys new`: its private and its public file.
+fn new_key(dir: &Path, format: &str) -> [PathBuf; 2] {
+    let made = program(&["keys", "new", "--format", format, "--out"]).arg(dir).output().unwrap();
+    let text = String::from_utf8(made.stdout).unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let path = |line: usize| text.lines().nth(line).unwrap()["private key ".len()..].into();
+    [path(2), path(3)]
+}
+
+/// `amop sub` of the private topic `deals`, as soon as it has subscribed.
+fn subscribe(node: &TestNode, key: &Path) -> Child {
+    let mut child = application(node, &["sub", "deals", "--count", "1", "--reply", "taken"])
+        .arg("--private-key")
+        .arg(key)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("subscribed to private deals at "), "{line}");
+    child
+}
+
+/// What a subscriber printed; it has to end by itself.
+fn printed(mut child: Child) -> String {
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    text
+}
+
+fn publish(node: &TestNode, keys: &[&Path], more: &[&str]) -> Output {
+    let mut command = application(node, &["pub", "deals", "5 to bob"]);
+    for key in keys {
+        command.arg("--public-key").arg(key);
+    }
+    command.args(more).output().unwrap()
+}
+
+#[test]
+fn the_program_carries_private_messages_with_keys_of_every_format() {
+    for nodes in [one_node(), two_nodes()] {
+        let (near, far) = (&nodes[0], nodes.last().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        for format in ["pem", "p12", "hex"] {
+            let [private, public] = new_key(dir.path(), format);
+            let subscriber = subscribe(far, &private);
+            let published = publish(near, &[&public], &[]);
+            let answer = String::from_utf8(published.stdout).unwrap();
+            let error = String::from_utf8(published.stderr).unwrap();
+            assert_eq!(published.status.code(), Some(0), "{format}: {error}");
+            assert!(
+                answer.starts_with("answered in ") && answer.ends_with(": taken\n"),
+                "{format}: {answer}"
+            );
+            assert_eq!(printed(subscriber), "deals (unicast) 5 to bob\n", "{format}");
+        }
+    }
+}
+
+#[test]
+fn the_program_publishes_to_several_keys_given_as_files_and_as_digits() {
+    let nodes = two_nodes();
+    let dir = tempfile::tempdir().unwrap();
+    let [first, first_public] = new_key(dir.path(), "pem");
+    let [second, second_public] = new_key(dir.path(), "hex");
+    let digits = program(&["keys", "convert", "--to", "public-hex"]).arg(&second_public).output().unwrap();
+    let digits = String::from_utf8(digits.stdout).unwrap();
+    let keys = [&first_public, Path::new(digits.trim())];
+    for (node, key) in [(&nodes[0], &first), (&nodes[1], &second)] {
+        let subscriber = subscribe(node, key);
+        let published = publish(&nodes[0], &keys, &["--multicast"]);
+        assert_eq!(published.status.code(), Some(0), "{published:?}");
+        assert_eq!(printed(subscriber), "deals (multicast) 5 to bob\n");
+    }
+}
+
+#[test]
+fn the_program_says_what_it_means_that_nobody_has_the_key() {
+    let nodes = one_node();
+    let dir = tempfile::tempdir().unwrap();
+    let ([wrong, _], [_, public]) = (new_key(dir.path(), "pem"), new_key(dir.path(), "pem"));
+    let mut subscriber = subscribe(&nodes[0], &wrong);
+    for (more, answer) in [(None, "100"), (Some("--multicast"), "accepted by the node")] {
+        let more: Vec<&str> = ["--wait", "0.2"].into_iter().chain(more).collect();
+        let published = publish(&nodes[0], &[&public], &more);
+        assert_eq!(published.status.code(), Some(2));
+        let (text, error) = (published.stdout, published.stderr);
+        assert!(String::from_utf8(text).unwrap().contains(answer), "{answer}");
+        let error = String::from_utf8(error).unwrap();
+        assert!(error.contains("nobody has proved to have a key for the private topic \"deals\""), "{error}");
+    }
+    // What needs no node is refused before any is asked.
+    for (key, why) in [
+        (wrong.to_str().unwrap(), "this is a private key"),
+        ("no-such-file", "is neither a file nor"),
+        ("abcd", "these hex digits are no key"),
+    ] {
+        let refused = publish(&nodes[0], &[Path::new(key)], &[]);
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(1) && error.contains(why), "{key}: {error}");
+    }
+    subscriber.kill().unwrap();
+    subscriber.wait().unwrap();
 }

@@ -5,10 +5,12 @@
 //! those who may read. Keys are written as FISCO BCOS' `get_account.sh` writes accounts, so that its tools and
 //! SDKs read ours and we read theirs. National cryptography (SM2) is not there.
 //!
-//! Imports `wire` for hex digits.
+//! Imports `wire` for hex digits, and `tls` for reading keys.
 //!
 //! # Invariants
 //! - A private key is never printed but by those who ask for its digits, and is erased when it is dropped.
+
+pub mod file;
 
 use std::fmt;
 
@@ -169,6 +171,27 @@ mod tests {
         }
         for malformed in [[0xff; 65], [0; 65]] {
             assert!(!key(7).public_key().verify(b"challenge", &malformed));
+        }
+    }
+
+    #[test]
+    fn signatures_are_those_of_the_java_sdk() {
+        // Made with its 2.10.1.
+        let known = [
+            (
+                1,
+                "b033aa79a34eb7c594c5233012bf93f8d6b87d490544da7ec52ff5b4267ca163\
+                 6407e96eaa299a089eaf3861f852719bf0b9c657c5a833d1fff6b7ca9b6fd26a00",
+            ),
+            (
+                3,
+                "a226b65ca6be993ffe9559271ee43ff6a286ca3f5a2dbc7f85ad82f4430c0910\
+                 196a1ff2349752bc06f3ef964fb0384a2cde10767fd39d1894c94ebbdd40213e01",
+            ),
+        ];
+        for (number, signature) in known {
+            let made = key(number).sign(b"0123456789abcdef0123456789abcdef");
+            assert_eq!(hex::encode(&made), signature, "{number}");
         }
     }
 
