@@ -270,6 +270,29 @@ impl Java {
         )
     }
 
+    /// The same for a private topic, whose plain name the SDK takes.
+    pub(crate) fn unicast_privately(&mut self, topic: &str, payload: &[u8]) -> Value {
+        self.ask(json!({
+            "do": "unicast", "private": true, "topic": topic, "payload": hex(payload),
+            "timeout_ms": PATIENCE_MS,
+        }))
+    }
+
+    pub(crate) fn broadcast_privately(&mut self, topic: &str, payload: &[u8]) {
+        let payload = hex(payload);
+        self.tell(json!({ "do": "broadcast", "private": true, "topic": topic, "payload": payload }));
+    }
+
+    /// Subscribes to a private topic with a key that the SDK reads from where `key` says.
+    pub(crate) fn subscribe_privately(&mut self, topic: &str, key: &Value) {
+        self.tell(json!({ "do": "subscribe_privately", "topic": topic, "key": key }));
+    }
+
+    /// Declares itself publisher of a private topic, for subscribers with these public keys.
+    pub(crate) fn publish_privately(&mut self, topic: &str, keys: &[Value]) {
+        self.tell(json!({ "do": "publish_privately", "topic": topic, "keys": keys }));
+    }
+
     pub(crate) fn send_file(&mut self, topic: &str, name: &str, content: &[u8]) -> Value {
         self.ask(json!({
             "do": "send_file", "topic": topic, "name": name, "payload": hex(content), "timeout_ms": PATIENCE_MS,
