@@ -14,7 +14,10 @@ use crossbeam::{
     channel::{Receiver, bounded, never, unbounded},
     select,
 };
-use tokio::sync::mpsc;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -216,14 +219,9 @@ impl Node {
         &self.shared
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops in order. A second signal ends the process at once.
-    pub fn run_until_signal(self) -> std::io::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let (mut terminate, mut interrupt) = {
-            let _guard = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-        };
+    /// Runs until one of the signals, then stops in order. A second one ends the process at once.
+    pub fn run_until(self, signals: EndSignals) {
+        let EndSignals { runtime, mut terminate, mut interrupt } = signals;
         runtime.block_on(async {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         });
@@ -235,7 +233,6 @@ impl Node {
         self.stop();
         info!("stopped");
         runtime.shutdown_background();
-        Ok(())
     }
 
     /// Stops: no new links, what is in flight is answered within the bound, links are closed in order.
@@ -255,6 +252,27 @@ impl Node {
         }
         // To the last, it tells that the node is stopping.
         self.admin.take();
+    }
+}
+
+/// SIGTERM and SIGINT from the moment that this is made. It is made before the node starts: one that came in
+/// between would end the process, with a node in it that others may have seen already.
+#[derive(Debug)]
+pub struct EndSignals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    /// Takes the signals of this process.
+    pub fn take() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (terminate, interrupt) = {
+            let _guard = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        Ok(Self { runtime, terminate, interrupt })
     }
 }
 

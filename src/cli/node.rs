@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     config::{Config, logging},
-    node::Node,
+    node::{EndSignals, Node},
 };
 
 #[derive(Args)]
@@ -54,6 +54,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    Node::start(config)?.run_until_signal()?;
+    let signals = EndSignals::take()?;
+    Node::start(config)?.run_until(signals);
     Ok(ExitCode::SUCCESS)
 }

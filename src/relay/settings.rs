@@ -76,6 +76,8 @@ pub struct Settings {
     pub rpc_requests_per_second_max: Option<u32>,
     /// Whether `getPeers` and `getNodeInfo` list topics (WIRE §1.5).
     pub list_topics: bool,
+    /// Whether frames are passed on for other nodes (WIRE §6.4).
+    pub relays: bool,
     /// For data topics that are pinned, the nodes whose publishers may reach subscribers of this node (WIRE §4).
     pub private_publishers: BTreeMap<String, BTreeSet<NodeId>>,
     /// `[chain] id`.
@@ -118,6 +120,7 @@ impl Default for Settings {
             ack_delay_max: Duration::from_millis(20),
             rpc_requests_per_second_max: None,
             list_topics: true,
+            relays: true,
             private_publishers: BTreeMap::new(),
             chain_id: "1".to_owned(),
             groups: vec![1],

@@ -21,6 +21,14 @@ use crate::{
 };
 
 #[test]
+fn a_signal_as_soon_as_the_node_is_up_ends_it_in_order() {
+    let conf = host_dir(Profile::Ec).join("node0/conf");
+    for _ in 0..8 {
+        assert_eq!(Process::start(&conf, false).stop(), Some(0));
+    }
+}
+
+#[test]
 fn after_a_kill_at_any_moment_the_next_start_works() {
     let conf = host_dir(Profile::Ec).join("node1/conf");
     let dir = tempfile::tempdir().unwrap();

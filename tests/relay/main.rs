@@ -3,6 +3,7 @@
 
 mod bandwidth;
 mod faults_of_fisco_bcos;
+mod injection;
 mod kit;
 mod latencies;
 mod multicast;

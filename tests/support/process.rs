@@ -82,13 +82,31 @@ impl Process {
 
     /// What the admin endpoint says.
     pub fn admin_json(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.admin_text(path)).unwrap()
+    }
+
+    /// A figure of the metrics, summed over the reactors.
+    pub fn figure(&self, name: &str) -> u64 {
+        let metrics = self.admin_text("/metrics");
+        let names = [format!("amop_{name}"), format!("amop_{name}_total")];
+        let values = metrics.lines().filter_map(|line| {
+            let (sample, value) = line.rsplit_once(' ')?;
+            let (sample, _) = sample.split_once('{')?;
+            names.iter().any(|name| name == sample).then(|| value.parse::<u64>().expect("a whole number"))
+        });
+        let values: Vec<u64> = values.collect();
+        assert!(!values.is_empty(), "there is no {name}");
+        values.iter().sum()
+    }
+
+    fn admin_text(&self, path: &str) -> String {
         let mut socket = TcpStream::connect(self.admin.expect("the endpoint is configured")).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
         assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-        serde_json::from_str(body).unwrap()
+        body.to_owned()
     }
 
     /// The sessions of the whole network that subscribe to a topic, as far as this node knows.

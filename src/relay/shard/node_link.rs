@@ -142,7 +142,7 @@ impl Shard {
     }
 
     fn send_hello(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        let incarnation = self.shared.incarnation;
+        let incarnation = self.shared.incarnation();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
             version_min: LINK_VERSION,

@@ -4,12 +4,15 @@
 //! | file | holds |
 //! |---|---|
 //! | `world` | what happens: applications, faults, the end in which all must work again |
+//! | `private` | what applications do with private topics: prove keys, or try to look so |
 //! | `oracle` | what must be true of it |
+//! | `oracle/proofs` | who has proved which key to whom, and may therefore get what |
 //!
-//! `cargo test` runs a fixed few hundred seeds; `scripts/simulate` any number. A failure names its seed;
+//! `cargo test` runs a fixed set of seeds; `scripts/simulate` any number. A failure names its seed;
 //! `AMOP_SEED=n cargo test --test relay simulation -- --nocapture` runs that one and writes its trace.
 
 mod oracle;
+mod private;
 mod world;
 
 use std::{
@@ -26,7 +29,7 @@ use std::{
 use world::{Report, World};
 
 /// Seeds of every test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 120;
 /// Lines of a failure's trace that are printed.
 const LINES_SHOWN: usize = 60;
 
@@ -151,6 +154,7 @@ fn add(total: &mut Report, one: Report) {
     total.messages += one.messages;
     total.pushes += one.pushes;
     total.faults += one.faults;
+    total.private.add(one.private);
     for (code, count) in one.codes {
         *total.codes.entry(code).or_default() += count;
     }
@@ -160,7 +164,8 @@ fn tell(report: &Report, seeds: u64) {
     let Report { messages, pushes, faults, codes, .. } = report;
     let hours = report.virtual_time.as_secs_f64() / 3600.0;
     println!(
-        "{seeds} seeds, {hours:.1} network-hours, {faults} faults, {messages} messages, {pushes} pushes; answers by code {codes:?}"
+        "{seeds} seeds, {hours:.1} network-hours, {faults} faults, {messages} messages, {pushes} pushes; answers by code {codes:?}; {:?}",
+        report.private
     );
 }
 
@@ -178,6 +183,17 @@ fn every_request_is_answered_once_and_truly_whatever_befalls_the_network() {
     // The runs are worth something only if everything happens in them.
     for code in [0, 99, 100, 101, 102, 103] {
         assert!(report.codes.contains_key(&code), "no seed leads to code {code}: {:?}", report.codes);
+    }
+    let private = report.private;
+    for (what, count) in [
+        ("challenge", private.carried),
+        ("acceptance", private.accepted),
+        ("refusal", private.refused),
+        ("forged verdict", private.forged),
+        ("private message", private.delivered),
+        ("pair that must be accepted", private.authorised),
+    ] {
+        assert!(count >= SEEDS / 2, "hardly any {what} in {SEEDS} seeds: {private:?}");
     }
 }
 

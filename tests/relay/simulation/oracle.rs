@@ -17,6 +17,18 @@ use amop::wire::{
 
 use crate::kit::{AppIndex, NodeIndex};
 
+macro_rules! hold {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!($($text)+));
+        }
+    };
+}
+
+pub mod proofs;
+
+use proofs::{Proofs, is_reply};
+
 /// A change of topics is known everywhere after so long.
 const KNOWN_AFTER: Duration = Duration::from_secs(1);
 /// So long after a disturbance its consequences are over: a dead link found, dialled again, state caught
@@ -68,6 +80,8 @@ struct App {
     sets: Vec<(Instant, BTreeSet<String>)>,
     /// A change that its node may put off: both sets count until then.
     unsure_until: Option<Instant>,
+    /// Sets that its node may have put off for a later one.
+    may_be_skipped: BTreeSet<Instant>,
     /// Answers every push, soon.
     good: bool,
     deaf: bool,
@@ -95,20 +109,15 @@ pub struct Oracle {
     faults: Vec<Fault>,
     taken: usize,
     by_seq: BTreeMap<(AppIndex, Seq), Vec<usize>>,
+    /// Challenges that carry the payload of another message, by their seq.
+    handed_on: BTreeMap<Seq, usize>,
+    pub proofs: Proofs,
     /// Answers by code, for the report.
     pub codes: BTreeMap<i32, u64>,
     pub pushes: u64,
 }
 
 pub type Verdict = Result<(), String>;
-
-macro_rules! hold {
-    ($condition:expr, $($text:tt)+) => {
-        if !$condition {
-            return Err(format!($($text)+));
-        }
-    };
-}
 
 /// The number that the payload of every message and reply begins with.
 pub fn number(frame: &[u8]) -> Option<usize> {
@@ -126,6 +135,8 @@ impl Oracle {
             faults: Vec::new(),
             taken: 0,
             by_seq: BTreeMap::new(),
+            handed_on: BTreeMap::new(),
+            proofs: Proofs::default(),
             codes: BTreeMap::new(),
             pushes: 0,
         }
@@ -161,6 +172,16 @@ impl Oracle {
             multicast,
         });
         number
+    }
+
+    /// A message is about to be sent with the payload of another one.
+    pub fn hands_on(&mut self, number: usize) {
+        self.handed_on.insert(self.messages[number].seq, number);
+    }
+
+    /// Which message a frame that applications sent or get is, or answers.
+    fn identify(&self, seq: &Seq, bytes: &[u8]) -> Option<usize> {
+        self.handed_on.get(seq).copied().or_else(|| number(bytes))
     }
 
     /// Something bad begins; gives its number.
@@ -263,6 +284,11 @@ impl Oracle {
                 && !self.apps[app].deaf
                 && self.held(app, &message.topic, sent - KNOWN_AFTER, now)
                 && !self.is_disturbed(publisher, self.apps[app].node, sent, now)
+                && match TopicKind::of(message.topic.as_bytes()) {
+                    TopicKind::Ordinary => true,
+                    TopicKind::Data => self.is_surely_accepted(message.from, app, &message.topic, sent, now),
+                    _ => false,
+                }
         })
     }
 
@@ -272,7 +298,7 @@ impl Oracle {
         match header.frame_type {
             FrameType::REQUEST | FrameType::MULTICAST => {
                 // One with a broken body has its number in the table only.
-                let number = number(bytes).or_else(|| {
+                let number = self.identify(&header.seq, bytes).or_else(|| {
                     let sent = self.by_seq.get(&(app, header.seq))?;
                     sent.iter().copied().find(|&number| self.messages[number].taken.is_none())
                 });
@@ -282,10 +308,12 @@ impl Oracle {
                 }
             }
             FrameType::RESPONSE => {
-                if let Some(number) = number(bytes) {
+                self.answered_challenge(now, app, header.seq);
+                if let Some(number) = self.identify(&header.seq, bytes) {
                     self.messages[number].replies.push((app, now, bytes.to_vec()));
                 }
             }
+            FrameType::TOPIC_STATUS => self.judged(now, app, bytes),
             FrameType::SUBSCRIBE => {
                 let Ok(set) = serde_json::from_slice::<BTreeSet<String>>(&bytes[HEADER_LEN..]) else {
                     return;
@@ -298,6 +326,7 @@ impl Oracle {
                 let recent = app.sets.iter().rev().take_while(|(since, _)| now - *since < second).count();
                 if recent >= CHANGES_PER_SECOND {
                     app.unsure_until = Some(now + 2 * second);
+                    app.may_be_skipped.insert(now);
                 }
                 app.sets.push((now, set));
             }
@@ -310,7 +339,8 @@ impl Oracle {
         let Ok((header, offset)) = node::Header::decode(bytes) else { return };
         if header.packet_type == PacketType::UNICAST
             && let Some((_, extensions)) = node::Extensions::decode(&bytes[offset..])
-            && let Some(number) = number(&bytes[offset + extensions..])
+            && let Some(inner) = Header::decode(&bytes[offset + extensions..])
+            && let Some(number) = self.identify(&inner.seq, &bytes[offset + extensions..])
         {
             self.messages[number].crossed = true;
         }
@@ -327,24 +357,34 @@ impl Oracle {
         match header.frame_type {
             FrameType::REQUEST | FrameType::MULTICAST => self.pushed(now, app, bytes),
             FrameType::RESPONSE => self.answered(now, app, &header, bytes),
+            FrameType::TOPIC_CERTIFICATION => self.asked(now, app, bytes),
             _ => Ok(()),
         }
     }
 
     fn pushed(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) -> Verdict {
-        let number = number(bytes).ok_or("app{app} gets a frame that nobody sent")?;
-        let message = self.messages.get(number).ok_or("app{app} gets a frame that nobody sent")?;
+        let header = Header::decode(bytes).ok_or("a frame without a header")?;
+        let number = self
+            .identify(&header.seq, bytes)
+            .ok_or_else(|| format!("app{app} gets a frame that nobody sent"))?;
+        let message =
+            self.messages.get(number).ok_or_else(|| format!("app{app} gets a frame that nobody sent"))?;
         let what = format!("app{app} gets message {number}");
         let (sent, position) = message.taken.ok_or_else(|| format!("{what} before it was sent"))?;
         let (from, topic, multicast) = (message.from, message.topic.clone(), message.multicast);
         let first = message.pushes.is_empty();
-        hold!(message.frame == bytes, "{what}, altered");
-        hold!(
-            TopicKind::of(topic.as_bytes()) == TopicKind::Ordinary,
-            "{what} of a topic that is never routed"
-        );
+        let kind = TopicKind::of(topic.as_bytes());
         hold!(multicast || from != app, "{what}, a unicast of its own");
-        hold!(self.may_have(app, &topic, now), "{what} of topic {topic}, which it does not have");
+        match kind {
+            TopicKind::Ordinary => {}
+            TopicKind::Data => self.check_entitled(app, number, now)?,
+            TopicKind::Route if !multicast => self.carried(now, app, number, bytes)?,
+            _ => return Err(format!("{what} of a topic that is never routed")),
+        }
+        if kind != TopicKind::Route {
+            hold!(self.messages[number].frame == bytes, "{what}, altered");
+            hold!(self.may_have(app, &topic, now), "{what} of topic {topic}, which it does not have");
+        }
         hold!(self.apps[app].closed.is_none_or(|closed| now <= closed + KNOWN_AFTER), "{what} after it left");
         hold!(self.apps[app].got.insert(number), "{what} twice");
         if multicast && from == app {
@@ -375,6 +415,7 @@ impl Oracle {
         };
         let in_order = multicast
             || first
+                && kind != TopicKind::Route
                 && !self.rules.tight
                 && now - sent < KNOWN_AFTER
                 && !self.messages[number].shares_seq
@@ -448,7 +489,7 @@ impl Oracle {
             let replied = |asked: &Message| {
                 asked.replies.iter().any(|(replier, replied, reply)| {
                     let pushed = |(app, at): &(AppIndex, Instant)| app == replier && at <= replied;
-                    reply == bytes && message.pushes.iter().any(pushed)
+                    is_reply(message, reply, bytes) && message.pushes.iter().any(pushed)
                 })
             };
             // With a seq of its session that was used before, an old answer may be taken for the new one.
@@ -466,7 +507,7 @@ impl Oracle {
         let message = &self.messages[number];
         let (sent, _) = message.taken.ok_or("answered before it was sent")?;
         let node = self.apps[message.from].node;
-        if is_broken(&message.frame) || TopicKind::of(message.topic.as_bytes()) != TopicKind::Ordinary {
+        if is_broken(&message.frame) || self.leads_nowhere(message) {
             hold!(code == ResultCode::NO_RECEIVER, "{what}, though it can have no receiver");
             return Ok(());
         }
@@ -498,7 +539,8 @@ impl Oracle {
                 let lately = sent.checked_sub(2 * RECOVERED_AFTER).unwrap_or(sent);
                 let known = (0..self.apps.len())
                     .any(|app| app != message.from && self.ever_held(app, &message.topic, lately, now));
-                hold!(known || self.rules.tight, "{what}, though nobody ever had the topic");
+                let is_challenge = TopicKind::of(message.topic.as_bytes()) == TopicKind::Route;
+                hold!(known || is_challenge || self.rules.tight, "{what}, though nobody ever had the topic");
                 if !self.rules.tight
                     && let Some(app) = certain().next()
                 {
@@ -553,16 +595,17 @@ impl Oracle {
                 continue;
             }
             let until = sent + 2 * KNOWN_AFTER;
-            if until > now
-                || is_broken(&message.frame)
-                || TopicKind::of(message.topic.as_bytes()) != TopicKind::Ordinary
-            {
+            let kind = TopicKind::of(message.topic.as_bytes());
+            let is_private = kind == TopicKind::Data;
+            if until > now || is_broken(&message.frame) || !is_private && kind != TopicKind::Ordinary {
                 continue;
             }
             for receiver in (0..self.apps.len()).filter(|&receiver| {
                 !self.apps[receiver].deaf
                     && self.held(receiver, &message.topic, sent - KNOWN_AFTER, until)
                     && !self.is_disturbed(app.node, self.apps[receiver].node, sent, until)
+                    && (!is_private
+                        || self.is_surely_accepted(message.from, receiver, &message.topic, sent, until))
             }) {
                 hold!(
                     self.apps[receiver].got.contains(&number),

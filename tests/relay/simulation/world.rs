@@ -18,10 +18,13 @@ use amop::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::oracle::{Oracle, Rules, Verdict, number};
+use super::{
+    oracle::{Oracle, Rules, Verdict, number, proofs::Tally},
+    private::{AUTHORISED_WITHIN, Asked, DATA, Private},
+};
 use crate::kit::{AppIndex, Behaviour, Clock, Network, NodeIndex, Seen, Timing};
 
-const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", "#!$TopicNeedVerify_secret", "_block_notify_1"];
+pub(super) const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", DATA[0], "_block_notify_1"];
 /// How long a door waits before it looks again whether its link is up.
 const DOOR_INTERVAL: Duration = Duration::from_millis(300);
 /// After the faults stop, everything works again within this.
@@ -31,7 +34,7 @@ const UNTIL_ALL_IS_OVER: Duration = Duration::from_secs(75);
 
 /// How an application treats what it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Character {
+pub(super) enum Character {
     /// Replies soon.
     Good,
     /// Replies soon, and then again.
@@ -45,8 +48,11 @@ enum Character {
     Deaf,
 }
 
-enum Action {
+pub(super) enum Action {
     Publish(AppIndex),
+    PlayRole(AppIndex),
+    TakePrivateTopics(AppIndex),
+    Challenge { sender: AppIndex, publisher: AppIndex, asked: Asked },
     Subscribe(AppIndex),
     Reply { app: AppIndex, frame: Vec<u8> },
     Alive(AppIndex),
@@ -58,7 +64,7 @@ enum Action {
 }
 
 #[derive(Clone, Copy)]
-enum Mend {
+pub(super) enum Mend {
     Nothing,
     Unblock(NodeIndex, NodeIndex),
     Connect(NodeIndex, NodeIndex),
@@ -75,17 +81,21 @@ pub struct Report {
     pub pushes: u64,
     pub faults: usize,
     pub codes: BTreeMap<i32, u64>,
+    pub private: Tally,
 }
 
 pub struct World {
-    net: Network,
-    oracle: Oracle,
-    rng: SmallRng,
+    pub(super) net: Network,
+    pub(super) oracle: Oracle,
+    pub(super) rng: SmallRng,
+    pub(super) private: Private,
+    /// Whether applications with private topics come.
+    has_private_topics: bool,
     start: Instant,
     actions: BinaryHeap<Reverse<(Instant, u64)>>,
     pending: BTreeMap<u64, Action>,
     sequence: u64,
-    characters: Vec<Character>,
+    pub(super) characters: Vec<Character>,
     /// Pairs that cannot connect, with how many faults say so.
     blocked: BTreeMap<(NodeIndex, NodeIndex), u32>,
     /// Nodes that something befalls, so that nothing else does.
@@ -94,9 +104,9 @@ pub struct World {
     /// Seqs of unicasts that were pushed lately, for liars and for reuse.
     lately: Vec<(Seq, usize)>,
     chaos_ends: Instant,
-    calm: bool,
+    pub(super) calm: bool,
     /// Applications send nothing more of their own accord.
-    ending: bool,
+    pub(super) ending: bool,
     faults: usize,
     trace: Option<String>,
 }
@@ -145,6 +155,8 @@ impl World {
         let mut world = Self {
             chaos_ends: start + Duration::from_secs(rng.random_range(10..50)),
             oracle: Oracle::new(rules),
+            has_private_topics: rng.random_bool(0.6),
+            private: Private::default(),
             rng,
             start,
             net,
@@ -175,7 +187,8 @@ impl World {
                 world.dialers.extend(dialers);
             }
         }
-        for _ in 0..world.rng.random_range(2..=12) {
+        let more = if world.has_private_topics { 4 } else { 0 };
+        for _ in 0..world.rng.random_range(2..=12) + more {
             let node = world.rng.random_range(0..nodes);
             let arrival = world.millis(0..3_000);
             world.after(arrival, Action::Arrive(node));
@@ -197,6 +210,7 @@ impl World {
             pushes: self.oracle.pushes,
             faults: self.faults,
             codes: std::mem::take(&mut self.oracle.codes),
+            private: self.oracle.proofs.tally,
         })
     }
 
@@ -211,7 +225,13 @@ impl World {
         self.say(|| "the faults stop".to_owned());
         self.run_until(self.net.now + CONVERGED_WITHIN)?;
         self.check_convergence()?;
+        if self.has_private_topics {
+            self.renew_publishers();
+            self.run_until(self.net.now + AUTHORISED_WITHIN)?;
+            self.check_authorised()?;
+        }
         self.ending = true;
+        self.publish_in_private();
         // Once more from everywhere to everywhere, now that nothing is wrong.
         for node in 0..self.net.nodes.len() {
             let app = self.arrive(node, Character::Never);
@@ -220,7 +240,8 @@ impl World {
                 self.publish(app, topic, true);
             }
         }
-        self.run_until(self.net.now + self.oracle.rules.request_timeout + Duration::from_secs(12))?;
+        // A node that gets a request late in its life may keep it for as long again.
+        self.run_until(self.net.now + 2 * self.oracle.rules.request_timeout + Duration::from_secs(12))?;
         self.oracle.finish(self.net.now)?;
         self.check_that_nobody_waits()?;
         self.pending.clear();
@@ -363,13 +384,13 @@ impl World {
         Ok(())
     }
 
-    fn after(&mut self, delay: Duration, action: Action) {
+    pub(super) fn after(&mut self, delay: Duration, action: Action) {
         self.sequence += 1;
         self.actions.push(Reverse((self.net.now + delay, self.sequence)));
         self.pending.insert(self.sequence, action);
     }
 
-    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+    pub(super) fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.rng.random_range(range))
     }
 
@@ -379,12 +400,20 @@ impl World {
                 if self.net.apps[app].closed || self.ending {
                     return;
                 }
-                let topic = TOPICS[self.rng.random_range(0..TOPICS.len())];
+                let topic = self.favourite_topic(app);
+                let topic = topic.unwrap_or_else(|| TOPICS[self.rng.random_range(0..TOPICS.len())]);
                 let multicast = self.rng.random_bool(0.3);
                 self.publish(app, topic, multicast);
                 let pause = self.rng.random_range(0.0..1.0f64);
                 self.after(Duration::from_secs_f64(-0.6 * pause.max(1e-3).ln()), Action::Publish(app));
             }
+            Action::PlayRole(app) => self.play_role(app),
+            Action::TakePrivateTopics(app) => {
+                if !self.net.apps[app].closed {
+                    self.take_private_topics(app);
+                }
+            }
+            Action::Challenge { sender, publisher, asked } => self.challenge(sender, publisher, asked),
             Action::Subscribe(app) => {
                 if self.net.apps[app].closed || self.calm {
                     return;
@@ -435,7 +464,7 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, node: NodeIndex, character: Character) -> AppIndex {
+    pub(super) fn arrive(&mut self, node: NodeIndex, character: Character) -> AppIndex {
         let behaviour = if character == Character::Deaf { Behaviour::Deaf } else { Behaviour::Silent };
         let app = self.net.app(node, behaviour);
         self.characters.push(character);
@@ -446,7 +475,13 @@ impl World {
         if self.calm {
             return app;
         }
-        self.after(Duration::ZERO, Action::Subscribe(app));
+        if self.has_private_topics && self.rng.random_bool(0.6) {
+            self.take_role(app);
+            let first = self.millis(200..20_000);
+            self.after(first, Action::PlayRole(app));
+        } else {
+            self.after(Duration::ZERO, Action::Subscribe(app));
+        }
         if self.rng.random_bool(0.7) {
             let first = self.millis(0..2_000);
             self.after(first, Action::Publish(app));
@@ -482,7 +517,7 @@ impl World {
         self.net.frame(app, FrameType::SUBSCRIBE, &body);
     }
 
-    fn publish(&mut self, app: AppIndex, topic: &str, multicast: bool) {
+    pub(super) fn publish(&mut self, app: AppIndex, topic: &str, multicast: bool) {
         let seq = match self.rng.random_range(0..40) {
             // One that is in use: by somebody else, or by itself.
             0 if !self.lately.is_empty() && !multicast => {
@@ -520,7 +555,7 @@ impl World {
     /// An application has a frame: it does what is its character.
     fn delivered(&mut self, app: AppIndex, bytes: &[u8]) {
         let Some(header) = Header::decode(bytes) else { return };
-        if header.frame_type != FrameType::REQUEST {
+        if self.delivered_private(app, &header, bytes) || header.frame_type != FrameType::REQUEST {
             return;
         }
         let Some(number) = number(bytes) else { return };
@@ -703,7 +738,7 @@ impl World {
         format!("{:9.4} s", (self.net.now - self.start).as_secs_f64())
     }
 
-    fn say(&mut self, line: impl FnOnce() -> String) {
+    pub(super) fn say(&mut self, line: impl FnOnce() -> String) {
         let clock = self.clock();
         if let Some(trace) = &mut self.trace {
             let _ = writeln!(trace, "{clock}  {}", line());
@@ -717,7 +752,9 @@ impl World {
             let mut line = format!("0x{:02x} seq {seq}… code {}", header.frame_type.0, header.result.0);
             if let Ok(body) = AmopBody::decode(&bytes[HEADER_LEN..]) {
                 let _ = write!(line, " topic {}", body.topic);
-            } else if header.frame_type == FrameType::SUBSCRIBE {
+            } else if [FrameType::SUBSCRIBE, FrameType::TOPIC_CERTIFICATION, FrameType::TOPIC_STATUS]
+                .contains(&header.frame_type)
+            {
                 let _ = write!(line, " {}", String::from_utf8_lossy(&bytes[HEADER_LEN..]));
             }
             if let Some(number) = number(bytes) {

@@ -6,10 +6,14 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HexFormat;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import org.fisco.bcos.sdk.BcosSDK;
 import org.fisco.bcos.sdk.amop.Amop;
 import org.fisco.bcos.sdk.amop.AmopCallback;
@@ -17,17 +21,20 @@ import org.fisco.bcos.sdk.amop.AmopMsgOut;
 import org.fisco.bcos.sdk.amop.AmopResponse;
 import org.fisco.bcos.sdk.amop.AmopResponseCallback;
 import org.fisco.bcos.sdk.amop.topic.AmopMsgIn;
+import org.fisco.bcos.sdk.amop.topic.TopicType;
 import org.fisco.bcos.sdk.channel.ResponseCallback;
 import org.fisco.bcos.sdk.channel.model.Options;
+import org.fisco.bcos.sdk.crypto.keystore.KeyTool;
+import org.fisco.bcos.sdk.crypto.keystore.P12KeyStore;
+import org.fisco.bcos.sdk.crypto.keystore.PEMKeyStore;
 import org.fisco.bcos.sdk.model.AmopMsg;
 import org.fisco.bcos.sdk.model.MsgType;
 import org.fisco.bcos.sdk.model.Response;
 
 /**
- * An application of the SDK that does what its standard input says, one JSON object a line, and reports what
- * happens in the same form. It decides nothing and checks nothing; the test does.
- *
- * <p>Usage: Peer CONFIG.TOML
+ * Applications of the SDK that do what the standard input says, one JSON object a line, and report what happens
+ * in the same form. Each application has a number, and its own connections. They decide nothing and check
+ * nothing; the test does.
  */
 public final class Peer {
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -36,35 +43,78 @@ public final class Peer {
     /** How a payload begins that is a file: the SDK's demos write the number -128. */
     private static final int FILE_MAGIC = -128;
 
-    private final BcosSDK sdk;
-    private final Amop amop;
+    private final JsonNode number;
+    /** Obeys one command after the other. */
+    private final ExecutorService obeying = Executors.newSingleThreadExecutor();
     /** Callbacks of subscriptions with "hold" return when this opens. */
     private final CountDownLatch released = new CountDownLatch(1);
+    private BcosSDK sdk;
+    private Amop amop;
 
-    private Peer(String config) throws Exception {
-        sdk = BcosSDK.build(config);
-        amop = sdk.getAmop();
+    private Peer(JsonNode number) {
+        this.number = number;
     }
 
     public static void main(String[] arguments) throws Exception {
-        Peer peer = new Peer(arguments[0]);
-        report("connected", "nodes", peer.sdk.getChannel().getAvailablePeer());
+        Map<JsonNode, Peer> peers = new HashMap<>();
         BufferedReader commands =
                 new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
-            peer.obey(JSON.readTree(line));
+            JsonNode command = JSON.readTree(line);
+            Peer peer = peers.computeIfAbsent(command.get("application"), Peer::new);
+            peer.obeying.execute(() -> peer.tryTo(command));
         }
-        peer.sdk.stopAll();
         System.exit(0);
+    }
+
+    private void tryTo(JsonNode command) {
+        try {
+            obey(command);
+        } catch (Throwable failure) {
+            failure.printStackTrace();
+            report("failed", "command", command, "reason", failure.toString());
+        }
     }
 
     private void obey(JsonNode command) throws Exception {
         String topic = command.path("topic").asText();
         byte[] payload = HEX.parseHex(command.path("payload").asText());
+        AmopCallback receiver = new Receiver(command.path("hold").asBoolean());
         switch (command.get("do").asText()) {
-            case "subscribe" -> amop.subscribeTopic(topic, new Receiver(command.path("hold").asBoolean()));
+            case "connect" -> {
+                sdk = BcosSDK.build(command.get("config").asText());
+                amop = sdk.getAmop();
+                report("connected", "nodes", sdk.getChannel().getAvailablePeer());
+            }
+            // For topics of the configuration, which have no callback of their own.
+            case "receive" -> amop.setCallback(receiver);
+            case "subscribe" -> amop.subscribeTopic(topic, receiver);
             // The SDK takes this, and then answers nothing.
             case "subscribe_without_callback" -> amop.subscribeTopic(topic, null);
+            case "subscribe_privately" -> {
+                JsonNode key = command.get("key");
+                if (key.has("hex")) {
+                    amop.subscribePrivateTopics(topic, key.get("hex").asText(), receiver);
+                } else {
+                    amop.subscribePrivateTopics(topic, keyFile(key), receiver);
+                }
+            }
+            case "publish_privately" -> {
+                List<String> hex = new ArrayList<>();
+                List<KeyTool> files = new ArrayList<>();
+                for (JsonNode key : command.get("keys")) {
+                    if (key.has("hex")) {
+                        hex.add(key.get("hex").asText());
+                    } else {
+                        files.add(keyFile(key));
+                    }
+                }
+                if (files.isEmpty()) {
+                    amop.publishPrivateTopicWithHexPublicKeyList(topic, hex);
+                } else {
+                    amop.publishPrivateTopic(topic, files);
+                }
+            }
             case "unsubscribe" -> amop.unsubscribeTopic(topic);
             case "unicast" -> amop.sendAmopMsg(message(command, topic, payload), new Answers(command));
             case "broadcast" -> amop.broadcastAmopMsg(message(command, topic, payload));
@@ -76,12 +126,26 @@ public final class Peer {
             case "release" -> released.countDown();
             case "nodes" -> report("nodes", "nodes", sdk.getChannel().getAvailablePeer());
             case "get_peers" -> report("peers", "peers", sdk.getClient(1).getPeers().getPeers());
+            case "stop" -> {
+                sdk.stopAll();
+                report("stopped");
+            }
             default -> throw new IllegalArgumentException(command.toString());
         }
     }
 
+    private static KeyTool keyFile(JsonNode key) {
+        if (key.has("p12")) {
+            return new P12KeyStore(key.get("p12").asText(), key.get("password").asText());
+        }
+        return new PEMKeyStore(key.get("pem").asText());
+    }
+
     private static AmopMsgOut message(JsonNode command, String topic, byte[] payload) {
         AmopMsgOut message = new AmopMsgOut();
+        if (command.path("private").asBoolean()) {
+            message.setType(TopicType.PRIVATE_TOPIC);
+        }
         message.setTopic(topic);
         message.setContent(payload);
         if (command.has("timeout_ms")) {
@@ -93,7 +157,7 @@ public final class Peer {
     /** Sends a frame below the AMOP interface, which hides the data of an answer that is not 0. */
     private void sendFrame(JsonNode command, String topic, byte[] payload) {
         AmopMsg message = new AmopMsg();
-        message.setSeq(Amop.newSeq());
+        message.setSeq(command.has("seq") ? command.get("seq").asText() : Amop.newSeq());
         message.setResult(0);
         message.setType((short) command.get("type").asInt());
         message.setTopic(topic);
@@ -146,6 +210,7 @@ public final class Peer {
             report(
                     "received",
                     "topic", message.getTopic(),
+                    "private", message.getTopicType() == TopicType.PRIVATE_TOPIC,
                     "seq", message.getMessageID(),
                     "multicast", message.getType() == (short) MsgType.AMOP_MULBROADCAST.getType(),
                     "result", message.getResult(),
@@ -163,7 +228,7 @@ public final class Peer {
         }
     }
 
-    private static final class Answers extends AmopResponseCallback {
+    private final class Answers extends AmopResponseCallback {
         private final JsonNode id;
 
         Answers(JsonNode command) {
@@ -189,8 +254,9 @@ public final class Peer {
     }
 
     /** Writes a line; bytes come out in hex. */
-    private static void report(String event, Object... fields) {
+    private void report(String event, Object... fields) {
         Map<String, Object> line = new HashMap<>();
+        line.put("application", number);
         line.put("event", event);
         for (int index = 0; index < fields.length; index += 2) {
             Object value = fields[index + 1];
