@@ -33,7 +33,7 @@ fn error(output: Output) -> String {
 /// Makes a key; gives the private file.
 fn new_key(dir: &Path, format: &str) -> PathBuf {
     let made = out(amop(dir, &["new", "--format", format]));
-    dir.join(made.lines().nth(2).unwrap().strip_prefix("private key ").unwrap())
+    dir.join(made.lines().nth(2).unwrap().strip_prefix("private file ").unwrap())
 }
 
 fn openssl(dir: &Path, arguments: &[&str]) -> Vec<u8> {
@@ -47,7 +47,7 @@ fn private_files_are_for_their_owner_and_named_after_the_address() {
     let dir = tempfile::tempdir().unwrap();
     for format in ["pem", "p12", "hex"] {
         let made = out(amop(dir.path(), &["new", "--format", format]));
-        let address = made.lines().next().unwrap().strip_prefix("address     ").unwrap();
+        let address = made.lines().next().unwrap().strip_prefix("address      ").unwrap();
         assert!(address.starts_with("0x") && address.len() == 42, "{made}");
         for (suffix, mode) in [(format, 0o600), ("public.pem", 0o644), ("pem.pub", 0o644)] {
             let file = dir.path().join(format!("accounts/{address}.{suffix}"));

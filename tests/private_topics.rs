@@ -392,7 +392,7 @@ fn new_key(dir: &Path, format: &str) -> [PathBuf; 2] {
     let made = program(&["keys", "new", "--format", format, "--out"]).arg(dir).output().unwrap();
     let text = String::from_utf8(made.stdout).unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let path = |line: usize| text.lines().nth(line).unwrap()["private key ".len()..].into();
+    let path = |line: usize| text.lines().nth(line).unwrap()["private file ".len()..].into();
     [path(2), path(3)]
 }
 

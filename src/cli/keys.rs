@@ -193,8 +193,8 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
 
 fn show(key: &Key) {
     let public = key.public_key();
-    line!("address     {}", public.address_hex());
-    line!("public key  {public}");
+    line!("address      {}", public.address_hex());
+    line!("public key   {public}");
 }
 
 fn new(
@@ -221,8 +221,8 @@ fn new(
         overwrite.write(file, public.to_pem()?.as_bytes(), false)?;
     }
     show(&Key::Private(key));
-    line!("private key {}", private_file.display());
-    line!("public key  {}", public_file.display());
+    line!("private file {}", private_file.display());
+    line!("public file  {}", public_file.display());
     Ok(())
 }
 

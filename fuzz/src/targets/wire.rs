@@ -4,9 +4,9 @@ use amop::{
     client::file,
     relay::{rpc, settings::Settings},
     wire::{
-        FrameRef, NodeId, ResultCode, Topic, TopicKind,
+        FrameRef, NodeId, PrivateTopic, ResultCode, Topic, TopicKind,
         hello::Hello,
-        json::{self, HandshakeRequest},
+        json::{self, HandshakeRequest, TopicCertification, TopicStatus},
         node::{self, Extensions},
         sdk::{self, AmopBody, HEADER_LEN, Header},
         state::{Change, Entries, Message},
@@ -22,7 +22,10 @@ pub fn run(data: &[u8]) {
         1 => amop_body(data),
         2 => frame_in_chunks(data),
         3 => hello(data),
-        4 => handshake(data),
+        4 => {
+            handshake(data);
+            certification(data);
+        }
         5 => subscription(data),
         6 => node_header(data),
         7 => extensions(data),
@@ -92,6 +95,16 @@ fn handshake(data: &[u8]) {
         assert!(protocol <= request.maximum);
         let answer = json::handshake_answer(protocol);
         assert!(serde_json::from_str::<serde_json::Value>(&answer).is_ok_and(|answer| answer.is_object()));
+    }
+}
+
+fn certification(data: &[u8]) {
+    let Some(certification) = TopicCertification::decode(data) else { return };
+    for accepted in [true, false] {
+        // A node that made it finds its token again.
+        if let Some(status) = TopicStatus::decode(certification.status(accepted).as_bytes()) {
+            assert_eq!((status.accepted, &status.topic), (accepted, &certification.topic));
+        }
     }
 }
 
@@ -190,6 +203,15 @@ fn names(data: &[u8]) {
         assert_eq!((topic.kind(), topic.as_str().as_bytes()), (TopicKind::of(data), data));
         assert!(AmopBody::decode(&[&[data.len() as u8 + 1], data].concat()).is_ok());
     }
+    if let Some(private) = name.and_then(PrivateTopic::new) {
+        let route = private.route(b"00112233445566778899aabbccddeeff");
+        let (data, marker) = (private.data().as_str(), private.marker());
+        assert_eq!(topic::data_topic_of_route(&route), Some(data));
+        assert_eq!(topic::data_topic_of_marker(&marker), Some(data));
+        assert_eq!(PrivateTopic::of_data(data).as_ref(), Some(&private));
+        assert_eq!(Some(private.name()), name);
+        assert!(topic::is_valid(route.as_bytes()));
+    }
     if let Some(id) = name.and_then(NodeId::from_hex) {
         assert_eq!(id.to_hex(), name.unwrap_or_default().to_ascii_lowercase());
     }
@@ -279,6 +301,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (3, hello.encode()),
         (4, br#"{"minimumSupport":1,"maximumSupport":3,"clientType":"java-sdk"}"#.to_vec()),
         (4, br#"{"minimumSupport":1,"maximumSupport":3,"clientType":"amop","sharedRecords":true}"#.to_vec()),
+        (
+            4,
+            json::topic_certification(
+                &id,
+                &[8; 32],
+                "#!$TopicNeedVerify_t",
+                "#!$VerifyChannel_#!$TopicNeedVerify_t_00112233445566778899aabbccddeeff",
+            )
+            .into_bytes(),
+        ),
         (5, [&[9][..], br#"["b","a","","\t","\u4e3b"]"#].concat()),
         (6, packet(PacketType::HELLO, Route::Direct, &hello.encode())),
         (6, packet(PacketType::UNICAST, Route::Direct, &[&block[..], &request].concat())),
