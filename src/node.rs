@@ -216,16 +216,29 @@ impl Node {
         &self.shared
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops in order. A second signal ends the process at once.
+    /// Runs until SIGTERM or SIGINT, then stops in order. A second signal ends the process at once. SIGUSR1
+    /// switches tracing on, SIGUSR2 off.
     pub fn run_until_signal(self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let (mut terminate, mut interrupt) = {
+        let (mut terminate, mut interrupt, mut trace, mut trace_no_more) = {
             let _guard = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+            (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+            )
         };
         runtime.block_on(async {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    _ = trace.recv() => self.set_tracing(true),
+                    _ = trace_no_more.recv() => self.set_tracing(false),
+                }
+            }
         });
         info!("stopping: no new links; what is in flight is answered");
         runtime.spawn(async move {
@@ -236,6 +249,16 @@ impl Node {
         info!("stopped");
         runtime.shutdown_background();
         Ok(())
+    }
+
+    /// Whether accounts of messages that end with 0 are kept, too.
+    pub fn set_tracing(&self, tracing: bool) {
+        self.shared.tracing.store(tracing, Relaxed);
+        if tracing {
+            info!("messages that end with 0 are traced, too, until SIGUSR2");
+        } else {
+            info!("only messages that do not end with 0 are traced");
+        }
     }
 
     /// Stops: no new links, what is in flight is answered within the bound, links are closed in order.

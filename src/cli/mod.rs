@@ -16,6 +16,7 @@ mod node;
 mod pki;
 mod publish;
 mod subscribe;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make certificates and ready node directories.
     Pki(pki::PkiArgs),
+    /// Show what became of a message, on every node of its way.
+    Trace(trace::TraceArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
     /// Measure nodes.
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Pub(args) => publish::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Pki(args) => pki::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Bounds(args) => bounds::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {

@@ -289,6 +289,7 @@ impl Config {
             windows_bytes_max: ini.number("amop", "windows_bytes_max", ram / 16, 1 << 20, 1 << 36) as usize,
             retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
+            trace: ini.flag("amop", "trace", false),
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
             ..defaults
@@ -499,6 +500,13 @@ mod tests {
         assert_eq!(port, 9100);
         let (ip, _) = admin("[admin]\nlisten_ip=::\nlisten_port=9100\n").unwrap();
         assert!(ip.is_unspecified());
+    }
+
+    #[test]
+    fn tracing_of_all_messages_is_off_unless_it_is_switched_on() {
+        let trace = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.relay.trace;
+        assert_eq!((trace(""), trace("[amop]\ntrace=true\n")), (false, true));
+        assert_eq!(problems("[amop]\ntrace=on\n"), ["2: [amop] trace = \"on\" must be true or false"]);
     }
 
     #[test]

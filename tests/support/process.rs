@@ -1,8 +1,8 @@
 //! The built program as a process of its own.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -82,13 +82,9 @@ impl Process {
 
     /// What the admin endpoint says.
     pub fn admin_json(&self, path: &str) -> serde_json::Value {
-        let mut socket = TcpStream::connect(self.admin.expect("the endpoint is configured")).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-        serde_json::from_str(body).unwrap()
+        let (status, body) = super::get(self.admin.expect("the endpoint is configured"), path);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
     }
 
     /// The sessions of the whole network that subscribe to a topic, as far as this node knows.
