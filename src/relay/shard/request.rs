@@ -86,7 +86,11 @@ pub(super) enum Origin {
 
 impl Request {
     fn begin_step(&mut self, now: Instant, tried: Tried, who: u64, message: u32) {
-        let at_us = short_micros(now.saturating_duration_since(self.taken));
+        // Most messages are tried once, at once.
+        let at_us = match now == self.taken {
+            true => 0,
+            false => short_micros(now.saturating_duration_since(self.taken)),
+        };
         self.steps.push(Step { at_us, took_us: 0, who, message, tried, fate: Fate::Open });
     }
 
@@ -755,7 +759,7 @@ impl Shard {
     fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
         let Some(mut request) = self.end_request(id, None, out) else { return };
         let answer = answer_frame(&request.seq, code);
-        self.note_end(now, &mut request, End::ByNode, code);
+        self.note_end(now, &mut request, End::ByNode, code, |_| ());
         match request.origin {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
@@ -782,8 +786,8 @@ impl Shard {
             self.counters.late_answers.increment();
             return;
         };
-        request.end_session_step(now, session, Fate::Answered);
-        self.note_end(now, &mut request, End::BySession, result_of(frame));
+        let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
+        self.note_end(now, &mut request, End::BySession, result_of(frame), step);
         match request.origin {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
@@ -817,8 +821,8 @@ impl Shard {
         let header = Header::decode(frame.head()).filter(|header| header.seq == seq);
         if !by_node && header.is_some() {
             let Some(mut request) = self.end_request(id, None, out) else { return };
-            request.end_node_step(now, message, Fate::Answered);
-            self.note_end(now, &mut request, End::BySession, result_of(frame));
+            let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
+            self.note_end(now, &mut request, End::BySession, result_of(frame), step);
             let taken = request.taken;
             if let Origin::Session { key, .. } = request.origin {
                 self.counters.answered_by_subscriber.increment();
@@ -927,13 +931,22 @@ impl Shard {
         self.keep(&header.seq, now, TopicName::new(topic), None, account, true);
     }
 
-    /// Keeps the account of a request that is over, if it is one that is kept.
-    fn note_end(&mut self, now: Instant, request: &mut Request, end: End, code: ResultCode) {
+    /// Keeps the account of a request that is over, if it is one that is kept; only then the last `step` is
+    /// taken.
+    fn note_end(
+        &mut self,
+        now: Instant,
+        request: &mut Request,
+        end: End,
+        code: ResultCode,
+        step: impl FnOnce(&mut Request),
+    ) {
         // The neighbour may have given up before the late answer came to it.
         let failed = code != ResultCode::OK || request.answered_for_now.is_some();
         if !self.is_kept(failed) {
             return;
         }
+        step(request);
         let sender = match request.origin {
             Origin::Session { key, .. } => self.sender(key),
             Origin::Node { .. } => None,
