@@ -219,11 +219,19 @@ impl Node {
         &self.shared
     }
 
-    /// Runs until one of the signals, then stops in order. A second one ends the process at once.
+    /// Runs until SIGTERM or SIGINT, then stops in order. A second one ends the process at once. SIGUSR1
+    /// switches tracing on, SIGUSR2 off.
     pub fn run_until(self, signals: EndSignals) {
-        let EndSignals { runtime, mut terminate, mut interrupt } = signals;
+        let EndSignals { runtime, mut terminate, mut interrupt, mut trace, mut trace_no_more } = signals;
         runtime.block_on(async {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    _ = trace.recv() => self.set_tracing(true),
+                    _ = trace_no_more.recv() => self.set_tracing(false),
+                }
+            }
         });
         info!("stopping: no new links; what is in flight is answered");
         runtime.spawn(async move {
@@ -233,6 +241,16 @@ impl Node {
         self.stop();
         info!("stopped");
         runtime.shutdown_background();
+    }
+
+    /// Whether accounts of messages that end with 0 are kept, too.
+    pub fn set_tracing(&self, tracing: bool) {
+        self.shared.tracing.store(tracing, Relaxed);
+        if tracing {
+            info!("messages that end with 0 are traced, too, until SIGUSR2");
+        } else {
+            info!("only messages that do not end with 0 are traced");
+        }
     }
 
     /// Stops: no new links, what is in flight is answered within the bound, links are closed in order.
@@ -255,24 +273,28 @@ impl Node {
     }
 }
 
-/// SIGTERM and SIGINT from the moment that this is made. It is made before the node starts: one that came in
+/// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 from the moment that this is made. It is made before the node starts: one that came in
 /// between would end the process, with a node in it that others may have seen already.
 #[derive(Debug)]
 pub struct EndSignals {
     runtime: tokio::runtime::Runtime,
     terminate: Signal,
     interrupt: Signal,
+    trace: Signal,
+    trace_no_more: Signal,
 }
 
 impl EndSignals {
     /// Takes the signals of this process.
     pub fn take() -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let (terminate, interrupt) = {
-            let _guard = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-        };
-        Ok(Self { runtime, terminate, interrupt })
+        let _entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let trace = signal(SignalKind::user_defined1())?;
+        let trace_no_more = signal(SignalKind::user_defined2())?;
+        drop(_entered);
+        Ok(Self { runtime, terminate, interrupt, trace, trace_no_more })
     }
 }
 

@@ -365,7 +365,16 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
     let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
     let address = admin(&node);
     for (path, status, line) in [
-        ("/", 404, "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics"),
+        (
+            "/",
+            404,
+            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, /trace/SEQ",
+        ),
+        (
+            "/trace/abc",
+            400,
+            "a seq is 32 letters and digits, such a UUID with dashes, or the 64 hex digits of its bytes",
+        ),
         ("/topics?limit=10001", 400, "limit must be a number from 0 to 10000"),
         (
             "/nodes?sort=colour",

@@ -71,10 +71,7 @@ const NODE_FIELDS: &[Field<NodeReport>] = &[
 /// The neighbours, as the registry knows them.
 pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
     let query = Query::parse(query, NODE_FIELDS)?;
-    let (reply, answer) = oneshot::channel();
-    let unanswered = || ListError::Unanswered("the registry".to_owned());
-    watched.registry.try_send(reply).map_err(|_| unanswered())?;
-    let nodes = answered(answer).await.ok_or_else(unanswered)?;
+    let nodes = neighbours(watched).await?;
     let (total, clock) = (nodes.len(), Clock::now());
     let page = query.page(nodes);
     Ok(json(
@@ -90,6 +87,14 @@ pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, Lis
             topics: node.topics,
         }),
     ))
+}
+
+/// Asks the registry.
+pub(super) async fn neighbours(watched: &Watched) -> Result<Vec<NodeReport>, ListError> {
+    let (reply, answer) = oneshot::channel();
+    let unanswered = || ListError::Unanswered("the registry".to_owned());
+    watched.registry.try_send(reply).map_err(|_| unanswered())?;
+    answered(answer).await.ok_or_else(unanswered)
 }
 
 /// A session, with what its link tells.
@@ -288,7 +293,7 @@ pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, Li
 }
 
 /// Asks all reactors, page by page.
-async fn all_links(watched: &Watched) -> Result<Vec<LinkReport>, ListError> {
+pub(super) async fn all_links(watched: &Watched) -> Result<Vec<LinkReport>, ListError> {
     let mut links = Vec::new();
     for reactor in (0..watched.shared.reactors).map(ReactorId) {
         let mut next = Some(0);
@@ -308,18 +313,18 @@ async fn all_links(watched: &Watched) -> Result<Vec<LinkReport>, ListError> {
     Ok(links)
 }
 
-async fn answered<T>(answer: oneshot::Receiver<T>) -> Option<T> {
+pub(super) async fn answered<T>(answer: oneshot::Receiver<T>) -> Option<T> {
     tokio::time::timeout(ANSWER_TIME_MAX, answer).await.ok()?.ok()
 }
 
 /// Shows moments of the monotonic clock as dates.
-struct Clock {
+pub(super) struct Clock {
     instant: Instant,
     date: SystemTime,
 }
 
 impl Clock {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self { instant: Instant::now(), date: SystemTime::now() }
     }
 
@@ -328,5 +333,26 @@ impl Clock {
         let date = OffsetDateTime::from(date.unwrap_or(SystemTime::UNIX_EPOCH));
         let seconds = date.replace_nanosecond(0).unwrap_or(date);
         seconds.format(&Rfc3339).unwrap_or_default()
+    }
+
+    /// How long before this clock was made a moment was, in microseconds; less than 0 after it.
+    pub(super) fn before_us(&self, moment: Instant) -> i64 {
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        match self.instant.checked_duration_since(moment) {
+            Some(before) => micros(before),
+            None => -micros(moment.duration_since(self.instant)),
+        }
+    }
+
+    /// Shows such a moment, to the microsecond.
+    pub(super) fn show_micros(&self, before_us: i64) -> String {
+        let distance = Duration::from_micros(before_us.unsigned_abs());
+        let date = match before_us > 0 {
+            true => self.date.checked_sub(distance),
+            false => self.date.checked_add(distance),
+        };
+        let date = OffsetDateTime::from(date.unwrap_or(SystemTime::UNIX_EPOCH));
+        let micros = date.replace_nanosecond(date.microsecond() * 1_000).unwrap_or(date);
+        micros.format(&Rfc3339).unwrap_or_default()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -96,6 +96,12 @@ impl Collector for Figures {
             "amop_routed_topics",
             "Topics with subscribers, here or at neighbours.",
             routed,
+        )?;
+        encode_gauge(
+            encoder,
+            "amop_tracing",
+            "Whether messages that end with 0 are traced, too: 1 or 0.",
+            f64::from(self.shared.tracing.load(Relaxed)),
         )?;
         let (unfinished, unfinished_max) = self.engine.unfinished_bytes_and_max();
         for (name, help, bytes) in [

@@ -1,4 +1,5 @@
-//! What an operator may look at over HTTP: figures, health, and lists of nodes, sessions, links and topics.
+//! What an operator may look at over HTTP: figures, health, lists of nodes, sessions, links and topics, and what
+//! became of a message.
 //! Off unless `[admin] listen_port` is set.
 //!
 //! ```text
@@ -6,7 +7,8 @@
 //!                       ├─► /livez, /readyz     heartbeats of the reactors
 //!                       ├─► /topics             the snapshot that shards read
 //!                       ├─► /sessions, /links   a message to each reactor, a page per turn
-//!                       └─► /nodes              a message to the registry
+//!                       ├─► /nodes              a message to the registry
+//!                       └─► /trace/SEQ          a message to each reactor; questions to the nodes named
 //! ```
 //!
 //! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing.
@@ -21,6 +23,7 @@ mod health;
 mod listing;
 mod lists;
 mod metrics;
+mod trace;
 
 use std::{
     convert::Infallible,
@@ -53,6 +56,7 @@ use crate::{
     door::DoorCounters,
     engine::EngineHandle,
     relay::{Shared, registry::RegistryCounters, report::NodeReport},
+    wire::trace::seq_from_text,
 };
 
 /// Connections at once; further ones wait in the backlog.
@@ -69,6 +73,9 @@ const HEADER_BYTES_MAX: usize = 8 * 1024;
 const HEADER_FIELDS_MAX: usize = 64;
 /// How long the endpoint waits when a connection cannot be accepted.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// What the path of a message's trace begins with; its seq follows.
+const TRACE_PATH: &str = "/trace/";
 
 /// Why the endpoint cannot be opened; the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -251,9 +258,10 @@ impl Desk {
                 return health::ready(&shared.counters, shared.started.elapsed(), stopping);
             }
             "/nodes" | "/sessions" | "/links" | "/topics" => {}
+            path if path.starts_with(TRACE_PATH) => {}
             _ => {
-                let there =
-                    "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics";
+                let there = "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, \
+                             /topics, /trace/SEQ";
                 return text(StatusCode::NOT_FOUND, there);
             }
         }
@@ -262,19 +270,35 @@ impl Desk {
             *kept = place;
         }
         let list = match request.uri().path() {
+            path if path.starts_with(TRACE_PATH) => return self.trace(&path[TRACE_PATH.len()..]).await,
             "/nodes" => lists::nodes(&self.watched, query).await,
             "/sessions" => lists::sessions(&self.watched, query).await,
             "/links" => lists::links(&self.watched, query).await,
             _ => lists::topics(&self.watched, query).await,
         };
-        match list {
-            Ok(json) => with_body(StatusCode::OK, "application/json", json),
-            Err(ListError::Query(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),
-            Err(error @ ListError::Unanswered(_)) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
-            }
+        list.map_or_else(|error| refuse(&error), |json| with_body(StatusCode::OK, "application/json", json))
+    }
+
+    async fn trace(&self, seq: &str) -> Answer {
+        let Some(seq) = seq_from_text(seq) else {
+            let what =
+                "a seq is 32 letters and digits, such a UUID with dashes, or the 64 hex digits of its bytes";
+            return text(StatusCode::BAD_REQUEST, what);
+        };
+        match trace::trace(&self.watched, &seq).await {
+            Ok((true, json)) => with_body(StatusCode::OK, "application/json", json),
+            Ok((false, json)) => with_body(StatusCode::NOT_FOUND, "application/json", json),
+            Err(error) => refuse(&error),
         }
     }
+}
+
+fn refuse(error: &ListError) -> Answer {
+    let status = match error {
+        ListError::Query(_) => StatusCode::BAD_REQUEST,
+        ListError::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    text(status, &error.to_string())
 }
 
 /// One line of text.
@@ -298,6 +322,13 @@ pub(crate) fn bounds() -> Vec<Bound> {
             .memory(CONNECTIONS_MAX * connection),
         fixed("lists at once", LISTS_MAX, "lists", "node", "further ones wait"),
         fixed("items of a list", listing::LIMIT_MAX, "items", "answer", "answered 400"),
+        fixed(
+            "nodes that are asked about a message",
+            trace::NODES_MAX,
+            "nodes",
+            "answer",
+            "those beyond are named as not asked",
+        ),
         fixed("header", HEADER_BYTES_MAX, "bytes", "request", "answered 431"),
         fixed("header", HEADER_TIME_MAX.as_millis() as usize, "ms", "request", "closed"),
         fixed("connection", CONNECTION_TIME_MAX.as_millis() as usize, "ms", "connection", "closed"),

@@ -17,6 +17,7 @@ mod node;
 mod pki;
 mod publish;
 mod subscribe;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Command {
     Pki(pki::PkiArgs),
     /// Make, show and convert the keys of private topics' subscribers.
     Keys(keys::KeysArgs),
+    /// Show what became of a message, on every node of its way.
+    Trace(trace::TraceArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
     /// Measure nodes.
@@ -71,6 +74,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Pki(args) => pki::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Bounds(args) => bounds::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {

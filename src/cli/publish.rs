@@ -13,7 +13,7 @@ use super::{connect::ConnectArgs, keys::public_key, print_line, subscribe::Outpu
 use crate::{
     client::{Answer, Client, file},
     keys::PublicKey,
-    wire::{ResultCode, sdk::FRAME_LEN_MAX},
+    wire::{ResultCode, sdk::FRAME_LEN_MAX, trace::seq_to_text},
 };
 
 #[derive(Args)]
@@ -171,6 +171,7 @@ fn describe(args: &PublishArgs, answer: &Answer) -> String {
         let code = answer.code.0;
         return serde_json::json!({
             "code": code, "meaning": answer.code.describe(), "answer": text, "round_trip_us": micros,
+            "seq": seq_to_text(&answer.seq),
         })
         .to_string();
     }
@@ -178,6 +179,6 @@ fn describe(args: &PublishArgs, answer: &Answer) -> String {
         ResultCode::OK if args.multicast => format!("accepted by the node in {micros} µs"),
         ResultCode::OK if text.is_empty() => format!("answered in {micros} µs"),
         ResultCode::OK => format!("answered in {micros} µs: {text}"),
-        code => format!("{code}, after {micros} µs"),
+        code => format!("{code}, after {micros} µs; seq {}", seq_to_text(&answer.seq)),
     }
 }

@@ -180,7 +180,8 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
                 FrameType::RESPONSE => payload(&data),
                 _ => data,
             };
-            let answer = Answer { code: header.result, payload, round_trip: pending.sent.elapsed() };
+            let (code, seq) = (header.result, header.seq);
+            let answer = Answer { code, payload, round_trip: pending.sent.elapsed(), seq };
             // Whoever asked may have given up.
             let _ = pending.answer.send(answer);
         }

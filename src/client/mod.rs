@@ -94,6 +94,8 @@ pub struct Answer {
     pub payload: Bytes,
     /// From sending to the answer.
     pub round_trip: Duration,
+    /// What `amop trace` finds the message by; of several tries the last one's.
+    pub seq: Seq,
 }
 
 /// How a message came.
@@ -381,9 +383,8 @@ impl Client {
         payload: &[u8],
         timeout: Duration,
     ) -> Answer {
-        let sent = Instant::now();
-        let by_client = |code| Answer { code, payload: Bytes::new(), round_trip: sent.elapsed() };
-        let seq = new_seq();
+        let (sent, seq) = (Instant::now(), new_seq());
+        let by_client = |code| Answer { code, payload: Bytes::new(), round_trip: sent.elapsed(), seq };
         let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
         let (answer, answered) = oneshot::channel();
         let Some(node) = self.inner.usable_node_for(topic) else { return by_client(ResultCode::NOT_SENT) };
@@ -422,7 +423,8 @@ impl Client {
             Ok(Ok(answer)) => Ok(answer),
             _ => {
                 lock(&self.inner.pending).remove(&seq);
-                Ok(Answer { code: ResultCode::TIMEOUT, payload: Bytes::new(), round_trip: sent.elapsed() })
+                let (code, payload) = (ResultCode::TIMEOUT, Bytes::new());
+                Ok(Answer { code, payload, round_trip: sent.elapsed(), seq })
             }
         }
     }

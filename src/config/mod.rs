@@ -299,6 +299,7 @@ impl Config {
             retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
             private_publishers,
+            trace: ini.flag("amop", "trace", false),
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
             ..defaults
@@ -529,6 +530,13 @@ mod tests {
         ] {
             assert_eq!(config.relay.may_publish(topic, &node), may, "{topic}");
         }
+    }
+
+    #[test]
+    fn tracing_of_all_messages_is_off_unless_it_is_switched_on() {
+        let trace = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.relay.trace;
+        assert_eq!((trace(""), trace("[amop]\ntrace=true\n")), (false, true));
+        assert_eq!(problems("[amop]\ntrace=on\n"), ["2: [amop] trace = \"on\" must be true or false"]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
-pub use reactor::ReportReply;
+pub use reactor::{KnownReply, ReportReply, ToldReply};
 pub use ring::EngineError;
 
 use self::{
@@ -55,6 +55,7 @@ use self::{
 use crate::{
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
+    wire::{NodeId, sdk::Seq},
 };
 
 /// How the engine is laid out.
@@ -226,6 +227,18 @@ impl EngineHandle {
     /// The reactor looks at a bounded number of slots, once a turn.
     pub fn report_links(&self, reactor: ReactorId, from: u32, reply: ReportReply) {
         self.command(reactor, Command::ReportLinks { from, reply });
+    }
+
+    /// Asks a reactor what it knows of a message; `reply` is called on its thread and must not block.
+    pub fn known_of(&self, reactor: ReactorId, seq: Seq, reply: KnownReply) {
+        self.command(reactor, Command::KnownOf { seq, reply });
+    }
+
+    /// Has a node asked what it knows of a message, by the reactor that is its home; `reply` is called on that
+    /// reactor's thread within [`ANSWER_TIME_MAX`](crate::relay::trace::ANSWER_TIME_MAX), and must not
+    /// block. `question` must be another one each time.
+    pub fn ask(&self, home: ReactorId, node: NodeId, question: u64, seq: Seq, reply: ToldReply) {
+        self.command(home, Command::Ask { node: Box::new(node), question, seq, reply });
     }
 
     fn command(&self, reactor: ReactorId, command: Command) {

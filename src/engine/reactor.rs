@@ -37,9 +37,15 @@ use super::{
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
-        SendError, Shared, SubscriberId, counters::Counters, shard::Shard,
+        SendError, Shared, SubscriberId,
+        counters::Counters,
+        shard::Shard,
+        trace::{KnownHere, Told},
     },
-    wire::{FrameRef, Topic, node, sdk},
+    wire::{
+        FrameRef, NodeId, Topic, node,
+        sdk::{self, Seq},
+    },
 };
 
 /// How often all links are looked at: stalls, overdue frames, worn keys, closing.
@@ -55,12 +61,19 @@ pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
     ReportLinks { from: u32, reply: ReportReply },
+    KnownOf { seq: Seq, reply: KnownReply },
+    Ask { node: Box<NodeId>, question: u64, seq: Seq, reply: ToldReply },
     Drain,
     CloseAll,
 }
 
 /// Takes a report, on the reactor's thread.
 pub type ReportReply = Box<dyn FnOnce(LinkPage) + Send>;
+
+/// Takes what a reactor knows of a message, on the reactor's thread.
+pub type KnownReply = Box<dyn FnOnce(KnownHere) + Send>;
+/// Takes what a neighbour told of a message, on a reactor's thread.
+pub type ToldReply = Box<dyn FnOnce(Told) + Send>;
 
 /// What the links' owner does for its shard.
 struct Io {
@@ -75,6 +88,8 @@ struct Io {
     put_off: AHashMap<Topic, i32>,
     /// The same of subscribers of private topics.
     put_off_subscribers: AHashMap<SubscriberId, (Topic, bool)>,
+    /// Who waits for what neighbours tell of messages, by question; as many as the shard has open.
+    asked: AHashMap<u64, ToldReply>,
     /// What the outgoing queues of all sessions of this reactor take, in bytes.
     queues_bytes: usize,
     queues_bytes_max: usize,
@@ -181,6 +196,12 @@ impl Outbound for Io {
             }
             // The registry outlives the reactors.
             input => self.registry.send(input).is_ok(),
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        if let Some(reply) = self.asked.remove(&told.question) {
+            reply(told);
         }
     }
 
@@ -306,6 +327,7 @@ impl Reactor {
                 counters,
                 put_off: AHashMap::new(),
                 put_off_subscribers: AHashMap::new(),
+                asked: AHashMap::new(),
                 queues_bytes: 0,
                 queues_bytes_max,
             },
@@ -456,6 +478,14 @@ impl Reactor {
                     reply(self.report_links(from));
                     // The rest has time until the next turn.
                     return true;
+                }
+                Command::KnownOf { seq, reply } => {
+                    reply(self.shard.known_of(self.io.now, &seq));
+                    return true;
+                }
+                Command::Ask { node, question, seq, reply } => {
+                    self.io.asked.insert(question, reply);
+                    self.shard.ask(self.io.now, question, *node, &seq, &mut self.io);
                 }
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
                 Command::CloseAll => {
@@ -756,6 +786,7 @@ impl Reactor {
 
     /// Looks at all links.
     fn sweep(&mut self) {
+        self.shard.forget_old_traces();
         self.shard.count_usage();
         let now = self.io.now;
         let dropped = self.dropped[usize::from(self.id.0)].load(Relaxed);
@@ -947,6 +978,7 @@ mod tests {
             counters: Arc::default(),
             put_off: AHashMap::new(),
             put_off_subscribers: AHashMap::new(),
+            asked: AHashMap::new(),
             queues_bytes: 0,
             queues_bytes_max,
         }

@@ -4,15 +4,15 @@ use super::{
     registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     settings::{SESSIONS_MAX, Settings},
-    shard,
+    shard, trace,
 };
 use crate::{
     bounds::{Bound, fixed},
-    wire::{state, topic::TOPIC_LEN_MAX},
+    wire::{state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
 };
 
 /// What an allocation takes beside its bytes, about.
-const ALLOCATION: usize = 32;
+pub(super) const ALLOCATION: usize = 32;
 
 fn millis(time: std::time::Duration) -> usize {
     time.as_millis() as usize
@@ -24,6 +24,9 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
     let topic = size_of::<crate::wire::Topic>() + TOPIC_LEN_MAX + ALLOCATION;
     // A hash table is at most twice as large as what is in it.
     let in_table = |size: usize| 2 * size;
+    // Whole chunks are kept, the oldest and the newest of each reactor perhaps for one message.
+    let kept = (trace::KEPT_MAX + 2 * reactors * trace::CHUNK_LEN) * trace::RECORD_LEN
+        + trace::KEPT_MAX * (trace::Sender::LEN_MAX + sizes.steps);
     vec![
         fixed("frame", settings.frame_len_max, "bytes", "frame", "the link is closed: closed_protocol")
             .set_by("[amop] frame_len_max"),
@@ -268,6 +271,51 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "dropped, a digest shows what was missed: state_refused",
         )
         .memory(super::STATE_BYTES_MAX),
+        fixed(
+            "messages that did not end with 0, kept for tracing",
+            trace::KEPT_MAX,
+            "messages",
+            "node",
+            "the oldest are forgotten: traces_forgotten",
+        )
+        .memory(kept),
+        fixed(
+            "messages that ended with 0, kept while tracing is on",
+            trace::KEPT_MAX,
+            "messages",
+            "node",
+            "the same",
+        )
+        .memory(kept),
+        fixed(
+            "tries that are kept of a message",
+            STEPS_MAX,
+            "tries",
+            "message",
+            "those in the middle are left out",
+        ),
+        fixed(
+            "questions about messages to neighbours",
+            trace::QUESTIONS_MAX,
+            "questions",
+            "reactor",
+            "not asked: trace_questions_over_bound",
+        )
+        .memory(reactors * trace::QUESTIONS_MAX * in_table(sizes.question)),
+        fixed(
+            "the answer to one",
+            millis(trace::ANSWER_TIME_MAX),
+            "ms",
+            "question",
+            "the node is named as one that does not answer",
+        ),
+        fixed(
+            "questions about messages of a neighbour",
+            trace::QUESTIONS_PER_SECOND_MAX as usize,
+            "questions a second",
+            "neighbour",
+            "not answered: trace_questions_over_bound",
+        ),
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(
             "JSON-RPC requests that wait",

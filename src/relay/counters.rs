@@ -370,6 +370,20 @@ figures! {
         counter verdicts_negative,
         /// Verdicts of sessions that were not asked, or not with this token, or that are malformed.
         counter verdicts_ignored,
+        /// Messages kept for tracing now that did not end with 0.
+        gauge traces_failed_kept,
+        /// Messages kept for tracing now that did.
+        gauge traces_other_kept,
+        /// Messages kept for tracing.
+        counter traces,
+        /// Messages kept for tracing that were forgotten because newer ones came.
+        counter traces_forgotten,
+        /// Questions of neighbours about messages.
+        counter trace_questions,
+        /// Such questions that were not answered, and ours that were not asked, because there were too many.
+        counter trace_questions_over_bound,
+        /// Answers of neighbours about messages that were not asked for.
+        counter trace_answers_ignored,
         /// Bytes received, as TLS records.
         counter received_bytes,
         /// Bytes sent, as TLS records.

@@ -30,6 +30,7 @@ pub mod shard;
 pub mod signing;
 pub mod snapshot;
 mod timers;
+pub mod trace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -255,6 +256,21 @@ pub struct RequestId {
     pub generation: u32,
 }
 
+/// Why a unicast was not pushed to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotPushed {
+    /// Nobody (else) subscribes there.
+    NobodyLeft,
+    /// This session's queue is full, and there is nobody else.
+    QueueFull(SessionId),
+    /// Those who are left wait for an answer under this seq already.
+    SeqInUse,
+    /// Too many pushes wait for their answer.
+    PushesFull,
+    /// The challenge is not open, or was carried already.
+    ChallengeClosed,
+}
+
 /// What one shard tells another; travels over the mesh together with a frame.
 ///
 /// The shard that took a request (from a publisher's session, or from a neighbour) coordinates it: it
@@ -274,6 +290,8 @@ pub enum MeshMessage {
     Undeliverable {
         /// The coordinator's number for the request.
         request: RequestId,
+        /// Why.
+        why: NotPushed,
     },
     /// A session to which the request was pushed did not answer in time, or left.
     PushFailed {
@@ -404,6 +422,15 @@ pub enum MeshMessage {
         /// Who may get it there.
         audience: Box<Named>,
     },
+    /// Tell a neighbour what you know of a message.
+    TellTrace {
+        /// Who asks.
+        node: Box<NodeId>,
+        /// Its number for the question.
+        question: u64,
+        /// The message.
+        seq: Seq,
+    },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
         /// Where to.
@@ -521,6 +548,9 @@ pub trait Outbound {
     /// Changes of topics and nodes are never refused.
     fn to_registry(&mut self, input: RegistryInput) -> bool;
 
+    /// Passes what a neighbour told of a message to who asked for it, with [`shard::Shard::ask`].
+    fn told(&mut self, told: trace::Told);
+
     /// Lets frames share TLS records on an SDK link whose client asked for it (WIRE §1.7).
     fn share_records(&mut self, link: LinkKey);
 
@@ -569,6 +599,12 @@ pub struct Shared {
     pub rpc_answer_bytes: std::sync::atomic::AtomicUsize,
     /// Number of the next message that this node originates on node links (WIRE §6.2).
     pub next_message: std::sync::atomic::AtomicU32,
+    /// Whether messages that end with 0 are kept, too. May change at any time.
+    pub tracing: std::sync::atomic::AtomicBool,
+    /// How many messages that did not end with 0 have been kept so far.
+    pub failed_tickets: std::sync::atomic::AtomicU64,
+    /// How many others.
+    pub traced_tickets: std::sync::atomic::AtomicU64,
     /// Figures, one set per reactor.
     pub counters: Vec<Arc<counters::Counters>>,
 }
@@ -590,13 +626,16 @@ impl Shared {
             own_address: String::new(),
             own_agency: String::new(),
             own_name: String::new(),
-            settings,
             snapshot: arc_swap::ArcSwap::default(),
             limiter: bandwidth::Limiter::unlimited(),
             rpc_limiter: bandwidth::Limiter::unlimited(),
             registry_input_bytes: 0.into(),
             rpc_answer_bytes: 0.into(),
             next_message: 0.into(),
+            tracing: settings.trace.into(),
+            failed_tickets: 0.into(),
+            traced_tickets: 0.into(),
+            settings,
             counters: (0..reactors).map(|_| Arc::default()).collect(),
         }
     }

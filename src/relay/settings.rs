@@ -74,6 +74,8 @@ pub struct Settings {
     pub ack_delay_max: Duration,
     /// JSON-RPC requests of the node per second; `None` is unlimited (WIRE §1.5).
     pub rpc_requests_per_second_max: Option<u32>,
+    /// Whether messages that end with 0 are kept for tracing from the start.
+    pub trace: bool,
     /// Whether `getPeers` and `getNodeInfo` list topics (WIRE §1.5).
     pub list_topics: bool,
     /// Whether frames are passed on for other nodes (WIRE §6.4).
@@ -119,6 +121,7 @@ impl Default for Settings {
             ack_bytes_max: 256 << 10,
             ack_delay_max: Duration::from_millis(20),
             rpc_requests_per_second_max: None,
+            trace: false,
             list_topics: true,
             relays: true,
             private_publishers: BTreeMap::new(),

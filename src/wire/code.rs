@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The `result` field of a frame on an SDK link: 0, a code that a node answers with, or whatever a
 /// subscriber chose to send, which is passed on unchanged (WIRE §3).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResultCode(pub i32);
 
 impl ResultCode {

@@ -7,7 +7,7 @@
 //! ```text
 //!   SDK link:   sdk::Header ── AmopBody ── topic::Topic        (WIRE §1)
 //!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
-//!               hello::Hello, state::…, private::Notice        (docs/node-link.md)
+//!               hello::Hello, state::…, private::Notice, trace (docs/node-link.md)
 //! ```
 
 pub mod code;
@@ -19,6 +19,7 @@ pub mod private;
 pub mod sdk;
 pub mod state;
 pub mod topic;
+pub mod trace;
 
 pub(crate) mod hex;
 mod reader;

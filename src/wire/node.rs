@@ -37,6 +37,12 @@ impl NodeId {
         hex::encode(&self.0)
     }
 
+    /// Its first 8 bytes, by which accounts of messages name it.
+    pub fn short(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// Reads 128 hex digits of either case.
     pub fn from_hex(text: &str) -> Option<Self> {
         hex::decode(text).map(Self)

@@ -1,11 +1,11 @@
-//! What two nodes tell each other about challenges of private topics (WIRE §4, docs/node-link.md): the
-//! payload of a Broadcast.
+//! What two nodes tell each other about challenges of private topics (WIRE §4) and about what became of a
+//! message (docs/node-link.md): the payload of a Broadcast.
 
 use std::time::Duration;
 
-use super::{Topic, TopicKind, json::ChallengeToken, reader::Reader};
+use super::{Topic, TopicKind, json::ChallengeToken, reader::Reader, sdk::Seq, trace::Part};
 
-/// Payload of a BROADCAST that is about a challenge.
+/// Payload of a BROADCAST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A publisher of the sender is about to challenge a subscriber of the receiver.
@@ -37,11 +37,22 @@ pub enum Notice {
         /// Which challenge.
         token: ChallengeToken,
     },
+    /// What does the receiver know of a message?
+    Trace {
+        /// The sender's number for the question, which comes back.
+        question: u64,
+        /// The message.
+        seq: Seq,
+    },
+    /// What one reactor of the sender knows of it.
+    Traced(Box<Part>),
 }
 
 const CHALLENGE: u8 = 1;
 const OPENED: u8 = 2;
 const ANSWERED: u8 = 3;
+const TRACE: u8 = 4;
+const TRACED: u8 = 5;
 
 impl Notice {
     /// Reads a payload; `None` if it is malformed or of a kind that is not known here. Bytes behind the known
@@ -62,6 +73,8 @@ impl Notice {
             }
             OPENED => Self::Opened { publisher: reader.u64()?, token: reader.array()? },
             ANSWERED => Self::Answered { publisher: reader.u64()?, token: reader.array()? },
+            TRACE => Self::Trace { question: reader.u64()?, seq: reader.array()? },
+            TRACED => Self::Traced(Box::new(Part::decode(reader.0)?)),
             _ => return None,
         })
     }
@@ -86,6 +99,15 @@ impl Notice {
                 out.extend_from_slice(&publisher.to_be_bytes());
                 out.extend_from_slice(token);
             }
+            Self::Trace { question, seq } => {
+                out.push(TRACE);
+                out.extend_from_slice(&question.to_be_bytes());
+                out.extend_from_slice(seq);
+            }
+            Self::Traced(part) => {
+                out.push(TRACED);
+                part.encode_into(&mut out);
+            }
         }
         out
     }
@@ -101,9 +123,14 @@ mod tests {
         let open_for = Duration::from_secs(5);
         let token = std::array::from_fn(|i| i as u8);
         let challenge = Notice::Challenge { token, number: 1, subscriber: 2, publisher: 3, open_for, topic };
-        for notice in
-            [challenge, Notice::Opened { publisher: 4, token }, Notice::Answered { publisher: 5, token }]
-        {
+        let part = Part { question: 7, reactors: 1, ..Part::default() };
+        for notice in [
+            challenge,
+            Notice::Opened { publisher: 4, token },
+            Notice::Answered { publisher: 5, token },
+            Notice::Trace { question: 6, seq: [b'f'; 32] },
+            Notice::Traced(Box::new(part)),
+        ] {
             let mut bytes = notice.encode();
             for cut in 0..bytes.len() {
                 assert_eq!(Notice::decode(&bytes[..cut]), None);

@@ -28,6 +28,7 @@ use amop::{
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
+        trace::{Known, Told},
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -147,11 +148,13 @@ struct IoLink {
 
 /// The engine of one reactor, as far as a shard can tell.
 #[derive(Default)]
-struct Io {
+pub struct Io {
     links: Vec<Option<IoLink>>,
     generations: Vec<u32>,
     effects: Vec<Effect>,
     queue_bytes_max: usize,
+    /// What neighbours told of messages.
+    told: Vec<Told>,
 }
 
 enum Effect {
@@ -209,6 +212,10 @@ impl Outbound for Io {
     fn to_registry(&mut self, input: RegistryInput) -> bool {
         self.effects.push(Effect::Registry(input));
         true
+    }
+
+    fn told(&mut self, told: Told) {
+        self.told.push(told);
     }
 
     fn share_records(&mut self, _: LinkKey) {}
@@ -552,6 +559,29 @@ impl Network {
         }
     }
 
+    /// What a node itself knows of a message, the newest first of each reactor.
+    pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<Known> {
+        let now = self.now;
+        self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect()
+    }
+
+    /// Has `node` ask `other` what it knows of a message, and gives what it is told within `bound`.
+    pub fn ask(&mut self, node: NodeIndex, other: NodeIndex, seq: &Seq, bound: Duration) -> Option<Told> {
+        let (id, reactors) = (self.nodes[other].id, self.nodes[node].shared.reactors);
+        let (home, question) = (home_reactor(&id, reactors), self.rng.random());
+        self.drive(node, home, |shard, now, io| shard.ask(now, question, id, seq, io));
+        let end = self.now + bound;
+        loop {
+            let told = &mut self.nodes[node].io[usize::from(home.0)].told;
+            if let Some(at) = told.iter().position(|told| told.question == question) {
+                return Some(told.swap_remove(at));
+            }
+            if !self.step(end) {
+                return None;
+            }
+        }
+    }
+
     /// An application connected to `node`, on the reactor of its turn.
     pub fn app(&mut self, node: NodeIndex, behaviour: Behaviour) -> AppIndex {
         let reactor = ReactorId((self.apps.len() % usize::from(self.nodes[node].shared.reactors)) as u16);
@@ -875,8 +905,13 @@ impl Network {
         }
     }
 
+    /// What a node's shards were told of messages and nobody has taken.
+    pub fn told(&self, node: NodeIndex) -> Vec<&Told> {
+        self.nodes[node].io.iter().flat_map(|io| &io.told).collect()
+    }
+
     /// Lets a shard handle something, and schedules what follows.
-    fn drive(
+    pub fn drive(
         &mut self,
         node: NodeIndex,
         reactor: ReactorId,

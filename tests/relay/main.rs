@@ -12,4 +12,5 @@ mod private_topics;
 mod result_codes;
 mod session;
 mod simulation;
+mod trace;
 mod unicast;

@@ -138,6 +138,17 @@ pub async fn client_at(profile: Profile, nodes: Vec<String>) -> (Client, Message
     Client::connect(ClientOptions { nodes, certificates, connect_timeout: BOUND }).await.unwrap()
 }
 
+/// What an admin endpoint says: status and body.
+pub fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(address).expect("the endpoint is open");
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+}
+
 /// Looks again and again, within a bound that no healthy run comes near.
 pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
     wait_until_within(BOUND, Duration::from_millis(1), what, holds);

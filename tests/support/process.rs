@@ -1,8 +1,8 @@
 //! The built program as a process of its own.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -91,7 +91,7 @@ impl Process {
         let names = [format!("amop_{name}"), format!("amop_{name}_total")];
         let values = metrics.lines().filter_map(|line| {
             let (sample, value) = line.rsplit_once(' ')?;
-            let (sample, _) = sample.split_once('{')?;
+            let (sample, _) = sample.split_once('{').unwrap_or((sample, ""));
             names.iter().any(|name| name == sample).then(|| value.parse::<u64>().expect("a whole number"))
         });
         let values: Vec<u64> = values.collect();
@@ -100,13 +100,9 @@ impl Process {
     }
 
     fn admin_text(&self, path: &str) -> String {
-        let mut socket = TcpStream::connect(self.admin.expect("the endpoint is configured")).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-        body.to_owned()
+        let (status, body) = super::get(self.admin.expect("the endpoint is configured"), path);
+        assert_eq!(status, 200, "{path}: {body}");
+        body
     }
 
     /// The sessions of the whole network that subscribe to a topic, as far as this node knows.

@@ -15,6 +15,7 @@
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `logs` | how many lines are logged |
 //!
 //! # Invariants
@@ -33,6 +34,7 @@ mod publisher;
 mod push;
 mod request;
 mod session;
+mod trace;
 
 use std::{
     collections::BTreeMap,
@@ -58,10 +60,11 @@ use self::{
     push::PushTimer,
     request::Request,
     session::{LocalTopics, Session},
+    trace::Traces,
 };
 use super::{
-    CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput, RequestId,
-    STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, timers::Timers,
+    CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryInput, RegistryOutput,
+    RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -111,6 +114,7 @@ pub struct Shard {
     next_publisher_look: Option<Instant>,
     draining: bool,
     logs: Logs,
+    traces: Traces,
 }
 
 /// Bytes of memory that the parts of a shard take, for its bounds.
@@ -127,6 +131,8 @@ pub(super) struct Sizes {
     pub(super) asked: usize,
     pub(super) challenge: usize,
     pub(super) carried: usize,
+    pub(super) question: usize,
+    pub(super) steps: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
@@ -143,6 +149,8 @@ pub(super) fn sizes() -> Sizes {
         asked: publisher::OPEN_LEN,
         challenge: desk::OPEN_LEN,
         carried: desk::CARRIED_LEN,
+        question: trace::QUESTION_LEN,
+        steps: trace::STEPS_LEN,
     }
 }
 
@@ -201,6 +209,7 @@ impl Shard {
             publishers: BTreeMap::new(),
             pairs: 0,
             desk: Desk::new(hashing.clone()),
+            traces: Traces::new(hashing.clone()),
             requests: Slab::new(),
             requests_started: 0,
             retained_bytes: 0,
@@ -303,11 +312,14 @@ impl Shard {
     ) {
         match message {
             MeshMessage::Deliver { request, audience, excluded } => {
-                if !self.push_to_any(now, from, request, audience.as_deref(), &excluded, frame, out) {
-                    out.to_reactor(from, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+                let audience = audience.as_deref();
+                if let Err(why) = self.push_to_any(now, from, request, audience, &excluded, frame, out) {
+                    out.to_reactor(from, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
                 }
             }
-            MeshMessage::Undeliverable { request } => self.handle_undeliverable(now, request, from, out),
+            MeshMessage::Undeliverable { request, why } => {
+                self.handle_undeliverable(now, request, from, why, out);
+            }
             MeshMessage::PushFailed { request, session, seq, silent } => {
                 self.handle_push_failed(now, request, session, seq, silent, out);
             }
@@ -315,9 +327,15 @@ impl Shard {
                 self.answer_from_session(now, request, session, frame, out);
             }
             MeshMessage::ForgetPush { session, seq } => self.forget_push(session, &seq),
-            MeshMessage::Multicast => self.deliver_multicast(now, frame, out),
+            MeshMessage::Multicast => {
+                let mut copies = self.copies();
+                self.deliver_multicast(now, frame, &mut copies, out);
+                self.keep_copies(now, frame, copies, None);
+            }
             MeshMessage::PrivateMulticast { audience } => {
-                self.deliver_private_multicast(now, &audience.0, frame, out);
+                let mut copies = self.copies();
+                self.deliver_private_multicast(now, &audience.0, frame, &mut copies, out);
+                self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::OpenChallenge { challenge } => self.open_challenge(now, challenge, out),
             MeshMessage::ChallengeOpened { publisher, token, node } => {
@@ -326,7 +344,8 @@ impl Shard {
             MeshMessage::SendNotice { node, notice } => self.send_notice(now, *node, *notice, out),
             MeshMessage::Carry { request, sender } => {
                 if !self.carry(now, from, request, sender, frame, out) {
-                    out.to_reactor(from, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+                    let why = NotPushed::ChallengeClosed;
+                    out.to_reactor(from, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
                 }
             }
             MeshMessage::Present { coordinator, request, sender, challenge } => {
@@ -359,13 +378,20 @@ impl Shard {
                 }
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
+                let mut copies = self.copies();
                 for node in &nodes {
-                    self.forward_multicast(now, &node.id, message, None, frame, out);
+                    let taken = self.forward_multicast(now, &node.id, message, None, frame, out);
+                    copies.note_node(&node.id, message, taken);
                 }
+                self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
-                self.forward_multicast(now, &node, message, Some(&audience), frame, out);
+                let taken = self.forward_multicast(now, &node, message, Some(&audience), frame, out);
+                let mut copies = self.copies();
+                copies.note_node(&node, message, taken);
+                self.keep_copies(now, frame, copies, None);
             }
+            MeshMessage::TellTrace { node, question, seq } => self.tell(now, *node, question, &seq, out),
         }
     }
 
@@ -395,6 +421,7 @@ impl Shard {
             self.idle_timers.deadline(),
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
+            self.traces.deadline(),
             self.next_node_tick,
             self.next_publisher_look,
         ]
@@ -420,6 +447,7 @@ impl Shard {
         while let Some(key) = self.ack_timers.pop_expired(now) {
             self.send_due_ack(now, key, out);
         }
+        self.end_questions(now, out);
         if self.next_node_tick.is_some_and(|due| due <= now) {
             self.tick_nodes(now, out);
         }
@@ -528,6 +556,9 @@ impl Shard {
         ] {
             gauge.set(value as u64);
         }
+        let (failed, others) = self.traces.kept();
+        counters.traces_failed_kept.set(failed as u64);
+        counters.traces_other_kept.set(others as u64);
     }
 
     fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {

@@ -6,13 +6,47 @@ use smallvec::SmallVec;
 
 use super::{Shard, neighbour::private_forwarded_len, publisher::Audience};
 use crate::{
-    relay::{Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, snapshot::NodeRef},
+    relay::{
+        Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, SessionId, snapshot::NodeRef,
+        trace::TopicName,
+    },
     wire::{
         FrameRef, NodeId, ResultCode, TopicKind,
         node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
+        trace::{Account, End, Fate, Refusal, Role, Step, Steps, Tried},
     },
 };
+
+/// What became of the copies of a multicast at one shard.
+pub(super) struct Copies {
+    /// Whether anybody wants to know.
+    is_kept: bool,
+    /// Copies that are in sessions' queues.
+    pub(super) queued: u32,
+    /// Copies that full queues had no room for.
+    dropped: u32,
+    steps: Steps,
+}
+
+impl Copies {
+    /// A session's queue is full.
+    pub(super) fn note_dropped(&mut self, session: SessionId) {
+        self.dropped += 1;
+        if self.is_kept {
+            let (who, fate) = (session.0, Fate::QueueFull);
+            self.steps.push(Step { who, tried: Tried::Session, fate, ..Step::default() });
+        }
+    }
+
+    /// A node was sent its copy under a number, or the way to it had no room.
+    pub(super) fn note_node(&mut self, node: &NodeId, message: u32, sent: bool) {
+        if self.is_kept {
+            let fate = if sent { Fate::Sent } else { Fate::NotTaken };
+            self.steps.push(Step { who: node.short(), message, tried: Tried::Node, fate, ..Step::default() });
+        }
+    }
+}
 
 impl Shard {
     /// A 0x35 from a session: acknowledged at once, then delivered.
@@ -28,7 +62,8 @@ impl Shard {
         let head = frame.head();
         let Ok(body) = AmopBody::decode(&head[HEADER_LEN..]) else {
             self.counters.bad_bodies.increment();
-            self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
+            let (role, refusal) = (Role::Multicast, Refusal::BadBody);
+            self.refuse(now, key, (header, role, ""), refusal, ResultCode::NO_RECEIVER, out);
             return;
         };
         // The acknowledgement repeats the topic, without a payload.
@@ -40,33 +75,71 @@ impl Shard {
         let entry = snapshot.topic(body.topic);
         let nodes = entry.map_or(0, |entry| entry.nodes.len());
         let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
-        if !self.admit_multicast(now, key, header, cost, out) {
+        if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
         self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
-        let Some(entry) = entry else {
-            // Only sessions of this very shard can be newer than the snapshot.
-            self.deliver_multicast(now, frame, out);
-            return;
-        };
-        self.deliver_multicast(now, frame, out);
+        let mut copies = self.copies();
+        // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
+        self.deliver_multicast(now, frame, &mut copies, out);
+        let Some(entry) = entry else { return self.keep_multicast(now, key, header, body.topic, copies) };
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
             out.to_reactor(reactor, MeshMessage::Multicast, frame);
         }
         if nodes == 0 {
-            return;
+            return self.keep_multicast(now, key, header, body.topic, copies);
         }
         let message = self.next_message();
         let mut elsewhere: BTreeMap<ReactorId, SmallVec<[NodeRef; 2]>> = BTreeMap::new();
         for (node, _) in &entry.nodes {
             if node.reactor == self.id {
-                self.forward_multicast(now, &node.id, message, None, frame, out);
+                let sent = self.forward_multicast(now, &node.id, message, None, frame, out);
+                copies.note_node(&node.id, message, sent);
             } else {
                 elsewhere.entry(node.reactor).or_default().push(node.clone());
             }
         }
         for (reactor, nodes) in elsewhere {
             out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+        }
+        self.keep_multicast(now, key, header, body.topic, copies);
+    }
+
+    /// For counting copies of a multicast.
+    pub(super) fn copies(&self) -> Copies {
+        Copies { is_kept: self.is_kept(false), queued: 0, dropped: 0, steps: Steps::default() }
+    }
+
+    /// Keeps what became of a session's multicast, if somebody wants to know.
+    fn keep_multicast(&mut self, now: Instant, key: LinkKey, header: &Header, topic: &str, copies: Copies) {
+        let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
+        if copies.is_kept {
+            let sender = self.sender(key);
+            let account = Account { role: Role::Multicast, origin, ..account_of(header, copies) };
+            self.keep(&header.seq, now, TopicName::new(topic), sender, account, false);
+        }
+    }
+
+    /// The same of the part that another shard of the node had, or a neighbour's multicast, of which are
+    /// told who it was and its number.
+    pub(super) fn keep_copies(
+        &mut self,
+        now: Instant,
+        frame: FrameRef<'_>,
+        copies: Copies,
+        from: Option<(&NodeId, u32)>,
+    ) {
+        let head = frame.head();
+        if copies.is_kept
+            && let Some(header) = Header::decode(head)
+            && let Ok(body) = AmopBody::decode(&head[HEADER_LEN..])
+        {
+            let mut account = Account { role: Role::Copies, ..account_of(&header, copies) };
+            if let Some((node, message)) = from {
+                account =
+                    Account { role: Role::ForwardedMulticast, origin: node.short(), message, ..account };
+            }
+            self.keep(&header.seq, now, TopicName::new(body.topic), None, account, false);
         }
     }
 
@@ -88,25 +161,28 @@ impl Shard {
             nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
         };
         let cost: u64 = parts().map(|(_, part)| private_forwarded_len(frame.len(), part.len())).sum();
-        if !self.admit_multicast(now, key, header, cost, out) {
+        if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
         self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
+        let mut copies = self.copies();
         if audience.is_empty() {
             self.counters.dropped_unauthorised.increment();
-            return;
+            return self.keep_multicast(now, key, header, body.topic, copies);
         }
         for (node, part) in parts() {
             let (message, part) = (self.next_message(), Named(part.to_vec()));
             if node.reactor == self.id {
-                self.forward_multicast(now, &node.id, message, Some(&part), frame, out);
+                let sent = self.forward_multicast(now, &node.id, message, Some(&part), frame, out);
+                copies.note_node(&node.id, message, sent);
             } else {
                 let (to, audience) = (Box::new(node.id), Box::new(part));
                 let forward = MeshMessage::ForwardPrivateMulticast { node: to, message, audience };
                 out.to_reactor(node.reactor, forward, frame);
             }
         }
-        self.deliver_to_audience(now, &audience, frame, out);
+        self.deliver_to_audience(now, &audience, frame, &mut copies, out);
+        self.keep_multicast(now, key, header, body.topic, copies);
     }
 
     /// Copies to those of an audience who are at this node.
@@ -115,11 +191,12 @@ impl Shard {
         now: Instant,
         audience: &Audience,
         frame: FrameRef<'_>,
+        copies: &mut Copies,
         out: &mut impl Outbound,
     ) {
         for (reactor, audience) in audience.by_reactor() {
             if reactor == self.id {
-                self.deliver_private_multicast(now, audience, frame, out);
+                self.deliver_private_multicast(now, audience, frame, copies, out);
             } else {
                 let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
                 out.to_reactor(reactor, message, frame);
@@ -133,6 +210,7 @@ impl Shard {
         now: Instant,
         key: LinkKey,
         header: &Header,
+        topic: &str,
         cost: u64,
         out: &mut impl Outbound,
     ) -> bool {
@@ -140,7 +218,8 @@ impl Shard {
         // What stays on this node is free, however low the level is.
         if cost > 0 && !self.shared.limiter.admit(elapsed, cost) {
             self.warn_over_bandwidth(now, key);
-            self.refuse(key, &header.seq, ResultCode::OVER_BANDWIDTH, out);
+            let (role, refusal) = (Role::Multicast, Refusal::OverBandwidth);
+            self.refuse(now, key, (header, role, topic), refusal, ResultCode::OVER_BANDWIDTH, out);
             return false;
         }
         self.counters.bandwidth_charged_bytes.add(cost);
@@ -151,7 +230,7 @@ impl Shard {
     pub(super) fn handle_multicast_of_node(
         &mut self,
         now: Instant,
-        source: &NodeId,
+        from: (&NodeId, u32),
         audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
@@ -160,16 +239,19 @@ impl Shard {
             self.counters.bad_bodies.increment();
             return;
         };
+        let mut copies = self.copies();
         if let (TopicKind::Data, Some(named)) = (body.kind(), audience)
-            && self.shared.settings.may_publish(body.topic, source)
+            && self.shared.settings.may_publish(body.topic, from.0)
         {
-            return self.deliver_to_audience(now, &Audience::of_this_node(named), frame, out);
+            self.deliver_to_audience(now, &Audience::of_this_node(named), frame, &mut copies, out);
+            return self.keep_copies(now, frame, copies, Some(from));
         }
         if body.kind() != TopicKind::Ordinary {
             self.counters.dropped_unauthorised.increment();
-            return;
+            return self.keep_copies(now, frame, copies, Some(from));
         }
-        self.deliver_multicast(now, frame, out);
+        self.deliver_multicast(now, frame, &mut copies, out);
+        self.keep_copies(now, frame, copies, Some(from));
         let snapshot = self.shared.snapshot.load();
         let Some(entry) = snapshot.topic(body.topic) else { return };
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
@@ -178,7 +260,13 @@ impl Shard {
     }
 
     /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
-    pub(super) fn deliver_multicast(&mut self, now: Instant, frame: FrameRef<'_>, out: &mut impl Outbound) {
+    pub(super) fn deliver_multicast(
+        &mut self,
+        now: Instant,
+        frame: FrameRef<'_>,
+        copies: &mut Copies,
+        out: &mut impl Outbound,
+    ) {
         let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
         let Self { local_topics, links, counters, logs, .. } = self;
         for &index in local_topics.sessions(body.topic) {
@@ -190,10 +278,12 @@ impl Shard {
             match out.send(session.key, Class::Data, &[], frame) {
                 Ok(()) => {
                     session.last_activity = now;
+                    copies.queued += 1;
                     counters.deliveries.increment();
                     counters.sdk_frames_sent.increment();
                 }
                 Err(SendError::Full) => {
+                    copies.note_dropped(session.id);
                     counters.dropped_queue_full.increment();
                     if logs.queue_full.admits(now) {
                         session.warn_queue_full();
@@ -202,5 +292,18 @@ impl Shard {
                 Err(SendError::Gone) => {}
             }
         }
+    }
+}
+
+/// What is told of a multicast whose copies these are.
+fn account_of(header: &Header, copies: Copies) -> Account {
+    Account {
+        end: End::ByNode,
+        code: ResultCode::OK.0,
+        size: header.len,
+        copies: copies.queued,
+        dropped: copies.dropped,
+        steps: copies.steps,
+        ..Account::default()
     }
 }

@@ -10,7 +10,7 @@ use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, node_link::NodeLink};
+use super::{LinkKind, Shard, Usage, node_link::NodeLink, trace::Allowance};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, ReactorId, RegistryInput, RequestId,
@@ -54,6 +54,8 @@ pub(super) struct Neighbour {
     window: Window,
     awaiting: AHashMap<u32, Awaiting>,
     identities: Identities,
+    /// How often it may ask about messages.
+    pub(super) questions: Allowance,
 }
 
 /// Whether messages for a neighbour wait for it.
@@ -189,6 +191,7 @@ impl Shard {
                 window: Window::default(),
                 awaiting: AHashMap::with_hasher(self.hashing.clone()),
                 identities: Identities::new(self.hashing.clone()),
+                questions: Allowance::new(now),
             };
             self.neighbours.insert(link.peer, neighbour);
             return self.activate(now, key, &link.peer, out);
@@ -442,7 +445,7 @@ impl Shard {
         true
     }
 
-    /// Sends a multicast to a neighbour; a full window loses it, which is counted.
+    /// Sends a multicast to a neighbour; a full window loses it, which is counted. `false` if so.
     pub(super) fn forward_multicast(
         &mut self,
         now: Instant,
@@ -451,11 +454,13 @@ impl Shard {
         audience: Option<&Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
-    ) {
+    ) -> bool {
         let extensions = Extensions { audience: audience.map(audience_of), ..Extensions::default() };
-        if !self.send_amop(now, node, PacketType::MULTICAST, message, &extensions, frame, out) {
+        let taken = self.send_amop(now, node, PacketType::MULTICAST, message, &extensions, frame, out);
+        if !taken {
             self.counters.dropped_window_full.increment();
         }
+        taken
     }
 
     /// Answers a neighbour's unicast; `by_node` tells that no session answered. An answer to a node that

@@ -350,7 +350,7 @@ impl Shard {
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
         let audience = audience.map(|numbers| Named::from_numbers(numbers, self.shared.reactors));
         if header.packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(now, peer, audience, frame, out);
+            self.handle_multicast_of_node(now, (peer, header.seq), audience, frame, out);
             return;
         }
         let Some(incarnation) = self.neighbours.get(peer).map(|neighbour| neighbour.incarnation) else {
@@ -565,6 +565,8 @@ mod tests {
         fn to_registry(&mut self, _: RegistryInput) -> bool {
             true
         }
+
+        fn told(&mut self, _: crate::relay::trace::Told) {}
 
         fn share_records(&mut self, _: LinkKey) {}
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 
-use super::{Shard, desk::DESK, push::PushFor};
+use super::{Shard, desk::DESK, multicast::Copies, push::PushFor};
 use crate::{
     relay::{
         Challenge, Class, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
@@ -167,7 +167,8 @@ impl Shard {
         Some(answer)
     }
 
-    /// Tells a neighbour about a challenge. Lost with its link, it is made up for by the next challenge.
+    /// Sends a neighbour a notice. One about a challenge that is lost with its link is made up for by the next
+    /// challenge; a question or answer about a message is missed by who asked.
     pub(super) fn send_notice(
         &mut self,
         now: Instant,
@@ -184,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// A neighbour tells about a challenge.
+    /// A neighbour tells about a challenge, or asks or tells about a message.
     pub(super) fn handle_notice(
         &mut self,
         now: Instant,
@@ -197,6 +198,10 @@ impl Shard {
         };
         let reactors = self.shared.reactors;
         let (to, message) = match notice {
+            Notice::Trace { question, seq } => {
+                return self.handle_trace_question(now, peer, question, &seq, out);
+            }
+            Notice::Traced(part) => return self.handle_trace_part(now, peer, *part, out),
             Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
                 let challenge = Box::new(Challenge {
                     topic,
@@ -241,6 +246,7 @@ impl Shard {
         now: Instant,
         audience: &[SubscriberId],
         frame: FrameRef<'_>,
+        copies: &mut Copies,
         out: &mut impl Outbound,
     ) {
         let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
@@ -256,10 +262,12 @@ impl Shard {
             match out.send(session.key, Class::Data, &[], frame) {
                 Ok(()) => {
                     session.last_activity = now;
+                    copies.queued += 1;
                     self.counters.deliveries.increment();
                     self.counters.sdk_frames_sent.increment();
                 }
                 Err(SendError::Full) => {
+                    copies.note_dropped(session.id);
                     self.counters.dropped_queue_full.increment();
                     if self.logs.queue_full.admits(now)
                         && let Some(session) = self.session_at(index)

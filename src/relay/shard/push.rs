@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 use super::{Shard, private::Presented, session::Session};
 use crate::{
     relay::{
-        Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId, timers::TimerKey,
+        Class, LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId,
+        timers::TimerKey,
     },
     wire::{
         FrameRef, TopicKind,
@@ -47,7 +48,7 @@ pub(super) struct PushTimer {
 
 impl Shard {
     /// Pushes a unicast to one of this shard's subscribers that is not `excluded`, each equally likely; with
-    /// a private topic only to one that the `audience` names. `false` if none can take it.
+    /// a private topic only to one that the `audience` names. Tells why if none can take it.
     #[allow(clippy::too_many_arguments)] // the fields of one message
     pub(super) fn push_to_any(
         &mut self,
@@ -58,12 +59,12 @@ impl Shard {
         excluded: &[SessionId],
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
-    ) -> bool {
+    ) -> Result<(), NotPushed> {
         let head = frame.head();
-        let Some(header) = Header::decode(head) else { return false };
-        let Ok(body) = AmopBody::decode(&head[HEADER_LEN..]) else { return false };
+        let header = Header::decode(head).ok_or(NotPushed::NobodyLeft)?;
+        let body = AmopBody::decode(&head[HEADER_LEN..]).map_err(|_| NotPushed::NobodyLeft)?;
         if self.pushes >= self.shared.settings.pending_pushes_max {
-            return false;
+            return Err(NotPushed::PushesFull);
         }
         let named: Option<Vec<u32>> = match (body.kind(), audience) {
             (TopicKind::Ordinary, None) => None,
@@ -71,11 +72,12 @@ impl Shard {
                 let index_of = |&number| self.subscribers.index_of(number, body.topic);
                 Some(audience.0.iter().filter_map(index_of).collect())
             }
-            _ => return false,
+            _ => return Err(NotPushed::NobodyLeft),
         };
+        let mut why = None;
         let mut failed: SmallVec<[SessionId; 4]> = SmallVec::from_slice(excluded);
         while let Some(index) = self.draw_session(body.topic, named.as_deref(), &failed, &header.seq) {
-            let Some(session) = self.session_at(index) else { return false };
+            let Some(session) = self.session_at(index) else { break };
             let (key, id) = (session.key, session.id);
             if out.send(key, Class::Data, &[], frame).is_err() {
                 self.counters.dropped_queue_full.increment();
@@ -84,14 +86,30 @@ impl Shard {
                 {
                     session.warn_queue_full();
                 }
+                why = Some(NotPushed::QueueFull(id));
                 failed.push(id);
                 continue;
             }
             self.note_push(now, index, &header.seq, (coordinator, request), PushFor::Message);
             self.counters.deliveries.increment();
-            return true;
+            return Ok(());
         }
-        false
+        Err(why.unwrap_or_else(|| self.why_nobody(body.topic, named.as_deref(), excluded, &header.seq)))
+    }
+
+    /// Why none of the sessions can be drawn.
+    #[cold]
+    fn why_nobody(&self, topic: &str, named: Option<&[u32]>, excluded: &[SessionId], seq: &Seq) -> NotPushed {
+        let waits = |&index: &u32| match self.links.get(index as usize) {
+            Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
+                !excluded.contains(&session.id) && session.pushes.contains_key(seq)
+            }
+            _ => false,
+        };
+        match named.unwrap_or_else(|| self.local_topics.sessions(topic)).iter().any(waits) {
+            true => NotPushed::SeqInUse,
+            false => NotPushed::NobodyLeft,
+        }
     }
 
     /// Waits for the answer to what was just pushed to the session at `index`.

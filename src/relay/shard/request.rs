@@ -3,7 +3,7 @@
 //! The shard that takes a request coordinates it to its end. A publisher's request may go to sessions
 //! of this node and to other nodes; one that a neighbour sent goes to sessions of this node only.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use rand::RngExt;
 use smallvec::SmallVec;
@@ -13,20 +13,23 @@ use super::{
     desk::DESK,
     neighbour::{forwarded_len, private_forwarded_len},
     publisher::Audience,
+    trace::{micros, refused, short_micros},
 };
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
+        LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId,
         counters::Outcome,
         home_reactor,
         snapshot::{NodeEntry, NodeRef, TopicEntry},
         timers::TimerKey,
+        trace::{Known, PENDING_LOOKED_AT_MAX, Sender, TopicName},
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
         node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
         topic::MintedTopic,
+        trace::{ACCOUNTS_MAX, Account, End, Fate, Refusal, Role, Step, Steps, Tried},
     },
 };
 
@@ -40,6 +43,8 @@ pub(super) struct Request {
     seq: Seq,
     taken: Instant,
     deadline: Instant,
+    /// How long it may take in all, in milliseconds.
+    time_ms: u32,
     timer: Option<TimerKey>,
     /// The frame, if somebody else could be tried with it.
     retained: Option<RetainedFrame>,
@@ -55,8 +60,13 @@ pub(super) struct Request {
     furthest: Furthest,
     /// Who may get a neighbour's message with a private topic.
     audience: Option<Named>,
-    /// The neighbour was told that nobody answered; a late answer still goes to it.
-    answered_for_now: bool,
+    /// When the neighbour was told that nobody answered; a late answer still goes to it.
+    answered_for_now: Option<Instant>,
+    topic: TopicName,
+    /// Of the frame, in bytes.
+    size: u32,
+    /// Who was tried, for accounts.
+    steps: Steps,
 }
 
 /// Who waits for the answer.
@@ -72,6 +82,82 @@ pub(super) enum Origin {
         incarnation: u64,
         message: u32,
     },
+}
+
+impl Request {
+    fn begin_step(&mut self, now: Instant, tried: Tried, who: u64, message: u32) {
+        // Most messages are tried once, at once.
+        let at_us = match now == self.taken {
+            true => 0,
+            false => short_micros(now.saturating_duration_since(self.taken)),
+        };
+        self.steps.push(Step { at_us, took_us: 0, who, message, tried, fate: Fate::Open });
+    }
+
+    /// Notes what came of the last try that fits and has no outcome.
+    fn end_step(&mut self, now: Instant, fate: Fate, fits: impl Fn(&Step) -> bool) -> Option<&mut Step> {
+        let now_us = short_micros(now.saturating_duration_since(self.taken));
+        let step = self.steps.last_mut(|step| step.fate == Fate::Open && fits(step))?;
+        step.fate = fate;
+        step.took_us = now_us.saturating_sub(step.at_us);
+        Some(step)
+    }
+
+    fn end_node_step(&mut self, now: Instant, message: u32, fate: Fate) {
+        self.end_step(now, fate, |step| step.tried == Tried::Node && step.message == message);
+    }
+
+    /// The session that was tried here last is known now.
+    fn end_session_step(&mut self, now: Instant, session: SessionId, fate: Fate) {
+        // A silent one may answer late, while another is tried.
+        let is_late = |step: &Step| step.fate == Fate::Silent && step.who == session.0;
+        if let Some(step) = self.steps.last_mut(is_late) {
+            step.fate = fate;
+            step.took_us = short_micros(now.saturating_duration_since(self.taken)).saturating_sub(step.at_us);
+        } else if let Some(step) = self.end_step(now, fate, |step| step.tried != Tried::Node) {
+            step.who = session.0;
+        }
+    }
+
+    fn end_refused_step(&mut self, now: Instant, why: NotPushed) {
+        let (fate, session) = match why {
+            NotPushed::NobodyLeft => (Fate::NobodyLeft, None),
+            NotPushed::QueueFull(session) => (Fate::QueueFull, Some(session)),
+            NotPushed::SeqInUse => (Fate::SeqInUse, None),
+            NotPushed::PushesFull => (Fate::PushesFull, None),
+            NotPushed::ChallengeClosed => (Fate::ChallengeClosed, None),
+        };
+        let step = self.end_step(now, fate, |step| step.tried != Tried::Node);
+        if let (Some(step), Some(session)) = (step, session) {
+            step.who = session.0;
+        }
+    }
+
+    /// What is told of it.
+    fn account(&self, now: Instant, end: End, code: ResultCode) -> Account {
+        let (role, origin, message) = match self.origin {
+            Origin::Session { id, .. } => (Role::Request, id.0, 0),
+            Origin::Node { id, message, .. } => (Role::Forwarded, id.short(), message),
+        };
+        let ended = self.answered_for_now.filter(|_| end == End::ByNode).unwrap_or(now);
+        Account {
+            role,
+            end,
+            code: code.0,
+            took_us: short_micros(ended.saturating_duration_since(self.taken)),
+            time_ms: self.time_ms,
+            origin,
+            message,
+            size: self.size,
+            steps: self.steps.clone(),
+            ..Account::default()
+        }
+    }
+}
+
+/// The number by which an account names some session of a reactor.
+fn some_session(reactor: ReactorId) -> u64 {
+    u64::from(reactor.0) << 48
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,7 +212,8 @@ impl Shard {
             Ok(body) => body,
             Err(_) => {
                 self.counters.bad_bodies.increment();
-                self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
+                let message = (header, Role::Request, "");
+                self.refuse(now, key, message, Refusal::BadBody, ResultCode::NO_RECEIVER, out);
                 return;
             }
         };
@@ -140,15 +227,16 @@ impl Shard {
             TopicKind::Route => self.minted_way(body.topic, true).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
+        let message = (header, Role::Request, body.topic);
         if !is_routable {
-            self.refuse(key, &header.seq, ResultCode::NO_RECEIVER, out);
+            self.refuse(now, key, message, Refusal::NotRoutable, ResultCode::NO_RECEIVER, out);
             return;
         }
         let pending_max = self.shared.settings.pending_requests_max;
         let full = self.draining || self.requests.len() >= pending_max;
         let Some(session) = self.session_mut(key) else { return };
         if session.requests.contains_key(&header.seq) {
-            self.refuse(key, &header.seq, ResultCode::NOT_DELIVERED, out);
+            self.refuse(now, key, message, Refusal::SeqInUse, ResultCode::NOT_DELIVERED, out);
             return;
         }
         let (id, is_worn) = (session.id, session.is_worn);
@@ -156,12 +244,17 @@ impl Shard {
             self.warn_pending_full(now, key);
         }
         if full || is_worn {
-            self.refuse(key, &header.seq, ResultCode::NOT_SENT, out);
+            let refusal = match is_worn {
+                true => Refusal::KeysWorn,
+                false if self.draining => Refusal::Stopping,
+                false => Refusal::TableFull,
+            };
+            self.refuse(now, key, message, refusal, ResultCode::NOT_SENT, out);
             return;
         }
         let origin = Origin::Session { key, id };
         let deadline = now + self.shared.settings.request_timeout;
-        let request = self.open_request(now, origin, header.seq, deadline);
+        let request = self.open_request(now, origin, header, body.topic, deadline);
         if let Some(session) = self.session_mut(key) {
             session.requests.insert(header.seq, request);
         }
@@ -189,25 +282,37 @@ impl Shard {
             TopicKind::Route => self.minted_way(body.topic, false).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
-        let Some(body) = body.ok().filter(is_for_us) else {
+        let Some(body) = body.as_ref().ok().filter(|body| is_for_us(body)) else {
+            let topic = body.as_ref().map_or("", |body| body.topic);
+            let refusal = if body.is_ok() { Refusal::NotRoutable } else { Refusal::BadBody };
+            self.keep_refused_of_node(now, (&id, message), &header, topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             return;
         };
         if self.draining || self.requests.len() >= self.shared.settings.pending_requests_max {
+            let refusal = if self.draining { Refusal::Stopping } else { Refusal::TableFull };
+            self.keep_refused_of_node(now, (&id, message), &header, body.topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             return;
         }
         let deadline = now + time_left.min(self.shared.settings.request_timeout);
-        let request = self.open_request(now, origin, header.seq, deadline);
+        let request = self.open_request(now, origin, &header, body.topic, deadline);
         if let Some(request) = self.request_mut(request) {
             request.audience = audience;
         }
         self.advance(now, request, body.topic, frame, out);
     }
 
-    fn open_request(&mut self, now: Instant, origin: Origin, seq: Seq, deadline: Instant) -> RequestId {
+    fn open_request(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        header: &Header,
+        topic: &str,
+        deadline: Instant,
+    ) -> RequestId {
         self.requests_started = self.requests_started.wrapping_add(1);
         let entry = self.requests.vacant_entry();
         let id = RequestId { index: entry.key() as u32, generation: self.requests_started };
@@ -218,9 +323,10 @@ impl Shard {
         entry.insert(Request {
             generation: id.generation,
             origin,
-            seq,
+            seq: header.seq,
             taken: now,
             deadline,
+            time_ms: u32::try_from(deadline.saturating_duration_since(now).as_millis()).unwrap_or(u32::MAX),
             timer: Some(self.request_timers.start(now, id)),
             retained: None,
             current: Try::None,
@@ -230,7 +336,10 @@ impl Shard {
             silent: SmallVec::new(),
             furthest,
             audience: None,
-            answered_for_now: false,
+            answered_for_now: None,
+            topic: TopicName::new(topic),
+            size: header.len,
+            steps: Steps::default(),
         });
         id
     }
@@ -262,6 +371,7 @@ impl Shard {
                 None => return self.give_up(now, id, out),
                 Some(Candidate::Desk) => {
                     request.current = Try::Desk;
+                    request.begin_step(now, Tried::Challenged, some_session(DESK), 0);
                     let sender = match request.origin {
                         Origin::Session { id, .. } => Some(id),
                         Origin::Node { .. } => None,
@@ -270,12 +380,13 @@ impl Shard {
                         return out.to_reactor(DESK, MeshMessage::Carry { request: id, sender }, frame);
                     }
                     if !self.carry(now, own, id, sender, frame, out) {
-                        self.handle_undeliverable(now, id, DESK, out);
+                        self.handle_undeliverable(now, id, DESK, NotPushed::ChallengeClosed, out);
                     }
                     return;
                 }
                 Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = Try::Reactor(reactor);
+                    request.begin_step(now, Tried::Session, some_session(reactor), 0);
                     let mut excluded = request.tried.clone();
                     if let Origin::Session { id, .. } = request.origin {
                         excluded.push(id);
@@ -287,10 +398,12 @@ impl Shard {
                             frame,
                         );
                     }
-                    if self.push_to_any(now, own, id, audience.as_deref(), &excluded, frame, out) {
+                    let audience = audience.as_deref();
+                    let Err(why) = self.push_to_any(now, own, id, audience, &excluded, frame, out) else {
                         return;
-                    }
+                    };
                     if let Some(request) = self.request_mut(id) {
+                        request.end_refused_step(now, why);
                         request.exhausted.push(own);
                         request.furthest = request.furthest.max(Furthest::NotDelivered);
                     }
@@ -317,12 +430,17 @@ impl Shard {
                         if let Origin::Session { key, .. } = origin {
                             self.warn_over_bandwidth(now, key);
                         }
+                        if let Some(request) = self.request_mut(id) {
+                            request.begin_step(now, Tried::Node, node.id.short(), 0);
+                            request.end_node_step(now, 0, Fate::OverBandwidth);
+                        }
                         return self.answer_myself(now, id, ResultCode::OVER_BANDWIDTH, out);
                     }
                     self.counters.bandwidth_charged_bytes.add(cost);
                     let message = self.next_message();
                     if let Some(request) = self.request_mut(id) {
                         request.nodes.push((node.clone(), message));
+                        request.begin_step(now, Tried::Node, node.id.short(), message);
                         request.current = Try::Node(message);
                     }
                     if node.reactor != own {
@@ -340,6 +458,7 @@ impl Shard {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
+                        request.end_node_step(now, message, Fate::NotTaken);
                         request.furthest = request.furthest.max(Furthest::NotSent);
                     }
                 }
@@ -497,10 +616,11 @@ impl Shard {
         request: RequestId,
         out: &mut impl Outbound,
     ) {
+        let why = NotPushed::ChallengeClosed;
         if coordinator == self.id {
-            self.handle_undeliverable(now, request, self.id, out);
+            self.handle_undeliverable(now, request, self.id, why, out);
         } else {
-            out.to_reactor(coordinator, MeshMessage::Undeliverable { request }, FrameRef::Slice(&[]));
+            out.to_reactor(coordinator, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
         }
     }
 
@@ -509,9 +629,11 @@ impl Shard {
         now: Instant,
         id: RequestId,
         reactor: ReactorId,
+        why: NotPushed,
         out: &mut impl Outbound,
     ) {
         let Some(request) = self.request_mut(id) else { return };
+        request.end_refused_step(now, why);
         request.exhausted.push(reactor);
         request.furthest = request.furthest.max(Furthest::NotDelivered);
         if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
@@ -543,6 +665,8 @@ impl Shard {
             request.silent.swap_remove(position);
             return;
         }
+        let fate = if silent { Fate::Silent } else { Fate::Left };
+        request.end_session_step(now, session, fate);
         request.tried.push(session);
         if silent && !retry_silent {
             self.give_up(now, id, out);
@@ -560,7 +684,11 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         let Some(request) = self.request_mut(id) else { return };
-        let reached = if taken { Furthest::Pushed } else { Furthest::NotSent };
+        let (reached, fate) = match taken {
+            true => (Furthest::Pushed, Fate::NotHeard),
+            false => (Furthest::NotSent, Fate::NotTaken),
+        };
+        request.end_node_step(now, message, fate);
         request.furthest = request.furthest.max(reached);
         if request.current == Try::Node(message) {
             self.retry(now, id, out);
@@ -611,7 +739,7 @@ impl Shard {
             && !request.silent.is_empty()
             && request.timer.is_some()
         {
-            if !std::mem::replace(&mut request.answered_for_now, true) {
+            if request.answered_for_now.replace(now).is_none() {
                 let answer = answer_frame(&request.seq, request.furthest.code());
                 self.respond(now, (&node, incarnation, message), true, FrameRef::Slice(&answer), out);
             }
@@ -629,15 +757,16 @@ impl Shard {
 
     /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
     fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
-        let Some(request) = self.end_request(id, None, out) else { return };
+        let Some(mut request) = self.end_request(id, None, out) else { return };
         let answer = answer_frame(&request.seq, code);
+        self.note_end(now, &mut request, End::ByNode, code, |_| ());
         match request.origin {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
                 self.note_latency(now, request.taken, Outcome::of(code));
                 self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
             }
-            Origin::Node { id, incarnation, message } if !request.answered_for_now => {
+            Origin::Node { id, incarnation, message } if request.answered_for_now.is_none() => {
                 self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             }
             Origin::Node { .. } => {}
@@ -653,10 +782,12 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        let Some(request) = self.end_request(id, Some(session), out) else {
+        let Some(mut request) = self.end_request(id, Some(session), out) else {
             self.counters.late_answers.increment();
             return;
         };
+        let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
+        self.note_end(now, &mut request, End::BySession, result_of(frame), step);
         match request.origin {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
@@ -689,9 +820,11 @@ impl Shard {
         // node has failed.
         let header = Header::decode(frame.head()).filter(|header| header.seq == seq);
         if !by_node && header.is_some() {
-            if let Some(Request { origin: Origin::Session { key, .. }, taken, .. }) =
-                self.end_request(id, None, out)
-            {
+            let Some(mut request) = self.end_request(id, None, out) else { return };
+            let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
+            self.note_end(now, &mut request, End::BySession, result_of(frame), step);
+            let taken = request.taken;
+            if let Origin::Session { key, .. } = request.origin {
                 self.counters.answered_by_subscriber.increment();
                 self.note_latency(now, taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
@@ -700,7 +833,11 @@ impl Shard {
         }
         let code = header.map_or(ResultCode::NOT_DELIVERED, |header| header.result);
         let Some(request) = self.request_mut(id) else { return };
-        let reached = if code == ResultCode::TIMEOUT { Furthest::Pushed } else { Furthest::NotDelivered };
+        let (reached, fate) = match code {
+            ResultCode::TIMEOUT => (Furthest::Pushed, Fate::TimedOut),
+            _ => (Furthest::NotDelivered, Fate::NotDelivered),
+        };
+        request.end_node_step(now, message, fate);
         request.furthest = request.furthest.max(reached);
         if request.current == Try::Node(message) {
             self.retry(now, id, out);
@@ -749,14 +886,99 @@ impl Shard {
     }
 
     /// The publisher is gone; nobody waits for the answer.
-    pub(super) fn abandon_request(&mut self, id: RequestId, out: &mut impl Outbound) {
-        self.end_request(id, None, out);
+    pub(super) fn abandon_request(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        sender: Arc<Sender>,
+        out: &mut impl Outbound,
+    ) {
+        if let Some(request) = self.end_request(id, None, out) {
+            let account = request.account(now, End::SenderLeft, ResultCode::OK);
+            self.keep(&request.seq, request.taken, request.topic, Some(sender), account, true);
+        }
     }
 
-    /// Answers a request that never entered the table.
-    pub(super) fn refuse(&mut self, key: LinkKey, seq: &Seq, code: ResultCode, out: &mut impl Outbound) {
+    /// Answers a message that is not even begun with: its header, what it is, and its topic.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        (header, role, topic): (&Header, Role, &str),
+        refusal: Refusal,
+        code: ResultCode,
+        out: &mut impl Outbound,
+    ) {
         self.count_answer(code);
-        self.reply(key, FrameType::RESPONSE, seq, code, &[], out);
+        let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
+        let sender = self.sender(key);
+        let account = Account { role, origin, size: header.len, ..refused(refusal, code) };
+        self.keep(&header.seq, now, TopicName::new(topic), sender, account, true);
+        self.reply(key, FrameType::RESPONSE, &header.seq, code, &[], out);
+    }
+
+    fn keep_refused_of_node(
+        &mut self,
+        now: Instant,
+        (node, message): (&NodeId, u32),
+        header: &Header,
+        topic: &str,
+        refusal: Refusal,
+    ) {
+        let (role, origin, size) = (Role::Forwarded, node.short(), header.len);
+        let refused = refused(refusal, ResultCode::NOT_DELIVERED);
+        let account = Account { role, origin, message, size, ..refused };
+        self.keep(&header.seq, now, TopicName::new(topic), None, account, true);
+    }
+
+    /// Keeps the account of a request that is over, if it is one that is kept; only then the last `step` is
+    /// taken.
+    fn note_end(
+        &mut self,
+        now: Instant,
+        request: &mut Request,
+        end: End,
+        code: ResultCode,
+        step: impl FnOnce(&mut Request),
+    ) {
+        // The neighbour may have given up before the late answer came to it.
+        let failed = code != ResultCode::OK || request.answered_for_now.is_some();
+        if !self.is_kept(failed) {
+            return;
+        }
+        step(request);
+        let sender = match request.origin {
+            Origin::Session { key, .. } => self.sender(key),
+            Origin::Node { .. } => None,
+        };
+        let account = request.account(now, end, code);
+        self.keep(&request.seq, request.taken, request.topic, sender, account, failed);
+    }
+
+    /// What is known of requests that are not over.
+    pub(super) fn pending_of(&mut self, now: Instant, seq: &Seq) -> Vec<Known> {
+        let pending = self.requests.iter().take(PENDING_LOOKED_AT_MAX);
+        let pending = pending.filter(|(_, request)| request.seq == *seq).take(ACCOUNTS_MAX);
+        let known = pending.map(|(_, request)| {
+            let age_us = micros(now.saturating_duration_since(request.taken));
+            let (end, code) = match request.answered_for_now {
+                Some(_) => (End::ByNode, request.furthest.code()),
+                None => (End::Open, ResultCode::OK),
+            };
+            let known = Known {
+                account: Account { age_us, ..request.account(now, end, code) },
+                topic: request.topic.to_text(),
+                sender: None,
+            };
+            (known, request.origin)
+        });
+        let mut known: Vec<_> = known.collect();
+        for (known, origin) in &mut known {
+            if let Origin::Session { key, .. } = *origin {
+                known.sender = self.sender(key);
+            }
+        }
+        known.into_iter().map(|(known, _)| known).collect()
     }
 
     fn note_latency(&self, now: Instant, taken: Instant, outcome: Outcome) {
@@ -774,6 +996,12 @@ impl Shard {
         };
         counter.increment();
     }
+}
+
+/// The code of an answer that a session gave.
+fn result_of(frame: FrameRef<'_>) -> ResultCode {
+    let code = frame.head().get(HEADER_LEN - 4..HEADER_LEN).and_then(|code| code.first_chunk());
+    ResultCode(code.map_or(0, |&code| i32::from_be_bytes(code)))
 }
 
 /// A 0x31 of the node's own making: a code and no data.

@@ -1,6 +1,6 @@
 //! What an application may say to its node (WIRE §1).
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
@@ -12,6 +12,7 @@ use crate::{
         report::{LinkReport, PeerReport},
         rpc,
         timers::TimerKey,
+        trace::Sender,
     },
     wire::{
         FrameRef, ResultCode, Topic, TopicKind,
@@ -32,6 +33,8 @@ pub(super) struct Session {
     pub(super) key: LinkKey,
     address: String,
     subject: String,
+    /// The two as accounts of its messages have them, once there is one.
+    sender: Option<Arc<Sender>>,
     since: Instant,
     protocol: u32,
     /// What it subscribes to, sorted.
@@ -66,6 +69,11 @@ impl Session {
             session = self.id.0, address = %self.address, subject = %self.subject,
             "a message for a session is dropped, its queue is full: see why the application does not keep up, or raise [amop] session_queue_bytes_max",
         );
+    }
+
+    /// The session as accounts of its messages name it.
+    pub(super) fn sender(&mut self) -> Arc<Sender> {
+        self.sender.get_or_insert_with(|| Arc::new(Sender::new(&self.address, &self.subject))).clone()
     }
 
     pub(super) fn report(&self, key: LinkKey) -> LinkReport {
@@ -144,6 +152,7 @@ impl Shard {
             key,
             address,
             subject,
+            sender: None,
             since: now,
             protocol: json::PROTOCOL_MIN,
             topics: Vec::new(),
@@ -187,8 +196,9 @@ impl Shard {
         let topics = std::mem::take(&mut session.topics);
         self.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
         self.change_topics(now, (session.key.index, session.key, session.id), &topics, &[], out);
-        for (_, request) in session.requests.drain() {
-            self.abandon_request(request, out);
+        for (_, request) in std::mem::take(&mut session.requests) {
+            let sender = session.sender();
+            self.abandon_request(now, request, sender, out);
         }
         self.end_pushes(now, &mut session, out);
     }

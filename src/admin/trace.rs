@@ -1,0 +1,709 @@
+//! `/trace/SEQ`: what became of one message, from here and from every node on its way.
+//!
+//! What this node knows names other nodes; those are asked, what they know may name further ones, and so on.
+//! Nodes tell how long ago things were, not when: so everything is put on this node's clock, right up to half
+//! a round trip, and what followed from what is never shown the other way round.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{
+    Watched,
+    lists::{Clock, ListError, all_links, answered, neighbours},
+};
+use crate::{
+    relay::{
+        ReactorId, home_reactor,
+        report::PeerReport,
+        trace::{Asked, KnownHere, Sender, Told},
+    },
+    wire::{
+        NodeId,
+        sdk::Seq,
+        trace::{Account, End, Fate, Refusal, Role, Step, Tried, seq_to_text},
+    },
+};
+
+/// Nodes that are asked for one message.
+pub(super) const NODES_MAX: usize = 64;
+
+/// Tells questions of this process apart.
+static QUESTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// How far a node's part is known.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Standing {
+    /// It is the node that was asked.
+    Here,
+    Answered,
+    Silent,
+    NotLinked,
+    NotAsked,
+}
+
+/// A node on the message's way.
+#[derive(Serialize)]
+struct NodeItem {
+    /// All 128 digits; the first 16, if no more are known.
+    id: String,
+    name: String,
+    standing: Standing,
+    /// How many accounts it gave.
+    accounts: usize,
+    /// Whether it has older ones, too.
+    more: bool,
+    /// Whether it keeps messages that end with 0.
+    tracing: bool,
+    up_us: u64,
+    round_trip_us: u64,
+    /// What an operator should know of that.
+    remark: &'static str,
+    #[serde(skip)]
+    short: u64,
+}
+
+/// An account, and where it lies in time.
+struct Placed {
+    node: u64,
+    /// When the message was taken there, in µs before this node was asked.
+    before_us: i64,
+    accuracy_us: u64,
+    account: Account,
+    topic: String,
+    sender: Option<Arc<Sender>>,
+}
+
+#[derive(Serialize)]
+struct AccountItem<'a> {
+    node: String,
+    role: &'static str,
+    end: &'static str,
+    refusal: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<i32>,
+    taken: String,
+    taken_accuracy_us: u64,
+    took_us: u32,
+    time_ms: u32,
+    /// A session's number, or the beginning of a node's id.
+    origin: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    topic: &'a str,
+    message: u32,
+    size: u32,
+    copies: u32,
+    dropped: u32,
+    steps_left_out: u16,
+    steps: Vec<StepItem<'a>>,
+}
+
+#[derive(Serialize)]
+struct StepItem<'a> {
+    at_us: u32,
+    took_us: u32,
+    tried: &'static str,
+    who: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    message: u32,
+    fate: &'static str,
+}
+
+#[derive(Serialize)]
+struct Event {
+    at: String,
+    /// Since the first of them.
+    after_us: i64,
+    node: String,
+    what: String,
+    #[serde(skip)]
+    order: (i64, usize, usize),
+}
+
+#[derive(Serialize)]
+struct Trace<'a> {
+    seq: String,
+    node: String,
+    timeline: Vec<Event>,
+    nodes: &'a [NodeItem],
+    accounts: Vec<AccountItem<'a>>,
+}
+
+/// Collects what is known of a message. `false` if nothing is.
+pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>), ListError> {
+    let shared = &watched.shared;
+    let clock = Clock::now();
+    let own = shared.id.short();
+    let names: BTreeMap<u64, String> =
+        neighbours(watched).await?.into_iter().map(|node| (node.id.short(), node.name)).collect();
+    let mut nodes = vec![NodeItem {
+        id: shared.id.to_hex(),
+        name: shared.own_name.clone(),
+        standing: Standing::Here,
+        accounts: 0,
+        more: false,
+        tracing: shared.tracing.load(Relaxed),
+        up_us: micros(shared.started.elapsed()),
+        round_trip_us: 0,
+        remark: "",
+        short: own,
+    }];
+    let mut placed = Vec::new();
+    for here in known_here(watched, seq).await? {
+        nodes[0].more |= here.0.more;
+        for known in here.0.known {
+            placed.push(Placed {
+                node: own,
+                before_us: clock.before_us(here.1) + known.account.age_us as i64,
+                accuracy_us: 0,
+                account: known.account,
+                topic: known.topic,
+                sender: known.sender,
+            });
+        }
+    }
+    nodes[0].accounts = placed.len();
+    if placed.is_empty() {
+        nodes[0].remark = knows_nothing(nodes[0].tracing);
+    }
+    // What nodes tell may name further nodes.
+    loop {
+        let known = |short: u64| nodes.iter().any(|node| node.short == short);
+        let mut named: Vec<u64> = placed
+            .iter()
+            .flat_map(|placed| named_nodes(&placed.account))
+            .filter(|&node| !known(node))
+            .collect();
+        named.sort_unstable();
+        named.dedup();
+        // Hostile nodes could name any number of others.
+        named.truncate(2 * NODES_MAX);
+        if named.is_empty() || nodes.len() > NODES_MAX {
+            break;
+        }
+        let mut asked = Vec::new();
+        for short in named {
+            let room = nodes.len() + asked.len() <= NODES_MAX;
+            let id = shared.snapshot.load().neighbours.iter().find(|id| id.short() == short).copied();
+            asked.push((short, id, id.filter(|_| room).map(|id| ask(watched, id, seq))));
+        }
+        for (short, id, answer) in asked {
+            let mut node = NodeItem {
+                id: id.map_or_else(|| format!("{short:016x}"), |id| id.to_hex()),
+                name: names.get(&short).cloned().unwrap_or_default(),
+                standing: Standing::NotLinked,
+                accounts: 0,
+                more: false,
+                tracing: false,
+                up_us: 0,
+                round_trip_us: 0,
+                remark: "",
+                short,
+            };
+            let told = match answer {
+                Some(answer) => answered(answer).await,
+                None => None,
+            };
+            match (id, told) {
+                (Some(_), Some((told, came))) => {
+                    take_told(&mut node, told, clock.before_us(came), &mut placed)
+                }
+                (Some(_), None) => node.standing = Standing::NotAsked,
+                (None, _) => {}
+            }
+            node.remark = remark(&node, &placed);
+            nodes.push(node);
+        }
+    }
+    let sessions = match placed.iter().any(|placed| placed.node == own && names_sessions(&placed.account)) {
+        true => sessions(watched).await?,
+        false => BTreeMap::new(),
+    };
+    let view = View { nodes: &nodes, sessions: &sessions, own };
+    let trace = Trace {
+        seq: seq_to_text(seq),
+        node: shared.id.to_hex(),
+        timeline: view.timeline(&placed, &clock),
+        nodes: &nodes,
+        accounts: placed.iter().map(|placed| view.item(placed, &clock)).collect(),
+    };
+    // Serialising our own rows into memory cannot fail.
+    Ok((!placed.is_empty(), serde_json::to_vec(&trace).unwrap_or_default()))
+}
+
+/// What each reactor of this node knows, and when it told.
+async fn known_here(watched: &Watched, seq: &Seq) -> Result<Vec<(KnownHere, Instant)>, ListError> {
+    let mut all = Vec::new();
+    for reactor in (0..watched.shared.reactors).map(ReactorId) {
+        let (reply, answer) = oneshot::channel();
+        let reply = Box::new(move |known| {
+            // Who asked may be gone.
+            let _ = reply.send((known, Instant::now()));
+        });
+        watched.engine.known_of(reactor, *seq, reply);
+        let known = answered(answer).await;
+        all.push(known.ok_or_else(|| ListError::Unanswered(format!("reactor {}", reactor.0)))?);
+    }
+    Ok(all)
+}
+
+/// Has a node asked; its answer comes with the moment that it came.
+fn ask(watched: &Watched, node: NodeId, seq: &Seq) -> oneshot::Receiver<(Told, Instant)> {
+    let (reply, answer) = oneshot::channel();
+    let reply = Box::new(move |told| {
+        // Who asked may be gone.
+        let _ = reply.send((told, Instant::now()));
+    });
+    let home = home_reactor(&node, watched.shared.reactors);
+    watched.engine.ask(home, node, QUESTIONS.fetch_add(1, Relaxed), *seq, reply);
+    answer
+}
+
+/// Takes what a node told, at the moment so long before this node was asked.
+fn take_told(node: &mut NodeItem, told: Told, came_before_us: i64, placed: &mut Vec<Placed>) {
+    node.standing = match told.asked {
+        Asked::Answered => Standing::Answered,
+        Asked::Silent => Standing::Silent,
+        Asked::NotLinked => Standing::NotLinked,
+        Asked::TooMany => Standing::NotAsked,
+    };
+    node.accounts = told.accounts.len();
+    (node.more, node.tracing) = (told.more, told.tracing);
+    (node.up_us, node.round_trip_us) = (micros(told.up), micros(told.round_trip));
+    let half_us = micros(told.round_trip) as i64 / 2;
+    for account in told.accounts {
+        let age_us = i64::try_from(account.age_us).unwrap_or(i64::MAX / 4).min(i64::MAX / 4);
+        let mut new = Placed {
+            node: node.short,
+            before_us: came_before_us + half_us + age_us,
+            accuracy_us: half_us as u64,
+            account,
+            topic: String::new(),
+            sender: None,
+        };
+        for other in placed.iter() {
+            fit(&mut new, other);
+        }
+        placed.push(new);
+    }
+}
+
+/// Moves an account in time, so that it begins after it was sent and ends before its answer came, as far as both
+/// can be.
+fn fit(new: &mut Placed, other: &Placed) {
+    let is_hop = |from: &Placed, to: &Placed, step: &Step| {
+        step.tried == Tried::Node
+            && step.who == to.node
+            && to.account.is_from_node()
+            && to.account.origin == from.node
+            && to.account.message == step.message
+    };
+    let hop = |from: &Placed, to: &Placed| {
+        from.account.steps.as_slice().iter().find(|step| is_hop(from, to, step)).copied()
+    };
+    let is_back = |step: &Step| matches!(step.fate, Fate::Answered | Fate::NotDelivered | Fate::TimedOut);
+    // In these numbers later is less. A microsecond apart, so that no two moments are one.
+    let (mut latest, mut earliest) = (i64::MIN, i64::MAX);
+    if let Some(step) = hop(other, new) {
+        let sent = other.before_us - i64::from(step.at_us);
+        earliest = sent - 1;
+        if is_back(&step) {
+            latest = sent - i64::from(step.took_us) + i64::from(new.account.took_us) + 1;
+        }
+    } else if let Some(step) = hop(new, other) {
+        latest = other.before_us + i64::from(step.at_us) + 1;
+        if is_back(&step) {
+            let back = other.before_us - i64::from(other.account.took_us);
+            earliest = back + i64::from(step.at_us) + i64::from(step.took_us) - 1;
+        }
+    }
+    // Where not both can be, as rounding and liars have it, it begins after it was sent.
+    new.before_us = match hop(other, new).is_some() {
+        true => new.before_us.max(latest).min(earliest),
+        false => new.before_us.min(earliest).max(latest),
+    };
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Nodes that an account names.
+fn named_nodes(account: &Account) -> impl Iterator<Item = u64> {
+    let tried = account.steps.as_slice().iter().filter(|step| step.tried == Tried::Node);
+    tried.map(|step| step.who).chain(account.is_from_node().then_some(account.origin))
+}
+
+fn names_sessions(account: &Account) -> bool {
+    account.steps.as_slice().iter().any(|step| step.tried != Tried::Node)
+}
+
+/// The sessions that this node has now: address and subject.
+async fn sessions(watched: &Watched) -> Result<BTreeMap<u64, (String, String)>, ListError> {
+    let sessions = all_links(watched).await?.into_iter().filter_map(|link| match link.link.peer {
+        PeerReport::Session { id, subject, .. } => Some((id.0, (link.link.address, subject))),
+        PeerReport::Node { .. } => None,
+    });
+    Ok(sessions.collect())
+}
+
+fn knows_nothing(tracing: bool) -> &'static str {
+    match tracing {
+        true => "knows nothing of it: it never came there, or was forgotten because newer ones came",
+        false => {
+            "knows nothing of it: it never came there, ended with 0 there while tracing is off, or was \
+             forgotten because newer ones came"
+        }
+    }
+}
+
+fn remark(node: &NodeItem, placed: &[Placed]) -> &'static str {
+    let mentioned =
+        placed.iter().filter(|placed| named_nodes(&placed.account).any(|other| other == node.short));
+    let since = mentioned.map(|placed| placed.before_us).max().unwrap_or(0);
+    match node.standing {
+        Standing::Here => "",
+        Standing::Answered if node.accounts > 0 => "",
+        Standing::Answered if i64::try_from(node.up_us).is_ok_and(|up| up < since) => {
+            "no longer knows it: it was restarted since"
+        }
+        Standing::Answered => knows_nothing(node.tracing),
+        Standing::Silent => {
+            "does not answer: it hangs, the link to it fails, or its version does not know how; see its log"
+        }
+        Standing::NotLinked => {
+            "is not linked with this node now: see whether it runs, or ask its own admin endpoint"
+        }
+        Standing::NotAsked => "was not asked: too many questions are open; ask again",
+    }
+}
+
+/// Whom to name how.
+struct View<'a> {
+    nodes: &'a [NodeItem],
+    sessions: &'a BTreeMap<u64, (String, String)>,
+    own: u64,
+}
+
+/// The eight digits by which logs name a node.
+fn digits(short: u64) -> String {
+    format!("{:08x}", short >> 32)
+}
+
+fn seconds(micros: u64) -> String {
+    match micros {
+        0..1_000_000 => format!("{}.{:03} ms", micros / 1_000, micros % 1_000),
+        _ => format!("{}.{:03} s", micros / 1_000_000, micros / 1_000 % 1_000),
+    }
+}
+
+impl View<'_> {
+    fn node(&self, short: u64) -> String {
+        match self.nodes.iter().find(|node| node.short == short && !node.name.is_empty()) {
+            Some(node) => format!("node {} ({})", digits(short), node.name),
+            None => format!("node {}", digits(short)),
+        }
+    }
+
+    fn known_session(&self, node: u64, number: u64) -> Option<(&str, &str)> {
+        let session = self.sessions.get(&number).filter(|_| node == self.own);
+        session.map(|(address, subject)| (address.as_str(), subject.as_str()))
+    }
+
+    fn session(&self, node: u64, number: u64) -> String {
+        if number << 16 == 0 {
+            return format!("a session of reactor {}", number >> 48);
+        }
+        match self.known_session(node, number) {
+            Some((address, subject)) => format!("session {number} ({address}, {subject})"),
+            None if node == self.own => format!("session {number}, which is gone now,"),
+            None => format!("session {number}"),
+        }
+    }
+
+    fn timeline(&self, placed: &[Placed], clock: &Clock) -> Vec<Event> {
+        let first = placed.iter().map(|placed| placed.before_us).max().unwrap_or(0);
+        let mut events = Vec::new();
+        for (index, placed) in placed.iter().enumerate() {
+            let mut say = |at_us: u32, what: String| {
+                let before_us = placed.before_us - i64::from(at_us);
+                let (after_us, order) = (first - before_us, events.len());
+                // At one moment, what was told by the same node goes in its order.
+                let order = (after_us, index, order);
+                events.push(Event {
+                    at: clock.show_micros(before_us),
+                    after_us,
+                    node: digits(placed.node),
+                    what,
+                    order,
+                });
+            };
+            let account = &placed.account;
+            say(0, self.beginning(placed));
+            for step in account.steps.as_slice() {
+                let (begun, ended) = self.step(placed, step);
+                if let Some(begun) = begun {
+                    say(step.at_us, begun);
+                }
+                if let Some(ended) = ended {
+                    say(step.at_us.saturating_add(step.took_us), ended);
+                }
+            }
+            if account.steps.left_out() > 0 {
+                let at_us = account.steps.as_slice().last().map_or(0, |step| step.at_us);
+                say(at_us, format!("{} tries in between are not shown", account.steps.left_out()));
+            }
+            if let Some(end) = end(account) {
+                say(account.took_us, end);
+            }
+        }
+        events.sort_by_key(|event| event.order);
+        events
+    }
+
+    fn beginning(&self, placed: &Placed) -> String {
+        let account = &placed.account;
+        let from = match (&placed.sender, account.is_from_node()) {
+            (Some(sender), _) => {
+                format!("session {} ({}, {})", account.origin, sender.address, sender.subject)
+            }
+            (None, true) => self.node(account.origin),
+            (None, false) => self.session(placed.node, account.origin),
+        };
+        let topic = match placed.topic.as_str() {
+            "" => String::new(),
+            topic => format!(" to {topic:?}"),
+        };
+        let size = account.size;
+        match account.role {
+            Role::Request => {
+                let time = seconds(u64::from(account.time_ms) * 1_000);
+                let time = if account.time_ms > 0 { format!("; it may take {time}") } else { String::new() };
+                format!("takes a request of {size} bytes{topic} from {from}{time}")
+            }
+            Role::Forwarded => {
+                let left = seconds(u64::from(account.time_ms) * 1_000);
+                format!("takes it{topic} from {from}, with {left} left")
+            }
+            Role::Multicast => format!("takes a multicast of {size} bytes{topic} from {from}"),
+            Role::ForwardedMulticast => format!("takes a multicast of {size} bytes{topic} from {from}"),
+            Role::Copies => "another reactor takes its part of the multicast".to_owned(),
+            Role::Other => "has to do with it in a way that this version does not know".to_owned(),
+        }
+    }
+
+    fn step(&self, placed: &Placed, step: &Step) -> (Option<String>, Option<String>) {
+        let who = match step.tried {
+            Tried::Node => self.node(step.who),
+            Tried::Challenged => format!("the challenged {}", self.session(placed.node, step.who)),
+            _ => self.session(placed.node, step.who),
+        };
+        let left = u64::from(placed.account.time_ms) * 1_000;
+        let left = match left.checked_sub(step.at_us.into()) {
+            Some(left) if placed.account.time_ms > 0 => format!(", with {} left", seconds(left)),
+            _ => String::new(),
+        };
+        let to_node = step.tried == Tried::Node;
+        let took = seconds(step.took_us.into());
+        let begun = match to_node {
+            true => format!("sends it to {who}{left}"),
+            false => format!("pushes it to {who}{left}"),
+        };
+        let fate = match step.fate {
+            Fate::Open if placed.account.end == End::Open => "has not answered yet".to_owned(),
+            Fate::Open if to_node => "did not answer while it was waited for".to_owned(),
+            Fate::Open => "had not answered by the end".to_owned(),
+            Fate::Answered => format!("answers, after {took}"),
+            Fate::Silent => format!("was silent for {took}"),
+            Fate::Left => format!("left without an answer, after {took}"),
+            Fate::NobodyLeft => "could not get it: nobody (else) there has the topic".to_owned(),
+            Fate::QueueFull => "could not get it: its queue is full".to_owned(),
+            Fate::SeqInUse => "could not get it: it still has another request with this seq".to_owned(),
+            Fate::PushesFull => "could not get it: too many pushes wait for their answer there".to_owned(),
+            Fate::NotTaken => "did not take it: the link to it was full, lost or silent".to_owned(),
+            Fate::NotHeard => "took it, and what became of it was not heard in time".to_owned(),
+            Fate::NotDelivered => format!("answers 101, none of its sessions could take it, after {took}"),
+            Fate::TimedOut => format!("answers 102, its sessions were silent or left, after {took}"),
+            Fate::OverBandwidth => "was not sent it: the bandwidth limit is reached".to_owned(),
+            Fate::ChallengeClosed => {
+                "could not get it: its challenge is not open, or was carried already".to_owned()
+            }
+            Fate::Sent => return (Some(format!("puts it on the link to {who}")), None),
+            Fate::Other => "ended in a way that this version does not know".to_owned(),
+        };
+        let was_reached = !matches!(
+            step.fate,
+            Fate::NobodyLeft
+                | Fate::QueueFull
+                | Fate::SeqInUse
+                | Fate::PushesFull
+                | Fate::OverBandwidth
+                | Fate::ChallengeClosed
+        );
+        let is_over = step.fate != Fate::Open;
+        match (was_reached, is_over) {
+            (true, true) => (Some(begun), Some(format!("{who} {fate}"))),
+            (true, false) => (Some(format!("{begun}; it {fate}")), None),
+            (false, _) => (None, Some(format!("{who} {fate}"))),
+        }
+    }
+
+    fn item<'b>(&'b self, placed: &'b Placed, clock: &Clock) -> AccountItem<'b> {
+        let account = &placed.account;
+        let who = |is_node: bool, number: u64| match is_node {
+            true => format!("{number:016x}"),
+            false => number.to_string(),
+        };
+        let sender = placed.sender.as_deref();
+        AccountItem {
+            node: format!("{:016x}", placed.node),
+            role: account.role.name(),
+            end: account.end.name(),
+            refusal: account.refusal.name(),
+            code: account.code().map(|code| code.0),
+            taken: clock.show_micros(placed.before_us),
+            taken_accuracy_us: placed.accuracy_us,
+            took_us: account.took_us,
+            time_ms: account.time_ms,
+            origin: who(account.is_from_node(), account.origin),
+            address: sender.map(|sender| sender.address.as_str()),
+            subject: sender.map(|sender| sender.subject.as_str()),
+            topic: &placed.topic,
+            message: account.message,
+            size: account.size,
+            copies: account.copies,
+            dropped: account.dropped,
+            steps_left_out: account.steps.left_out(),
+            steps: account
+                .steps
+                .as_slice()
+                .iter()
+                .map(|step| {
+                    let is_node = step.tried == Tried::Node;
+                    let known = if is_node { None } else { self.known_session(placed.node, step.who) };
+                    StepItem {
+                        at_us: step.at_us,
+                        took_us: step.took_us,
+                        tried: step.tried.name(),
+                        who: who(is_node, step.who),
+                        address: known.map(|(address, _)| address),
+                        subject: known.map(|(_, subject)| subject),
+                        message: step.message,
+                        fate: step.fate.name(),
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+/// How it ended, in words.
+fn end(account: &Account) -> Option<String> {
+    let copies = |account: &Account| {
+        let dropped = match account.dropped {
+            0 => String::new(),
+            dropped => format!(", {dropped} dropped because a queue was full"),
+        };
+        format!("{} copies for its sessions{dropped}", account.copies)
+    };
+    let why = match account.refusal {
+        Refusal::None => "",
+        Refusal::BadBody => ": its body is malformed",
+        Refusal::NotRoutable => ": its topic is not routed, or it is private and nobody is accepted",
+        Refusal::SeqInUse => ": its session already waits for an answer under this seq",
+        Refusal::TableFull => ": too many requests wait for their answer",
+        Refusal::Stopping => ": the node is stopping",
+        Refusal::KeysWorn => ": the session's TLS keys are worn out",
+        Refusal::OverBandwidth => ": the bandwidth limit is reached",
+    };
+    let code = account.code().unwrap_or_default();
+    match (account.role, account.end) {
+        (_, End::Open) => None,
+        (_, End::SenderLeft) => Some("the session that sent it left; nobody waits for the answer".to_owned()),
+        (Role::Multicast, _) if account.refusal == Refusal::None => {
+            Some(format!("answers 0; {}", copies(account)))
+        }
+        (Role::Copies | Role::ForwardedMulticast, _) => Some(copies(account)),
+        (_, End::BySession) => Some(format!("passes the answer back: {code}")),
+        (_, End::ByNode) => Some(format!("answers {code}{why}")),
+        (_, End::Other) => Some("is done with it in a way that this version does not know".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(node: u64, before_us: i64, account: Account) -> Placed {
+        Placed { node, before_us, accuracy_us: 0, account, topic: String::new(), sender: None }
+    }
+
+    /// At node 1, which sent it to node 2 after 10 µs and had an answer after another 100; and there, where it
+    /// took 40.
+    fn source() -> Account {
+        let mut account = Account { role: Role::Request, took_us: 110, ..Account::default() };
+        let (tried, fate) = (Tried::Node, Fate::TimedOut);
+        account.steps.push(Step { at_us: 10, took_us: 100, who: 2, message: 7, tried, fate });
+        account
+    }
+
+    fn destination() -> Account {
+        Account { role: Role::Forwarded, origin: 1, message: 7, took_us: 40, ..Account::default() }
+    }
+
+    #[test]
+    fn what_followed_from_what_is_never_shown_the_other_way_round() {
+        for (told, expected) in [(950, 950), (2_000, 989), (0, 931), (i64::MIN / 4, 931)] {
+            let mut there = placed(2, told, destination());
+            fit(&mut there, &placed(1, 1_000, source()));
+            assert_eq!(there.before_us, expected);
+        }
+        for (told, expected) in [(1_000, 1_000), (0, 961), (2_000, 1_019)] {
+            let mut here = placed(1, told, source());
+            fit(&mut here, &placed(2, 950, destination()));
+            assert_eq!(here.before_us, expected);
+        }
+    }
+
+    #[test]
+    fn messages_of_other_numbers_and_nodes_do_not_move_each_other() {
+        let other = |change: fn(&mut Account)| {
+            let mut account = destination();
+            change(&mut account);
+            account
+        };
+        for (node, account) in [
+            (3, destination()),
+            (2, other(|account| account.message = 8)),
+            (2, other(|account| account.origin = 3)),
+            (2, other(|account| account.role = Role::Request)),
+        ] {
+            let mut there = placed(node, 0, account);
+            fit(&mut there, &placed(1, 1_000, source()));
+            assert_eq!(there.before_us, 0);
+        }
+    }
+
+    #[test]
+    fn a_liar_that_tells_of_longer_than_there_was_still_begins_after_it_was_sent() {
+        let mut there = placed(2, 5_000, Account { took_us: u32::MAX, ..destination() });
+        fit(&mut there, &placed(1, 1_000, source()));
+        assert_eq!(there.before_us, 989);
+    }
+}

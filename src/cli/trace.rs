@@ -1,0 +1,181 @@
+//! `amop trace`: what became of a message, on every node of its way.
+
+use std::{fmt::Write, process::ExitCode, time::Duration};
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, body::Bytes, header::HOST};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+
+use super::{Failure, print_line};
+use crate::wire::trace::{seq_from_text, seq_to_text};
+
+/// How long the node may take; it waits for others.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are read.
+const ANSWER_LEN_MAX: usize = 16 << 20;
+/// Exit status where no node knows the message.
+const UNKNOWN: u8 = 3;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  amop trace b3ae60984320433aa3efbc6462ef6102 --admin 127.0.0.1:9100
+  amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:9100 --json
+
+SEQ is what the SDK's log shows of the message. The node needs [admin] listen_port. Ask a node that the
+message came to: the publisher's, or the subscriber's. It asks the others.
+
+Each node knows the last 65,536 requests that did not end with 0, and with [amop] trace=true (or after
+kill -USR1) as many of the others, multicasts too. What it knows ends with it.
+
+Exit status: 0 the message is known, 1 it could not be asked for, 3 no node knows it.")]
+pub(super) struct TraceArgs {
+    /// The message's seq: 32 letters and digits, a UUID with its dashes, or 64 hex digits of its bytes.
+    seq: String,
+    /// The admin endpoint of a node.
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: String,
+    /// Print what the node says, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// As much of the node's answer as people are shown.
+#[derive(Deserialize)]
+struct Trace {
+    seq: String,
+    timeline: Vec<Event>,
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    at: String,
+    after_us: i64,
+    node: String,
+    what: String,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    name: String,
+    standing: String,
+    accounts: usize,
+    more: bool,
+    round_trip_us: u64,
+    remark: String,
+}
+
+pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
+    let Some(seq) = seq_from_text(&args.seq) else {
+        return Err(format!(
+            "{:?} is no seq: it must be 32 letters and digits, such a UUID with dashes, or the 64 hex digits of \
+             its bytes",
+            args.seq
+        )
+        .into());
+    };
+    let path = format!("/trace/{}", seq_to_text(&seq));
+    let fetch = async { tokio::time::timeout(ANSWER_TIME_MAX, get(&args.admin, &path)).await };
+    let answer = super::runtime()?.block_on(fetch);
+    let admin = &args.admin;
+    let (status, body) = answer
+        .map_err(|_| format!("{admin} does not answer within {ANSWER_TIME_MAX:?}: see its /livez"))??;
+    let is_known = match status {
+        StatusCode::OK => true,
+        // What is no node of this kind, or an older one, has no such path.
+        StatusCode::NOT_FOUND if body.first() == Some(&b'{') => false,
+        _ => {
+            let said = String::from_utf8_lossy(&body);
+            let said = said.lines().next().unwrap_or_default().chars().take(200).collect::<String>();
+            return Err(format!(
+                "{admin} answers {status}: {said}; is it the [admin] port of a node of this version?"
+            )
+            .into());
+        }
+    };
+    if args.json {
+        print_line(&String::from_utf8_lossy(&body));
+    } else {
+        let trace: Trace = serde_json::from_slice(&body).map_err(|error| {
+            format!("{admin} gives an answer that is not understood ({error}): is it a node of this version?")
+        })?;
+        print_line(show(&trace).trim_end());
+    }
+    Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
+}
+
+async fn get(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let unreachable = |error: std::io::Error| {
+        format!(
+            "cannot connect to {admin} ({error}): is the node running, is [admin] listen_port set, and is this the address that its log shows as \"the admin endpoint is open\"?"
+        )
+    };
+    let failed = |error: &dyn std::fmt::Display| {
+        format!("{admin} does not speak HTTP as a node does ({error}): is it the [admin] port of a node?")
+    };
+    let stream = tokio::net::TcpStream::connect(admin).await.map_err(unreachable)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    // It ends with the answer, and its errors are the answer's.
+    tokio::spawn(connection);
+    let request = Request::get(path).header(HOST, "node").body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| failed(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let status = answer.status();
+    let body =
+        Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await.map_err(|error| failed(&error))?;
+    Ok((status, body.to_bytes()))
+}
+
+/// As people read it.
+fn show(trace: &Trace) -> String {
+    let mut text = String::new();
+    let _ = match trace.timeline.first() {
+        Some(first) => writeln!(text, "message {}, first seen at {}\n", trace.seq, first.at),
+        None => writeln!(text, "message {}: no node that was asked knows it\n", trace.seq),
+    };
+    for Event { after_us, node, what, .. } in &trace.timeline {
+        let after = format!(
+            "{}{}.{:03}",
+            if *after_us < 0 { "-" } else { "+" },
+            after_us.abs() / 1_000,
+            after_us.abs() % 1_000
+        );
+        let _ = writeln!(text, "{after:>14} ms  {node}  {what}");
+    }
+    if !trace.timeline.is_empty() {
+        text.push('\n');
+    }
+    let _ = writeln!(text, "nodes:");
+    for node in &trace.nodes {
+        let id = node.id.get(..8).unwrap_or(&node.id);
+        let mut line = format!("  {id}");
+        if !node.name.is_empty() {
+            let _ = write!(line, " ({})", node.name);
+        }
+        let how = match node.standing.as_str() {
+            "here" => "asked by you".to_owned(),
+            "answered" => {
+                let half_us = node.round_trip_us / 2;
+                format!("answered; its times are right up to ±{}.{:03} ms", half_us / 1_000, half_us % 1_000)
+            }
+            // The remark says it.
+            _ => String::new(),
+        };
+        let said = [how.as_str(), node.remark.as_str()].into_iter().filter(|said| !said.is_empty());
+        let _ = write!(line, "  {}", said.collect::<Vec<_>>().join("; "));
+        if node.more {
+            let _ =
+                write!(line, "; it also has older ones of this seq, of which {} are shown", node.accounts);
+        }
+        let _ = writeln!(text, "{line}");
+    }
+    text.push_str(
+        "All times are by the clock of the node that you asked; the logs of others go by their own.\n",
+    );
+    text
+}

@@ -1,0 +1,289 @@
+//! Keeping accounts of messages, and telling them: to this node's operator, and to neighbours that ask.
+//!
+//! A neighbour's question goes from its home to all reactors, and each answers for itself; so nothing is kept
+//! of it here. Our own questions are kept at the home of the neighbour that they were sent to.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use ahash::{AHashMap, RandomState};
+
+use super::Shard;
+use crate::{
+    relay::{
+        LinkKey, MeshMessage, Outbound, ReactorId,
+        timers::{TimerKey, Timers},
+        trace::{
+            ANSWER_ACCOUNTS_MAX, ANSWER_TIME_MAX, Asked, Known, KnownHere, QUESTIONS_MAX,
+            QUESTIONS_PER_SECOND_MAX, Record, Records, Sender, Told, TopicName,
+        },
+    },
+    wire::{
+        FrameRef, NodeId,
+        private::Notice,
+        sdk::Seq,
+        trace::{ACCOUNTS_MAX, Account, End, Part},
+    },
+};
+
+/// What a shard keeps, and what it has asked.
+pub(super) struct Traces {
+    /// Messages that did not end with 0.
+    failed: Records,
+    /// Those that did, while tracing was on.
+    others: Records,
+    questions: AHashMap<u64, Question>,
+    timers: Timers<u64>,
+}
+
+/// A question to a neighbour.
+struct Question {
+    since: Instant,
+    timer: TimerKey,
+    /// How many parts its answer has, once one has come.
+    parts: Option<u16>,
+    /// Which of them have come.
+    came: [u64; 4],
+    told: Told,
+}
+
+/// Memory of an open question, in bytes.
+pub(super) const QUESTION_LEN: usize =
+    size_of::<(u64, Question)>() + ANSWER_ACCOUNTS_MAX * (size_of::<Account>() + STEPS_LEN);
+/// Memory of the steps of an account that are not in it itself, in bytes.
+pub(super) const STEPS_LEN: usize =
+    crate::wire::trace::STEPS_MAX * size_of::<crate::wire::trace::Step>() + 32;
+
+/// A neighbour's allowance of questions.
+pub(super) struct Allowance {
+    since: Instant,
+    asked: u32,
+}
+
+impl Allowance {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, asked: 0 }
+    }
+
+    fn admits(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        self.asked = self.asked.saturating_add(1);
+        self.asked <= QUESTIONS_PER_SECOND_MAX
+    }
+}
+
+impl Traces {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self {
+            failed: Records::default(),
+            others: Records::default(),
+            questions: AHashMap::with_hasher(hashing),
+            timers: Timers::new(ANSWER_TIME_MAX),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+
+    /// Messages that did not end with 0 that are kept, and others.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.failed.len(), self.others.len())
+    }
+}
+
+impl Shard {
+    /// Whether a message that ended so leaves an account.
+    pub(super) fn is_kept(&self, failed: bool) -> bool {
+        failed || self.shared.tracing.load(Relaxed)
+    }
+
+    /// Keeps the account of a message that is over.
+    #[cold]
+    pub(super) fn keep(
+        &mut self,
+        seq: &Seq,
+        taken: Instant,
+        topic: TopicName,
+        sender: Option<Arc<Sender>>,
+        account: Account,
+        failed: bool,
+    ) {
+        let record = Record { seq: *seq, taken_us: self.micros(taken), account, topic, sender };
+        let (records, tickets) = match failed {
+            true => (&mut self.traces.failed, &self.shared.failed_tickets),
+            false => (&mut self.traces.others, &self.shared.traced_tickets),
+        };
+        let forgotten = records.push(record, tickets);
+        self.counters.traces_forgotten.add(forgotten as u64);
+        self.counters.traces.increment();
+    }
+
+    fn micros(&self, moment: Instant) -> u64 {
+        micros(moment.saturating_duration_since(self.shared.started))
+    }
+
+    /// The session on a link as its messages' accounts name it.
+    pub(super) fn sender(&mut self, key: LinkKey) -> Option<Arc<Sender>> {
+        self.session_mut(key).map(super::session::Session::sender)
+    }
+
+    /// What this shard knows of a message.
+    pub fn known_of(&mut self, now: Instant, seq: &Seq) -> KnownHere {
+        let mut known: Vec<Known> = self.pending_of(now, seq);
+        let now_us = self.micros(now);
+        let records = [
+            self.traces.failed.find(seq, &self.shared.failed_tickets).take(ACCOUNTS_MAX + 1),
+            self.traces.others.find(seq, &self.shared.traced_tickets).take(ACCOUNTS_MAX + 1),
+        ];
+        known.extend(records.into_iter().flatten().map(|record| Known {
+            account: Account { age_us: now_us.saturating_sub(record.taken_us), ..record.account.clone() },
+            topic: record.topic.to_text(),
+            sender: record.sender.clone(),
+        }));
+        known.sort_by_key(|known| known.account.age_us);
+        let more = known.len() > ACCOUNTS_MAX;
+        known.truncate(ACCOUNTS_MAX);
+        KnownHere { known, more }
+    }
+
+    /// Asks a neighbour, whose home this shard is, what it knows of a message. [`Outbound::told`] follows.
+    pub fn ask(&mut self, now: Instant, question: u64, node: NodeId, seq: &Seq, out: &mut impl Outbound) {
+        let told = |asked| Told {
+            question,
+            node,
+            asked,
+            round_trip: Duration::ZERO,
+            up: Duration::ZERO,
+            tracing: false,
+            more: false,
+            accounts: Vec::new(),
+        };
+        if self.neighbours.get(&node).is_none_or(|neighbour| neighbour.active.is_none()) {
+            return out.told(told(Asked::NotLinked));
+        }
+        if self.traces.questions.len() >= QUESTIONS_MAX || self.traces.questions.contains_key(&question) {
+            self.counters.trace_questions_over_bound.increment();
+            return out.told(told(Asked::TooMany));
+        }
+        let timer = self.traces.timers.start(now, question);
+        let (since, told) = (now, told(Asked::Silent));
+        self.traces.questions.insert(question, Question { since, timer, parts: None, came: [0; 4], told });
+        self.send_notice(now, node, Notice::Trace { question, seq: *seq }, out);
+    }
+
+    /// A neighbour asks about a message.
+    pub(super) fn handle_trace_question(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        question: u64,
+        seq: &Seq,
+        out: &mut impl Outbound,
+    ) {
+        self.counters.trace_questions.increment();
+        let admitted = self.neighbours.get_mut(peer).is_some_and(|neighbour| neighbour.questions.admits(now));
+        if !admitted {
+            return self.counters.trace_questions_over_bound.increment();
+        }
+        for reactor in (0..self.shared.reactors).map(ReactorId) {
+            if reactor == self.id {
+                self.tell(now, *peer, question, seq, out);
+            } else {
+                let look = MeshMessage::TellTrace { node: Box::new(*peer), question, seq: *seq };
+                out.to_reactor(reactor, look, FrameRef::Slice(&[]));
+            }
+        }
+    }
+
+    /// Tells a neighbour what this shard knows of a message.
+    pub(super) fn tell(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        question: u64,
+        seq: &Seq,
+        out: &mut impl Outbound,
+    ) {
+        let here = self.known_of(now, seq);
+        let part = Part {
+            question,
+            reactor: self.id.0,
+            reactors: self.shared.reactors,
+            up_us: self.micros(now),
+            tracing: self.is_kept(false),
+            more: here.more,
+            accounts: here.known.into_iter().map(|known| known.account).collect(),
+        };
+        self.send_notice(now, node, Notice::Traced(Box::new(part)), out);
+    }
+
+    /// A part of a neighbour's answer. One that was not asked for is ignored.
+    pub(super) fn handle_trace_part(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        part: Part,
+        out: &mut impl Outbound,
+    ) {
+        let (word, bit) = (usize::from(part.reactor) / 64, 1 << (part.reactor % 64));
+        let open = self.traces.questions.get_mut(&part.question).filter(|question| {
+            question.told.node == *peer
+                && question.parts.unwrap_or(part.reactors) == part.reactors
+                && question.came.get(word).is_some_and(|came| came & bit == 0)
+        });
+        let Some(question) = open else { return self.counters.trace_answers_ignored.increment() };
+        question.parts = Some(part.reactors);
+        question.came[word] |= bit;
+        let told = &mut question.told;
+        let room = ANSWER_ACCOUNTS_MAX - told.accounts.len();
+        told.more |= part.more || part.accounts.len() > room;
+        told.accounts.extend(part.accounts.into_iter().take(room));
+        told.tracing = part.tracing;
+        told.up = Duration::from_micros(part.up_us);
+        told.round_trip = now.saturating_duration_since(question.since);
+        let came: u32 = question.came.iter().map(|came| came.count_ones()).sum();
+        if came == u32::from(part.reactors) {
+            told.asked = Asked::Answered;
+            if let Some(question) = self.traces.questions.remove(&part.question) {
+                self.traces.timers.cancel(question.timer);
+                out.told(question.told);
+            }
+        }
+    }
+
+    /// Gives up on answers that did not come.
+    pub(super) fn end_questions(&mut self, now: Instant, out: &mut impl Outbound) {
+        while let Some(question) = self.traces.timers.pop_expired(now) {
+            if let Some(question) = self.traces.questions.remove(&question) {
+                out.told(question.told);
+            }
+        }
+    }
+
+    /// Forgets what newer messages of other reactors have made too old.
+    pub fn forget_old_traces(&mut self) {
+        let traces = &mut self.traces;
+        let forgotten = traces.failed.forget(&self.shared.failed_tickets)
+            + traces.others.forget(&self.shared.traced_tickets);
+        self.counters.traces_forgotten.add(forgotten as u64);
+    }
+}
+
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Of a time that is bounded by that of a request.
+pub(super) fn short_micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// An account that ends with what this node says to it at once.
+pub(super) fn refused(refusal: crate::wire::trace::Refusal, code: crate::wire::ResultCode) -> Account {
+    Account { refusal, code: code.0, end: End::ByNode, ..Account::default() }
+}

@@ -1,0 +1,503 @@
+//! What a node tells of a message that it had to do with: how it came, who was tried, how it ended. Nodes ask
+//! each other for it by the message's seq (docs/node-link.md §9).
+//!
+//! Nothing of a message but its size and its times is in here: no topic, no payload, nobody's name.
+
+use smallvec::SmallVec;
+
+use super::{ResultCode, reader::Reader, sdk::Seq};
+
+/// Steps that an account has; of more, those in the middle are left out.
+pub const STEPS_MAX: usize = 8;
+/// Accounts that one part of an answer has, the newest.
+pub const ACCOUNTS_MAX: usize = 8;
+/// Longest payload of a part in bytes.
+pub const PART_LEN_MAX: usize = 4 * 1024;
+
+/// Bytes of a step, and of an account before its steps.
+const STEP_LEN: usize = 22;
+const ACCOUNT_LEN: usize = 51;
+
+const _: () = assert!(
+    PART_HEAD_LEN + ACCOUNTS_MAX * (2 + ACCOUNT_LEN + STEPS_MAX * STEP_LEN) <= PART_LEN_MAX,
+    "what nodes of this version know of a message fits into the parts that they take"
+);
+const _: () = assert!(PART_LEN_MAX <= super::frame::HEAD_LEN_MAX, "a part is contiguous");
+
+/// Makes an enum whose values go over the wire as a byte; one that only newer nodes know is read as the first.
+macro_rules! tags {
+    (
+        $(#[doc = $about:literal])+
+        pub enum $Tag:ident {
+            $(#[doc = $first_help:literal])+ $First:ident = $first_name:literal,
+            $($(#[doc = $help:literal])+ $Value:ident = $name:literal,)+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $Tag {
+            $(#[doc = $first_help])+
+            #[default]
+            $First,
+            $($(#[doc = $help])+ $Value,)+
+        }
+
+        impl $Tag {
+            const ALL: &[Self] = &[$(Self::$Value),+];
+
+            fn of(byte: u8) -> Self {
+                Self::ALL.iter().copied().find(|tag| *tag as u8 == byte).unwrap_or_default()
+            }
+
+            /// Its name for programs.
+            pub fn name(self) -> &'static str {
+                match self {
+                    Self::$First => $first_name,
+                    $(Self::$Value => $name,)+
+                }
+            }
+        }
+    };
+}
+
+tags! {
+    /// What a node was to a message.
+    pub enum Role {
+        /// One that this version does not know.
+        Other = "other",
+        /// It took a unicast from a session.
+        Request = "request",
+        /// It took a unicast from another node.
+        Forwarded = "forwarded_request",
+        /// It took a multicast from a session.
+        Multicast = "multicast",
+        /// It took a multicast from another node.
+        ForwardedMulticast = "forwarded_multicast",
+        /// One of its other reactors copied a multicast to sessions and nodes.
+        Copies = "copies",
+    }
+}
+
+tags! {
+    /// How a message ended at a node.
+    pub enum End {
+        /// One that this version does not know.
+        Other = "other",
+        /// It has not: its answer is awaited.
+        Open = "open",
+        /// The node made the answer.
+        ByNode = "answered_by_node",
+        /// A session's answer was passed back.
+        BySession = "answered_by_session",
+        /// Who sent it left before there was an answer.
+        SenderLeft = "sender_left",
+    }
+}
+
+tags! {
+    /// Why a message was refused before anybody was tried.
+    pub enum Refusal {
+        /// It was not refused, or for a reason that this version does not know.
+        None = "none",
+        /// Its body is malformed.
+        BadBody = "bad_body",
+        /// Its topic is one that is not routed, or a private one with nobody who may get it.
+        NotRoutable = "not_routable",
+        /// Its session waits for an answer under this seq already.
+        SeqInUse = "seq_in_use",
+        /// Too many requests wait for their answer.
+        TableFull = "too_many_requests",
+        /// The node is stopping.
+        Stopping = "node_stopping",
+        /// The TLS keys of its session are worn out.
+        KeysWorn = "keys_worn",
+        /// It is over the limit of outbound bandwidth.
+        OverBandwidth = "over_bandwidth",
+    }
+}
+
+tags! {
+    /// Who was tried.
+    pub enum Tried {
+        /// One that this version does not know.
+        Other = "other",
+        /// A session of the node that tells. [`Step::who`] is its number; with its lower 48 bits 0, it is only
+        /// known that the session was one of the reactor in the upper 16 bits.
+        Session = "session",
+        /// Another node. [`Step::who`] is the first 8 bytes of its id.
+        Node = "node",
+        /// A session that is challenged for a private topic.
+        Challenged = "challenged_session",
+    }
+}
+
+tags! {
+    /// What came of a try.
+    pub enum Fate {
+        /// One that this version does not know.
+        Other = "other",
+        /// Nothing yet, or not before the message's time was up.
+        Open = "open",
+        /// It answered.
+        Answered = "answered",
+        /// The session had it and was silent for the push timeout.
+        Silent = "silent",
+        /// The session had it and left.
+        Left = "left",
+        /// No (other) session there could get it: they left, dropped the topic, or were tried before.
+        NobodyLeft = "nobody_left",
+        /// The session's queue was full.
+        QueueFull = "queue_full",
+        /// The session waits for an answer under this seq already.
+        SeqInUse = "seq_in_use",
+        /// Too many pushes wait for their answer there.
+        PushesFull = "too_many_pushes",
+        /// The node did not take it: the link to it was full, lost or silent.
+        NotTaken = "not_taken",
+        /// The node took it, and what became of it there was not heard in time.
+        NotHeard = "not_heard",
+        /// The node answered that none of its sessions could take it.
+        NotDelivered = "not_delivered",
+        /// The node answered that its sessions stayed silent.
+        TimedOut = "timed_out",
+        /// The limit of outbound bandwidth kept it from being sent.
+        OverBandwidth = "over_bandwidth",
+        /// The challenge is not open any more, or was carried already.
+        ChallengeClosed = "challenge_closed",
+        /// It was put on the link to the node, where nothing more is heard of it.
+        Sent = "sent",
+    }
+}
+
+/// One try.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// When, in microseconds after the message was taken.
+    pub at_us: u32,
+    /// How long until its outcome, in microseconds.
+    pub took_us: u32,
+    /// Who was tried.
+    pub who: u64,
+    /// For a node: the message's number on the node link.
+    pub message: u32,
+    /// What `who` is.
+    pub tried: Tried,
+    /// What came of it.
+    pub fate: Fate,
+}
+
+/// The tries of a message in their order, of many the first and the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    list: SmallVec<[Step; 2]>,
+    left_out: u16,
+}
+
+impl Steps {
+    /// The tries that were kept.
+    pub fn as_slice(&self) -> &[Step] {
+        &self.list
+    }
+
+    /// How many were not, in the middle.
+    pub fn left_out(&self) -> u16 {
+        self.left_out
+    }
+
+    /// Adds a try.
+    pub fn push(&mut self, step: Step) {
+        if self.list.len() == STEPS_MAX {
+            self.list.remove(STEPS_MAX / 2);
+            self.left_out = self.left_out.saturating_add(1);
+        }
+        self.list.push(step);
+    }
+
+    /// The last try that fits.
+    pub fn last_mut(&mut self, fits: impl Fn(&Step) -> bool) -> Option<&mut Step> {
+        self.list.iter_mut().rev().find(|step| fits(step))
+    }
+}
+
+/// What a node knows of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// What the node was to it.
+    pub role: Role,
+    /// How it ended there.
+    pub end: End,
+    /// Whether it was refused at once, and why.
+    pub refusal: Refusal,
+    /// With which code, unless [`Self::end`] tells that there was no answer.
+    pub code: i32,
+    /// How long before it told this the node had taken the message, in microseconds.
+    pub age_us: u64,
+    /// From then to the end, in microseconds.
+    pub took_us: u32,
+    /// How long it could take at most, in milliseconds; 0 for a multicast.
+    pub time_ms: u32,
+    /// Where it came from: the number of a session of the node that tells, or the first 8 bytes of the id of
+    /// another node, as [`Self::role`] tells.
+    pub origin: u64,
+    /// If it came from a node: its number on the node link.
+    pub message: u32,
+    /// Bytes of the whole frame.
+    pub size: u32,
+    /// Copies of a multicast that were queued for sessions.
+    pub copies: u32,
+    /// Copies that were not, because the session's queue was full.
+    pub dropped: u32,
+    /// Who was tried.
+    pub steps: Steps,
+}
+
+impl Account {
+    /// The code of its answer, if there was one.
+    pub fn code(&self) -> Option<ResultCode> {
+        matches!(self.end, End::ByNode | End::BySession).then_some(ResultCode(self.code))
+    }
+
+    /// Whether it came from another node.
+    pub fn is_from_node(&self) -> bool {
+        matches!(self.role, Role::Forwarded | Role::ForwardedMulticast)
+    }
+
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&((ACCOUNT_LEN + STEP_LEN * self.steps.list.len()) as u16).to_be_bytes());
+        out.extend_from_slice(&[self.role as u8, self.end as u8, self.refusal as u8]);
+        out.extend_from_slice(&self.code.to_be_bytes());
+        out.extend_from_slice(&self.age_us.to_be_bytes());
+        out.extend_from_slice(&self.took_us.to_be_bytes());
+        out.extend_from_slice(&self.time_ms.to_be_bytes());
+        out.extend_from_slice(&self.origin.to_be_bytes());
+        for number in [self.message, self.size, self.copies, self.dropped] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        out.extend_from_slice(&self.steps.left_out.to_be_bytes());
+        out.extend_from_slice(&[STEP_LEN as u8, self.steps.list.len() as u8]);
+        for step in &self.steps.list {
+            for number in [step.at_us, step.took_us, step.message] {
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            out.extend_from_slice(&step.who.to_be_bytes());
+            out.extend_from_slice(&[step.tried as u8, step.fate as u8]);
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let [role, end, refusal] = reader.array()?;
+        let mut account = Self {
+            role: Role::of(role),
+            end: End::of(end),
+            refusal: Refusal::of(refusal),
+            code: i32::from_be_bytes(reader.array()?),
+            age_us: reader.u64()?,
+            took_us: reader.u32()?,
+            time_ms: reader.u32()?,
+            origin: reader.u64()?,
+            message: reader.u32()?,
+            size: reader.u32()?,
+            copies: reader.u32()?,
+            dropped: reader.u32()?,
+            steps: Steps { list: SmallVec::new(), left_out: reader.u16()? },
+        };
+        let [step_len, count] = reader.array()?;
+        if usize::from(step_len) < STEP_LEN || usize::from(count) > STEPS_MAX {
+            return None;
+        }
+        for _ in 0..count {
+            let mut step = Reader(reader.take(step_len.into())?);
+            account.steps.list.push(Step {
+                at_us: step.u32()?,
+                took_us: step.u32()?,
+                message: step.u32()?,
+                who: step.u64()?,
+                tried: Tried::of(step.u8()?),
+                fate: Fate::of(step.u8()?),
+            });
+        }
+        Some(account)
+    }
+}
+
+/// Bytes of a part before its accounts.
+const PART_HEAD_LEN: usize = 1 + 8 + 2 + 2 + 8 + 1 + 1 + 1;
+
+/// What one reactor of a node knows of a message; all of them answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The number that the question had.
+    pub question: u64,
+    /// Which reactor this is.
+    pub reactor: u16,
+    /// How many there are; as many parts make the answer.
+    pub reactors: u16,
+    /// For how long the node has been up, in microseconds: it knows nothing of what was before.
+    pub up_us: u64,
+    /// Whether it keeps messages that end with 0.
+    pub tracing: bool,
+    /// Whether it knows of further accounts, which are older.
+    pub more: bool,
+    /// What it knows, the newest first.
+    pub accounts: Vec<Account>,
+}
+
+impl Part {
+    /// Appends its bytes.
+    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.question.to_be_bytes());
+        out.extend_from_slice(&self.reactor.to_be_bytes());
+        out.extend_from_slice(&self.reactors.to_be_bytes());
+        out.extend_from_slice(&self.up_us.to_be_bytes());
+        out.extend_from_slice(&[self.tracing.into(), self.more.into(), self.accounts.len() as u8]);
+        for account in &self.accounts {
+            account.encode_into(out);
+        }
+    }
+
+    /// Reads them back; `None` if they are malformed, or are more than [`PART_LEN_MAX`] or
+    /// [`ACCOUNTS_MAX`].
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() >= PART_LEN_MAX {
+            return None;
+        }
+        let mut reader = Reader(bytes);
+        let (question, reactor, reactors) = (reader.u64()?, reader.u16()?, reader.u16()?);
+        let up_us = reader.u64()?;
+        let [tracing, more, count] = reader.array()?;
+        if reactor >= reactors || usize::from(count) > ACCOUNTS_MAX {
+            return None;
+        }
+        let account = |_| {
+            let len = reader.u16()?;
+            Account::decode(reader.take(len.into())?)
+        };
+        let accounts = (0..count).map(account).collect::<Option<Vec<_>>>()?;
+        Some(Self { question, reactor, reactors, up_us, tracing: tracing != 0, more: more != 0, accounts })
+    }
+}
+
+/// Reads a seq as people write it: its 32 characters, a UUID with its dashes, or 64 hex digits of its bytes.
+pub fn seq_from_text(text: &str) -> Option<Seq> {
+    if let Some(seq) = super::hex::decode(text) {
+        return Some(seq);
+    }
+    let dashes = [8, 13, 18, 23];
+    let is_uuid = text.len() == 36 && dashes.iter().all(|&at| text.as_bytes()[at] == b'-');
+    let plain: Vec<u8> = match is_uuid {
+        true => text.bytes().filter(|&byte| byte != b'-').collect(),
+        false => text.bytes().collect(),
+    };
+    plain.try_into().ok().filter(|seq: &Seq| seq.iter().all(u8::is_ascii_alphanumeric))
+}
+
+/// Shows a seq so that [`seq_from_text`] reads it.
+pub fn seq_to_text(seq: &Seq) -> String {
+    match std::str::from_utf8(seq) {
+        Ok(text) if seq.iter().all(u8::is_ascii_alphanumeric) => text.to_owned(),
+        _ => super::hex::encode(seq),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part() -> Part {
+        let mut steps = Steps::default();
+        for index in 0..STEPS_MAX as u32 {
+            steps.push(Step {
+                at_us: index,
+                took_us: u32::MAX,
+                who: u64::MAX - u64::from(index),
+                message: 7,
+                tried: Tried::Node,
+                fate: Fate::Sent,
+            });
+        }
+        let account = Account {
+            role: Role::Copies,
+            end: End::SenderLeft,
+            refusal: Refusal::OverBandwidth,
+            code: -1,
+            age_us: u64::MAX,
+            took_us: 1,
+            time_ms: 2,
+            origin: 3,
+            message: 4,
+            size: 5,
+            copies: 6,
+            dropped: 7,
+            steps,
+        };
+        let accounts = vec![account; ACCOUNTS_MAX];
+        Part { question: 1, reactor: 2, reactors: 3, up_us: 4, tracing: true, more: true, accounts }
+    }
+
+    fn encoded(part: &Part) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        part.encode_into(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_full_part_survives_encoding_and_cut_ones_are_none() {
+        let part = part();
+        let mut bytes = encoded(&part);
+        assert!(bytes.len() < PART_LEN_MAX);
+        for cut in 0..bytes.len() {
+            assert_eq!(Part::decode(&bytes[..cut]), None);
+        }
+        bytes.extend_from_slice(b"newer");
+        assert_eq!(Part::decode(&bytes), Some(part));
+    }
+
+    #[test]
+    fn what_is_beyond_the_bounds_is_none() {
+        let mut long = encoded(&part());
+        long.resize(PART_LEN_MAX, 0);
+        assert_eq!(Part::decode(&long), None);
+        let mut many = part();
+        many.accounts = vec![Account::default(); ACCOUNTS_MAX + 1];
+        assert_eq!(Part::decode(&encoded(&many)), None);
+        assert_eq!(Part::decode(&encoded(&Part { reactor: 3, ..part() })), None);
+    }
+
+    #[test]
+    fn tags_accounts_and_steps_of_newer_nodes_are_read_as_far_as_they_are_known() {
+        let mut one = part();
+        one.accounts.truncate(1);
+        let mut bytes = encoded(&one);
+        let at = PART_HEAD_LEN - 1;
+        let len = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        bytes[at + 2] = 200;
+        bytes[at..at + 2].copy_from_slice(&(len + 3).to_be_bytes());
+        bytes.extend_from_slice(b"new");
+        one.accounts[0].role = Role::Other;
+        assert_eq!(Part::decode(&bytes), Some(one));
+    }
+
+    #[test]
+    fn of_many_steps_the_first_and_the_last_are_kept() {
+        let mut steps = Steps::default();
+        for at_us in 0..20 {
+            steps.push(Step { at_us, ..Step::default() });
+        }
+        let kept: Vec<u32> = steps.as_slice().iter().map(|step| step.at_us).collect();
+        assert_eq!((kept.as_slice(), steps.left_out()), (&[0, 1, 2, 3, 16, 17, 18, 19][..], 12));
+    }
+
+    #[test]
+    fn a_seq_is_read_as_it_is_shown_and_as_people_write_uuids() {
+        let plain = *b"b3ae60984320433aa3efbc6462ef6102";
+        assert_eq!(seq_from_text("b3ae6098-4320-433a-a3ef-bc6462ef6102"), Some(plain));
+        for seq in [plain, [0xff; 32], [b' '; 32], [b'Z'; 32]] {
+            assert_eq!(seq_from_text(&seq_to_text(&seq)), Some(seq));
+        }
+        for wrong in ["", "abc", &"g".repeat(33), &"-".repeat(32), &"g".repeat(64), &"é".repeat(16)] {
+            assert_eq!(seq_from_text(wrong), None, "{wrong}");
+        }
+    }
+}
