@@ -13,6 +13,7 @@
 //! | [`admin`] | figures, health and lists over HTTP |
 //! | [`node`] | one node, put together |
 //! | [`config`] | `config.ini` |
+//! | [`keys`] | keys that subscribers of private topics prove themselves with |
 //! | [`client`] | the Rust SDK |
 //! | [`pki`] | certificates and ready node directories |
 //! | [`cli`] | the commands of the binary |
@@ -24,6 +25,7 @@ pub mod client;
 pub mod config;
 pub mod door;
 pub mod engine;
+pub mod keys;
 pub mod node;
 pub mod pki;
 pub mod relay;

@@ -317,7 +317,7 @@ fn lists_show_nodes_sessions_links_and_topics_sorted_and_limited() {
     let nodes = get_json(address, "/nodes");
     assert_eq!((&nodes["total"], &nodes["items"][0]["topics"]), (&1.into(), &2.into()));
     assert_eq!(nodes["items"][0]["id"], second.node().id().to_hex());
-    assert_eq!(nodes["items"][0]["incarnation"], second.node().shared().incarnation);
+    assert_eq!(nodes["items"][0]["incarnation"], second.node().shared().incarnation());
     assert_eq!(nodes["items"][0]["name"], second.node().shared().own_name);
 
     let links = get_json(address, "/links?sort=kind");

@@ -5,11 +5,10 @@ mod support;
 use std::{
     io::{Read, Write},
     sync::Arc,
-    time::Duration,
 };
 
 use amop::{
-    client::{Certificates, Client, ClientOptions, MessageKind, Messages},
+    client::{Client, MessageKind},
     pki::Profile,
     tls::{config::client_config, identity, settings::TlsSettings},
     wire::{
@@ -17,23 +16,9 @@ use amop::{
         sdk::{self, FrameType},
     },
 };
-use support::{RawSdk, TestNode, host_dir, wait_until};
+use support::{BOUND, RawSdk, TestNode, client, host_dir, runtime, wait_until};
 
 const SEQ: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
-const BOUND: Duration = Duration::from_secs(30);
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
-async fn client(profile: Profile, nodes: &[&TestNode]) -> (Client, Messages) {
-    let options = ClientOptions {
-        nodes: nodes.iter().map(|node| node.node().channel_address().to_string()).collect(),
-        certificates: Certificates::load(&host_dir(profile).join("sdk")).unwrap(),
-        connect_timeout: BOUND,
-    };
-    Client::connect(options).await.unwrap()
-}
 
 /// A subscriber that answers each unicast with its payload.
 async fn echo(profile: Profile, node: &TestNode, topics: &[&str]) -> Client {

@@ -24,7 +24,7 @@ use crate::{
     relay::{
         Shared,
         counters::{Figure, Histogram, Kind, Outcome},
-        registry::{NODES_MAX, RegistryCounters},
+        registry::{NEIGHBOURS_MAX, NODES_MAX, RegistryCounters},
         settings::SESSIONS_MAX,
     },
 };
@@ -227,7 +227,8 @@ impl Figures {
                 "Bytes of memory that the records of all neighbours may take, about.",
                 settings.records_bytes_max,
             ),
-            ("amop_neighbours_max", "Neighbours at once.", NODES_MAX),
+            ("amop_neighbours_max", "Neighbours at once.", NEIGHBOURS_MAX),
+            ("amop_nodes_known_max", "Other nodes of the network at once.", NODES_MAX),
             (
                 "amop_identities_max",
                 "Message identities remembered for one neighbour.",

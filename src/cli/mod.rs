@@ -1,6 +1,6 @@
 //! The commands of the binary.
 //!
-//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `pki` and
+//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `keys`, `pki` and
 //! `config`, and decide nothing about messages.
 
 /// Prints a line; quietly ends in nothing once nobody reads any more.
@@ -12,6 +12,7 @@ mod bench;
 mod bounds;
 mod connect;
 mod demo;
+mod keys;
 mod node;
 mod pki;
 mod publish;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make certificates and ready node directories.
     Pki(pki::PkiArgs),
+    /// Make, show and convert the keys of private topics' subscribers.
+    Keys(keys::KeysArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
     /// Measure nodes.
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Pub(args) => publish::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Pki(args) => pki::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Bounds(args) => bounds::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {

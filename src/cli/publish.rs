@@ -9,9 +9,10 @@ use std::{
 use clap::Args;
 use hdrhistogram::Histogram;
 
-use super::{connect::ConnectArgs, print_line, subscribe::Output};
+use super::{connect::ConnectArgs, keys::public_key, print_line, subscribe::Output};
 use crate::{
-    client::{Answer, file},
+    client::{Answer, Client, file},
+    keys::PublicKey,
     wire::{ResultCode, sdk::FRAME_LEN_MAX},
 };
 
@@ -22,8 +23,10 @@ Examples:
   amop pub payments hello --multicast
   amop pub reports --file report.pdf
   amop pub payments ping --count 1000 --rate 100
+  amop pub deals 'for two only' --public-key one.public.pem --public-key two.public.pem --multicast
 
-Exit status: 0 if every message was answered with 0, 2 if any was not, 1 on other errors.")]
+Exit status: 0 if every message was answered with 0, 2 if any was not or a private topic had no subscriber, 1 on
+other errors.")]
 pub(super) struct PublishArgs {
     /// The topic.
     topic: String,
@@ -38,6 +41,13 @@ pub(super) struct PublishArgs {
     /// Send to all subscribers.
     #[arg(long)]
     multicast: bool,
+    /// The topic is a private one: only who proves to have the private half of this key gets the messages. A file
+    /// (PEM or hex digits) or the digits themselves; several with several options.
+    #[arg(long = "public-key", value_name = "FILE|DIGITS")]
+    public_keys: Vec<String>,
+    /// How long to wait until the first subscriber of a private topic has proved its key, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15.0, requires = "public_keys")]
+    wait: f64,
     /// How many times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
@@ -69,8 +79,11 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
         }
         (None, text) => text.clone().unwrap_or_default().into_bytes(),
     };
-    let timeout =
-        Duration::try_from_secs_f64(args.timeout).map_err(|_| "--timeout must be a number of seconds")?;
+    let seconds = |name: &str, value: f64| {
+        Duration::try_from_secs_f64(value).map_err(|_| format!("{name} must be a number of seconds"))
+    };
+    let (timeout, wait) = (seconds("--timeout", args.timeout)?, seconds("--wait", args.wait)?);
+    let keys = args.public_keys.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
     let gap = match args.rate {
         Some(rate) if rate > 0.0 && rate.is_finite() => Some(Duration::from_secs_f64(1.0 / rate)),
         Some(_) => return Err("--rate must be a number above 0".into()),
@@ -78,6 +91,7 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
     };
     super::runtime()?.block_on(async {
         let (client, _messages) = args.connect.connect().await?;
+        let is_heard = keys.is_empty() || introduce(&client, &args.topic, &keys, wait).await?;
         let mut round_trips = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3)?;
         let mut failed = 0;
         let start = Instant::now();
@@ -86,10 +100,11 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
                 tokio::time::sleep_until((start + gap.mul_f64(number as f64)).into()).await;
             }
             let sending = async {
-                if args.multicast {
-                    client.multicast(&args.topic, &payload, timeout).await
-                } else {
-                    client.request(&args.topic, &payload, timeout).await
+                match (args.multicast, keys.is_empty()) {
+                    (true, true) => client.multicast(&args.topic, &payload, timeout).await,
+                    (false, true) => client.request(&args.topic, &payload, timeout).await,
+                    (true, false) => client.multicast_private(&args.topic, &payload, timeout).await,
+                    (false, false) => client.request_private(&args.topic, &payload, timeout).await,
                 }
             };
             let answer = tokio::select! {
@@ -119,8 +134,34 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
                 round_trips.max(),
             ));
         }
-        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+        Ok(if failed == 0 && is_heard { ExitCode::SUCCESS } else { ExitCode::from(2) })
     })
+}
+
+/// Becomes a publisher of a private topic and waits for its first subscriber. If there is none in time, says so
+/// and gives `false`.
+async fn introduce(
+    client: &Client,
+    topic: &str,
+    keys: &[PublicKey],
+    wait: Duration,
+) -> Result<bool, super::Failure> {
+    let mut verdicts = client.verdicts();
+    client.publish_private(topic, keys).await?;
+    match tokio::time::timeout(wait, client.authorised(topic)).await {
+        Ok(authorised) => authorised.map(|()| true).map_err(Into::into),
+        Err(_) => {
+            let refused =
+                std::iter::from_fn(|| verdicts.try_recv().ok()).any(|verdict| verdict.key.is_none());
+            eprintln!(
+                "amop: within {wait:?}, nobody has proved to have a key for the private topic {topic:?}{}. A unicast \
+                 is answered with 100 now: no subscriber that this publisher has accepted; a multicast is taken with \
+                 0 and reaches nobody",
+                if refused { "; who tried has another key" } else { "" },
+            );
+            Ok(false)
+        }
+    }
 }
 
 fn describe(args: &PublishArgs, answer: &Answer) -> String {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
-use super::{connect::ConnectArgs, print_line};
+use super::{connect::ConnectArgs, keys::PasswordArgs, print_line};
 use crate::client::{Message, MessageKind, file};
 
 #[derive(Args)]
@@ -13,13 +13,20 @@ Examples:
   amop sub payments -c nodes/127.0.0.1/sdk
   amop sub payments orders -n 127.0.0.1:20200 -n 127.0.0.1:20201 --reply ok
   amop sub reports --save incoming        files are written there, under their own names
-  amop sub payments -o json | jq .text")]
+  amop sub payments -o json | jq .text
+  amop sub deals --private-key accounts/0x….pem    publishers that have its public key send to it")]
 pub(super) struct SubscribeArgs {
     /// Topics.
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
     #[command(flatten)]
     connect: ConnectArgs,
+    /// The topics are private ones: prove to their publishers to have this key (PEM, PKCS#12 or hex digits), as
+    /// `amop keys new` makes it.
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    #[command(flatten)]
+    password: PasswordArgs,
     /// Answer every unicast with this; without it they are answered with nothing.
     #[arg(long, value_name = "TEXT")]
     reply: Option<String>,
@@ -44,11 +51,27 @@ pub(super) fn run(args: SubscribeArgs) -> Result<ExitCode, super::Failure> {
     if let Some(dir) = &args.save {
         std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     }
+    let key = args.private_key.as_ref().map(|file| args.password.private_key(file)).transpose()?;
     super::runtime()?.block_on(async {
         let (client, mut messages) = args.connect.connect().await?;
-        client.subscribe(&args.topics.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        match &key {
+            Some(key) => {
+                for topic in &args.topics {
+                    client.subscribe_private(topic, key).await?;
+                }
+            }
+            None => client.subscribe(&args.topics.iter().map(String::as_str).collect::<Vec<_>>()).await?,
+        }
         if args.output == Output::Text {
-            eprintln!("subscribed to {} at {}", args.topics.join(", "), client.nodes_up().join(", "));
+            let topics = args.topics.join(", ");
+            let nodes = client.nodes_up().join(", ");
+            match &key {
+                Some(key) => {
+                    let address = key.public_key().address_hex();
+                    eprintln!("subscribed to private {topics} at {nodes} with the key of {address}");
+                }
+                None => eprintln!("subscribed to {topics} at {nodes}"),
+            }
         }
         let mut left = args.count;
         while left != Some(0) {
@@ -89,7 +112,8 @@ fn describe(args: &SubscribeArgs, message: &Message) -> Result<String, super::Fa
     };
     if args.output == Output::Json {
         let mut object = serde_json::json!({
-            "topic": message.topic, "kind": kind, "seq": seq, "bytes": message.payload.len(),
+            "topic": message.topic, "private": message.is_private, "kind": kind, "seq": seq,
+            "bytes": message.payload.len(),
         });
         match received {
             Some((name, bytes)) => {

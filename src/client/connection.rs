@@ -21,7 +21,7 @@ use tracing::{debug, info};
 
 use super::{Answer, Inner, Message, MessageKind, lock, new_seq};
 use crate::wire::{
-    ResultCode, json,
+    PrivateTopic, ResultCode, TopicKind, json,
     sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
 };
 
@@ -168,10 +168,12 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
             info!(node = %inner.nodes[node].address, "connected");
             // In this order: whoever subscribes meanwhile either sees the node up, or is seen here.
             inner.set_up(node, true);
-            if !lock(&inner.topics).is_empty() {
+            let _guard = inner.subscribing.lock().await;
+            if !inner.subscribed().is_empty() {
                 let _ = inner.nodes[node].outgoing.send(inner.subscription()).await;
             }
         }
+        FrameType::RESPONSE if judge(inner, node, header, &data).await => {}
         FrameType::RESPONSE | FrameType::RPC => {
             let Some(pending) = lock(&inner.pending).remove(&header.seq) else { return };
             let payload = match header.frame_type {
@@ -184,12 +186,17 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
         }
         FrameType::REQUEST | FrameType::MULTICAST => {
             let Ok(body) = AmopBody::decode(&data) else { return };
+            if body.kind() == TopicKind::Route {
+                return prove(inner, node, header, &body, &data[body.payload_offset..]).await;
+            }
+            let private = PrivateTopic::of_data(body.topic);
             let kind = match header.frame_type {
                 FrameType::REQUEST => MessageKind::Unicast,
                 _ => MessageKind::Multicast,
             };
             let message = Message {
-                topic: body.topic.to_owned(),
+                topic: private.as_ref().map_or(body.topic, |private| private.name()).to_owned(),
+                is_private: private.is_some(),
                 payload: data.slice(body.payload_offset..),
                 seq: header.seq,
                 kind,
@@ -198,8 +205,46 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
             // An application that takes no messages any more takes none.
             let _ = inner.messages.send(message).await;
         }
+        FrameType::TOPIC_CERTIFICATION => {
+            // As the Java SDK does, whatever becomes of it.
+            let taken = sdk::encode(FrameType::TOPIC_CERTIFICATION, &header.seq, ResultCode::OK, b"");
+            let _ = inner.nodes[node].outgoing.send(taken).await;
+            let fresh = (new_seq(), new_seq());
+            let challenge = lock(&inner.private).handle_certification(Instant::now(), node, &data, fresh);
+            if let Some(challenge) = challenge {
+                let _ = inner.nodes[node].outgoing.send(challenge).await;
+            }
+        }
         _ => {}
     }
+}
+
+/// Takes the answer to a challenge of ours; `false` if it is to something else.
+async fn judge(inner: &Inner, node: usize, header: &Header, data: &Bytes) -> bool {
+    let answer = (&header.seq, header.result);
+    let judged = lock(&inner.private).handle_answer(Instant::now(), node, answer, &payload(data));
+    let Some(judged) = judged else { return false };
+    let status = sdk::encode(FrameType::TOPIC_STATUS, &new_seq(), ResultCode::OK, judged.status.as_bytes());
+    let _ = inner.nodes[node].outgoing.send(status).await;
+    // What is sent from now on comes behind it.
+    lock(&inner.private).note_sent(&judged);
+    debug!(
+        topic = judged.verdict.topic,
+        accepted = judged.verdict.key.is_some(),
+        "a subscriber was verified"
+    );
+    // Nobody need listen.
+    let _ = inner.verdicts.send(judged.verdict);
+    inner.changed.send_modify(|count| *count += 1);
+    true
+}
+
+/// Answers a challenge to us.
+async fn prove(inner: &Inner, node: usize, header: &Header, body: &AmopBody<'_>, challenge: &[u8]) {
+    let signature = lock(&inner.private).handle_challenge(body.topic, challenge);
+    let Some(signature) = signature else { return };
+    let answer = sdk::encode_amop(FrameType::RESPONSE, &header.seq, ResultCode::OK, body.topic, &signature);
+    let _ = inner.nodes[node].outgoing.send(answer).await;
 }
 
 /// The payload of an AMOP body; all of it where it is none, for subscribers may answer what they like.

@@ -1,11 +1,12 @@
-//! The Rust SDK: connects to one or more nodes, subscribes, asks, answers, multicasts.
+//! The Rust SDK: connects to one or more nodes, subscribes, asks, answers, multicasts, and proves and verifies
+//! who may read private topics.
 //!
 //! ```text
 //!   Client ──► connection to node 0 ─┐ each: TLS, handshake, heartbeats, reconnection, re-subscription
 //!          ──► connection to node 1 ─┴─► Messages
 //! ```
 //!
-//! Runs on tokio. Imports `wire` and `tls`.
+//! Runs on tokio. Imports `wire`, `tls` and `keys`.
 //!
 //! # Invariants
 //! - Every frame starts a TLS record of its own.
@@ -14,6 +15,7 @@
 mod certificates;
 mod connection;
 pub mod file;
+mod private;
 
 use std::{
     collections::HashMap,
@@ -27,17 +29,23 @@ use std::{
 use bytes::Bytes;
 pub use certificates::{Certificates, CertificatesError};
 use rand::RngExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::wire::{
-    ResultCode, Topic,
-    sdk::{self, FrameType, Seq},
+use self::private::PrivateTopics;
+use crate::{
+    keys::{PrivateKey, PublicKey},
+    wire::{
+        PrivateTopic, ResultCode, Topic,
+        sdk::{self, FrameType, Seq},
+    },
 };
 
 /// Frames that wait to be sent on one connection.
 const OUTGOING_MAX: usize = 1_024;
 /// Messages that wait to be taken by the application.
 const MESSAGES_MAX: usize = 1_024;
+/// Verdicts that wait to be taken by the application; of more, the oldest are lost.
+const VERDICTS_MAX: usize = 1_024;
 
 /// Whom to connect to, and as whom.
 #[derive(Clone, Debug)]
@@ -62,6 +70,16 @@ pub enum ClientError {
     /// A topic that breaks WIRE §2.1.
     #[error("{0:?} is not a topic: 1 to 254 bytes, no tab, no NUL")]
     Topic(String),
+    /// A name that cannot be a private topic's.
+    #[error(
+        "{0:?} is not the name of a private topic: 1 to {max} bytes, no tab, no NUL, without the prefixes \
+         that it has on the wire",
+        max = PrivateTopic::NAME_LEN_MAX
+    )]
+    PrivateTopic(String),
+    /// A private topic without keys of subscribers.
+    #[error("nobody could read the private topic {0:?}: give at least one public key")]
+    NoKeys(String),
     /// The client has been dropped.
     #[error("the client is closed")]
     Closed,
@@ -90,8 +108,10 @@ pub enum MessageKind {
 /// A message for a topic that this client subscribes to.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Its topic.
+    /// Its topic; a private topic's plain name.
     pub topic: String,
+    /// Whether the topic is a private one.
+    pub is_private: bool,
     /// Its payload.
     pub payload: Bytes,
     /// What it is traced by.
@@ -100,6 +120,18 @@ pub struct Message {
     pub kind: MessageKind,
     /// Which of [`ClientOptions::nodes`] brought it.
     pub node: usize,
+}
+
+/// What this client, as a publisher of a private topic, has told a node about a subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The private topic's plain name.
+    pub topic: String,
+    /// Which of [`ClientOptions::nodes`] asked: messages that are sent there reach the subscriber.
+    pub node: usize,
+    /// The key that the subscriber has proved to have; `None` if it is none of this publisher's, and the
+    /// subscriber was refused.
+    pub key: Option<PublicKey>,
 }
 
 /// The messages of a client, in the order of their arrival.
@@ -129,8 +161,12 @@ struct Inner {
     next: AtomicUsize,
     pending: Mutex<HashMap<Seq, Pending>>,
     topics: Mutex<Vec<String>>,
+    private: Mutex<PrivateTopics>,
+    /// Held from a change of topics until it is queued, so that the last change is queued last.
+    subscribing: tokio::sync::Mutex<()>,
     messages: mpsc::Sender<Message>,
-    /// Counts changes of any connection's state.
+    verdicts: broadcast::Sender<Verdict>,
+    /// Counts changes of any connection's state, and subscribers that were accepted.
     changed: watch::Sender<u64>,
 }
 
@@ -156,7 +192,10 @@ impl Client {
             next: AtomicUsize::new(rand::rng().random_range(0..options.nodes.len())),
             pending: Mutex::default(),
             topics: Mutex::default(),
+            private: Mutex::default(),
+            subscribing: tokio::sync::Mutex::default(),
             messages,
+            verdicts: broadcast::channel(VERDICTS_MAX).0,
             changed,
         });
         let (failures, mut failed) = mpsc::channel(16);
@@ -192,20 +231,81 @@ impl Client {
         Err(ClientError::Unreachable(reasons.join("; ")))
     }
 
-    /// Replaces the set of topics, on all nodes, now and after every reconnection.
+    /// Replaces the set of topics, on all nodes, now and after every reconnection. Private topics stay as they
+    /// are.
     pub async fn subscribe(&self, topics: &[&str]) -> Result<(), ClientError> {
         for topic in topics {
             if Topic::new(topic).is_none() {
                 return Err(ClientError::Topic((*topic).to_owned()));
             }
         }
+        let _guard = self.inner.subscribing.lock().await;
         *lock(&self.inner.topics) = topics.iter().map(|&topic| topic.to_owned()).collect();
-        let frame = self.inner.subscription();
-        for node in self.inner.nodes.iter().filter(|node| node.up.load(Relaxed)) {
-            // A connection that is ending subscribes anew when it is back.
-            let _ = node.outgoing.send(frame.clone()).await;
+        self.inner.send_subscription().await;
+        Ok(())
+    }
+
+    /// Subscribes to a private topic, in addition to all others: publishers that know the key's public half
+    /// send their messages. Another key for the same topic replaces the one before.
+    pub async fn subscribe_private(&self, topic: &str, key: &PrivateKey) -> Result<(), ClientError> {
+        let topic = private_topic(topic)?;
+        let _guard = self.inner.subscribing.lock().await;
+        lock(&self.inner.private).subscribe(topic, key.clone(), &new_seq());
+        self.inner.send_subscription().await;
+        Ok(())
+    }
+
+    /// Ends the subscription to a private topic.
+    pub async fn unsubscribe_private(&self, topic: &str) -> Result<(), ClientError> {
+        let topic = private_topic(topic)?;
+        let _guard = self.inner.subscribing.lock().await;
+        if lock(&self.inner.private).unsubscribe(&topic) {
+            self.inner.send_subscription().await;
         }
         Ok(())
+    }
+
+    /// Makes this client a publisher of a private topic: from now on its nodes have it verify subscribers, and
+    /// [`Client::request_private`] and [`Client::multicast_private`] reach those that have proved one of
+    /// `keys`. Other keys for the same topic replace those before, and everybody is verified anew.
+    ///
+    /// Returns before anybody is verified: see [`Client::authorised`].
+    pub async fn publish_private(&self, topic: &str, keys: &[PublicKey]) -> Result<(), ClientError> {
+        let topic = private_topic(topic)?;
+        if keys.is_empty() {
+            return Err(ClientError::NoKeys(topic.name().to_owned()));
+        }
+        let _guard = self.inner.subscribing.lock().await;
+        lock(&self.inner.private).publish(topic, keys.to_vec());
+        self.inner.send_subscription().await;
+        Ok(())
+    }
+
+    /// Ends publishing to a private topic.
+    pub async fn unpublish_private(&self, topic: &str) -> Result<(), ClientError> {
+        let topic = private_topic(topic)?;
+        let _guard = self.inner.subscribing.lock().await;
+        if lock(&self.inner.private).unpublish(&topic) {
+            self.inner.send_subscription().await;
+        }
+        Ok(())
+    }
+
+    /// Waits until, on some connection that is up, a subscriber of a private topic has been accepted since
+    /// [`Client::publish_private`]; for ever if there is none. It may have left meanwhile.
+    pub async fn authorised(&self, topic: &str) -> Result<(), ClientError> {
+        let topic = private_topic(topic)?;
+        let mut changes = self.inner.changed.subscribe();
+        while self.inner.authorised_node(&topic).is_none() {
+            // The sender lives as long as this client.
+            let _ = changes.changed().await;
+        }
+        Ok(())
+    }
+
+    /// From now on, what this client tells nodes about subscribers of its private topics.
+    pub fn verdicts(&self) -> broadcast::Receiver<Verdict> {
+        self.inner.verdicts.subscribe()
     }
 
     /// Sends a unicast and waits for its answer; a node that answers 99 is followed by the next. Gives 99 if
@@ -220,6 +320,17 @@ impl Client {
         self.ask(FrameType::REQUEST, topic, payload, timeout).await
     }
 
+    /// Sends a unicast to a subscriber of a private topic that has proved its key to this client, over a
+    /// connection on which there is one.
+    pub async fn request_private(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        self.ask(FrameType::REQUEST, private_topic(topic)?.data().as_str(), payload, timeout).await
+    }
+
     /// Sends a multicast; the answer is the node's acknowledgement.
     pub async fn multicast(
         &self,
@@ -228,6 +339,17 @@ impl Client {
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
         self.ask(FrameType::MULTICAST, topic, payload, timeout).await
+    }
+
+    /// Sends a multicast to all subscribers of a private topic that have proved their keys to this client; the
+    /// answer is the node's acknowledgement, also if there is none.
+    pub async fn multicast_private(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        self.ask(FrameType::MULTICAST, private_topic(topic)?.data().as_str(), payload, timeout).await
     }
 
     async fn ask(
@@ -264,7 +386,7 @@ impl Client {
         let seq = new_seq();
         let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
         let (answer, answered) = oneshot::channel();
-        let Some(node) = self.inner.usable_node() else { return by_client(ResultCode::NOT_SENT) };
+        let Some(node) = self.inner.usable_node_for(topic) else { return by_client(ResultCode::NOT_SENT) };
         lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
         if self.inner.nodes[node].outgoing.send(frame).await.is_err() {
             lock(&self.inner.pending).remove(&seq);
@@ -281,8 +403,9 @@ impl Client {
 
     /// Answers a unicast that came as `message`.
     pub async fn respond(&self, message: &Message, payload: &[u8]) {
-        let frame =
-            sdk::encode_amop(FrameType::RESPONSE, &message.seq, ResultCode::OK, &message.topic, payload);
+        let private = message.is_private.then(|| PrivateTopic::new(&message.topic)).flatten();
+        let topic = private.as_ref().map_or(message.topic.as_str(), |private| private.data().as_str());
+        let frame = sdk::encode_amop(FrameType::RESPONSE, &message.seq, ResultCode::OK, topic, payload);
         // If the connection is gone, the node tries another subscriber.
         let _ = self.inner.nodes[message.node].outgoing.send(frame).await;
     }
@@ -324,9 +447,37 @@ impl Inner {
             .find(|&index| self.nodes[index].up.load(Relaxed))
     }
 
+    /// The same; if the topic is private, one over which a subscriber was accepted if there is any.
+    fn usable_node_for(&self, topic: &str) -> Option<usize> {
+        let authorised = PrivateTopic::of_data(topic).and_then(|topic| self.authorised_node(&topic));
+        authorised.or_else(|| self.usable_node())
+    }
+
+    /// A node that is up and was told to let a subscriber have the topic's messages.
+    fn authorised_node(&self, topic: &PrivateTopic) -> Option<usize> {
+        let private = lock(&self.private);
+        private.authorised(topic).find(|&node| self.nodes[node].up.load(Relaxed))
+    }
+
+    /// Tells all nodes what to send here.
+    async fn send_subscription(&self) {
+        let frame = self.subscription();
+        for node in self.nodes.iter().filter(|node| node.up.load(Relaxed)) {
+            // A connection that is ending subscribes anew when it is back.
+            let _ = node.outgoing.send(frame.clone()).await;
+        }
+    }
+
     fn subscription(&self) -> Vec<u8> {
-        let topics = serde_json::to_vec(&*lock(&self.topics)).unwrap_or_default();
-        sdk::encode(FrameType::SUBSCRIBE, &new_seq(), ResultCode::OK, &topics)
+        let body = serde_json::to_vec(&self.subscribed()).unwrap_or_default();
+        sdk::encode(FrameType::SUBSCRIBE, &new_seq(), ResultCode::OK, &body)
+    }
+
+    /// All topics, as they are on the wire.
+    fn subscribed(&self) -> Vec<String> {
+        let mut topics = lock(&self.topics).clone();
+        topics.extend(lock(&self.private).names());
+        topics
     }
 
     fn set_up(&self, node: usize, up: bool) {
@@ -334,9 +485,14 @@ impl Inner {
         if !up {
             // What was asked there: nobody knows what became of it. Dropping the sender says so.
             lock(&self.pending).retain(|_, pending| pending.node != node);
+            lock(&self.private).handle_down(node);
         }
         self.changed.send_modify(|count| *count += 1);
     }
+}
+
+fn private_topic(name: &str) -> Result<PrivateTopic, ClientError> {
+    PrivateTopic::new(name).ok_or_else(|| ClientError::PrivateTopic(name.to_owned()))
 }
 
 /// 32 random hex digits.

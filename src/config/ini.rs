@@ -184,14 +184,30 @@ impl Ini {
         must_be: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Vec<T> {
-        let mut keys: Vec<String> = self
-            .values
-            .keys()
-            .filter(|(other, key)| other == section && key.starts_with(prefix))
-            .map(|(_, key)| key.clone())
-            .collect();
+        let mut keys = self.keys(section, prefix);
         keys.sort_by_key(|key| key[prefix.len()..].parse::<u64>().unwrap_or(u64::MAX));
         keys.iter().filter_map(|key| self.optional(section, key, must_be, &parse)).collect()
+    }
+
+    /// The values of all keys that begin with `prefix`, with the rest of each key.
+    pub(super) fn by_name<T>(
+        &mut self,
+        section: &str,
+        prefix: &str,
+        must_be: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Vec<(String, T)> {
+        let keys = self.keys(section, prefix);
+        let value = |key: String| {
+            let value = self.optional(section, &key, must_be, &parse)?;
+            Some((key[prefix.len()..].to_owned(), value))
+        };
+        keys.into_iter().filter_map(value).collect()
+    }
+
+    fn keys(&self, section: &str, prefix: &str) -> Vec<String> {
+        let of_section = self.values.keys().filter(|(other, _)| other == section);
+        of_section.filter(|(_, key)| key.starts_with(prefix)).map(|(_, key)| key.clone()).collect()
     }
 
     /// The faults, or warnings about keys that nobody asked for.

@@ -25,7 +25,7 @@ use crate::{
     engine::{EngineSettings, memory_bytes},
     relay::{bandwidth::Limiter, settings::Settings},
     tls::settings::TlsSettings,
-    wire::{NodeId, node, sdk},
+    wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
 
 /// Highest cap in Mbit/s that is taken for what was meant.
@@ -262,6 +262,15 @@ impl Config {
             |text| text.parse::<u32>().ok().filter(|&limit| limit > 0),
         );
 
+        let publishers = ini.by_name(
+            "private_topics",
+            "publishers.",
+            "node ids of 128 hex digits with commas between",
+            |text| text.split(',').map(|id| NodeId::from_hex(id.trim())).collect::<Option<_>>(),
+        );
+        let private_publishers =
+            publishers.into_iter().map(|(name, nodes)| (format!("{DATA_PREFIX}{name}"), nodes)).collect();
+
         let ram = memory_bytes() as u64;
         let relay = Settings {
             frame_len_max: ini.number("amop", "frame_len_max", sdk::FRAME_LEN_MAX as u64, 1024, 1 << 30)
@@ -289,6 +298,7 @@ impl Config {
             windows_bytes_max: ini.number("amop", "windows_bytes_max", ram / 16, 1 << 20, 1 << 36) as usize,
             retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
+            private_publishers,
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
             ..defaults
@@ -456,6 +466,10 @@ mod tests {
                 "2: [flow_control] outgoing_bandwidth_limit = \"0\" must be a number of Mbit/s above 0 and up to 1000000",
             ),
             (
+                "[private_topics]\npublishers.a.b=1,2\n",
+                "2: [private_topics] publishers.a.b = \"1,2\" must be node ids of 128 hex digits with commas between",
+            ),
+            (
                 "[certificate_blacklist]\ncrl.0=abc\n",
                 "2: [certificate_blacklist] crl.0 = \"abc\" must be a node id of 128 hex digits",
             ),
@@ -499,6 +513,22 @@ mod tests {
         assert_eq!(port, 9100);
         let (ip, _) = admin("[admin]\nlisten_ip=::\nlisten_port=9100\n").unwrap();
         assert!(ip.is_unspecified());
+    }
+
+    #[test]
+    fn a_private_topic_is_pinned_by_its_plain_name() {
+        let (one, other) = (NodeId([0xab; 64]), NodeId([0x12; 64]));
+        let text = format!("[private_topics]\npublishers.a.b={}, {}\n", one.to_hex(), other.to_hex());
+        let (config, warnings) = Config::parse(&text, Path::new(".")).unwrap();
+        assert_eq!(warnings, []);
+        for (topic, node, may) in [
+            ("#!$TopicNeedVerify_a.b", one, true),
+            ("#!$TopicNeedVerify_a.b", other, true),
+            ("#!$TopicNeedVerify_a.b", NodeId([1; 64]), false),
+            ("#!$TopicNeedVerify_c", NodeId([1; 64]), true),
+        ] {
+            assert_eq!(config.relay.may_publish(topic, &node), may, "{topic}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::{HANDSHAKES_PER_ADDRESS_MAX, LINKS_PER_NODE_MAX, SESSIONS_PER_CERTIFICATE_MAX};
 use crate::{
-    relay::{ReactorId, registry::NODES_MAX, settings::SESSIONS_MAX},
+    relay::{ReactorId, registry::NEIGHBOURS_MAX, settings::SESSIONS_MAX},
     wire::NodeId,
 };
 
@@ -19,7 +19,7 @@ pub(super) enum NoRoom {
     Certificate,
     #[error("this node has its maximum of {LINKS_PER_NODE_MAX} links at once")]
     Links,
-    #[error("{NODES_MAX} nodes are linked already")]
+    #[error("{NEIGHBOURS_MAX} nodes are linked already")]
     Nodes,
 }
 
@@ -99,7 +99,7 @@ impl Guests {
 
     /// Lets a node's link in.
     pub(super) fn admit_node(&mut self, id: NodeId) -> Result<u64, NoRoom> {
-        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&id) {
+        if self.nodes.len() >= NEIGHBOURS_MAX && !self.nodes.contains_key(&id) {
             return Err(NoRoom::Nodes);
         }
         let links = self.nodes.entry(id).or_default();
@@ -195,10 +195,10 @@ mod tests {
         };
         let tokens: Vec<_> = (0..LINKS_PER_NODE_MAX).map(|_| guests.admit_node(id(0)).unwrap()).collect();
         assert_eq!(guests.admit_node(id(0)), Err(NoRoom::Links));
-        for number in 1..NODES_MAX {
+        for number in 1..NEIGHBOURS_MAX {
             guests.admit_node(id(number)).unwrap();
         }
-        assert_eq!(guests.admit_node(id(NODES_MAX)), Err(NoRoom::Nodes));
+        assert_eq!(guests.admit_node(id(NEIGHBOURS_MAX)), Err(NoRoom::Nodes));
         guests.leave(tokens[0]);
         assert!(guests.admit_node(id(0)).is_ok());
     }

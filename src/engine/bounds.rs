@@ -8,7 +8,7 @@ use crate::{
     bounds::{Bound, fixed},
     relay::{
         RegistryInput,
-        registry::NODES_MAX,
+        registry::NEIGHBOURS_MAX,
         settings::{SESSIONS_MAX, Settings},
     },
     wire::sdk,
@@ -74,12 +74,12 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
     vec![
         fixed(
             "links",
-            SESSIONS_MAX + NODES_MAX,
+            SESSIONS_MAX + NEIGHBOURS_MAX,
             "links",
             "node",
             "the door lets nobody in: sessions_refused; a node's link is closed: refused_nodes",
         )
-        .memory((SESSIONS_MAX + NODES_MAX) * link),
+        .memory((SESSIONS_MAX + NEIGHBOURS_MAX) * link),
         fixed(
             "receive buffers",
             receive_bytes,
@@ -154,7 +154,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "link",
             "further frames wait unsealed; one frame may go beyond",
         )
-        .memory(2 * NODES_MAX * SEALED_AHEAD_MAX),
+        .memory(2 * NEIGHBOURS_MAX * SEALED_AHEAD_MAX),
         fixed("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
         fixed(
             "outgoing data",
@@ -171,7 +171,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "node link",
             "the frame is dropped, a later one says the same: dropped_control_full",
         )
-        .memory(NODES_MAX * CONTROL_BYTES_MAX),
+        .memory(NEIGHBOURS_MAX * CONTROL_BYTES_MAX),
         fixed(
             "mesh queue",
             MESH_QUEUE_LEN,

@@ -188,8 +188,8 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "frame to a node",
             "a multicast goes in several frames, a unicast tries no further ones there",
         ),
-        fixed("nodes", registry::NODES_MAX, "neighbours", "node", "the link is closed: refused_nodes")
-            .memory(registry::NODES_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
+        fixed("nodes", registry::NEIGHBOURS_MAX, "neighbours", "node", "the link is closed: refused_nodes")
+            .memory(registry::NEIGHBOURS_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
         fixed(
             "frames sent and not acknowledged",
             settings.window_frames_max,
@@ -233,7 +233,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "other ways are tried",
         ),
         fixed(
-            "records of neighbours",
+            "records of other nodes",
             settings.records_bytes_max,
             "bytes",
             "node",
@@ -241,7 +241,16 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .set_by("[amop] records_bytes_max")
         .memory(settings.records_bytes_max),
-        fixed("record", state::RECORD_LEN_MAX, "bytes", "neighbour", "refused: refused_size"),
+        fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes"),
+        fixed(
+            "records of which it is remembered how far they were",
+            registry::TOMBSTONES_MAX,
+            "nodes",
+            "node",
+            "the oldest are forgotten",
+        )
+        .memory(registry::TOMBSTONES_MAX * 2 * size_of::<(state::Version, std::time::Instant)>()),
+        fixed("record", state::RECORD_LEN_MAX, "bytes", "other node", "refused: refused_size"),
         fixed("entries", state::ENTRIES_MAX, "entries", "record", "refused: refused_size"),
         fixed(
             "steps of our own record that are kept",

@@ -358,6 +358,8 @@ figures! {
         counter challenges_closed,
         /// Challenges not carried because another session had the same payload before: it may hand on its own.
         counter challenges_handed_on,
+        /// Challenges refused because the publisher's node is none of those that may publish the topic here.
+        counter challenges_not_pinned,
         /// Challenges refused because there were too many.
         counter challenges_over_bound,
         /// Pairs of publisher and subscriber sessions that are not challenged because there are too many.

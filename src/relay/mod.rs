@@ -203,6 +203,9 @@ pub enum CloseReason {
     /// The peer bears our own node id.
     #[error("the peer bears this node's own id")]
     OwnId,
+    /// This node begins a later life, since its clock went back: links are made anew.
+    #[error("this node starts its account anew")]
+    NewLife,
     /// The keys of the connection are worn out.
     #[error("the connection's keys are worn out")]
     KeysWorn,
@@ -236,6 +239,7 @@ impl CloseReason {
             | Self::Idle
             | Self::Duplicate
             | Self::Replaced
+            | Self::NewLife
             | Self::KeysWorn
             | Self::Shutdown => return None,
         })
@@ -493,10 +497,12 @@ pub enum RegistryOutput {
         /// Body of the answer.
         body: Bytes,
     },
-    /// A neighbour broke the rules of the state protocol; its link is to be closed.
+    /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.
         id: NodeId,
+        /// Why.
+        reason: CloseReason,
     },
 }
 
@@ -537,8 +543,8 @@ pub fn home_reactor(id: &NodeId, reactors: u16) -> ReactorId {
 pub struct Shared {
     /// This node.
     pub id: NodeId,
-    /// Grows with every start.
-    pub incarnation: u64,
+    /// Grows with every start; read by [`Self::incarnation`], written by the registry alone.
+    pub incarnation: std::sync::atomic::AtomicU64,
     /// Number of reactors.
     pub reactors: u16,
     /// Zero of the clock by which the limiters count.
@@ -578,7 +584,7 @@ impl Shared {
     ) -> Self {
         Self {
             id,
-            incarnation,
+            incarnation: incarnation.into(),
             reactors,
             started,
             own_address: String::new(),
@@ -593,5 +599,14 @@ impl Shared {
             next_message: 0.into(),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
         }
+    }
+    /// This life of the node: grows with every start, and when the network knows a later one.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Only the registry does this.
+    pub(in crate::relay) fn set_incarnation(&self, incarnation: u64) {
+        self.incarnation.store(incarnation, std::sync::atomic::Ordering::Relaxed);
     }
 }

@@ -1,6 +1,11 @@
 //! Bounds and times of the relay, with the defaults of WIRE.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::wire::NodeId;
 
 /// Sessions of a node (WIRE §1.8).
 pub const SESSIONS_MAX: usize = 65_536;
@@ -71,6 +76,10 @@ pub struct Settings {
     pub rpc_requests_per_second_max: Option<u32>,
     /// Whether `getPeers` and `getNodeInfo` list topics (WIRE §1.5).
     pub list_topics: bool,
+    /// Whether frames are passed on for other nodes (WIRE §6.4).
+    pub relays: bool,
+    /// For data topics that are pinned, the nodes whose publishers may reach subscribers of this node (WIRE §4).
+    pub private_publishers: BTreeMap<String, BTreeSet<NodeId>>,
     /// `[chain] id`.
     pub chain_id: String,
     /// Ids of `[group]`, for `getGroupList`.
@@ -111,8 +120,17 @@ impl Default for Settings {
             ack_delay_max: Duration::from_millis(20),
             rpc_requests_per_second_max: None,
             list_topics: true,
+            relays: true,
+            private_publishers: BTreeMap::new(),
             chain_id: "1".to_owned(),
             groups: vec![1],
         }
+    }
+}
+
+impl Settings {
+    /// Whether publishers of a node may reach this node's subscribers of a data topic.
+    pub fn may_publish(&self, data_topic: &str, node: &NodeId) -> bool {
+        self.private_publishers.get(data_topic).is_none_or(|nodes| nodes.contains(node))
     }
 }

@@ -169,7 +169,8 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-fn secp256k1_secret(key: &PrivateKeyDer<'_>) -> Option<SecretKey> {
+/// The number of a private key on secp256k1, in PKCS#8 or SEC 1; `None` for others.
+pub(crate) fn secp256k1_secret(key: &PrivateKeyDer<'_>) -> Option<SecretKey> {
     use aws_lc_rs::encoding::AsBigEndian;
     let algorithm = &ECDSA_P256K1_SHA256_ASN1_SIGNING;
     let pair = match key {

@@ -150,6 +150,32 @@ pub fn topic_certification(node: &NodeId, token: &ChallengeToken, topic: &str, r
     format!("{body}\n")
 }
 
+/// Body of a 0x37 as a publisher reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicCertification {
+    /// The node's own; goes back unread.
+    pub node_id: String,
+    /// The data topic.
+    pub topic: String,
+    /// Where the subscriber is to be challenged.
+    pub route: String,
+}
+
+impl TopicCertification {
+    /// Reads a body; `None` if it is malformed.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let field = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
+        Some(Self { node_id: field("nodeId")?, topic: field("topic")?, route: field("topicForCert")? })
+    }
+
+    /// Body of the 0x38 that answers it.
+    pub fn status(&self, accepted: bool) -> String {
+        let result = i32::from(!accepted);
+        serde_json::json!({ "checkResult": result, "nodeId": self.node_id, "topic": self.topic }).to_string()
+    }
+}
+
 /// Body of a 0x38 (WIRE §4): what a publisher thinks of a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicStatus {
@@ -218,6 +244,13 @@ mod tests {
             )
         };
         let topic = "#!$TopicNeedVerify_\"t".to_owned();
+        let certification = TopicCertification::decode(body.as_bytes()).unwrap();
+        for accepted in [true, false] {
+            let status = TopicStatus::decode(certification.status(accepted).as_bytes());
+            assert_eq!(status, Some(TopicStatus { accepted, token, topic: topic.clone() }));
+        }
+        assert_eq!(TopicCertification::decode(br#"{"nodeId":"x","topic":"t"}"#), None);
+        assert_eq!(TopicCertification::decode(b"[]"), None);
         assert_eq!(verdict("0"), Some(TopicStatus { accepted: true, token, topic: topic.clone() }));
         assert_eq!(verdict("-1"), Some(TopicStatus { accepted: false, token, topic }));
         assert_eq!(verdict("\"0\""), None);

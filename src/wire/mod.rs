@@ -20,10 +20,10 @@ pub mod sdk;
 pub mod state;
 pub mod topic;
 
-mod hex;
+pub(crate) mod hex;
 mod reader;
 
 pub use code::ResultCode;
 pub use frame::{FrameRef, RetainedFrame};
 pub use node::NodeId;
-pub use topic::{Topic, TopicKind};
+pub use topic::{PrivateTopic, Topic, TopicKind};

@@ -15,6 +15,11 @@ pub const KIND_TOPIC: u8 = 1;
 pub const KIND_TOPIC_SESSIONS: u8 = 2;
 /// Entry kind: a live neighbour; the key is its id, the value empty.
 pub const KIND_NEIGHBOUR: u8 = 3;
+/// Entry kind: what the node is like; the key is the kind alone, the value flags of which bit 0 of the first byte is
+/// [`FLAG_NO_RELAY`]. Without it all flags are 0.
+pub const KIND_SELF: u8 = 4;
+/// The node passes on no frames for others.
+pub const FLAG_NO_RELAY: u8 = 1;
 
 /// Longest key in bytes, kind included.
 pub const KEY_LEN_MAX: usize = 256;
@@ -338,10 +343,7 @@ pub type Step<'a> = (Head, &'a [u8]);
 pub struct Scope(pub u8);
 
 impl Scope {
-    /// The sender's own record alone.
-    pub const OWN: Self = Self(1);
-    /// All records that the sender knows, its own included. Set aside for nodes that pass on what they
-    /// hear.
+    /// All records that the sender offers: its own, and those of nodes in its part of the network.
     pub const ALL: Self = Self(2);
 }
 
@@ -362,7 +364,7 @@ pub enum MessageError {
 /// Payload of STATE_SEQ, STATE_REQUEST or STATE_REPLY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// STATE_SEQ, STATE_REPLY: steps, oldest first. A reply without any says that there are none.
+    /// STATE_SEQ, STATE_REPLY: steps, oldest first; of several origins only in a STATE_SEQ.
     Steps(Vec<Step<'a>>),
     /// STATE_SEQ: a hash over the versions of the records in scope.
     Digest {
@@ -371,7 +373,7 @@ pub enum Message<'a> {
         /// See [`versions_hash`].
         hash: [u8; 32],
     },
-    /// STATE_SEQ, STATE_REPLY: those versions.
+    /// STATE_SEQ, STATE_REPLY: those versions. As the answer to [`Self::Want`]: what there is, and it is not newer.
     List(Vec<Version>),
     /// STATE_REQUEST: for the list.
     WantList,
@@ -546,7 +548,7 @@ mod tests {
         let version = Version { origin: NodeId([9; 64]), incarnation: 1, seq: 2 };
         let messages = [
             Message::Steps(vec![(head(), b"changes"), (head(), b"")]),
-            Message::Digest { scope: Scope::OWN, hash: [3; 32] },
+            Message::Digest { scope: Scope::ALL, hash: [3; 32] },
             Message::List(vec![version, version]),
             Message::WantList,
             Message::Want { known: version, after: b"key" },

@@ -84,6 +84,61 @@ pub fn data_topic_of_route(name: &str) -> Option<&str> {
     split_route(name).map(|(data, _)| data)
 }
 
+/// A private topic by the name that applications know it by, and its names on the wire (WIRE §4).
+///
+/// ```
+/// use amop::wire::PrivateTopic;
+///
+/// let deals = PrivateTopic::new("deals").expect("a short name");
+/// assert_eq!(deals.data().as_str(), "#!$TopicNeedVerify_deals");
+/// assert_eq!(deals.marker(), "#!$PushChannel_#!$TopicNeedVerify_deals");
+/// assert_eq!(PrivateTopic::of_data("#!$TopicNeedVerify_deals"), Some(deals));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PrivateTopic(Topic);
+
+impl PrivateTopic {
+    /// Longest name in bytes: what a route topic leaves of [`TOPIC_LEN_MAX`].
+    pub const NAME_LEN_MAX: usize =
+        TOPIC_LEN_MAX - ROUTE_PREFIX.len() - DATA_PREFIX.len() - 1 - ROUTE_TAIL_LEN;
+
+    /// The private topic of a name; `None` if it is empty, too long, no topic (WIRE §2.1), or has one of the
+    /// prefixes of private topics already.
+    pub fn new(name: &str) -> Option<Self> {
+        let has_prefix = [DATA_PREFIX, ROUTE_PREFIX, MARKER_PREFIX].iter().any(|&it| name.starts_with(it));
+        if has_prefix || !(1..=Self::NAME_LEN_MAX).contains(&name.len()) {
+            return None;
+        }
+        Topic::new(&format!("{DATA_PREFIX}{name}")).map(Self)
+    }
+
+    /// The private topic of a data topic; `None` for other topics.
+    pub fn of_data(topic: &str) -> Option<Self> {
+        topic.strip_prefix(DATA_PREFIX).and_then(Self::new)
+    }
+
+    /// The name that applications know it by.
+    pub fn name(&self) -> &str {
+        &self.0.as_str()[DATA_PREFIX.len()..]
+    }
+
+    /// The topic of its messages.
+    pub fn data(&self) -> &Topic {
+        &self.0
+    }
+
+    /// The topic by which a session says that it publishes.
+    pub fn marker(&self) -> String {
+        format!("{MARKER_PREFIX}{}", self.0)
+    }
+
+    /// The topic that a subscriber is challenged under; `uuid` is 32 hex digits of its choice.
+    pub fn route(&self, uuid: &[u8; 32]) -> String {
+        debug_assert!(uuid.iter().all(u8::is_ascii_hexdigit));
+        format!("{ROUTE_PREFIX}{}_{}", self.0, uuid.escape_ascii())
+    }
+}
+
 /// A route topic that a node made up for one challenge (WIRE §4).
 ///
 /// ```
@@ -240,6 +295,22 @@ mod tests {
         assert!(!minted.is_at(&NodeId([1; 64])));
         let long = format!("{DATA_PREFIX}{}", "x".repeat(TOPIC_LEN_MAX - DATA_PREFIX.len()));
         assert_eq!(MintedTopic::new(&long, &node, 0).to_topic(), None);
+    }
+
+    #[test]
+    fn a_private_topics_longest_name_leaves_room_for_its_routes() {
+        let uuid = *b"0123456789abcdef0123456789abcdef";
+        let longest = PrivateTopic::new(&"x".repeat(PrivateTopic::NAME_LEN_MAX)).unwrap();
+        let route = longest.route(&uuid);
+        assert_eq!(route.len(), TOPIC_LEN_MAX);
+        assert_eq!(data_topic_of_route(&route), Some(longest.data().as_str()));
+        assert_eq!(data_topic_of_marker(&longest.marker()), Some(longest.data().as_str()));
+        assert_eq!(PrivateTopic::new(&"x".repeat(PrivateTopic::NAME_LEN_MAX + 1)), None);
+        for name in ["", "a\tb", "#!$TopicNeedVerify_t", "#!$PushChannel_#!$TopicNeedVerify_t"] {
+            assert_eq!(PrivateTopic::new(name), None, "{name}");
+        }
+        assert_eq!(PrivateTopic::of_data("#!$TopicNeedVerify_t").unwrap().name(), "t");
+        assert_eq!(PrivateTopic::of_data("t"), None);
     }
 
     #[test]

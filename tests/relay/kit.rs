@@ -231,6 +231,8 @@ pub struct VirtualNode {
     /// Frozen nodes do nothing until they are thawed.
     pub frozen: bool,
     pub running: bool,
+    /// Tells its starts apart, whatever its clock says.
+    life: u64,
     /// What came while it was frozen.
     parked: VecDeque<Event>,
     keys: NodeSigner,
@@ -303,6 +305,7 @@ pub struct Network {
     pending: BTreeMap<u64, Event>,
     sequence: u64,
     incarnations: u64,
+    lives: u64,
     /// Incarnations of clocks that were lost; counts down.
     lost_incarnations: u64,
     app_latency: BTreeMap<AppIndex, Instant>,
@@ -349,6 +352,7 @@ impl Network {
             pending: BTreeMap::new(),
             sequence: 0,
             incarnations: FIRST_INCARNATION,
+            lives: 0,
             lost_incarnations: FIRST_INCARNATION,
             app_latency: BTreeMap::new(),
             local_arrivals: BTreeMap::new(),
@@ -393,10 +397,12 @@ impl Network {
             next_message: AtomicU32::new(self.rng.random()),
             ..Shared::new(keys.id(), incarnation, reactors, self.now, settings)
         });
+        self.lives += 1;
         VirtualNode {
             id: shared.id,
             frozen: false,
             running: true,
+            life: self.lives,
             parked: VecDeque::new(),
             shards: (0..reactors)
                 .map(|id| Shard::new(shared.clone(), ReactorId(id), self.rng.random(), self.now))
@@ -467,7 +473,7 @@ impl Network {
     }
 
     fn end(&self, node: NodeIndex, reactor: ReactorId, key: LinkKey) -> End {
-        End::Node { node, incarnation: self.nodes[node].shared.incarnation, reactor, key }
+        End::Node { node, incarnation: self.nodes[node].life, reactor, key }
     }
 
     /// The links between two nodes, as (reactor, key) at the first of them.
@@ -562,7 +568,7 @@ impl Network {
             received: Vec::new(),
             closed: false,
             link: (reactor, key),
-            incarnation: self.nodes[node].shared.incarnation,
+            incarnation: self.nodes[node].life,
             topics: Vec::new(),
         });
         let up = LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned() };
@@ -726,7 +732,7 @@ impl Network {
     }
 
     fn is_current(&self, node: NodeIndex, incarnation: u64) -> bool {
-        self.nodes[node].running && self.nodes[node].shared.incarnation == incarnation
+        self.nodes[node].running && self.nodes[node].life == incarnation
     }
 
     fn handle(&mut self, event: Event) {
@@ -879,7 +885,7 @@ impl Network {
         let now = self.now;
         let index = usize::from(reactor.0);
         let virtual_node = &mut self.nodes[node];
-        let incarnation = virtual_node.shared.incarnation;
+        let incarnation = virtual_node.life;
         handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
         for effect in effects {
@@ -924,7 +930,7 @@ impl Network {
     }
 
     fn collect_registry(&mut self, node: NodeIndex) {
-        let incarnation = self.nodes[node].shared.incarnation;
+        let incarnation = self.nodes[node].life;
         while let Some((reactor, output)) = self.nodes[node].registry.poll_output() {
             let event = Event::FromRegistry { node, incarnation, reactor, output };
             self.schedule_local(Way::FromRegistry(node, reactor), event);

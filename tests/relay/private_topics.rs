@@ -4,7 +4,7 @@
 //! route topic, a publisher verifies whom it is asked to. A signature is a keyed hash.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -104,6 +104,31 @@ impl Play {
         self.parts.insert(app, Part { is_manual: true, ..Part::default() });
         self.subscribe(app, &[MARKER]);
         app
+    }
+
+    /// Has a node send another one a private message that none of its publishers sent.
+    fn forge(
+        &mut self,
+        (from, to): (NodeIndex, NodeIndex),
+        message: u32,
+        packet_type: PacketType,
+        audience: Option<Vec<u64>>,
+    ) {
+        let frame_type =
+            if packet_type == PacketType::UNICAST { FrameType::REQUEST } else { FrameType::MULTICAST };
+        let seq = self.net.seq();
+        let inner = sdk::encode_amop(frame_type, &seq, ResultCode::OK, DATA, b"secret");
+        let extensions = Extensions { audience: audience.map(|one| vec![one]), ..Extensions::default() };
+        let (mut block, mut frame) = Default::default();
+        extensions.encode_into(&mut block);
+        node::Header::direct(packet_type, message).encode_into(block.len() + inner.len(), &mut frame);
+        frame.extend_from_slice(&block);
+        frame.extend_from_slice(&inner);
+        self.net.forge(from, to, &frame);
+        self.run(SOON);
+        // The forging node has ended the link: it was told of a frame taken that it knows nothing of.
+        self.net.connect(from, to);
+        self.run(SOON);
     }
 
     fn part(&mut self, app: AppIndex) -> &mut Part {
@@ -829,22 +854,8 @@ fn frames_of_other_nodes_reach_only_who_is_named_and_still_holds_the_topic() {
     let (data, other) = (number_of(&play, DATA, 0), number_of(&play, OTHER_DATA, 0));
     let mut message = 0;
     let mut send = |play: &mut Play, packet_type: PacketType, audience: Option<Vec<u64>>| {
-        let frame_type =
-            if packet_type == PacketType::UNICAST { FrameType::REQUEST } else { FrameType::MULTICAST };
-        let seq = play.net.seq();
-        let inner = sdk::encode_amop(frame_type, &seq, ResultCode::OK, DATA, b"secret");
-        let extensions = Extensions { audience: audience.map(|one| vec![one]), ..Extensions::default() };
-        let (mut block, mut frame) = Default::default();
-        extensions.encode_into(&mut block);
         message += 1;
-        node::Header::direct(packet_type, message).encode_into(block.len() + inner.len(), &mut frame);
-        frame.extend_from_slice(&block);
-        frame.extend_from_slice(&inner);
-        play.net.forge(0, 1, &frame);
-        play.run(SOON);
-        // Node 0 has ended the link: it was told of a frame taken that it knows nothing of.
-        play.net.connect(0, 1);
-        play.run(SOON);
+        play.forge((0, 1), message, packet_type, audience);
     };
     let count = |play: &Play| -> usize { both.iter().map(|&app| play.messages(app).len()).sum() };
     for packet_type in [PacketType::UNICAST, PacketType::MULTICAST] {
@@ -983,6 +994,36 @@ fn private_messages_that_leave_the_node_cost_bandwidth() {
             assert_eq!(play.net.answers(publisher, &seq)[0].code(), expected);
         }
     }
+}
+
+#[test]
+fn a_pinned_topic_reaches_subscribers_only_from_publishers_of_the_nodes_that_are_named() {
+    let mut net = Network::new(47);
+    let first = net.add_node(2, Settings::default());
+    let pins = BTreeMap::from([(DATA.to_owned(), BTreeSet::from([net.nodes[first].shared.id]))]);
+    let pinned = net.add_node(2, Settings { private_publishers: pins, ..Settings::default() });
+    let second = net.add_node(2, Settings::default());
+    for (from, to) in [(first, pinned), (second, pinned), (first, second)] {
+        net.connect(from, to);
+    }
+    net.run_for(SOON);
+    let mut play = Play { net, parts: BTreeMap::new(), payloads: 0 };
+    let subscriber = play.subscriber(pinned, Some(1));
+    let [named, other, own] = [first, second, pinned].map(|node| play.publisher(node, &[1]));
+    play.run(SOON);
+    play.expect(named, &[subscriber], &[]);
+    for publisher in [other, own] {
+        assert_eq!(play.unicast(publisher, DATA, b"u"), 100);
+        play.multicast(publisher, DATA, b"m");
+    }
+    let number =
+        play.net.nodes[pinned].shared.snapshot.load().private(DATA).unwrap().own.iter().next().unwrap().0;
+    for (message, packet_type) in [PacketType::UNICAST, PacketType::MULTICAST].into_iter().enumerate() {
+        play.forge((second, pinned), message as u32, packet_type, Some(vec![number]));
+    }
+    assert_eq!(play.messages(subscriber).len(), 2, "the named publisher's unicast and multicast");
+    let refused = play.net.nodes[pinned].total(|counters| counters.challenges_not_pinned.get());
+    assert!(refused >= 2);
 }
 
 /// Applications come and go, renew uuids, lose keys, links break; at the end everybody reaches whom it should.

@@ -10,7 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::pki::{NetworkPlan, Profile, build_network};
+use amop::{
+    client::{Certificates, Client, ClientOptions, Messages},
+    pki::{NetworkPlan, Profile, build_network},
+};
+
+/// No healthy run comes near it: the nodes of a test run on the same processors.
+pub const BOUND: Duration = Duration::from_secs(30);
 
 /// A network's files, made once per run and test program for each profile.
 pub fn network_files(profile: Profile) -> &'static Path {
@@ -99,15 +105,42 @@ impl TestNode {
         });
     }
 
+    /// Waits until the node knows so many subscribers of a private topic, by its data topic.
+    pub fn wait_for_private_subscribers(&self, data: &str, count: usize) {
+        wait_until("the private topic's subscribers are known", || {
+            let snapshot = self.node().shared().snapshot.load();
+            let known = snapshot.private(data).map_or(0, |entry| {
+                entry.own.len() + entry.nodes.iter().map(|(_, sessions)| sessions.len()).sum::<usize>()
+            });
+            known == count
+        });
+    }
+
     pub fn total(&self, counter: impl Fn(&amop::relay::counters::Counters) -> u64) -> u64 {
         self.node().shared().counters.iter().map(|counters| counter(counters)).sum()
     }
 }
 
+/// The runtime of a test's applications.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// An application that is connected to nodes.
+pub async fn client(profile: Profile, nodes: &[&TestNode]) -> (Client, Messages) {
+    let addresses = nodes.iter().map(|node| node.node().channel_address().to_string());
+    client_at(profile, addresses.collect()).await
+}
+
+/// The same by addresses.
+pub async fn client_at(profile: Profile, nodes: Vec<String>) -> (Client, Messages) {
+    let certificates = Certificates::load(&host_dir(profile).join("sdk")).unwrap();
+    Client::connect(ClientOptions { nodes, certificates, connect_timeout: BOUND }).await.unwrap()
+}
+
 /// Looks again and again, within a bound that no healthy run comes near.
 pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
-    // The nodes of a test run on the same processors.
-    wait_until_within(Duration::from_secs(30), Duration::from_millis(1), what, holds);
+    wait_until_within(BOUND, Duration::from_millis(1), what, holds);
 }
 
 /// The same within another bound, with pauses of another length.

@@ -238,7 +238,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let states = [
         Message::Steps(vec![(head.clone(), &changes), (head.clone(), b"")]).encode(),
-        Message::Digest { scope: amop::wire::state::Scope::OWN, hash: [3; 32] }.encode(),
+        Message::Digest { scope: amop::wire::state::Scope::ALL, hash: [3; 32] }.encode(),
         Message::List(vec![version, version]).encode(),
         Message::WantList.encode(),
         Message::Want { known: version, after: b"key" }.encode(),

@@ -7,17 +7,15 @@
 //!
 //! ```text
 //!   Topics, NodeUp, NodeDown ──► own record ── publish ──► step ──► every neighbour
-//!                          └───► snapshot ─────────────► all shards
-//!   steps, parts ──► record of the neighbour ──┘
-//!   digest, list ──► behind? ──► request ──► steps, or the whole record in parts
+//!                          └───► snapshot ─────────────► all shards      ▲
+//!   steps, parts ──► records ────┴──► topology ──► ways                  │
+//!           └────────────────────────────────────────────────────────────┘ (exchange)
 //! ```
-//!
-//! Now every node tells its neighbours about itself only. Records and steps are signed and chained as
-//! they will be when others pass them on.
 //!
 //! # Invariants
 //! - Counts in the snapshot are those of the inputs so far, as of the last publish.
-//! - A neighbour's entries are those of a record whose root its key has signed.
+//! - A node's entries are those of a record whose root its key has signed.
+//! - A node's entries are in the snapshot exactly while a way leads to it.
 //! - JSON-RPC waits for everything else, within a bound: it costs most, and anybody may ask.
 //! - What a neighbour sends that is wrong is ignored and counted ([`RegistryCounters`]); only one that
 //!   goes on and on loses its link.
@@ -30,14 +28,18 @@ use std::{
 
 use ahash::AHashMap;
 use smallvec::SmallVec;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use self::{
-    own::{OwnRecord, Pinned},
-    record::{Record, Taken},
+    exchange::{
+        Known, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
+    },
+    history::Pinned,
+    own::OwnRecord,
+    topology::Topology,
 };
 use super::{
-    LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
+    CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
     counters::{Counter, figures},
     home_reactor,
     log_limit::LogLimit,
@@ -55,24 +57,31 @@ use crate::wire::{
 };
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
 
+mod exchange;
+mod history;
 mod own;
 mod record;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 /// How often a node says by a digest what it knows.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
-/// Requests of one neighbour that are answered per second.
-const REQUESTS_PER_SECOND_MAX: u32 = 512;
 /// A neighbour that does not fetch the next part for so long begins anew.
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Neighbours at once.
-pub const NODES_MAX: usize = 512;
+pub const NEIGHBOURS_MAX: usize = 512;
+/// Other nodes of the network; a list names them all, and the one that sends it.
+pub const NODES_MAX: usize = state::LIST_MAX - 1;
+/// A record that no way leads to is kept for so long: the node, or the way, may come back.
+const LOST_MEMORY: Duration = Duration::from_secs(60);
+/// How long it is remembered how far a record was that was let go, so that nobody brings an older one …
+const TOMBSTONE_MEMORY: Duration = Duration::from_secs(3600);
+/// … and of how many nodes.
+pub(in crate::relay) const TOMBSTONES_MAX: usize = 4_096;
 /// Bytes of JSON-RPC requests that wait to be answered, each with its place in the queue; further ones are
 /// refused.
 pub(in crate::relay) const RPC_WAITING_BYTES_MAX: usize = 16 << 20;
-/// A neighbour whose messages are refused more often per minute loses its link.
-const REFUSALS_PER_MINUTE_MAX: u32 = 100;
 
 /// What was wrong with something that a neighbour sent about a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,15 +89,15 @@ pub enum StateError {
     /// Not a message of the state protocol, or not one for its packet type.
     #[error("the message is malformed")]
     Malformed,
-    /// About another node than the neighbour itself.
-    #[error("the record of another node than the neighbour")]
-    Origin,
     /// Not by the origin's key.
     #[error("the signature is not the origin's")]
     Signature,
     /// The step does not build on the step before it that is known here.
     #[error("the step contradicts the one before it")]
     Chain,
+    /// The same, of another node than the neighbour: it has signed two steps with one number.
+    #[error("a third node's step contradicts the one before it")]
+    Fork,
     /// The changes are not those that were signed, or do not lead to the signed root.
     #[error("the changes do not lead to the signed root")]
     Root,
@@ -109,7 +118,7 @@ pub enum StateError {
 impl StateError {
     /// Whether an honest node never does this.
     fn is_misbehaviour(self) -> bool {
-        !matches!(self, Self::Rate | Self::Unasked | Self::Room)
+        !matches!(self, Self::Rate | Self::Unasked | Self::Room | Self::Fork)
     }
 }
 
@@ -141,16 +150,24 @@ figures! {
         counter stale,
         /// Messages of kinds not known here.
         counter unknown_kinds,
-        /// Lists that name our own id with an incarnation that is not below ours.
+        /// Steps signed by this node's key that are later than its own: its clock went back, or its key is used twice.
         counter own_id_elsewhere,
+        /// Other nodes of the network that are known, whether a way leads to them or not.
+        gauge nodes_known,
+        /// Other nodes that a way leads to.
+        gauge nodes_reachable,
+        /// Times that the ways through the network were found anew.
+        counter ways_found,
+        /// Records of other nodes let go because no way led to them for a minute.
+        counter records_let_go,
         /// Messages of neighbours refused: not of the state protocol.
         counter refused_malformed,
-        /// Messages of neighbours refused: about another node than the neighbour.
-        counter refused_origin,
         /// Messages of neighbours refused: not signed by the origin's key.
         counter refused_signature,
         /// Messages of neighbours refused: a step that contradicts the one before it.
         counter refused_chain,
+        /// Messages of neighbours refused: a third node's step that contradicts the one before it.
+        counter refused_fork,
         /// Messages of neighbours refused: changes that do not lead to the signed root.
         counter refused_root,
         /// Messages of neighbours refused: more entries or bytes than are allowed.
@@ -164,9 +181,9 @@ figures! {
         /// Subscribers of private topics that other nodes were not told of, at each change, because there are
         /// too many of one topic.
         counter subscribers_not_told,
-        /// Neighbours beyond the most that are linked.
+        /// Neighbours beyond the most that are linked, and nodes beyond the most that are known.
         counter refused_nodes,
-        /// About how many bytes of memory the records of all neighbours take.
+        /// About how many bytes of memory the records of all other nodes take.
         gauge records_bytes,
         /// JSON-RPC requests refused because too many waited, or too many answers were not taken yet.
         counter rpc_refused,
@@ -178,9 +195,9 @@ impl RegistryCounters {
     pub fn refused(&self, error: StateError) -> &Counter {
         match error {
             StateError::Malformed => &self.refused_malformed,
-            StateError::Origin => &self.refused_origin,
             StateError::Signature => &self.refused_signature,
             StateError::Chain => &self.refused_chain,
+            StateError::Fork => &self.refused_fork,
             StateError::Root => &self.refused_root,
             StateError::Size => &self.refused_size,
             StateError::Rate => &self.refused_rate,
@@ -202,11 +219,26 @@ pub struct Registry {
     data_topics: AHashMap<Topic, SmallVec<[(ReactorId, u32); 2]>>,
     /// Data topics whose subscribers here have changed since the last publish.
     changed_subscribers: BTreeSet<Topic>,
-    nodes: BTreeMap<NodeId, Neighbour>,
-    /// About how many bytes of memory their records take.
+    neighbours: BTreeMap<NodeId, Neighbour>,
+    /// All other nodes of the network that were heard of, neighbours included.
+    known: BTreeMap<NodeId, Known>,
+    /// Those of them of which somebody has something newer.
+    behind: BTreeSet<NodeId>,
+    /// How far records were that were let go, and when.
+    tombstones: BTreeMap<NodeId, (Version, Instant)>,
+    topology: Topology,
+    topology_changed: bool,
+    news: News,
+    /// Who was asked for a later record of our own, and when.
+    own_asked: Option<(NodeId, Instant)>,
+    /// When a later life was begun because our clock had gone back.
+    life_since: Option<Instant>,
+    /// About how many bytes of memory all records but our own take.
     records_bytes: usize,
     /// Grows with everything that JSON-RPC shows.
     view_version: u64,
+    /// What is shown of a neighbour before its record came.
+    no_entries: Entries,
     rpc_cache: rpc::Cache,
     rpc_waiting: VecDeque<RpcRequest>,
     rpc_waiting_bytes: usize,
@@ -223,10 +255,12 @@ struct Neighbour {
     agency: String,
     name: String,
     since: Instant,
-    record: Record,
-    /// Our record as this neighbour is fetching it, and when it last asked.
-    pinned: Option<(Pinned, Instant)>,
+    /// Records as this neighbour is fetching them, and when it last asked.
+    pinned: BTreeMap<NodeId, (Pinned, Instant)>,
+    /// Our requests to it that are under way.
+    wants: usize,
     requests: Allowance,
+    steps: Allowance,
     refusals: Allowance,
 }
 
@@ -265,17 +299,30 @@ impl Allowance {
 impl Registry {
     /// A registry that knows nobody yet.
     pub fn new(shared: Arc<Shared>, signer: NodeSigner) -> Self {
+        let mut own = OwnRecord::new(shared.id, shared.incarnation(), signer);
+        if !shared.settings.relays {
+            own.change(vec![state::KIND_SELF], Some(vec![state::FLAG_NO_RELAY]));
+        }
         Self {
-            own: OwnRecord::new(shared.id, shared.incarnation, signer),
+            own,
             shared,
             counters: Arc::default(),
             snapshot: Snapshot::default(),
             snapshot_changed: false,
             data_topics: AHashMap::new(),
             changed_subscribers: BTreeSet::new(),
-            nodes: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            known: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            tombstones: BTreeMap::new(),
+            topology: Topology::default(),
+            topology_changed: false,
+            news: News::default(),
+            own_asked: None,
+            life_since: None,
             records_bytes: 0,
             view_version: 0,
+            no_entries: Entries::default(),
             rpc_cache: rpc::Cache::default(),
             rpc_waiting: VecDeque::new(),
             rpc_waiting_bytes: 0,
@@ -321,7 +368,10 @@ impl Registry {
     }
 
     /// Publishes a snapshot if anything changed, and announces what of our own record changed.
-    pub fn publish(&mut self, _now: Instant) {
+    pub fn publish(&mut self, now: Instant) {
+        if std::mem::take(&mut self.topology_changed) {
+            self.find_ways(now);
+        }
         if std::mem::take(&mut self.snapshot_changed) {
             self.snapshot.version += 1;
             self.shared.snapshot.store(Arc::new(self.snapshot.clone()));
@@ -342,6 +392,7 @@ impl Registry {
             self.view_version += 1;
             self.announce(message);
         }
+        self.pass_on();
     }
 
     /// What a shard is to do next. When nothing else is left, one JSON-RPC request is answered; whoever has
@@ -364,24 +415,28 @@ impl Registry {
         rpc.into_iter().chain(self.next_digest).min()
     }
 
-    /// Says to all neighbours what this node has, and asks again for what it still lacks.
+    /// Says to all neighbours what this node has, asks again for what it still lacks, and lets go of nodes that
+    /// are gone.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.next_digest.is_none_or(|due| due > now) {
             return;
         }
-        let hash = state::versions_hash(&mut [self.own.version()]);
-        self.announce(Message::Digest { scope: Scope::OWN, hash }.encode());
-        let mut behind = SmallVec::<[NodeId; 4]>::new();
-        for (id, neighbour) in &mut self.nodes {
-            neighbour.pinned.take_if(|(_, used)| now.saturating_duration_since(*used) > PIN_TIMEOUT);
-            if neighbour.record.is_behind() {
-                behind.push(*id);
-            }
+        let hash = state::versions_hash(&mut self.shared_versions());
+        self.announce(Message::Digest { scope: Scope::ALL, hash }.encode());
+        let is_old = |since: Instant, memory: Duration| now.saturating_duration_since(since) > memory;
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.pinned.retain(|_, (_, used)| !is_old(*used, PIN_TIMEOUT));
         }
-        for id in behind {
-            self.request(now, &id);
+        self.expire_requests(now);
+        self.tombstones.retain(|_, (_, since)| !is_old(*since, TOMBSTONE_MEMORY));
+        let lost = |known: &Known| known.lost_since.is_some_and(|since| is_old(since, LOST_MEMORY));
+        let gone: Vec<NodeId> =
+            self.known.iter().filter(|(_, known)| lost(known)).map(|(origin, _)| *origin).collect();
+        for origin in gone {
+            self.let_go(now, &origin);
         }
-        self.next_digest = (!self.nodes.is_empty()).then(|| now + DIGEST_INTERVAL);
+        let is_alone = self.neighbours.is_empty() && self.known.is_empty();
+        self.next_digest = (!is_alone).then(|| now + DIGEST_INTERVAL);
     }
 
     /// The figures, which anybody may read while the registry runs.
@@ -399,9 +454,9 @@ impl Registry {
             reactor: neighbour.entry.reactor,
             incarnation: neighbour.entry.incarnation,
             since: neighbour.since,
-            topics: neighbour.record.entries().topics().count(),
+            topics: self.known.get(id).map_or(0, |known| known.record.entries().topics().count()),
         };
-        self.nodes.iter().map(report).collect()
+        self.neighbours.iter().map(report).collect()
     }
 
     fn handle_rpc(&mut self, request: RpcRequest) {
@@ -475,70 +530,168 @@ impl Registry {
         (address, agency, name): (String, String, String),
     ) {
         debug_assert_eq!(reactor, home_reactor(&id, self.shared.reactors));
-        match self.nodes.get(&id).map(|neighbour| neighbour.entry.incarnation) {
+        match self.neighbours.get(&id).map(|neighbour| neighbour.entry.incarnation) {
             Some(known) if known > incarnation => return,
-            Some(known) if known < incarnation => self.forget_node(&id),
-            None if self.nodes.len() >= NODES_MAX => {
+            None if self.neighbours.len() >= NEIGHBOURS_MAX => {
                 self.counters.refused_nodes.increment();
                 if self.log_no_room.admits(now) {
                     warn!(
                         peer = %id, %address,
-                        "closing a node's link, {NODES_MAX} nodes are linked already: let in less of them by [certificate_whitelist]",
+                        "closing a node's link, {NEIGHBOURS_MAX} nodes are linked already: let in less of them by [certificate_whitelist]",
                     );
                 }
-                self.outputs.push_back((reactor, RegistryOutput::CloseNode { id }));
+                let output = RegistryOutput::CloseNode { id, reason: CloseReason::NodeFrame };
+                self.outputs.push_back((reactor, output));
                 return;
             }
             _ => {}
         }
-        let neighbour = self.nodes.entry(id).or_insert_with(|| Neighbour {
+        let neighbour = self.neighbours.entry(id).or_insert_with(|| Neighbour {
             entry: Arc::new(NodeEntry { id, incarnation, reactor }),
             address: String::new(),
             agency: String::new(),
             name: String::new(),
             since: now,
-            record: Record::new(now, id, incarnation),
-            pinned: None,
+            pinned: BTreeMap::new(),
+            wants: 0,
             requests: Allowance { left: REQUESTS_PER_SECOND_MAX, since: now },
+            steps: Allowance { left: STEPS_OF_NEIGHBOUR_PER_SECOND_MAX, since: now },
             refusals: Allowance { left: REFUSALS_PER_MINUTE_MAX, since: now },
         });
+        if neighbour.entry.incarnation < incarnation {
+            neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });
+            neighbour.since = now;
+        }
         (neighbour.address, neighbour.agency, neighbour.name) = (address, agency, name);
-        neighbour.record.handle_new_link();
         self.own.change(state::neighbour_key(&id), Some(Vec::new()));
         self.neighbours_changed();
         self.next_digest.get_or_insert(now + DIGEST_INTERVAL);
-        // The neighbour asks for what it does not have.
-        let list = Message::List(vec![self.own.version()]).encode();
-        self.send(&id, PacketType::STATE_SEQ, None, list);
+        self.begin_exchange(now, &id, incarnation);
     }
 
     fn handle_node_down(&mut self, id: &NodeId, incarnation: u64) {
-        if self.nodes.get(id).is_some_and(|neighbour| neighbour.entry.incarnation == incarnation) {
-            self.forget_node(id);
+        if self.neighbours.get(id).is_some_and(|neighbour| neighbour.entry.incarnation == incarnation) {
+            self.end_exchange(id);
+            self.neighbours.remove(id);
             self.own.change(state::neighbour_key(id), None);
             self.neighbours_changed();
         }
     }
 
     fn neighbours_changed(&mut self) {
-        self.snapshot.neighbours = self.nodes.keys().copied().collect();
+        self.snapshot.neighbours = self.neighbours.keys().copied().collect();
         self.snapshot_changed = true;
+        self.topology_changed = true;
         self.view_version += 1;
     }
 
-    fn forget_node(&mut self, id: &NodeId) {
-        let Some(neighbour) = self.nodes.remove(id) else { return };
-        self.records_bytes -= neighbour.record.footprint();
-        self.counters.records_bytes.set(self.records_bytes as u64);
-        for (key, _) in neighbour.record.entries().iter() {
-            apply_to_snapshot(&mut self.snapshot, &neighbour.entry, &Change { key, value: None });
+    /// Steps changed a record.
+    fn record_changed(&mut self, origin: &NodeId, changes: &[Change<'_>]) {
+        let Some(known) = self.known.get(origin) else { return };
+        for change in changes {
+            self.topology_changed |= apply_to_topology(&mut self.topology, origin, change);
+            if let Some(node) = &known.routed {
+                apply_to_snapshot(&mut self.snapshot, node, change);
+                self.snapshot_changed = true;
+            }
         }
-        self.neighbours_changed();
+        self.view_version += 1;
+    }
+
+    /// A record came whole, or began anew.
+    fn record_exchanged(&mut self, origin: &NodeId, before: &Entries) {
+        let Some(known) = self.known.get_mut(origin) else { return };
+        let after = known.record.entries();
+        self.topology.forget(origin);
+        for (key, value) in after.iter() {
+            apply_to_topology(&mut self.topology, origin, &Change { key, value: Some(value) });
+        }
+        self.topology_changed = true;
+        self.view_version += 1;
+        let Some(node) = known.routed.take() else { return };
+        self.snapshot_changed = true;
+        if node.incarnation == known.record.version().incarnation {
+            exchange_in_snapshot(&mut self.snapshot, &node, before, after);
+            known.routed = Some(node);
+        } else {
+            // The ways are found anew with the node's new life.
+            exchange_in_snapshot(&mut self.snapshot, &node, before, &Entries::default());
+        }
+    }
+
+    /// Takes a record out of everything that was made of it.
+    fn forget_record(&mut self, origin: &NodeId) {
+        self.behind.remove(origin);
+        let Some(known) = self.known.remove(origin) else { return };
+        self.records_bytes -= known.record.footprint();
+        self.counters.records_bytes.set(self.records_bytes as u64);
+        if let Some(node) = &known.routed {
+            exchange_in_snapshot(&mut self.snapshot, node, known.record.entries(), &Entries::default());
+            self.snapshot_changed = true;
+        }
+        self.topology.forget(origin);
+        self.topology_changed = true;
+        self.view_version += 1;
+    }
+
+    /// No way led to a node for long.
+    fn let_go(&mut self, now: Instant, origin: &NodeId) {
+        let Some(known) = self.known.get(origin) else { return };
+        if known.record.is_known() {
+            self.counters.records_let_go.increment();
+            self.tombstones.insert(*origin, (known.record.version(), now));
+            if self.tombstones.len() > TOMBSTONES_MAX
+                && let Some(oldest) =
+                    self.tombstones.iter().min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id)
+            {
+                self.tombstones.remove(&oldest);
+            }
+        }
+        self.forget_record(origin);
+    }
+
+    /// Finds the ways through the network, and puts into the snapshot whom they lead to.
+    fn find_ways(&mut self, now: Instant) {
+        let ways = self.topology.ways(&self.shared.id, self.neighbours.keys().copied());
+        self.counters.ways_found.increment();
+        let own = self.shared.id;
+        let mut reachable = 0;
+        for (origin, known) in &mut self.known {
+            let version = known.record.version();
+            if !ways.connected.contains(origin) {
+                known.lost_since.get_or_insert(now);
+            } else if known.lost_since.take().is_some() && known.record.is_known() {
+                // Neighbours may not have it: it was not offered while it was lost.
+                self.news.versions.push((own, version));
+            }
+            // Frames are not passed on for others yet.
+            let is_reached = ways.paths.get(origin).is_some_and(|path| path.hops == 1);
+            // Of a neighbour whose clock went back an older life is known, until it begins a later one.
+            let is_of_this_life = self
+                .neighbours
+                .get(origin)
+                .is_none_or(|neighbour| neighbour.entry.incarnation == version.incarnation);
+            let is_routed = is_reached && is_of_this_life && known.record.is_known();
+            reachable += u64::from(is_routed);
+            let entries = known.record.entries();
+            if !is_routed && let Some(node) = known.routed.take() {
+                exchange_in_snapshot(&mut self.snapshot, &node, entries, &Entries::default());
+                self.snapshot_changed = true;
+            } else if is_routed && known.routed.is_none() {
+                let reactor = home_reactor(origin, self.shared.reactors);
+                let node = Arc::new(NodeEntry { id: *origin, incarnation: version.incarnation, reactor });
+                exchange_in_snapshot(&mut self.snapshot, &node, &Entries::default(), entries);
+                known.routed = Some(node);
+                self.snapshot_changed = true;
+            }
+        }
+        self.counters.nodes_known.set(self.known.len() as u64);
+        self.counters.nodes_reachable.set(reachable);
     }
 
     fn announce(&mut self, payload: Vec<u8>) {
         let payload = bytes::Bytes::from(payload);
-        for (id, neighbour) in &self.nodes {
+        for (id, neighbour) in &self.neighbours {
             let output = RegistryOutput::ToNode {
                 to: *id,
                 packet_type: PacketType::STATE_SEQ,
@@ -550,236 +703,9 @@ impl Registry {
     }
 
     fn send(&mut self, to: &NodeId, packet_type: PacketType, seq: Option<u32>, payload: Vec<u8>) {
-        if let Some(neighbour) = self.nodes.get(to) {
+        if let Some(neighbour) = self.neighbours.get(to) {
             let output = RegistryOutput::ToNode { to: *to, packet_type, seq, payload: payload.into() };
             self.outputs.push_back((neighbour.entry.reactor, output));
-        }
-    }
-
-    fn handle_state(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        packet_type: PacketType,
-        seq: u32,
-        payload: &[u8],
-    ) -> Result<(), StateError> {
-        let Some(neighbour) = self.nodes.get_mut(from) else { return Ok(()) };
-        let message = match Message::decode(payload) {
-            Err(MessageError::UnknownKind(_)) => {
-                self.counters.unknown_kinds.increment();
-                return Ok(());
-            }
-            message => message?,
-        };
-        // Lists are small and may come unasked.
-        let is_reply = packet_type == PacketType::STATE_REPLY && !matches!(message, Message::List(_));
-        let was_asked = is_reply && neighbour.record.handle_reply();
-        if is_reply && !was_asked {
-            return Err(StateError::Unasked);
-        }
-        match (packet_type, message) {
-            (PacketType::STATE_SEQ | PacketType::STATE_REPLY, Message::Steps(steps)) => {
-                let mut progress = false;
-                for (head, changes) in steps {
-                    progress |= self.take_step(now, from, head, changes, !was_asked)?;
-                }
-                // One reply may not hold all; one that helped nothing is not asked for again at once.
-                if was_asked && progress && self.is_behind(from) {
-                    self.request(now, from);
-                }
-            }
-            (PacketType::STATE_SEQ, Message::Digest { scope: Scope::OWN, hash }) => {
-                if hash != state::versions_hash(&mut [neighbour.record.version()]) {
-                    self.send(from, PacketType::STATE_REQUEST, None, Message::WantList.encode());
-                }
-            }
-            (PacketType::STATE_SEQ, Message::Digest { .. }) => self.counters.unknown_kinds.increment(),
-            (PacketType::STATE_SEQ | PacketType::STATE_REPLY, Message::List(versions)) => {
-                self.handle_list(now, from, &versions);
-            }
-            (PacketType::STATE_REQUEST, message @ (Message::WantList | Message::Want { .. })) => {
-                self.handle_request(now, from, seq, &message)?;
-            }
-            (PacketType::STATE_REPLY, Message::Part { head, after, last, entries }) => {
-                self.take_part(now, from, head, after, last, entries)?;
-            }
-            _ => return Err(StateError::Malformed),
-        }
-        Ok(())
-    }
-
-    fn handle_list(&mut self, now: Instant, from: &NodeId, versions: &[Version]) {
-        for version in versions {
-            if version.origin == self.shared.id && version.incarnation >= self.shared.incarnation {
-                // Hellos of live nodes with our id are refused where links are made; this is for
-                // records that outlived us under a clock that ran ahead.
-                self.counters.own_id_elsewhere.increment();
-                if self.log_own_id.admits(now) {
-                    warn!(
-                        peer = %from, incarnation = version.incarnation,
-                        "this node's id is known with a later start than ours: set this machine's clock right and restart, or give two nodes with one key a key each",
-                    );
-                }
-            }
-        }
-        let Some(neighbour) = self.nodes.get_mut(from) else { return };
-        let mut behind = false;
-        for version in versions {
-            behind |= neighbour.record.handle_listed(version);
-        }
-        if behind {
-            self.request(now, from);
-        }
-    }
-
-    fn handle_request(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        seq: u32,
-        message: &Message<'_>,
-    ) -> Result<(), StateError> {
-        let Some(neighbour) = self.nodes.get_mut(from) else { return Ok(()) };
-        if neighbour.requests.take(now, Duration::from_secs(1), REQUESTS_PER_SECOND_MAX).is_none() {
-            return Err(StateError::Rate);
-        }
-        let answer = match message {
-            Message::Want { known, .. } if known.origin != self.shared.id => return Err(StateError::Origin),
-            Message::Want { known, after } => {
-                let steps = if after.is_empty() { self.own.steps_after(known) } else { None };
-                if let Some(steps) = steps {
-                    Message::Steps(steps).encode()
-                } else {
-                    // The first part, or one whose record was let go: from the record as it is.
-                    let kept = neighbour.pinned.take().filter(|_| !after.is_empty());
-                    let Some(pinned) = kept.map(|(pinned, _)| pinned).or_else(|| self.own.pin()) else {
-                        return Ok(());
-                    };
-                    let (part, last) = pinned.part(after);
-                    neighbour.pinned = (!last).then_some((pinned, now));
-                    part
-                }
-            }
-            _ => Message::List(vec![self.own.version()]).encode(),
-        };
-        self.send(from, PacketType::STATE_REPLY, Some(seq), answer);
-        self.counters.requests_answered.increment();
-        Ok(())
-    }
-
-    fn is_behind(&self, id: &NodeId) -> bool {
-        self.nodes.get(id).is_some_and(|neighbour| neighbour.record.is_behind())
-    }
-
-    fn request(&mut self, now: Instant, from: &NodeId) {
-        let request = self.nodes.get_mut(from).and_then(|neighbour| neighbour.record.ask(now));
-        if let Some(request) = request {
-            self.send(from, PacketType::STATE_REQUEST, None, request);
-        }
-    }
-
-    /// Gives whether the record got newer.
-    fn take_step(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        head: state::Head,
-        changes: &[u8],
-        announced: bool,
-    ) -> Result<bool, StateError> {
-        let Some(neighbour) = self.nodes.get_mut(from) else { return Ok(false) };
-        let others = self.records_bytes - neighbour.record.footprint();
-        let room = self.shared.settings.records_bytes_max.saturating_sub(others);
-        let taken = neighbour.record.take_step(now, head, changes, announced, room);
-        self.records_bytes = others + neighbour.record.footprint();
-        self.counters.records_bytes.set(self.records_bytes as u64);
-        match taken {
-            Ok(Taken::Changes(changes)) => {
-                for change in &changes {
-                    apply_to_snapshot(&mut self.snapshot, &neighbour.entry, change);
-                }
-                self.snapshot_changed = true;
-                self.view_version += 1;
-                self.counters.steps_taken.increment();
-                Ok(true)
-            }
-            Ok(Taken::Gap) => {
-                self.request(now, from);
-                Ok(false)
-            }
-            Ok(_) => {
-                self.counters.stale.increment();
-                Ok(false)
-            }
-            Err(error) => {
-                if error == StateError::Chain {
-                    self.request(now, from);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn take_part(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        head: state::Head,
-        after: &[u8],
-        last: bool,
-        entries: &[u8],
-    ) -> Result<(), StateError> {
-        let Some(neighbour) = self.nodes.get_mut(from) else { return Ok(()) };
-        let others = self.records_bytes - neighbour.record.footprint();
-        let room = self.shared.settings.records_bytes_max.saturating_sub(others);
-        let taken = neighbour.record.take_part(now, room, head, after, last, entries);
-        self.records_bytes = others + neighbour.record.footprint();
-        self.counters.records_bytes.set(self.records_bytes as u64);
-        match taken? {
-            Taken::Partly | Taken::Gap => self.request(now, from),
-            Taken::Exchanged(before) => {
-                let record = neighbour.record.entries();
-                exchange_in_snapshot(&mut self.snapshot, &neighbour.entry, &before, record);
-                info!(peer = %from, entries = record.len(), "state of the node received whole");
-                self.snapshot_changed = true;
-                self.view_version += 1;
-                self.counters.records_taken.increment();
-                if self.is_behind(from) {
-                    self.request(now, from);
-                }
-            }
-            Taken::Stale | Taken::Changes(_) => self.counters.stale.increment(),
-        }
-        Ok(())
-    }
-
-    fn refuse(&mut self, now: Instant, from: &NodeId, error: StateError) {
-        self.counters.refused(error).increment();
-        let Some(neighbour) = self.nodes.get_mut(from) else { return };
-        if error == StateError::Room {
-            if self.log_no_room.admits(now) {
-                warn!(peer = %from, %error, "topics of a node are not known here in full: raise the bound, or have less topics");
-            }
-            return;
-        }
-        if !error.is_misbehaviour() {
-            debug!(peer = %from, %error, "state of a neighbour ignored");
-            return;
-        }
-        match neighbour.refusals.take(now, Duration::from_secs(60), REFUSALS_PER_MINUTE_MAX) {
-            // One line a minute says it; the counters say how often.
-            Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX => {
-                warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
-            }
-            Some(_) => debug!(peer = %from, %error, "state of a neighbour refused"),
-            None => {
-                if self.log_bad_state.admits(now) {
-                    warn!(peer = %from, %error, "closing a neighbour's link: it goes on to send bad state; see what it runs");
-                }
-                let reactor = neighbour.entry.reactor;
-                self.outputs.push_back((reactor, RegistryOutput::CloseNode { id: *from }));
-            }
         }
     }
 
@@ -792,14 +718,11 @@ impl Registry {
             entries: self.own.entries(),
         };
         let peers = self
-            .nodes
+            .neighbours
             .iter()
-            .map(|(id, neighbour)| rpc::NodeView {
-                id: *id,
-                address: &neighbour.address,
-                agency: &neighbour.agency,
-                name: &neighbour.name,
-                entries: neighbour.record.entries(),
+            .map(|(id, Neighbour { address, agency, name, .. })| {
+                let entries = self.known.get(id).map_or(&self.no_entries, |known| known.record.entries());
+                rpc::NodeView { id: *id, address, agency, name, entries }
             })
             .collect();
         rpc::NodesView { own, peers }
@@ -834,7 +757,23 @@ fn routed<'a>(key: &'a [u8], value: Option<&[u8]>) -> Option<(&'a str, u32)> {
     Some((std::str::from_utf8(name).ok()?, count.min(SESSIONS_MAX as u32)))
 }
 
-/// Carries one change of a neighbour's record into the topic table.
+/// Carries one change of a node's record into the topology; gives whether it had to do with it.
+fn apply_to_topology(topology: &mut Topology, node: &NodeId, change: &Change<'_>) -> bool {
+    match change.key {
+        [state::KIND_NEIGHBOUR, id @ ..] => {
+            let Ok(id) = <[u8; 64]>::try_from(id) else { return false };
+            topology.list(*node, NodeId(id), change.value.is_some());
+        }
+        [state::KIND_SELF] => {
+            let flags = change.value.and_then(|value| value.first()).copied().unwrap_or(0);
+            topology.set_relays(*node, flags & state::FLAG_NO_RELAY == 0);
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// Carries one change of a node's record into the topic table.
 fn apply_to_snapshot(snapshot: &mut Snapshot, node: &NodeRef, change: &Change<'_>) {
     if let [state::KIND_TOPIC_SESSIONS, name @ ..] = change.key {
         let topic = std::str::from_utf8(name).ok().and_then(Topic::new);
@@ -852,7 +791,7 @@ fn apply_to_snapshot(snapshot: &mut Snapshot, node: &NodeRef, change: &Change<'_
     }
 }
 
-/// Carries the exchange of a neighbour's whole record into the topic table.
+/// Carries the exchange of a node's whole record into the topic table.
 fn exchange_in_snapshot(snapshot: &mut Snapshot, node: &NodeRef, before: &Entries, after: &Entries) {
     for (key, _) in before.iter() {
         if after.get(key).is_none() {

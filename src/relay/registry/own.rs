@@ -1,19 +1,17 @@
-//! This node's own record: the changes that wait, the steps that were signed, the whole for those who
-//! missed too many.
+//! This node's own record: the changes that wait, and the steps that were signed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
+use super::history::{Held, History};
 use crate::{
     relay::signing::NodeSigner,
     wire::{
         NodeId,
-        state::{self, Change, Entries, Head, Message, STEPS_LEN_MAX, STEPS_MAX, Step, Version},
+        state::{self, Change, Entries, Head, Message, Version},
     },
 };
 
-/// Steps that are kept for neighbours that missed some.
-const HISTORY_STEPS_MAX: usize = STEPS_MAX;
-/// Bytes of their changes.
+/// Bytes of the steps that are kept for neighbours that missed some.
 pub(in crate::relay) const HISTORY_LEN_MAX: usize = 16 << 20;
 /// Changes that go into one step; the rest waits for the next.
 const STEP_CHANGES_MAX: usize = 8_192;
@@ -33,17 +31,9 @@ pub(super) struct OwnRecord {
     signer: NodeSigner,
     entries: Entries,
     head: Option<Head>,
-    history: VecDeque<(Head, Vec<u8>)>,
-    history_len: usize,
+    history: History,
     /// Changes that no step carries yet.
     pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-/// The record as it was at one step, so that a transfer in parts is of one piece while the record
-/// goes on changing.
-pub(super) struct Pinned {
-    head: Head,
-    entries: Entries,
 }
 
 impl OwnRecord {
@@ -54,8 +44,7 @@ impl OwnRecord {
             signer,
             entries: Entries::default(),
             head: None,
-            history: VecDeque::new(),
-            history_len: 0,
+            history: History::default(),
             pending: BTreeMap::new(),
         }
     }
@@ -104,45 +93,21 @@ impl OwnRecord {
         head.signature = self.signer.sign(&head.digest());
         let message = Message::Steps(vec![(head.clone(), &changes)]).encode();
         self.head = Some(head.clone());
-        self.history_len += changes.len();
-        self.history.push_back((head, changes));
-        while self.history.len() > HISTORY_STEPS_MAX || self.history_len > HISTORY_LEN_MAX {
-            let Some((_, changes)) = self.history.pop_front() else { break };
-            self.history_len -= changes.len();
-        }
+        self.history.push(head, changes, HISTORY_LEN_MAX);
         Some(message)
     }
 
-    /// The steps behind what is known, as many as one message may hold; none if nothing is newer.
-    /// `None` if the history does not reach back that far, or what is known is of another life.
-    pub(super) fn steps_after(&self, known: &Version) -> Option<Vec<Step<'_>>> {
-        let Some(head) = &self.head else { return Some(Vec::new()) };
-        if known.incarnation != self.incarnation {
-            return None;
-        }
-        if known.seq >= head.seq {
-            return Some(Vec::new());
-        }
-        let oldest = self.history.front()?.0.seq;
-        let first = usize::try_from((known.seq + 1).checked_sub(oldest)?).ok()?;
-        let mut len = 0;
-        let steps = self.history.range(first..).take_while(|(_, changes)| {
-            len += Head::LEN + 4 + changes.len();
-            len <= STEPS_LEN_MAX
-        });
-        Some(steps.map(|(head, changes)| (head.clone(), changes.as_slice())).collect())
+    pub(super) fn held(&self) -> Held<'_> {
+        Held { head: self.head.as_ref(), entries: &self.entries, history: &self.history }
     }
 
-    /// The record as it is now; `None` before the first step.
-    pub(super) fn pin(&self) -> Option<Pinned> {
-        Some(Pinned { head: self.head.clone()?, entries: self.entries.clone() })
-    }
-}
-
-impl Pinned {
-    /// The message with the part behind `after`, and whether it is the last.
-    pub(super) fn part(&self, after: &[u8]) -> (Vec<u8>, bool) {
-        let (entries, last) = self.entries.part(after);
-        (Message::Part { head: self.head.clone(), after, last, entries: &entries }.encode(), last)
+    /// Begins a new life with the entries of the one before, to be announced anew.
+    pub(super) fn begin_life(&mut self, incarnation: u64) {
+        self.incarnation = incarnation;
+        self.head = None;
+        self.history.clear();
+        for (key, value) in std::mem::take(&mut self.entries).iter() {
+            self.pending.entry(key.to_vec()).or_insert_with(|| Some(value.to_vec()));
+        }
     }
 }

@@ -1,18 +1,21 @@
-//! A neighbour's record as this node holds it: what is taken, what is refused, what is asked for.
+//! Another node's record as this node holds it: what is taken, what is refused.
 //!
 //! # Invariants
 //! - The entries are those of a head that the origin signed: a step that does not lead to its signed
 //!   root leaves no trace.
-//! - At most one request is under way, so a burst of news cannot make a burst of requests.
+//! - The version never goes back: not within a life, and not to an earlier one.
 
 use std::time::{Duration, Instant};
 
-use super::StateError;
+use super::{
+    StateError,
+    history::{Held, History},
+};
 use crate::{
     relay::signing,
     wire::{
         NodeId,
-        state::{CHANGES_MAX, Change, Entries, Head, Message, Version, changes_hash},
+        state::{CHANGES_MAX, Change, Entries, Head, Version, changes_hash},
     },
 };
 
@@ -23,22 +26,22 @@ const STEPS_PER_SECOND_MAX: u32 = 2_000;
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(60);
 /// Changes in such steps per second, for each costs a hash of its own: two of the largest steps.
 const CHANGES_PER_SECOND_MAX: usize = 2 * CHANGES_MAX;
-/// After so long without a reply a request may be repeated.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a record's last steps that are kept for those who missed some, or an eighth of the record if that
+/// is more: then the whole is not much dearer.
+const HISTORY_LEN_MIN: usize = 64 << 10;
 
 /// The account that another node gives of itself, as far as it has come here.
 pub(super) struct Record {
-    origin: NodeId,
-    incarnation: u64,
-    entries: Entries,
+    /// What is known of whom. Before the first step: the version of a record that was let go, below which nothing
+    /// is taken.
+    version: Version,
     head: Option<Head>,
-    /// The newest step that the origin signed or listed, as far as heard.
-    heard: u64,
+    entries: Entries,
+    history: History,
     /// A whole record that is arriving in parts.
     transfer: Option<Transfer>,
     /// Set when steps contradict each other: only the whole record helps.
     forked: bool,
-    asked: Option<Instant>,
     no_room_since: Option<Instant>,
     steps_left: u32,
     changes_left: usize,
@@ -54,7 +57,7 @@ struct Transfer {
 
 /// What became of a step or a part.
 pub(super) enum Taken<'a> {
-    /// It holds nothing new, or is of another life.
+    /// It holds nothing new.
     Stale,
     /// It does not follow what is known.
     Gap,
@@ -67,16 +70,15 @@ pub(super) enum Taken<'a> {
 }
 
 impl Record {
-    pub(super) fn new(now: Instant, origin: NodeId, incarnation: u64) -> Self {
+    /// A record of which nothing is known but, perhaps, that nothing below a version is to be taken.
+    pub(super) fn new(now: Instant, floor: Version) -> Self {
         Self {
-            origin,
-            incarnation,
-            entries: Entries::default(),
+            version: floor,
             head: None,
-            heard: 0,
+            entries: Entries::default(),
+            history: History::default(),
             transfer: None,
             forked: false,
-            asked: None,
             no_room_since: None,
             steps_left: STEPS_PER_SECOND_MAX,
             changes_left: CHANGES_PER_SECOND_MAX,
@@ -84,14 +86,22 @@ impl Record {
         }
     }
 
+    pub(super) fn origin(&self) -> &NodeId {
+        &self.version.origin
+    }
+
     pub(super) fn entries(&self) -> &Entries {
         &self.entries
+    }
+
+    pub(super) fn held(&self) -> Held<'_> {
+        Held { head: self.head.as_ref(), entries: &self.entries, history: &self.history }
     }
 
     /// About how many bytes of memory it takes.
     pub(super) fn footprint(&self) -> usize {
         let arriving = self.transfer.as_ref().map_or(0, |transfer| transfer.entries.footprint());
-        self.entries.footprint() + arriving
+        self.entries.footprint() + self.history.bytes() + arriving
     }
 
     fn refuse_for_room(&mut self, now: Instant) -> StateError {
@@ -100,50 +110,32 @@ impl Record {
         StateError::Room
     }
 
+    /// Whether anything is known.
+    pub(super) fn is_known(&self) -> bool {
+        self.head.is_some()
+    }
+
     pub(super) fn version(&self) -> Version {
-        let seq = self.head.as_ref().map_or(0, |head| head.seq);
-        Version { origin: self.origin, incarnation: self.incarnation, seq }
+        self.version
     }
 
-    /// A new link: what was asked over the old one may never be answered.
-    pub(super) fn handle_new_link(&mut self) {
-        self.asked = None;
+    /// Whether somebody who has this version has something that is lacking here.
+    pub(super) fn lacks(&self, version: &Version) -> bool {
+        let (offered, known) =
+            ((version.incarnation, version.seq), (self.version.incarnation, self.version.seq));
+        offered > known || (offered == known && (self.forked || !self.is_known()) && version.seq > 0)
     }
 
-    /// A reply to a request came. `false` if there was none.
-    pub(super) fn handle_reply(&mut self) -> bool {
-        self.asked.take().is_some()
-    }
-
-    /// The origin says how far its record goes. Gives whether that is news.
-    pub(super) fn handle_listed(&mut self, version: &Version) -> bool {
-        if version.origin != self.origin || version.incarnation != self.incarnation {
-            return false;
-        }
-        self.heard = self.heard.max(version.seq);
-        self.is_behind()
-    }
-
-    /// Whether the origin is known to have made steps that are not here.
-    pub(super) fn is_behind(&self) -> bool {
-        self.forked || self.version().seq < self.heard
-    }
-
-    /// What to ask the origin for; `None` while another request is under way.
-    pub(super) fn ask(&mut self, now: Instant) -> Option<Vec<u8>> {
-        let under_way =
-            self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < REQUEST_TIMEOUT);
-        let no_room = self.no_room_since.is_some_and(|since| now - since < NO_ROOM_PAUSE);
-        if under_way || no_room {
+    /// What to ask somebody for; `None` while there is no room.
+    pub(super) fn want(&self, now: Instant) -> Option<(Version, &[u8])> {
+        if self.no_room_since.is_some_and(|since| now.saturating_duration_since(since) < NO_ROOM_PAUSE) {
             return None;
         }
-        self.asked = Some(now);
-        let mut known = self.version();
-        if self.forked {
+        let mut known = self.version;
+        if self.forked || !self.is_known() {
             (known.incarnation, known.seq) = (0, 0);
         }
-        let after = self.transfer.as_ref().map_or(&[][..], |transfer| &transfer.after);
-        Some(Message::Want { known, after }.encode())
+        Some((known, self.transfer.as_ref().map_or(&[][..], |transfer| &transfer.after)))
     }
 
     /// Checks and takes one step. `announced` steps, unlike those that were asked for, count against
@@ -156,50 +148,51 @@ impl Record {
         announced: bool,
         room: usize,
     ) -> Result<Taken<'a>, StateError> {
-        if head.origin != self.origin {
-            return Err(StateError::Origin);
-        }
-        let known = self.version().seq;
-        if head.incarnation != self.incarnation || head.seq <= known {
+        if !self.lacks(&version_of(&head)) {
             return Ok(Taken::Stale);
         }
+        self.check_signature(&head)?;
+        // After that: nobody else's forgeries use up the origin's allowance.
         if announced && !self.admit_step(now) {
             return Err(StateError::Rate);
         }
-        self.check_signature(&head)?;
-        self.heard = self.heard.max(head.seq);
+        // Also a record that was let go begins anew.
+        let is_new_life = head.incarnation != self.version.incarnation || !self.is_known();
+        let known = if is_new_life { 0 } else { self.version.seq };
         if head.seq != known + 1 {
             return Ok(Taken::Gap);
         }
-        if head.previous != self.head.as_ref().map_or([0; 32], Head::digest) {
-            self.forked = true;
+        let before = self.head.as_ref().filter(|_| !is_new_life);
+        if head.previous != before.map_or([0; 32], Head::digest) {
+            self.forked |= !is_new_life;
             self.transfer = None;
             return Err(StateError::Chain);
         }
         if changes_hash(changes) != head.changes_hash {
             return Err(StateError::Root);
         }
-        let changes = Change::decode_all(changes).ok_or(StateError::Malformed)?;
-        if announced && !self.admit_changes(changes.len()) {
+        let decoded = Change::decode_all(changes).ok_or(StateError::Malformed)?;
+        if announced && !self.admit_changes(decoded.len()) {
             return Err(StateError::Rate);
         }
         // The untouched entries are shared, so a step that turns out wrong costs only itself.
-        let mut entries = self.entries.clone();
-        for change in &changes {
+        let mut entries = if is_new_life { Entries::default() } else { self.entries.clone() };
+        for change in &decoded {
             entries.apply(change);
         }
         if !entries.within_bounds() {
             return Err(StateError::Size);
         }
-        if entries.footprint() > room {
+        if entries.footprint() + self.history.bytes() > room {
             return Err(self.refuse_for_room(now));
         }
         if entries.root() != head.root {
             return Err(StateError::Root);
         }
-        self.entries = entries;
-        self.head = Some(head);
-        Ok(Taken::Changes(changes))
+        let before = self.exchange(head.clone(), entries, is_new_life);
+        let history_max = HISTORY_LEN_MIN.max(self.entries.footprint() / 8);
+        self.history.push(head, changes.to_vec(), history_max);
+        Ok(if is_new_life { Taken::Exchanged(before) } else { Taken::Changes(decoded) })
     }
 
     /// Checks and takes one part of the whole record, which may take `room` bytes of memory.
@@ -212,11 +205,7 @@ impl Record {
         last: bool,
         entries: &[u8],
     ) -> Result<Taken<'static>, StateError> {
-        if head.origin != self.origin {
-            return Err(StateError::Origin);
-        }
-        let newer = head.seq > self.version().seq || self.forked;
-        if head.incarnation != self.incarnation || !newer {
+        if !self.lacks(&version_of(&head)) {
             self.transfer = None;
             return Ok(Taken::Stale);
         }
@@ -226,7 +215,6 @@ impl Record {
             _ if !after.is_empty() => return Ok(Taken::Gap),
             _ => {
                 self.check_signature(&head)?;
-                self.heard = self.heard.max(head.seq);
                 Transfer { head, entries: Entries::default(), after: Vec::new() }
             }
         };
@@ -247,7 +235,7 @@ impl Record {
             return Err(StateError::Size);
         }
         // Until it is whole the old one stays beside it.
-        if self.entries.footprint() + transfer.entries.footprint() > room {
+        if self.entries.footprint() + self.history.bytes() + transfer.entries.footprint() > room {
             return Err(self.refuse_for_room(now));
         }
         if !last {
@@ -257,9 +245,20 @@ impl Record {
         if transfer.entries.root() != transfer.head.root {
             return Err(StateError::Root);
         }
-        self.forked = false;
-        self.head = Some(transfer.head);
-        Ok(Taken::Exchanged(std::mem::replace(&mut self.entries, transfer.entries)))
+        Ok(Taken::Exchanged(self.exchange(transfer.head, transfer.entries, true)))
+    }
+
+    /// Puts checked entries in the place of those before, which it gives. They do not follow from the steps
+    /// that are kept if they `begin_anew`.
+    fn exchange(&mut self, head: Head, entries: Entries, begin_anew: bool) -> Entries {
+        if begin_anew {
+            self.history.clear();
+            self.forked = false;
+            self.transfer = None;
+        }
+        self.version = version_of(&head);
+        self.head = Some(head);
+        std::mem::replace(&mut self.entries, entries)
     }
 
     fn admit_step(&mut self, now: Instant) -> bool {
@@ -281,10 +280,14 @@ impl Record {
     }
 
     fn check_signature(&self, head: &Head) -> Result<(), StateError> {
-        if signing::verify(&self.origin, &head.digest(), &head.signature) {
+        if signing::verify(self.origin(), &head.digest(), &head.signature) {
             Ok(())
         } else {
             Err(StateError::Signature)
         }
     }
+}
+
+pub(super) fn version_of(head: &Head) -> Version {
+    Version { origin: head.origin, incarnation: head.incarnation, seq: head.seq }
 }

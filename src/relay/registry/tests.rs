@@ -50,6 +50,14 @@ impl Net {
         }
     }
 
+    /// Nodes linked as the edges say.
+    fn graph(nodes: usize, edges: &[(usize, usize)]) -> Self {
+        let mut net = Self::new(nodes);
+        edges.iter().for_each(|&(one, other)| net.link(one, other));
+        net.settle();
+        net
+    }
+
     /// All nodes linked with each other.
     fn mesh(nodes: usize) -> Self {
         let mut net = Self::new(nodes);
@@ -65,7 +73,7 @@ impl Net {
     fn up(&mut self, at: usize, peer: usize) {
         let input = RegistryInput::NodeUp {
             id: self.keys[peer].id(),
-            incarnation: self.nodes[peer].shared.incarnation,
+            incarnation: self.nodes[peer].shared.incarnation(),
             reactor: HOME,
             address: format!("10.0.0.{peer}:30300"),
             agency: "agency".into(),
@@ -80,8 +88,39 @@ impl Net {
     }
 
     fn down(&mut self, at: usize, peer: usize) {
-        let incarnation = self.nodes[at].nodes[&self.keys[peer].id()].entry.incarnation;
+        let incarnation = self.nodes[at].neighbours[&self.keys[peer].id()].entry.incarnation;
         self.nodes[at].handle(self.now, RegistryInput::NodeDown { id: self.keys[peer].id(), incarnation });
+    }
+
+    fn unlink(&mut self, one: usize, other: usize) {
+        for (at, peer) in [(one, other), (other, one)] {
+            if self.nodes[at].neighbours.contains_key(&self.keys[peer].id()) {
+                self.down(at, peer);
+            }
+        }
+    }
+
+    /// The version of a node's record as another node knows it; `None` if it does not.
+    fn known(&self, at: usize, origin: usize) -> Option<Version> {
+        let known = self.nodes[at].known.get(&self.keys[origin].id())?;
+        known.record.is_known().then(|| known.record.version())
+    }
+
+    /// Whether every node knows the records of all nodes that are connected with it as they are.
+    fn is_converged(&self, edges: &[(usize, usize)]) -> bool {
+        let mut part: Vec<usize> = (0..self.nodes.len()).collect();
+        for _ in 0..self.nodes.len() {
+            for &(one, other) in edges {
+                let least = part[one].min(part[other]);
+                (part[one], part[other]) = (least, least);
+            }
+        }
+        (0..self.nodes.len()).all(|at| {
+            (0..self.nodes.len()).filter(|&origin| origin != at && part[origin] == part[at]).all(|origin| {
+                self.known(at, origin) == Some(self.nodes[origin].own.version())
+                    && self.nodes[at].known[&self.keys[origin].id()].lost_since.is_none()
+            })
+        })
     }
 
     fn subscribe(&mut self, at: usize, topic: &str, difference: i32) {
@@ -102,7 +141,7 @@ impl Net {
                         self.wire.push_back((from, to, packet_type, seq, payload));
                     }
                     RegistryOutput::RpcAnswer { body, .. } => self.answers.push(body),
-                    RegistryOutput::CloseNode { id } => self.closed.push((from, id)),
+                    RegistryOutput::CloseNode { id, .. } => self.closed.push((from, id)),
                 }
             }
         }
@@ -169,7 +208,7 @@ impl Net {
 
     /// A step that follows what node `at` knows of node `origin`, signed by that node's key.
     fn forge(&self, at: usize, origin: usize, changes: &[u8], edit: impl FnOnce(&mut Head)) -> Head {
-        let record = &self.nodes[at].nodes[&self.keys[origin].id()].record;
+        let record = &self.nodes[at].known[&self.keys[origin].id()].record;
         let known = record.version();
         let mut entries = record.entries().clone();
         Change::decode_all(changes).unwrap().iter().for_each(|change| drop(entries.apply(change)));
@@ -177,10 +216,13 @@ impl Net {
             origin: self.keys[origin].id(),
             incarnation: known.incarnation,
             seq: known.seq + 1,
-            previous: self.nodes[origin].own.steps_after(&Version { seq: known.seq - 1, ..known }).unwrap()
-                [0]
-            .0
-            .digest(),
+            previous: self.nodes[origin]
+                .own
+                .held()
+                .steps_after(&Version { seq: known.seq - 1, ..known })
+                .unwrap()[0]
+                .0
+                .digest(),
             root: entries.root(),
             changes_hash: state::changes_hash(changes),
             signature: [0; 64],
@@ -240,7 +282,7 @@ fn private_route_marker_and_notice_topics_are_never_routed_by_the_table() {
             assert!(net.nodes[at].shared.snapshot.load().topic(topic).is_none(), "{topic} at {at}");
         }
     }
-    let record = &net.nodes[1].nodes[&net.keys[0].id()].record;
+    let record = &net.nodes[1].known[&net.keys[0].id()].record;
     assert_eq!(record.entries().topics().collect::<Vec<_>>(), [data]);
 }
 
@@ -344,10 +386,10 @@ fn a_record_of_100_000_topics_arrives_in_parts_while_it_goes_on_changing() {
     assert_eq!(net.nodes[1].counters.records_taken.get(), 1, "changes do not make it begin anew");
     assert_eq!(net.count(1, "a topic with a name of usual length/99999", 0), 1);
     assert_eq!(net.count(1, "during 3", 0), 1);
-    let known = net.nodes[1].nodes[&net.keys[0].id()].record.version();
+    let known = net.nodes[1].known[&net.keys[0].id()].record.version();
     assert_eq!(known, net.nodes[0].own.version());
     assert!(longest <= 1 << 20, "{longest} bytes in one message");
-    assert!(net.nodes[0].nodes[&net.keys[1].id()].pinned.is_none());
+    assert!(net.nodes[0].neighbours[&net.keys[1].id()].pinned.is_empty());
 }
 
 #[test]
@@ -361,7 +403,7 @@ fn a_neighbour_that_is_gone_takes_its_topics_along() {
     assert_eq!((net.count(1, "t", 0), net.count(1, "t", 2)), (0, 1));
     let neighbours = net.nodes[1].shared.snapshot.load().neighbours.clone();
     assert_eq!(*neighbours, [net.keys[2].id()]);
-    let shown = &net.nodes[2].nodes[&net.keys[1].id()].record;
+    let shown = &net.nodes[2].known[&net.keys[1].id()].record;
     assert!(shown.entries().get(&state::neighbour_key(&net.keys[0].id())).is_none());
     assert!(shown.entries().get(&state::neighbour_key(&net.keys[2].id())).is_some());
 }
@@ -406,10 +448,11 @@ fn what_is_forged_is_refused_counted_and_leaves_no_trace() {
     net.inject(1, 0, seq, &Message::Steps(vec![(unsigned, &changes)]));
     assert_eq!(net.refused(1, StateError::Signature), 1);
 
-    // Signed by somebody else for itself, brought as if it were the neighbour's.
-    let foreign = net.forge(1, 2, &changes, |_| {});
+    // About a third node, signed by the one that brings it.
+    let mut foreign = net.forge(1, 2, &changes, |_| {});
+    foreign.signature = net.keys[0].sign(&foreign.digest());
     net.inject(1, 0, seq, &Message::Steps(vec![(foreign, &changes)]));
-    assert_eq!(net.refused(1, StateError::Origin), 1);
+    assert_eq!(net.refused(1, StateError::Signature), 2);
 
     let other_changes = net.forge(1, 0, &set("else", 1), |_| {});
     net.inject(1, 0, seq, &Message::Steps(vec![(other_changes, &changes)]));
@@ -562,7 +605,7 @@ fn kinds_of_messages_and_entries_that_are_not_known_here_do_no_harm() {
         payload: Bytes::from_static(payload),
     };
     net.nodes[1].handle(net.now, unknown(PacketType::STATE_SEQ, b"\xc8whatever"));
-    net.inject(1, 0, PacketType::STATE_SEQ, &Message::Digest { scope: Scope::ALL, hash: [1; 32] });
+    net.inject(1, 0, PacketType::STATE_SEQ, &Message::Digest { scope: Scope(9), hash: [1; 32] });
     assert_eq!(net.nodes[1].counters.unknown_kinds.get(), 2);
 
     let mut changes = Vec::new();
@@ -572,7 +615,7 @@ fn kinds_of_messages_and_entries_that_are_not_known_here_do_no_harm() {
     net.inject(1, 0, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
     net.nodes[1].publish(net.now);
     assert_eq!(net.count(1, "beside", 0), 3);
-    let record = &net.nodes[1].nodes[&net.keys[0].id()].record;
+    let record = &net.nodes[1].known[&net.keys[0].id()].record;
     assert_eq!(record.entries().get(b"\xc8key"), Some(&b"value"[..]));
 }
 
@@ -602,8 +645,8 @@ fn mutated_messages_of_a_neighbour_never_panic_and_never_show() {
         }
         if *packet_type == PacketType::STATE_REPLY {
             // As if it had been asked for.
-            let id = net.keys[0].id();
-            net.nodes[1].nodes.get_mut(&id).unwrap().record.ask(net.now);
+            let newer = Version { origin: net.keys[0].id(), incarnation: 1, seq: 1_000 };
+            net.inject(1, 0, PacketType::STATE_SEQ, &Message::List(vec![newer]));
         }
         let from = net.keys[0].id();
         let input = RegistryInput::State { from, packet_type: *packet_type, seq: 0, payload: payload.into() };
@@ -698,4 +741,242 @@ fn changes_of_one_reactor_apply_in_order_and_reactors_add_up() {
     reactors.sort_unstable();
     assert_eq!(reactors, [(ReactorId(0), 1), (ReactorId(1), 3)]);
     assert_eq!(net.count(1, "t", 0), 4);
+}
+
+fn ring(nodes: usize) -> Vec<(usize, usize)> {
+    (0..nodes).map(|node| (node, (node + 1) % nodes)).collect()
+}
+
+#[test]
+fn a_change_reaches_every_node_hop_by_hop_and_each_link_carries_it_at_most_once_each_way() {
+    let line = [(0, 1), (1, 2), (2, 3), (3, 4)];
+    let mut net = Net::graph(5, &line);
+    assert!(net.is_converged(&line));
+    net.subscribe(0, "t", 1);
+    net.collect();
+    for hops in 1..5 {
+        assert_ne!(net.known(hops, 0), Some(net.nodes[0].own.version()));
+        net.deliver();
+        assert_eq!(net.known(hops, 0), Some(net.nodes[0].own.version()), "after {hops} links");
+    }
+    let mut net = Net::graph(6, &ring(6));
+    net.subscribe(0, "t", 1);
+    net.collect();
+    let mut carried = BTreeSet::new();
+    while !net.wire.is_empty() {
+        for (from, to, ..) in &net.wire {
+            assert!(carried.insert((*from, *to)), "{from} to {to} a second time");
+        }
+        net.deliver();
+    }
+    assert!(net.is_converged(&ring(6)));
+}
+
+#[test]
+fn a_node_that_joins_learns_of_all_and_all_learn_of_it() {
+    let mut edges = ring(5);
+    let mut net = Net::graph(6, &edges);
+    net.subscribe(5, "new", 1);
+    net.link(5, 2);
+    net.settle();
+    edges.push((5, 2));
+    assert!(net.is_converged(&edges));
+}
+
+#[test]
+fn two_halves_that_changed_meanwhile_converge_when_they_are_joined() {
+    for time in [SECOND, LOST_MEMORY + 2 * DIGEST_INTERVAL] {
+        let mut edges = vec![(0, 1), (1, 2), (0, 2), (3, 4), (2, 3)];
+        let mut net = Net::graph(5, &edges);
+        net.unlink(2, 3);
+        edges.pop();
+        net.settle();
+        for node in 0..5 {
+            net.subscribe(node, "meanwhile", 1);
+        }
+        for _ in 0..=time.as_secs() / DIGEST_INTERVAL.as_secs() {
+            net.tick(DIGEST_INTERVAL);
+            net.settle();
+        }
+        assert!(net.is_converged(&edges));
+        let kept = net.known(0, 4).is_some();
+        assert_eq!(kept, time < LOST_MEMORY, "who is lost for long is forgotten");
+        assert_eq!(net.nodes[0].tombstones.len(), if kept { 0 } else { 2 });
+        net.link(1, 4);
+        edges.push((1, 4));
+        net.settle();
+        assert!(net.is_converged(&edges));
+    }
+}
+
+#[test]
+fn an_older_record_of_a_node_that_was_let_go_is_not_taken_again() {
+    let mut net = Net::graph(3, &[(0, 1), (1, 2)]);
+    net.subscribe(2, "old", 1);
+    net.collect();
+    let replayed: Vec<_> = net.wire.iter().cloned().collect();
+    net.settle();
+    net.subscribe(2, "old", -1);
+    net.settle();
+    net.unlink(1, 2);
+    net.settle();
+    for _ in 0..20 {
+        net.tick(DIGEST_INTERVAL);
+        net.settle();
+    }
+    assert_eq!((net.known(0, 2), net.known(1, 2)), (None, None));
+    for (_, _, packet_type, seq, payload) in replayed {
+        let from = net.keys[1].id();
+        net.nodes[0].handle(net.now, RegistryInput::State { from, packet_type, seq, payload });
+    }
+    net.settle();
+    assert_eq!(net.known(0, 2), None);
+    // The same record, no older, is taken when the node is back.
+    net.link(1, 2);
+    net.settle();
+    assert!(net.is_converged(&[(0, 1), (1, 2)]));
+}
+
+#[test]
+fn a_restarted_node_is_known_by_its_new_record_everywhere() {
+    let edges = [(0, 1), (1, 2), (2, 3)];
+    let mut net = Net::graph(4, &edges);
+    net.subscribe(0, "before", 1);
+    net.settle();
+    net.nodes[0] = registry(net.now, &net.keys[0], 2);
+    net.subscribe(0, "after", 1);
+    net.link(0, 1);
+    net.settle();
+    assert!(net.is_converged(&edges));
+    let id = net.keys[0].id();
+    let topics: Vec<&str> = net.nodes[3].known[&id].record.entries().topics().collect();
+    assert_eq!(topics, ["after"]);
+}
+
+#[test]
+fn a_node_whose_clock_went_back_takes_a_later_life_when_it_hears_of_itself() {
+    let edges = [(0, 1), (1, 2)];
+    let mut net = Net::graph(3, &edges);
+    net.subscribe(0, "before", 1);
+    net.settle();
+    net.nodes[0] = registry(net.now, &net.keys[0], 0);
+    net.subscribe(0, "after", 1);
+    net.unlink(1, 0);
+    net.link(0, 1);
+    net.settle();
+    assert_eq!(net.nodes[0].shared.incarnation(), 2);
+    assert_eq!(net.closed, [(0, net.keys[1].id())], "links are made anew");
+    net.unlink(0, 1);
+    net.link(0, 1);
+    net.settle();
+    assert!(net.is_converged(&edges));
+    assert_eq!(net.count(1, "after", 0), 1);
+    assert_eq!(net.count(1, "before", 0), 0);
+    assert_eq!(net.nodes[0].counters.own_id_elsewhere.get(), 1);
+}
+
+#[test]
+fn what_nobody_signed_makes_no_node_take_a_later_life() {
+    let mut net = Net::mesh(2);
+    let id = net.keys[0].id();
+    let own = Version { origin: id, incarnation: u64::MAX, seq: 9 };
+    net.inject(0, 1, PacketType::STATE_SEQ, &Message::List(vec![own]));
+    net.settle();
+    let changes = set("t", 1);
+    let mut head = net.forge(1, 0, &changes, |head| head.incarnation = 9);
+    head.signature = net.keys[1].sign(&head.digest());
+    net.inject(0, 1, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
+    net.settle();
+    assert_eq!(net.nodes[0].shared.incarnation(), 1);
+}
+
+#[test]
+fn a_neighbour_that_claims_what_it_does_not_have_is_asked_once_and_no_more() {
+    let mut net = Net::graph(3, &[(0, 1), (1, 2)]);
+    let claimed = Version { origin: net.keys[2].id(), incarnation: 1, seq: 1_000 };
+    let stranger = Version { origin: key(7).id(), incarnation: 1, seq: 1 };
+    net.inject(0, 1, PacketType::STATE_SEQ, &Message::List(vec![claimed, stranger]));
+    net.collect();
+    assert_eq!(net.wire.len(), 2);
+    net.settle();
+    net.tick(DIGEST_INTERVAL);
+    let digests = net.deliver();
+    assert_eq!(digests, 4, "and nothing else");
+    net.settle();
+    assert!(!net.nodes[0].known.contains_key(&stranger.origin));
+    assert!(net.nodes[0].behind.is_empty());
+}
+
+#[test]
+fn a_request_that_is_lost_is_made_of_another_neighbour() {
+    let edges = [(0, 1), (0, 2), (1, 3), (2, 3)];
+    let mut net = Net::graph(4, &edges);
+    net.subscribe(3, "t", 1);
+    // Node 0 hears of it, and the way back to the one that told it is dead.
+    net.deliver();
+    net.deliver();
+    net.lose_all();
+    let version = net.nodes[3].own.version();
+    let later = Version { seq: version.seq + 1, ..version };
+    net.subscribe(3, "t", 1);
+    net.deliver();
+    net.lose_all();
+    for teller in [1, 2] {
+        net.inject(0, teller, PacketType::STATE_SEQ, &Message::List(vec![later]));
+    }
+    net.lose_all();
+    net.tick(DIGEST_INTERVAL);
+    net.collect();
+    let asked: Vec<usize> = net
+        .wire
+        .iter()
+        .filter(|(from, _, packet_type, ..)| *from == 0 && *packet_type == PacketType::STATE_REQUEST)
+        .map(|(_, to, ..)| *to)
+        .collect();
+    assert_eq!(asked.len(), 1);
+    net.settle();
+    assert!(net.is_converged(&edges));
+}
+
+#[test]
+fn random_networks_converge_however_links_come_and_go_and_messages_are_lost() {
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+    for seed in 0..8 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let nodes = random.random_range(3..16);
+        let mut net = Net::new(nodes);
+        let mut edges: Vec<(usize, usize)> = Vec::new();
+        for round in 0..60 {
+            let (one, other) = (random.random_range(0..nodes), random.random_range(0..nodes));
+            let edge = (one.min(other), one.max(other));
+            if one != other {
+                if let Some(at) = edges.iter().position(|known| *known == edge) {
+                    edges.swap_remove(at);
+                    net.unlink(one, other);
+                } else {
+                    edges.push(edge);
+                    net.link(one, other);
+                }
+            }
+            net.subscribe(one, &format!("t{round}"), 1);
+            for _ in 0..random.random_range(0..4) {
+                net.deliver();
+                if random.random_bool(0.1) {
+                    net.lose_all();
+                }
+            }
+            net.tick(Duration::from_millis(random.random_range(0..3_000)));
+        }
+        // Three digests heal whatever was lost.
+        for _ in 0..3 {
+            net.settle();
+            net.tick(DIGEST_INTERVAL);
+        }
+        net.settle();
+        assert!(net.is_converged(&edges), "seed {seed}");
+        assert!(net.closed.is_empty());
+        net.tick(DIGEST_INTERVAL);
+        assert_eq!(net.deliver(), 2 * edges.len(), "seed {seed}: digests agree");
+        net.settle();
+    }
 }

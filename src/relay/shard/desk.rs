@@ -120,6 +120,10 @@ impl Shard {
         challenge: Box<Challenge>,
         out: &mut impl Outbound,
     ) {
+        let publisher_node = challenge.node.as_ref().unwrap_or(&self.shared.id);
+        if !self.shared.settings.may_publish(challenge.topic.as_str(), publisher_node) {
+            return self.counters.challenges_not_pinned.increment();
+        }
         self.desk.expire(now);
         let of_node = challenge.node.and_then(|node| self.desk.of_nodes.get(&node)).copied().unwrap_or(0);
         if self.desk.open.len() >= CHALLENGES_MAX

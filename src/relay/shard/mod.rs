@@ -378,9 +378,10 @@ impl Shard {
             RegistryOutput::RpcAnswer { link, seq, body } => {
                 self.send_rpc_answer(link, &seq, &body, out);
             }
-            RegistryOutput::CloseNode { id } => {
+            RegistryOutput::CloseNode { id, reason: CloseReason::NewLife } => self.end_life(now, &id, out),
+            RegistryOutput::CloseNode { id, reason } => {
                 if let Some(link) = self.neighbours.get(&id).and_then(|neighbour| neighbour.active) {
-                    out.abort(link, CloseReason::NodeFrame);
+                    out.abort(link, reason);
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::{Shard, neighbour::private_forwarded_len, publisher::Audience};
 use crate::{
     relay::{Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, snapshot::NodeRef},
     wire::{
-        FrameRef, ResultCode, TopicKind,
+        FrameRef, NodeId, ResultCode, TopicKind,
         node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
     },
@@ -151,6 +151,7 @@ impl Shard {
     pub(super) fn handle_multicast_of_node(
         &mut self,
         now: Instant,
+        source: &NodeId,
         audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
@@ -159,7 +160,9 @@ impl Shard {
             self.counters.bad_bodies.increment();
             return;
         };
-        if let (TopicKind::Data, Some(named)) = (body.kind(), audience) {
+        if let (TopicKind::Data, Some(named)) = (body.kind(), audience)
+            && self.shared.settings.may_publish(body.topic, source)
+        {
             return self.deliver_to_audience(now, &Audience::of_this_node(named), frame, out);
         }
         if body.kind() != TopicKind::Ordinary {

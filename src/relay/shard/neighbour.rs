@@ -404,6 +404,16 @@ impl Shard {
         }
     }
 
+    /// This node begins a later life: what it sent in this one could not be told from new messages if it were sent
+    /// again, so nothing is.
+    pub(super) fn end_life(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        self.give_up_node(now, id, CloseReason::NewLife, out);
+        if let Some(neighbour) = self.neighbours.get_mut(id) {
+            self.windows_bytes -= neighbour.window.bytes;
+            neighbour.window = Window::default();
+        }
+    }
+
     /// Sends a publisher's unicast to a neighbour. `false` if its window is full or it is unknown.
     #[allow(clippy::too_many_arguments)] // the fields of one message
     pub(super) fn forward(

@@ -142,7 +142,7 @@ impl Shard {
     }
 
     fn send_hello(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        let incarnation = self.shared.incarnation;
+        let incarnation = self.shared.incarnation();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
             version_min: LINK_VERSION,
@@ -350,7 +350,7 @@ impl Shard {
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
         let audience = audience.map(|numbers| Named::from_numbers(numbers, self.shared.reactors));
         if header.packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(now, audience, frame, out);
+            self.handle_multicast_of_node(now, peer, audience, frame, out);
             return;
         }
         let Some(incarnation) = self.neighbours.get(peer).map(|neighbour| neighbour.incarnation) else {

@@ -185,7 +185,7 @@ impl Shard {
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
             TopicKind::Ordinary => true,
             // Without an audience it is never delivered.
-            TopicKind::Data => audience.is_some(),
+            TopicKind::Data => audience.is_some() && self.shared.settings.may_publish(body.topic, &id),
             TopicKind::Route => self.minted_way(body.topic, false).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };

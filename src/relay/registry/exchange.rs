@@ -1,0 +1,665 @@
+//! The exchange of records with neighbours (WIRE §6.3): who offers what, what is asked of whom, what is taken and
+//! passed on.
+//!
+//! ```text
+//!   steps ─► taken? ─► snapshot, topology, and on to the other neighbours
+//!                └ gap ──┐
+//!   list, digest ─► offers ─► one request for each record ─► steps, or the whole in parts
+//! ```
+//!
+//! # Invariants
+//! - What a neighbour claims to have is only an offer: it is asked for once, and forgotten if nothing comes of it.
+//! - For one record one request is under way, and at most [`WANTS_MAX`] are at one neighbour.
+//! - A record that no path leads to is offered to nobody, so that one whose node is gone dies out.
+
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+use tracing::{debug, info, warn};
+
+use super::{
+    NODES_MAX, Registry, StateError,
+    history::{Held, Pinned},
+    record::{Record, Taken, version_of},
+};
+use crate::{
+    relay::{CloseReason, RegistryOutput, signing, snapshot::NodeRef},
+    wire::{
+        NodeId,
+        node::PacketType,
+        state::{self, Head, Message, MessageError, Scope, Version},
+    },
+};
+
+/// After so long without a reply something is asked of another neighbour, or again.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Neighbours that are noted as having something newer of one record.
+const OFFERS_MAX: usize = 8;
+/// Requests to one neighbour that are under way.
+const WANTS_MAX: usize = 32;
+/// Requests of one neighbour that are answered per second.
+pub(super) const REQUESTS_PER_SECOND_MAX: u32 = 1_024;
+/// Steps of one neighbour that are looked at per second, of whatever origin.
+pub(super) const STEPS_OF_NEIGHBOUR_PER_SECOND_MAX: u32 = 10_000;
+/// Records that one neighbour may be fetching in parts.
+pub(super) const PINS_MAX: usize = WANTS_MAX;
+/// A neighbour whose messages are refused more often per minute loses its link.
+pub(super) const REFUSALS_PER_MINUTE_MAX: u32 = 100;
+/// A node that hears of itself takes a later incarnation at most so often.
+const LIFE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Another node of the network, as far as this one has heard of it.
+pub(super) struct Known {
+    pub(super) record: Record,
+    /// Neighbours that say that they have something newer.
+    offers: SmallVec<[Offer; 1]>,
+    asked: Option<Asked>,
+    /// As the snapshot names it, while its entries are in there.
+    pub(super) routed: Option<NodeRef>,
+    /// Since when it is in no part of the network that this node is in; `None` if it is.
+    pub(super) lost_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Offer {
+    neighbour: NodeId,
+    version: Version,
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    neighbour: NodeId,
+    at: Instant,
+}
+
+impl Known {
+    fn new(now: Instant, floor: Version) -> Self {
+        Self {
+            record: Record::new(now, floor),
+            offers: SmallVec::new(),
+            asked: None,
+            routed: None,
+            lost_since: Some(now),
+        }
+    }
+
+    fn forget_offer(&mut self, neighbour: &NodeId) {
+        self.offers.retain(|offer| offer.neighbour != *neighbour);
+    }
+}
+
+/// What was taken and is to be passed on.
+#[derive(Default)]
+pub(super) struct News {
+    /// With the neighbours that they came from.
+    steps: Vec<(NodeId, Head, Vec<u8>)>,
+    /// Records that came whole.
+    pub(super) versions: Vec<(NodeId, Version)>,
+}
+
+impl Registry {
+    /// The versions of all records that a neighbour may ask for.
+    pub(super) fn shared_versions(&self) -> Vec<Version> {
+        let known = self.known.values().filter(|known| known.lost_since.is_none() && known.record.is_known());
+        std::iter::once(self.own.version()).chain(known.map(|known| known.record.version())).collect()
+    }
+
+    fn held(&self, origin: &NodeId) -> Option<Held<'_>> {
+        if *origin == self.shared.id {
+            return Some(self.own.held());
+        }
+        self.known.get(origin).map(|known| known.record.held())
+    }
+
+    pub(super) fn handle_state(
+        &mut self,
+        now: Instant,
+        from: &NodeId,
+        packet_type: PacketType,
+        seq: u32,
+        payload: &[u8],
+    ) -> Result<(), StateError> {
+        if !self.neighbours.contains_key(from) {
+            return Ok(());
+        }
+        let message = match Message::decode(payload) {
+            Err(MessageError::UnknownKind(_)) => {
+                self.counters.unknown_kinds.increment();
+                return Ok(());
+            }
+            message => message?,
+        };
+        match (packet_type, message) {
+            (PacketType::STATE_SEQ, Message::Steps(steps)) => {
+                for (head, changes) in steps {
+                    self.take_step(now, from, head, changes, true)?;
+                }
+            }
+            (PacketType::STATE_REPLY, Message::Steps(steps)) => {
+                let origin = steps.first().ok_or(StateError::Malformed)?.0.origin;
+                self.end_request(from, &origin)?;
+                for (head, changes) in steps {
+                    if head.origin != origin {
+                        return Err(StateError::Malformed);
+                    }
+                    self.take_step(now, from, head, changes, false)?;
+                }
+                // One reply may not hold all.
+                self.ask(now, &origin);
+            }
+            (PacketType::STATE_REPLY, Message::Part { head, after, last, entries }) => {
+                let origin = head.origin;
+                self.end_request(from, &origin)?;
+                self.take_part(now, from, head, after, last, entries)?;
+                self.ask(now, &origin);
+            }
+            (PacketType::STATE_SEQ, Message::Digest { scope: Scope::ALL, hash }) => {
+                if hash != state::versions_hash(&mut self.shared_versions()) {
+                    self.send(from, PacketType::STATE_REQUEST, None, Message::WantList.encode());
+                }
+            }
+            (PacketType::STATE_SEQ, Message::Digest { .. }) => self.counters.unknown_kinds.increment(),
+            // Lists are small and may come unasked.
+            (PacketType::STATE_SEQ | PacketType::STATE_REPLY, Message::List(versions)) => {
+                for version in &versions {
+                    self.handle_offer(now, from, version, packet_type == PacketType::STATE_REPLY);
+                }
+            }
+            (PacketType::STATE_REQUEST, message @ (Message::WantList | Message::Want { .. })) => {
+                self.handle_request(now, from, seq, &message)?;
+            }
+            _ => return Err(StateError::Malformed),
+        }
+        self.ask_for_more(now, from);
+        Ok(())
+    }
+
+    /// A neighbour says how far it knows a record.
+    fn handle_offer(&mut self, now: Instant, from: &NodeId, version: &Version, is_reply: bool) {
+        if version.origin == self.shared.id {
+            self.hear_of_own(now, from, version);
+            return;
+        }
+        if !self.known.contains_key(&version.origin) && (version.seq == 0 || !self.admit_origin(now, version))
+        {
+            return;
+        }
+        let Some(known) = self.known.get_mut(&version.origin) else { return };
+        let was_asked = is_reply && known.asked.is_some_and(|asked| asked.neighbour == *from);
+        if was_asked && !known.record.lacks(version) {
+            // The answer to a request for something newer: there is nothing.
+            self.forget_request(&version.origin);
+            self.forget_offer(&version.origin, from);
+        } else {
+            self.note_offer(from, version);
+        }
+        self.ask(now, &version.origin);
+    }
+
+    fn note_offer(&mut self, from: &NodeId, version: &Version) {
+        let Some(known) = self.known.get_mut(&version.origin) else { return };
+        known.forget_offer(from);
+        if known.record.lacks(version) {
+            if known.offers.len() >= OFFERS_MAX {
+                known.offers.remove(0);
+            }
+            known.offers.push(Offer { neighbour: *from, version: *version });
+            self.behind.insert(version.origin);
+        }
+    }
+
+    fn forget_offer(&mut self, origin: &NodeId, neighbour: &NodeId) {
+        if let Some(known) = self.known.get_mut(origin) {
+            known.forget_offer(neighbour);
+        }
+    }
+
+    /// Makes room for what is heard of a node for the first time. `false` if it must not, or cannot, be known here.
+    fn admit_origin(&mut self, now: Instant, version: &Version) -> bool {
+        if self.known.len() >= NODES_MAX {
+            self.counters.refused_nodes.increment();
+            if self.log_no_room.admits(now) {
+                warn!(
+                    node = %version.origin,
+                    "a node is not known here, the network has more than {NODES_MAX} others: see who they are by `amop net`",
+                );
+            }
+            return false;
+        }
+        let unknown = Version { origin: version.origin, incarnation: 0, seq: 0 };
+        let floor = self.tombstones.get(&version.origin).map_or(unknown, |(floor, _)| *floor);
+        self.known.insert(version.origin, Known::new(now, floor));
+        true
+    }
+
+    /// A new link to a neighbour, perhaps in a new life: nothing that it said before holds.
+    pub(super) fn begin_exchange(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
+        self.end_exchange(id);
+        let version = Version { origin: *id, incarnation, seq: 0 };
+        if let Some(known) = self.known.get_mut(id) {
+            if known.record.version().incarnation < incarnation {
+                self.forget_record(id);
+                self.known.insert(*id, Known::new(now, version));
+            }
+        } else if self.known.len() < NODES_MAX {
+            self.known.insert(*id, Known::new(now, version));
+        }
+        // The neighbour asks for what it does not have.
+        let list = Message::List(self.list_for(id)).encode();
+        self.send(id, PacketType::STATE_SEQ, None, list);
+    }
+
+    /// What a new neighbour is told: also what is known of itself, though nobody else may be linked with it.
+    fn list_for(&self, id: &NodeId) -> Vec<Version> {
+        let mut versions = self.shared_versions();
+        let known = self.known.get(id).filter(|known| known.lost_since.is_some() && known.record.is_known());
+        versions.extend(known.map(|known| known.record.version()));
+        versions.truncate(state::LIST_MAX);
+        versions
+    }
+
+    /// A neighbour is asked for nothing any more.
+    pub(super) fn end_exchange(&mut self, id: &NodeId) {
+        for known in self.known.values_mut() {
+            known.forget_offer(id);
+            known.asked.take_if(|asked| asked.neighbour == *id);
+        }
+        if let Some(neighbour) = self.neighbours.get_mut(id) {
+            neighbour.wants = 0;
+            neighbour.pinned.clear();
+        }
+    }
+
+    /// Lets go of what was asked of neighbours that did not answer in time.
+    pub(super) fn expire_requests(&mut self, now: Instant) {
+        let is_late = |asked: &Asked| now.saturating_duration_since(asked.at) >= REQUEST_TIMEOUT;
+        let late = self.known.iter().filter(|(_, known)| known.asked.as_ref().is_some_and(is_late));
+        let late: Vec<NodeId> = late.map(|(origin, _)| *origin).collect();
+        for origin in late {
+            if let Some(neighbour) = self.forget_request(&origin)
+                && self.known.get(&origin).is_some_and(|known| known.offers.len() > 1)
+            {
+                self.forget_offer(&origin, &neighbour);
+            }
+        }
+        for origin in self.behind.clone() {
+            self.ask(now, &origin);
+        }
+    }
+
+    /// Notes that the request for a record is over; gives whom it was made of.
+    fn forget_request(&mut self, origin: &NodeId) -> Option<NodeId> {
+        let asked = self.known.get_mut(origin)?.asked.take()?;
+        if let Some(neighbour) = self.neighbours.get_mut(&asked.neighbour) {
+            neighbour.wants = neighbour.wants.saturating_sub(1);
+        }
+        Some(asked.neighbour)
+    }
+
+    /// A reply came. An error if none was asked for.
+    fn end_request(&mut self, from: &NodeId, origin: &NodeId) -> Result<(), StateError> {
+        if *origin == self.shared.id {
+            let was_asked = self.own_asked.take_if(|(neighbour, _)| neighbour == from);
+            return was_asked.map(drop).ok_or(StateError::Unasked);
+        }
+        let asked = self.known.get(origin).and_then(|known| known.asked);
+        if asked.is_none_or(|asked| asked.neighbour != *from) {
+            return Err(StateError::Unasked);
+        }
+        self.forget_request(origin);
+        Ok(())
+    }
+
+    /// Asks for what is newer of a record, if anybody has it and nobody is asked yet.
+    pub(super) fn ask(&mut self, now: Instant, origin: &NodeId) {
+        let Some(known) = self.known.get_mut(origin) else {
+            self.behind.remove(origin);
+            return;
+        };
+        let record = &known.record;
+        known.offers.retain(|offer| record.lacks(&offer.version));
+        let best = known.offers.iter().max_by_key(|offer| (offer.version.incarnation, offer.version.seq));
+        let Some(&Offer { neighbour: from, .. }) = best else {
+            self.behind.remove(origin);
+            if !known.record.is_known() && !self.neighbours.contains_key(origin) {
+                self.forget_record(origin);
+            }
+            return;
+        };
+        if known.asked.is_some() {
+            return;
+        }
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return known.forget_offer(&from) };
+        if neighbour.wants >= WANTS_MAX {
+            return;
+        }
+        let Some((version, after)) = known.record.want(now) else { return };
+        let want = Message::Want { known: version, after }.encode();
+        known.asked = Some(Asked { neighbour: from, at: now });
+        neighbour.wants += 1;
+        self.send(&from, PacketType::STATE_REQUEST, None, want);
+    }
+
+    /// A neighbour has answered: asks it for the next of the records that wait.
+    fn ask_for_more(&mut self, now: Instant, from: &NodeId) {
+        let has_room = |registry: &Self| {
+            registry.neighbours.get(from).is_some_and(|neighbour| neighbour.wants < WANTS_MAX)
+        };
+        if self.behind.is_empty() || !has_room(self) {
+            return;
+        }
+        for origin in self.behind.clone() {
+            if !has_room(self) {
+                return;
+            }
+            self.ask(now, &origin);
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        from: &NodeId,
+        seq: u32,
+        message: &Message<'_>,
+    ) -> Result<(), StateError> {
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return Ok(()) };
+        if neighbour.requests.take(now, Duration::from_secs(1), REQUESTS_PER_SECOND_MAX).is_none() {
+            return Err(StateError::Rate);
+        }
+        let answer = match message {
+            Message::Want { known, after } => self.answer_want(now, from, known, after),
+            _ => Message::List(self.shared_versions()).encode(),
+        };
+        self.send(from, PacketType::STATE_REPLY, Some(seq), answer);
+        self.counters.requests_answered.increment();
+        Ok(())
+    }
+
+    fn answer_want(&mut self, now: Instant, from: &NodeId, known: &Version, after: &[u8]) -> Vec<u8> {
+        let nothing = Version { origin: known.origin, incarnation: 0, seq: 0 };
+        let pinned =
+            self.neighbours.get_mut(from).and_then(|neighbour| neighbour.pinned.remove(&known.origin));
+        let Some(held) = self.held(&known.origin) else { return Message::List(vec![nothing]).encode() };
+        let version = held.head.map_or(nothing, version_of);
+        match if after.is_empty() { held.steps_after(known) } else { None } {
+            Some(steps) if steps.is_empty() => return Message::List(vec![version]).encode(),
+            Some(steps) => return Message::Steps(steps).encode(),
+            None => {}
+        }
+        // The first part, or one whose record was let go: from the record as it is.
+        let kept = pinned.filter(|_| !after.is_empty());
+        let Some(pinned) = kept.map(|(pinned, _)| pinned).or_else(|| held.pin()) else {
+            return Message::List(vec![version]).encode();
+        };
+        let (part, last) = pinned.part(after);
+        if !last {
+            self.pin(now, from, known.origin, pinned);
+        }
+        part
+    }
+
+    /// Keeps a record as it is while a neighbour fetches it; in the place of the one that was asked for least lately
+    /// if there are too many.
+    fn pin(&mut self, now: Instant, for_neighbour: &NodeId, origin: NodeId, pinned: Pinned) {
+        let Some(neighbour) = self.neighbours.get_mut(for_neighbour) else { return };
+        if neighbour.pinned.len() >= PINS_MAX
+            && let Some(oldest) =
+                neighbour.pinned.iter().min_by_key(|(_, (_, used))| *used).map(|(origin, _)| *origin)
+        {
+            neighbour.pinned.remove(&oldest);
+        }
+        neighbour.pinned.insert(origin, (pinned, now));
+    }
+
+    fn room_beside(&self, record: &Record) -> (usize, usize) {
+        let others = self.records_bytes - record.footprint();
+        (others, self.shared.settings.records_bytes_max.saturating_sub(others))
+    }
+
+    fn set_records_bytes(&mut self, bytes: usize) {
+        self.records_bytes = bytes;
+        self.counters.records_bytes.set(bytes as u64);
+    }
+
+    fn take_step(
+        &mut self,
+        now: Instant,
+        from: &NodeId,
+        head: Head,
+        changes: &[u8],
+        announced: bool,
+    ) -> Result<(), StateError> {
+        let version = version_of(&head);
+        let origin = version.origin;
+        if origin == self.shared.id {
+            self.hear_of_own_step(now, &head);
+            return Ok(());
+        }
+        if self.known.get(&origin).is_some_and(|known| !known.record.lacks(&version)) {
+            self.counters.stale.increment();
+            return Ok(());
+        }
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return Ok(()) };
+        if announced
+            && neighbour.steps.take(now, Duration::from_secs(1), STEPS_OF_NEIGHBOUR_PER_SECOND_MAX).is_none()
+        {
+            return Err(StateError::Rate);
+        }
+        if !self.known.contains_key(&origin) {
+            // Only what is signed makes a node known.
+            if !signing::verify(&origin, &head.digest(), &head.signature) {
+                return Err(StateError::Signature);
+            }
+            if !self.admit_origin(now, &version) {
+                return Err(StateError::Room);
+            }
+        }
+        let Some(known) = self.known.get(&origin) else { return Ok(()) };
+        let (others, room) = self.room_beside(&known.record);
+        let Some(known) = self.known.get_mut(&origin) else { return Ok(()) };
+        let passed_on = head.clone();
+        let taken = known.record.take_step(now, head, changes, announced, room);
+        let footprint = known.record.footprint();
+        self.set_records_bytes(others + footprint);
+        match taken {
+            Ok(Taken::Changes(decoded)) => {
+                self.counters.steps_taken.increment();
+                self.record_changed(&origin, &decoded);
+                self.news.steps.push((*from, passed_on, changes.to_vec()));
+            }
+            Ok(Taken::Exchanged(before)) => {
+                self.counters.steps_taken.increment();
+                self.record_exchanged(&origin, &before);
+                self.news.steps.push((*from, passed_on, changes.to_vec()));
+            }
+            Ok(Taken::Gap) => {
+                self.note_offer(from, &version);
+                self.ask(now, &origin);
+            }
+            Ok(Taken::Stale | Taken::Partly) => self.counters.stale.increment(),
+            Err(error) => {
+                if error == StateError::Chain {
+                    self.note_offer(from, &version);
+                    self.ask(now, &origin);
+                }
+                return Err(match error {
+                    // The origin has signed both; who passes one on has done no wrong.
+                    StateError::Chain if origin != *from => StateError::Fork,
+                    error => error,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn take_part(
+        &mut self,
+        now: Instant,
+        from: &NodeId,
+        head: Head,
+        after: &[u8],
+        last: bool,
+        entries: &[u8],
+    ) -> Result<(), StateError> {
+        let version = version_of(&head);
+        let origin = version.origin;
+        if origin == self.shared.id {
+            self.hear_of_own_step(now, &head);
+            return Ok(());
+        }
+        let Some(known) = self.known.get(&origin) else { return Ok(()) };
+        let (others, room) = self.room_beside(&known.record);
+        let Some(known) = self.known.get_mut(&origin) else { return Ok(()) };
+        let taken = known.record.take_part(now, room, head, after, last, entries);
+        let footprint = known.record.footprint();
+        self.set_records_bytes(others + footprint);
+        match taken {
+            Ok(Taken::Partly | Taken::Gap) => {
+                // The neighbour may have gone on since it offered.
+                self.note_offer(from, &version);
+            }
+            Ok(Taken::Exchanged(before)) => {
+                self.counters.records_taken.increment();
+                self.record_exchanged(&origin, &before);
+                self.news.versions.push((*from, version));
+                info!(node = %origin, peer = %from, "state of a node received whole");
+            }
+            Ok(Taken::Stale | Taken::Changes(_)) => self.counters.stale.increment(),
+            Err(error) => {
+                // What this neighbour has is of no use.
+                self.forget_offer(&origin, from);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what was taken since the last time, to everybody but those it came from.
+    pub(super) fn pass_on(&mut self) {
+        let News { steps, versions } = std::mem::take(&mut self.news);
+        if steps.is_empty() && versions.is_empty() {
+            return;
+        }
+        let sources: Vec<NodeId> =
+            steps.iter().map(|(from, ..)| *from).chain(versions.iter().map(|(from, _)| *from)).collect();
+        let messages = |except: Option<&NodeId>| {
+            let steps = steps.iter().filter(|(from, ..)| Some(from) != except);
+            let mut messages = encode_steps(steps.map(|(_, head, changes)| (head, changes.as_slice())));
+            let versions: Vec<Version> = versions
+                .iter()
+                .filter(|(from, _)| Some(from) != except)
+                .map(|(_, version)| *version)
+                .collect();
+            messages
+                .extend(versions.chunks(state::LIST_MAX).map(|part| Message::List(part.to_vec()).encode()));
+            messages.into_iter().map(bytes::Bytes::from).collect::<Vec<_>>()
+        };
+        let for_others = messages(None);
+        for (id, neighbour) in &self.neighbours {
+            let own = sources.contains(id).then(|| messages(Some(id)));
+            for payload in own.as_ref().unwrap_or(&for_others) {
+                let output = RegistryOutput::ToNode {
+                    to: *id,
+                    packet_type: PacketType::STATE_SEQ,
+                    seq: None,
+                    payload: payload.clone(),
+                };
+                self.outputs.push_back((neighbour.entry.reactor, output));
+            }
+        }
+    }
+
+    /// Somebody says that it has a later record of this node: only what we have signed is believed.
+    fn hear_of_own(&mut self, now: Instant, from: &NodeId, version: &Version) {
+        let own = self.own.version();
+        if (version.incarnation, version.seq) <= (own.incarnation, own.seq) {
+            return;
+        }
+        if self.own_asked.is_some_and(|(_, at)| now.saturating_duration_since(at) < REQUEST_TIMEOUT) {
+            return;
+        }
+        self.own_asked = Some((*from, now));
+        let known = Version { origin: self.shared.id, incarnation: 0, seq: 0 };
+        self.send(from, PacketType::STATE_REQUEST, None, Message::Want { known, after: b"" }.encode());
+    }
+
+    /// A head of this node's own record. If it is of a life that is not this one, or of a longer one, our clock went
+    /// back: a later life begins, so that the network takes what we say (WIRE §6.3).
+    fn hear_of_own_step(&mut self, now: Instant, head: &Head) {
+        let own = self.own.version();
+        if (head.incarnation, head.seq) <= (own.incarnation, own.seq) {
+            return;
+        }
+        if !signing::verify(&self.shared.id, &head.digest(), &head.signature) {
+            return;
+        }
+        self.counters.own_id_elsewhere.increment();
+        if self.log_own_id.admits(now) {
+            warn!(
+                incarnation = head.incarnation,
+                "the network knows this node's id with a later start than ours: it starts its account anew; set this machine's clock right, or give two nodes with one key a key each",
+            );
+        }
+        let lately = |at: Instant| now.saturating_duration_since(at) < LIFE_INTERVAL;
+        if self.life_since.is_some_and(lately) {
+            return;
+        }
+        self.life_since = Some(now);
+        let incarnation = head.incarnation.saturating_add(1);
+        self.shared.set_incarnation(incarnation);
+        self.own.begin_life(incarnation);
+        for (id, neighbour) in &self.neighbours {
+            let output = RegistryOutput::CloseNode { id: *id, reason: CloseReason::NewLife };
+            self.outputs.push_back((neighbour.entry.reactor, output));
+        }
+    }
+
+    pub(super) fn refuse(&mut self, now: Instant, from: &NodeId, error: StateError) {
+        self.counters.refused(error).increment();
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        if error == StateError::Room {
+            if self.log_no_room.admits(now) {
+                warn!(peer = %from, %error, "topics of a node are not known here in full: raise the bound, or have less topics");
+            }
+            return;
+        }
+        if !error.is_misbehaviour() {
+            debug!(peer = %from, %error, "state of a neighbour ignored");
+            return;
+        }
+        match neighbour.refusals.take(now, Duration::from_secs(60), REFUSALS_PER_MINUTE_MAX) {
+            // One line a minute says it; the counters say how often.
+            Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX => {
+                warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
+            }
+            Some(_) => debug!(peer = %from, %error, "state of a neighbour refused"),
+            None => {
+                if self.log_bad_state.admits(now) {
+                    warn!(peer = %from, %error, "closing a neighbour's link: it goes on to send bad state; see what it runs");
+                }
+                let reactor = neighbour.entry.reactor;
+                let output = RegistryOutput::CloseNode { id: *from, reason: CloseReason::NodeFrame };
+                self.outputs.push_back((reactor, output));
+            }
+        }
+    }
+}
+
+/// As few messages as the bounds allow.
+fn encode_steps<'a>(steps: impl Iterator<Item = (&'a Head, &'a [u8])>) -> Vec<Vec<u8>> {
+    let (mut messages, mut waiting, mut len) = (Vec::new(), Vec::new(), 0);
+    for (head, changes) in steps {
+        let cost = Head::LEN + 4 + changes.len();
+        if !waiting.is_empty() && (len + cost > state::STEPS_LEN_MAX || waiting.len() >= state::STEPS_MAX) {
+            messages.push(Message::Steps(std::mem::take(&mut waiting)).encode());
+            len = 0;
+        }
+        len += cost;
+        waiting.push((head.clone(), changes));
+    }
+    if !waiting.is_empty() {
+        messages.push(Message::Steps(waiting).encode());
+    }
+    messages
+}

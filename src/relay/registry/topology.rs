@@ -1,0 +1,259 @@
+//! Who is linked with whom, and the shortest ways from here (WIRE §6.3, §6.4).
+//!
+//! Each node's record lists its neighbours. An edge exists only if both ends list each other; of our own
+//! edges we know ourselves.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use smallvec::SmallVec;
+
+use crate::wire::{NodeId, node::HOPS_MAX};
+
+/// What all records say about edges.
+#[derive(Default)]
+pub(super) struct Topology {
+    lists: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// Nodes that pass on nothing for others.
+    ends: BTreeSet<NodeId>,
+}
+
+/// How a node is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    /// Links on the way; 1 to a neighbour.
+    pub(super) hops: u8,
+    /// The neighbours with which a shortest way begins, by id; never empty.
+    pub(super) next: SmallVec<[NodeId; 2]>,
+}
+
+/// What there is to be known about nodes from here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// Nodes that a frame can reach.
+    pub(super) paths: BTreeMap<NodeId, Path>,
+    /// Nodes in the same part of the network, those too far for a frame included.
+    pub(super) connected: BTreeSet<NodeId>,
+}
+
+impl Topology {
+    /// A node's record lists a neighbour, or does no more.
+    pub(super) fn list(&mut self, node: NodeId, neighbour: NodeId, lists: bool) {
+        if lists {
+            self.lists.entry(node).or_default().insert(neighbour);
+        } else if let Some(list) = self.lists.get_mut(&node) {
+            list.remove(&neighbour);
+        }
+    }
+
+    /// A node's record says whether it passes on frames for others.
+    pub(super) fn set_relays(&mut self, node: NodeId, relays: bool) {
+        if relays {
+            self.ends.remove(&node);
+        } else {
+            self.ends.insert(node);
+        }
+    }
+
+    /// Nothing is known of a node any more.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.lists.remove(node);
+        self.ends.remove(node);
+    }
+
+    fn are_linked(&self, one: &NodeId, other: &NodeId) -> bool {
+        self.lists.get(other).is_some_and(|list| list.contains(one))
+    }
+
+    fn edges(&self, own: &NodeId, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+        let list = self.lists.get(node).into_iter().flatten();
+        list.filter(move |other| *other != own && self.are_linked(node, other))
+    }
+
+    /// Finds all ways that begin with the links to `neighbours`.
+    pub(super) fn ways(&self, own: &NodeId, neighbours: impl Iterator<Item = NodeId>) -> Ways {
+        let mut paths: BTreeMap<NodeId, Path> = neighbours
+            .map(|neighbour| (neighbour, Path { hops: 1, next: SmallVec::from_slice(&[neighbour]) }))
+            .collect();
+        let mut connected: BTreeSet<NodeId> = paths.keys().copied().collect();
+        let mut unseen: Vec<NodeId> = connected.iter().copied().collect();
+        while let Some(node) = unseen.pop() {
+            unseen.extend(self.edges(own, &node).filter(|next| connected.insert(**next)));
+        }
+        // Breadth first: whoever is taken from the queue has all of its shortest ways.
+        let mut queue: VecDeque<NodeId> = paths.keys().copied().collect();
+        while let Some(node) = queue.pop_front() {
+            let passes_on = |path: &&Path| path.hops < HOPS_MAX && !self.ends.contains(&node);
+            let Some(path) = paths.get(&node).filter(passes_on).cloned() else { continue };
+            for next in self.edges(own, &node) {
+                match paths.get_mut(next) {
+                    None => {
+                        paths.insert(*next, Path { hops: path.hops + 1, next: path.next.clone() });
+                        queue.push_back(*next);
+                    }
+                    Some(other) if other.hops == path.hops + 1 => {
+                        for first in &path.next {
+                            if !other.next.contains(first) {
+                                other.next.push(*first);
+                            }
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        paths.values_mut().for_each(|path| path.next.sort_unstable());
+        Ways { paths, connected }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    const OWN: u16 = 0;
+
+    fn id(number: u16) -> NodeId {
+        let mut id = [0; 64];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        NodeId(id)
+    }
+
+    struct Graph {
+        topology: Topology,
+        edges: BTreeSet<(u16, u16)>,
+    }
+
+    impl Graph {
+        fn new(edges: &[(u16, u16)]) -> Self {
+            let mut graph = Self { topology: Topology::default(), edges: BTreeSet::new() };
+            edges.iter().for_each(|&(one, other)| graph.set(one, other, true));
+            graph
+        }
+
+        fn set(&mut self, one: u16, other: u16, linked: bool) {
+            for (one, other) in [(one, other), (other, one)] {
+                self.topology.list(id(one), id(other), linked);
+                if linked {
+                    self.edges.insert((one, other));
+                } else {
+                    self.edges.remove(&(one, other));
+                }
+            }
+        }
+
+        fn ways(&self) -> Ways {
+            let neighbours = self.edges.iter().filter(|(one, _)| *one == OWN).map(|(_, other)| id(*other));
+            self.topology.ways(&id(OWN), neighbours)
+        }
+
+        fn path(&self, to: u16) -> Option<(u8, Vec<NodeId>)> {
+            self.ways().paths.get(&id(to)).map(|path| (path.hops, path.next.to_vec()))
+        }
+    }
+
+    #[test]
+    fn all_equally_short_ways_are_found_and_no_longer_one() {
+        // A ring of four, and a tail.
+        let mut graph = Graph::new(&[(0, 1), (1, 2), (2, 3), (3, 0), (2, 4)]);
+        assert_eq!(graph.path(1), Some((1, vec![id(1)])));
+        assert_eq!(graph.path(2), Some((2, vec![id(1), id(3)])));
+        assert_eq!(graph.path(4), Some((3, vec![id(1), id(3)])));
+        graph.set(3, 0, false);
+        assert_eq!(graph.path(4), Some((3, vec![id(1)])));
+        assert_eq!(graph.path(3), Some((3, vec![id(1)])));
+        graph.set(0, 4, true);
+        assert_eq!(graph.path(3), Some((3, vec![id(1), id(4)])));
+    }
+
+    #[test]
+    fn what_only_one_end_says_is_no_edge() {
+        let mut graph = Graph::new(&[(0, 1)]);
+        graph.topology.list(id(1), id(2), true);
+        assert_eq!(graph.path(2), None);
+        graph.topology.list(id(2), id(1), true);
+        assert_eq!(graph.path(2), Some((2, vec![id(1)])));
+        graph.topology.forget(&id(2));
+        assert_eq!(graph.path(2), None);
+    }
+
+    #[test]
+    fn a_node_that_passes_on_nothing_is_reached_and_not_gone_through() {
+        let mut graph = Graph::new(&[(0, 1), (1, 2), (0, 3), (3, 4), (4, 2)]);
+        graph.topology.set_relays(id(1), false);
+        assert_eq!(graph.path(1), Some((1, vec![id(1)])));
+        assert_eq!(graph.path(2), Some((3, vec![id(3)])));
+        graph.set(3, 4, false);
+        assert_eq!(graph.path(2), None);
+        assert!(graph.ways().connected.contains(&id(2)));
+        graph.topology.set_relays(id(1), true);
+        assert_eq!(graph.path(2), Some((2, vec![id(1)])));
+    }
+
+    #[test]
+    fn what_is_further_than_a_frame_can_go_is_connected_and_not_reached() {
+        let line: Vec<(u16, u16)> = (0..20).map(|node| (node, node + 1)).collect();
+        let graph = Graph::new(&line);
+        let hops = u16::from(HOPS_MAX);
+        assert_eq!(graph.path(hops), Some((HOPS_MAX, vec![id(1)])));
+        assert_eq!(graph.path(hops + 1), None);
+        assert!(graph.ways().connected.contains(&id(20)));
+    }
+
+    #[test]
+    fn in_random_networks_each_way_is_as_short_as_can_be_and_leads_there() {
+        let mut random = SmallRng::seed_from_u64(3);
+        for _ in 0..50 {
+            let nodes = random.random_range(2..40u16);
+            let edges: Vec<(u16, u16)> = (0..random.random_range(1..120))
+                .map(|_| (random.random_range(0..nodes), random.random_range(0..nodes)))
+                .filter(|(one, other)| one != other)
+                .collect();
+            let graph = Graph::new(&edges);
+            // Distances by relaxation of all edges.
+            let mut distances = vec![usize::MAX; usize::from(nodes)];
+            distances[usize::from(OWN)] = 0;
+            for _ in 0..nodes {
+                for &(one, other) in &graph.edges {
+                    let through = distances[usize::from(one)].saturating_add(1);
+                    distances[usize::from(other)] = distances[usize::from(other)].min(through);
+                }
+            }
+            // The same from each neighbour tells which first links lie on a shortest way.
+            let ways = graph.ways();
+            for node in 1..nodes {
+                let distance = distances[usize::from(node)];
+                let path = ways.paths.get(&id(node));
+                assert_eq!(path.is_some(), distance <= usize::from(HOPS_MAX));
+                let Some(path) = path else { continue };
+                assert_eq!(usize::from(path.hops), distance);
+                let first: Vec<NodeId> = (1..nodes)
+                    .filter(|&first| graph.edges.contains(&(OWN, first)))
+                    .filter(|&first| distance_between(&graph, first, node) == distance - 1)
+                    .map(id)
+                    .collect();
+                assert_eq!(path.next.to_vec(), first);
+            }
+        }
+    }
+
+    fn distance_between(graph: &Graph, from: u16, to: u16) -> usize {
+        let (mut reached, mut distance) = (BTreeSet::from([from]), 0);
+        while !reached.contains(&to) {
+            let further: BTreeSet<u16> = graph
+                .edges
+                .iter()
+                .filter(|(one, other)| reached.contains(one) && *other != OWN)
+                .map(|(_, other)| *other)
+                .collect();
+            let before = reached.len();
+            reached.extend(further);
+            distance += 1;
+            if reached.len() == before {
+                return usize::MAX;
+            }
+        }
+        distance
+    }
+}
