@@ -24,8 +24,12 @@ use amop::{
 use crate::kit::{AppIndex, Behaviour, Clock, Network, NodeIndex, Seen};
 
 const TOPIC: &str = "t";
+const PRIVATE_TOPIC: &str = "#!$TopicNeedVerify_t";
+const MARKER: &str = "#!$PushChannel_#!$TopicNeedVerify_t";
 /// Longer than any request.
 const UNTIL_OVER: Duration = Duration::from_secs(36);
+/// Longer than a session may keep silent before another one is tried.
+const TIME_OF_A_PUSH: Duration = Duration::from_secs(6);
 /// Acknowledgements and whatever else follows an answer are over after so long.
 const AFTERMATH: Duration = Duration::from_millis(30);
 /// Shorter than the time for which a node waits for a link to return.
@@ -131,6 +135,8 @@ struct Scene {
     subscriber: NodeIndex,
     /// Node of another subscriber.
     other: Option<NodeIndex>,
+    /// Whether the topic is private; the subscribers have proved themselves before.
+    is_private: bool,
     seed: u64,
 }
 
@@ -139,6 +145,8 @@ struct Stage {
     scene: Scene,
     publisher: AppIndex,
     subscriber: AppIndex,
+    /// Whoever subscribed before the request.
+    subscribers: Vec<AppIndex>,
     seq: Seq,
     seen: Vec<Seen>,
 }
@@ -149,16 +157,23 @@ impl Stage {
         let mut net = Network::mesh(scene.seed, scene.nodes, scene.reactors);
         // Where there are several reactors, not all of it happens at one.
         let publisher = net.app_on(0, ReactorId(scene.reactors - 1), Behaviour::Silent);
-        let answers_after = Behaviour::Echo(Duration::from_millis(1));
-        let subscriber = net.app(scene.subscriber, answers_after);
-        net.subscribe(subscriber, &[TOPIC]);
-        if let Some(node) = scene.other {
-            let other = net.app(node, answers_after);
-            net.subscribe(other, &[TOPIC]);
+        let mut subscribers = Vec::new();
+        for node in [Some(scene.subscriber), scene.other].into_iter().flatten() {
+            let app = net.app(node, Behaviour::Echo(Duration::from_millis(1)));
+            if scene.is_private {
+                let own = format!("#!$VerifyChannel_{PRIVATE_TOPIC}_{app:032x}");
+                net.subscribe(app, &[PRIVATE_TOPIC, &own]);
+            } else {
+                net.subscribe(app, &[TOPIC]);
+            }
+            subscribers.push(app);
+        }
+        if scene.is_private {
+            accept_everybody(&mut net, publisher);
         }
         net.seen = Some(Vec::new());
-        let seq = net.unicast(publisher, TOPIC, b"request");
-        Self { net, scene, publisher, subscriber, seq, seen: Vec::new() }
+        let seq = net.unicast(publisher, if scene.is_private { PRIVATE_TOPIC } else { TOPIC }, b"request");
+        Self { net, scene, publisher, subscriber: subscribers[0], subscribers, seq, seen: Vec::new() }
     }
 
     fn observe(&mut self) {
@@ -225,6 +240,15 @@ impl Stage {
         self.observe();
     }
 
+    /// Until the answer is there, or could not come any more, and whoever was asked besides has had its time.
+    fn run_until_over(&mut self) {
+        let end = self.net.now + UNTIL_OVER;
+        while self.net.now < end && self.point() != Point::Over {
+            self.run_for(Duration::from_secs(1));
+        }
+        self.run_for(TIME_OF_A_PUSH);
+    }
+
     fn connect(&mut self, a: NodeIndex, b: NodeIndex) {
         if self.net.links_between(a, b).is_empty() {
             self.net.connect(a, b);
@@ -279,7 +303,9 @@ impl Stage {
             Blow::SubscriberComesAgain => {
                 self.net.disconnect(self.subscriber);
                 let again = self.net.app(there, Behaviour::Echo(Duration::ZERO));
-                self.net.frame(again, FrameType::SUBSCRIBE, br#"["t"]"#);
+                // With a private topic it has proved nothing, and may have nothing.
+                let topics = serde_json::to_vec(&[TOPIC, PRIVATE_TOPIC]).expect("strings");
+                self.net.frame(again, FrameType::SUBSCRIBE, &topics);
             }
         }
     }
@@ -289,6 +315,10 @@ impl Stage {
         let requests = self.count(FrameType::REQUEST);
         for ((what, app), count) in &requests {
             assert!(*count == 1, "app{app}: the request is {what} {count} times");
+            assert!(
+                !self.scene.is_private || *app == self.publisher || self.subscribers.contains(app),
+                "app{app}, which has proved nothing, gets it"
+            );
         }
         let answers = self.count(FrameType::RESPONSE);
         let emitted = answers.get(&("emitted", self.publisher)).copied().unwrap_or(0);
@@ -332,6 +362,27 @@ impl Stage {
     }
 }
 
+/// The publisher challenges everybody, and accepts who answers.
+fn accept_everybody(net: &mut Network, publisher: AppIndex) {
+    net.subscribe(publisher, &[MARKER]);
+    net.run_for(Duration::from_millis(300));
+    let received = std::mem::take(&mut net.apps[publisher].received);
+    let mut seqs = Vec::new();
+    for asked in received.iter().filter(|one| one.header.frame_type == FrameType::TOPIC_CERTIFICATION) {
+        let asked: serde_json::Value = serde_json::from_slice(&asked.data).expect("JSON");
+        let route = asked["topicForCert"].as_str().expect("a topic");
+        seqs.push(net.unicast(publisher, route, format!("sign {route}").as_bytes()));
+        let verdict = serde_json::json!({
+            "checkResult": 0, "nodeId": asked["nodeId"], "topic": asked["topic"],
+        });
+        net.frame(publisher, FrameType::TOPIC_STATUS, verdict.to_string().as_bytes());
+    }
+    for seq in seqs {
+        assert_eq!(net.answer(publisher, &seq, Duration::from_secs(1)).0, 0);
+    }
+    net.run_for(Duration::from_millis(300));
+}
+
 /// Strikes after each event of the request's life, and gives at which points, with which codes.
 fn strike_everywhere(scene: Scene, blow: Blow) -> BTreeMap<Point, BTreeSet<Option<i32>>> {
     let mut struck: BTreeMap<Point, BTreeSet<Option<i32>>> = BTreeMap::new();
@@ -345,7 +396,7 @@ fn strike_everywhere(scene: Scene, blow: Blow) -> BTreeMap<Point, BTreeSet<Optio
         let point = stage.point();
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             stage.strike(blow);
-            stage.run_for(UNTIL_OVER);
+            stage.run_until_over();
             stage.check(blow, point)
         }));
         let code = caught.unwrap_or_else(|panic| {
@@ -379,21 +430,34 @@ fn strike_all(scenes: &[Scene], points: &[Point]) {
 
 #[test]
 fn on_one_node_a_request_is_answered_once_whoever_is_killed_at_whatever_point_of_its_life() {
-    let scene = |reactors, other| Scene { nodes: 1, reactors, subscriber: 0, other, seed: 1 };
+    let scene =
+        |reactors, other| Scene { nodes: 1, reactors, subscriber: 0, other, is_private: false, seed: 1 };
     strike_all(&[scene(1, None), scene(3, None), scene(1, Some(0)), scene(3, Some(0))], &ON_ONE_NODE);
 }
 
 #[test]
 fn between_two_nodes_a_request_is_answered_once_whoever_is_killed_at_whatever_point_of_its_life() {
-    let scene = |reactors, seed| Scene { nodes: 2, reactors, subscriber: 1, other: None, seed };
+    let scene =
+        |reactors, seed| Scene { nodes: 2, reactors, subscriber: 1, other: None, is_private: false, seed };
     strike_all(&[scene(1, 1), scene(2, 2), scene(3, 3)], &BETWEEN_NODES);
 }
 
 #[test]
 fn with_another_subscriber_left_a_request_is_answered_by_one_whoever_is_killed() {
     for seed in 1..3 {
-        let scene = |nodes, reactors, other| Scene { nodes, reactors, subscriber: 1, other, seed };
+        let scene =
+            |nodes, reactors, other| Scene { nodes, reactors, subscriber: 1, other, is_private: false, seed };
         // By chance it is the other one that gets it, and nobody ever is struck in its hands.
         strike_all(&[scene(2, 2, Some(0)), scene(3, 2, Some(2))], &[Point::Accepted, Point::Over]);
     }
+}
+
+#[test]
+fn a_request_with_a_private_topic_is_answered_once_and_reaches_who_is_accepted_whoever_is_killed() {
+    let scene = |nodes, subscriber, other| {
+        let seed = 1 + nodes as u64;
+        Scene { nodes, reactors: 3, subscriber, other, is_private: true, seed }
+    };
+    strike_all(&[scene(1, 0, None), scene(1, 0, Some(0))], &[Point::Accepted, Point::Over]);
+    strike_all(&[scene(2, 1, None), scene(3, 1, Some(2))], &[Point::Accepted, Point::Over]);
 }

@@ -119,7 +119,12 @@ fn run_many(first: u64, count: u64, progress: bool) -> (Report, Vec<String>) {
                         total.2 += 1;
                         match ran {
                             Ok(report) => add(&mut total.0, report),
-                            Err(text) => total.1.push(text),
+                            Err(text) => {
+                                if progress {
+                                    eprintln!("{}", text.lines().next().unwrap_or_default());
+                                }
+                                total.1.push(text);
+                            }
                         }
                     }
                 })

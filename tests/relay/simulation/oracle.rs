@@ -59,6 +59,8 @@ pub struct Message {
     pub frame: Vec<u8>,
     /// When its node had it in hands, and how many messages had been in nodes' hands before.
     taken: Option<(Instant, usize)>,
+    /// Since when its publisher had held the marker of its private topic then.
+    published_since: Option<Instant>,
     answers: usize,
     pub answered: bool,
     pushes: Vec<(AppIndex, Instant)>,
@@ -163,6 +165,7 @@ impl Oracle {
             topic: topic.to_owned(),
             frame: Vec::new(),
             taken: None,
+            published_since: None,
             answers: 0,
             answered: false,
             pushes: Vec::new(),
@@ -303,6 +306,8 @@ impl Oracle {
                     sent.iter().copied().find(|&number| self.messages[number].taken.is_none())
                 });
                 if let Some(number) = number {
+                    let marker = proofs::marker_of(&self.messages[number].topic);
+                    self.messages[number].published_since = self.holds_since(app, &marker, now);
                     self.messages[number].taken = Some((now, self.taken));
                     self.taken += 1;
                 }

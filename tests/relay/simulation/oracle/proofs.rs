@@ -243,9 +243,8 @@ impl Oracle {
         let (sent, _) = message.taken.ok_or("a message before it was sent")?;
         let publisher = message.from;
         let what = format!("app{app} gets message {number} of app{publisher} with the private topic");
-        let marker = marker_of(&message.topic);
+        let publishes_since = message.published_since;
         let holds_since = self.holds_since(app, &message.topic, now);
-        let publishes_since = self.holds_since(publisher, &marker, sent);
         let refused = self.pairs(publisher, app, &message.topic).filter_map(|challenge| {
             let (accepts, at) = challenge.verdict?;
             (!accepts && at < sent && self.is_surely_open(challenge, app, at)).then_some(at)
@@ -261,7 +260,7 @@ impl Oracle {
                 why = "having dropped the topic since its proof";
             } else if publishes_since.is_none_or(|since| since > challenge.asked) {
                 why = "accepted by a publisher that has dropped its marker since";
-            } else if refused.is_some_and(|refused| refused >= accepted) {
+            } else if refused.is_some_and(|refused| refused > accepted) {
                 why = "having been refused since";
             } else {
                 match self.whose_key(challenge, app) {
@@ -343,7 +342,7 @@ impl Oracle {
     }
 
     /// Since when an application has had a topic without a break that its node must have seen.
-    fn holds_since(&self, app: AppIndex, topic: &str, at: Instant) -> Option<Instant> {
+    pub(super) fn holds_since(&self, app: AppIndex, topic: &str, at: Instant) -> Option<Instant> {
         let mut since = None;
         for (from, set) in self.apps[app].sets.iter().rev().filter(|(from, _)| *from <= at) {
             if set.contains(topic) {
