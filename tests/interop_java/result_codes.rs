@@ -120,7 +120,10 @@ fn provoke_each_code(first: &Process, second: &Process) {
         });
         let id = ask(&mut publisher, topic, &own);
         expect(&mut publisher, id, &own, code, data, &what);
-        publisher.broadcast("release", b"");
+        // Not where there are none: it could come late and release those of the next row.
+        if !ids.is_empty() {
+            publisher.broadcast("release", b"");
+        }
         for (id, seq) in ids.into_iter().zip(&others) {
             expect(&mut other, id, seq, 0, b"\x05heldx", &format!("before {what}"));
         }
