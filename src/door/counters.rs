@@ -1,6 +1,6 @@
 //! What the door counts, and the lines that it logs in bounded number.
 
-use rustls::Error as TlsError;
+use rustls::{AlertDescription, Error as TlsError};
 
 use super::Failure;
 use crate::{
@@ -24,7 +24,7 @@ figures! {
         counter handshakes_failed_certificate,
         /// Handshakes that failed because the peer spoke no TLS, or none that is spoken here.
         counter handshakes_failed_tls,
-        /// Handshakes that the peer broke off.
+        /// Handshakes that the peer broke off, or ended because of our certificate.
         counter handshakes_failed_closed,
         /// Handshakes that took too long.
         counter handshakes_failed_timeout,
@@ -71,6 +71,11 @@ impl FailureClass {
                 HandshakeError::NoCertificate
                 | HandshakeError::Tls(TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented),
             ) => Self::Certificate,
+            Failure::Handshake(HandshakeError::Tls(TlsError::AlertReceived(alert)))
+                if is_about_certificate(*alert) =>
+            {
+                Self::Closed
+            }
             Failure::Handshake(_) => Self::Tls,
         }
     }
@@ -98,6 +103,20 @@ impl FailureClass {
     }
 }
 
+/// Whether a peer says by it that it does not accept our certificate.
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+    )
+}
+
 /// One limit for each kind of line.
 pub(super) struct Logs {
     pub(super) handshake_failed: LogLimit,
@@ -116,5 +135,21 @@ impl Default for Logs {
             not_let_in: LogLimit::new("applications and nodes not let in"),
             link_lost: LogLimit::new("links lost for want of file descriptors"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_about_our_certificate_sends_to_the_peers_log_and_another_to_the_versions() {
+        let remedy = |alert| {
+            let failure = Failure::Handshake(HandshakeError::Tls(TlsError::AlertReceived(alert)));
+            FailureClass::of(&failure).remedy()
+        };
+        assert!(remedy(AlertDescription::BadCertificate).contains("this node's certificate"));
+        assert!(remedy(AlertDescription::UnknownCA).contains("this node's certificate"));
+        assert!(remedy(AlertDescription::ProtocolVersion).contains("[tls]"));
     }
 }

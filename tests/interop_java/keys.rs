@@ -1,4 +1,5 @@
-//! Key pairs of private topics, made with OpenSSL's command as FISCO BCOS' `get_account.sh` does.
+//! Key pairs of private topics, made with OpenSSL's command as FISCO BCOS' `get_account.sh` does, and with
+//! `amop keys`.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::kit::{hex, text};
+use crate::{
+    kit::{hex, text},
+    support::process::PROGRAM,
+};
 
 /// In which a subscriber has its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,26 +24,48 @@ pub(crate) enum Format {
 /// Of the P12 file.
 pub(crate) const PASSWORD: &str = "密码 123456";
 
-/// A key pair in every format.
+/// Where our own commands look for it.
+pub(crate) const PASSWORD_VARIABLE: &str = "AMOP_KEY_PASSWORD";
+
+/// The files of a key pair, in every format.
 pub(crate) struct Key {
     pub(crate) pem: PathBuf,
     pub(crate) public_pem: PathBuf,
     pub(crate) p12: PathBuf,
-    hex: String,
-    public_hex: String,
+    hex: PathBuf,
+    public_hex: PathBuf,
 }
 
-fn openssl(arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new("openssl").args(arguments).output().unwrap();
-    assert!(output.status.success(), "openssl {}: {}", arguments.join(" "), text(&output.stderr));
+fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(program).args(arguments).env(PASSWORD_VARIABLE, PASSWORD).output().unwrap();
+    assert!(output.status.success(), "{program} {}: {}", arguments.join(" "), text(&output.stderr));
     output.stdout
 }
 
+fn openssl(arguments: &[&str]) -> Vec<u8> {
+    run("openssl", arguments)
+}
+
+fn digits(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap().trim_end().to_owned()
+}
+
 impl Key {
-    pub(crate) fn make(dir: &Path, name: &str) -> Self {
+    fn files(dir: &Path, name: &str) -> Self {
         let at = |end: &str| dir.join(format!("{name}{end}"));
-        let (pem, public_pem, p12) = (at(".pem"), at(".pem.pub"), at(".p12"));
-        let [key, public, store] = [&pem, &public_pem, &p12].map(|path| path.to_str().unwrap());
+        Self {
+            pem: at(".pem"),
+            public_pem: at(".pem.pub"),
+            p12: at(".p12"),
+            hex: at(".hex"),
+            public_hex: at(".hex.pub"),
+        }
+    }
+
+    pub(crate) fn make(dir: &Path, name: &str) -> Self {
+        let files = Self::files(dir, name);
+        let [key, public, store] =
+            [&files.pem, &files.public_pem, &files.p12].map(|path| path.to_str().unwrap());
         let curve = ["-pkeyopt", "ec_paramgen_curve:secp256k1", "-pkeyopt", "ec_param_enc:named_curve"];
         openssl(&[&["genpkey", "-algorithm", "EC", "-out", key], &curve[..]].concat());
         openssl(&["ec", "-in", key, "-pubout", "-out", public]);
@@ -52,8 +78,57 @@ impl Key {
         let private = openssl(&["ec", "-in", key, "-outform", "DER"]);
         assert_eq!(private[2..7], [0x02, 1, 1, 0x04, 32]);
         let point = openssl(&["ec", "-in", key, "-pubout", "-outform", "DER"]);
-        let (hex, public_hex) = (hex(&private[7..39]), hex(&point[point.len() - 64..]));
-        Self { pem, public_pem, p12, hex, public_hex }
+        std::fs::write(&files.hex, hex(&private[7..39])).unwrap();
+        std::fs::write(&files.public_hex, hex(&point[point.len() - 64..])).unwrap();
+        files
+    }
+
+    /// The same with `amop keys`, which makes one form of it first and converts that to the others.
+    pub(crate) fn make_ours(dir: &Path, name: &str, format: Format) -> Self {
+        let files = Self::files(dir, name);
+        let made = dir.join(format!("{name} as made"));
+        let form = match format {
+            Format::Pem => "pem",
+            Format::P12 => "p12",
+            Format::Hex => "hex",
+        };
+        run(PROGRAM, &["keys", "new", "--format", form, "-o", made.to_str().unwrap()]);
+        let mut there = std::fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().path());
+        let is_private = |path: &PathBuf| {
+            let name = path.to_str().unwrap();
+            name.ends_with(form) && !name.ends_with(".public.pem")
+        };
+        let key = there.find(is_private).expect("a private key");
+        for (to, out) in [
+            ("pem", &files.pem),
+            ("public-pem", &files.public_pem),
+            ("p12", &files.p12),
+            ("hex", &files.hex),
+            ("public-hex", &files.public_hex),
+        ] {
+            let (key, out) = (key.to_str().unwrap(), out.to_str().unwrap());
+            run(PROGRAM, &["keys", "convert", key, "--to", to, "-o", out]);
+        }
+        files
+    }
+
+    /// A file for our own commands.
+    pub(crate) fn file(&self, format: Format) -> &str {
+        let path = match format {
+            Format::Pem => &self.pem,
+            Format::P12 => &self.p12,
+            Format::Hex => &self.hex,
+        };
+        path.to_str().unwrap()
+    }
+
+    /// The same of the public key.
+    pub(crate) fn public_file(&self, format: Format) -> &str {
+        let path = match format {
+            Format::Pem | Format::P12 => &self.public_pem,
+            Format::Hex => &self.public_hex,
+        };
+        path.to_str().unwrap()
     }
 
     /// For a subscriber.
@@ -61,7 +136,7 @@ impl Key {
         match format {
             Format::Pem => json!({ "pem": self.pem }),
             Format::P12 => json!({ "p12": self.p12, "password": PASSWORD }),
-            Format::Hex => json!({ "hex": self.hex }),
+            Format::Hex => json!({ "hex": digits(&self.hex) }),
         }
     }
 
@@ -69,7 +144,7 @@ impl Key {
     pub(crate) fn public(&self, format: Format) -> Value {
         match format {
             Format::Pem | Format::P12 => json!({ "pem": self.public_pem }),
-            Format::Hex => json!({ "hex": self.public_hex }),
+            Format::Hex => json!({ "hex": digits(&self.public_hex) }),
         }
     }
 }

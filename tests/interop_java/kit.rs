@@ -16,6 +16,7 @@ use amop::{
 };
 use serde_json::{Value, json};
 
+use crate::keys::{PASSWORD, PASSWORD_VARIABLE};
 use crate::support::{
     have, host_dir,
     process::{PROGRAM, Process},
@@ -94,17 +95,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Machine {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further options of Java's.
+    pub(crate) fn start_with(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let mut child = Command::new("java")
-            .args([
-                "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC",
-                "-Xshare:auto",
-                "-cp",
-                class_path(),
-                "Peer",
-            ])
+            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", class_path()])
+            .args(options)
+            .arg("Peer")
             .current_dir(dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -294,8 +295,17 @@ impl Java {
     }
 
     pub(crate) fn send_file(&mut self, topic: &str, name: &str, content: &[u8]) -> Value {
+        self.send_file_as(false, topic, name, content)
+    }
+
+    pub(crate) fn send_file_privately(&mut self, topic: &str, name: &str, content: &[u8]) -> Value {
+        self.send_file_as(true, topic, name, content)
+    }
+
+    fn send_file_as(&mut self, private: bool, topic: &str, name: &str, content: &[u8]) -> Value {
         self.ask(json!({
-            "do": "send_file", "topic": topic, "name": name, "payload": hex(content), "timeout_ms": PATIENCE_MS,
+            "do": "send_file", "private": private, "topic": topic, "name": name, "payload": hex(content),
+            "timeout_ms": PATIENCE_MS,
         }))
     }
 
@@ -353,6 +363,7 @@ impl Subscriber {
             .args(["sub", topic, "-o", "json", "-n", &node.channel.to_string(), "-c"])
             .arg(certificates())
             .args(more)
+            .env(PASSWORD_VARIABLE, PASSWORD)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

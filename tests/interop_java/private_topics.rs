@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 
 use crate::{
     keys::{Format, Key},
-    kit::{Java, Machine, certificates, have_java, hex, noise, two_nodes, wait_for, wait_for_subscribers},
+    kit::{
+        Java, Machine, Subscriber, certificates, have_java, hex, noise, publish, two_nodes, wait_for,
+        wait_for_subscribers,
+    },
     support::{have, process::Process},
 };
 
@@ -123,10 +126,7 @@ fn exchange_privately(first: &Process, second: &Process) {
             assert_eq!(received["payload"], hex(b"all"));
         }
         let content = noise(40_000);
-        let answer = cast.publisher.ask(json!({
-            "do": "send_file", "private": true, "topic": topic, "name": "合同.pdf", "payload": hex(&content),
-            "timeout_ms": 60_000,
-        }));
+        let answer = cast.publisher.send_file_privately(topic, "合同.pdf", &content);
         assert_eq!(answer["code"], 0);
         let at = if cast.near.has_received(topic) { &mut cast.near } else { &mut cast.far };
         assert_eq!(at.received(topic)["file"], json!({ "name": "合同.pdf", "content": hex(&content) }));
@@ -191,4 +191,56 @@ fn across_nodes_only_java_subscribers_that_proved_a_key_receive() {
     }
     let (first, second) = two_nodes("");
     exchange_privately(&first, &second);
+}
+
+#[test]
+fn java_applications_and_our_own_prove_keys_to_each_other() {
+    if !have_java() || !have("openssl", "version") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = two_nodes("");
+    let machine = Machine::start();
+    let mut publisher = machine.connect(&certificates(), &[&first]);
+    let mut subscriber = machine.connect(&certificates(), &[&second]);
+    let content = noise(70_000);
+    let file = dir.path().join("对账单.csv");
+    std::fs::write(&file, &content).unwrap();
+    for format in [Format::Pem, Format::P12, Format::Hex] {
+        let theirs = Key::make(dir.path(), &format!("theirs {format:?}"));
+        let ours = Key::make_ours(dir.path(), &format!("ours {format:?}"), format);
+        for (maker, key) in [("openssl", theirs), ("amop", ours)] {
+            // From our own publisher to a Java subscriber …
+            let topic = format!("to Java {maker} {format:?}");
+            subscriber.subscribe_privately(&topic, &key.private(format));
+            let to_java = ["--public-key", key.public_file(format)];
+            let answer = publish(&first, &[&[&topic, "hello"], &to_java[..]].concat());
+            assert_eq!((&answer["code"], &answer["answer"]), (&json!(0), &json!("hello")), "{topic}");
+            let received = subscriber.received(&topic);
+            assert_eq!((&received["private"], &received["payload"]), (&json!(true), &json!(hex(b"hello"))));
+            let sent = ["--file", file.to_str().unwrap()];
+            assert_eq!(publish(&first, &[&[&*topic], &sent[..], &to_java].concat())["code"], 0);
+            let received = subscriber.received(&topic);
+            assert_eq!(received["file"], json!({ "name": "对账单.csv", "content": hex(&content) }));
+            assert_eq!(publish(&first, &[&[&topic, "all", "--multicast"], &to_java[..]].concat())["code"], 0);
+            assert_eq!(subscriber.received(&topic)["multicast"], true);
+            // … and the other way.
+            let topic = format!("from Java {maker} {format:?}");
+            let saved = dir.path().join(&topic);
+            let more = ["--private-key", key.file(format), "--save", saved.to_str().unwrap()];
+            let judged = first.figure("verdicts_positive");
+            publisher.publish_privately(&topic, &[key.public(format)]);
+            let own = Subscriber::start(&second, &topic, &[&more[..], &["--reply", "yes"]].concat());
+            wait_for("it is accepted", || first.figure("verdicts_positive") > judged);
+            let answer = publisher.unicast_privately(&topic, b"hello");
+            assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(b"yes"))), "{topic}");
+            let received = own.next();
+            assert_eq!((&received["private"], &received["text"]), (&json!(true), &json!("hello")));
+            assert_eq!(publisher.send_file_privately(&topic, "../合同.pdf", &content)["code"], 0);
+            assert_eq!(own.next()["file"]["name"], "../合同.pdf");
+            assert!(std::fs::read(saved.join("合同.pdf")).unwrap() == content);
+            publisher.broadcast_privately(&topic, b"all");
+            assert_eq!(own.next()["kind"], "multicast");
+        }
+    }
 }

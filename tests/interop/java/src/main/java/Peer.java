@@ -6,6 +6,7 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.security.Security;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HexFormat;
@@ -14,6 +15,7 @@ import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import org.bouncycastle.jce.provider.BouncyCastleProvider;
 import org.fisco.bcos.sdk.BcosSDK;
 import org.fisco.bcos.sdk.amop.Amop;
 import org.fisco.bcos.sdk.amop.AmopCallback;
@@ -56,6 +58,10 @@ public final class Peer {
     }
 
     public static void main(String[] arguments) throws Exception {
+        if (Boolean.getBoolean("fisco.netty.enable.openssl.provider")) {
+            // The SDK's own OpenSSL leaves certificates to Java, whose SunEC has no secp256k1 since Java 16.
+            Security.insertProviderAt(new BouncyCastleProvider(), 3);
+        }
         Map<JsonNode, Peer> peers = new HashMap<>();
         BufferedReader commands =
                 new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
