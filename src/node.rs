@@ -24,7 +24,7 @@ use crate::{
     admin::{Admin, AdminError, AdminListener, NodesRequest, Watched},
     bounds,
     config::{Bandwidth, Config},
-    door::{Door, DoorError, DoorSettings, Listeners},
+    door::{Door, DoorError, DoorSettings, Listeners, Membership},
     engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
     relay::{
         RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
@@ -159,9 +159,7 @@ impl Node {
             own_id: shared.id,
             channel_listen: config.channel_listen,
             p2p_listen: config.p2p_listen,
-            peers: config.peers,
-            blacklist: config.blacklist,
-            whitelist: config.whitelist,
+            membership: config.membership,
             channel_tls,
             p2p_server_tls,
             p2p_client_tls,
@@ -219,15 +217,24 @@ impl Node {
         &self.shared
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops in order. A second one ends the process at once. SIGUSR1
-    /// switches tracing on, SIGUSR2 off.
-    pub fn run_until(self, signals: EndSignals) {
-        let EndSignals { runtime, mut terminate, mut interrupt, mut trace, mut trace_no_more } = signals;
+    /// Dials and lets in whom this says from now on. Links with others are closed at once.
+    pub fn set_membership(&self, membership: Membership) {
+        self.door.set_membership(membership);
+    }
+
+    /// Runs until SIGTERM or SIGINT, then stops in order. A second one ends the process at once. On SIGHUP it
+    /// takes over the membership that `reload` gives. SIGUSR1 switches tracing on, SIGUSR2 off.
+    pub fn run_until(self, signals: Signals, reload: impl Fn() -> Option<Membership>) {
+        let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
+            signals;
         runtime.block_on(async {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
+                    _ = hangup.recv() => if let Some(membership) = reload() {
+                        self.set_membership(membership);
+                    },
                     _ = trace.recv() => self.set_tracing(true),
                     _ = trace_no_more.recv() => self.set_tracing(false),
                 }
@@ -273,28 +280,30 @@ impl Node {
     }
 }
 
-/// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 from the moment that this is made. It is made before the node starts: one that came in
+/// The signals that a node understands, from the moment that this is made. It is made before the node starts: one that came in
 /// between would end the process, with a node in it that others may have seen already.
 #[derive(Debug)]
-pub struct EndSignals {
+pub struct Signals {
     runtime: tokio::runtime::Runtime,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     trace: Signal,
     trace_no_more: Signal,
 }
 
-impl EndSignals {
+impl Signals {
     /// Takes the signals of this process.
     pub fn take() -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let _entered = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
         let trace = signal(SignalKind::user_defined1())?;
         let trace_no_more = signal(SignalKind::user_defined2())?;
         drop(_entered);
-        Ok(Self { runtime, terminate, interrupt, trace, trace_no_more })
+        Ok(Self { runtime, terminate, interrupt, hangup, trace, trace_no_more })
     }
 }
 

@@ -1,12 +1,16 @@
 //! `amop node`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, ValueEnum};
 
 use crate::{
     config::{Config, logging},
-    node::{EndSignals, Node},
+    door::Membership,
+    node::{Node, Signals},
 };
 
 #[derive(Args)]
@@ -17,7 +21,9 @@ Examples:
   amop node -c config.ini --log-format json
 
 The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.
-SIGTERM or SIGINT stops the node in order; a second one ends it at once.")]
+SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGHUP reads [p2p] node.N,
+[certificate_blacklist] and [certificate_whitelist] again; links with nodes that are not in them any more are
+closed. Other keys take effect at the next start.")]
 pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
@@ -54,7 +60,27 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let signals = EndSignals::take()?;
-    Node::start(config)?.run_until(signals);
+    let signals = Signals::take()?;
+    Node::start(config)?.run_until(signals, || reload(&args.config));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the configuration again, for whom to dial and to let in. One that cannot be used changes nothing.
+fn reload(path: &Path) -> Option<Membership> {
+    match Config::load(path) {
+        Ok((config, _)) => {
+            let Membership { peers, blacklist, whitelist } = &config.membership;
+            tracing::info!(
+                peers = peers.len(),
+                blacklist = blacklist.len(),
+                whitelist = whitelist.len(),
+                "configuration read again: [p2p] node.N and the lists hold from now on, other keys from the next start",
+            );
+            Some(config.membership)
+        }
+        Err(error) => {
+            tracing::error!(%error, "configuration read again and not taken over: everything stays as it is");
+            None
+        }
+    }
 }

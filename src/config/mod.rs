@@ -8,7 +8,7 @@
 //!   file ─► ini (sections, lines) ─► Config (typed, checked)  +  warnings about unknown keys
 //! ```
 //!
-//! Imports nothing of ours but plain settings of `relay`, `engine` and `tls`.
+//! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`.
 
 mod ini;
 pub mod logging;
@@ -22,11 +22,16 @@ use std::{
 
 use self::ini::Ini;
 use crate::{
+    door::Membership,
     engine::{EngineSettings, memory_bytes},
     relay::{bandwidth::Limiter, settings::Settings},
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
+
+/// Groups of the channel unless told otherwise: not X25519, for the OpenSSL that the Java SDK brings along has SM2
+/// under its number, and offers that first. Whoever offers X25519 offers P-256 as well.
+const CHANNEL_GROUPS: [&str; 3] = ["P-256", "P-384", "secp256k1"];
 
 /// Highest cap in Mbit/s that is taken for what was meant.
 const BANDWIDTH_MBIT_MAX: f64 = 1_000_000.0;
@@ -40,12 +45,8 @@ pub struct Config {
     pub p2p_listen: (String, u16),
     /// Where the admin endpoint listens, if there is one.
     pub admin_listen: Option<(IpAddr, u16)>,
-    /// Nodes to dial: `host:port`.
-    pub peers: Vec<String>,
-    /// Nodes that are never let in.
-    pub blacklist: Vec<NodeId>,
-    /// If not empty, the only nodes that are let in.
-    pub whitelist: Vec<NodeId>,
+    /// Whom the node dials and lets in; read again on SIGHUP.
+    pub membership: Membership,
     /// The node's own certificate chain.
     pub node_certificate: PathBuf,
     /// Its key.
@@ -369,9 +370,7 @@ impl Config {
             channel_listen,
             p2p_listen,
             admin_listen,
-            peers,
-            blacklist,
-            whitelist,
+            membership: Membership { peers, blacklist, whitelist },
             node_certificate,
             node_key,
             node_roots,
@@ -400,7 +399,10 @@ impl Config {
 fn tls(ini: &mut Ini, link: &str) -> TlsSettings {
     let mut names =
         |what: &str| ini.names("tls", &format!("{link}_{what}"), "names", |text| Some(text.to_owned()));
-    let (versions, suites, groups) = (names("versions"), names("cipher_suites"), names("groups"));
+    let (versions, suites, mut groups) = (names("versions"), names("cipher_suites"), names("groups"));
+    if link == "channel" && groups.is_empty() {
+        groups = CHANNEL_GROUPS.map(str::to_owned).to_vec();
+    }
     for (key, versions, suites, groups) in [
         ("versions", versions.as_slice(), &[][..], &[][..]),
         ("cipher_suites", &[], suites.as_slice(), &[]),
@@ -546,7 +548,7 @@ mod tests {
         assert_eq!(warnings, []);
         assert_eq!(config.channel_listen, ("127.0.0.1".to_owned(), 20201));
         assert_eq!(config.p2p_listen, ("::1".to_owned(), 30300));
-        assert_eq!(config.peers.len(), 3);
+        assert_eq!(config.membership.peers.len(), 3);
         assert!(!config.rsa_channel, "RSA channels came with 2.9.0");
         assert_eq!(config.channel_key, Path::new("/n/conf/node.key"));
         assert_eq!(config.bandwidth.unwrap().bytes_per_second, 2.5 * 131_072.0);

@@ -134,7 +134,7 @@ pub(super) fn admit_node(
         debug!(%address, "this is ourselves");
         return None;
     }
-    if !hall.is_admitted(&id) {
+    if !hall.membership.borrow().admits(&id) {
         hall.counters.nodes_refused_by_list.increment();
         if hall.may_log(|logs| &mut logs.not_let_in) {
             warn!(

@@ -1,6 +1,6 @@
 //! Links to the nodes of `[p2p] node.N`: dialled until they are there, and again when they are lost.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
 
 use rand::RngExt;
 use tokio_uring::net::TcpStream;
@@ -18,9 +18,8 @@ const OWN_ADDRESS_PAUSE: Duration = Duration::from_secs(600);
 /// How often it is looked whether a node is still linked, beside being told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keeps a link to the node at `peer`, whoever dialled it.
-pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
-    let mut known: Option<NodeId> = None;
+/// Keeps a link to the node at `peer`, whoever dialled it. Who that is goes into `found`.
+pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Option<NodeId>>>) {
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
     // The link dialled last.
@@ -28,8 +27,8 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
     loop {
         // A link that is there and worn out is replaced before it is closed.
         let replacing = last.is_some_and(|token| hall.guests.borrow().is_here(token));
-        if !replacing && let Some(id) = &known {
-            wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(id)).await;
+        if !replacing && let Some(id) = found.get() {
+            wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(&id)).await;
         }
         hall.counters.dials.increment();
         match dial(&hall, &peer, replacing).await {
@@ -39,7 +38,7 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String) {
             }
             Ok((id, token)) => {
                 failing = false;
-                known = id.or(known);
+                found.set(id.or(found.get()));
                 if let Some(token) = token {
                     backoff = BACKOFF_MIN;
                     last = Some(token);

@@ -1,6 +1,10 @@
 //! The books: which links there are, who has them, and how many.
 
-use std::{collections::HashMap, net::IpAddr, rc::Rc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    rc::Rc,
+};
 
 use tokio::sync::Notify;
 
@@ -114,6 +118,11 @@ impl Guests {
         self.next_token += 1;
         self.guests.insert(self.next_token, guest);
         self.next_token
+    }
+
+    /// The nodes that are linked.
+    pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
+        self.nodes.keys().copied().collect()
     }
 
     /// Whether there is a link to the node.

@@ -18,6 +18,7 @@ mod accept;
 mod counters;
 mod dial;
 mod guests;
+mod membership;
 
 use std::{
     cell::RefCell,
@@ -33,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
 
-pub use self::counters::DoorCounters;
+pub use self::{counters::DoorCounters, membership::Membership};
 use self::{
     counters::{FailureClass, Logs},
     guests::Guests,
@@ -103,12 +104,8 @@ pub struct DoorSettings {
     pub channel_listen: (String, u16),
     /// Where nodes connect.
     pub p2p_listen: (String, u16),
-    /// Nodes to dial.
-    pub peers: Vec<String>,
-    /// Nodes that are never let in.
-    pub blacklist: Vec<NodeId>,
-    /// If not empty, the only nodes that are let in.
-    pub whitelist: Vec<NodeId>,
+    /// Whom it dials and lets in at first.
+    pub membership: Membership,
     /// For applications.
     pub channel_tls: Arc<ServerConfig>,
     /// For nodes that dial us.
@@ -122,6 +119,7 @@ pub struct DoorSettings {
 /// An open door.
 pub struct Door {
     stop: watch::Sender<bool>,
+    membership: watch::Sender<Membership>,
     thread: Option<thread::JoinHandle<()>>,
     /// Where applications connect.
     pub channel_address: SocketAddr,
@@ -138,6 +136,7 @@ struct Hall {
     guests: RefCell<Guests>,
     counters: Arc<DoorCounters>,
     logs: RefCell<Logs>,
+    membership: watch::Receiver<Membership>,
     stop: watch::Receiver<bool>,
 }
 
@@ -169,6 +168,7 @@ impl Door {
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
         let p2p_address = p2p.local_addr().map_err(DoorError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
+        let (membership, members) = watch::channel(settings.membership.clone());
         let counters = Arc::<DoorCounters>::default();
         let counted = counters.clone();
         let run = move || {
@@ -183,19 +183,23 @@ impl Door {
                     logs: RefCell::default(),
                     settings,
                     engine,
+                    membership: members,
                     stop: stopped.clone(),
                 });
                 tokio_uring::spawn(accept::accept_sessions(hall.clone(), channel));
                 tokio_uring::spawn(accept::accept_nodes(hall.clone(), p2p));
-                for peer in hall.settings.peers.clone() {
-                    tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer));
-                }
+                tokio_uring::spawn(membership::keep(hall.clone()));
                 hall.watch_links(link_events).await;
             });
         };
         let thread =
             thread::Builder::new().name("amop-door".to_owned()).spawn(run).map_err(DoorError::Runtime)?;
-        Ok(Self { stop, thread: Some(thread), channel_address, p2p_address, counters })
+        Ok(Self { stop, membership, thread: Some(thread), channel_address, p2p_address, counters })
+    }
+
+    /// Dials and lets in whom this says from now on. Links with others are closed at once.
+    pub fn set_membership(&self, membership: Membership) {
+        self.membership.send_replace(membership);
     }
 
     /// Lets nobody in any more and dials nobody.
@@ -228,11 +232,6 @@ impl Hall {
                 _ = stop.wait_for(|stopped| *stopped) => return,
             }
         }
-    }
-
-    fn is_admitted(&self, id: &NodeId) -> bool {
-        let DoorSettings { blacklist, whitelist, .. } = &self.settings;
-        !blacklist.contains(id) && (whitelist.is_empty() || whitelist.contains(id))
     }
 
     /// Whether a line of this kind may be logged now.

@@ -223,6 +223,14 @@ impl EngineHandle {
         self.command(reactor, Command::Registry(output));
     }
 
+    /// Closes all links to a node, at its home.
+    pub fn close_node(&self, id: crate::wire::NodeId, reason: CloseReason) {
+        self.command(
+            crate::relay::home_reactor(&id, self.inboxes.len() as u16),
+            Command::CloseNode { id, reason },
+        );
+    }
+
     /// Asks a reactor for its links from a slot on; `reply` is called on its thread and must not block.
     /// The reactor looks at a bounded number of slots, once a turn.
     pub fn report_links(&self, reactor: ReactorId, from: u32, reply: ReportReply) {

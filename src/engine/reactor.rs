@@ -60,6 +60,7 @@ const KIND_SEND: u64 = 2;
 pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
+    CloseNode { id: NodeId, reason: CloseReason },
     ReportLinks { from: u32, reply: ReportReply },
     KnownOf { seq: Seq, reply: KnownReply },
     Ask { node: Box<NodeId>, question: u64, seq: Seq, reply: ToldReply },
@@ -473,6 +474,9 @@ impl Reactor {
             any = true;
             match command {
                 Command::Adopt(link) => self.adopt(*link),
+                Command::CloseNode { id, reason } => {
+                    self.shard.close_node(self.io.now, &id, reason, &mut self.io);
+                }
                 Command::Registry(output) => self.shard.handle_registry(self.io.now, output, &mut self.io),
                 Command::ReportLinks { from, reply } => {
                     reply(self.report_links(from));

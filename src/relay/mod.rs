@@ -204,6 +204,12 @@ pub enum CloseReason {
     /// The peer bears our own node id.
     #[error("the peer bears this node's own id")]
     OwnId,
+    /// The configuration's lists do not admit the peer any more.
+    #[error("the lists of config.ini do not admit the peer any more")]
+    NotAdmitted,
+    /// The configuration does not name the peer any more.
+    #[error("config.ini does not name the peer any more")]
+    Removed,
     /// This node begins a later life, since its clock went back: links are made anew.
     #[error("this node starts its account anew")]
     NewLife,
@@ -240,6 +246,8 @@ impl CloseReason {
             | Self::Idle
             | Self::Duplicate
             | Self::Replaced
+            | Self::NotAdmitted
+            | Self::Removed
             | Self::NewLife
             | Self::KeysWorn
             | Self::Shutdown => return None,

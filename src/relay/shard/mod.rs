@@ -404,12 +404,7 @@ impl Shard {
             RegistryOutput::RpcAnswer { link, seq, body } => {
                 self.send_rpc_answer(link, &seq, &body, out);
             }
-            RegistryOutput::CloseNode { id, reason: CloseReason::NewLife } => self.end_life(now, &id, out),
-            RegistryOutput::CloseNode { id, reason } => {
-                if let Some(link) = self.neighbours.get(&id).and_then(|neighbour| neighbour.active) {
-                    out.abort(link, reason);
-                }
-            }
+            RegistryOutput::CloseNode { id, reason } => self.close_node(now, &id, reason, out),
         }
     }
 

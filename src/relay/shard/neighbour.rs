@@ -407,11 +407,30 @@ impl Shard {
         }
     }
 
-    /// This node begins a later life: what it sent in this one could not be told from new messages if it were sent
-    /// again, so nothing is.
-    pub(super) fn end_life(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
-        self.give_up_node(now, id, CloseReason::NewLife, out);
-        if let Some(neighbour) = self.neighbours.get_mut(id) {
+    /// Closes all links to a node. One that is not to be linked any more is given up at once, and so is everybody
+    /// when this node begins a later life.
+    pub fn close_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+        let links: SmallVec<[LinkKey; 4]> = self
+            .links
+            .iter()
+            .enumerate()
+            .filter_map(|(index, link)| match link {
+                Some(super::Link { generation, kind: LinkKind::Node(link) }) if link.peer == *id => {
+                    Some(LinkKey { index: index as u32, generation: *generation })
+                }
+                _ => None,
+            })
+            .collect();
+        if matches!(reason, CloseReason::NewLife | CloseReason::NotAdmitted | CloseReason::Removed) {
+            self.give_up_node(now, id, reason, out);
+        }
+        for link in links {
+            out.abort(link, reason);
+        }
+        // What was sent in a life before could not be told from new messages if it were sent again.
+        if reason == CloseReason::NewLife
+            && let Some(neighbour) = self.neighbours.get_mut(id)
+        {
             self.windows_bytes -= neighbour.window.bytes;
             neighbour.window = Window::default();
         }

@@ -1,0 +1,109 @@
+//! Whom the node dials and whom it lets in, and what follows when that changes while it runs.
+
+use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use super::{Hall, dial};
+use crate::{relay::CloseReason, wire::NodeId};
+
+/// Whom a node dials, and which nodes it lets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Nodes to dial: `host:port`.
+    pub peers: Vec<String>,
+    /// Nodes that are never let in.
+    pub blacklist: Vec<NodeId>,
+    /// If not empty, the only nodes that are let in.
+    pub whitelist: Vec<NodeId>,
+}
+
+impl Membership {
+    /// Whether a node may be linked with this one.
+    pub fn admits(&self, id: &NodeId) -> bool {
+        !self.blacklist.contains(id) && (self.whitelist.is_empty() || self.whitelist.contains(id))
+    }
+}
+
+/// A task that keeps a link to one address.
+struct Dialer {
+    task: JoinHandle<()>,
+    /// Who was there last.
+    found: Rc<Cell<Option<NodeId>>>,
+}
+
+impl Dialer {
+    fn start(hall: &Rc<Hall>, peer: &str) -> Self {
+        let found = Rc::default();
+        let task = tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer.to_owned(), Rc::clone(&found)));
+        Self { task, found }
+    }
+}
+
+/// Dials whom the membership names, and acts on each change of it.
+pub(super) async fn keep(hall: Rc<Hall>) {
+    let mut changes = hall.membership.clone();
+    let mut dialers: BTreeMap<String, Dialer> = BTreeMap::new();
+    loop {
+        let now = changes.borrow_and_update().clone();
+        let gone: Vec<String> = dialers.keys().filter(|&peer| !now.peers.contains(peer)).cloned().collect();
+        for peer in gone {
+            let Some(dialer) = dialers.remove(&peer) else { continue };
+            dialer.task.abort();
+            let Some(id) = dialer.found.get() else { continue };
+            // It may be named by another address.
+            if dialers.values().all(|other| other.found.get() != Some(id)) {
+                disconnect(&hall, &id, CloseReason::Removed);
+            }
+        }
+        let linked = hall.guests.borrow().nodes();
+        for id in linked.iter().filter(|id| !now.admits(id)) {
+            disconnect(&hall, id, CloseReason::NotAdmitted);
+        }
+        for peer in &now.peers {
+            // One that waits after a failure tries again at once: it may be let in now.
+            let is_linked = |dialer: &Dialer| dialer.found.get().is_some_and(|id| linked.contains(&id));
+            if let Some(dialer) = dialers.get(peer) {
+                if is_linked(dialer) {
+                    continue;
+                }
+                dialer.task.abort();
+            }
+            dialers.insert(peer.clone(), Dialer::start(&hall, peer));
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn disconnect(hall: &Hall, id: &NodeId, reason: CloseReason) {
+    if hall.guests.borrow().has_node(id) {
+        info!(node = %id.to_hex(), %reason, "closing a node's links");
+        hall.engine.close_node(*id, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_blacklist_goes_before_the_whitelist_and_an_empty_whitelist_admits_all() {
+        let [one, other] = [NodeId([1; 64]), NodeId([2; 64])];
+        let membership = |blacklist: &[NodeId], whitelist: &[NodeId]| Membership {
+            peers: Vec::new(),
+            blacklist: blacklist.to_vec(),
+            whitelist: whitelist.to_vec(),
+        };
+        for (membership, admitted) in [
+            (membership(&[], &[]), [true, true]),
+            (membership(&[one], &[]), [false, true]),
+            (membership(&[], &[one]), [true, false]),
+            (membership(&[one], &[one]), [false, false]),
+        ] {
+            assert_eq!([one, other].map(|id| membership.admits(&id)), admitted, "{membership:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Peers and lists that change while a node runs: the built program, told by SIGHUP.
+
+mod support;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use amop::pki::Profile;
+use rustix::process::{Pid, Signal, kill_process};
+use support::{
+    host_dir,
+    process::{Process, write_config},
+    wait_until,
+};
+
+/// A node of its own, whose configuration can be written anew.
+struct Member {
+    process: Process,
+    conf: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Member {
+    fn start(number: usize) -> Self {
+        let conf = host_dir(Profile::Ec).join(format!("node{number}/conf"));
+        let dir = tempfile::tempdir().unwrap();
+        let process = Process::run(&Self::write(dir.path(), &conf, ""));
+        Self { process, conf, dir }
+    }
+
+    fn write(dir: &Path, conf: &Path, more: &str) -> PathBuf {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let more = format!("{more}\n[admin]\nlisten_port=0\n");
+        write_config(dir, conf, false, [any; 2], &more)
+    }
+
+    /// Writes its configuration anew, with these lines from `[p2p]` on, and has it read.
+    fn reload(&self, more: &str) {
+        Self::write(self.dir.path(), &self.conf, more);
+        self.hang_up();
+    }
+
+    fn hang_up(&self) {
+        let pid = Pid::from_child(&self.process.child);
+        kill_process(pid, Signal::HUP).unwrap();
+    }
+
+    fn id(&self) -> String {
+        amop::tls::identity::Identity::load(&self.conf.join("node.crt"), &self.conf.join("node.key"))
+            .unwrap()
+            .node_id()
+            .unwrap()
+            .to_hex()
+    }
+
+    fn is_linked_with(&self, other: &Self) -> bool {
+        let id = other.id();
+        let nodes = self.process.admin_json("/nodes");
+        nodes["items"].as_array().unwrap().iter().any(|node| node["id"] == id.as_str())
+    }
+}
+
+fn dial(members: &[&Member]) -> String {
+    members
+        .iter()
+        .enumerate()
+        .map(|(number, member)| format!("node.{number}={}\n", member.process.p2p))
+        .collect()
+}
+
+#[test]
+fn peers_are_added_and_removed_while_a_node_runs() {
+    let [node, first, second] = [0, 1, 2].map(Member::start);
+    node.reload(&dial(&[&first]));
+    wait_until("the change of membership", || node.is_linked_with(&first));
+    node.reload(&dial(&[&first, &second]));
+    wait_until("the change of membership", || node.is_linked_with(&second));
+    assert!(node.is_linked_with(&first), "who stays in the list keeps its link");
+    let before = node.process.figure("node_links");
+    node.reload(&dial(&[&second]));
+    wait_until("the change of membership", || !node.is_linked_with(&first));
+    assert!(node.is_linked_with(&second));
+    assert_eq!((before, node.process.figure("node_links")), (2, 1));
+}
+
+#[test]
+fn a_node_that_is_put_on_the_blacklist_is_cut_off_at_once_and_let_in_again_when_it_is_taken_off() {
+    let [node, other, third] = [0, 1, 2].map(Member::start);
+    let peers = dial(&[&other, &third]);
+    node.reload(&peers);
+    wait_until("the change of membership", || node.is_linked_with(&other) && node.is_linked_with(&third));
+    // Also one that dials by itself.
+    other.reload(&dial(&[&node]));
+    let refused = node.process.figure("door_nodes_refused_by_list");
+    node.reload(&format!("{peers}[certificate_blacklist]\ncrl.0={}\n", other.id()));
+    wait_until("the change of membership", || !node.is_linked_with(&other));
+    wait_until("the change of membership", || node.process.figure("door_nodes_refused_by_list") > refused);
+    assert!(!node.is_linked_with(&other) && node.is_linked_with(&third));
+    node.reload(&peers);
+    wait_until("the change of membership", || node.is_linked_with(&other));
+}
+
+#[test]
+fn a_whitelist_that_leaves_somebody_out_closes_its_links() {
+    let [node, other, third] = [0, 1, 2].map(Member::start);
+    let peers = dial(&[&other, &third]);
+    node.reload(&peers);
+    wait_until("the change of membership", || node.is_linked_with(&other) && node.is_linked_with(&third));
+    node.reload(&format!("{peers}[certificate_whitelist]\ncal.0={}\n", third.id()));
+    wait_until("the change of membership", || !node.is_linked_with(&other));
+    assert!(node.is_linked_with(&third));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_changes_nothing() {
+    let [node, other] = [0, 1].map(Member::start);
+    node.reload(&dial(&[&other]));
+    wait_until("the change of membership", || node.is_linked_with(&other));
+    node.reload("node.0=nonsense\n[certificate_blacklist]\ncrl.0=nothing\n");
+    node.reload(&dial(&[&other]));
+    // Signals are taken one after the other: this one shows that those before were.
+    let third = Member::start(2);
+    node.reload(&dial(&[&other, &third]));
+    wait_until("the change of membership", || node.is_linked_with(&third));
+    assert!(node.is_linked_with(&other));
+    assert_eq!(node.process.figure("node_links"), 2);
+}
