@@ -185,3 +185,18 @@ fn a_draining_node_answers_what_is_in_flight_and_refuses_what_is_new() {
     assert_eq!(net.answer(publisher, &before, Duration::from_secs(2)).0, 0);
     assert!(net.is_drained(0));
 }
+
+#[test]
+fn a_draining_node_does_not_wait_for_the_late_answer_of_a_silent_session() {
+    let mut net = Network::mesh(12, 2, 2);
+    let silent = net.app(1, Behaviour::Silent);
+    net.subscribe(silent, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.run_for(SOON);
+    let seq = net.unicast(publisher, "t", b"x");
+    net.run_for(SOON);
+    net.drain(1);
+    assert!(!net.is_drained(1), "it may answer in time");
+    assert_eq!(net.answer(publisher, &seq, 2 * Settings::default().push_timeout), (102, vec![]));
+    assert!(net.is_drained(1));
+}

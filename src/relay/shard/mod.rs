@@ -496,7 +496,8 @@ impl Shard {
 
     /// Whether a drain is complete: no request waits for its answer.
     pub fn is_drained(&self) -> bool {
-        self.draining && self.requests.is_empty()
+        // A request whose node was told that nobody answered is kept for a late answer only.
+        self.draining && self.requests.iter().all(|(_, request)| request.is_answered_for_now())
     }
 
     /// How full its tables are. Looks at every neighbour.

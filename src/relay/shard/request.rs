@@ -69,6 +69,13 @@ pub(super) struct Request {
     steps: Steps,
 }
 
+impl Request {
+    /// Whether its node was told that nobody answered.
+    pub(super) fn is_answered_for_now(&self) -> bool {
+        self.answered_for_now.is_some()
+    }
+}
+
 /// Who waits for the answer.
 #[derive(Clone, Copy)]
 pub(super) enum Origin {
