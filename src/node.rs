@@ -1,6 +1,7 @@
 //! One node, put together: identities, registry, engine, door; started, drained, stopped.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use crossbeam::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tracing::{info, warn};
 
@@ -127,6 +128,7 @@ impl Node {
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
+            advertised: config.advertised.map(|address| listeners.fill_port(address)).transpose()?,
             own_agency: agency,
             own_name: name,
             limiter: Bandwidth::limiter(config.bandwidth),
@@ -151,15 +153,17 @@ impl Node {
         let registry = Registry::new(shared.clone(), signer);
         let registry_counters = registry.counters();
         let (nodes_sender, nodes_requests) = bounded(NODES_REQUESTS_MAX);
+        let (discovery, discovered) = watch::channel(BTreeMap::new());
         let registry = thread::Builder::new()
             .name("amop-registry".to_owned())
-            .spawn(move || run_registry(registry, &registry_inputs, nodes_requests, &handle))
+            .spawn(move || run_registry(registry, &registry_inputs, nodes_requests, &handle, &discovery))
             .map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
             channel_listen: config.channel_listen,
             p2p_listen: config.p2p_listen,
             membership: config.membership,
+            discovered,
             channel_tls,
             p2p_server_tls,
             p2p_client_tls,
@@ -343,6 +347,7 @@ fn run_registry(
     inputs: &Receiver<RegistryInput>,
     mut nodes_requests: Receiver<NodesRequest>,
     engine: &EngineHandle,
+    discovery: &watch::Sender<BTreeMap<NodeId, String>>,
 ) {
     let counters = registry.counters();
     let mut last = Instant::now();
@@ -374,6 +379,9 @@ fn run_registry(
         last = Instant::now();
         registry.handle_timeout(last);
         registry.publish(last);
+        if let Some(discovered) = registry.take_discovered() {
+            discovery.send_replace(discovered);
+        }
         while let Some((reactor, output)) = registry.poll_output() {
             let is_answer = matches!(output, RegistryOutput::RpcAnswer { .. });
             engine.deliver(reactor, output);

@@ -24,9 +24,14 @@ struct Member {
 
 impl Member {
     fn start(number: usize) -> Self {
+        Self::start_with(number, "")
+    }
+
+    /// With these lines from `[p2p]` on.
+    fn start_with(number: usize, more: &str) -> Self {
         let conf = host_dir(Profile::Ec).join(format!("node{number}/conf"));
         let dir = tempfile::tempdir().unwrap();
-        let process = Process::run(&Self::write(dir.path(), &conf, ""));
+        let process = Process::run(&Self::write(dir.path(), &conf, more));
         Self { process, conf, dir }
     }
 
@@ -126,4 +131,19 @@ fn a_configuration_that_cannot_be_used_changes_nothing() {
     wait_until("the change of membership", || node.is_linked_with(&third));
     assert!(node.is_linked_with(&other));
     assert_eq!(node.process.figure("node_links"), 2);
+}
+
+#[test]
+fn neighbours_neighbours_that_tell_their_address_are_dialled_where_that_is_wanted_and_the_lists_admit_them() {
+    let advertise = "advertise=127.0.0.1:0\n";
+    let [middle, far] = [1, 2].map(|number| Member::start_with(number, advertise));
+    let discover = format!("discover=true\n{}", dial(&[&middle]));
+    let only_middle = format!("{discover}[certificate_whitelist]\ncal.0={}\n", middle.id());
+    let node = Member::start_with(0, &only_middle);
+    far.reload(&format!("{advertise}{}", dial(&[&middle])));
+    wait_until("the far node to be known", || node.process.figure("registry_nodes_known") == 2);
+    assert!(!node.is_linked_with(&far), "the whitelist leaves it out");
+    node.reload(&discover);
+    wait_until("a link with the far node", || node.is_linked_with(&far));
+    assert!(node.is_linked_with(&middle));
 }

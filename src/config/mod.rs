@@ -47,6 +47,8 @@ pub struct Config {
     pub admin_listen: Option<(IpAddr, u16)>,
     /// Whom the node dials and lets in; read again on SIGHUP.
     pub membership: Membership,
+    /// Where others reach this node's `p2p_listen`, told to the network; port 0 stands for the one listened on.
+    pub advertised: Option<String>,
     /// The node's own certificate chain.
     pub node_certificate: PathBuf,
     /// Its key.
@@ -213,6 +215,16 @@ impl Config {
             "a node's address, such as 10.0.0.1:30300, [::1]:30300 or host:30300",
             peer,
         );
+        let advertised = ini.optional(
+            "p2p",
+            "advertise",
+            "this node's address for others, such as 10.0.0.1:30300 or host:30300; port 0 is the one listened on",
+            |text| {
+                let port_0 = text.strip_suffix(":0").map(|host| format!("{host}:1"));
+                node::is_node_address(port_0.as_deref().unwrap_or(text)).then(|| text.to_owned())
+            },
+        );
+        let discovers = ini.flag("p2p", "discover", false);
         let id = |text: &str| NodeId::from_hex(text);
         let blacklist = ini.list("certificate_blacklist", "crl.", "a node id of 128 hex digits", id);
         let whitelist = ini.list("certificate_whitelist", "cal.", "a node id of 128 hex digits", id);
@@ -300,6 +312,7 @@ impl Config {
             retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
             private_publishers,
+            discovers,
             trace: ini.flag("amop", "trace", false),
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
@@ -371,6 +384,7 @@ impl Config {
             p2p_listen,
             admin_listen,
             membership: Membership { peers, blacklist, whitelist },
+            advertised,
             node_certificate,
             node_key,
             node_roots,
@@ -416,13 +430,7 @@ fn tls(ini: &mut Ini, link: &str) -> TlsSettings {
 }
 
 fn peer(text: &str) -> Option<String> {
-    let (host, port) = text.rsplit_once(':')?;
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let valid = match bracketed {
-        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && !host.contains([':', '/', ' ', '[', ']']),
-    };
-    (valid && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| text.to_owned())
+    node::is_node_address(text).then(|| text.to_owned())
 }
 
 fn version(text: &str) -> Option<(u32, u32, u32)> {

@@ -29,31 +29,39 @@ impl Membership {
 /// A task that keeps a link to one address.
 struct Dialer {
     task: JoinHandle<()>,
+    /// Whether the configuration names it; else it was found.
+    is_named: bool,
     /// Who was there last.
     found: Rc<Cell<Option<NodeId>>>,
 }
 
 impl Dialer {
-    fn start(hall: &Rc<Hall>, peer: &str) -> Self {
+    fn start(hall: &Rc<Hall>, peer: &str, is_named: bool) -> Self {
         let found = Rc::default();
         let task = tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer.to_owned(), Rc::clone(&found)));
-        Self { task, found }
+        Self { task, is_named, found }
     }
 }
 
 /// Dials whom the membership names, and acts on each change of it.
 pub(super) async fn keep(hall: Rc<Hall>) {
     let mut changes = hall.membership.clone();
+    let mut discovered = hall.settings.discovered.clone();
     let mut dialers: BTreeMap<String, Dialer> = BTreeMap::new();
+    let mut is_renewed = false;
     loop {
         let now = changes.borrow_and_update().clone();
-        let gone: Vec<String> = dialers.keys().filter(|&peer| !now.peers.contains(peer)).cloned().collect();
+        let found = discovered.borrow_and_update().clone();
+        let found = found.into_iter().filter(|(id, _)| *id != hall.settings.own_id && now.admits(id));
+        let mut wanted: BTreeMap<String, bool> = found.map(|(_, address)| (address, false)).collect();
+        wanted.extend(now.peers.iter().map(|peer| (peer.clone(), true)));
+        let gone: Vec<String> = dialers.keys().filter(|&peer| !wanted.contains_key(peer)).cloned().collect();
         for peer in gone {
             let Some(dialer) = dialers.remove(&peer) else { continue };
             dialer.task.abort();
             let Some(id) = dialer.found.get() else { continue };
-            // It may be named by another address.
-            if dialers.values().all(|other| other.found.get() != Some(id)) {
+            // It may be named by another address; and whoever was found is not cut because it is so no more.
+            if dialer.is_named && dialers.values().all(|other| other.found.get() != Some(id)) {
                 disconnect(&hall, &id, CloseReason::Removed);
             }
         }
@@ -61,20 +69,24 @@ pub(super) async fn keep(hall: Rc<Hall>) {
         for id in linked.iter().filter(|id| !now.admits(id)) {
             disconnect(&hall, id, CloseReason::NotAdmitted);
         }
-        for peer in &now.peers {
+        for (peer, is_named) in wanted {
             // One that waits after a failure tries again at once: it may be let in now.
             let is_linked = |dialer: &Dialer| dialer.found.get().is_some_and(|id| linked.contains(&id));
-            if let Some(dialer) = dialers.get(peer) {
-                if is_linked(dialer) {
+            if let Some(dialer) = dialers.get_mut(&peer) {
+                dialer.is_named = is_named;
+                if is_linked(dialer) || !is_renewed {
                     continue;
                 }
                 dialer.task.abort();
             }
-            dialers.insert(peer.clone(), Dialer::start(&hall, peer));
+            let dialer = Dialer::start(&hall, &peer, is_named);
+            dialers.insert(peer, dialer);
         }
-        if changes.changed().await.is_err() {
-            return;
-        }
+        is_renewed = tokio::select! {
+            changed = changes.changed() => if changed.is_ok() { true } else { return },
+            // The registry may end before the door.
+            Ok(()) = discovered.changed() => false,
+        };
     }
 }
 

@@ -22,6 +22,7 @@ mod membership;
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
@@ -106,6 +107,8 @@ pub struct DoorSettings {
     pub p2p_listen: (String, u16),
     /// Whom it dials and lets in at first.
     pub membership: Membership,
+    /// Whom it dials as well, and where: nodes that were found.
+    pub discovered: watch::Receiver<BTreeMap<NodeId, String>>,
     /// For applications.
     pub channel_tls: Arc<ServerConfig>,
     /// For nodes that dial us.
@@ -153,6 +156,13 @@ impl Listeners {
             channel: listen(channel, "rpc", "channel_listen_port")?,
             p2p: listen(p2p, "p2p", "listen_port")?,
         })
+    }
+
+    /// An address of this node for others: port 0 becomes the one that is listened on.
+    pub fn fill_port(&self, address: String) -> Result<String, DoorError> {
+        let Some(host) = address.strip_suffix(":0") else { return Ok(address) };
+        let port = self.p2p.local_addr().map_err(DoorError::Runtime)?.port();
+        Ok(format!("{host}:{port}"))
     }
 }
 

@@ -244,6 +244,13 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .set_by("[amop] records_bytes_max")
         .memory(settings.records_bytes_max),
+        fixed(
+            "nodes that discovery finds",
+            registry::DISCOVERED_MAX,
+            "nodes",
+            "node",
+            "the farther ones are not dialled",
+        ),
         fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes"),
         fixed(
             "records of which it is remembered how far they were",
@@ -252,7 +259,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "node",
             "the oldest are forgotten",
         )
-        .memory(registry::TOMBSTONES_MAX * 2 * size_of::<(state::Version, std::time::Instant)>()),
+        .memory(registry::TOMBSTONES_MAX * 2 * size_of::<(state::Head, std::time::Instant)>()),
         fixed("record", state::RECORD_LEN_MAX, "bytes", "other node", "refused: refused_size"),
         fixed("entries", state::ENTRIES_MAX, "entries", "record", "refused: refused_size"),
         fixed(

@@ -589,6 +589,8 @@ pub struct Shared {
     pub started: std::time::Instant,
     /// This node's `ip:port` for node links, for `getNodeInfo`.
     pub own_address: String,
+    /// Where other nodes reach it, if it tells them.
+    pub advertised: Option<String>,
     /// The organisation in its certificate.
     pub own_agency: String,
     /// The common name in its certificate.
@@ -632,6 +634,7 @@ impl Shared {
             reactors,
             started,
             own_address: String::new(),
+            advertised: None,
             own_agency: String::new(),
             own_name: String::new(),
             snapshot: arc_swap::ArcSwap::default(),

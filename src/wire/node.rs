@@ -62,6 +62,22 @@ impl fmt::Debug for NodeId {
     }
 }
 
+/// Longest address of a node in bytes: a DNS name and a port.
+pub const ADDRESS_LEN_MAX: usize = 253 + 6;
+
+/// Whether a text says where a node is: `10.0.0.1:30300`, `[::1]:30300` or `host:30300`. The port is not 0.
+pub fn is_node_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b":/[]".contains(&byte))
+        }
+    };
+    is_host && text.len() <= ADDRESS_LEN_MAX && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 /// The packet type; a response has the negated type of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PacketType(pub i16);
@@ -311,6 +327,31 @@ impl Extensions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["10.0.0.1:30300", "[::1]:30300", "bank.example:1", "a:65535"] {
+            assert!(is_node_address(good), "{good}");
+        }
+        let long = format!("{}:30300", "a".repeat(ADDRESS_LEN_MAX - 5));
+        for bad in [
+            "",
+            ":1",
+            "a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "::1:1",
+            "[a]:1",
+            "a b:1",
+            "a/b:1",
+            "a\u{202e}:1",
+            "a\n:1",
+            &long,
+        ] {
+            assert!(!is_node_address(bad), "{bad:?}");
+        }
+    }
 
     fn encoded(header: &Header<'_>, payload: &[u8]) -> Vec<u8> {
         let mut out = SmallVec::new();

@@ -6,7 +6,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use super::{NodeId, reader::Reader};
+use super::{NodeId, node::is_node_address, reader::Reader};
 
 /// Entry kind: a topic; the key is its name, the value a u32 count of subscriber sessions.
 pub const KIND_TOPIC: u8 = 1;
@@ -15,6 +15,9 @@ pub const KIND_TOPIC: u8 = 1;
 pub const KIND_TOPIC_SESSIONS: u8 = 2;
 /// Entry kind: a live neighbour; the key is its id, the value empty.
 pub const KIND_NEIGHBOUR: u8 = 3;
+/// Entry kind: where other nodes reach the node; the key is the kind alone, the value `host:port` as text, see
+/// [`address_of`].
+pub const KIND_ADDRESS: u8 = 5;
 /// Entry kind: what the node is like; the key is the kind alone, the value flags of which bit 0 of the first byte is
 /// [`FLAG_NO_RELAY`]. Without it all flags are 0.
 pub const KIND_SELF: u8 = 4;
@@ -60,6 +63,11 @@ pub fn topic_sessions_key(topic: &str) -> Vec<u8> {
 /// The key of a neighbour's entry.
 pub fn neighbour_key(id: &NodeId) -> Vec<u8> {
     [&[KIND_NEIGHBOUR][..], &id.0].concat()
+}
+
+/// What an entry of [`KIND_ADDRESS`] says; `None` if that is no address.
+pub fn address_of(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok().filter(|text| is_node_address(text))
 }
 
 /// A hash of a set of entries: adding and removing one costs the same whatever the size of the set

@@ -227,7 +227,7 @@ impl Registry {
             return false;
         }
         let unknown = Version { origin: version.origin, incarnation: 0, seq: 0 };
-        let floor = self.tombstones.get(&version.origin).map_or(unknown, |(floor, _)| *floor);
+        let floor = self.tombstones.get(&version.origin).map_or(unknown, |(head, _)| version_of(head));
         self.known.insert(version.origin, Known::new(now, floor));
         true
     }
@@ -235,14 +235,17 @@ impl Registry {
     /// A new link to a neighbour, perhaps in a new life: nothing that it said before holds.
     pub(super) fn begin_exchange(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
         self.end_exchange(id);
-        let version = Version { origin: *id, incarnation, seq: 0 };
-        if let Some(known) = self.known.get_mut(id) {
-            if known.record.version().incarnation < incarnation {
-                self.forget_record(id);
-                self.known.insert(*id, Known::new(now, version));
+        // What it signed counts, however late that says it was; what only a Hello said does not outlive its link.
+        let is_kept =
+            |known: &Known| known.record.is_known() && known.record.version().incarnation >= incarnation;
+        if !self.known.get(id).is_some_and(is_kept) {
+            self.forget_record(id);
+            let begun = Version { origin: *id, incarnation, seq: 0 };
+            let buried = self.tombstones.get(id).map(|(head, _)| version_of(head));
+            let floor = buried.filter(|buried| buried.incarnation >= incarnation).unwrap_or(begun);
+            if self.known.len() < NODES_MAX {
+                self.known.insert(*id, Known::new(now, floor));
             }
-        } else if self.known.len() < NODES_MAX {
-            self.known.insert(*id, Known::new(now, version));
         }
         // The neighbour asks for what it does not have.
         let list = Message::List(self.list_for(id)).encode();
@@ -253,7 +256,8 @@ impl Registry {
     fn list_for(&self, id: &NodeId) -> Vec<Version> {
         let mut versions = self.shared_versions();
         let known = self.known.get(id).filter(|known| known.lost_since.is_some() && known.record.is_known());
-        versions.extend(known.map(|known| known.record.version()));
+        let known = known.map(|known| known.record.version());
+        versions.extend(known.or_else(|| self.tombstones.get(id).map(|(head, _)| version_of(head))));
         versions.truncate(state::LIST_MAX);
         versions
     }
@@ -380,7 +384,16 @@ impl Registry {
         let nothing = Version { origin: known.origin, incarnation: 0, seq: 0 };
         let pinned =
             self.neighbours.get_mut(from).and_then(|neighbour| neighbour.pinned.remove(&known.origin));
-        let Some(held) = self.held(&known.origin) else { return Message::List(vec![nothing]).encode() };
+        let held = self.held(&known.origin).filter(|held| held.head.is_some());
+        let Some(held) = held else {
+            return match self.tombstones.get(&known.origin) {
+                // Whoever it is about sees by the head that it had a later life.
+                Some((head, _)) if known.origin == *from => {
+                    Message::Part { head: head.clone(), after: b"", last: true, entries: b"" }.encode()
+                }
+                _ => Message::List(vec![nothing]).encode(),
+            };
+        };
         let version = held.head.map_or(nothing, version_of);
         match if after.is_empty() { held.steps_after(known) } else { None } {
             Some(steps) if steps.is_empty() => return Message::List(vec![version]).encode(),

@@ -36,7 +36,7 @@ use self::{
     },
     history::Pinned,
     own::OwnRecord,
-    topology::Topology,
+    topology::{Topology, Ways},
 };
 use super::{
     CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
@@ -53,7 +53,7 @@ use crate::wire::{
     NodeId, Topic, TopicKind,
     node::PacketType,
     sdk::Seq,
-    state::{self, Change, Entries, Message, MessageError, Scope, Version},
+    state::{self, Change, Entries, Head, Message, MessageError, Scope},
 };
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
 
@@ -75,6 +75,10 @@ pub const NEIGHBOURS_MAX: usize = 512;
 pub const NODES_MAX: usize = state::LIST_MAX - 1;
 /// A record that no way leads to is kept for so long: the node, or the way, may come back.
 const LOST_MEMORY: Duration = Duration::from_secs(60);
+/// Nodes that are found by discovery.
+pub const DISCOVERED_MAX: usize = 64;
+/// How far the nodes are that are found: neighbours' neighbours.
+const DISCOVERED_HOPS_MAX: u8 = 2;
 /// How long it is remembered how far a record was that was let go, so that nobody brings an older one …
 const TOMBSTONE_MEMORY: Duration = Duration::from_secs(3600);
 /// … and of how many nodes.
@@ -224,11 +228,13 @@ pub struct Registry {
     known: BTreeMap<NodeId, Known>,
     /// Those of them of which somebody has something newer.
     behind: BTreeSet<NodeId>,
-    /// How far records were that were let go, and when.
-    tombstones: BTreeMap<NodeId, (Version, Instant)>,
+    /// The last steps of records that were let go, and when.
+    tombstones: BTreeMap<NodeId, (Head, Instant)>,
     topology: Topology,
     topology_changed: bool,
     news: News,
+    /// Neighbours, and their neighbours, that tell their address; and whether that was told.
+    discovered: (BTreeMap<NodeId, String>, bool),
     /// Who was asked for a later record of our own, and when.
     own_asked: Option<(NodeId, Instant)>,
     /// When a later life was begun because our clock had gone back.
@@ -303,6 +309,9 @@ impl Registry {
         if !shared.settings.relays {
             own.change(vec![state::KIND_SELF], Some(vec![state::FLAG_NO_RELAY]));
         }
+        if let Some(address) = &shared.advertised {
+            own.change(vec![state::KIND_ADDRESS], Some(address.clone().into_bytes()));
+        }
         Self {
             own,
             shared,
@@ -318,6 +327,7 @@ impl Registry {
             topology: Topology::default(),
             topology_changed: false,
             news: News::default(),
+            discovered: (BTreeMap::new(), true),
             own_asked: None,
             life_since: None,
             records_bytes: 0,
@@ -437,6 +447,28 @@ impl Registry {
         }
         let is_alone = self.neighbours.is_empty() && self.known.is_empty();
         self.next_digest = (!is_alone).then(|| now + DIGEST_INTERVAL);
+    }
+
+    /// The nodes that are found by discovery, and where they are; `None` if that is the same as the last time.
+    pub fn take_discovered(&mut self) -> Option<BTreeMap<NodeId, String>> {
+        let (discovered, is_told) = &mut self.discovered;
+        (!std::mem::replace(is_told, true)).then(|| discovered.clone())
+    }
+
+    /// Neighbours stay in it, so that whoever is found and linked goes on being kept.
+    fn discover(&mut self, ways: &Ways) {
+        let near = |hops: u8| ways.paths.iter().filter(move |(_, path)| path.hops == hops);
+        let found = (1..=DISCOVERED_HOPS_MAX)
+            .flat_map(near)
+            .filter_map(|(id, _)| {
+                let address = self.known.get(id)?.record.entries().get(&[state::KIND_ADDRESS])?;
+                Some((*id, state::address_of(address)?.to_owned()))
+            })
+            .take(DISCOVERED_MAX)
+            .collect();
+        if found != self.discovered.0 {
+            self.discovered = (found, false);
+        }
     }
 
     /// The figures, which anybody may read while the registry runs.
@@ -637,9 +669,9 @@ impl Registry {
     /// No way led to a node for long.
     fn let_go(&mut self, now: Instant, origin: &NodeId) {
         let Some(known) = self.known.get(origin) else { return };
-        if known.record.is_known() {
+        if let Some(head) = known.record.held().head {
             self.counters.records_let_go.increment();
-            self.tombstones.insert(*origin, (known.record.version(), now));
+            self.tombstones.insert(*origin, (head.clone(), now));
             if self.tombstones.len() > TOMBSTONES_MAX
                 && let Some(oldest) =
                     self.tombstones.iter().min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id)
@@ -684,6 +716,9 @@ impl Registry {
                 known.routed = Some(node);
                 self.snapshot_changed = true;
             }
+        }
+        if self.shared.settings.discovers {
+            self.discover(&ways);
         }
         self.counters.nodes_known.set(self.known.len() as u64);
         self.counters.nodes_reachable.set(reachable);
@@ -764,6 +799,7 @@ fn apply_to_topology(topology: &mut Topology, node: &NodeId, change: &Change<'_>
             let Ok(id) = <[u8; 64]>::try_from(id) else { return false };
             topology.list(*node, NodeId(id), change.value.is_some());
         }
+        [state::KIND_ADDRESS] => {}
         [state::KIND_SELF] => {
             let flags = change.value.and_then(|value| value.first()).copied().unwrap_or(0);
             topology.set_relays(*node, flags & state::FLAG_NO_RELAY == 0);

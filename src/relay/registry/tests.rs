@@ -980,3 +980,76 @@ fn random_networks_converge_however_links_come_and_go_and_messages_are_lost() {
         net.settle();
     }
 }
+
+#[test]
+fn neighbours_neighbours_are_found_by_the_addresses_that_they_tell() {
+    let mut net = Net::new(5);
+    for (node, address) in [(1, "b:1"), (2, "10.0.0.3:30300"), (3, "not an address"), (4, "e:1")] {
+        let change = (vec![state::KIND_ADDRESS], Some(address.as_bytes().to_vec()));
+        net.nodes[node].own.change(change.0, change.1);
+    }
+    net.nodes[0] = {
+        let settings = Settings { discovers: true, ..Settings::default() };
+        let shared = Shared::new(net.keys[0].id(), 1, 1, net.now, settings);
+        Registry::new(Arc::new(shared), net.keys[0].clone())
+    };
+    for (one, other) in [(0, 1), (1, 2), (1, 3), (2, 4)] {
+        net.link(one, other);
+    }
+    net.settle();
+    let found = |net: &mut Net| {
+        let found = net.nodes[0].take_discovered()?;
+        let mut addresses: Vec<String> = found.into_values().collect();
+        addresses.sort();
+        Some(addresses)
+    };
+    assert_eq!(found(&mut net), Some(vec!["10.0.0.3:30300".to_owned(), "b:1".to_owned()]));
+    assert_eq!(found(&mut net), None, "nothing new");
+    net.link(0, 2);
+    net.settle();
+    assert_eq!(found(&mut net).map(|found| found.len()), Some(3), "and whom it is linked with stays");
+}
+
+#[test]
+fn a_node_whose_clock_went_back_while_it_was_away_for_long_is_told_by_what_remains_of_its_record() {
+    let edges = [(0, 1), (1, 2)];
+    let mut net = Net::graph(3, &edges);
+    net.nodes[0] = registry(net.now, &net.keys[0], 5);
+    net.unlink(1, 0);
+    net.link(0, 1);
+    net.settle();
+    net.unlink(0, 1);
+    for _ in 0..20 {
+        net.tick(DIGEST_INTERVAL);
+        net.settle();
+    }
+    assert_eq!(net.known(1, 0), None);
+    net.nodes[0] = registry(net.now, &net.keys[0], 2);
+    net.link(0, 1);
+    net.settle();
+    assert_eq!(net.nodes[0].shared.incarnation(), 6);
+    net.unlink(0, 1);
+    net.link(0, 1);
+    net.settle();
+    assert!(net.is_converged(&edges));
+}
+
+#[test]
+fn an_incarnation_that_only_a_hello_named_does_not_outlive_its_link() {
+    let mut net = Net::graph(2, &[]);
+    let absurd = |incarnation: u64| RegistryInput::NodeUp {
+        id: key(0).id(),
+        incarnation,
+        reactor: HOME,
+        address: String::new(),
+        agency: String::new(),
+        name: String::new(),
+    };
+    net.nodes[1].handle(net.now, absurd(u64::MAX));
+    net.lose_all();
+    let id = net.keys[0].id();
+    net.nodes[1].handle(net.now, RegistryInput::NodeDown { id, incarnation: u64::MAX });
+    net.link(0, 1);
+    net.settle();
+    assert!(net.is_converged(&[(0, 1)]));
+}
