@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     relay::{LinkKey, settings::Settings},
-    wire::state::Head,
+    wire::state::{Head, Version},
 };
 
 const HOME: ReactorId = ReactorId(0);
