@@ -18,6 +18,7 @@
 //! - Every unicast of a session is answered exactly once while the session lives.
 //! - Nothing is kept without a bound of [`settings::Settings`]; each refusal shows in [`counters`].
 
+mod allowance;
 pub mod bandwidth;
 pub mod bounds;
 pub mod counters;

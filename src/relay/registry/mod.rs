@@ -40,6 +40,7 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
+    allowance::Allowance,
     counters::{Counter, figures},
     home_reactor,
     log_limit::LogLimit,
@@ -283,22 +284,6 @@ impl RpcRequest {
     /// What it counts for in the bound.
     fn cost(&self) -> usize {
         size_of::<Self>() + self.body.len()
-    }
-}
-
-/// Counts down from a maximum that is restored at the first use after a period.
-struct Allowance {
-    left: u32,
-    since: Instant,
-}
-
-impl Allowance {
-    fn take(&mut self, now: Instant, period: Duration, max: u32) -> Option<u32> {
-        if now.saturating_duration_since(self.since) >= period {
-            *self = Self { left: max, since: now };
-        }
-        self.left = self.left.checked_sub(1)?;
-        Some(self.left)
     }
 }
 
@@ -586,9 +571,9 @@ impl Registry {
             since: now,
             pinned: BTreeMap::new(),
             wants: 0,
-            requests: Allowance { left: REQUESTS_PER_SECOND_MAX, since: now },
-            steps: Allowance { left: STEPS_OF_NEIGHBOUR_PER_SECOND_MAX, since: now },
-            refusals: Allowance { left: REFUSALS_PER_MINUTE_MAX, since: now },
+            requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
+            steps: Allowance::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
+            refusals: Allowance::new(now, REFUSALS_PER_MINUTE_MAX),
         });
         if neighbour.entry.incarnation < incarnation {
             neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });

@@ -10,11 +10,11 @@ use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, node_link::NodeLink, trace::Allowance};
+use super::{LinkKind, Shard, Usage, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, ReactorId, RegistryInput, RequestId,
-        SendError, counters::Counters,
+        SendError, allowance::Allowance, counters::Counters, trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -191,7 +191,7 @@ impl Shard {
                 window: Window::default(),
                 awaiting: AHashMap::with_hasher(self.hashing.clone()),
                 identities: Identities::new(self.hashing.clone()),
-                questions: Allowance::new(now),
+                questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
             };
             self.neighbours.insert(link.peer, neighbour);
             return self.activate(now, key, &link.peer, out);

@@ -56,26 +56,6 @@ pub(super) const QUESTION_LEN: usize =
 pub(super) const STEPS_LEN: usize =
     crate::wire::trace::STEPS_MAX * size_of::<crate::wire::trace::Step>() + 32;
 
-/// A neighbour's allowance of questions.
-pub(super) struct Allowance {
-    since: Instant,
-    asked: u32,
-}
-
-impl Allowance {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, asked: 0 }
-    }
-
-    fn admits(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Self::new(now);
-        }
-        self.asked = self.asked.saturating_add(1);
-        self.asked <= QUESTIONS_PER_SECOND_MAX
-    }
-}
-
 impl Traces {
     pub(super) fn new(hashing: RandomState) -> Self {
         Self {
@@ -186,7 +166,10 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.trace_questions.increment();
-        let admitted = self.neighbours.get_mut(peer).is_some_and(|neighbour| neighbour.questions.admits(now));
+        let admitted = self.neighbours.get_mut(peer).is_some_and(|neighbour| {
+            let second = Duration::from_secs(1);
+            neighbour.questions.take(now, second, QUESTIONS_PER_SECOND_MAX).is_some()
+        });
         if !admitted {
             return self.counters.trace_questions_over_bound.increment();
         }
