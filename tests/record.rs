@@ -57,7 +57,10 @@ fn connect(profile: Profile, version: &str, suite: &str, ours_is_server: bool) -
     let (mut ours, mut theirs) = if ours_is_server {
         (Handshake::server(server).unwrap(), ClientConnection::new(client, name).unwrap().into())
     } else {
-        (Handshake::client(client).unwrap(), Connection::from(ServerConnection::new(server).unwrap()))
+        (
+            Handshake::client(client).unwrap(),
+            Connection::from(ServerConnection::new(server.serving(false)).unwrap()),
+        )
     };
     for _ in 0..10 {
         receive(&mut theirs, &ours.take_output());

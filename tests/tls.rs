@@ -16,7 +16,10 @@ use amop::{
         verify::IssuerPolicy,
     },
 };
-use rustls::pki_types::CertificateDer;
+use rustls::{
+    ClientConnection, NamedGroup,
+    pki_types::{CertificateDer, ServerName},
+};
 use secp256k1::{SecretKey, ecdsa::Signature};
 use support::host_dir;
 use x509_cert::{
@@ -241,7 +244,7 @@ fn a_handshake_takes_a_bounded_amount_of_input() {
     let config =
         server_config(&server.identity, &server.roots, &TlsSettings::default(), IssuerPolicy::default())
             .unwrap();
-    let mut handshake = Handshake::server(Arc::clone(&config)).unwrap();
+    let mut handshake = Handshake::server(config.clone()).unwrap();
     // A handshake record that never completes its message.
     let record = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0xff, 0xff], &[0; 0x4000 - 4]].concat();
     let refused = (0..100).any(|_| handshake.handle_received(&record).is_err());
@@ -363,4 +366,41 @@ fn a_certificate_under_another_form_of_its_signature_counts_as_the_same() {
         [&[leaf], &chain[1..]].concat()
     };
     assert_eq!(present(other_signature).fingerprint, present(|chain| chain.to_vec()).fingerprint);
+}
+
+/// The OpenSSL that the Java SDK brings along has SM2 under the number of X25519, and offers it first.
+#[test]
+fn x25519_is_taken_only_from_a_peer_that_does_not_offer_p_256() {
+    let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
+    let tls =
+        server_config(&server.identity, &server.roots, &TlsSettings::default(), IssuerPolicy::default());
+    let tls = tls.unwrap();
+    for (offered, taken) in [
+        (&["X25519", "P-256"][..], NamedGroup::secp256r1),
+        (&["X25519", "secp256k1", "P-256"], NamedGroup::Unknown(0x16)),
+        (&["X25519", "P-384"], NamedGroup::X25519),
+        (&["X25519"], NamedGroup::X25519),
+        (&["P-384", "X25519", "P-256"], NamedGroup::secp384r1),
+    ] {
+        let names: Vec<String> = offered.iter().map(|&name| name.to_owned()).collect();
+        let settings = TlsSettings::from_names(&[], &[], &names).unwrap();
+        let config = client_config(&client.identity, &client.roots, &settings).unwrap();
+        let nobody = ServerName::try_from("nobody").unwrap();
+        let mut client = ClientConnection::new(config, nobody).unwrap();
+        let mut server = Handshake::server(tls.clone()).unwrap();
+        while client.is_handshaking() {
+            let mut sent = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut sent).unwrap();
+            }
+            // However it is cut on the way.
+            for byte in sent {
+                server.handle_received(&[byte]).unwrap();
+            }
+            client.read_tls(&mut server.take_output().as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        let group = client.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, taken, "of {offered:?}");
+    }
 }

@@ -29,10 +29,6 @@ use crate::{
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
 
-/// Groups of the channel unless told otherwise: not X25519, for the OpenSSL that the Java SDK brings along has SM2
-/// under its number, and offers that first. Whoever offers X25519 offers P-256 as well.
-const CHANNEL_GROUPS: [&str; 3] = ["P-256", "P-384", "secp256k1"];
-
 /// Highest cap in Mbit/s that is taken for what was meant.
 const BANDWIDTH_MBIT_MAX: f64 = 1_000_000.0;
 
@@ -413,10 +409,7 @@ impl Config {
 fn tls(ini: &mut Ini, link: &str) -> TlsSettings {
     let mut names =
         |what: &str| ini.names("tls", &format!("{link}_{what}"), "names", |text| Some(text.to_owned()));
-    let (versions, suites, mut groups) = (names("versions"), names("cipher_suites"), names("groups"));
-    if link == "channel" && groups.is_empty() {
-        groups = CHANNEL_GROUPS.map(str::to_owned).to_vec();
-    }
+    let (versions, suites, groups) = (names("versions"), names("cipher_suites"), names("groups"));
     for (key, versions, suites, groups) in [
         ("versions", versions.as_slice(), &[][..], &[][..]),
         ("cipher_suites", &[], suites.as_slice(), &[]),

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
@@ -16,7 +15,7 @@ use super::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Hall, counters::FailureC
 use crate::{
     engine::{NewLink, duplicate},
     relay::{LinkUp, home_reactor},
-    tls::{Established, handshake::Handshake},
+    tls::{Established, config::ServerTls, handshake::Handshake},
 };
 
 /// How long the door waits when the system has no descriptors left.
@@ -57,7 +56,7 @@ pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
 async fn accept(
     hall: Rc<Hall>,
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    config: ServerTls,
     what: &'static str,
     admit: impl Fn(&Hall, &TcpStream, SocketAddr, Established) + Copy + 'static,
 ) {

@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
@@ -46,6 +46,7 @@ use crate::{
     relay::log_limit::LogLimit,
     tls::{
         Established,
+        config::ServerTls,
         handshake::{Handshake, HandshakeError, INPUT_LEN_MAX},
         verify::{CERTIFICATE_LEN_MAX, CERTIFICATES_MAX},
     },
@@ -110,9 +111,9 @@ pub struct DoorSettings {
     /// Whom it dials as well, and where: nodes that were found.
     pub discovered: watch::Receiver<BTreeMap<NodeId, String>>,
     /// For applications.
-    pub channel_tls: Arc<ServerConfig>,
+    pub channel_tls: ServerTls,
     /// For nodes that dial us.
-    pub p2p_server_tls: Arc<ServerConfig>,
+    pub p2p_server_tls: ServerTls,
     /// For nodes that we dial.
     pub p2p_client_tls: Arc<ClientConfig>,
     /// Number of reactors.

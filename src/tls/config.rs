@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, ProtocolVersion, ServerConfig, SignatureAlgorithm, SupportedCipherSuite,
+    ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SignatureAlgorithm, SupportedCipherSuite,
     SupportedProtocolVersion,
     client::Resumption,
-    crypto::CryptoProvider,
+    crypto::{CryptoProvider, SupportedKxGroup},
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
 };
@@ -64,8 +64,40 @@ pub fn same_issuer(identity: &Identity, also_version_1: bool) -> IssuerPolicy {
     IssuerPolicy { issuer, also_version_1 }
 }
 
+/// How links that come in are served.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// The same without X25519, where P-256 is left.
+    without_x25519: Option<Arc<ServerConfig>>,
+}
+
+impl ServerTls {
+    /// The configuration for a peer that offers X25519 and `has_alternative`, P-256. X25519 is left out for it: the
+    /// OpenSSL that the Java SDK brings along has SM2 under that number, and offers it first.
+    pub fn serving(&self, has_alternative: bool) -> Arc<ServerConfig> {
+        self.without_x25519.as_ref().filter(|_| has_alternative).unwrap_or(&self.config).clone()
+    }
+}
+
 /// For links that come in: a certificate is demanded, nothing is resumed.
 pub fn server_config(
+    identity: &Identity,
+    roots: &Roots,
+    settings: &TlsSettings,
+    policy: IssuerPolicy,
+) -> Result<ServerTls, ConfigError> {
+    let is = |name: NamedGroup| move |group: &&dyn SupportedKxGroup| group.name() == name;
+    let mut others = settings.clone();
+    others.groups.retain(|group| group.name() != NamedGroup::X25519);
+    let has_both = settings.groups.iter().any(is(NamedGroup::X25519))
+        && others.groups.iter().any(is(NamedGroup::secp256r1));
+    let config = one_server_config(identity, roots, settings, policy.clone())?;
+    let without_x25519 = has_both.then(|| one_server_config(identity, roots, &others, policy)).transpose()?;
+    Ok(ServerTls { config, without_x25519 })
+}
+
+fn one_server_config(
     identity: &Identity,
     roots: &Roots,
     settings: &TlsSettings,

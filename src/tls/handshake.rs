@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, ServerConfig,
+    ClientConfig, NamedGroup,
     client::{ClientConnectionData, UnbufferedClientConnection},
     pki_types::{IpAddr, Ipv4Addr, ServerName},
-    server::{ServerConnectionData, UnbufferedServerConnection},
+    server::{Acceptor, ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
 
-use super::{Established, identity::parse, record, verify::describe};
+use super::{Established, config::ServerTls, identity::parse, record, verify::describe};
 
 /// Most bytes that a peer may send before its handshake is complete (WIRE §1.8).
 pub const INPUT_LEN_MAX: usize = 64 * 1024;
@@ -36,6 +36,8 @@ pub enum HandshakeError {
 }
 
 enum Role {
+    /// The peer's first message decides which configuration serves it; so many bytes of it were looked at.
+    Hello(Box<Acceptor>, ServerTls, usize),
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
 }
@@ -58,8 +60,8 @@ enum Progress {
 
 impl Handshake {
     /// Of a link that came in.
-    pub fn server(config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
-        Ok(Self::new(Role::Server(UnbufferedServerConnection::new(config)?)))
+    pub fn server(tls: ServerTls) -> Result<Self, HandshakeError> {
+        Ok(Self::new(Role::Hello(Box::default(), tls, 0)))
     }
 
     /// Of a link that we dialled. The first bytes are ready at once.
@@ -106,6 +108,14 @@ impl Handshake {
         loop {
             let Self { role, input, output, plaintext, .. } = self;
             let (discard, progress) = match role {
+                Role::Hello(acceptor, tls, seen) => {
+                    let Some(has_alternative) = look(acceptor, &input[*seen..]) else {
+                        *seen = input.len();
+                        return Ok(());
+                    };
+                    *role = Role::Server(UnbufferedServerConnection::new(tls.serving(has_alternative))?);
+                    continue;
+                }
                 Role::Server(connection) => step(connection.process_tls_records(input), output, plaintext),
                 Role::Client(connection) => step(connection.process_tls_records(input), output, plaintext),
             };
@@ -130,6 +140,7 @@ impl Handshake {
         let Self { role, output, plaintext, .. } = self;
         for _ in 0..4 {
             let (_, progress) = match role {
+                Role::Hello(..) => return,
                 Role::Server(connection) => step(connection.process_tls_records(&mut []), output, plaintext),
                 Role::Client(connection) => step(connection.process_tls_records(&mut []), output, plaintext),
             };
@@ -142,12 +153,14 @@ impl Handshake {
     /// Takes the secrets out.
     pub fn finish(self) -> Result<Established, HandshakeError> {
         let certificates = match &self.role {
+            Role::Hello(..) => return Err(HandshakeError::Closed),
             Role::Server(connection) => connection.peer_certificates(),
             Role::Client(connection) => connection.peer_certificates(),
         };
         let leaf = certificates.and_then(|chain| chain.first()).ok_or(HandshakeError::NoCertificate)?;
         let peer = describe(&parse(leaf).ok_or(HandshakeError::NoCertificate)?);
         let (sealer, opener) = match self.role {
+            Role::Hello(..) => return Err(HandshakeError::Closed),
             Role::Server(connection) => {
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
                 record::split::<ServerConnectionData>(secrets, kernel)
@@ -160,6 +173,20 @@ impl Handshake {
         .ok_or(HandshakeError::Suite)?;
         Ok(Established { peer, sealer, opener, plaintext: self.plaintext, received: self.input })
     }
+}
+
+/// Looks at what came of a peer's first message: whether its offers hold P-256 beside X25519. `None` if more is
+/// needed. What is wrong with it is found, and answered, by the connection that serves it.
+fn look(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Option<bool> {
+    while !bytes.is_empty() {
+        if !matches!(acceptor.read_tls(&mut bytes), Ok(1..)) {
+            return Some(false);
+        }
+    }
+    let accepted = acceptor.accept().transpose()?;
+    let groups = accepted.as_ref().ok().and_then(|accepted| accepted.client_hello().named_groups());
+    let offers = |group| groups.is_some_and(|groups| groups.contains(&group));
+    Some(offers(NamedGroup::X25519) && offers(NamedGroup::secp256r1))
 }
 
 /// Does what one state asks for; gives how many bytes of input are done with.

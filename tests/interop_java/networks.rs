@@ -185,7 +185,7 @@ fn the_java_sdk_takes_certificates_as_build_chain_makes_them_with_openssl() {
 
 /// Java's own TLS has no secp256k1 since Java 16. The SDK has an OpenSSL of its own, for national
 /// cryptography, that can be switched on for the rest; its group 29 is SM2 where everybody else's is X25519,
-/// and it offers that first; so nodes leave it out.
+/// and it offers that first; so nodes do not take it.
 #[test]
 fn the_java_sdk_with_its_own_openssl_takes_either_profile() {
     if !have_java() || !have("openssl", "version") {
