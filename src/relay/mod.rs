@@ -533,6 +533,8 @@ pub enum RegistryOutput {
         /// Body of the answer.
         body: Bytes,
     },
+    /// This node begins a later life: all links to other nodes are to be made anew.
+    NewLife,
     /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.

@@ -23,7 +23,7 @@ use super::{
     record::{Record, Taken, version_of},
 };
 use crate::{
-    relay::{CloseReason, RegistryOutput, signing, snapshot::NodeRef},
+    relay::{CloseReason, ReactorId, RegistryOutput, signing, snapshot::NodeRef},
     wire::{
         NodeId,
         node::PacketType,
@@ -622,10 +622,9 @@ impl Registry {
         let incarnation = head.incarnation.saturating_add(1);
         self.shared.set_incarnation(incarnation);
         self.own.begin_life(incarnation);
-        for (id, neighbour) in &self.neighbours {
-            let output = RegistryOutput::CloseNode { id: *id, reason: CloseReason::NewLife };
-            self.outputs.push_back((neighbour.entry.reactor, output));
-        }
+        // Also links that are no neighbours' yet have said Hello in the life before.
+        let reactors = (0..self.shared.reactors).map(ReactorId);
+        self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::NewLife)));
     }
 
     pub(super) fn refuse(&mut self, now: Instant, from: &NodeId, error: StateError) {

@@ -404,6 +404,7 @@ impl Shard {
             RegistryOutput::RpcAnswer { link, seq, body } => {
                 self.send_rpc_answer(link, &seq, &body, out);
             }
+            RegistryOutput::NewLife => self.begin_life(now, out),
             RegistryOutput::CloseNode { id, reason } => self.close_node(now, &id, reason, out),
         }
     }

@@ -407,32 +407,46 @@ impl Shard {
         }
     }
 
-    /// Closes all links to a node. One that is not to be linked any more is given up at once, and so is everybody
-    /// when this node begins a later life.
-    pub fn close_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
-        let links: SmallVec<[LinkKey; 4]> = self
-            .links
-            .iter()
-            .enumerate()
+    /// The links to one node, or to all, whether they have said Hello or not.
+    fn links_of(&self, node: Option<&NodeId>) -> SmallVec<[LinkKey; 8]> {
+        let links = self.links.iter().enumerate();
+        links
             .filter_map(|(index, link)| match link {
-                Some(super::Link { generation, kind: LinkKind::Node(link) }) if link.peer == *id => {
+                Some(super::Link { generation, kind: LinkKind::Node(link) })
+                    if node.is_none_or(|node| *node == link.peer) =>
+                {
                     Some(LinkKey { index: index as u32, generation: *generation })
                 }
                 _ => None,
             })
-            .collect();
-        if matches!(reason, CloseReason::NewLife | CloseReason::NotAdmitted | CloseReason::Removed) {
+            .collect()
+    }
+
+    /// Closes all links to a node. One that is not to be linked any more is given up at once.
+    pub fn close_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+        let links = self.links_of(Some(id));
+        if matches!(reason, CloseReason::NotAdmitted | CloseReason::Removed) {
             self.give_up_node(now, id, reason, out);
         }
         for link in links {
             out.abort(link, reason);
         }
-        // What was sent in a life before could not be told from new messages if it were sent again.
-        if reason == CloseReason::NewLife
-            && let Some(neighbour) = self.neighbours.get_mut(id)
-        {
-            self.windows_bytes -= neighbour.window.bytes;
-            neighbour.window = Window::default();
+    }
+
+    /// This node begins a later life. What was sent in the one before could not be told from new messages if it were
+    /// sent again, so nothing is.
+    pub(super) fn begin_life(&mut self, now: Instant, out: &mut impl Outbound) {
+        let links = self.links_of(None);
+        let nodes: Vec<NodeId> = self.neighbours.keys().copied().collect();
+        for id in nodes {
+            self.give_up_node(now, &id, CloseReason::NewLife, out);
+            if let Some(neighbour) = self.neighbours.get_mut(&id) {
+                self.windows_bytes -= neighbour.window.bytes;
+                neighbour.window = Window::default();
+            }
+        }
+        for link in links {
+            out.abort(link, CloseReason::NewLife);
         }
     }
 
