@@ -22,7 +22,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    admin::{Admin, AdminError, AdminListener, NodesRequest, Watched},
+    admin::{Admin, AdminError, AdminListener, RegistryRequest, Watched},
     bounds,
     config::{Bandwidth, Config},
     door::{Door, DoorError, DoorSettings, Listeners, Membership},
@@ -43,7 +43,7 @@ const GATHER: Duration = Duration::from_millis(1);
 /// Inputs that go into one snapshot at most.
 const GATHERED_MAX: usize = 1_024;
 /// Questions of the admin endpoint that wait for the registry; further ones are refused.
-const NODES_REQUESTS_MAX: usize = 16;
+const REGISTRY_REQUESTS_MAX: usize = 16;
 /// Open files that a busy node wants.
 const FILES_WANTED: u64 = 65_536;
 
@@ -152,11 +152,11 @@ impl Node {
         let handle = engine.handle();
         let registry = Registry::new(shared.clone(), signer);
         let registry_counters = registry.counters();
-        let (nodes_sender, nodes_requests) = bounded(NODES_REQUESTS_MAX);
+        let (request_sender, requests) = bounded(REGISTRY_REQUESTS_MAX);
         let (discovery, discovered) = watch::channel(BTreeMap::new());
         let registry = thread::Builder::new()
             .name("amop-registry".to_owned())
-            .spawn(move || run_registry(registry, &registry_inputs, nodes_requests, &handle, &discovery))
+            .spawn(move || run_registry(registry, &registry_inputs, requests, &handle, &discovery))
             .map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
@@ -176,7 +176,7 @@ impl Node {
             registry_counters,
             door_counters: door.counters.clone(),
             engine: engine.handle(),
-            registry: nodes_sender,
+            registry: request_sender,
             stopping: stopping.clone(),
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched)).transpose()?;
@@ -345,7 +345,7 @@ fn incarnation() -> u64 {
 fn run_registry(
     mut registry: Registry,
     inputs: &Receiver<RegistryInput>,
-    mut nodes_requests: Receiver<NodesRequest>,
+    mut requests: Receiver<RegistryRequest>,
     engine: &EngineHandle,
     discovery: &watch::Sender<BTreeMap<NodeId, String>>,
 ) {
@@ -368,11 +368,12 @@ fn run_registry(
                     }
                 }
             }
-            recv(nodes_requests) -> request => match request {
+            recv(requests) -> request => match request {
                 // Who asked may be gone.
-                Ok(reply) => _ = reply.send(registry.report_nodes()),
+                Ok(RegistryRequest::Nodes(reply)) => _ = reply.send(registry.report_nodes()),
+                Ok(RegistryRequest::Network(reply)) => _ = reply.send(registry.report_network()),
                 // There is no admin endpoint.
-                Err(_) => nodes_requests = never(),
+                Err(_) => requests = never(),
             },
             default(wait) => {}
         }

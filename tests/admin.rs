@@ -326,6 +326,14 @@ fn lists_show_nodes_sessions_links_and_topics_sorted_and_limited() {
     assert_eq!((&node_link["kind"], &node_link["state"]), (&"node".into(), &"active".into()));
     assert_eq!((&node_link["peer"], &node_link["dialed"]), (&nodes["items"][0]["id"], &false.into()));
     assert_eq!(links["items"][1]["kind"], "session");
+    assert!(links["items"][1].get("round_trip_us").is_none(), "sessions are not measured");
+    assert!(node_link["received_frames"].as_u64().unwrap() >= 2, "a Hello and a list at least");
+    assert!(node_link["sent_bytes"].as_u64() > node_link["sent_frames"].as_u64());
+    wait_until("the link is measured", || {
+        let links = get_json(address, "/links?sort=round_trip_smoothed_us&order=desc&limit=1");
+        links["items"][0]["round_trip_smoothed_us"].is_u64() && links["items"][0]["round_trip_us"].is_u64()
+    });
+    assert!(sum(&scrape(address), "amop_node_round_trip_seconds_count", "") >= 1.0);
 
     let topics = get_json(address, "/topics");
     assert_eq!(topics["total"], 4);
@@ -368,8 +376,13 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
         (
             "/",
             404,
-            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, /trace/SEQ",
+            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, /network, \
+             /network/topics, /trace/SEQ",
         ),
+        ("/network?sort=colour", 400, "sort must be one of id, hops, topics, neighbours, incarnation, seq"),
+        ("/network/topics?sort=hops", 400, "sort must be one of name, sessions, nodes"),
+        ("/network/topics?offset=3", 400, "there is ?limit=, &sort=, &order=, &filter= and &after= only"),
+        ("/network/topics?filter=%ff", 400, "filter and after must be UTF-8 in percent-encoding"),
         (
             "/trace/abc",
             400,
@@ -451,4 +464,377 @@ fn a_hundred_stuck_connections_disturb_neither_messages_nor_the_endpoint_for_lon
     // Those that say nothing are closed in time, and others get their turn.
     assert_eq!(get(address, "/livez").status, 200);
     drop(stuck);
+}
+
+/// A name that would take over a terminal, and end a string of a drawing, if it were shown as it is.
+const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}evil\u{2066}\u{200b}\"];x->y\\\u{85}\u{2028}";
+
+/// Three nodes in a line, each with one subscriber: of `t` and its own topic.
+struct Line {
+    nodes: [TestNode; 3],
+    _apps: Vec<RawSdk>,
+}
+
+impl Line {
+    fn start() -> Self {
+        let first = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+        let second = TestNode::start(Profile::Ec, 1, &[&first], ADMIN);
+        let third = TestNode::start(Profile::Ec, 2, &[&second], ADMIN);
+        let nodes = [first, second, third];
+        let own_topics = ["first", "second", HOSTILE];
+        let apps = nodes.iter().zip(own_topics).map(|(node, own)| {
+            let mut app = RawSdk::connect(Profile::Ec, node);
+            subscribe(&mut app, &["t", own]);
+            app
+        });
+        let apps = apps.collect();
+        let line = Self { nodes, _apps: apps };
+        line.wait(|network| {
+            let items = network["items"].as_array().unwrap();
+            items.len() == 3 && items.iter().all(|item| item["topics"] == 2 && item["hops"].is_u64())
+        });
+        line
+    }
+
+    fn id(&self, index: usize) -> String {
+        self.nodes[index].node().id().to_hex()
+    }
+
+    /// Waits until what the first node shows of the network is so.
+    fn wait(&self, holds: impl Fn(&Value) -> bool) -> Value {
+        let mut network = Value::Null;
+        wait_until("the first node shows the network so", || {
+            network = get_json(admin(&self.nodes[0]), "/network?sort=hops");
+            holds(&network)
+        });
+        network
+    }
+}
+
+fn item<'a>(list: &'a Value, key: &str, value: &str) -> &'a Value {
+    let items = list["items"].as_array().unwrap();
+    items.iter().find(|item| item[key] == value).unwrap_or_else(|| panic!("no {value}: {list}"))
+}
+
+#[test]
+fn a_node_shows_the_whole_network_with_those_that_are_no_neighbours() {
+    let line = Line::start();
+    let ids = [line.id(0), line.id(1), line.id(2)];
+    let network = line.wait(|network| {
+        let links = network["links"].as_array().unwrap();
+        links.len() == 1 && links[0]["round_trip_smoothed_us"].is_u64()
+    });
+    assert_eq!((&network["total"], &network["reachable"]), (&3.into(), &2.into()));
+    let order: Vec<_> = network["items"].as_array().unwrap().iter().map(|item| &item["id"]).collect();
+    assert_eq!(order, ids.iter().collect::<Vec<_>>());
+    let [own, near, far] = [0, 1, 2].map(|index| &network["items"][index]);
+    assert_eq!(
+        (&own["standing"], &own["hops"], &own["next_hops"]),
+        (&"own".into(), &0.into(), &serde_json::json!([]))
+    );
+    assert_eq!(own["name"], line.nodes[0].node().shared().own_name);
+    assert_eq!((&near["standing"], &near["hops"]), (&"neighbour".into(), &1.into()));
+    assert_eq!(near["name"], line.nodes[1].node().shared().own_name);
+    assert_eq!((&far["standing"], &far["hops"]), (&"reachable".into(), &2.into()));
+    assert_eq!(far["next_hops"], serde_json::json!([ids[1]]));
+    assert!(far.get("name").is_none() && far.get("address").is_none(), "{far}");
+    assert_eq!(far["incarnation"], line.nodes[2].node().shared().incarnation());
+    assert!(far["seq"].as_u64().unwrap() >= 1);
+    assert_eq!(far["neighbours"], serde_json::json!([{"id": ids[1], "agreed": true}]));
+    let listed: BTreeSet<&str> =
+        near["neighbours"].as_array().unwrap().iter().map(|other| other["id"].as_str().unwrap()).collect();
+    assert_eq!(listed, BTreeSet::from([ids[0].as_str(), ids[2].as_str()]));
+    assert_eq!(network["links"][0]["peer"], ids[1]);
+
+    let topics = get_json(admin(&line.nodes[0]), "/network/topics");
+    assert_eq!(topics["total"], 4);
+    let t = item(&topics, "name", "t");
+    assert_eq!((&t["sessions"], &t["nodes_total"], &t["kind"]), (&3.into(), &3.into(), &"ordinary".into()));
+    let where_to: Vec<_> =
+        t["nodes"].as_array().unwrap().iter().map(|node| (&node["id"], &node["hops"])).collect();
+    let expected: Vec<_> =
+        ids.iter().map(|id| Value::from(id.as_str())).zip([0, 1, 2].map(Value::from)).collect();
+    assert_eq!(where_to, expected.iter().map(|(id, hops)| (id, hops)).collect::<Vec<_>>());
+    assert_eq!(item(&topics, "name", HOSTILE)["nodes"][0]["id"], ids[2]);
+    let filtered = get_json(admin(&line.nodes[0]), "/network/topics?filter=ir&limit=1");
+    assert_eq!((&filtered["total"], &filtered["items"][0]["name"]), (&1.into(), &"first".into()));
+}
+
+#[test]
+fn a_node_whose_links_are_gone_is_shown_as_lost() {
+    let line = Line::start();
+    let far = line.id(2);
+    let Line { nodes: [first, second, third], _apps } = line;
+    third.stop();
+    wait_until("the third is lost", || {
+        let network = get_json(admin(&first), "/network");
+        let far = item(&network, "id", &far);
+        far["standing"] == "lost" && far["lost_since"].as_str().is_some_and(|date| date.ends_with('Z'))
+    });
+    let network = get_json(admin(&first), "/network");
+    assert!(item(&network, "id", &far).get("hops").is_none());
+    let near = item(&network, "id", &second.node().id().to_hex());
+    assert_eq!((&near["standing"], &near["neighbours_total"]), (&"neighbour".into(), &1.into()));
+}
+
+/// Runs a command of the built program on a node; gives whether it did what was asked, and what it said.
+fn amop(arguments: &[&str], address: SocketAddr) -> (bool, String, String) {
+    let mut command = std::process::Command::new(support::process::PROGRAM);
+    let output = command.args(arguments).arg("--admin").arg(address.to_string()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+/// The same where it must succeed; checks that nothing it says controls a terminal.
+fn said(arguments: &[&str], address: SocketAddr) -> String {
+    let (done, text, errors) = amop(arguments, address);
+    assert!(done && errors.is_empty(), "{errors}");
+    let is_unseen =
+        |character: char| character != '\n' && (character.is_control() || HOSTILE.contains(character));
+    let unseen = text
+        .chars()
+        .find(|&character| !character.is_ascii_graphic() && character != ' ' && is_unseen(character));
+    assert_eq!(unseen, None, "{text}");
+    text
+}
+
+/// The words of a line.
+fn cells(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn amop_net_shows_nodes_and_links_of_the_whole_network() {
+    let line = Line::start();
+    line.wait(|network| network["links"][0]["round_trip_smoothed_us"].is_u64());
+    let address = admin(&line.nodes[0]);
+    let short: Vec<String> = (0..3).map(|index| line.id(index)[..8].to_owned()).collect();
+    let names = [0, 1].map(|index| line.nodes[index].node().shared().own_name.clone());
+    let text = said(&["net"], address);
+    assert!(
+        text.starts_with(&format!(
+            "3 nodes, as {} ({}) knows them; others that can be reached: 2\n",
+            short[0], names[0]
+        )),
+        "{text}"
+    );
+    let row = |id: &str, column: usize| {
+        let rows = text.lines().map(cells).filter(|cells| cells.first() == Some(&id)).collect::<Vec<_>>();
+        rows[0][column].to_owned()
+    };
+    for (index, hops) in ["0", "1", "2"].iter().enumerate() {
+        assert_eq!((row(&short[index], 1).as_str(), row(&short[index], 2).as_str()), (*hops, "2"), "{text}");
+    }
+    assert_eq!(row(&short[2], 6), short[1], "by way of the second: {text}");
+    let link = text.lines().skip_while(|line| *line != "its links").nth(2).unwrap();
+    assert_eq!(cells(link)[..3], [&short[1], "active", "there"], "{text}");
+    assert!(link.contains(" ms ") && link.contains(" KiB ") && link.ends_with(&names[1]), "{link}");
+    let edges: Vec<Vec<&str>> =
+        text.lines().skip_while(|line| *line != "links of the network").skip(2).map(cells).collect();
+    assert_eq!(edges.len(), 2, "{text}");
+    assert!(edges.iter().all(|edge| edge[2..] == ["both", "say", "so"] && edge.contains(&short[1].as_str())));
+
+    let json: Value = serde_json::from_str(&said(&["net", "--json"], address)).unwrap();
+    assert_eq!((&json["total"], &json["items"][2]["id"]), (&3.into(), &line.id(2).into()));
+
+    let drawing = Drawing::read(&said(&["net", "--dot"], address));
+    assert_eq!(drawing.nodes.len(), 3);
+    assert_eq!(drawing.nodes[&line.id(0)], format!("{} ({})", short[0], names[0]));
+    assert_eq!(drawing.nodes[&line.id(2)], short[2]);
+    let ends = |one: usize, other: usize| {
+        let ends =
+            |one, other| drawing.edges.iter().find(|edge| edge.0 == line.id(one) && edge.1 == line.id(other));
+        ends(one, other).or_else(|| ends(other, one)).map(|edge| edge.2.as_str())
+    };
+    assert!(ends(0, 1).is_some_and(|label| label.ends_with(" ms")), "its own link was measured");
+    assert_eq!((ends(1, 2), ends(0, 2), drawing.edges.len()), (Some(""), None, 2));
+}
+
+#[test]
+fn amop_net_shows_topics_whose_names_break_neither_a_terminal_nor_a_drawing() {
+    let line = Line::start();
+    let address = admin(&line.nodes[0]);
+    let short: Vec<String> = (0..3).map(|index| line.id(index)[..8].to_owned()).collect();
+    let text = said(&["net", "--topics"], address);
+    assert!(text.starts_with("4 topics\n"), "{text}");
+    let of_all: Vec<&str> = cells(text.lines().last().unwrap());
+    assert_eq!((of_all[0], of_all[1], of_all.last()), ("3", "3", Some(&"t")), "{text}");
+    assert!(short.iter().all(|id| text.lines().last().unwrap().contains(id.as_str())), "{text}");
+    let hostile = text.lines().find(|line| line.contains("evil")).expect("it is there");
+    assert!(
+        hostile.contains(r"\u{1b}[2J\u{7}\r\n") && hostile.contains(&format!("{}×1", short[2])),
+        "{hostile}"
+    );
+
+    let json: Value = serde_json::from_str(&said(&["net", "--topics", "--json"], address)).unwrap();
+    assert_eq!(item(&json, "name", HOSTILE)["sessions"], 1);
+    let only: Value =
+        serde_json::from_str(&said(&["net", "--topics", "--json", "--filter", HOSTILE], address)).unwrap();
+    assert_eq!((&only["total"], &only["items"][0]["name"]), (&1.into(), &HOSTILE.into()));
+    let none = said(&["net", "--topics", "--filter", "100%&limit=0"], address);
+    assert!(none.starts_with("0 topics\n"), "{none}");
+    let first = said(&["net", "--topics", "--limit", "1"], address);
+    assert!(first.contains("and 3 more: see --filter and --limit"), "{first}");
+
+    let drawing = Drawing::read(&said(&["net", "--topics", "--dot"], address));
+    assert_eq!((drawing.nodes.len(), drawing.edges.len()), (3 + 4, 3 + 3));
+    let labels: BTreeSet<&str> = drawing.nodes.values().map(String::as_str).collect();
+    assert!(
+        labels.contains("t") && labels.iter().any(|label| label.contains(r#"\u{202e}evil"#)),
+        "{labels:?}"
+    );
+    assert!(!drawing.nodes.contains_key("x") && !drawing.nodes.contains_key("y"), "{labels:?}");
+}
+
+/// What a DOT file says, read by the rules of the language as far as `amop net` uses it.
+#[derive(Default)]
+struct Drawing {
+    /// Labels by id.
+    nodes: BTreeMap<String, String>,
+    /// Two ids and a label.
+    edges: Vec<(String, String, String)>,
+}
+
+impl Drawing {
+    fn read(text: &str) -> Self {
+        let tokens = Self::tokens(text);
+        let mut drawing = Self::default();
+        let body =
+            tokens.strip_prefix(["graph", "amop", "{"].map(str::to_owned).as_slice()).expect("a graph");
+        let body = body.strip_suffix(["}".to_owned()].as_slice()).expect("its end");
+        for statement in body.split(|token| token == ";").filter(|statement| !statement.is_empty()) {
+            let value = |name: &str| {
+                let at = statement.windows(2).position(|pair| pair == [name, "="]);
+                at.map_or_else(String::new, |at| statement[at + 2].clone())
+            };
+            match statement {
+                [one, dashes, other, ..] if dashes == "--" => {
+                    drawing.edges.push((one.clone(), other.clone(), value("label")));
+                }
+                [_, equals, _] if equals == "=" => {}
+                [defaults, ..] if defaults == "node" => {}
+                [id, bracket, ..] if bracket == "[" && statement.last().unwrap() == "]" => {
+                    drawing.nodes.insert(id.clone(), value("label"));
+                }
+                other => panic!("{other:?} is no statement: {text}"),
+            }
+        }
+        for (one, other, _) in &drawing.edges {
+            assert!(drawing.nodes.contains_key(one) && drawing.nodes.contains_key(other), "{text}");
+        }
+        drawing
+    }
+
+    /// Words, signs, and strings without their quotes and escapes.
+    fn tokens(text: &str) -> Vec<String> {
+        let mut tokens = Vec::new();
+        let mut rest = text.chars().peekable();
+        while let Some(character) = rest.next() {
+            match character {
+                ' ' | '\n' => {}
+                '"' => {
+                    let mut string = String::new();
+                    loop {
+                        match rest.next().expect("the end of a string") {
+                            '"' => break,
+                            '\\' => string.push(match rest.next() {
+                                Some(escaped @ ('"' | '\\')) => escaped,
+                                other => panic!("{other:?} is not to be escaped: {text}"),
+                            }),
+                            '\n' => panic!("a string over several lines: {text}"),
+                            character => string.push(character),
+                        }
+                    }
+                    tokens.push(string);
+                }
+                '-' if rest.next_if_eq(&'-').is_some() => tokens.push("--".to_owned()),
+                '{' | '}' | '[' | ']' | ';' | '=' | ',' => tokens.push(character.to_string()),
+                character if character.is_ascii_alphanumeric() => {
+                    let mut word = character.to_string();
+                    while let Some(next) = rest.next_if(char::is_ascii_alphanumeric) {
+                        word.push(next);
+                    }
+                    tokens.push(word);
+                }
+                other => panic!("{other:?} is no part of the language: {text}"),
+            }
+        }
+        tokens
+    }
+}
+
+#[test]
+fn amop_top_shows_what_a_node_does_and_who_does_not_keep_up() {
+    let more = format!("{ADMIN}[amop]\nsession_queue_bytes_max=262144\nstall_timeout_ms=3600000\n");
+    let node = TestNode::start(Profile::Ec, 0, &[], &more);
+    let other = TestNode::start(Profile::Ec, 1, &[&node], "");
+    node.wait_for_neighbours(&[&other]);
+    let address = admin(&node);
+    wait_until("the record of the other came", || {
+        get_json(address, "/network")["items"].as_array().unwrap().iter().all(|item| item["hops"].is_u64())
+    });
+    let quiet = said(&["top", "--once", "--interval", "0.1"], address);
+    assert!(quiet.contains("all sessions keep up"), "{quiet}");
+    assert!(quiet.contains("other nodes reached 1 of 1"), "{quiet}");
+    let link = quiet.lines().skip_while(|line| !line.starts_with("links to nodes: 1")).nth(2).unwrap();
+    assert_eq!(cells(link)[..2], [&other.node().id().to_hex()[..8], "active"], "{quiet}");
+    assert!(quiet.contains("nearest to their bound") && quiet.contains("  amop_"), "{quiet}");
+
+    let mut deaf = RawSdk::connect(Profile::Ec, &node);
+    subscribe(&mut deaf, &["flood"]);
+    node.wait_for_subscribers("flood", 1);
+    let mut publisher = RawSdk::connect(Profile::Ec, &node);
+    let flood = sdk::encode_amop(FrameType::MULTICAST, &seq(1), ResultCode::OK, "flood", &[7; 60_000]);
+    wait_until("its queue is full, for nobody reads", || {
+        publisher.send(&flood);
+        assert!(publisher.frame().is_some());
+        node.total(|counters| counters.dropped_queue_full.get()) > 0
+    });
+    // All the while, so that some fall into the interval.
+    let going_on = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let asking = std::thread::spawn({
+        let going_on = going_on.clone();
+        move || {
+            while going_on.load(std::sync::atomic::Ordering::Relaxed) {
+                request(&mut publisher, 2, "nobody's");
+                assert_eq!(result(&mut publisher), ResultCode::NO_RECEIVER);
+            }
+        }
+    });
+    let text = said(&["top", "--once", "--interval", "0.5"], address);
+    going_on.store(false, std::sync::atomic::Ordering::Relaxed);
+    asking.join().unwrap();
+    let behind = text.lines().skip_while(|line| *line != "sessions that do not keep up").nth(2).unwrap();
+    assert!(behind.contains(&deaf.socket.local_addr().unwrap().to_string()), "{text}");
+    assert!(behind.contains("CN=sdk"), "{text}");
+    let rate = |line: &str, before: &str| -> f64 {
+        let line = text.lines().find(|other| other.trim_start().starts_with(line)).unwrap();
+        let words = cells(line);
+        words[words.iter().position(|word| *word == before).unwrap() + 1].parse().unwrap()
+    };
+    assert!(rate("messages taken", "unicast") > 0.0, "{text}");
+    assert!(rate("answers by code", "100:") > 0.0, "{text}");
+    assert_eq!(rate("answers by code", "99:"), 0.0, "{text}");
+}
+
+#[test]
+fn amop_net_and_top_tell_what_to_do_where_no_endpoint_is() {
+    let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    for command in [&["net"][..], &["net", "--topics"], &["top", "--once"]] {
+        let (done, text, errors) = amop(command, nobody);
+        assert!(!done && text.is_empty());
+        assert!(errors.starts_with(&format!("amop: cannot connect to {nobody} (")), "{errors}");
+        assert!(errors.contains("is the node running, is [admin] listen_port set"), "{errors}");
+        let (done, text, errors) = amop(command, node.node().channel_address());
+        assert!(!done && text.is_empty());
+        assert!(errors.contains("does not speak HTTP as a node does"), "{errors}");
+    }
+    let (done, _, errors) = amop(&["net", "--filter", "x"], admin(&node));
+    assert!(!done && errors.contains("--topics"), "{errors}");
+    let (done, _, errors) = amop(&["top", "--interval", "0"], admin(&node));
+    assert!(!done && errors.contains("it must be a number from 0.1 to 3600"), "{errors}");
 }

@@ -99,7 +99,10 @@ fn many_requests_at_once_are_each_answered_once_and_right() {
 
 #[test]
 fn every_frame_starts_a_record_and_shares_none_in_a_flood() {
-    let node = TestNode::start(Profile::Rsa, 0, &[], "");
+    // Room for the whole flood, about 14 MB, and all the time of the test: a subscriber that gets no processor
+    // for a while is no slow one.
+    let more = "[amop]\nsession_queue_bytes_max=67108864\nstall_timeout_ms=3600000\n";
+    let node = TestNode::start(Profile::Rsa, 0, &[], more);
     let mut subscriber = RawSdk::connect(Profile::Rsa, &node);
     subscriber.send(&sdk::encode(FrameType::SUBSCRIBE, &SEQ, ResultCode::OK, br#"["t"]"#));
     node.wait_for_subscribers("t", 1);

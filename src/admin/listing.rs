@@ -2,10 +2,15 @@
 
 use std::cmp::Ordering;
 
+use crate::wire::hex;
+
 /// Items of a page unless the query says otherwise.
 const LIMIT_DEFAULT: usize = 100;
 /// Items of a page at most.
 pub(super) const LIMIT_MAX: usize = 10_000;
+/// Nodes that the items of one answer name, as neighbours or as those with subscribers; the others are only
+/// counted.
+pub(super) const NAMED_MAX: usize = 65_536;
 
 /// A query that makes no sense; the caller's to mend.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +23,10 @@ pub(super) enum QueryError {
     Order,
     #[error("there is ?limit=, &sort= and &order= only")]
     Unknown,
+    #[error("there is ?limit=, &sort=, &order=, &filter= and &after= only")]
+    UnknownOfTopics,
+    #[error("filter and after must be UTF-8 in percent-encoding")]
+    Text,
 }
 
 /// A field by which items can be sorted, and how two of them compare.
@@ -56,6 +65,11 @@ impl<'f, T> Query<'f, T> {
         Ok(parsed)
     }
 
+    /// How many items are wanted.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The items that are wanted, in order.
     pub(super) fn page(&self, mut items: Vec<T>) -> Vec<T> {
         let compare = |a: &T, b: &T| {
@@ -71,6 +85,23 @@ impl<'f, T> Query<'f, T> {
         items.sort_unstable_by(compare);
         items
     }
+}
+
+/// Reads percent-encoded text.
+pub(super) fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if byte == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.extend(hex::decode::<1>(digits)?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -92,6 +123,23 @@ mod tests {
         assert_eq!(page("order=desc&sort=size&limit=4"), [299, 296, 293, 290]);
         assert_eq!(page("limit=0"), [0; 0]);
         assert_eq!(page("limit=10000&order=desc").len(), 300);
+    }
+
+    #[test]
+    fn text_is_percent_decoded_or_refused() {
+        for (text, decoded) in [
+            ("", Some("")),
+            ("a%20b%C3%a9", Some("a bé")),
+            ("%00%25", Some("\0%")),
+            ("a+b", Some("a+b")),
+            ("%", None),
+            ("%1", None),
+            ("%+1", None),
+            ("%é", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(percent_decode(text).as_deref(), decoded, "{text}");
+        }
     }
 
     #[test]

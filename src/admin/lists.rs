@@ -7,8 +7,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::oneshot;
 
 use super::{
-    Watched,
-    listing::{Field, Query, QueryError},
+    RegistryRequest, Watched,
+    listing::{Field, NAMED_MAX, Query, QueryError},
 };
 use crate::{
     engine::LinkReport,
@@ -93,7 +93,7 @@ pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, Lis
 pub(super) async fn neighbours(watched: &Watched) -> Result<Vec<NodeReport>, ListError> {
     let (reply, answer) = oneshot::channel();
     let unanswered = || ListError::Unanswered("the registry".to_owned());
-    watched.registry.try_send(reply).map_err(|_| unanswered())?;
+    watched.registry.try_send(RegistryRequest::Nodes(reply)).map_err(|_| unanswered())?;
     answered(answer).await.ok_or_else(unanswered)
 }
 
@@ -167,7 +167,7 @@ pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, 
 }
 
 #[derive(Serialize)]
-struct LinkItem<'a> {
+pub(super) struct LinkItem<'a> {
     reactor: u16,
     /// The link's place in its reactor's table.
     link: u32,
@@ -178,8 +178,52 @@ struct LinkItem<'a> {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     dialed: Option<bool>,
+    /// Of a node link, once it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_smoothed_us: Option<u64>,
+    received_frames: u64,
+    received_bytes: u64,
+    sent_frames: u64,
+    sent_bytes: u64,
     queued_bytes: usize,
     up_since: String,
+}
+
+impl<'a> LinkItem<'a> {
+    pub(super) fn new(link: &'a LinkReport, clock: &Clock) -> Self {
+        let (peer, dialed, round_trip) = match &link.link.peer {
+            PeerReport::Session { id, .. } => (id.0.to_string(), None, None),
+            PeerReport::Node { id, dialed, round_trip, .. } => (id.to_hex(), Some(*dialed), *round_trip),
+        };
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            reactor: link.reactor.0,
+            link: link.link.key.index,
+            kind: kind(link),
+            peer,
+            address: &link.link.address,
+            state: state(link),
+            dialed,
+            round_trip_us: round_trip.map(|known| micros(known.last)),
+            round_trip_smoothed_us: round_trip.map(|known| micros(known.smoothed)),
+            received_frames: link.traffic.received_frames,
+            received_bytes: link.traffic.received_bytes,
+            sent_frames: link.traffic.sent_frames,
+            sent_bytes: link.traffic.sent_bytes,
+            queued_bytes: link.queued_bytes,
+            up_since: clock.show(link.link.since),
+        }
+    }
+}
+
+/// The time by which links are sorted; those that have none come first.
+fn round_trip(link: &LinkReport) -> Option<Duration> {
+    match &link.link.peer {
+        PeerReport::Node { round_trip, .. } => round_trip.map(|known| known.smoothed),
+        PeerReport::Session { .. } => None,
+    }
 }
 
 fn kind(link: &LinkReport) -> &'static str {
@@ -206,6 +250,9 @@ const LINK_FIELDS: &[Field<LinkReport>] = &[
     ("state", |a, b| state(a).cmp(state(b))),
     ("queued_bytes", |a, b| a.queued_bytes.cmp(&b.queued_bytes)),
     ("up_since", |a, b| a.link.since.cmp(&b.link.since)),
+    ("round_trip_smoothed_us", |a, b| round_trip(a).cmp(&round_trip(b))),
+    ("received_bytes", |a, b| a.traffic.received_bytes.cmp(&b.traffic.received_bytes)),
+    ("sent_bytes", |a, b| a.traffic.sent_bytes.cmp(&b.traffic.sent_bytes)),
 ];
 
 /// The links of both kinds.
@@ -214,26 +261,7 @@ pub(super) async fn links(watched: &Watched, query: &str) -> Result<Vec<u8>, Lis
     let links = all_links(watched).await?;
     let (total, clock) = (links.len(), Clock::now());
     let page = query.page(links);
-    Ok(json(
-        total,
-        page.iter().map(|link| {
-            let (peer, dialed) = match &link.link.peer {
-                PeerReport::Session { id, .. } => (id.0.to_string(), None),
-                PeerReport::Node { id, dialed, .. } => (id.to_hex(), Some(*dialed)),
-            };
-            LinkItem {
-                reactor: link.reactor.0,
-                link: link.link.key.index,
-                kind: kind(link),
-                peer,
-                address: &link.link.address,
-                state: state(link),
-                dialed,
-                queued_bytes: link.queued_bytes,
-                up_since: clock.show(link.link.since),
-            }
-        }),
-    ))
+    Ok(json(total, page.iter().map(|link| LinkItem::new(link, &clock))))
 }
 
 type TopicRow<'a> = (&'a Topic, &'a TopicEntry);
@@ -251,6 +279,7 @@ struct TopicItem<'a> {
     name: &'a str,
     local_sessions: u64,
     remote_sessions: u64,
+    nodes_total: usize,
     nodes: Vec<TopicNodeItem>,
 }
 
@@ -279,13 +308,19 @@ pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, Li
         let page = query.page(snapshot.all_topics().collect());
         let node =
             |(node, sessions): &(NodeRef, u32)| TopicNodeItem { id: node.id.to_hex(), sessions: *sessions };
+        let mut named = NAMED_MAX;
         Ok(json(
             snapshot.topics(),
-            page.into_iter().map(|(name, entry)| TopicItem {
-                name: name.as_str(),
-                local_sessions: local_sessions(entry),
-                remote_sessions: remote_sessions(entry),
-                nodes: entry.nodes.iter().map(node).collect(),
+            page.into_iter().map(|(name, entry)| {
+                let nodes: Vec<TopicNodeItem> = entry.nodes.iter().take(named).map(node).collect();
+                named -= nodes.len();
+                TopicItem {
+                    name: name.as_str(),
+                    local_sessions: local_sessions(entry),
+                    remote_sessions: remote_sessions(entry),
+                    nodes_total: entry.nodes.len(),
+                    nodes,
+                }
             }),
         ))
     });
@@ -328,7 +363,7 @@ impl Clock {
         Self { instant: Instant::now(), date: SystemTime::now() }
     }
 
-    fn show(&self, moment: Instant) -> String {
+    pub(super) fn show(&self, moment: Instant) -> String {
         let date = self.date.checked_sub(self.instant.saturating_duration_since(moment));
         let date = OffsetDateTime::from(date.unwrap_or(SystemTime::UNIX_EPOCH));
         let seconds = date.replace_nanosecond(0).unwrap_or(date);

@@ -159,6 +159,16 @@ impl Figures {
         for (counters, labels) in self.shared.counters.iter().zip(&labels) {
             encode_histogram(family.encode_family(labels)?, &counters.latencies.pushes)?;
         }
+        let help = "Time from a measuring Hello on a node link to its answer.";
+        let mut family = encoder.encode_descriptor(
+            "amop_node_round_trip",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
+            encode_histogram(family.encode_family(labels)?, &counters.latencies.round_trips)?;
+        }
         Ok(())
     }
 

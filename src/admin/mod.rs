@@ -8,6 +8,8 @@
 //!                       ├─► /topics             the snapshot that shards read
 //!                       ├─► /sessions, /links   a message to each reactor, a page per turn
 //!                       ├─► /nodes              a message to the registry
+//!                       ├─► /network, /network/topics
+//!                       │                       the same, and to the reactors; counted on a further thread
 //!                       └─► /trace/SEQ          a message to each reactor; questions to the nodes named
 //! ```
 //!
@@ -23,6 +25,7 @@ mod health;
 mod listing;
 mod lists;
 mod metrics;
+mod network;
 mod trace;
 
 use std::{
@@ -55,7 +58,11 @@ use crate::{
     bounds::{Bound, fixed},
     door::DoorCounters,
     engine::EngineHandle,
-    relay::{Shared, registry::RegistryCounters, report::NodeReport},
+    relay::{
+        Shared,
+        registry::RegistryCounters,
+        report::{NetworkReport, NodeReport},
+    },
     wire::trace::seq_from_text,
 };
 
@@ -95,8 +102,13 @@ pub enum AdminError {
     Runtime(std::io::Error),
 }
 
-/// Asks the registry for its neighbours.
-pub type NodesRequest = oneshot::Sender<Vec<NodeReport>>;
+/// Asks the registry for something, with where the answer goes.
+pub enum RegistryRequest {
+    /// Its neighbours.
+    Nodes(oneshot::Sender<Vec<NodeReport>>),
+    /// All nodes that it knows.
+    Network(oneshot::Sender<NetworkReport>),
+}
 
 /// What the endpoint shows.
 pub struct Watched {
@@ -109,7 +121,7 @@ pub struct Watched {
     /// For asking the reactors.
     pub engine: EngineHandle,
     /// For asking the registry.
-    pub registry: Sender<NodesRequest>,
+    pub registry: Sender<RegistryRequest>,
     /// Set once the node has begun to stop.
     pub stopping: Arc<AtomicBool>,
 }
@@ -257,11 +269,11 @@ impl Desk {
                 let stopping = self.watched.stopping.load(Relaxed);
                 return health::ready(&shared.counters, shared.started.elapsed(), stopping);
             }
-            "/nodes" | "/sessions" | "/links" | "/topics" => {}
+            "/nodes" | "/sessions" | "/links" | "/topics" | "/network" | "/network/topics" => {}
             path if path.starts_with(TRACE_PATH) => {}
             _ => {
-                let there = "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, \
-                             /topics, /trace/SEQ";
+                let there = "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, \
+                             /network, /network/topics, /trace/SEQ";
                 return text(StatusCode::NOT_FOUND, there);
             }
         }
@@ -274,6 +286,8 @@ impl Desk {
             "/nodes" => lists::nodes(&self.watched, query).await,
             "/sessions" => lists::sessions(&self.watched, query).await,
             "/links" => lists::links(&self.watched, query).await,
+            "/network" => network::network(&self.watched, query).await,
+            "/network/topics" => network::topics(&self.watched, query).await,
             _ => lists::topics(&self.watched, query).await,
         };
         list.map_or_else(|error| refuse(&error), |json| with_body(StatusCode::OK, "application/json", json))
@@ -322,6 +336,27 @@ pub(crate) fn bounds() -> Vec<Bound> {
             .memory(CONNECTIONS_MAX * connection),
         fixed("lists at once", LISTS_MAX, "lists", "node", "further ones wait"),
         fixed("items of a list", listing::LIMIT_MAX, "items", "answer", "answered 400"),
+        fixed(
+            "nodes that the items of a list name, as neighbours or with subscribers",
+            listing::NAMED_MAX,
+            "nodes",
+            "answer",
+            "those beyond are only counted",
+        ),
+        fixed(
+            "next hops that are named",
+            network::NEXT_HOPS_MAX,
+            "neighbours",
+            "node of the network",
+            "those beyond are only counted",
+        ),
+        fixed(
+            "nodes with subscribers that are named",
+            network::TOPIC_NODES_MAX,
+            "nodes",
+            "topic",
+            "the farther ones are only counted",
+        ),
         fixed(
             "nodes that are asked about a message",
             trace::NODES_MAX,

@@ -8,15 +8,19 @@ macro_rules! line {
     ($($argument:tt)*) => { _ = $crate::cli::print_line(&format!($($argument)*)) };
 }
 
+mod admin;
 mod bench;
 mod bounds;
 mod connect;
 mod demo;
 mod keys;
+mod net;
 mod node;
 mod pki;
 mod publish;
 mod subscribe;
+mod text;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -51,6 +55,10 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
+    /// Show the whole network: nodes, links, topics and where their subscribers are.
+    Net(net::NetArgs),
+    /// Show what a node does just now: rates, queues, figures near their bound, who does not keep up.
+    Top(top::TopArgs),
     /// Measure nodes.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -76,6 +84,8 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Bounds(args) => bounds::run(&args),
+        Command::Net(args) => net::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "amop", &mut std::io::stdout());

@@ -1,20 +1,19 @@
 //! `amop trace`: what became of a message, on every node of its way.
 
-use std::{fmt::Write, process::ExitCode, time::Duration};
+use std::{fmt::Write, process::ExitCode};
 
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, header::HOST};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::{Failure, print_line};
+use super::{
+    Failure,
+    admin::{get, not_as_asked, parse},
+    print_line,
+    text::{shown, shown_json},
+};
 use crate::wire::trace::{seq_from_text, seq_to_text};
 
-/// How long the node may take; it waits for others.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-/// Bytes of an answer that are read.
-const ANSWER_LEN_MAX: usize = 16 << 20;
 /// Exit status where no node knows the message.
 const UNKNOWN: u8 = 3;
 
@@ -79,56 +78,21 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         .into());
     };
     let path = format!("/trace/{}", seq_to_text(&seq));
-    let fetch = async { tokio::time::timeout(ANSWER_TIME_MAX, get(&args.admin, &path)).await };
-    let answer = super::runtime()?.block_on(fetch);
     let admin = &args.admin;
-    let (status, body) = answer
-        .map_err(|_| format!("{admin} does not answer within {ANSWER_TIME_MAX:?}: see its /livez"))??;
+    let (status, body) = super::runtime()?.block_on(get(admin, &path))?;
     let is_known = match status {
         StatusCode::OK => true,
         // What is no node of this kind, or an older one, has no such path.
         StatusCode::NOT_FOUND if body.first() == Some(&b'{') => false,
-        _ => {
-            let said = String::from_utf8_lossy(&body);
-            let said = said.lines().next().unwrap_or_default().chars().take(200).collect::<String>();
-            return Err(format!(
-                "{admin} answers {status}: {said}; is it the [admin] port of a node of this version?"
-            )
-            .into());
-        }
+        _ => return Err(not_as_asked(admin, status, &body).into()),
     };
     if args.json {
-        print_line(&String::from_utf8_lossy(&body));
+        print_line(&shown_json(&String::from_utf8_lossy(&body)));
     } else {
-        let trace: Trace = serde_json::from_slice(&body).map_err(|error| {
-            format!("{admin} gives an answer that is not understood ({error}): is it a node of this version?")
-        })?;
+        let trace: Trace = parse(admin, &body)?;
         print_line(show(&trace).trim_end());
     }
     Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
-}
-
-async fn get(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
-    let unreachable = |error: std::io::Error| {
-        format!(
-            "cannot connect to {admin} ({error}): is the node running, is [admin] listen_port set, and is this the address that its log shows as \"the admin endpoint is open\"?"
-        )
-    };
-    let failed = |error: &dyn std::fmt::Display| {
-        format!("{admin} does not speak HTTP as a node does ({error}): is it the [admin] port of a node?")
-    };
-    let stream = tokio::net::TcpStream::connect(admin).await.map_err(unreachable)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    // It ends with the answer, and its errors are the answer's.
-    tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, "node").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| failed(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    let status = answer.status();
-    let body =
-        Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await.map_err(|error| failed(&error))?;
-    Ok((status, body.to_bytes()))
 }
 
 /// As people read it.
@@ -145,7 +109,7 @@ fn show(trace: &Trace) -> String {
             after_us.abs() / 1_000,
             after_us.abs() % 1_000
         );
-        let _ = writeln!(text, "{after:>14} ms  {node}  {what}");
+        let _ = writeln!(text, "{after:>14} ms  {}  {}", shown(node), told(what));
     }
     if !trace.timeline.is_empty() {
         text.push('\n');
@@ -153,9 +117,9 @@ fn show(trace: &Trace) -> String {
     let _ = writeln!(text, "nodes:");
     for node in &trace.nodes {
         let id = node.id.get(..8).unwrap_or(&node.id);
-        let mut line = format!("  {id}");
+        let mut line = format!("  {}", shown(id));
         if !node.name.is_empty() {
-            let _ = write!(line, " ({})", node.name);
+            let _ = write!(line, " ({})", shown(&node.name));
         }
         let how = match node.standing.as_str() {
             "here" => "asked by you".to_owned(),
@@ -167,7 +131,7 @@ fn show(trace: &Trace) -> String {
             _ => String::new(),
         };
         let said = [how.as_str(), node.remark.as_str()].into_iter().filter(|said| !said.is_empty());
-        let _ = write!(line, "  {}", said.collect::<Vec<_>>().join("; "));
+        let _ = write!(line, "  {}", told(&said.collect::<Vec<_>>().join("; ")));
         if node.more {
             let _ =
                 write!(line, "; it also has older ones of this seq, of which {} are shown", node.accounts);
@@ -178,4 +142,9 @@ fn show(trace: &Trace) -> String {
         "All times are by the clock of the node that you asked; the logs of others go by their own.\n",
     );
     text
+}
+
+/// Makes what a node tells fit for a terminal. It has names of topics in Rust's quotes, whose backslashes stay.
+fn told(text: &str) -> String {
+    text.split('\\').map(shown).collect::<Vec<_>>().join("\\")
 }

@@ -149,6 +149,19 @@ pub struct LinkClosed {
     pub reason: CloseReason,
 }
 
+/// What has passed over a link since it came up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Frames that came.
+    pub received_frames: u64,
+    /// Bytes that came, as TLS records.
+    pub received_bytes: u64,
+    /// Frames that were taken to be sent.
+    pub sent_frames: u64,
+    /// Bytes sent, as TLS records.
+    pub sent_bytes: u64,
+}
+
 /// One link, as it is now.
 #[derive(Clone, Debug)]
 pub struct LinkReport {
@@ -158,6 +171,8 @@ pub struct LinkReport {
     pub queued_bytes: usize,
     /// Whether it is being closed.
     pub ending: bool,
+    /// What has passed over it.
+    pub traffic: Traffic,
     /// What the relay knows of it.
     pub link: report::LinkReport,
 }

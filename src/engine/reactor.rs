@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 
 use super::{
-    EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink,
+    EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink, Traffic,
     assemble::{FrameBounds, UnfinishedFrames},
     bounds::{
         COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
@@ -227,6 +227,9 @@ struct Slot {
     receive: Receive,
     token: u64,
     is_sdk: bool,
+    /// Frames and bytes that came since the link is up.
+    received_frames: u64,
+    received_bytes: u64,
     ending: Ending,
     worn_logged: bool,
     /// Since when its keys are worn out.
@@ -508,11 +511,18 @@ impl Reactor {
         let (links, next) = self.shard.report_links(from, REPORT_SLOTS_MAX);
         let reactor = self.id;
         let report = |link: crate::relay::report::LinkReport| {
+            let slot = self.slots.get(link.key.index as usize)?.as_ref()?;
             let transmit = self.io.transmit(link.key)?;
             Some(LinkReport {
                 reactor,
                 queued_bytes: transmit.unsent_bytes(),
                 ending: transmit.closing.is_some(),
+                traffic: Traffic {
+                    received_frames: slot.received_frames,
+                    received_bytes: slot.received_bytes,
+                    sent_frames: transmit.sent_frames,
+                    sent_bytes: transmit.sent_bytes,
+                },
                 link,
             })
         };
@@ -558,6 +568,8 @@ impl Reactor {
             receive: Receive::new(link.opener, bounds),
             token: link.token,
             is_sdk,
+            received_frames: 0,
+            received_bytes: 0,
             ending: Ending::No,
             worn_logged: false,
             worn_since: None,
@@ -592,7 +604,9 @@ impl Reactor {
         let Self { slots, io, shard, unfinished, .. } = self;
         let Some(slot) = slots[key.index as usize].as_mut() else { return };
         let now = io.now;
+        let mut frames = 0;
         let mut handle = |frame: FrameRef<'_>| {
+            frames += 1;
             shard.handle_frame(now, key, frame, io);
             !io.is_ending(key)
         };
@@ -600,6 +614,7 @@ impl Reactor {
             .receive
             .handle_plaintext(now, unfinished, plaintext.unwrap_or_default(), &mut handle)
             .and_then(|_| slot.receive.handle_bytes(now, unfinished, bytes, &mut handle));
+        slot.received_frames += frames;
         if let Err(reason) = taken {
             io.abort(key, reason);
         }
@@ -728,11 +743,15 @@ impl Reactor {
         let Some(slot) = slots[key.index as usize].as_mut() else { return };
         let now = io.now;
         counters.received_bytes.add(len as u64);
+        slot.received_bytes += len as u64;
         shard.handle_activity(now, key);
+        let mut frames = 0;
         let taken = slot.receive.handle_bytes(now, unfinished, buffers.filled(id, len), |frame| {
+            frames += 1;
             shard.handle_frame(now, key, frame, io);
             !io.is_ending(key)
         });
+        slot.received_frames += frames;
         if slot.receive.take_update_request()
             && let Some(transmit) = io.transmit(key)
         {

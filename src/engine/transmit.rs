@@ -71,6 +71,9 @@ pub(super) struct Transmit {
     last_progress: Instant,
     /// What the queue took when it was counted last.
     charged: usize,
+    /// Frames taken to be sent, and bytes sent, since the link came up.
+    pub(super) sent_frames: u64,
+    pub(super) sent_bytes: u64,
     /// Whether the link is in the reactor's list of those to flush.
     pub(super) is_dirty: bool,
 }
@@ -110,6 +113,8 @@ impl Transmit {
             close_notify_sealed: false,
             last_progress: now,
             charged: 0,
+            sent_frames: 0,
+            sent_bytes: 0,
             is_dirty: false,
         }
     }
@@ -193,6 +198,7 @@ impl Transmit {
         if self.unsent_bytes() == 0 {
             self.last_progress = now;
         }
+        self.sent_frames += 1;
         let len = head.len() + body.len();
         if !self.is_anything_waiting() && len <= SEAL_AT_ONCE_MAX && self.sealed_bytes() < SEALED_AHEAD_MAX {
             return self.seal_whole(head, body).map_err(|_| {
@@ -297,7 +303,9 @@ impl Transmit {
     /// The kernel has sent `len` bytes.
     pub(super) fn handle_sent(&mut self, now: Instant, len: usize) {
         self.sending = false;
+        let sent_before = self.sent;
         self.sent = (self.sent + len).min(self.in_flight.len());
+        self.sent_bytes += (self.sent - sent_before) as u64;
         self.last_progress = now;
     }
 

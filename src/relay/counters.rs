@@ -190,6 +190,8 @@ pub struct Latencies {
     requests: [Histogram; Outcome::ALL.len()],
     /// From the push to a session to its answer.
     pub pushes: Histogram,
+    /// From a probe of a node link to its answer.
+    pub round_trips: Histogram,
 }
 
 impl Latencies {
@@ -330,6 +332,8 @@ figures! {
         counter unfinished_frames_dropped,
         /// Control frames of node links that were not sent because too many waited.
         counter dropped_control_full,
+        /// Measurements of a node link's round trip that were not answered before the next one.
+        counter round_trips_unanswered,
         /// Turns in which nothing was taken in because another reactor was behind.
         counter turns_backed_up,
         /// Frames of the registry for neighbours that were dropped because the reactor was behind.

@@ -1,9 +1,9 @@
 //! What a shard and the registry tell about themselves when asked: for people, not for routing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{LinkKey, ReactorId, SessionId};
-use crate::wire::NodeId;
+use crate::wire::{NodeId, state::Entries};
 
 /// One link of a shard.
 #[derive(Clone, Debug)]
@@ -42,7 +42,18 @@ pub enum PeerReport {
         dialed: bool,
         /// How far the link got.
         state: NodeLinkState,
+        /// How long a frame takes there and back, once it was measured.
+        round_trip: Option<RoundTripReport>,
     },
+}
+
+/// The round-trip time of a node link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTripReport {
+    /// As it was measured last.
+    pub last: Duration,
+    /// Smoothed over about the last eight.
+    pub smoothed: Duration,
 }
 
 /// How far a node link got.
@@ -75,4 +86,62 @@ pub struct NodeReport {
     pub since: Instant,
     /// Topics with subscribers there, as far as its state has come.
     pub topics: usize,
+}
+
+/// All nodes that a node knows.
+#[derive(Clone)]
+pub struct NetworkReport {
+    /// The node that tells first, the others by their id.
+    pub nodes: Vec<KnownReport>,
+}
+
+/// A node of the network, as another one knows it by its record.
+#[derive(Clone)]
+pub struct KnownReport {
+    /// Its id.
+    pub id: NodeId,
+    /// Whether and how it is reached.
+    pub standing: Standing,
+    /// The neighbours with which the shortest ways to it begin.
+    pub next_hops: Vec<NodeId>,
+    /// Whether frames for its subscribers go to it.
+    pub is_routed: bool,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// The last step of its record that is known; 0 before its record came.
+    pub seq: u64,
+    /// What its certificate and its link say; `None` unless it is a neighbour.
+    pub label: Option<NodeLabel>,
+    /// What it says of itself: topics, neighbours. Shared with the registry.
+    pub entries: Entries,
+}
+
+/// Whether and how a node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The node that tells.
+    Own,
+    /// Over so many links.
+    Reachable {
+        /// 1 for a neighbour.
+        hops: u8,
+    },
+    /// Links lead to it, but they are too many, or only go through nodes that pass nothing on.
+    OutOfReach,
+    /// No links lead to it.
+    Lost {
+        /// Since when.
+        since: Instant,
+    },
+}
+
+/// What is known of a neighbour beside its record.
+#[derive(Clone, Debug)]
+pub struct NodeLabel {
+    /// Its `ip:port`.
+    pub address: String,
+    /// The organisation in its certificate.
+    pub agency: String,
+    /// The common name in its certificate.
+    pub name: String,
 }

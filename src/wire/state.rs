@@ -186,6 +186,26 @@ impl Entries {
             .filter_map(|(key, _)| std::str::from_utf8(&key[1..]).ok())
     }
 
+    /// Topics behind the name `after`, in order, and how many sessions subscribe to each.
+    pub fn topic_sessions(&self, after: &str) -> impl Iterator<Item = (&str, u32)> {
+        let behind = [&[KIND_TOPIC], after.as_bytes()].concat();
+        let end: &[u8] = &[KIND_TOPIC + 1];
+        self.map.range::<_, [u8]>((Bound::Excluded(&behind[..]), Bound::Excluded(end))).filter_map(
+            |(key, value)| {
+                let count = value.first_chunk::<4>().map_or(0, |count| u32::from_be_bytes(*count));
+                Some((std::str::from_utf8(&key[1..]).ok()?, count))
+            },
+        )
+    }
+
+    /// Ids of the neighbours, in order.
+    pub fn neighbours(&self) -> impl Iterator<Item = NodeId> {
+        let (from, end): (&[u8], &[u8]) = (&[KIND_NEIGHBOUR], &[KIND_NEIGHBOUR + 1]);
+        self.map
+            .range::<_, [u8]>((Bound::Included(from), Bound::Excluded(end)))
+            .filter_map(|(key, _)| key[1..].try_into().ok().map(NodeId))
+    }
+
     /// Encodes entries from the first key after `after`, at most [`PART_LEN_MAX`] bytes of them. Gives
     /// the bytes, and whether they are the last.
     pub fn part(&self, after: &[u8]) -> (Vec<u8>, bool) {

@@ -25,6 +25,7 @@ use amop::{
         counters::Counters,
         home_reactor,
         registry::Registry,
+        report::PeerReport,
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
@@ -253,6 +254,19 @@ impl VirtualNode {
     /// How full the tables of its shards are.
     pub fn usage(&self) -> impl Iterator<Item = Usage> {
         self.shards.iter().map(Shard::usage)
+    }
+
+    /// The last and the smoothed round-trip time of each of its links to another node.
+    pub fn round_trips(&self, other: &NodeId) -> Vec<Option<(Duration, Duration)>> {
+        let links = self.shards.iter().flat_map(|shard| shard.report_links(0, u32::MAX).0);
+        links
+            .filter_map(|link| match link.peer {
+                PeerReport::Node { id, round_trip, .. } if id == *other => {
+                    Some(round_trip.map(|known| (known.last, known.smoothed)))
+                }
+                _ => None,
+            })
+            .collect()
     }
 
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {

@@ -270,3 +270,54 @@ fn a_node_whose_next_link_is_there_already_is_not_given_up() {
     let seq = net.unicast(publisher, "t", b"x");
     assert_eq!(net.answer(publisher, &seq, Duration::from_millis(500)).0, 0);
 }
+
+#[test]
+fn the_round_trip_of_a_link_is_measured_while_it_is_idle_and_while_it_is_busy() {
+    let millis = Duration::from_millis;
+    let mut net = Network::mesh(40, 2, 2);
+    net.run_for(Duration::from_secs(1));
+    let (first, second) = (net.nodes[0].id, net.nodes[1].id);
+    let there_and_back = 2 * LINK_LATENCY;
+    assert_eq!(net.nodes[0].round_trips(&second), [Some((there_and_back, there_and_back))]);
+    assert_eq!(net.nodes[1].round_trips(&first), [Some((there_and_back, there_and_back))]);
+    // The way gets longer, and all the time acknowledgements cross it that answer no measurement.
+    net.timing.link = millis(9)..=millis(9);
+    net.subscriber(1, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    for _ in 0..500 {
+        net.multicast(publisher, "t", b"x");
+        net.run_for(millis(10));
+    }
+    let smoothed = (there_and_back * 7 + millis(18)) / 8;
+    assert_eq!(net.nodes[0].round_trips(&second), [Some((millis(18), smoothed))]);
+    // Once in five seconds, and nothing is left open.
+    let measured = |net: &Network| -> u64 {
+        let histograms = net.nodes[0].shared.counters.iter().map(|counters| &counters.latencies.round_trips);
+        histograms.flat_map(|histogram| histogram.buckets()).map(|(_, count)| count).sum()
+    };
+    let before = measured(&net);
+    net.run_for(Duration::from_secs(60));
+    assert!((11..=12).contains(&(measured(&net) - before)), "{}", measured(&net) - before);
+    assert_eq!(net.nodes[0].total(|counters| counters.round_trips_unanswered.get()), 0);
+}
+
+#[test]
+fn a_link_is_measured_and_a_rival_is_probed_without_disturbing_each_other() {
+    for seed in 41..61 {
+        let mut net = Network::mesh(seed, 2, 1);
+        // About when the next measurement is due, a second link to the live node comes and goes.
+        net.run_for(Duration::from_millis(4_800 + 10 * (seed - 41)));
+        net.connect(1, 0);
+        net.run_for(Duration::from_secs(1));
+        assert_eq!(links(&net), (1, 1), "seed {seed}");
+        let other = net.nodes[1].id;
+        let there_and_back = 2 * LINK_LATENCY;
+        assert_eq!(net.nodes[0].round_trips(&other), [Some((there_and_back, there_and_back))]);
+        // One that is half open is replaced as before, for no answer is a sign of life.
+        net.cut_links(0, 1);
+        net.connect(0, 1);
+        net.run_for(Duration::from_secs(1));
+        let replaced = net.nodes[0].round_trips(&other);
+        assert_eq!(replaced.last(), Some(&Some((there_and_back, there_and_back))), "seed {seed}");
+    }
+}

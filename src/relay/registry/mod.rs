@@ -62,6 +62,7 @@ mod exchange;
 mod history;
 mod own;
 mod record;
+mod report;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -233,6 +234,8 @@ pub struct Registry {
     tombstones: BTreeMap<NodeId, (Head, Instant)>,
     topology: Topology,
     topology_changed: bool,
+    /// As they were found last.
+    ways: Ways,
     news: News,
     /// Neighbours, and their neighbours, that tell their address; and whether that was told.
     discovered: (BTreeMap<NodeId, String>, bool),
@@ -311,6 +314,7 @@ impl Registry {
             tombstones: BTreeMap::new(),
             topology: Topology::default(),
             topology_changed: false,
+            ways: Ways::default(),
             news: News::default(),
             discovered: (BTreeMap::new(), true),
             own_asked: None,
@@ -707,6 +711,7 @@ impl Registry {
         }
         self.counters.nodes_known.set(self.known.len() as u64);
         self.counters.nodes_reachable.set(reachable);
+        self.ways = ways;
     }
 
     fn announce(&mut self, payload: Vec<u8>) {

@@ -33,6 +33,7 @@ mod private;
 mod publisher;
 mod push;
 mod request;
+mod round_trip;
 mod session;
 mod trace;
 

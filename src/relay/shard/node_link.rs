@@ -6,11 +6,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tracing::warn;
 
-use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin};
+use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin, round_trip::RoundTrip};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
-        report::{LinkReport, NodeLinkState, PeerReport},
+        report::{LinkReport, NodeLinkState, PeerReport, RoundTripReport},
         timers::TimerKey,
     },
     wire::{
@@ -44,6 +44,7 @@ pub(super) struct NodeLink {
     pub(super) last_sent: Instant,
     /// When it was asked for a sign of life.
     probed: Option<Instant>,
+    round_trip: RoundTrip,
     /// AMOP frames taken from it since it came up.
     taken: u64,
     /// How many of them the peer was told.
@@ -69,7 +70,15 @@ impl NodeLink {
             key,
             since: self.since,
             address: self.label.address.clone(),
-            peer: PeerReport::Node { id: self.peer, dialed: self.dialed, state },
+            peer: PeerReport::Node {
+                id: self.peer,
+                dialed: self.dialed,
+                state,
+                round_trip: self
+                    .round_trip
+                    .known()
+                    .map(|(last, smoothed)| RoundTripReport { last, smoothed }),
+            },
         }
     }
 }
@@ -105,6 +114,7 @@ impl Shard {
             last_received: now,
             last_sent: now,
             probed: None,
+            round_trip: RoundTrip::new(now),
             taken: 0,
             acknowledged: 0,
             unacknowledged_bytes: 0,
@@ -138,10 +148,10 @@ impl Shard {
             out.abort(key, CloseReason::OwnId);
             return;
         }
-        self.send_hello(now, key, out);
+        self.send_hello(now, key, None, out);
     }
 
-    fn send_hello(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+    fn send_hello(&mut self, now: Instant, key: LinkKey, seq: Option<u32>, out: &mut impl Outbound) {
         let incarnation = self.shared.incarnation();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
@@ -153,12 +163,22 @@ impl Shard {
             link_number: link.number,
             replaces: link.replaces,
         };
-        self.send_control(now, key, PacketType::HELLO, None, &hello.encode(), out);
+        self.send_control(now, key, PacketType::HELLO, seq, &hello.encode(), out);
     }
 
     /// Asks a link for a sign of life: a Hello on a link that is up is answered at once by an Ack.
     pub(super) fn probe(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        self.send_hello(now, key, out);
+        self.send_hello(now, key, None, out);
+    }
+
+    /// Asks in the same way how long the way to the peer and back takes.
+    fn measure(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+        let seq = self.next_message();
+        let Some(link) = self.node_link_mut(key) else { return };
+        if link.round_trip.begin(now, seq) {
+            self.counters.round_trips_unanswered.increment();
+        }
+        self.send_hello(now, key, Some(seq), out);
     }
 
     pub(super) fn end_node_link(
@@ -230,8 +250,8 @@ impl Shard {
             return self.counters.not_for_us.increment();
         }
         match header.packet_type {
-            PacketType::HELLO => self.handle_hello(now, key, payload, out),
-            PacketType::ACK => self.handle_ack(now, key, &peer, payload, out),
+            PacketType::HELLO => self.handle_hello(now, key, header.seq, payload, out),
+            PacketType::ACK => self.handle_ack(now, key, &peer, header.seq, payload, out),
             PacketType::STATE_SEQ | PacketType::STATE_REQUEST | PacketType::STATE_REPLY => {
                 if payload.len() > STATE_PAYLOAD_LEN_MAX {
                     return self.misbehaved(now, key, "a state frame beyond the bound", out);
@@ -269,7 +289,14 @@ impl Shard {
         out.abort(key, CloseReason::NodeFrame);
     }
 
-    fn handle_hello(&mut self, now: Instant, key: LinkKey, payload: FrameRef<'_>, out: &mut impl Outbound) {
+    fn handle_hello(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        seq: u32,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
         let Some(hello) = Hello::decode(payload.head()) else {
             return self.misbehaved(now, key, "a malformed Hello", out);
         };
@@ -280,7 +307,7 @@ impl Shard {
         let Some(link) = self.node_link_mut(key) else { return };
         if link.peer_link_number.replace(hello.link_number).is_some() {
             // A probe.
-            self.send_ack(now, key, out);
+            self.send_ack(now, key, Some(seq), out);
             return;
         }
         let facts = LinkFacts {
@@ -298,6 +325,7 @@ impl Shard {
         now: Instant,
         key: LinkKey,
         peer: &NodeId,
+        seq: u32,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
@@ -306,6 +334,11 @@ impl Shard {
         };
         let taken = u64::from_be_bytes(taken);
         let active = self.is_active(key, peer);
+        let Some(link) = self.node_link_mut(key) else { return };
+        let round_trip = link.round_trip.finish(now, seq);
+        if let Some(took) = round_trip {
+            self.counters.latencies.round_trips.record(took);
+        }
         let Some(link) = self.node_link_mut(key) else { return };
         if !active || taken == link.acknowledged_by_peer {
             return;
@@ -393,7 +426,7 @@ impl Shard {
         link.taken += 1;
         link.unacknowledged_bytes += len;
         if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
-            self.send_ack(now, key, out);
+            self.send_ack(now, key, None, out);
         } else if link.ack_timer.is_none() {
             let timer = self.ack_timers.start(now, key);
             if let Some(link) = self.node_link_mut(key) {
@@ -405,18 +438,19 @@ impl Shard {
     pub(super) fn send_due_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
         if let Some(link) = self.node_link_mut(key) {
             link.ack_timer = None;
-            self.send_ack(now, key, out);
+            self.send_ack(now, key, None, out);
         }
     }
 
-    fn send_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+    /// `answers` is the Seq of the Hello that asks for it.
+    fn send_ack(&mut self, now: Instant, key: LinkKey, answers: Option<u32>, out: &mut impl Outbound) {
         let Some(link) = self.node_link_mut(key) else { return };
         let taken = link.taken;
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
         // One that was not taken is due with the next frame, or with the next sign of life.
-        if self.send_control(now, key, PacketType::ACK, None, &taken.to_be_bytes(), out)
+        if self.send_control(now, key, PacketType::ACK, answers, &taken.to_be_bytes(), out)
             && let Some(link) = self.node_link_mut(key)
         {
             link.acknowledged = taken;
@@ -477,6 +511,7 @@ impl Shard {
         let (keepalive, dead_after) = (settings.keepalive_interval, settings.dead_after);
         let mut quiet: SmallVec<[LinkKey; 8]> = SmallVec::new();
         let mut dead: SmallVec<[LinkKey; 8]> = SmallVec::new();
+        let mut unmeasured: SmallVec<[LinkKey; 8]> = SmallVec::new();
         let node_links = self.links.iter().enumerate().filter_map(|(index, link)| match link {
             Some(super::Link { generation, kind: LinkKind::Node(link) }) => {
                 Some((LinkKey { index: index as u32, generation: *generation }, link))
@@ -488,7 +523,12 @@ impl Shard {
                 link.peer_link_number.is_none() && now.saturating_duration_since(link.since) >= dead_after;
             if greeting_overdue || now.saturating_duration_since(link.last_received) >= dead_after {
                 dead.push(key);
-            } else if now.saturating_duration_since(link.last_sent) + NODE_TICK >= keepalive {
+                continue;
+            }
+            if link.peer_link_number.is_some() && link.round_trip.is_due(now) {
+                unmeasured.push(key);
+            }
+            if now.saturating_duration_since(link.last_sent) + NODE_TICK >= keepalive {
                 quiet.push(key);
             }
         }
@@ -505,7 +545,10 @@ impl Shard {
             out.abort(key, CloseReason::Idle);
         }
         for key in quiet {
-            self.send_ack(now, key, out);
+            self.send_ack(now, key, None, out);
+        }
+        for key in unmeasured {
+            self.measure(now, key, out);
         }
         self.tick_neighbours(now, out);
         self.next_node_tick = None;

@@ -1,0 +1,546 @@
+//! The whole network, as this node knows it by the records of all nodes.
+
+use std::{
+    cell::OnceCell,
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, binary_heap::PeekMut},
+};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{
+    RegistryRequest, Watched,
+    listing::{Field, NAMED_MAX, Query, QueryError, percent_decode},
+    lists::{Clock, LinkItem, ListError, all_links, answered},
+};
+use crate::{
+    engine::LinkReport,
+    relay::{
+        report::{KnownReport, NetworkReport, PeerReport, Standing},
+        settings::SESSIONS_MAX,
+    },
+    wire::{
+        NodeId, TopicKind,
+        state::{self, Entries},
+    },
+};
+
+/// Nodes with subscribers that are named for one topic; the nearest ones.
+pub(super) const TOPIC_NODES_MAX: usize = 64;
+/// Next hops that are named for one node.
+pub(super) const NEXT_HOPS_MAX: usize = 16;
+/// Topics that are kept beyond those that are wanted before the others are dropped.
+const SURPLUS_MAX: usize = 1_024;
+
+/// All that is said about the network.
+#[derive(Serialize)]
+struct NetworkItem<'a> {
+    /// How many nodes there are, shown or not, this one included.
+    total: usize,
+    /// How many of them frames can reach, this one not included.
+    reachable: usize,
+    items: Vec<KnownItem<'a>>,
+    /// This node's links to others.
+    links: Vec<LinkItem<'a>>,
+}
+
+#[derive(Serialize)]
+struct KnownItem<'a> {
+    id: String,
+    /// `own`, `neighbour`, `reachable`, `out_of_reach` or `lost`.
+    standing: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hops: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_since: Option<String>,
+    next_hops_total: usize,
+    next_hops: Vec<String>,
+    /// Whether frames for its subscribers go there.
+    routed: bool,
+    /// Whether it passes on frames of others.
+    relays: bool,
+    /// Where its link leads, of a neighbour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    /// Where it says that others reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertised: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agency: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    incarnation: u64,
+    seq: u64,
+    topics: usize,
+    neighbours_total: usize,
+    neighbours: Vec<NeighbourItem>,
+}
+
+#[derive(Serialize)]
+struct NeighbourItem {
+    id: String,
+    /// Whether that node lists this one, too: only then there is a way.
+    agreed: bool,
+}
+
+/// A node, with what its record adds up to, which is counted only where it is shown or sorted by: there may be
+/// a million topics.
+struct KnownRow<'a> {
+    node: &'a KnownReport,
+    topics: OnceCell<usize>,
+    neighbours: OnceCell<usize>,
+}
+
+impl KnownRow<'_> {
+    fn topics(&self) -> usize {
+        *self.topics.get_or_init(|| self.node.entries.topics().count())
+    }
+
+    fn neighbours(&self) -> usize {
+        *self.neighbours.get_or_init(|| self.node.entries.neighbours().count())
+    }
+}
+
+/// Own first, then near before far, lost ones last.
+fn distance(standing: &Standing) -> u16 {
+    match standing {
+        Standing::Own => 0,
+        Standing::Reachable { hops } => u16::from(*hops),
+        Standing::OutOfReach => u16::MAX - 1,
+        Standing::Lost { .. } => u16::MAX,
+    }
+}
+
+fn hops(standing: &Standing) -> Option<u8> {
+    match standing {
+        Standing::Own => Some(0),
+        Standing::Reachable { hops } => Some(*hops),
+        Standing::OutOfReach | Standing::Lost { .. } => None,
+    }
+}
+
+fn known_fields<'a>() -> [Field<KnownRow<'a>>; 6] {
+    [
+        ("id", |a, b| a.node.id.cmp(&b.node.id)),
+        ("hops", |a, b| distance(&a.node.standing).cmp(&distance(&b.node.standing))),
+        ("topics", |a, b| a.topics().cmp(&b.topics())),
+        ("neighbours", |a, b| a.neighbours().cmp(&b.neighbours())),
+        ("incarnation", |a, b| a.node.incarnation.cmp(&b.node.incarnation)),
+        ("seq", |a, b| a.node.seq.cmp(&b.node.seq)),
+    ]
+}
+
+async fn ask_registry(watched: &Watched) -> Result<NetworkReport, ListError> {
+    let (reply, answer) = oneshot::channel();
+    let unanswered = || ListError::Unanswered("the registry".to_owned());
+    watched.registry.try_send(RegistryRequest::Network(reply)).map_err(|_| unanswered())?;
+    answered(answer).await.ok_or_else(unanswered)
+}
+
+/// Runs what may take long on a thread of its own, so that probes are answered meanwhile.
+async fn apart(
+    make: impl FnOnce() -> Result<Vec<u8>, ListError> + Send + 'static,
+) -> Result<Vec<u8>, ListError> {
+    let made = tokio::task::spawn_blocking(make).await;
+    made.unwrap_or_else(|_| Err(ListError::Unanswered("the list of the network".to_owned())))
+}
+
+/// All nodes, and this one's links to others.
+pub(super) async fn network(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+    Query::parse(query, &known_fields())?;
+    let report = ask_registry(watched).await?;
+    let is_node_link = |link: &LinkReport| matches!(link.link.peer, PeerReport::Node { .. });
+    let links: Vec<LinkReport> = all_links(watched).await?.into_iter().filter(is_node_link).collect();
+    let query = query.to_owned();
+    apart(move || {
+        let fields = known_fields();
+        let query = Query::parse(&query, &fields)?;
+        Ok(show_network(&report, &links, &query))
+    })
+    .await
+}
+
+fn show_network<'a>(
+    report: &'a NetworkReport,
+    links: &[LinkReport],
+    query: &Query<'_, KnownRow<'a>>,
+) -> Vec<u8> {
+    let records: BTreeMap<&NodeId, &Entries> =
+        report.nodes.iter().map(|node| (&node.id, &node.entries)).collect();
+    let rows = report.nodes.iter().map(|node| KnownRow {
+        node,
+        topics: OnceCell::new(),
+        neighbours: OnceCell::new(),
+    });
+    let clock = Clock::now();
+    let mut named = NAMED_MAX;
+    let items = query.page(rows.collect()).into_iter().map(|row| {
+        let node = row.node;
+        let own_key = state::neighbour_key(&node.id);
+        let agrees =
+            |other: &NodeId| records.get(other).is_some_and(|entries| entries.get(&own_key).is_some());
+        let listed: Vec<NeighbourItem> = node
+            .entries
+            .neighbours()
+            .take(named)
+            .map(|other| NeighbourItem { id: other.to_hex(), agreed: agrees(&other) })
+            .collect();
+        named -= listed.len();
+        let lost_since = match node.standing {
+            Standing::Lost { since } => Some(clock.show(since)),
+            _ => None,
+        };
+        let flags = node.entries.get(&[state::KIND_SELF]).and_then(|value| value.first());
+        KnownItem {
+            id: node.id.to_hex(),
+            standing: standing_name(&node.standing),
+            hops: hops(&node.standing),
+            lost_since,
+            next_hops_total: node.next_hops.len(),
+            next_hops: node.next_hops.iter().take(NEXT_HOPS_MAX).map(NodeId::to_hex).collect(),
+            routed: node.is_routed,
+            relays: flags.is_none_or(|flags| flags & state::FLAG_NO_RELAY == 0),
+            address: node.label.as_ref().map(|label| label.address.as_str()),
+            advertised: node.entries.get(&[state::KIND_ADDRESS]).and_then(state::address_of),
+            agency: node.label.as_ref().map(|label| label.agency.as_str()),
+            name: node.label.as_ref().map(|label| label.name.as_str()),
+            incarnation: node.incarnation,
+            seq: node.seq,
+            topics: row.topics(),
+            neighbours_total: row.neighbours(),
+            neighbours: listed,
+        }
+    });
+    let network = NetworkItem {
+        total: report.nodes.len(),
+        reachable: report
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.standing, Standing::Reachable { .. }))
+            .count(),
+        items: items.collect(),
+        links: links.iter().map(|link| LinkItem::new(link, &clock)).collect(),
+    };
+    // Serialising our own rows into memory cannot fail.
+    serde_json::to_vec(&network).unwrap_or_default()
+}
+
+fn standing_name(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Own => "own",
+        Standing::Reachable { hops: 1 } => "neighbour",
+        Standing::Reachable { .. } => "reachable",
+        Standing::OutOfReach => "out_of_reach",
+        Standing::Lost { .. } => "lost",
+    }
+}
+
+/// Topics of the network, and where their subscribers are.
+#[derive(Serialize)]
+struct TopicsItem<'a> {
+    /// How many topics there are that fit the filter, shown or not.
+    total: usize,
+    items: Vec<TopicItem<'a>>,
+}
+
+#[derive(Serialize)]
+struct TopicItem<'a> {
+    name: &'a str,
+    /// `ordinary` or `private`.
+    kind: &'static str,
+    sessions: u64,
+    nodes_total: usize,
+    nodes: Vec<TopicNodeItem>,
+}
+
+#[derive(Serialize)]
+struct TopicNodeItem {
+    id: String,
+    /// How many links lead there; absent if none do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hops: Option<u8>,
+    sessions: u32,
+}
+
+struct TopicRow<'a> {
+    name: &'a str,
+    kind: &'static str,
+    sessions: u64,
+    nodes_total: usize,
+    /// The nearest of them, and how many sessions each has.
+    nodes: Vec<(&'a KnownReport, u32)>,
+}
+
+fn topic_fields<'a>() -> [Field<TopicRow<'a>>; 3] {
+    [
+        ("name", |a, b| a.name.cmp(b.name)),
+        ("sessions", |a, b| a.sessions.cmp(&b.sessions)),
+        ("nodes", |a, b| a.nodes_total.cmp(&b.nodes_total)),
+    ]
+}
+
+/// What a query for topics says beside what all lists have.
+struct TopicsQuery {
+    rest: String,
+    filter: String,
+    after: String,
+}
+
+impl TopicsQuery {
+    fn parse(query: &str) -> Result<Self, QueryError> {
+        let mut parsed = Self { rest: String::new(), filter: String::new(), after: String::new() };
+        for pair in query.split('&') {
+            match pair.split_once('=') {
+                Some(("filter", text)) => parsed.filter = percent_decode(text).ok_or(QueryError::Text)?,
+                Some(("after", text)) => parsed.after = percent_decode(text).ok_or(QueryError::Text)?,
+                _ => parsed.rest = [parsed.rest.as_str(), pair].join("&"),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// The topics in the records of all nodes, with where their subscribers are.
+pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+    let wanted = TopicsQuery::parse(query)?;
+    // Before anybody is asked.
+    page_of_topics(&wanted.rest, &topic_fields())?;
+    let mut report = ask_registry(watched).await?;
+    apart(move || {
+        near_first(&mut report);
+        let fields = topic_fields();
+        let query = page_of_topics(&wanted.rest, &fields)?;
+        Ok(show_topics(&report, &wanted, &query))
+    })
+    .await
+}
+
+/// The nodes of a topic are named in this order.
+fn near_first(report: &mut NetworkReport) {
+    report.nodes.sort_by(|a, b| distance(&a.standing).cmp(&distance(&b.standing)).then(a.id.cmp(&b.id)));
+}
+
+fn page_of_topics<'f, 'a>(
+    query: &str,
+    fields: &'f [Field<TopicRow<'a>>],
+) -> Result<Query<'f, TopicRow<'a>>, QueryError> {
+    Query::parse(query, fields).map_err(|error| match error {
+        QueryError::Unknown => QueryError::UnknownOfTopics,
+        error => error,
+    })
+}
+
+fn show_topics<'a>(
+    report: &'a NetworkReport,
+    wanted: &TopicsQuery,
+    query: &Query<'_, TopicRow<'a>>,
+) -> Vec<u8> {
+    let (total, page) = merge_topics(report, wanted, query);
+    let mut named = NAMED_MAX;
+    let items = page.into_iter().map(|row| {
+        let nodes: Vec<TopicNodeItem> = row
+            .nodes
+            .iter()
+            .take(named)
+            .map(|(node, sessions)| TopicNodeItem {
+                id: node.id.to_hex(),
+                hops: hops(&node.standing),
+                sessions: *sessions,
+            })
+            .collect();
+        named -= nodes.len();
+        TopicItem {
+            name: row.name,
+            kind: row.kind,
+            sessions: row.sessions,
+            nodes_total: row.nodes_total,
+            nodes,
+        }
+    });
+    serde_json::to_vec(&TopicsItem { total, items: items.collect() }).unwrap_or_default()
+}
+
+/// Goes through all records at once, name by name. Gives how many topics fit, and those of the page.
+fn merge_topics<'a>(
+    report: &'a NetworkReport,
+    wanted: &TopicsQuery,
+    query: &Query<'_, TopicRow<'a>>,
+) -> (usize, Vec<TopicRow<'a>>) {
+    let nodes = &report.nodes;
+    let mut records: Vec<_> = nodes.iter().map(|node| node.entries.topic_sessions(&wanted.after)).collect();
+    // The next topic of each record.
+    let mut heads: BinaryHeap<Reverse<(&str, usize, u32)>> = BinaryHeap::with_capacity(nodes.len());
+    for (index, record) in records.iter_mut().enumerate() {
+        heads.extend(record.next().map(|(name, count)| Reverse((name, index, count))));
+    }
+    let (mut total, mut rows) = (0, Vec::<TopicRow<'_>>::new());
+    while let Some(Reverse((name, _, _))) = heads.peek().copied() {
+        let kind = match TopicKind::of(name.as_bytes()) {
+            TopicKind::Ordinary => Some("ordinary"),
+            TopicKind::Data => Some("private"),
+            TopicKind::Route | TopicKind::Marker | TopicKind::BlockNotify => None,
+        };
+        let kind = kind.filter(|_| name.contains(&wanted.filter));
+        let mut row =
+            TopicRow { name, kind: kind.unwrap_or_default(), sessions: 0, nodes_total: 0, nodes: Vec::new() };
+        while let Some(mut head) = heads.peek_mut() {
+            let Reverse((other, index, count)) = *head;
+            if other != name {
+                break;
+            }
+            match records[index].next() {
+                Some((next, count)) => *head = Reverse((next, index, count)),
+                None => _ = PeekMut::pop(head),
+            }
+            // No node has more sessions, whatever it says.
+            let count = count.min(SESSIONS_MAX as u32);
+            row.sessions += u64::from(count);
+            row.nodes_total += 1;
+            if kind.is_some() && row.nodes.len() < TOPIC_NODES_MAX {
+                row.nodes.push((&nodes[index], count));
+            }
+        }
+        if kind.is_some() {
+            total += 1;
+            rows.push(row);
+            if rows.len() > 2 * query.limit() + SURPLUS_MAX {
+                rows = query.page(rows);
+            }
+        }
+    }
+    (total, query.page(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::wire::state::Change;
+
+    fn id(number: usize) -> NodeId {
+        NodeId([number as u8; 64])
+    }
+
+    fn node(number: usize, standing: Standing, topics: &[(&str, u32)], neighbours: &[usize]) -> KnownReport {
+        let mut entries = Entries::default();
+        for (topic, count) in topics {
+            let (key, count) = (state::topic_key(topic), count.to_be_bytes());
+            entries.apply(&Change { key: &key, value: Some(&count) });
+        }
+        for neighbour in neighbours {
+            entries.apply(&Change { key: &state::neighbour_key(&id(*neighbour)), value: Some(&[]) });
+        }
+        KnownReport {
+            id: id(number),
+            standing,
+            next_hops: Vec::new(),
+            is_routed: false,
+            incarnation: 1,
+            seq: 1,
+            label: None,
+            entries,
+        }
+    }
+
+    fn topics(report: &NetworkReport, query: &str) -> Value {
+        let wanted = TopicsQuery::parse(query).unwrap();
+        let mut report = report.clone();
+        near_first(&mut report);
+        let fields = topic_fields();
+        let query = page_of_topics(&wanted.rest, &fields).unwrap();
+        serde_json::from_slice(&show_topics(&report, &wanted, &query)).unwrap()
+    }
+
+    fn names(list: &Value) -> Vec<&str> {
+        list["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn topics_of_all_records_are_merged_with_the_nearest_nodes_first() {
+        let report = NetworkReport {
+            nodes: vec![
+                node(5, Standing::Own, &[("a", 1), ("b", 2)], &[]),
+                node(1, Standing::Reachable { hops: 2 }, &[("b", 4), ("c", u32::MAX)], &[]),
+                node(2, Standing::Reachable { hops: 1 }, &[("b", 1), ("#!$TopicNeedVerify_p", 1)], &[]),
+                node(3, Standing::Lost { since: std::time::Instant::now() }, &[("b", 9), ("z", 1)], &[]),
+            ],
+        };
+        let list = topics(&report, "");
+        assert_eq!(list["total"], 5);
+        assert_eq!(names(&list), ["#!$TopicNeedVerify_p", "a", "b", "c", "z"]);
+        assert_eq!(
+            (&list["items"][0]["kind"], &list["items"][1]["kind"]),
+            (&"private".into(), &"ordinary".into())
+        );
+        let b = &list["items"][2];
+        assert_eq!((&b["sessions"], &b["nodes_total"]), (&16.into(), &4.into()));
+        let ids: Vec<&str> =
+            b["nodes"].as_array().unwrap().iter().map(|node| &node["id"].as_str().unwrap()[..2]).collect();
+        assert_eq!(ids, ["05", "02", "01", "03"]);
+        assert_eq!(b["nodes"][2]["hops"], 2);
+        assert_eq!(b["nodes"][3].get("hops"), None, "no way leads there");
+        assert_eq!(list["items"][3]["sessions"], SESSIONS_MAX, "no node has more");
+        assert_eq!(names(&topics(&report, "sort=sessions&order=desc&limit=2")), ["c", "b"]);
+        assert_eq!(names(&topics(&report, "after=a&limit=2")), ["b", "c"]);
+        let private = topics(&report, "filter=%23!%24Topic");
+        assert_eq!((names(&private), &private["total"]), (vec!["#!$TopicNeedVerify_p"], &1.into()));
+    }
+
+    #[test]
+    fn of_many_topics_and_nodes_a_page_is_kept_and_all_are_counted() {
+        let all: Vec<String> = (0..5_000).map(|number| format!("{number:04}")).collect();
+        let counts: Vec<(&str, u32)> =
+            all.iter().enumerate().map(|(number, name)| (name.as_str(), number as u32 % 997 + 1)).collect();
+        let nodes = (0..80).map(|number| {
+            let topics = if number == 0 { &counts[..] } else { &counts[996..997] };
+            node(number, Standing::Reachable { hops: 1 }, topics, &[])
+        });
+        let report = NetworkReport { nodes: nodes.collect() };
+        let list = topics(&report, "sort=sessions&order=desc&limit=3");
+        assert_eq!((&list["total"], names(&list)), (&5_000.into(), vec!["0996", "4984", "3987"]));
+        let most = &list["items"][0];
+        assert_eq!((&most["nodes_total"], &most["sessions"]), (&80.into(), &(80 * 997).into()));
+        assert_eq!(most["nodes"].as_array().unwrap().len(), TOPIC_NODES_MAX);
+    }
+
+    #[test]
+    fn a_link_is_agreed_if_both_records_list_it_and_what_is_beyond_the_bound_is_counted() {
+        // All list all, but 8, which lists 7 alone; and one lists more than there is room for.
+        let all: Vec<usize> = (0..=255).collect();
+        let mut nodes: Vec<KnownReport> = all
+            .iter()
+            .map(|&number| {
+                let neighbours = if number == 8 { &[7][..] } else { &all };
+                node(number, Standing::OutOfReach, &[], neighbours)
+            })
+            .collect();
+        let endless = &mut nodes[255].entries;
+        for number in 0..1_000u16 {
+            let mut other = [0xff; 64];
+            other[..2].copy_from_slice(&number.to_be_bytes());
+            endless.apply(&Change { key: &state::neighbour_key(&NodeId(other)), value: Some(&[]) });
+        }
+        let report = NetworkReport { nodes };
+        let fields = known_fields();
+        let query = Query::parse("limit=10000", &fields).unwrap();
+        let shown: Value = serde_json::from_slice(&show_network(&report, &[], &query)).unwrap();
+        let items = shown["items"].as_array().unwrap();
+        let listed: usize = items.iter().map(|item| item["neighbours"].as_array().unwrap().len()).sum();
+        let total: u64 = items.iter().map(|item| item["neighbours_total"].as_u64().unwrap()).sum();
+        assert_eq!((total, listed), (255 * 256 + 1 + 1_000, NAMED_MAX));
+        let agreed = |from: usize, to: usize| {
+            let item = items.iter().find(|item| item["id"] == id(from).to_hex()).unwrap();
+            let neighbours = item["neighbours"].as_array().unwrap();
+            neighbours
+                .iter()
+                .find(|other| other["id"] == id(to).to_hex())
+                .map(|other| other["agreed"] == true)
+        };
+        assert_eq!(agreed(7, 8), Some(true));
+        assert_eq!(agreed(6, 8), Some(false));
+        assert_eq!(agreed(8, 7), Some(true));
+        assert_eq!(agreed(8, 6), None);
+    }
+}

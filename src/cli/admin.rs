@@ -1,0 +1,85 @@
+//! How commands ask the admin endpoint of a node.
+
+use std::{fmt::Write, time::Duration};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, body::Bytes, header::HOST};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+
+/// How long the node may take; it may have to wait for others.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are read: more than the longest list.
+const ANSWER_LEN_MAX: usize = 64 << 20;
+/// Characters that are shown of an answer that is no answer.
+const REMARK_LEN_MAX: usize = 200;
+
+/// What a node's admin endpoint says under a path; an error tells what to do.
+pub(super) async fn get(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let answer = tokio::time::timeout(ANSWER_TIME_MAX, exchange(admin, path)).await;
+    answer.map_err(|_| format!("{admin} does not answer within {ANSWER_TIME_MAX:?}: see its /livez"))?
+}
+
+/// The same where only a list, or a text, will do.
+pub(super) async fn get_text(admin: &str, path: &str) -> Result<String, String> {
+    let (status, body) = get(admin, path).await?;
+    if status != StatusCode::OK {
+        return Err(not_as_asked(admin, status, &body));
+    }
+    String::from_utf8(body.into()).map_err(|error| not_understood(admin, &error))
+}
+
+/// What to say to the operator about another status than the one that was hoped for.
+pub(super) fn not_as_asked(admin: &str, status: StatusCode, body: &[u8]) -> String {
+    let said = String::from_utf8_lossy(body);
+    let said: String = said.lines().next().unwrap_or_default().chars().take(REMARK_LEN_MAX).collect();
+    format!(
+        "{admin} answers {status}: {}; is it the [admin] port of a node of this version?",
+        super::text::shown(&said)
+    )
+}
+
+/// Reads a JSON answer.
+pub(super) fn parse<T: DeserializeOwned>(admin: &str, json: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(json).map_err(|error| not_understood(admin, &error))
+}
+
+fn not_understood(admin: &str, error: &dyn std::fmt::Display) -> String {
+    format!("{admin} gives an answer that is not understood ({error}): is it a node of this version?")
+}
+
+async fn exchange(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let unreachable = |error: std::io::Error| {
+        format!(
+            "cannot connect to {admin} ({error}): is the node running, is [admin] listen_port set, and is this the address that its log shows as \"the admin endpoint is open\"?"
+        )
+    };
+    let failed = |error: &dyn std::fmt::Display| {
+        format!("{admin} does not speak HTTP as a node does ({error}): is it the [admin] port of a node?")
+    };
+    let stream = tokio::net::TcpStream::connect(admin).await.map_err(unreachable)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    // It ends with the answer, and its errors are the answer's.
+    tokio::spawn(connection);
+    let request = Request::get(path).header(HOST, "node").body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| failed(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let status = answer.status();
+    let body =
+        Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await.map_err(|error| failed(&error))?;
+    Ok((status, body.to_bytes()))
+}
+
+/// Text as a part of a query.
+pub(super) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02x}");
+        }
+    }
+    encoded
+}

@@ -1,0 +1,429 @@
+//! `amop net`: the whole network, as one node knows it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    process::ExitCode,
+};
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::{
+    Failure,
+    admin::{get_text, parse, percent_encode},
+    print_line,
+    text::{bytes, dot_string, millis, numbers, quote_for_dot, short, shown, shown_json, table, words},
+};
+
+/// Nodes that are asked for; no node knows more.
+const NODES_MAX: usize = 10_000;
+/// Next hops that are shown of a node, and nodes of a topic.
+const SHOWN_MAX: usize = 4;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  amop net --admin 127.0.0.1:9100                          nodes, links, who is linked with whom
+  amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg
+  amop net --admin 127.0.0.1:9100 --topics --filter pay    where the subscribers of topics are
+  amop net --admin 127.0.0.1:9100 --json | jq '.items[] | select(.standing == \"lost\")'
+
+The node needs [admin] listen_port. It knows all nodes by what each says of itself; names of its
+neighbours only, and addresses of those and of nodes that tell theirs. Characters that a terminal would obey are written as \\u{…}.")]
+pub(super) struct NetArgs {
+    /// The admin endpoint of a node.
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: String,
+    /// Print what the node says, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Print a drawing for Graphviz.
+    #[arg(long, conflicts_with = "json")]
+    dot: bool,
+    /// Show topics, and where their subscribers are.
+    #[arg(long)]
+    topics: bool,
+    /// Only topics whose names contain this.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, requires = "topics")]
+    filter: String,
+    /// Topics at most, by name.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1_000,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+        requires = "topics"
+    )]
+    limit: u32,
+}
+
+/// As much of `/network` as is shown.
+#[derive(Deserialize)]
+pub(super) struct Network {
+    pub(super) total: usize,
+    pub(super) reachable: usize,
+    pub(super) items: Vec<Node>,
+    pub(super) links: Vec<Link>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Node {
+    pub(super) id: String,
+    pub(super) standing: String,
+    hops: Option<u8>,
+    lost_since: Option<String>,
+    next_hops_total: usize,
+    next_hops: Vec<String>,
+    routed: bool,
+    relays: bool,
+    address: Option<String>,
+    advertised: Option<String>,
+    pub(super) agency: Option<String>,
+    pub(super) name: Option<String>,
+    incarnation: u64,
+    seq: u64,
+    topics: usize,
+    neighbours_total: usize,
+    neighbours: Vec<Neighbour>,
+}
+
+#[derive(Deserialize)]
+struct Neighbour {
+    id: String,
+    agreed: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Link {
+    pub(super) reactor: u16,
+    pub(super) link: u32,
+    pub(super) peer: String,
+    pub(super) address: String,
+    pub(super) state: String,
+    dialed: Option<bool>,
+    pub(super) round_trip_us: Option<u64>,
+    pub(super) round_trip_smoothed_us: Option<u64>,
+    pub(super) received_frames: u64,
+    pub(super) received_bytes: u64,
+    pub(super) sent_frames: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) queued_bytes: u64,
+    pub(super) up_since: String,
+}
+
+/// As much of `/network/topics` as is shown.
+#[derive(Deserialize)]
+struct Topics {
+    total: usize,
+    items: Vec<Topic>,
+}
+
+#[derive(Deserialize)]
+struct Topic {
+    name: String,
+    kind: String,
+    sessions: u64,
+    nodes_total: usize,
+    nodes: Vec<TopicNode>,
+}
+
+#[derive(Deserialize)]
+struct TopicNode {
+    id: String,
+    hops: Option<u8>,
+    sessions: u64,
+}
+
+pub(super) fn run(args: &NetArgs) -> Result<ExitCode, Failure> {
+    let text = super::runtime()?.block_on(make(args))?;
+    print_line(text.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The path of what is known of the network, with the nearest nodes.
+pub(super) fn network_path(nodes: usize) -> String {
+    format!("/network?sort=hops&limit={nodes}")
+}
+
+async fn make(args: &NetArgs) -> Result<String, String> {
+    let admin = &args.admin;
+    let path = if args.topics {
+        format!("/network/topics?limit={}&filter={}", args.limit, percent_encode(&args.filter))
+    } else {
+        network_path(NODES_MAX)
+    };
+    let answer = get_text(admin, &path).await?;
+    if args.json {
+        return Ok(shown_json(&answer));
+    }
+    if !args.topics {
+        let network: Network = parse(admin, answer.as_bytes())?;
+        return Ok(if args.dot { draw_network(&network) } else { show_network(&network) });
+    }
+    let topics: Topics = parse(admin, answer.as_bytes())?;
+    // For the names of the nodes.
+    let network: Network = parse(admin, get_text(admin, &network_path(NODES_MAX)).await?.as_bytes())?;
+    let names = names(&network);
+    Ok(if args.dot { draw_topics(&topics, &names) } else { show_topics(&topics, &names) })
+}
+
+/// Names of the nodes that have one, by id.
+pub(super) fn names(network: &Network) -> BTreeMap<&str, &str> {
+    let named = network.items.iter().filter_map(|node| Some((node.id.as_str(), node.name.as_deref()?)));
+    named.filter(|(_, name)| !name.is_empty()).collect()
+}
+
+/// A node's short id, with its name where it is known.
+fn label(id: &str, names: &BTreeMap<&str, &str>) -> String {
+    names.get(id).map_or_else(|| short(id), |name| format!("{} ({})", short(id), shown(name)))
+}
+
+fn state(node: &Node) -> String {
+    let mut state = match &node.lost_since {
+        Some(since) => format!("lost since {}", shown(since)),
+        None => shown(&node.standing.replace('_', " ")),
+    };
+    if !node.routed && node.lost_since.is_none() {
+        state.push_str(", gets no messages from here");
+    }
+    if !node.relays {
+        state.push_str(", passes nothing on");
+    }
+    state
+}
+
+fn and_more(mut shown: Vec<String>, total: usize) -> String {
+    if total > shown.len() {
+        shown.push(format!("+{}", total - shown.len()));
+    }
+    shown.join(", ")
+}
+
+fn show_network(network: &Network) -> String {
+    let names = names(network);
+    let mut text = String::new();
+    if let Some(own) = network.items.iter().find(|node| node.standing == "own") {
+        let own = label(&own.id, &names);
+        let (total, reachable) = (network.total, network.reachable);
+        let _ =
+            writeln!(text, "{total} nodes, as {own} knows them; others that can be reached: {reachable}\n");
+    }
+    let rows: Vec<_> = network
+        .items
+        .iter()
+        .map(|node| {
+            let via = node.next_hops.iter().take(SHOWN_MAX).map(|id| short(id)).collect();
+            [
+                short(&node.id),
+                node.hops.map_or_else(|| "-".to_owned(), |hops| hops.to_string()),
+                node.topics.to_string(),
+                node.neighbours_total.to_string(),
+                node.incarnation.to_string(),
+                node.seq.to_string(),
+                and_more(via, node.next_hops_total),
+                state(node),
+                node.address
+                    .as_ref()
+                    .or(node.advertised.as_ref())
+                    .map_or_else(|| "-".to_owned(), |address| shown(address)),
+                node.name.as_deref().map(shown).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let columns = [
+        words("node"),
+        numbers("hops"),
+        numbers("topics"),
+        numbers("neighbours"),
+        numbers("incarnation"),
+        numbers("seq"),
+        words("by way of"),
+        words("state"),
+        words("address"),
+        words("name"),
+    ];
+    text.push_str(&table(columns, &rows));
+
+    text.push_str("\nits links\n");
+    let rows: Vec<_> = network
+        .links
+        .iter()
+        .map(|link| {
+            let dialled = match link.dialed {
+                Some(true) => "here",
+                Some(false) => "there",
+                None => "-",
+            };
+            [
+                short(&link.peer),
+                shown(&link.state),
+                dialled.to_owned(),
+                millis(link.round_trip_us),
+                millis(link.round_trip_smoothed_us),
+                link.received_frames.to_string(),
+                bytes(link.received_bytes as f64),
+                link.sent_frames.to_string(),
+                bytes(link.sent_bytes as f64),
+                bytes(link.queued_bytes as f64),
+                shown(&link.up_since),
+                shown(&link.address),
+                names.get(link.peer.as_str()).map(|name| shown(name)).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let columns = [
+        words("to"),
+        words("state"),
+        words("dialled"),
+        numbers("round trip"),
+        numbers("smoothed"),
+        numbers("frames in"),
+        numbers("bytes in"),
+        numbers("frames out"),
+        numbers("bytes out"),
+        numbers("queued"),
+        words("up since"),
+        words("address"),
+        words("name"),
+    ];
+    text.push_str(&table(columns, &rows));
+
+    text.push_str("\nlinks of the network\n");
+    let rows: Vec<_> = edges(network)
+        .into_iter()
+        .map(|edge| {
+            let state = if edge.agreed {
+                "both say so".to_owned()
+            } else {
+                format!("only {} says so", short(edge.one))
+            };
+            [short(edge.one), short(edge.other), state]
+        })
+        .collect();
+    text.push_str(&table([words("node"), words("node"), words("state")], &rows));
+    let hidden: usize =
+        network.items.iter().map(|node| node.neighbours_total.saturating_sub(node.neighbours.len())).sum();
+    if hidden > 0 {
+        let _ = writeln!(text, "  and {hidden} neighbours that the node does not name");
+    }
+    text
+}
+
+struct Edge<'a> {
+    one: &'a str,
+    other: &'a str,
+    agreed: bool,
+}
+
+/// Each link that both ends list once, and each that one lists.
+fn edges(network: &Network) -> Vec<Edge<'_>> {
+    let mut seen = BTreeSet::new();
+    let mut edges = Vec::new();
+    for node in &network.items {
+        for Neighbour { id, agreed } in &node.neighbours {
+            let (one, other) = (node.id.as_str(), id.as_str());
+            if !agreed || seen.insert((one.min(other), one.max(other))) {
+                edges.push(Edge { one, other, agreed: *agreed });
+            }
+        }
+    }
+    edges
+}
+
+fn draw_network(network: &Network) -> String {
+    let names = names(network);
+    let mut text = String::from("graph amop {\n  node [shape=box, style=rounded];\n");
+    let known: BTreeSet<&str> = network.items.iter().map(|node| node.id.as_str()).collect();
+    for node in &network.items {
+        let label = match node.standing.as_str() {
+            "own" | "neighbour" | "reachable" => label(&node.id, &names),
+            _ => format!("{}: {}", label(&node.id, &names), state(node)),
+        };
+        let style = match node.standing.as_str() {
+            "own" => ", style=\"rounded,bold\"",
+            "neighbour" | "reachable" => "",
+            _ => ", style=\"rounded,dashed\"",
+        };
+        let _ = writeln!(text, "  {} [label={}{style}];", dot_string(&node.id), quote_for_dot(&label));
+    }
+    let edges = edges(network);
+    let unknown: BTreeSet<&str> =
+        edges.iter().map(|edge| edge.other).filter(|id| !known.contains(id)).collect();
+    for id in unknown {
+        let _ = writeln!(text, "  {} [label={}, style=dotted];", dot_string(id), quote_for_dot(&short(id)));
+    }
+    let own = network.items.iter().find(|node| node.standing == "own").map(|node| node.id.as_str());
+    let round_trip = |one: &str, other: &str| {
+        let peer = if own == Some(one) { other } else { one };
+        let is_own = own == Some(one) || own == Some(other);
+        let link = network.links.iter().find(|link| is_own && link.peer == peer && link.state == "active")?;
+        link.round_trip_smoothed_us
+    };
+    for Edge { one, other, agreed } in edges {
+        let attributes = match (agreed, round_trip(one, other)) {
+            (false, _) => " [style=dashed, dir=forward]".to_owned(),
+            (true, Some(micros)) => format!(" [label={}]", quote_for_dot(&millis(Some(micros)))),
+            (true, None) => String::new(),
+        };
+        let _ = writeln!(text, "  {} -- {}{attributes};", dot_string(one), dot_string(other));
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn where_to(node: &TopicNode, names: &BTreeMap<&str, &str>) -> String {
+    let way = match node.hops {
+        Some(0) => " here",
+        Some(_) => "",
+        None => " not reached",
+    };
+    format!("{}×{}{way}", label(&node.id, names), node.sessions)
+}
+
+fn show_topics(topics: &Topics, names: &BTreeMap<&str, &str>) -> String {
+    let mut text = format!("{} topics\n\n", topics.total);
+    let rows: Vec<_> = topics
+        .items
+        .iter()
+        .map(|topic| {
+            let nodes = topic.nodes.iter().take(SHOWN_MAX).map(|node| where_to(node, names)).collect();
+            [
+                topic.sessions.to_string(),
+                topic.nodes_total.to_string(),
+                shown(&topic.kind),
+                and_more(nodes, topic.nodes_total),
+                shown(&topic.name),
+            ]
+        })
+        .collect();
+    let columns = [numbers("subscribers"), numbers("nodes"), words("kind"), words("where"), words("topic")];
+    text.push_str(&table(columns, &rows));
+    if topics.total > topics.items.len() {
+        let _ = writeln!(text, "  and {} more: see --filter and --limit", topics.total - topics.items.len());
+    }
+    text
+}
+
+fn draw_topics(topics: &Topics, names: &BTreeMap<&str, &str>) -> String {
+    let mut text = String::from("graph amop {\n  rankdir=LR;\n");
+    let nodes: BTreeSet<&str> =
+        topics.items.iter().flat_map(|topic| &topic.nodes).map(|node| node.id.as_str()).collect();
+    for id in nodes {
+        let _ = writeln!(
+            text,
+            "  {} [shape=box, style=rounded, label={}];",
+            dot_string(id),
+            quote_for_dot(&label(id, names))
+        );
+    }
+    for (number, topic) in topics.items.iter().enumerate() {
+        let _ = writeln!(text, "  topic{number} [shape=ellipse, label={}];", dot_string(&topic.name));
+        for node in &topic.nodes {
+            let _ =
+                writeln!(text, "  topic{number} -- {} [label=\"{}\"];", dot_string(&node.id), node.sessions);
+        }
+    }
+    text.push_str("}\n");
+    text
+}

@@ -1,0 +1,489 @@
+//! `amop top`: what a node does just now.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    io::IsTerminal,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::{
+    Failure,
+    admin::{get_text, parse},
+    net::{Link, Network, names, network_path},
+    print_line,
+    text::{bytes, millis, numbers, short, shown, table, words},
+};
+
+/// Moves to the upper left corner and clears what is below.
+const CLEAR: &str = "\x1b[H\x1b[J";
+/// Sessions that are shown as those that do not keep up.
+const SESSIONS_SHOWN: usize = 10;
+/// Nodes whose names are asked for, the nearest first.
+const NODES_NAMED: usize = 64;
+/// Links that are shown, those with most traffic first.
+const LINKS_SHOWN: usize = 10;
+/// Figures that are shown with their bound, the fullest first.
+const FILLS_SHOWN: usize = 8;
+/// Part of a bound from which a figure is marked.
+const FILL_WORTH_A_LOOK: f64 = 0.8;
+/// Figures whose bound is for each reactor; the fullest reactor counts. All others add up.
+const PER_REACTOR: [&str; 6] = [
+    "amop_pending_requests",
+    "amop_pending_pushes",
+    "amop_window_frames",
+    "amop_window_bytes",
+    "amop_identities",
+    "amop_all_identities",
+];
+/// How requests ended, and the figure that counts it.
+const ANSWERS: [(&str, &str); 6] = [
+    ("0 or own", "amop_answered_by_subscriber_total"),
+    ("99", "amop_answered_not_sent_total"),
+    ("100", "amop_answered_no_receiver_total"),
+    ("101", "amop_answered_not_delivered_total"),
+    ("102", "amop_answered_timeout_total"),
+    ("103", "amop_answered_over_bandwidth_total"),
+];
+/// What the names of figures hold that count what did not go as it should.
+const TROUBLE: [&str; 10] = [
+    "dropped",
+    "refused",
+    "closed_",
+    "failed",
+    "_full",
+    "timeouts",
+    "unanswered",
+    "exhausted",
+    "late_",
+    "ignored",
+];
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  amop top --admin 127.0.0.1:9100                 on a terminal, anew every two seconds
+  amop top --admin 127.0.0.1:9100 --once          one look as plain text, over two seconds
+  amop top --admin 127.0.0.1:9100 --interval 60 >> node0.log
+
+The node needs [admin] listen_port. Rates are per second, over the interval. A figure at 80 % of its
+bound, or more, is marked with !. Ctrl-C ends it.")]
+pub(super) struct TopArgs {
+    /// The admin endpoint of a node.
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: String,
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
+    interval: Duration,
+    /// Look once, and end.
+    #[arg(long)]
+    once: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=3_600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "it must be a number from 0.1 to 3600".to_owned())
+}
+
+/// As much of `/sessions` as is shown.
+#[derive(Deserialize)]
+struct Sessions {
+    items: Vec<Session>,
+}
+
+#[derive(Deserialize)]
+struct Session {
+    id: String,
+    address: String,
+    subject: String,
+    queued_bytes: u64,
+    pending_requests: u64,
+    pending_pushes: u64,
+}
+
+/// All that a node says at one time.
+struct Look {
+    at: Instant,
+    figures: Figures,
+    network: Network,
+    sessions: Sessions,
+}
+
+pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
+    super::runtime()?.block_on(watch(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn watch(args: &TopArgs) -> Result<(), String> {
+    let on_terminal = !args.once && std::io::stdout().is_terminal();
+    let mut before = look(&args.admin).await?;
+    loop {
+        tokio::time::sleep(args.interval).await;
+        let now = look(&args.admin).await?;
+        let text = show(&before, &now);
+        let text = if on_terminal { format!("{CLEAR}{}", text.trim_end()) } else { text };
+        if !print_line(&text) || args.once {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+async fn look(admin: &str) -> Result<Look, String> {
+    let at = Instant::now();
+    let figures = Figures::parse(&get_text(admin, "/metrics").await?)
+        .ok_or_else(|| format!("{admin} gives no figures of a node: is it a node of this version?"))?;
+    let network = parse(admin, get_text(admin, &network_path(NODES_NAMED)).await?.as_bytes())?;
+    let path = format!("/sessions?sort=queued_bytes&order=desc&limit={SESSIONS_SHOWN}");
+    let sessions = parse(admin, get_text(admin, &path).await?.as_bytes())?;
+    Ok(Look { at, figures, network, sessions })
+}
+
+/// Figures by name: their sum over all reactors, and the largest of one.
+struct Figures(BTreeMap<String, (f64, f64)>);
+
+impl Figures {
+    /// Reads the text form of `/metrics`; buckets of histograms are left out.
+    fn parse(text: &str) -> Option<Self> {
+        let mut figures = BTreeMap::<String, (f64, f64)>::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (sample, value) = line.rsplit_once(' ')?;
+            let name = sample.split_once('{').map_or(sample, |(name, _)| name);
+            if name.ends_with("_bucket") {
+                continue;
+            }
+            let value: f64 = value.parse().ok()?;
+            let (sum, largest) = figures.entry(name.to_owned()).or_default();
+            *sum += value;
+            *largest = largest.max(value);
+        }
+        figures.contains_key("amop_sessions").then_some(Self(figures))
+    }
+
+    fn sum(&self, name: &str) -> f64 {
+        self.0.get(name).map_or(0.0, |(sum, _)| *sum)
+    }
+
+    /// Each figure that has a bound, the bound, and the part of it that is reached; the fullest first.
+    fn fills(&self) -> Vec<(&str, f64, f64, f64)> {
+        let fill = |(bound_name, (_, bound)): (&String, &(f64, f64))| {
+            let name = bound_name.strip_suffix("_max")?;
+            // Its own name differs.
+            let name = if name == "amop_nodes_known" { "amop_registry_nodes_known" } else { name };
+            let (figure, (sum, largest)) = self.0.get_key_value(name)?;
+            let value = if PER_REACTOR.contains(&name) { *largest } else { *sum };
+            Some((figure.as_str(), value, *bound, if *bound > 0.0 { value / bound } else { 0.0 }))
+        };
+        let files = self.0.get_key_value("process_max_fds").and_then(|(_, (_, bound))| {
+            let (figure, (value, _)) = self.0.get_key_value("process_open_fds")?;
+            Some((figure.as_str(), *value, *bound, value / bound))
+        });
+        let mut fills: Vec<_> = self.0.iter().filter_map(fill).chain(files).collect();
+        fills.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(b.0)));
+        fills
+    }
+}
+
+/// What a counter grew by per second.
+struct Rates<'a> {
+    before: &'a Figures,
+    now: &'a Figures,
+    seconds: f64,
+}
+
+impl Rates<'_> {
+    fn of(&self, name: &str) -> f64 {
+        (self.now.sum(name) - self.before.sum(name)).max(0.0) / self.seconds
+    }
+}
+
+fn show(before: &Look, now: &Look) -> String {
+    let seconds = now.at.duration_since(before.at).as_secs_f64().max(f64::MIN_POSITIVE);
+    let is_same_life = |figures: &Figures| figures.sum("process_start_time_seconds");
+    let restarted = is_same_life(&before.figures) != is_same_life(&now.figures);
+    let rates = Rates { before: &before.figures, now: &now.figures, seconds };
+    let mut text = head(now);
+    if restarted {
+        text.push_str("\nthe node has started anew since the last look\n");
+        return text;
+    }
+    show_rates(&mut text, &rates);
+    show_trouble(&mut text, &rates);
+    show_fills(&mut text, &now.figures);
+    show_links(&mut text, before, now, seconds);
+    show_sessions(&mut text, &now.sessions);
+    text
+}
+
+fn head(now: &Look) -> String {
+    let figures = &now.figures;
+    let own = now.network.items.iter().find(|node| node.standing == "own");
+    let (id, name) = own.map_or_else(Default::default, |node| {
+        (short(&node.id), [&node.agency, &node.name].map(|part| shown(part.as_deref().unwrap_or_default())))
+    });
+    let up = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64() - figures.sum("process_start_time_seconds"));
+    format!(
+        "node {id}, up {}; sessions {}, neighbours {}, other nodes reached {} of {}, topics routed {}, memory {}\nagency {}, name {}\n",
+        age(up.max(0.0) as u64),
+        figures.sum("amop_sessions"),
+        figures.sum("amop_neighbours"),
+        now.network.reachable,
+        now.network.total.saturating_sub(1),
+        figures.sum("amop_routed_topics"),
+        bytes(figures.sum("process_resident_memory_bytes")),
+        name[0],
+        name[1],
+    )
+}
+
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+fn show_rates(text: &mut String, rates: &Rates<'_>) {
+    let _ = writeln!(text, "\nper second, over {:.1} s", rates.seconds);
+    let count = |name: &str| format!("{:.1}", rates.of(name));
+    let volume = |name: &str| bytes(rates.of(name));
+    let rows = [
+        [
+            "messages taken from sessions".to_owned(),
+            format!("unicast {}", count("amop_requests_total")),
+            format!("multicast {}", count("amop_multicasts_total")),
+        ],
+        [
+            "copies for subscribers".to_owned(),
+            format!("queued {}", count("amop_deliveries_total")),
+            format!("dropped {}", count("amop_dropped_queue_full_total")),
+        ],
+        [
+            "frames of applications".to_owned(),
+            format!("in {}", count("amop_sdk_frames_received_total")),
+            format!("out {}", count("amop_sdk_frames_sent_total")),
+        ],
+        [
+            "frames of nodes".to_owned(),
+            format!("in {}", count("amop_node_frames_received_total")),
+            format!("out {}", count("amop_node_frames_sent_total")),
+        ],
+        [
+            "bytes".to_owned(),
+            format!("in {}", volume("amop_received_bytes_total")),
+            format!("out {}", volume("amop_sent_bytes_total")),
+        ],
+    ];
+    text.push_str(&table([words(""); 3], &rows));
+    let answers: Vec<String> =
+        ANSWERS.iter().map(|(code, name)| format!("{code}: {}", count(name))).collect();
+    let _ = writeln!(text, "  answers by code               {}", answers.join("  "));
+    let waiting = ["amop_pending_requests", "amop_pending_pushes", "amop_awaited_answers"];
+    let [requests, pushes, answers] = waiting.map(|name| rates.now.sum(name));
+    let _ = writeln!(
+        text,
+        "  waiting now                   requests {requests}  pushes {pushes}  answers of nodes {answers}  in queues {}",
+        bytes(rates.now.sum("amop_queues_bytes"))
+    );
+}
+
+fn show_trouble(text: &mut String, rates: &Rates<'_>) {
+    let is_trouble = |name: &str| name.ends_with("_total") && TROUBLE.iter().any(|part| name.contains(part));
+    let growing: Vec<_> = rates
+        .now
+        .0
+        .keys()
+        .filter(|name| is_trouble(name))
+        .filter_map(|name| {
+            let grown = rates.now.sum(name) - rates.before.sum(name);
+            (grown > 0.0).then(|| [format!("+{grown}"), shown(name)])
+        })
+        .collect();
+    if !growing.is_empty() {
+        text.push_str("\nwhat did not go as it should\n");
+        text.push_str(&table([numbers("since"), words("figure")], &growing));
+    }
+}
+
+fn show_fills(text: &mut String, figures: &Figures) {
+    text.push_str("\nnearest to their bound\n");
+    let rows: Vec<_> = figures
+        .fills()
+        .into_iter()
+        .take(FILLS_SHOWN)
+        .map(|(name, value, bound, part)| {
+            let mark = if part >= FILL_WORTH_A_LOOK { "!" } else { "" };
+            [
+                mark.to_owned(),
+                format!("{:.1} %", 100.0 * part),
+                format!("{value}"),
+                format!("{bound}"),
+                shown(name),
+            ]
+        })
+        .collect();
+    let columns = [words(""), numbers("reached"), numbers("now"), numbers("bound"), words("figure")];
+    text.push_str(&table(columns, &rows));
+}
+
+fn show_links(text: &mut String, before: &Look, now: &Look, seconds: f64) {
+    let names = names(&now.network);
+    let identity = |link: &Link| (link.reactor, link.link, link.peer.clone(), link.up_since.clone());
+    let earlier: BTreeMap<_, &Link> =
+        before.network.links.iter().map(|link| (identity(link), link)).collect();
+    let mut links: Vec<(f64, f64, &Link)> = now
+        .network
+        .links
+        .iter()
+        .map(|link| {
+            let earlier = earlier.get(&identity(link));
+            let rate = |now: u64, of: fn(&Link) -> u64| {
+                now.saturating_sub(earlier.map_or(0, |link| of(link))) as f64 / seconds
+            };
+            (
+                rate(link.received_bytes, |link| link.received_bytes),
+                rate(link.sent_bytes, |link| link.sent_bytes),
+                link,
+            )
+        })
+        .collect();
+    links.sort_by(|a, b| (b.0 + b.1).total_cmp(&(a.0 + a.1)).then_with(|| a.2.peer.cmp(&b.2.peer)));
+    let _ = writeln!(text, "\nlinks to nodes: {}", links.len());
+    let rows: Vec<_> = links
+        .into_iter()
+        .take(LINKS_SHOWN)
+        .map(|(received, sent, link)| {
+            [
+                short(&link.peer),
+                shown(&link.state),
+                millis(link.round_trip_smoothed_us),
+                format!("{}/s", bytes(received)),
+                format!("{}/s", bytes(sent)),
+                bytes(link.queued_bytes as f64),
+                shown(&link.address),
+                names.get(link.peer.as_str()).map(|name| shown(name)).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let columns = [
+        words("to"),
+        words("state"),
+        numbers("round trip"),
+        numbers("in"),
+        numbers("out"),
+        numbers("queued"),
+        words("address"),
+        words("name"),
+    ];
+    text.push_str(&table(columns, &rows));
+}
+
+fn show_sessions(text: &mut String, sessions: &Sessions) {
+    let rows: Vec<_> = sessions
+        .items
+        .iter()
+        .filter(|session| session.queued_bytes > 0)
+        .map(|session| {
+            [
+                shown(&session.id),
+                bytes(session.queued_bytes as f64),
+                session.pending_requests.to_string(),
+                session.pending_pushes.to_string(),
+                shown(&session.address),
+                shown(&session.subject),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        text.push_str("\nall sessions keep up\n");
+        return;
+    }
+    text.push_str("\nsessions that do not keep up\n");
+    let columns = [
+        words("session"),
+        numbers("queued"),
+        numbers("requests"),
+        numbers("pushes"),
+        words("address"),
+        words("subject"),
+    ];
+    text.push_str(&table(columns, &rows));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+# HELP amop_sessions SDK sessions now.
+# TYPE amop_sessions gauge
+amop_sessions{reactor=\"0\"} 90
+amop_sessions{reactor=\"1\"} 10
+amop_sessions_max 100
+amop_pending_requests{reactor=\"0\"} 5
+amop_pending_requests{reactor=\"1\"} 30
+amop_pending_requests_max 60
+amop_request_seconds_bucket{le=\"+Inf\"} 7
+amop_registry_nodes_known 1
+amop_nodes_known_max 4
+process_open_fds 2
+process_max_fds +Inf
+amop_closed_stalled_total{reactor=\"0\"} 3
+# EOF
+";
+
+    #[test]
+    fn figures_stand_beside_their_bound_the_fullest_first() {
+        let figures = Figures::parse(TEXT).unwrap();
+        assert_eq!(
+            figures.fills(),
+            [
+                ("amop_sessions", 100.0, 100.0, 1.0),
+                ("amop_pending_requests", 30.0, 60.0, 0.5),
+                ("amop_registry_nodes_known", 1.0, 4.0, 0.25),
+                ("process_open_fds", 2.0, f64::INFINITY, 0.0),
+            ]
+        );
+        assert_eq!(figures.sum("amop_request_seconds_bucket"), 0.0);
+        let mut text = String::new();
+        show_fills(&mut text, &figures);
+        assert!(text.contains("  !  100.0 %  100    100  amop_sessions\n"), "{text}");
+    }
+
+    #[test]
+    fn what_grew_in_the_interval_is_trouble_and_what_stands_still_is_not() {
+        let before = Figures::parse(TEXT).unwrap();
+        let grown = TEXT.replace("total{reactor=\"0\"} 3", "total{reactor=\"0\"} 5");
+        let now = Figures::parse(&grown).unwrap();
+        let mut text = String::new();
+        show_trouble(&mut text, &Rates { before: &before, now: &before, seconds: 2.0 });
+        assert_eq!(text, "");
+        let rates = Rates { before: &before, now: &now, seconds: 2.0 };
+        show_trouble(&mut text, &rates);
+        assert!(text.contains("+2  amop_closed_stalled_total"), "{text}");
+        assert_eq!(rates.of("amop_closed_stalled_total"), 1.0);
+    }
+
+    #[test]
+    fn what_is_no_list_of_figures_is_none() {
+        for text in ["", "hello\n", "amop_sessions\n", "amop_sessions x\n", "other 1\n"] {
+            assert!(Figures::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_a_number_of_seconds_within_bounds() {
+        assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "nan", "inf", "3601", "2s", ""] {
+            assert!(interval(wrong).is_err(), "{wrong}");
+        }
+    }
+}

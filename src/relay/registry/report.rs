@@ -1,0 +1,51 @@
+//! What the registry tells people about the whole network.
+
+use super::Registry;
+use crate::relay::report::{KnownReport, NetworkReport, NodeLabel, Standing};
+
+impl Registry {
+    /// Tells about every node that is known, this one first. Costs O(nodes): the entries are shared, not
+    /// copied, and whoever asked counts and compares them on a thread of its own.
+    pub fn report_network(&self) -> NetworkReport {
+        let own_version = self.own.version();
+        let own = KnownReport {
+            id: self.shared.id,
+            standing: Standing::Own,
+            next_hops: Vec::new(),
+            is_routed: true,
+            incarnation: own_version.incarnation,
+            seq: own_version.seq,
+            label: Some(NodeLabel {
+                address: self.shared.own_address.clone(),
+                agency: self.shared.own_agency.clone(),
+                name: self.shared.own_name.clone(),
+            }),
+            entries: self.own.entries().clone(),
+        };
+        let others = self.known.iter().map(|(id, known)| {
+            let path = self.ways.paths.get(id);
+            let standing = match (path, known.lost_since) {
+                (Some(path), _) => Standing::Reachable { hops: path.hops },
+                (None, Some(since)) => Standing::Lost { since },
+                (None, None) => Standing::OutOfReach,
+            };
+            let label = self.neighbours.get(id).map(|neighbour| NodeLabel {
+                address: neighbour.address.clone(),
+                agency: neighbour.agency.clone(),
+                name: neighbour.name.clone(),
+            });
+            let version = known.record.version();
+            KnownReport {
+                id: *id,
+                standing,
+                next_hops: path.map_or_else(Vec::new, |path| path.next.to_vec()),
+                is_routed: known.routed.is_some(),
+                incarnation: version.incarnation,
+                seq: version.seq,
+                label,
+                entries: known.record.entries().clone(),
+            }
+        });
+        NetworkReport { nodes: std::iter::once(own).chain(others).collect() }
+    }
+}
