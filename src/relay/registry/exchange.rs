@@ -571,15 +571,8 @@ impl Registry {
         let for_others = messages(None);
         for (id, neighbour) in &self.neighbours {
             let own = sources.contains(id).then(|| messages(Some(id)));
-            for payload in own.as_ref().unwrap_or(&for_others) {
-                let output = RegistryOutput::ToNode {
-                    to: *id,
-                    packet_type: PacketType::STATE_SEQ,
-                    seq: None,
-                    payload: payload.clone(),
-                };
-                self.outputs.push_back((neighbour.entry.reactor, output));
-            }
+            let payloads = own.as_ref().unwrap_or(&for_others);
+            self.outputs.extend(payloads.iter().map(|payload| neighbour.announcement(payload.clone())));
         }
     }
 

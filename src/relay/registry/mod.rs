@@ -274,6 +274,14 @@ struct Neighbour {
     refusals: Allowance,
 }
 
+impl Neighbour {
+    /// A STATE_SEQ to it.
+    fn announcement(&self, payload: bytes::Bytes) -> (ReactorId, RegistryOutput) {
+        let packet_type = PacketType::STATE_SEQ;
+        (self.entry.reactor, RegistryOutput::ToNode { to: self.entry.id, packet_type, seq: None, payload })
+    }
+}
+
 /// A JSON-RPC request that waits for its turn.
 struct RpcRequest {
     since: Instant,
@@ -716,15 +724,8 @@ impl Registry {
 
     fn announce(&mut self, payload: Vec<u8>) {
         let payload = bytes::Bytes::from(payload);
-        for (id, neighbour) in &self.neighbours {
-            let output = RegistryOutput::ToNode {
-                to: *id,
-                packet_type: PacketType::STATE_SEQ,
-                seq: None,
-                payload: payload.clone(),
-            };
-            self.outputs.push_back((neighbour.entry.reactor, output));
-        }
+        self.outputs
+            .extend(self.neighbours.values().map(|neighbour| neighbour.announcement(payload.clone())));
     }
 
     fn send(&mut self, to: &NodeId, packet_type: PacketType, seq: Option<u32>, payload: Vec<u8>) {
