@@ -29,6 +29,7 @@ mod logs;
 mod multicast;
 mod neighbour;
 mod node_link;
+mod peer;
 mod private;
 mod publisher;
 mod push;
@@ -56,6 +57,7 @@ use self::{
     logs::Logs,
     neighbour::Neighbour,
     node_link::NodeLink,
+    peer::Peer,
     private::Subscribers,
     publisher::Publisher,
     push::PushTimer,
@@ -101,6 +103,7 @@ pub struct Shard {
     retained_bytes: usize,
     pushes: usize,
     neighbours: AHashMap<NodeId, Neighbour>,
+    peers: AHashMap<NodeId, Peer>,
     /// Bytes in the windows of all neighbours.
     windows_bytes: usize,
     /// Message identities remembered for all neighbours.
@@ -140,12 +143,12 @@ pub(super) fn sizes() -> Sizes {
     Sizes {
         session: size_of::<Option<Link>>() + size_of::<Session>(),
         request: size_of::<Request>(),
-        awaiting: neighbour::AWAITING_LEN,
+        awaiting: peer::AWAITING_LEN,
         push: size_of::<push::Push>() + size_of::<crate::wire::sdk::Seq>(),
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
-        identity: neighbour::IDENTITY_LEN,
+        identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,
         challenge: desk::OPEN_LEN,
@@ -216,6 +219,7 @@ impl Shard {
             retained_bytes: 0,
             pushes: 0,
             neighbours: AHashMap::with_hasher(hashing.clone()),
+            peers: AHashMap::with_hasher(hashing.clone()),
             windows_bytes: 0,
             identities: 0,
             hashing,
@@ -509,10 +513,10 @@ impl Shard {
             requests: self.requests.len(),
             pushes: self.pushes,
             retained_bytes: self.retained_bytes,
-            awaiting: neighbours().map(|usage| usage.awaiting).sum(),
+            awaiting: self.peers.values().map(Peer::awaiting).sum(),
             window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
             window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
-            identities: neighbours().map(|usage| usage.identities).max().unwrap_or(0),
+            identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
             windows_bytes: self.windows_bytes,
             all_identities: self.identities,
             topics: self.local_topics.len(),

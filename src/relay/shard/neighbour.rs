@@ -6,16 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{LinkKind, Shard, Usage, node_link::NodeLink};
 use crate::{
-    relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, ReactorId, RegistryInput, RequestId,
-        SendError, allowance::Allowance, counters::Counters, trace::QUESTIONS_PER_SECOND_MAX,
-    },
+    relay::{Class, CloseReason, LinkKey, Named, Outbound, ReactorId, RegistryInput, RequestId, SendError},
     wire::{
         FrameRef, NodeId, RetainedFrame,
         node::{Extensions, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, audience_len},
@@ -44,7 +40,6 @@ fn audience_of(named: &Named) -> Vec<Vec<u64>> {
 
 /// Another node whose home is this shard.
 pub(super) struct Neighbour {
-    pub(super) incarnation: u64,
     /// The link that carries everything; `None` while it is lost and may come back.
     pub(super) active: Option<LinkKey>,
     /// A rival that replaces the active link unless that one shows life.
@@ -52,10 +47,6 @@ pub(super) struct Neighbour {
     active_since: Instant,
     standing: Standing,
     window: Window,
-    awaiting: AHashMap<u32, Awaiting>,
-    identities: Identities,
-    /// How often it may ask about messages.
-    pub(super) questions: Allowance,
 }
 
 /// Whether messages for a neighbour wait for it.
@@ -69,18 +60,6 @@ enum Standing {
     /// what it sends again is known, and what was answered meanwhile is sent to it.
     GivenUp { until: Instant },
 }
-
-/// A unicast that the neighbour has, or will have.
-struct Awaiting {
-    coordinator: ReactorId,
-    request: RequestId,
-    taken: bool,
-}
-
-/// Memory of an awaited answer with its key, in bytes.
-pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
-/// Memory of a message's identity, in bytes.
-pub(super) const IDENTITY_LEN: usize = size_of::<(Instant, (PacketTypeKey, u32))>();
 
 /// Frames sent and not acknowledged, in order.
 #[derive(Default)]
@@ -107,67 +86,13 @@ impl Sent {
     }
 }
 
-/// Messages of the neighbour that were taken: repeats are dropped.
-struct Identities {
-    known: AHashMap<(PacketTypeKey, u32), ()>,
-    order: VecDeque<(Instant, (PacketTypeKey, u32))>,
-}
-
-type PacketTypeKey = i16;
-
-/// How many identities of one neighbour are remembered, and how long.
-struct IdentityBounds {
-    max: usize,
-    memory: Duration,
-}
-
-impl Identities {
-    fn new(hashing: RandomState) -> Self {
-        Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
-    }
-
-    /// Whether the message is new; remembers it if so.
-    fn insert(
-        &mut self,
-        now: Instant,
-        packet_type: PacketType,
-        message: u32,
-        bounds: &IdentityBounds,
-        counters: &Counters,
-    ) -> bool {
-        while let Some(&(taken, identity)) = self.order.front() {
-            let expired = now.saturating_duration_since(taken) > bounds.memory;
-            if !expired && self.order.len() < bounds.max {
-                break;
-            }
-            if !expired {
-                counters.identities_forgotten.increment();
-            }
-            self.order.pop_front();
-            self.known.remove(&identity);
-        }
-        let identity = (packet_type.0, message);
-        let new = self.known.insert(identity, ()).is_none();
-        if new {
-            self.order.push_back((now, identity));
-        }
-        new
-    }
-}
-
 /// Two ends that dialled each other at the same moment have both links within this time.
 const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 
 impl Neighbour {
     /// Its part of the shard's usage.
     pub(super) fn usage(&self) -> Usage {
-        Usage {
-            awaiting: self.awaiting.len(),
-            window_frames: self.window.frames.len(),
-            window_bytes: self.window.bytes,
-            identities: self.identities.order.len(),
-            ..Usage::default()
-        }
+        Usage { window_frames: self.window.frames.len(), window_bytes: self.window.bytes, ..Usage::default() }
     }
 }
 
@@ -183,22 +108,20 @@ impl Shard {
         let own_id = self.shared.id;
         let Some(neighbour) = self.neighbours.get(&link.peer) else {
             let neighbour = Neighbour {
-                incarnation: link.incarnation,
                 active: None,
                 rival: None,
                 active_since: now,
                 standing: Standing::Here,
                 window: Window::default(),
-                awaiting: AHashMap::with_hasher(self.hashing.clone()),
-                identities: Identities::new(self.hashing.clone()),
-                questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
             };
             self.neighbours.insert(link.peer, neighbour);
+            self.begin_peer(now, &link.peer, link.incarnation);
             return self.activate(now, key, &link.peer, out);
         };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
-        if link.incarnation < neighbour.incarnation && !given_up {
+        if link.incarnation < incarnation && !given_up {
             if self.logs.nodes_misbehaved.admits(now) {
                 warn!(
                     peer = %link.peer,
@@ -207,7 +130,7 @@ impl Shard {
             }
             return out.close(key, CloseReason::Duplicate);
         }
-        if link.incarnation != neighbour.incarnation {
+        if link.incarnation != incarnation {
             if self.logs.nodes_up.admits(now) {
                 info!(peer = %link.peer, "the node has restarted");
             }
@@ -267,7 +190,7 @@ impl Shard {
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
         }
-        let incarnation = neighbour.incarnation;
+        let incarnation = self.peers.get(peer).map_or(0, |peer| peer.incarnation);
         neighbour.standing = Standing::Here;
         let mut again = 0;
         for sent in &mut neighbour.window.frames {
@@ -372,8 +295,8 @@ impl Shard {
     fn forget_neighbour(&mut self, id: &NodeId) {
         if let Some(neighbour) = self.neighbours.remove(id) {
             self.windows_bytes -= neighbour.window.bytes;
-            self.identities -= neighbour.identities.order.len();
         }
+        self.forget_peer(id);
     }
 
     /// The node is gone, or has begun a new life: what waits for it fails. Answers to it are kept, and what
@@ -394,17 +317,9 @@ impl Shard {
         let kept = window.frames.iter().map(Sent::cost).sum();
         self.windows_bytes -= window.bytes - kept;
         window.bytes = kept;
-        out.to_registry(RegistryInput::NodeDown { id: *id, incarnation: neighbour.incarnation });
-        let awaiting: Vec<(u32, Awaiting)> = neighbour.awaiting.drain().collect();
-        for (message, awaiting) in awaiting {
-            if awaiting.coordinator == self.id {
-                self.handle_forward_failed(now, awaiting.request, message, awaiting.taken, out);
-            } else {
-                let failed =
-                    MeshMessage::ForwardFailed { request: awaiting.request, message, taken: awaiting.taken };
-                out.to_reactor(awaiting.coordinator, failed, FrameRef::Slice(&[]));
-            }
-        }
+        let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
+        out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
+        self.fail_awaiting(now, id, out);
     }
 
     /// The links to one node, or to all, whether they have said Hello or not.
@@ -472,8 +387,8 @@ impl Shard {
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
-        if let Some(neighbour) = self.neighbours.get_mut(node) {
-            neighbour.awaiting.insert(message, Awaiting { coordinator, request, taken: false });
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.await_answer(message, coordinator, request);
         }
         true
     }
@@ -506,7 +421,7 @@ impl Shard {
         answer: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if self.neighbours.get(node).is_none_or(|neighbour| neighbour.incarnation != incarnation) {
+        if self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation) {
             self.counters.late_answers.increment();
             return;
         }
@@ -576,8 +491,8 @@ impl Shard {
     }
 
     /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.
-    pub(super) fn acknowledge(&mut self, peer: &NodeId, count: u64) -> bool {
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
+    pub(super) fn acknowledge(&mut self, id: &NodeId, count: u64) -> bool {
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return false };
         if count > neighbour.window.frames.len() as u64 {
             return false;
         }
@@ -585,60 +500,12 @@ impl Shard {
             neighbour.window.bytes -= sent.cost();
             self.windows_bytes -= sent.cost();
             if sent.packet_type == PacketType::UNICAST
-                && let Some(awaiting) = neighbour.awaiting.get_mut(&sent.message)
+                && let Some(peer) = self.peers.get_mut(id)
             {
-                awaiting.taken = true;
+                peer.note_taken(sent.message);
             }
         }
         true
-    }
-
-    /// Whether a message of the neighbour is new; remembers it if so.
-    pub(super) fn is_new_message(
-        &mut self,
-        now: Instant,
-        peer: &NodeId,
-        packet_type: PacketType,
-        message: u32,
-    ) -> bool {
-        let settings = &self.shared.settings;
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
-        let before = neighbour.identities.order.len();
-        // When all neighbours together have their maximum, each keeps what it has, its newest.
-        let max = match self.identities < settings.all_identities_max {
-            true => settings.identities_max,
-            false => before.clamp(1, settings.identities_max),
-        };
-        let bounds = IdentityBounds { max, memory: settings.identity_memory };
-        let new = neighbour.identities.insert(now, packet_type, message, &bounds, &self.counters);
-        self.identities = self.identities + neighbour.identities.order.len() - before;
-        if !new {
-            self.counters.duplicates_dropped.increment();
-        }
-        new
-    }
-
-    /// A response of the neighbour: whose request it answers. One that no session gave leaves the door
-    /// open for a late answer if `may_follow`.
-    pub(super) fn take_awaiting(
-        &mut self,
-        peer: &NodeId,
-        message: u32,
-        may_follow: bool,
-    ) -> Option<(ReactorId, RequestId)> {
-        let neighbour = self.neighbours.get_mut(peer)?;
-        if may_follow {
-            let awaiting = neighbour.awaiting.get_mut(&message)?;
-            awaiting.taken = true;
-            return Some((awaiting.coordinator, awaiting.request));
-        }
-        neighbour.awaiting.remove(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
-    }
-
-    /// The request is over; tells which it was and whether the neighbour had taken it.
-    pub(super) fn forget_forward(&mut self, node: &NodeId, message: u32) -> Option<(RequestId, bool)> {
-        let awaiting = self.neighbours.get_mut(node)?.awaiting.remove(&message)?;
-        Some((awaiting.request, awaiting.taken))
     }
 }
 

@@ -386,7 +386,7 @@ impl Shard {
             self.handle_multicast_of_node(now, (peer, header.seq), audience, frame, out);
             return;
         }
-        let Some(incarnation) = self.neighbours.get(peer).map(|neighbour| neighbour.incarnation) else {
+        let Some(incarnation) = self.peers.get(peer).map(|peer| peer.incarnation) else {
             return;
         };
         let time_left = extensions

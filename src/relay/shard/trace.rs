@@ -166,9 +166,9 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.trace_questions.increment();
-        let admitted = self.neighbours.get_mut(peer).is_some_and(|neighbour| {
+        let admitted = self.peers.get_mut(peer).is_some_and(|peer| {
             let second = Duration::from_secs(1);
-            neighbour.questions.take(now, second, QUESTIONS_PER_SECOND_MAX).is_some()
+            peer.questions.take(now, second, QUESTIONS_PER_SECOND_MAX).is_some()
         });
         if !admitted {
             return self.counters.trace_questions_over_bound.increment();
