@@ -129,6 +129,7 @@ impl Node {
         let shared = Arc::new(Shared {
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
             advertised: config.advertised.map(|address| listeners.fill_port(address)).transpose()?,
+            signer: Some(signer.clone()),
             own_agency: agency,
             own_name: name,
             limiter: Bandwidth::limiter(config.bandwidth),

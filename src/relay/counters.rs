@@ -326,6 +326,16 @@ figures! {
         counter state_refused,
         /// Frames that named other nodes than the two ends of the link.
         counter not_for_us,
+        /// Frames passed on for other nodes.
+        counter relayed,
+        /// Frames for other nodes that no neighbour could take.
+        counter relay_dropped,
+        /// Frames for other nodes that are not passed on: their hops are used up, or `[p2p] relay` is off.
+        counter relay_refused,
+        /// Sealed payloads that their source did not seal for this node and message.
+        counter sealed_refused,
+        /// Sealed payloads of, or for, a life that is over.
+        counter sealed_late,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
         /// Links closed because unfinished frames of all links together took too much memory.

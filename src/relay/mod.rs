@@ -26,6 +26,7 @@ pub(crate) mod log_limit;
 pub mod registry;
 pub mod report;
 pub mod rpc;
+pub mod sealing;
 pub mod settings;
 pub mod shard;
 pub mod signing;
@@ -395,6 +396,31 @@ pub enum MeshMessage {
         /// For a private topic, who may get it.
         audience: Option<Box<Named>>,
     },
+    /// To the home of `next`: send a frame that names its ends on to that neighbour. The frame is the payload.
+    Pass {
+        /// What, and where to.
+        packet: Box<Packet>,
+        /// The neighbour.
+        next: Box<NodeId>,
+    },
+    /// To the home of its source: a sealed payload has come for this node.
+    Arrived {
+        /// The node that sealed it.
+        source: Box<NodeId>,
+        /// What it is.
+        packet_type: PacketType,
+        /// The message's number at its source.
+        seq: u32,
+    },
+    /// To the home of a destination: a frame to it was not sent.
+    NotPassed {
+        /// Where it was to go.
+        node: Box<NodeId>,
+        /// What it was.
+        packet_type: PacketType,
+        /// Its number.
+        message: u32,
+    },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
         /// The coordinator's number for the request.
@@ -449,6 +475,27 @@ pub enum MeshMessage {
     },
 }
 
+/// A frame that names its ends, on its way over more than one link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The node that originated it.
+    pub source: NodeId,
+    /// The node that it is for.
+    pub destination: NodeId,
+    /// What it is.
+    pub packet_type: PacketType,
+    /// The message's number at its source.
+    pub seq: u32,
+    /// Links that it may still take.
+    pub hops_left: u8,
+    /// Whether it was sent before.
+    pub again: bool,
+    /// The neighbour that it came from, which it does not go back to.
+    pub from: Option<NodeId>,
+    /// How many neighbours it was to go to here that could not take it.
+    pub tries: u8,
+}
+
 /// What a shard tells the registry.
 #[derive(Clone, Debug)]
 pub enum RegistryInput {
@@ -478,6 +525,13 @@ pub enum RegistryInput {
         agency: String,
         /// The common name in its certificate.
         name: String,
+    },
+    /// The last link to a node is gone; it may return.
+    LinkLost {
+        /// Who.
+        id: NodeId,
+        /// Which incarnation of it.
+        incarnation: u64,
     },
     /// The last link to a node is gone, and the grace for its return is over.
     NodeDown {
@@ -535,6 +589,15 @@ pub enum RegistryOutput {
     },
     /// This node begins a later life: all links to other nodes are to be made anew.
     NewLife,
+    /// To a node's home: whether a way leads to it, and to which life of it.
+    Reach {
+        /// Which node.
+        id: NodeId,
+        /// Its incarnation; `None` if no way leads to it.
+        incarnation: Option<u64>,
+    },
+    /// To all: the snapshot's paths have changed.
+    WaysChanged,
     /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.
@@ -598,6 +661,8 @@ pub struct Shared {
     pub own_agency: String,
     /// The common name in its certificate.
     pub own_name: String,
+    /// Its key, for what is sealed; without one nothing goes over more than one link.
+    pub signer: Option<signing::NodeSigner>,
     /// Bounds and times.
     pub settings: settings::Settings,
     /// The topic table and node map.
@@ -640,6 +705,7 @@ impl Shared {
             advertised: None,
             own_agency: String::new(),
             own_name: String::new(),
+            signer: None,
             snapshot: arc_swap::ArcSwap::default(),
             limiter: bandwidth::Limiter::unlimited(),
             rpc_limiter: bandwidth::Limiter::unlimited(),

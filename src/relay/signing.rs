@@ -2,6 +2,7 @@
 
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa::Signature};
 
+use super::sealing::Secret;
 use crate::wire::NodeId;
 
 /// Length of a signature in bytes.
@@ -25,6 +26,11 @@ impl NodeSigner {
     /// The node that the key makes.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// What this node shares with another one; `None` if its id is no key.
+    pub fn share_with(&self, other: NodeId) -> Option<Secret> {
+        Secret::new(&self.secret, self.id, other)
     }
 
     /// Signs a digest.

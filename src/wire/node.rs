@@ -105,6 +105,9 @@ pub const FLAG_COMPRESSED: u8 = 1;
 /// Flag: the frame was sent before, perhaps over another path.
 pub const FLAG_SENT_AGAIN: u8 = 2;
 
+/// Flag: the payload is sealed between source and destination.
+pub const FLAG_SEALED: u8 = 4;
+
 /// Why a node link's bytes are no frame; each closes the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {

@@ -412,6 +412,7 @@ impl Network {
         };
         let queue_bytes_max = settings.session_queue_bytes_max;
         let shared = Arc::new(Shared {
+            signer: Some(keys.clone()),
             own_agency: "agency".to_owned(),
             own_name: "node".to_owned(),
             limiter,

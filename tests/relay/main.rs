@@ -8,6 +8,7 @@ mod kit;
 mod latencies;
 mod multicast;
 mod node_links;
+mod paths;
 mod private_topics;
 mod result_codes;
 mod session;

@@ -48,7 +48,7 @@ use super::{
     rpc,
     settings::SESSIONS_MAX,
     signing::NodeSigner,
-    snapshot::{NodeEntry, NodeRef, Snapshot},
+    snapshot::{self, NodeEntry, NodeRef, Snapshot},
 };
 use crate::wire::{
     NodeId, Topic, TopicKind,
@@ -265,6 +265,8 @@ struct Neighbour {
     agency: String,
     name: String,
     since: Instant,
+    /// Its link is lost and may return.
+    is_lost: bool,
     /// Records as this neighbour is fetching them, and when it last asked.
     pinned: BTreeMap<NodeId, (Pinned, Instant)>,
     /// Our requests to it that are under way.
@@ -362,6 +364,7 @@ impl Registry {
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }
+            RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(&id, incarnation),
             RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(&id, incarnation),
             RegistryInput::State { from, packet_type, seq, payload } => {
                 if let Err(error) = self.handle_state(now, &from, packet_type, seq, &payload) {
@@ -581,6 +584,7 @@ impl Registry {
             agency: String::new(),
             name: String::new(),
             since: now,
+            is_lost: false,
             pinned: BTreeMap::new(),
             wants: 0,
             requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
@@ -591,6 +595,7 @@ impl Registry {
             neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });
             neighbour.since = now;
         }
+        neighbour.is_lost = false;
         (neighbour.address, neighbour.agency, neighbour.name) = (address, agency, name);
         self.own.change(state::neighbour_key(&id), Some(Vec::new()));
         self.neighbours_changed();
@@ -604,6 +609,17 @@ impl Registry {
             self.neighbours.remove(id);
             self.own.change(state::neighbour_key(id), None);
             self.neighbours_changed();
+        }
+    }
+
+    /// Others are told at once, and ways around it are used; what has no other way waits for its return.
+    fn handle_link_lost(&mut self, id: &NodeId, incarnation: u64) {
+        if let Some(neighbour) = self.neighbours.get_mut(id)
+            && neighbour.entry.incarnation == incarnation
+        {
+            neighbour.is_lost = true;
+            self.own.change(state::neighbour_key(id), None);
+            self.topology_changed = true;
         }
     }
 
@@ -681,7 +697,19 @@ impl Registry {
 
     /// Finds the ways through the network, and puts into the snapshot whom they lead to.
     fn find_ways(&mut self, now: Instant) {
-        let ways = self.topology.ways(&self.shared.id, self.neighbours.keys().copied());
+        let linked = |lost: bool| {
+            let neighbours = self.neighbours.iter().filter(move |(_, neighbour)| lost || !neighbour.is_lost);
+            neighbours.map(|(id, _)| *id)
+        };
+        let mut ways = self.topology.ways(&self.shared.id, linked(false));
+        // What leads only over links that are lost just now goes on to count for a moment: they may return.
+        if self.neighbours.values().any(|neighbour| neighbour.is_lost) {
+            let others = self.topology.ways(&self.shared.id, linked(true));
+            for (id, path) in others.paths {
+                ways.paths.entry(id).or_insert(path);
+            }
+            ways.connected.extend(others.connected);
+        }
         self.counters.ways_found.increment();
         let own = self.shared.id;
         let mut reachable = 0;
@@ -693,8 +721,7 @@ impl Registry {
                 // Neighbours may not have it: it was not offered while it was lost.
                 self.news.versions.push((own, version));
             }
-            // Frames are not passed on for others yet.
-            let is_reached = ways.paths.get(origin).is_some_and(|path| path.hops == 1);
+            let is_reached = ways.paths.contains_key(origin);
             // Of a neighbour whose clock went back an older life is known, until it begins a later one.
             let is_of_this_life = self
                 .neighbours
@@ -706,13 +733,28 @@ impl Registry {
             if !is_routed && let Some(node) = known.routed.take() {
                 exchange_in_snapshot(&mut self.snapshot, &node, entries, &Entries::default());
                 self.snapshot_changed = true;
+                self.outputs
+                    .push_back((node.reactor, RegistryOutput::Reach { id: *origin, incarnation: None }));
             } else if is_routed && known.routed.is_none() {
                 let reactor = home_reactor(origin, self.shared.reactors);
                 let node = Arc::new(NodeEntry { id: *origin, incarnation: version.incarnation, reactor });
                 exchange_in_snapshot(&mut self.snapshot, &node, &Entries::default(), entries);
+                let reach = RegistryOutput::Reach { id: *origin, incarnation: Some(version.incarnation) };
+                self.outputs.push_back((reactor, reach));
                 known.routed = Some(node);
                 self.snapshot_changed = true;
             }
+        }
+        let path = |(id, path): (&NodeId, &topology::Path)| {
+            let incarnation = self.known.get(id)?.record.version().incarnation;
+            Some((*id, snapshot::Path { incarnation, hops: path.hops, next: path.next.clone() }))
+        };
+        let paths: BTreeMap<NodeId, snapshot::Path> = ways.paths.iter().filter_map(path).collect();
+        if *self.snapshot.paths != paths {
+            self.snapshot.paths = Arc::new(paths);
+            self.snapshot_changed = true;
+            let reactors = (0..self.shared.reactors).map(ReactorId);
+            self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::WaysChanged)));
         }
         if self.shared.settings.discovers {
             self.discover(&ways);

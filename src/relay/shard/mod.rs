@@ -35,6 +35,7 @@ mod publisher;
 mod push;
 mod request;
 mod round_trip;
+mod route;
 mod session;
 mod trace;
 
@@ -62,6 +63,7 @@ use self::{
     publisher::Publisher,
     push::PushTimer,
     request::Request,
+    route::Parked,
     session::{LocalTopics, Session},
     trace::Traces,
 };
@@ -104,6 +106,7 @@ pub struct Shard {
     pushes: usize,
     neighbours: AHashMap<NodeId, Neighbour>,
     peers: AHashMap<NodeId, Peer>,
+    parked: Parked,
     /// Bytes in the windows of all neighbours.
     windows_bytes: usize,
     /// Message identities remembered for all neighbours.
@@ -220,6 +223,7 @@ impl Shard {
             pushes: 0,
             neighbours: AHashMap::with_hasher(hashing.clone()),
             peers: AHashMap::with_hasher(hashing.clone()),
+            parked: Parked::default(),
             windows_bytes: 0,
             identities: 0,
             hashing,
@@ -368,6 +372,13 @@ impl Shard {
                     out.to_reactor(from, failed, FrameRef::Slice(&[]));
                 }
             }
+            MeshMessage::Pass { packet, next } => self.pass(now, *packet, *next, frame, out),
+            MeshMessage::Arrived { source, packet_type, seq } => {
+                self.arrive(now, &source, packet_type, seq, frame, out);
+            }
+            MeshMessage::NotPassed { node, packet_type, message } => {
+                self.handle_not_passed(now, &node, packet_type, message, out);
+            }
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(now, request, message, taken, out);
             }
@@ -409,6 +420,8 @@ impl Shard {
             RegistryOutput::RpcAnswer { link, seq, body } => {
                 self.send_rpc_answer(link, &seq, &body, out);
             }
+            RegistryOutput::Reach { id, incarnation } => self.handle_reach(now, &id, incarnation, out),
+            RegistryOutput::WaysChanged => self.handle_ways_changed(now, out),
             RegistryOutput::NewLife => self.begin_life(now, out),
             RegistryOutput::CloseNode { id, reason } => self.close_node(now, &id, reason, out),
         }

@@ -11,7 +11,9 @@ use tracing::{info, warn};
 
 use super::{LinkKind, Shard, Usage, node_link::NodeLink};
 use crate::{
-    relay::{Class, CloseReason, LinkKey, Named, Outbound, ReactorId, RegistryInput, RequestId, SendError},
+    relay::{
+        Class, CloseReason, LinkKey, Named, Outbound, Packet, ReactorId, RegistryInput, RequestId, SendError,
+    },
     wire::{
         FrameRef, NodeId, RetainedFrame,
         node::{Extensions, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, audience_len},
@@ -68,11 +70,13 @@ struct Window {
     bytes: usize,
 }
 
-struct Sent {
-    head: SmallVec<[u8; 128]>,
-    body: RetainedFrame,
-    packet_type: PacketType,
-    message: u32,
+pub(super) struct Sent {
+    pub(super) head: SmallVec<[u8; 128]>,
+    pub(super) body: RetainedFrame,
+    pub(super) packet_type: PacketType,
+    pub(super) message: u32,
+    /// Set if it names its ends.
+    pub(super) packet: Option<Packet>,
 }
 
 impl Sent {
@@ -115,7 +119,14 @@ impl Shard {
                 window: Window::default(),
             };
             self.neighbours.insert(link.peer, neighbour);
-            self.begin_peer(now, &link.peer, link.incarnation);
+            match self.peers.get_mut(&link.peer) {
+                // It was reached over others.
+                Some(peer) if peer.incarnation == link.incarnation => peer.lost_since = None,
+                _ => {
+                    self.fail_awaiting(now, &link.peer, out);
+                    self.begin_peer(now, &link.peer, link.incarnation);
+                }
+            }
             return self.activate(now, key, &link.peer, out);
         };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
@@ -253,6 +264,9 @@ impl Shard {
             self.activate(now, rival, &link.peer, out);
         } else {
             self.want_node_tick(now);
+            let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
+            out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
+            self.send_waiting_around(now, &link.peer, out);
         }
     }
 
@@ -292,16 +306,47 @@ impl Shard {
         }
     }
 
-    fn forget_neighbour(&mut self, id: &NodeId) {
+    pub(super) fn forget_neighbour(&mut self, id: &NodeId) {
         if let Some(neighbour) = self.neighbours.remove(id) {
             self.windows_bytes -= neighbour.window.bytes;
         }
-        self.forget_peer(id);
+        // It may be reached over others.
+        if !self.shared.snapshot.load().paths.contains_key(id) {
+            self.forget_peer(id);
+        }
+    }
+
+    /// Takes out what waits for a neighbour, in order.
+    pub(super) fn take_window(&mut self, id: &NodeId) -> VecDeque<Sent> {
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return VecDeque::new() };
+        let window = std::mem::take(&mut neighbour.window);
+        self.windows_bytes -= window.bytes;
+        window.frames
+    }
+
+    /// Puts back what was taken out.
+    pub(super) fn keep_waiting(&mut self, id: &NodeId, sent: Sent) {
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return };
+        neighbour.window.bytes += sent.cost();
+        self.windows_bytes += sent.cost();
+        neighbour.window.frames.push_back(sent);
+    }
+
+    /// The neighbours without a link for whom something waits.
+    pub(super) fn waiting_neighbours(&self) -> Vec<NodeId> {
+        let waits = |neighbour: &Neighbour| neighbour.active.is_none() && !neighbour.window.frames.is_empty();
+        self.neighbours.iter().filter(|(_, neighbour)| waits(neighbour)).map(|(id, _)| *id).collect()
     }
 
     /// The node is gone, or has begun a new life: what waits for it fails. Answers to it are kept, and what
     /// it sent is remembered, for the case that only its links were gone.
-    fn give_up_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+    pub(super) fn give_up_node(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        reason: CloseReason,
+        out: &mut impl Outbound,
+    ) {
         let until = now + self.shared.settings.identity_memory;
         let Some(neighbour) = self.neighbours.get_mut(id) else { return };
         neighbour.standing = Standing::GivenUp { until };
@@ -309,17 +354,20 @@ impl Shard {
         for link in [neighbour.active.take(), rival].into_iter().flatten() {
             out.abort(link, reason);
         }
-        let window = &mut neighbour.window;
-        let multicasts =
-            window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
-        self.counters.dropped_window_full.add(multicasts as u64);
-        window.frames.retain(|sent| sent.packet_type == PacketType::UNICAST_RESPONSE);
-        let kept = window.frames.iter().map(Sent::cost).sum();
-        self.windows_bytes -= window.bytes - kept;
-        window.bytes = kept;
+        self.send_waiting_around(now, id, out);
+        for sent in self.take_window(id) {
+            match (&sent.packet, sent.packet_type) {
+                (Some(packet), _) => self.not_passed(now, packet, sent.body.as_ref(), out),
+                (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, sent),
+                (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
+                (None, _) => {}
+            }
+        }
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
-        self.fail_awaiting(now, id, out);
+        if !self.has_way_around(id) {
+            self.fail_awaiting(now, id, out);
+        }
     }
 
     /// The links to one node, or to all, whether they have said Hello or not.
@@ -387,8 +435,13 @@ impl Shard {
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
+        let is_linked = self.neighbours.contains_key(node);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, coordinator, request);
+            if !is_linked {
+                // The nodes on the way acknowledge to each other only.
+                peer.note_taken(message);
+            }
         }
         true
     }
@@ -445,12 +498,41 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
-        let settings = &self.shared.settings;
+        let mut block = SmallVec::new();
+        extensions.encode_into(&mut block);
+        let is_linked = self.neighbours.get(node).is_some_and(|neighbour| neighbour.active.is_some());
+        if !is_linked
+            && let Some(is_sent) = self.send_around(now, node, (packet_type, message), &[&block], frame, out)
+        {
+            return is_sent;
+        }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         if given_up && packet_type != PacketType::UNICAST_RESPONSE {
             return false;
         }
+        let mut head = SmallVec::new();
+        Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
+        head.extend_from_slice(&block);
+        self.enqueue(now, node, head, frame, packet_type, message, None, out)
+    }
+
+    /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
+    /// `false` if there is no room.
+    #[allow(clippy::too_many_arguments)] // the parts of one frame
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        head: SmallVec<[u8; 128]>,
+        frame: FrameRef<'_>,
+        packet_type: PacketType,
+        message: u32,
+        packet: Option<Packet>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let settings = &self.shared.settings;
+        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
         let window = &mut neighbour.window;
         // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
         // the whole request time.
@@ -467,11 +549,6 @@ impl Shard {
             }
             return false;
         }
-        let mut block = SmallVec::new();
-        extensions.encode_into(&mut block);
-        let mut head = SmallVec::new();
-        Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
-        head.extend_from_slice(&block);
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
@@ -479,7 +556,7 @@ impl Shard {
         {
             return false;
         }
-        let sent = Sent { head, body: frame.retain(), packet_type, message };
+        let sent = Sent { head, body: frame.retain(), packet_type, message, packet };
         window.bytes += sent.cost();
         self.windows_bytes += sent.cost();
         window.frames.push_back(sent);
@@ -500,6 +577,7 @@ impl Shard {
             neighbour.window.bytes -= sent.cost();
             self.windows_bytes -= sent.cost();
             if sent.packet_type == PacketType::UNICAST
+                && sent.packet.is_none()
                 && let Some(peer) = self.peers.get_mut(id)
             {
                 peer.note_taken(sent.message);

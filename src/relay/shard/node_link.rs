@@ -16,7 +16,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
-        node::{Extensions, Header, PacketType, Route},
+        node::{Extensions, FLAG_SEALED, Header, PacketType, Route},
         sdk,
     },
 };
@@ -227,7 +227,9 @@ impl Shard {
         let for_us = match header.route {
             Route::Direct => true,
             Route::Named { source, destinations } => {
-                *source == peer.0 && matches!(destinations, [only] if *only == own.0)
+                header.flags & FLAG_SEALED == 0
+                    && *source == peer.0
+                    && matches!(destinations, [only] if *only == own.0)
             }
         };
         let is_hello = header.packet_type == PacketType::HELLO;
@@ -239,15 +241,15 @@ impl Shard {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its identity.
             if for_us {
-                self.handle_amop(now, key, &peer, &header, payload, out);
+                self.handle_amop(now, Some(key), &peer, &header, payload, out);
             } else {
-                self.counters.not_for_us.increment();
+                self.handle_named(now, &peer, &header, payload, out);
             }
             self.note_taken(now, key, frame.len(), out);
             return;
         }
         if !for_us {
-            return self.counters.not_for_us.increment();
+            return self.handle_named(now, &peer, &header, payload, out);
         }
         match header.packet_type {
             PacketType::HELLO => self.handle_hello(now, key, header.seq, payload, out),
@@ -287,6 +289,14 @@ impl Shard {
             );
         }
         out.abort(key, CloseReason::NodeFrame);
+    }
+
+    /// What a link brought is the fault of its peer; what was sealed, of nobody on the way.
+    fn bad_amop(&mut self, now: Instant, key: Option<LinkKey>, what: &str, out: &mut impl Outbound) {
+        match key {
+            Some(key) => self.misbehaved(now, key, what, out),
+            None => self.counters.sealed_refused.increment(),
+        }
     }
 
     fn handle_hello(
@@ -350,17 +360,17 @@ impl Shard {
         }
     }
 
-    fn handle_amop(
+    pub(super) fn handle_amop(
         &mut self,
         now: Instant,
-        key: LinkKey,
+        key: Option<LinkKey>,
         peer: &NodeId,
         header: &Header<'_>,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.misbehaved(now, key, "malformed extensions", out);
+            return self.bad_amop(now, key, "malformed extensions", out);
         };
         let frame = payload.advance(offset);
         let expected = match header.packet_type {
@@ -370,7 +380,7 @@ impl Shard {
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.misbehaved(now, key, "an AMOP frame that lies about its length or type", out),
+            _ => return self.bad_amop(now, key, "an AMOP frame that lies about its length or type", out),
         }
         if header.packet_type == PacketType::UNICAST_RESPONSE {
             self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
@@ -551,6 +561,8 @@ impl Shard {
             self.measure(now, key, out);
         }
         self.tick_neighbours(now, out);
+        self.tick_peers(now);
+        self.tick_parked(now);
         self.next_node_tick = None;
         if self.counters.node_links.get() > 0 || !self.neighbours.is_empty() {
             self.want_node_tick(now);

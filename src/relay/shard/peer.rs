@@ -15,8 +15,8 @@ use ahash::{AHashMap, RandomState};
 use super::Shard;
 use crate::{
     relay::{
-        MeshMessage, Outbound, ReactorId, RequestId, allowance::Allowance, counters::Counters,
-        trace::QUESTIONS_PER_SECOND_MAX,
+        CloseReason, MeshMessage, Outbound, ReactorId, RequestId, allowance::Allowance, counters::Counters,
+        sealing::Seal, trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
 };
@@ -28,6 +28,10 @@ pub(super) struct Peer {
     identities: Identities,
     /// How often it may ask about messages.
     pub(super) questions: Allowance,
+    /// For what goes over other nodes; made when it is needed.
+    pub(super) seal: Option<Seal>,
+    /// Since when no way leads to it, if it is no neighbour.
+    pub(super) lost_since: Option<Instant>,
 }
 
 /// A unicast that the node has, or will have.
@@ -97,6 +101,8 @@ impl Peer {
             awaiting: AHashMap::with_hasher(hashing.clone()),
             identities: Identities::new(hashing.clone()),
             questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
+            seal: None,
+            lost_since: None,
         }
     }
 
@@ -131,6 +137,49 @@ impl Shard {
     pub(super) fn forget_peer(&mut self, id: &NodeId) {
         if let Some(peer) = self.peers.remove(id) {
             self.identities -= peer.identities();
+        }
+    }
+
+    /// A later life of a node is heard of: what waits for the one before fails.
+    pub(super) fn replace_life(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        incarnation: u64,
+        out: &mut impl Outbound,
+    ) {
+        if self.neighbours.contains_key(id) {
+            self.give_up_node(now, id, CloseReason::Replaced, out);
+            self.forget_neighbour(id);
+        }
+        self.fail_awaiting(now, id, out);
+        self.begin_peer(now, id, incarnation);
+    }
+
+    /// Lets go of nodes that no way led to for long.
+    pub(super) fn tick_peers(&mut self, now: Instant) {
+        let memory = self.shared.settings.identity_memory;
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= memory;
+        let gone: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peer.lost_since.is_some_and(is_over) && !self.neighbours.contains_key(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.forget_peer(&id);
+        }
+    }
+
+    /// One unicast was not sent.
+    pub(super) fn fail_one(&mut self, now: Instant, id: &NodeId, message: u32, out: &mut impl Outbound) {
+        let awaiting = self.peers.get_mut(id).and_then(|peer| peer.awaiting.remove(&message));
+        let Some(Awaiting { coordinator, request, .. }) = awaiting else { return };
+        if coordinator == self.id {
+            self.handle_forward_failed(now, request, message, false, out);
+        } else {
+            let failed = MeshMessage::ForwardFailed { request, message, taken: false };
+            out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
         }
     }
 

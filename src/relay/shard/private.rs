@@ -178,7 +178,12 @@ impl Shard {
     ) {
         let home = home_reactor(&node, self.shared.reactors);
         if home == self.id {
-            self.send_state(now, &node, PacketType::BROADCAST, None, &notice.encode(), out);
+            let notice = notice.encode();
+            if self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
+                return self.send_state(now, &node, PacketType::BROADCAST, None, &notice, out);
+            }
+            let subject = (PacketType::BROADCAST, self.next_message());
+            self.send_around(now, &node, subject, &[&notice], FrameRef::Slice(&[]), out);
         } else {
             let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
             out.to_reactor(home, message, FrameRef::Slice(&[]));

@@ -609,7 +609,7 @@ impl Shard {
             return Some(Candidate::Desk);
         }
         let snapshot = self.shared.snapshot.load();
-        let id = *snapshot.neighbours.iter().find(|id| elsewhere && minted.is_at(id))?;
+        let id = *snapshot.paths.keys().find(|id| elsewhere && minted.is_at(id))?;
         let reactor = home_reactor(&id, self.shared.reactors);
         // Which life of it does not matter: a challenge of another one is not open.
         Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))

@@ -143,7 +143,8 @@ impl Shard {
             more: false,
             accounts: Vec::new(),
         };
-        if self.neighbours.get(&node).is_none_or(|neighbour| neighbour.active.is_none()) {
+        let is_linked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
+        if !is_linked && !self.has_way_around(&node) {
             return out.told(told(Asked::NotLinked));
         }
         if self.traces.questions.len() >= QUESTIONS_MAX || self.traces.questions.contains_key(&question) {
