@@ -314,6 +314,8 @@ enum Event {
     },
 }
 
+pub type Tamper = Box<dyn FnMut(NodeIndex, NodeIndex, &mut Vec<u8>)>;
+
 pub struct Network {
     pub now: Instant,
     pub apps: Vec<Application>,
@@ -321,6 +323,8 @@ pub struct Network {
     pub timing: Timing,
     /// Set to an empty list to have what happens noted.
     pub seen: Option<Vec<Seen>>,
+    /// Sees, and may change, every frame from node to node as it leaves.
+    pub tamper: Option<Tamper>,
     rng: SmallRng,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
     pending: BTreeMap<u64, Event>,
@@ -368,6 +372,7 @@ impl Network {
             nodes: Vec::new(),
             timing: Timing::default(),
             seen: None,
+            tamper: None,
             rng: SmallRng::seed_from_u64(seed),
             events: BinaryHeap::new(),
             pending: BTreeMap::new(),
@@ -955,6 +960,10 @@ impl Network {
                         continue;
                     }
                     let from = Some((node, incarnation, reactor, link));
+                    let mut bytes = bytes;
+                    if let (Some(tamper), End::Node { node: other, .. }) = (&mut self.tamper, to) {
+                        tamper(node, other, &mut bytes);
+                    }
                     self.schedule_at(at, Event::Frame { to, bytes, from });
                 }
                 Effect::Mesh { to, message, frame } => {

@@ -1,9 +1,19 @@
 //! Messages over more than one link (WIRE §6.4): they arrive as long as a way leads from sender to receiver.
 
-use std::time::Duration;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
-use amop::relay::settings::Settings;
-use amop::wire::sdk::FrameType;
+use amop::{
+    relay::settings::Settings,
+    wire::{
+        ResultCode,
+        node::{FLAG_SEALED, Header, PacketType, Route},
+        sdk::{self, FrameType},
+    },
+};
 
 use crate::kit::{AppIndex, Behaviour, Network, NodeIndex};
 
@@ -97,4 +107,198 @@ fn a_link_that_breaks_in_mid_traffic_costs_neither_a_loss_nor_a_double_delivery(
         got.dedup();
         assert_eq!((count, got.len()), (200, 200), "seed {seed}");
     }
+}
+
+#[test]
+fn a_node_that_dies_in_mid_traffic_is_gone_around() {
+    for seed in 0..4 {
+        let mut net = network(30 + seed, 4, 2, &ring(4));
+        subscribers(&mut net, &[2]);
+        let publisher = net.app(0, Behaviour::Silent);
+        let mut sent = Vec::new();
+        for number in 0..60u8 {
+            sent.push(net.unicast(publisher, "t", &[number]));
+            net.run_for(Duration::from_millis(1));
+            if number == 20 {
+                net.kill(1);
+            }
+        }
+        net.run_for(40 * SOON);
+        let codes: Vec<i32> = sent.iter().map(|seq| net.answers(publisher, seq)[0].code().0).collect();
+        // What the dead node had acknowledged and not passed on is lost with it.
+        assert!(codes.iter().all(|code| [0, 102].contains(code)), "seed {seed}: {codes:?}");
+        assert!(codes[40..].iter().all(|&code| code == 0), "seed {seed}: {codes:?}");
+    }
+}
+
+#[test]
+fn every_subscriber_of_the_network_is_equally_likely_however_far() {
+    let mut net = network(40, 5, 2, &line(5));
+    let apps = subscribers(&mut net, &[0, 1, 1, 2, 3, 3, 3, 4]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let draws = 1_600;
+    for number in 0..draws {
+        let seq = net.unicast(publisher, "t", &[number as u8]);
+        assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    }
+    let expected = f64::from(draws) / apps.len() as f64;
+    let chi_square: f64 = apps
+        .iter()
+        .map(|&app| (net.pushed(app, FrameType::REQUEST).len() as f64 - expected).powi(2) / expected)
+        .sum();
+    // Seven degrees of freedom: 24.3 is exceeded once in a thousand.
+    assert!(chi_square < 24.3, "{chi_square}");
+}
+
+#[test]
+fn a_node_that_passes_on_nothing_is_gone_around_or_ends_the_way() {
+    let mut net = Network::new(41);
+    net.add_node(1, Settings::default());
+    net.add_node(1, Settings { relays: false, ..Settings::default() });
+    for _ in 0..2 {
+        net.add_node(1, Settings::default());
+    }
+    for (one, other) in [(0, 1), (1, 2)] {
+        net.connect(one, other);
+    }
+    net.run_for(SOON);
+    subscribers(&mut net, &[2]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, SOON).0, 100);
+    net.connect(0, 3);
+    net.connect(3, 2);
+    net.run_for(SOON);
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    assert_eq!(net.nodes[1].total(|counters| counters.relayed.get()), 0);
+}
+
+/// Whether a frame is sealed for somebody else than the two ends of its link.
+fn is_sealed(bytes: &[u8]) -> bool {
+    Header::decode(bytes)
+        .is_ok_and(|(header, _)| header.flags & FLAG_SEALED != 0 && header.packet_type.is_amop())
+}
+
+const SECRET: &[u8] = b"pay 5 to bob";
+
+/// Node 1 stands between 0 and 2 and does with each sealed frame what `tamper` says.
+fn with_a_hostile_node_between(
+    seed: u64,
+    mut tamper: impl FnMut(&mut Vec<u8>) + 'static,
+) -> (Network, AppIndex, AppIndex) {
+    let mut net = network(seed, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
+    let subscriber = subscribers(&mut net, &[2])[0];
+    let publisher = net.app(0, Behaviour::Silent);
+    net.tamper = Some(Box::new(move |from, _, bytes| {
+        if from == 1 && is_sealed(bytes) {
+            tamper(bytes);
+        }
+    }));
+    (net, publisher, subscriber)
+}
+
+#[test]
+fn a_node_on_the_way_sees_neither_topic_nor_payload() {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let all = seen.clone();
+    let (mut net, publisher, _) =
+        with_a_hostile_node_between(50, move |bytes| all.borrow_mut().push(bytes.clone()));
+    let seq = net.unicast(publisher, "t", SECRET);
+    assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+    let seen = seen.borrow();
+    assert_eq!(seen.len(), 2, "the message and its answer");
+    for bytes in seen.iter() {
+        assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET));
+        assert!(!bytes.windows(32).any(|window| window == seq), "not even the seq");
+    }
+}
+
+#[test]
+fn a_node_on_the_way_that_alters_a_frame_anywhere_has_nothing_delivered() {
+    let at = Rc::new(Cell::new(0));
+    let chosen = at.clone();
+    let (mut net, publisher, subscriber) = with_a_hostile_node_between(51, move |bytes| {
+        let (_, offset) = Header::decode(bytes).unwrap();
+        let index = offset + chosen.get() % (bytes.len() - offset);
+        bytes[index] ^= 1;
+    });
+    let before = net.pushed(subscriber, FrameType::MULTICAST).len();
+    for index in 0..160 {
+        at.set(index);
+        net.multicast(publisher, "t", SECRET);
+        net.run_for(SOON / 10);
+    }
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), before);
+    let counted = |net: &Network| {
+        net.nodes[2].total(|counters| counters.sealed_refused.get() + counters.sealed_late.get())
+    };
+    assert_eq!(counted(&net), 160);
+    net.tamper = None;
+    net.multicast(publisher, "t", SECRET);
+    net.run_for(SOON);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), before + 1);
+}
+
+#[test]
+fn a_node_on_the_way_that_gives_a_frame_another_number_type_or_destination_has_nothing_delivered() {
+    for what in 0..3 {
+        let strange = Rc::new(Cell::new([0; 64]));
+        let destination = strange.clone();
+        let (mut net, publisher, subscriber) = with_a_hostile_node_between(52, move |bytes| match what {
+            0 => bytes[11] ^= 1,
+            1 => bytes[7] = 0x30,
+            _ => bytes[20 + 64..][..64].copy_from_slice(&destination.get()),
+        });
+        strange.set(net.nodes[3].id.0);
+        net.multicast(publisher, "t", SECRET);
+        net.run_for(SOON);
+        assert_eq!(net.pushed(subscriber, FrameType::MULTICAST), []);
+        assert_eq!(net.pushed(subscriber, FrameType::REQUEST), []);
+    }
+}
+
+#[test]
+fn a_replayed_frame_is_delivered_once() {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let all = seen.clone();
+    let (mut net, publisher, subscriber) =
+        with_a_hostile_node_between(53, move |bytes| all.borrow_mut().push(bytes.clone()));
+    net.multicast(publisher, "t", SECRET);
+    net.run_for(SOON);
+    for _ in 0..3 {
+        let frame = seen.borrow()[0].clone();
+        net.forge(1, 2, &frame);
+        net.run_for(SOON);
+        // The node that forged has ended the link: it was told of a frame taken that it knows nothing of.
+        net.connect(1, 2);
+        net.run_for(SOON);
+    }
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 1);
+}
+
+#[test]
+fn a_frame_in_anothers_name_that_is_not_sealed_by_it_is_counted_and_dropped() {
+    let mut net = network(54, 3, 1, &line(3));
+    let subscriber = subscribers(&mut net, &[2])[0];
+    let (source, destination) = (net.nodes[0].id, net.nodes[2].id);
+    let seq = net.seq();
+    let inner = sdk::encode_amop(FrameType::MULTICAST, &seq, ResultCode::OK, "t", SECRET);
+    for flags in [0, FLAG_SEALED] {
+        let payload = [&[0, 0], inner.as_slice()].concat();
+        let route = Route::Named { source: &source.0, destinations: &[destination.0] };
+        let header =
+            Header { route, flags, ..Header::direct(PacketType::MULTICAST, 1_000 + u32::from(flags)) };
+        let mut frame = Default::default();
+        header.encode_into(payload.len(), &mut frame);
+        frame.extend_from_slice(&payload);
+        net.forge(1, 2, &frame);
+        net.run_for(SOON);
+        net.connect(1, 2);
+        net.run_for(SOON);
+    }
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST), []);
+    let counted = |counter: fn(&amop::relay::counters::Counters) -> u64| net.nodes[2].total(counter);
+    assert_eq!(counted(|counters| counters.not_for_us.get()), 1);
+    assert_eq!(counted(|counters| counters.sealed_refused.get() + counters.sealed_late.get()), 1);
 }
