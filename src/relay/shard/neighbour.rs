@@ -122,10 +122,7 @@ impl Shard {
             match self.peers.get_mut(&link.peer) {
                 // It was reached over others.
                 Some(peer) if peer.incarnation == link.incarnation => peer.lost_since = None,
-                _ => {
-                    self.fail_awaiting(now, &link.peer, out);
-                    self.begin_peer(now, &link.peer, link.incarnation);
-                }
+                _ => self.begin_peer(now, &link.peer, link.incarnation, out),
             }
             return self.activate(now, key, &link.peer, out);
         };
@@ -148,7 +145,7 @@ impl Shard {
             if !given_up {
                 self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
             }
-            self.forget_neighbour(&link.peer);
+            self.forget_neighbour(now, &link.peer, out);
             return self.settle_link(now, key, link, out);
         }
         let (active_since, active) = (neighbour.active_since, neighbour.active);
@@ -302,18 +299,24 @@ impl Shard {
             self.give_up_node(now, &id, CloseReason::Broken, out);
         }
         for id in forgotten {
-            self.forget_neighbour(&id);
+            self.forget_neighbour(now, &id, out);
         }
     }
 
-    pub(super) fn forget_neighbour(&mut self, id: &NodeId) {
+    pub(super) fn forget_neighbour(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         if let Some(neighbour) = self.neighbours.remove(id) {
             self.windows_bytes -= neighbour.window.bytes;
         }
         // It may be reached over others.
         if !self.shared.snapshot.load().paths.contains_key(id) {
-            self.forget_peer(id);
+            self.forget_peer(now, id, out);
         }
+    }
+
+    /// Whether a node is linked, or its link may return.
+    pub(super) fn is_neighbour(&self, id: &NodeId) -> bool {
+        let standing = self.neighbours.get(id).map(|neighbour| neighbour.standing);
+        matches!(standing, Some(Standing::Here | Standing::Lost { .. }))
     }
 
     /// Takes out what waits for a neighbour, in order.
@@ -402,10 +405,14 @@ impl Shard {
         let links = self.links_of(None);
         let nodes: Vec<NodeId> = self.neighbours.keys().copied().collect();
         for id in nodes {
+            drop(self.take_window(&id));
             self.give_up_node(now, &id, CloseReason::NewLife, out);
-            if let Some(neighbour) = self.neighbours.get_mut(&id) {
-                self.windows_bytes -= neighbour.window.bytes;
-                neighbour.window = Window::default();
+        }
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for id in peers {
+            self.fail_awaiting(now, &id, out);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.seal = None;
             }
         }
         for link in links {

@@ -561,7 +561,7 @@ impl Shard {
             self.measure(now, key, out);
         }
         self.tick_neighbours(now, out);
-        self.tick_peers(now);
+        self.tick_peers(now, out);
         self.tick_parked(now);
         self.next_node_tick = None;
         if self.counters.node_links.get() > 0 || !self.neighbours.is_empty() {

@@ -128,13 +128,20 @@ impl Peer {
 }
 
 impl Shard {
-    /// Takes up a node in one life of it; nothing of another one stays.
-    pub(super) fn begin_peer(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
-        self.forget_peer(id);
+    /// Takes up a node in one life of it; nothing of another one stays, and what waits for that fails.
+    pub(super) fn begin_peer(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        incarnation: u64,
+        out: &mut impl Outbound,
+    ) {
+        self.forget_peer(now, id, out);
         self.peers.insert(*id, Peer::new(now, incarnation, &self.hashing));
     }
 
-    pub(super) fn forget_peer(&mut self, id: &NodeId) {
+    pub(super) fn forget_peer(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        self.fail_awaiting(now, id, out);
         if let Some(peer) = self.peers.remove(id) {
             self.identities -= peer.identities();
         }
@@ -150,14 +157,13 @@ impl Shard {
     ) {
         if self.neighbours.contains_key(id) {
             self.give_up_node(now, id, CloseReason::Replaced, out);
-            self.forget_neighbour(id);
+            self.forget_neighbour(now, id, out);
         }
-        self.fail_awaiting(now, id, out);
-        self.begin_peer(now, id, incarnation);
+        self.begin_peer(now, id, incarnation, out);
     }
 
     /// Lets go of nodes that no way led to for long.
-    pub(super) fn tick_peers(&mut self, now: Instant) {
+    pub(super) fn tick_peers(&mut self, now: Instant, out: &mut impl Outbound) {
         let memory = self.shared.settings.identity_memory;
         let is_over = |since: Instant| now.saturating_duration_since(since) >= memory;
         let gone: Vec<NodeId> = self
@@ -167,7 +173,7 @@ impl Shard {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            self.forget_peer(&id);
+            self.forget_peer(now, &id, out);
         }
     }
 

@@ -210,7 +210,7 @@ impl Shard {
             return None;
         }
         let packet = self.packet(*id, packet_type, seq, false);
-        let sealed = self.seal_payload(now, id, &packet, pieces, frame)?;
+        let sealed = self.seal_payload(now, id, &packet, pieces, frame, out)?;
         let chunks = [sealed];
         let payload = FrameRef::Chunks { chunks: &chunks, skip: 0, len: chunks[0].len() };
         Some(self.route(now, packet, payload, Some(id), out))
@@ -228,10 +228,11 @@ impl Shard {
         packet: &Packet,
         pieces: &[&[u8]],
         frame: FrameRef<'_>,
+        out: &mut impl Outbound,
     ) -> Option<Bytes> {
         if !self.peers.contains_key(id) {
             let incarnation = self.shared.snapshot.load().paths.get(id)?.incarnation;
-            self.begin_peer(now, id, incarnation);
+            self.begin_peer(now, id, incarnation, out);
         }
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
         let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
@@ -355,7 +356,7 @@ impl Shard {
                 None if self.has_way_around(id) => {
                     let packet = self.packet(*id, packet_type, message, true);
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
-                    match self.seal_payload(now, id, &packet, &[front], body.as_ref()) {
+                    match self.seal_payload(now, id, &packet, &[front], body.as_ref(), out) {
                         Some(sealed) => {
                             let sealed = RetainedFrame::from_bytes(sealed);
                             self.route(now, packet, sealed.as_ref(), Some(id), out)
@@ -421,7 +422,7 @@ impl Shard {
         incarnation: Option<u64>,
         out: &mut impl Outbound,
     ) {
-        if self.neighbours.contains_key(id) {
+        if self.is_neighbour(id) {
             // Its links tell more, and earlier.
             return;
         }

@@ -342,6 +342,12 @@ impl Oracle {
     /// A frame crossed a node link.
     pub fn crossed(&mut self, bytes: &[u8]) {
         let Ok((header, offset)) = node::Header::decode(bytes) else { return };
+        if header.flags & node::FLAG_SEALED != 0 {
+            // It may be any of those that are not answered yet.
+            let open = self.messages.iter_mut().filter(|message| !message.answered);
+            open.for_each(|message| message.crossed = true);
+            return;
+        }
         if header.packet_type == PacketType::UNICAST
             && let Some((_, extensions)) = node::Extensions::decode(&bytes[offset..])
             && let Some(inner) = Header::decode(&bytes[offset + extensions..])

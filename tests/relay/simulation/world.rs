@@ -771,6 +771,21 @@ impl World {
             }
             Seen::Delivered { app, bytes } => format!("app{app} has {}", sdk(bytes)),
             Seen::Crossed { from, to, bytes } => match node::Header::decode(bytes) {
+                Ok((header, _)) if header.flags & node::FLAG_SEALED != 0 => {
+                    let node::Route::Named { source, destinations } = header.route else {
+                        return format!("node{from} -> node{to}: sealed and unnamed");
+                    };
+                    let name = |id: &[u8; 64]| {
+                        let node = self.net.nodes.iter().position(|node| node.id.0 == *id);
+                        node.map_or_else(|| "nobody".to_owned(), |node| format!("node{node}"))
+                    };
+                    let (source, to_all): (String, Vec<String>) =
+                        (name(source), destinations.iter().map(name).collect());
+                    let (seq, packet_type) = (header.seq, header.packet_type.0);
+                    format!(
+                        "node{from} -> node{to}: sealed #{seq} {packet_type:#x} from {source} for {to_all:?}"
+                    )
+                }
                 Ok((header, offset)) if header.packet_type.is_amop() => {
                     let after = node::Extensions::decode(&bytes[offset..]).map_or(0, |(_, len)| len);
                     let inner = sdk(&bytes[offset + after..]);
