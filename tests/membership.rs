@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use amop::pki::Profile;
+use amop::{client::Client, pki::Profile, wire::ResultCode};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    host_dir,
+    BOUND, client_at, host_dir,
     process::{Process, write_config},
-    wait_until,
+    runtime, wait_until,
 };
 
 /// A node of its own, whose configuration can be written anew.
@@ -60,11 +60,37 @@ impl Member {
             .to_hex()
     }
 
+    /// What it says of another node in its list of the network.
+    fn says_of(&self, other: &Self) -> serde_json::Value {
+        let id = other.id();
+        let network = self.process.admin_json("/network");
+        let mut items = network["items"].as_array().unwrap().iter();
+        items.find(|node| node["id"] == id.as_str()).cloned().unwrap_or_default()
+    }
+
     fn is_linked_with(&self, other: &Self) -> bool {
         let id = other.id();
         let nodes = self.process.admin_json("/nodes");
         nodes["items"].as_array().unwrap().iter().any(|node| node["id"] == id.as_str())
     }
+}
+
+/// An application at a node.
+async fn application(member: &Member) -> (Client, amop::client::Messages) {
+    client_at(Profile::Ec, vec![member.process.channel.to_string()]).await
+}
+
+/// A subscriber that answers.
+async fn subscriber(member: &Member, topic: &str) -> Client {
+    let (client, mut messages) = application(member).await;
+    client.subscribe(&[topic]).await.unwrap();
+    let answering = client.clone();
+    tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            answering.respond(&message, &message.payload).await;
+        }
+    });
+    client
 }
 
 fn dial(members: &[&Member]) -> String {
@@ -146,4 +172,24 @@ fn neighbours_neighbours_that_tell_their_address_are_dialled_where_that_is_wante
     node.reload(&discover);
     wait_until("a link with the far node", || node.is_linked_with(&far));
     assert!(node.is_linked_with(&middle));
+}
+
+#[test]
+fn a_node_that_relays_nothing_ends_the_way_between_its_neighbours() {
+    let [near, far] = [0, 2].map(Member::start);
+    runtime().block_on(async {
+        let _subscriber = subscriber(&far, "t").await;
+        let (publisher, _messages) = application(&near).await;
+        for (relay, code) in [(false, ResultCode::NO_RECEIVER), (true, ResultCode::OK)] {
+            let middle = Member::start_with(1, &format!("relay={relay}\n{}", dial(&[&near, &far])));
+            wait_until("the near node knows of the far one, and how far it is", || {
+                let (middle, far) = (near.says_of(&middle), near.says_of(&far));
+                let standing = if relay { "reachable" } else { "out_of_reach" };
+                middle["relays"] == relay && far["standing"] == standing && far["topics"] == 1
+            });
+            assert_eq!(publisher.request("t", b"x", BOUND).await.unwrap().code, code);
+            assert_eq!(middle.process.figure("relayed"), if relay { 2 } else { 0 });
+            assert_eq!(middle.process.stop(), Some(0));
+        }
+    });
 }

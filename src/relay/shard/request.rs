@@ -477,8 +477,10 @@ impl Shard {
         self.shared.next_message.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet; also
-    /// tells whether anybody else would be left.
+    /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet, with
+    /// [`Settings::prefers_near`] among the nearest only; also tells whether anybody else would be left.
+    ///
+    /// [`Settings::prefers_near`]: crate::relay::settings::Settings::prefers_near
     fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
         let snapshot = self.shared.snapshot.load();
         let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
@@ -535,13 +537,21 @@ impl Shard {
             .nodes
             .iter()
             .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
-        let total = own_weight
-            + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>()
-            + nodes.clone().map(|&(_, count)| u64::from(count)).sum::<u64>();
+        let here = own_weight
+            + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>();
+        let total = here + subscribers_of(nodes.clone());
         if total == 0 {
             return (None, false);
         }
-        let mut point = self.rng.random_range(0..total);
+        // Those at the least distance, where near goes before far; else all.
+        let hops_to = |node: &NodeRef| snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
+        let hops_max = match self.shared.settings.prefers_near {
+            false => u8::MAX,
+            true if here > 0 => 0,
+            true => nodes.clone().map(|(node, _)| hops_to(node)).min().unwrap_or(u8::MAX),
+        };
+        let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
+        let mut point = self.rng.random_range(0..here + subscribers_of(nodes.clone()));
         if point < own_weight {
             return (Some(Candidate::Reactor(own, named(own))), total > 1);
         }
@@ -1003,6 +1013,11 @@ impl Shard {
         };
         counter.increment();
     }
+}
+
+/// Sessions of other nodes.
+fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
+    nodes.map(|&(_, count)| u64::from(count)).sum()
 }
 
 /// The code of an answer that a session gave.
