@@ -193,3 +193,46 @@ fn a_node_that_relays_nothing_ends_the_way_between_its_neighbours() {
         }
     });
 }
+
+#[test]
+fn lists_hold_at_once_for_nodes_behind_others_too_and_disturb_nobody_else() {
+    let [near, far, third] = [0, 2, 3].map(Member::start);
+    let middle = Member::start_with(1, &dial(&[&near, &far, &third]));
+    runtime().block_on(async {
+        let _subscribers = [subscriber(&near, "near").await, subscriber(&far, "far").await];
+        let (publisher, _messages) = application(&near).await;
+        let (far_publisher, _messages) = application(&far).await;
+        let (third_publisher, _messages) = application(&third).await;
+        let blacklist = format!("[certificate_blacklist]\ncrl.0={}\n", far.id());
+        let whitelist = format!("[certificate_whitelist]\ncal.0={}\ncal.1={}\n", middle.id(), third.id());
+        for lists in [blacklist, whitelist] {
+            for (lists, there, back) in [
+                ("", ResultCode::OK, ResultCode::OK),
+                (lists.as_str(), ResultCode::NO_RECEIVER, ResultCode::NOT_DELIVERED),
+            ] {
+                near.reload(lists);
+                let admitted = lists.is_empty();
+                wait_until("the change of the lists", || {
+                    let far = near.says_of(&far);
+                    far["standing"] == "reachable" && far["admitted"] == admitted && far["routed"] == admitted
+                });
+                for node in [&far, &third] {
+                    wait_until("the topics to be known", || {
+                        node.process.subscribers("near") == 1 && third.process.subscribers("far") == 1
+                    });
+                }
+                let refused = near.process.figure("not_admitted");
+                assert_eq!(publisher.request("far", b"x", BOUND).await.unwrap().code, there);
+                assert_eq!(far_publisher.request("near", b"x", BOUND).await.unwrap().code, back);
+                for topic in ["near", "far"] {
+                    let answer = third_publisher.request(topic, b"x", BOUND).await.unwrap();
+                    assert_eq!(answer.code, ResultCode::OK, "{topic}");
+                }
+                let (left_out, refused_now) = if admitted { (0, 0) } else { (1, 1) };
+                assert_eq!(near.process.figure("registry_nodes_not_admitted"), left_out);
+                assert_eq!(near.process.figure("not_admitted") - refused, refused_now);
+            }
+        }
+        assert!(near.is_linked_with(&middle), "who is admitted keeps its link");
+    });
+}

@@ -24,7 +24,7 @@ use self::ini::Ini;
 use crate::{
     door::Membership,
     engine::{EngineSettings, memory_bytes},
-    relay::{bandwidth::Limiter, settings::Settings},
+    relay::{admission::Admission, bandwidth::Limiter, settings::Settings},
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
@@ -224,8 +224,13 @@ impl Config {
         let relays = ini.flag("p2p", "relay", true);
         let prefers_near = ini.flag("p2p", "prefer_near", false);
         let id = |text: &str| NodeId::from_hex(text);
-        let blacklist = ini.list("certificate_blacklist", "crl.", "a node id of 128 hex digits", id);
-        let whitelist = ini.list("certificate_whitelist", "cal.", "a node id of 128 hex digits", id);
+        let mut ids = |section: &str, prefix: &str| {
+            ini.list(section, prefix, "a node id of 128 hex digits", id).into_iter().collect()
+        };
+        let admission = Admission {
+            blacklist: ids("certificate_blacklist", "crl."),
+            whitelist: ids("certificate_whitelist", "cal."),
+        };
 
         if ini.flag("chain", "sm_crypto", false) {
             ini.refuse("chain", "sm_crypto", "false: national cryptography (SM2, SM3, SM4) is not there yet");
@@ -383,7 +388,7 @@ impl Config {
             channel_listen,
             p2p_listen,
             admin_listen,
-            membership: Membership { peers, blacklist, whitelist },
+            membership: Membership { peers, admission },
             advertised,
             node_certificate,
             node_key,

@@ -336,6 +336,8 @@ figures! {
         counter sealed_refused,
         /// Sealed payloads of, or for, a life that is over.
         counter sealed_late,
+        /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever way they came.
+        counter not_admitted,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
         /// Links closed because unfinished frames of all links together took too much memory.

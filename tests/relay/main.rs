@@ -6,6 +6,7 @@ mod faults_of_fisco_bcos;
 mod injection;
 mod kit;
 mod latencies;
+mod lists;
 mod multicast;
 mod node_links;
 mod paths;

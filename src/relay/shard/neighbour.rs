@@ -368,7 +368,7 @@ impl Shard {
         }
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
-        if !self.has_way_around(id) {
+        if !self.has_way_around(id) || !self.shared.admits(id) {
             self.fail_awaiting(now, id, out);
         }
     }
@@ -481,7 +481,9 @@ impl Shard {
         answer: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation) {
+        let is_gone = self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation);
+        // One that the lists leave out is told no more than that nobody answers it.
+        if is_gone || (!by_node && !self.shared.admits(node)) {
             self.counters.late_answers.increment();
             return;
         }
@@ -505,6 +507,9 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
+        if packet_type != PacketType::UNICAST_RESPONSE && !self.shared.admits(node) {
+            return false;
+        }
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
         let is_linked = self.neighbours.get(node).is_some_and(|neighbour| neighbour.active.is_some());

@@ -282,7 +282,9 @@ impl Shard {
         let Some(header) = Header::decode(head) else { return };
         let body = AmopBody::decode(&head[HEADER_LEN..]);
         let Origin::Node { id, incarnation, message } = origin else { return };
+        let is_admitted = self.shared.admits(&id);
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
+            _ if !is_admitted => false,
             TopicKind::Ordinary => true,
             // Without an audience it is never delivered.
             TopicKind::Data => audience.is_some() && self.shared.settings.may_publish(body.topic, &id),
@@ -291,7 +293,11 @@ impl Shard {
         };
         let Some(body) = body.as_ref().ok().filter(|body| is_for_us(body)) else {
             let topic = body.as_ref().map_or("", |body| body.topic);
-            let refusal = if body.is_ok() { Refusal::NotRoutable } else { Refusal::BadBody };
+            let refusal = match body {
+                _ if !is_admitted => Refusal::NotAdmitted,
+                Ok(_) => Refusal::NotRoutable,
+                Err(_) => Refusal::BadBody,
+            };
             self.keep_refused_of_node(now, (&id, message), &header, topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
@@ -619,7 +625,8 @@ impl Shard {
             return Some(Candidate::Desk);
         }
         let snapshot = self.shared.snapshot.load();
-        let id = *snapshot.paths.keys().find(|id| elsewhere && minted.is_at(id))?;
+        let admission = self.shared.admission.load();
+        let id = *snapshot.paths.keys().find(|id| elsewhere && minted.is_at(id) && admission.admits(id))?;
         let reactor = home_reactor(&id, self.shared.reactors);
         // Which life of it does not matter: a challenge of another one is not open.
         Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))

@@ -353,7 +353,7 @@ impl Shard {
                     let packet = Packet { again: true, tries: 0, ..packet };
                     self.route(now, packet, body.as_ref(), Some(id), out)
                 }
-                None if self.has_way_around(id) => {
+                None if self.shared.admits(id) && self.has_way_around(id) => {
                     let packet = self.packet(*id, packet_type, message, true);
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
                     match self.seal_payload(now, id, &packet, &[front], body.as_ref(), out) {
