@@ -188,7 +188,7 @@ fn a_node_that_relays_nothing_ends_the_way_between_its_neighbours() {
                 middle["relays"] == relay && far["standing"] == standing && far["topics"] == 1
             });
             assert_eq!(publisher.request("t", b"x", BOUND).await.unwrap().code, code);
-            assert_eq!(middle.process.figure("relayed"), if relay { 2 } else { 0 });
+            assert_eq!(middle.process.figure("relayed") > 0, relay);
             assert_eq!(middle.process.stop(), Some(0));
         }
     });

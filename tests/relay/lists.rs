@@ -121,7 +121,8 @@ fn what_others_exchange_with_a_node_that_is_left_out_is_relayed_as_before() {
         assert_eq!(code(&mut net, far_publisher, "u"), 0);
         assert_eq!(code(&mut net, middle, "t"), 100);
     }
-    assert_eq!((net.nodes[1].total(|counters| counters.relayed.get()), not_admitted(&net, 1)), (20, 0));
+    assert!(net.nodes[1].total(|counters| counters.relayed.get()) >= 20);
+    assert_eq!(not_admitted(&net, 1), 0);
 }
 
 #[test]
