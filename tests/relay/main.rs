@@ -8,6 +8,7 @@ mod kit;
 mod latencies;
 mod lists;
 mod multicast;
+mod named_frames;
 mod node_links;
 mod paths;
 mod private_topics;

@@ -25,6 +25,9 @@ use crate::{
 
 /// Channels that were let go and are remembered, so that nothing of them comes twice.
 pub(in crate::relay) const FLOORS_MAX: usize = 4_096;
+/// Nodes that no way leads to and of which something is remembered all the same, because something came from them:
+/// the network may not have been heard of them yet, or somebody invents them.
+pub const STRANGERS_MAX: usize = 256;
 /// Messages of a channel that are sent again at once when nothing is heard of them.
 const SENT_AGAIN_MAX: usize = 64;
 
@@ -166,6 +169,9 @@ impl Shard {
         if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
             return self.counters.sealed_late.increment();
         }
+        if !self.peers.contains_key(source) && !self.is_reached(source) && !self.has_room_for_stranger() {
+            return self.counters.strangers_refused.increment();
+        }
         if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
             return self.counters.sealed_refused.increment();
         }
@@ -185,6 +191,14 @@ impl Shard {
             PacketType::ACK => self.handle_channel_ack(now, source, payload),
             _ => self.counters.unknown_packets.increment(),
         }
+    }
+
+    fn is_reached(&self, id: &NodeId) -> bool {
+        self.neighbours.contains_key(id) || self.shared.snapshot.load().paths.contains_key(id)
+    }
+
+    fn has_room_for_stranger(&self) -> bool {
+        self.peers.values().filter(|peer| peer.lost_since.is_some()).count() < STRANGERS_MAX
     }
 
     /// Opens a payload in place. Only what opens makes a life of its source known.
@@ -209,7 +223,15 @@ impl Shard {
             self.replace_life(now, source, lives.source, out);
         }
         let floor = floor_of(self.floors.get(source), lives.source)?;
+        let is_reached = self.is_reached(source);
+        if !is_reached {
+            self.want_node_tick(now);
+        }
         let peer = self.peers.get_mut(source)?;
+        if !is_reached {
+            // Forgotten again unless a way to it becomes known.
+            peer.lost_since.get_or_insert(now);
+        }
         // A number that is free, as none is sealed under the next one yet.
         peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed + 1, floor)));
         Some(())

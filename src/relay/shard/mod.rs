@@ -55,6 +55,7 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
+pub use around::STRANGERS_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
@@ -202,6 +203,8 @@ pub struct Usage {
     pub window_bytes: usize,
     /// Bytes in the windows of all neighbours.
     pub windows_bytes: usize,
+    /// Other nodes of which something is remembered.
+    pub peers: usize,
     /// Most message identities remembered for any neighbour.
     pub identities: usize,
     /// Message identities remembered for all neighbours.
@@ -552,6 +555,7 @@ impl Shard {
             awaiting: self.peers.values().map(Peer::awaiting).sum(),
             window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
             window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
+            peers: self.peers.len(),
             identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
             windows_bytes: self.windows_bytes,
             all_identities: self.identities,
@@ -584,6 +588,7 @@ impl Shard {
         for (gauge, value) in [
             (&counters.pending_requests, usage.requests),
             (&counters.pending_pushes, usage.pushes),
+            (&counters.peers, usage.peers),
             (&counters.retained_bytes, usage.retained_bytes),
             (&counters.awaited_answers, usage.awaiting),
             (&counters.window_frames, usage.window_frames),

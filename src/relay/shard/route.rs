@@ -185,7 +185,11 @@ impl Shard {
         if header.flags & FLAG_SEALED == 0 || source == own {
             return self.counters.not_for_us.increment();
         }
-        for destination in destinations {
+        for (index, destination) in destinations.iter().enumerate() {
+            if destinations[..index].contains(destination) {
+                self.counters.relay_refused.increment();
+                continue;
+            }
             let destination = NodeId(*destination);
             if destination == own {
                 let home = home_reactor(&source, self.shared.reactors);
