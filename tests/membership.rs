@@ -5,13 +5,14 @@ mod support;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use amop::{client::Client, pki::Profile, wire::ResultCode};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
     BOUND, client_at, host_dir,
-    process::{Process, write_config},
+    process::{PROGRAM, Process, write_config},
     runtime, wait_until,
 };
 
@@ -188,7 +189,19 @@ fn a_node_that_relays_nothing_ends_the_way_between_its_neighbours() {
                 middle["relays"] == relay && far["standing"] == standing && far["topics"] == 1
             });
             assert_eq!(publisher.request("t", b"x", BOUND).await.unwrap().code, code);
-            assert_eq!(middle.process.figure("relayed") > 0, relay);
+            for figure in ["relayed", "relayed_bytes"] {
+                assert_eq!(middle.process.figure(figure) > 0, relay, "{figure}");
+            }
+            for figure in
+                ["relay_dropped", "relay_refused", "sealed_refused", "sealed_late", "strangers_refused"]
+            {
+                assert_eq!(middle.process.figure(figure), 0, "{figure}");
+            }
+            let admin = middle.process.admin.unwrap().to_string();
+            let mut top = Command::new(PROGRAM);
+            top.args(["top", "--once", "--interval", "0.1", "--admin", &admin]);
+            let shown = String::from_utf8(top.output().unwrap().stdout).unwrap();
+            assert!(shown.contains("of them passed on for others"), "{shown}");
             assert_eq!(middle.process.stop(), Some(0));
         }
     });

@@ -328,9 +328,11 @@ figures! {
         counter state_refused,
         /// Frames that named other nodes than the two ends of the link.
         counter not_for_us,
-        /// Frames passed on for other nodes.
+        /// Frames passed on for other nodes, acknowledgements and notices among them.
         counter relayed,
-        /// Frames for other nodes that no neighbour could take.
+        /// Their bytes, headers included.
+        counter relayed_bytes,
+        /// Frames for other nodes that no neighbour could take; their source sends messages again.
         counter relay_dropped,
         /// Frames for other nodes that are not passed on: their hops are used up, `[p2p] relay` is off, or they name a
         /// node twice.

@@ -55,10 +55,13 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
+pub(super) use around::FLOORS_MAX;
 pub use around::STRANGERS_MAX;
+pub(super) use channel::HELD_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
+pub(super) use route::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::{
     channel::Floor,
@@ -146,6 +149,8 @@ pub(super) struct Sizes {
     pub(super) push_timer: usize,
     pub(super) neighbour: usize,
     pub(super) node_link: usize,
+    pub(super) peer: usize,
+    pub(super) floor: usize,
     pub(super) identity: usize,
     pub(super) pair: usize,
     pub(super) asked: usize,
@@ -164,6 +169,8 @@ pub(super) fn sizes() -> Sizes {
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
+        peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + 32,
+        floor: size_of::<(NodeId, channel::Floor)>(),
         identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,

@@ -217,9 +217,14 @@ impl Shard {
                 from: Some(*peer),
                 tries: 0,
             };
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            self.shared.limiter.charge(elapsed, payload.len() as u64);
+            let len = (HEADER_LEN_MIN + 2 * NodeId::LEN + payload.len()) as u64;
+            if header.packet_type.is_amop() {
+                let elapsed = now.saturating_duration_since(self.shared.started);
+                self.shared.limiter.charge(elapsed, len);
+                self.counters.bandwidth_charged_bytes.add(len);
+            }
             self.counters.relayed.increment();
+            self.counters.relayed_bytes.add(len);
             // None overtakes those before it.
             if self.parked.holds(&destination) || !self.route(now, packet, payload, None, out) {
                 self.park(now, packet, payload);
