@@ -176,6 +176,9 @@ impl Shard {
         notice: Notice,
         out: &mut impl Outbound,
     ) {
+        if !self.shared.admits(&node) {
+            return;
+        }
         let home = home_reactor(&node, self.shared.reactors);
         if home == self.id {
             let notice = notice.encode();
@@ -200,6 +203,9 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        if !self.shared.admits(peer) {
+            return self.counters.not_admitted.increment();
+        }
         let Some(notice) = Notice::decode(payload.head()) else {
             return self.counters.unknown_packets.increment();
         };
