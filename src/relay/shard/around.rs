@@ -73,14 +73,9 @@ impl Shard {
         let Some(channel) = self.channel(now, id, out) else { return false };
         if !subject.packet_type.is_amop() {
             let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
-            return channel.seal.seal(sealed_as, subject, &[], pieces, &mut sealed).is_some()
-                && self.route(
-                    now,
-                    self.own_packet(id, subject, false),
-                    FrameRef::Slice(&sealed),
-                    Some(id),
-                    out,
-                );
+            let is_sealed = channel.seal.seal(sealed_as, subject, &[], pieces, &mut sealed).is_some();
+            let packet = self.own_packet(id, subject, false);
+            return is_sealed && self.send_packet(now, id, packet, FrameRef::Slice(&sealed), out);
         }
         let before = channel.bytes().0;
         let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
@@ -216,11 +211,6 @@ impl Shard {
         let is_sent = self.send_packet(now, id, self.own_packet(id, subject, again), frame.as_shared(), out);
         if !is_sent {
             self.note_sent(id, number, false);
-        } else if subject.packet_type == PacketType::UNICAST
-            && let Some(peer) = self.peers.get_mut(id)
-        {
-            // Whether it arrives shows later; until then it may have.
-            peer.note_taken(subject.seq);
         }
         is_sent
     }
@@ -531,15 +521,18 @@ impl Shard {
         }
     }
 
-    /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
-    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) {
+    /// A unicast to a node is not wanted any more. Tells whether it is on its way, and may still arrive.
+    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) -> bool {
         let subject = Subject { packet_type: PacketType::UNICAST, seq };
-        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return false;
+        };
         let before = channel.bytes().0;
         self.sealed += 1;
-        channel.void(self.sealed, subject);
+        let was_sent = channel.void(self.sealed, subject);
         self.windows_bytes = self.windows_bytes + channel.bytes().0 - before;
         self.want_node_tick(now);
+        was_sent
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct Kept {
     content: Option<RetainedFrame>,
     /// Whether a neighbour took it.
     pub(super) is_sent: bool,
+    /// Whether one took it before it was sent again.
+    was_sent: bool,
 }
 
 impl Kept {
@@ -199,7 +201,7 @@ impl Channel {
             (self.since, self.patience) = (now, PATIENCE);
         }
         self.next += 1;
-        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
+        let kept = Kept { number, subject, sealed, content: None, is_sent: false, was_sent: false };
         self.kept_bytes += kept.cost();
         self.kept.push_back(kept);
         self.kept.back()
@@ -247,6 +249,7 @@ impl Channel {
     /// The same when a link to the other end has come up, over which all of it is sent.
     pub(super) fn send_all_kept(&mut self) -> Vec<(Subject, RetainedFrame)> {
         let send = |kept: &mut Kept| {
+            kept.was_sent |= kept.is_sent;
             kept.is_sent = true;
             (kept.subject, kept.frame())
         };
@@ -257,6 +260,7 @@ impl Channel {
         let Some(first) = self.kept.front().map(|kept| kept.number) else { return };
         let index = number.checked_sub(first).map(|index| index as usize);
         if let Some(kept) = index.and_then(|index| self.kept.get_mut(index)) {
+            kept.was_sent |= is_sent && kept.is_sent;
             kept.is_sent = is_sent;
         }
     }
@@ -269,9 +273,10 @@ impl Channel {
     }
 
     /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
-    /// Should it have been taken already, it stays so.
-    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) {
-        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return };
+    /// Should it have been taken already, it stays so: tells whether a neighbour ever took it.
+    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) -> bool {
+        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return false };
+        let was_sent = self.kept[index].is_sent || self.kept[index].was_sent;
         let number = self.kept[index].number;
         let least = self.kept.front().map_or(number, |kept| kept.number);
         if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
@@ -280,6 +285,7 @@ impl Channel {
             (kept.sealed, kept.is_sent) = (sealed, false);
             self.kept_bytes += kept.cost();
         }
+        was_sent
     }
 
     /// The other end has taken all messages below a number; gives which. `None` if they were never sent.

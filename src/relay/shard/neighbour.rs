@@ -467,16 +467,11 @@ impl Shard {
             audience: audience.map(audience_of),
             ..Extensions::default()
         };
-        let goes_around = !self.is_linked(node) && self.has_way_around(node);
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
         if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, coordinator, request);
-            if goes_around {
-                // Whether it arrives shows later; until then it may have.
-                peer.note_taken(message);
-            }
         }
         true
     }

@@ -189,7 +189,7 @@ impl Shard {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let awaiting: Vec<(u32, Awaiting)> = peer.awaiting.drain().collect();
         for (message, Awaiting { coordinator, request, taken }) in awaiting {
-            self.void_unicast(now, id, message);
+            let taken = self.void_unicast(now, id, message) || taken;
             if coordinator == self.id {
                 self.handle_forward_failed(now, request, message, taken, out);
             } else {
@@ -249,7 +249,7 @@ impl Shard {
         message: u32,
     ) -> Option<(RequestId, bool)> {
         let awaiting = self.peers.get_mut(id)?.awaiting.remove(&message)?;
-        self.void_unicast(now, id, message);
-        Some((awaiting.request, awaiting.taken))
+        let may_be_taken = self.void_unicast(now, id, message);
+        Some((awaiting.request, awaiting.taken || may_be_taken))
     }
 }
