@@ -326,7 +326,7 @@ figures! {
         counter frames_sent_again,
         /// State frames of neighbours that the registry had no room for.
         counter state_refused,
-        /// Frames that named other nodes than the two ends of the link.
+        /// Frames that name their ends and must not be so: not sealed, from this node, for more nodes than there may be.
         counter not_for_us,
         /// Frames passed on for other nodes, acknowledgements and notices among them.
         counter relayed,
@@ -334,8 +334,7 @@ figures! {
         counter relayed_bytes,
         /// Frames for other nodes that no neighbour could take; their source sends messages again.
         counter relay_dropped,
-        /// Frames for other nodes that are not passed on: their hops are used up, `[p2p] relay` is off, or they name a
-        /// node twice.
+        /// Frames for other nodes that are not passed on: their hops are used up, or `[p2p] relay` is off.
         counter relay_refused,
         /// Sealed payloads that their source did not seal for this node and message.
         counter sealed_refused,

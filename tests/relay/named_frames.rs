@@ -47,6 +47,10 @@ fn named<'a>(source: &'a [u8; 64], destinations: &'a [[u8; 64]]) -> Header<'a> {
     Header { flags: FLAG_SEALED, route, ..Header::direct(PacketType::MULTICAST, 1) }
 }
 
+fn shared(header: Header<'_>) -> Header<'_> {
+    Header { packet_type: PacketType::SHARED_MULTICAST, ..header }
+}
+
 /// Sends over the hostile node's link, and makes that anew, which it ends.
 fn send(net: &mut Network, frame: &[u8]) {
     net.forge(HOSTILE, 1, frame);
@@ -93,12 +97,25 @@ fn each_strange_destination_source_and_number_of_hops_is_counted_for_what_it_is(
     let (mut net, apps) = line(1);
     let [hostile, own, next, far] = [0, 1, 2, 3].map(|node| net.nodes[node].id.0);
     let (nobody, no_key) = ([7; 64], [0; 64]);
-    let payload = [9; 64];
+    // Four tickets of a shared multicast.
+    let payload = [9; 4 * 104];
     // Not for us, relayed, refused to relay, not opened, late.
     for (what, header, expected) in [
         ("own id", named(&far, &[own]), [0, 0, 0, 0, 1]),
         ("own id twice", named(&far, &[own, own]), [1, 0, 0, 0, 0]),
         ("own id and others twice", named(&far, &[next, own, next, own]), [1, 0, 0, 0, 0]),
+        ("own id twice, shared", shared(named(&far, &[own, own])), [1, 0, 0, 0, 0]),
+        ("own id and others twice, shared", shared(named(&far, &[next, own, next, own])), [1, 0, 0, 0, 0]),
+        (
+            "the last hop, shared",
+            Header { hops_left: 1, ..shared(named(&far, &[own, next])) },
+            [0, 0, 1, 0, 1],
+        ),
+        (
+            "less tickets than destinations",
+            shared(named(&far, &[next, far, hostile, nobody, own])),
+            [1, 0, 0, 0, 0],
+        ),
         ("our own id as source", named(&own, &[far]), [1, 0, 0, 0, 0]),
         ("our own id as source and destination", named(&own, &[own]), [1, 0, 0, 0, 0]),
         ("no key as source", named(&no_key, &[own]), [0, 0, 0, 0, 1]),
@@ -197,6 +214,44 @@ fn multicast(net: &mut Network) -> Vec<u8> {
     let seq = net.seq();
     payload.extend_from_slice(&sdk::encode_amop(FrameType::MULTICAST, &seq, ResultCode::OK, "t", b"mine"));
     payload.to_vec()
+}
+
+/// A multicast for several that is none would otherwise be taken for a request, whatever frame it holds.
+#[test]
+fn a_shared_multicast_without_ticket_and_content_is_refused() {
+    let (mut net, apps) = line(7);
+    let own = net.nodes[1].id.0;
+    let (signer, life) = (signer_of(&net), net.nodes[HOSTILE].shared.incarnation());
+    let seq = net.seq();
+    let mut answer = smallvec::SmallVec::new();
+    Extensions::default().encode_into(&mut answer);
+    answer.extend_from_slice(&sdk::encode_amop(FrameType::RESPONSE, &seq, ResultCode::OK, "t", b"x"));
+    // Over the link, which ends.
+    net.forge(HOSTILE, 1, &frame(shared(Header { flags: 0, ..named(&own, &[own]) }), &answer));
+    net.forge(HOSTILE, 1, &frame(Header::direct(PacketType::SHARED_MULTICAST, 1), &answer));
+    net.run_for(SOON / 10);
+    assert_eq!(net.links_between(HOSTILE, 1), []);
+    net.connect(HOSTILE, 1);
+    net.run_for(SOON);
+    // Sealed, too short for a ticket, and with a ticket for nothing.
+    let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq: 1 };
+    let seal =
+        Seal::new(signer.share_with(net.nodes[1].id).unwrap(), life, net.nodes[1].shared.incarnation());
+    let seal = seal.expect("lives");
+    for (number, inner) in [answer.as_slice(), &[], &[7; 48], &[7; 47], &[7; 400]].into_iter().enumerate() {
+        let numbers = [[0; 8], [0; 8]].concat();
+        let mut sealed = Vec::new();
+        seal.seal(number as u64, subject, &numbers, std::iter::once(inner), &mut sealed).unwrap();
+        sealed.resize(sealed.len().max(104), 0);
+        for cut in [sealed.len(), 104] {
+            let bytes = frame(shared(named(&signer.id().0, &[own])), &sealed[..cut]);
+            assert_eq!(counted(&mut net, &bytes), [0, 0, 0, 1, 0], "{number} cut to {cut}");
+        }
+    }
+    for &app in &apps {
+        assert!(net.apps[app].received.is_empty(), "{:?}", net.apps[app].received);
+    }
+    assert_that_all_works(&mut net, &apps);
 }
 
 #[test]

@@ -268,6 +268,30 @@ fn a_far_one_is_tried_only_after_all_near_ones_have_failed() {
     }
 }
 
+/// Found by a test of the program on a busy machine.
+#[test]
+fn an_answer_waits_for_the_way_where_the_request_came_before_the_records_of_its_node() {
+    let mut net = network(67, 3, 2, &[(1, 2)]);
+    subscribers(&mut net, &[2]);
+    let publisher = net.app(0, Behaviour::Silent);
+    // Node 2 hears nothing of node 0.
+    net.tamper = Some(Box::new(|from, to, bytes| {
+        let is_state = Header::decode(bytes).is_ok_and(|(header, _)| {
+            [PacketType::STATE_SEQ, PacketType::STATE_REPLY].contains(&header.packet_type)
+        });
+        if (from, to) == (1, 2) && is_state {
+            bytes[6..8].copy_from_slice(&0x77i16.to_be_bytes());
+        }
+    }));
+    net.connect(0, 1);
+    net.run_for(SOON / 2);
+    let seq = net.unicast(publisher, "t", b"x");
+    net.run_for(SOON);
+    assert!(net.answers(publisher, &seq).is_empty());
+    net.tamper = None;
+    assert_eq!(net.answer(publisher, &seq, 8 * SOON).0, 0);
+}
+
 #[test]
 fn near_is_what_the_ways_are_now() {
     let (mut net, publisher, apps) = near_line(66, 2, &[3, 4]);

@@ -14,7 +14,7 @@ use std::{
 
 use amop::{
     relay::{
-        sealing::{Seal, Subject},
+        sealing::{ContentKey, Seal, Subject},
         settings::Settings,
         signing::NodeSigner,
     },
@@ -216,10 +216,11 @@ fn receiver(choice: u8) -> NodeIndex {
 }
 
 fn packet_type(choice: u8) -> PacketType {
-    const KINDS: [PacketType; 6] = [
+    const KINDS: [PacketType; 7] = [
         PacketType::UNICAST,
         PacketType::UNICAST_RESPONSE,
         PacketType::MULTICAST,
+        PacketType::SHARED_MULTICAST,
         PacketType::BROADCAST,
         PacketType::ACK,
         PacketType(0x77),
@@ -383,11 +384,17 @@ impl Run {
         let numbers = [place.to_be_bytes(), least.to_be_bytes()].concat();
         let first = if packet_type.is_amop() { numbers.as_slice() } else { &[] };
         let destination = destination.id;
-        let inner = self.inner(packet_type, &sealed.inner);
+        let mut inner = self.inner(packet_type, &sealed.inner);
+        let mut content = Vec::new();
+        if packet_type == PacketType::SHARED_MULTICAST {
+            let key = ContentKey::seal([7; 16], &[], std::iter::once(inner.as_slice()), &mut content);
+            inner = key.expect("short enough").encode().to_vec();
+        }
         let subject = Subject { packet_type, seq: sealed.seq };
         let mut payload = Vec::new();
         seal.seal(sealed.number.get(), subject, first, std::iter::once(inner.as_slice()), &mut payload)
             .expect("short enough");
+        payload.extend_from_slice(&content);
         let route = Route::Named { source: &signer.id().0, destinations: &[destination.0] };
         let header =
             node::Header { flags: FLAG_SEALED, route, ..node::Header::direct(packet_type, sealed.seq) };
@@ -400,7 +407,7 @@ impl Run {
             Inner::Amop { topic_is_good, time_left_ms, by_node } => {
                 let frame_type = match packet_type {
                     PacketType::UNICAST => FrameType::REQUEST,
-                    PacketType::MULTICAST => FrameType::MULTICAST,
+                    PacketType::MULTICAST | PacketType::SHARED_MULTICAST => FrameType::MULTICAST,
                     _ => FrameType::RESPONSE,
                 };
                 let topic = if *topic_is_good { TOPIC } else { "#!$TopicNeedVerify_t" };

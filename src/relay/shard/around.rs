@@ -510,8 +510,7 @@ impl Shard {
             None => {
                 self.fail_awaiting(now, id, out);
                 if !self.shared.admits(id) {
-                    // Nothing more is sent to it.
-                    self.drop_channel(id);
+                    self.drop_kept(id);
                 }
                 if let Some(peer) = self.peers.get_mut(id) {
                     peer.lost_since = Some(now);
@@ -519,6 +518,13 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Nothing of what is kept for a node goes there any more.
+    pub(super) fn drop_kept(&mut self, id: &NodeId) {
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        self.windows_bytes -= channel.bytes().0;
+        channel.drop_kept();
     }
 
     /// A unicast to a node is not wanted any more. Tells whether it is on its way, and may still arrive.

@@ -272,6 +272,12 @@ impl Channel {
         }
     }
 
+    /// Forgets what is kept. The other end need not wait for it: it hears of the least number that may come.
+    pub(super) fn drop_kept(&mut self) {
+        self.kept.clear();
+        self.kept_bytes = 0;
+    }
+
     /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
     /// Should it have been taken already, it stays so: tells whether a neighbour ever took it.
     pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) -> bool {

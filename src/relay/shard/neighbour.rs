@@ -397,8 +397,12 @@ impl Shard {
         }
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
-        if !self.has_way_around(id) || !self.shared.admits(id) {
+        let is_admitted = self.shared.admits(id);
+        if !self.has_way_around(id) || !is_admitted {
             self.fail_awaiting(now, id, out);
+        }
+        if !is_admitted {
+            self.drop_kept(id);
         }
     }
 
@@ -573,7 +577,9 @@ impl Shard {
         }
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
-        if !self.is_linked(node) && self.has_way_around(node) {
+        // Who asks is known before the way to it, if its records come later; the answer waits for that.
+        let is_answer = packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
+        if !self.is_linked(node) && (is_answer || self.has_way_around(node)) {
             // None overtakes those before it.
             if self.has_waiting(node) {
                 self.send_waiting_around(now, node, out);

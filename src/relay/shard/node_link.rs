@@ -379,7 +379,8 @@ impl Shard {
         let expected = match header.packet_type {
             PacketType::UNICAST => sdk::FrameType::REQUEST,
             PacketType::MULTICAST => sdk::FrameType::MULTICAST,
-            _ => sdk::FrameType::RESPONSE,
+            PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
+            _ => return self.bad_amop(now, key, "a multicast for several nodes without its ticket", out),
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}

@@ -337,6 +337,14 @@ impl Shard {
         for sent in self.take_window(id) {
             let Sent { head, body, packet_type, message, packet } = sent;
             let rerouted = match packet {
+                // It is for a node that the lists leave out.
+                Some(packet)
+                    if packet.from.is_none()
+                        && packet.destinations.contains(id)
+                        && !self.shared.admits(id) =>
+                {
+                    continue;
+                }
                 Some(packet) => {
                     let packet = Packet { again: true, tries: 0, ..*packet };
                     if self.route(now, packet.clone(), body.as_shared(), Some(id), out) {
