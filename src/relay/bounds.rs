@@ -1,7 +1,7 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    registry,
+    ping, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     settings::{SESSIONS_MAX, Settings},
     shard, trace,
@@ -322,6 +322,22 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "questions a second",
             "neighbour",
             "not answered: trace_questions_over_bound",
+        ),
+        fixed("pings under way", ping::PINGS_MAX, "pings", "reactor", "not sent: pings_over_bound")
+            .memory(reactors * ping::PINGS_MAX * in_table(sizes.ping)),
+        fixed(
+            "the answer to one",
+            millis(ping::ANSWER_TIME_MAX),
+            "ms",
+            "ping",
+            "shown as lost: pings_unanswered",
+        ),
+        fixed(
+            "pings of another node that are answered",
+            ping::ANSWERS_PER_SECOND_MAX as usize,
+            "pings a second",
+            "other node",
+            "not answered: pings_not_answered",
         ),
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(

@@ -24,6 +24,7 @@ use amop::{
         bandwidth::Limiter,
         counters::Counters,
         home_reactor,
+        ping::{self, Pinged},
         registry::Registry,
         report::PeerReport,
         settings::Settings,
@@ -156,6 +157,8 @@ pub struct Io {
     queue_bytes_max: usize,
     /// What neighbours told of messages.
     told: Vec<Told>,
+    /// What became of pings.
+    pinged: Vec<Pinged>,
 }
 
 enum Effect {
@@ -217,6 +220,10 @@ impl Outbound for Io {
 
     fn told(&mut self, told: Told) {
         self.told.push(told);
+    }
+
+    fn pinged(&mut self, pinged: Pinged) {
+        self.pinged.push(pinged);
     }
 
     fn share_records(&mut self, _: LinkKey) {}
@@ -599,6 +606,34 @@ impl Network {
             if !self.step(end) {
                 return None;
             }
+        }
+    }
+
+    /// Has `node` send a ping with so many hops left; gives its number.
+    pub fn start_ping(&mut self, node: NodeIndex, other: NodeId, hops: u8) -> u64 {
+        let number = self.rng.random();
+        let home = home_reactor(&other, self.nodes[node].shared.reactors);
+        self.drive(node, home, |shard, now, io| shard.ping(now, number, other, hops, io));
+        number
+    }
+
+    /// What became of a ping of `node`, if it is over.
+    pub fn pinged(&self, node: NodeIndex, number: u64) -> Option<Pinged> {
+        let all = self.nodes[node].io.iter().flat_map(|io| &io.pinged);
+        let of_number: Vec<&Pinged> = all.filter(|pinged| pinged.number == number).collect();
+        assert!(of_number.len() <= 1, "a ping ended twice");
+        of_number.first().map(|pinged| **pinged)
+    }
+
+    /// Sends a ping and runs until it is over.
+    pub fn ping(&mut self, node: NodeIndex, other: NodeIndex, hops: u8) -> Pinged {
+        let number = self.start_ping(node, self.nodes[other].id, hops);
+        let end = self.now + 2 * ping::ANSWER_TIME_MAX;
+        loop {
+            if let Some(pinged) = self.pinged(node, number) {
+                return pinged;
+            }
+            assert!(self.step(end), "a ping has no end");
         }
     }
 

@@ -9,6 +9,7 @@ mod latencies;
 mod multicast;
 mod node_links;
 mod paths;
+mod ping;
 mod private_topics;
 mod result_codes;
 mod session;

@@ -15,6 +15,7 @@
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `ping` | finding out the way to another node |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `logs` | how many lines are logged |
 //!
@@ -30,6 +31,7 @@ mod multicast;
 mod neighbour;
 mod node_link;
 mod peer;
+mod ping;
 mod private;
 mod publisher;
 mod push;
@@ -59,6 +61,7 @@ use self::{
     neighbour::Neighbour,
     node_link::NodeLink,
     peer::Peer,
+    ping::Pings,
     private::Subscribers,
     publisher::Publisher,
     push::PushTimer,
@@ -122,6 +125,7 @@ pub struct Shard {
     draining: bool,
     logs: Logs,
     traces: Traces,
+    pings: Pings,
 }
 
 /// Bytes of memory that the parts of a shard take, for its bounds.
@@ -140,6 +144,7 @@ pub(super) struct Sizes {
     pub(super) carried: usize,
     pub(super) question: usize,
     pub(super) steps: usize,
+    pub(super) ping: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
@@ -158,6 +163,7 @@ pub(super) fn sizes() -> Sizes {
         carried: desk::CARRIED_LEN,
         question: trace::QUESTION_LEN,
         steps: trace::STEPS_LEN,
+        ping: ping::PING_SIZE,
     }
 }
 
@@ -217,6 +223,7 @@ impl Shard {
             pairs: 0,
             desk: Desk::new(hashing.clone()),
             traces: Traces::new(hashing.clone()),
+            pings: Pings::new(hashing.clone()),
             requests: Slab::new(),
             requests_started: 0,
             retained_bytes: 0,
@@ -408,6 +415,10 @@ impl Shard {
                 self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::TellTrace { node, question, seq } => self.tell(now, *node, question, &seq, out),
+            MeshMessage::AnswerProbe { source, notice } => self.answer_probe(now, &source, *notice, out),
+            MeshMessage::ProbeEnded { by, seq, why, destination, tag } => {
+                self.handle_way_ended(now, &by, (seq, why, destination, tag), out);
+            }
         }
     }
 
@@ -436,6 +447,7 @@ impl Shard {
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
             self.traces.deadline(),
+            self.pings.deadline(),
             self.next_node_tick,
             self.next_publisher_look,
         ]
@@ -462,6 +474,7 @@ impl Shard {
             self.send_due_ack(now, key, out);
         }
         self.end_questions(now, out);
+        self.end_pings(now, out);
         if self.next_node_tick.is_some_and(|due| due <= now) {
             self.tick_nodes(now, out);
         }

@@ -167,8 +167,8 @@ impl Shard {
         Some(answer)
     }
 
-    /// Sends a neighbour a notice. One about a challenge that is lost with its link is made up for by the next
-    /// challenge; a question or answer about a message is missed by who asked.
+    /// Sends a node a notice. One about a challenge that is lost with its link is made up for by the next
+    /// challenge; a question or answer about a message or a way is missed by who asked.
     pub(super) fn send_notice(
         &mut self,
         now: Instant,
@@ -190,7 +190,7 @@ impl Shard {
         }
     }
 
-    /// A neighbour tells about a challenge, or asks or tells about a message.
+    /// A node tells about a challenge, or asks or tells about a message or a way.
     pub(super) fn handle_notice(
         &mut self,
         now: Instant,
@@ -207,6 +207,11 @@ impl Shard {
                 return self.handle_trace_question(now, peer, question, &seq, out);
             }
             Notice::Traced(part) => return self.handle_trace_part(now, peer, *part, out),
+            Notice::Ping { number } => return self.handle_ping(now, peer, number, out),
+            Notice::Pong { number } => return self.handle_pong(now, peer, number, out),
+            Notice::WayEnded { seq, why, destination, tag } => {
+                return self.handle_way_ended(now, peer, (seq, why, destination, tag), out);
+            }
             Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
                 let challenge = Box::new(Challenge {
                     topic,

@@ -24,7 +24,10 @@ use crate::{
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route},
+        node::{
+            FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route,
+        },
+        private::WayEnd,
     },
 };
 
@@ -66,7 +69,9 @@ impl Packet {
             packet_type: self.packet_type,
             seq: self.seq,
             hops_left: self.hops_left,
-            flags: FLAG_SEALED | if self.again { FLAG_SENT_AGAIN } else { 0 },
+            flags: FLAG_SEALED
+                | if self.again { FLAG_SENT_AGAIN } else { 0 }
+                | if self.is_probe { FLAG_PROBE } else { 0 },
             route: Route::Named { source: &self.source.0, destinations: &[self.destination.0] },
         };
         header.encode_into(payload_len, &mut head);
@@ -93,7 +98,7 @@ impl Shard {
     }
 
     /// Sends a frame on; `false` if there is no way.
-    fn route(
+    pub(super) fn route(
         &mut self,
         now: Instant,
         packet: Packet,
@@ -216,12 +221,28 @@ impl Shard {
         Some(self.route(now, packet, payload, Some(id), out))
     }
 
-    fn packet(&self, destination: NodeId, packet_type: PacketType, seq: u32, again: bool) -> Packet {
+    pub(super) fn packet(
+        &self,
+        destination: NodeId,
+        packet_type: PacketType,
+        seq: u32,
+        again: bool,
+    ) -> Packet {
         let source = self.shared.id;
-        Packet { source, destination, packet_type, seq, hops_left: HOPS_MAX, again, from: None, tries: 0 }
+        Packet {
+            source,
+            destination,
+            packet_type,
+            seq,
+            hops_left: HOPS_MAX,
+            again,
+            is_probe: false,
+            from: None,
+            tries: 0,
+        }
     }
 
-    fn seal_payload(
+    pub(super) fn seal_payload(
         &mut self,
         now: Instant,
         id: &NodeId,
@@ -271,6 +292,10 @@ impl Shard {
             }
             if !self.shared.settings.relays || header.hops_left <= 1 {
                 self.counters.relay_refused.increment();
+                if header.hops_left <= 1 {
+                    let ends = (&source, &destination);
+                    self.tell_way_ended(now, header, ends, WayEnd::HopsUsed, payload, out);
+                }
                 continue;
             }
             let packet = Packet {
@@ -280,6 +305,7 @@ impl Shard {
                 seq: header.seq,
                 hops_left: header.hops_left - 1,
                 again: header.flags & FLAG_SENT_AGAIN != 0,
+                is_probe: header.flags & FLAG_PROBE != 0,
                 from: Some(*peer),
                 tries: 0,
             };
@@ -289,6 +315,7 @@ impl Shard {
             // None overtakes those before it.
             if self.parked.holds(&destination) || !self.route(now, packet, payload, None, out) {
                 self.park(now, packet, payload);
+                self.tell_way_ended(now, header, (&source, &destination), WayEnd::NoWay, payload, out);
             }
         }
     }
