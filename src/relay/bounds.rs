@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     bounds::{Bound, fixed},
-    wire::{state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
+    wire::{announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
 };
 
 /// What an allocation takes beside its bytes, about.
@@ -338,6 +338,49 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "pings a second",
             "other node",
             "not answered: pings_not_answered",
+        ),
+        fixed(
+            "text",
+            announcement::TEXT_LEN_MAX,
+            "bytes",
+            "announcement",
+            "not announced; one of a neighbour is refused: refused_size",
+        ),
+        fixed(
+            "announcements",
+            registry::OWN_PER_MINUTE_MAX as usize,
+            "announcements a minute",
+            "node",
+            "not announced",
+        ),
+        fixed(
+            "announcements of another node",
+            registry::OF_NODE_PER_MINUTE_MAX as usize,
+            "announcements a minute",
+            "other node",
+            "neither taken nor passed on: refused_rate",
+        ),
+        fixed(
+            "announcements that a neighbour brings",
+            registry::OF_NEIGHBOUR_PER_SECOND_MAX as usize,
+            "announcements a second",
+            "neighbour",
+            "not looked at: refused_rate",
+        ),
+        fixed(
+            "announcements for people to see",
+            registry::ANNOUNCEMENTS_MAX,
+            "announcements",
+            "node",
+            "the oldest are forgotten",
+        )
+        .memory(registry::ANNOUNCEMENTS_MEMORY),
+        fixed(
+            "nodes of which the last announcement is remembered",
+            registry::ORIGINS_MAX,
+            "nodes",
+            "node",
+            "those that announced least lately are forgotten",
         ),
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(

@@ -567,11 +567,11 @@ pub enum RegistryInput {
         /// Which incarnation of it; an older one than the registry knows is ignored.
         incarnation: u64,
     },
-    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour.
+    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour, or a BROADCAST that is an announcement.
     State {
         /// The neighbour that sent it.
         from: NodeId,
-        /// Which of the three.
+        /// Which of these.
         packet_type: PacketType,
         /// Seq of the frame; a reply repeats its request's.
         seq: u32,
@@ -598,7 +598,7 @@ pub enum RegistryOutput {
     ToNode {
         /// Which neighbour.
         to: NodeId,
-        /// STATE_SEQ, STATE_REQUEST or STATE_REPLY.
+        /// STATE_SEQ, STATE_REQUEST, STATE_REPLY or BROADCAST.
         packet_type: PacketType,
         /// For a reply the request's seq; else the shard takes a fresh one.
         seq: Option<u32>,

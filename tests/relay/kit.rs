@@ -25,8 +25,8 @@ use amop::{
         counters::Counters,
         home_reactor,
         ping::{self, Pinged},
-        registry::Registry,
-        report::PeerReport,
+        registry::{AnnounceError, Announced, Registry, RegistryCounters},
+        report::{AnnouncementReport, PeerReport},
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
@@ -274,6 +274,21 @@ impl VirtualNode {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The figures of its registry.
+    pub fn registry_counters(&self) -> Arc<RegistryCounters> {
+        self.registry.counters()
+    }
+
+    /// What it shows of announcements, the latest first.
+    pub fn announcements(&self) -> Vec<AnnouncementReport> {
+        self.registry.report_announcements()
+    }
+
+    /// Signs in its name.
+    pub fn sign(&self, digest: &[u8; 32]) -> [u8; 64] {
+        self.keys.sign(digest)
     }
 
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
@@ -635,6 +650,14 @@ impl Network {
             }
             assert!(self.step(end), "a ping has no end");
         }
+    }
+
+    /// Has a node announce a text to all others.
+    pub fn announce(&mut self, node: NodeIndex, text: &str) -> Result<Announced, AnnounceError> {
+        let now = self.now;
+        let announced = self.nodes[node].registry.announce_text(now, text);
+        self.collect_registry(node);
+        announced
     }
 
     /// An application connected to `node`, on the reactor of its turn.

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Shard, desk::DESK, multicast::Copies, push::PushFor};
@@ -18,6 +19,7 @@ use crate::{
     },
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
+        announcement::{self, Announcement},
         frame::HEAD_LEN_MAX,
         json::ChallengeToken,
         node::PacketType,
@@ -198,6 +200,9 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        if Announcement::is_one(payload.head()) {
+            return self.pass_announcement(peer, payload, out);
+        }
         let Some(notice) = Notice::decode(payload.head()) else {
             return self.counters.unknown_packets.increment();
         };
@@ -247,6 +252,16 @@ impl Shard {
         // The number of a session that never was names any reactor.
         if to.0 < reactors {
             out.to_reactor(to, message, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// The registry judges announcements: of a neighbour, over a link of ours, for they go from neighbour to neighbour.
+    fn pass_announcement(&mut self, peer: &NodeId, payload: FrameRef<'_>, out: &mut impl Outbound) {
+        let head = payload.head();
+        let payload = Bytes::copy_from_slice(&head[..head.len().min(announcement::LEN_MAX)]);
+        let (from, packet_type) = (*peer, PacketType::BROADCAST);
+        if !self.to_registry(RegistryInput::State { from, packet_type, seq: 0, payload }, out) {
+            self.counters.state_refused.increment();
         }
     }
 
