@@ -1,6 +1,11 @@
 //! Announcements: from one node to all, hop by hop, each signed by its origin and taken once.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use amop::{
     relay::{
@@ -14,6 +19,7 @@ use amop::{
         node::{Header, PacketType},
     },
 };
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::kit::{Clock, Network, NodeIndex};
 
@@ -366,4 +372,70 @@ fn frames_that_name_their_ends_bring_no_announcement() {
     net.forge(1, 2, &frame);
     net.run_for(SOON);
     assert_eq!(texts(&net, 2), [""; 0]);
+}
+
+/// A connected graph: a random tree, and some more edges.
+fn random_graph(random: &mut SmallRng, nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
+    let mut edges: Vec<_> = (1..nodes).map(|node| (random.random_range(0..node), node)).collect();
+    for _ in 0..random.random_range(0..nodes) {
+        let (one, other) = (random.random_range(0..nodes), random.random_range(0..nodes));
+        if one < other && !edges.contains(&(one, other)) {
+            edges.push((one, other));
+        }
+    }
+    edges
+}
+
+#[test]
+fn in_random_networks_under_faults_nothing_comes_twice_and_no_honest_neighbour_is_blamed() {
+    for seed in 100..108 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let nodes = random.random_range(3..9);
+        let edges = random_graph(&mut random, nodes);
+        let mut net = network(seed, nodes, &edges);
+        let mut made = BTreeSet::new();
+        for round in 0..20 {
+            let origin = random.random_range(0..nodes);
+            let text = format!("{origin} in round {round}");
+            if net.announce(origin, &text).is_ok() {
+                made.insert((net.nodes[origin].id, text));
+            }
+            net.run_for(Duration::from_micros(random.random_range(0..3_000)));
+            let (one, other) = edges[random.random_range(0..edges.len())];
+            match random.random_range(0..4) {
+                0 => {
+                    net.break_links(one, other);
+                    net.run_for(Duration::from_millis(random.random_range(0..3_000)));
+                    net.connect(one, other);
+                }
+                1 => {
+                    net.restart(one, Duration::from_millis(random.random_range(0..2_000)));
+                    for &(a, b) in edges.iter().filter(|&&(a, b)| a == one || b == one) {
+                        net.connect(a, b);
+                    }
+                }
+                _ => {}
+            }
+            net.run_for(Duration::from_millis(random.random_range(0..8_000)));
+        }
+        for node in 0..nodes {
+            let all = net.nodes[node].announcements();
+            let seen: BTreeSet<_> = all.iter().map(|one| (one.origin, one.text.clone())).collect();
+            assert_eq!(seen.len(), all.len(), "seed {seed}, node {node}: twice");
+            assert!(seen.is_subset(&made), "seed {seed}, node {node}: made up");
+            let counters = net.nodes[node].registry_counters();
+            for figure in [&counters.refused_repeated, &counters.refused_signature, &counters.refused_fork] {
+                assert_eq!(figure.get(), 0, "seed {seed}, node {node}: {counters:?}");
+            }
+        }
+        // Once it is calm, everybody is reached.
+        net.run_for(90 * SOON);
+        let before = figure(&net, nodes - 1, |counters| counters.announcements_taken.get());
+        net.announce(0, "calm").unwrap();
+        net.run_for(SOON);
+        for node in 0..nodes {
+            assert_eq!(texts(&net, node)[0], "calm", "seed {seed}, node {node}");
+        }
+        assert_eq!(figure(&net, nodes - 1, |counters| counters.announcements_taken.get()), before + 1);
+    }
 }

@@ -19,6 +19,7 @@ use amop::{
         private::{Notice, PING_LEN, WayEnd},
     },
 };
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::kit::{LINK_LATENCY, Network, NodeIndex};
 
@@ -176,6 +177,20 @@ fn only_flagged_broadcasts_are_answered_where_their_hops_end() {
     short[..4].copy_from_slice(&len);
     net.forge(0, 1, &short);
     net.run_for(SOON);
+    // Many answers for one frame.
+    let several = [[3; 64]; 100];
+    let route = Route::Named { source: &source.0, destinations: &several };
+    let header = Header {
+        route,
+        flags: FLAG_SEALED | FLAG_PROBE,
+        hops_left: 1,
+        ..Header::direct(PacketType::BROADCAST, 78)
+    };
+    let mut frame = smallvec::SmallVec::new();
+    header.encode_into(200, &mut frame);
+    frame.extend_from_slice(&[5; 200]);
+    net.forge(0, 1, &frame);
+    net.run_for(SOON);
     let ended = |net: &Network| total(net, 1, |counters| counters.pings_ended.get());
     assert_eq!(ended(&net), 0);
     net.forge(0, 1, &probe(&source, &destination, PacketType::BROADCAST, FLAG_SEALED | FLAG_PROBE, 1));
@@ -332,4 +347,46 @@ fn no_more_pings_are_open_than_the_bound() {
     net.run_for(2 * ANSWER_TIME_MAX);
     assert!(numbers.iter().all(|&number| net.pinged(0, number).is_some()));
     assert_eq!(net.ping(0, 1, 1).end, PingEnd::Answered);
+}
+
+#[test]
+fn in_random_networks_the_hops_are_a_shortest_way() {
+    for seed in 100..120 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let nodes = random.random_range(3..20);
+        let mut edges: Vec<_> = (1..nodes).map(|node| (random.random_range(0..node), node)).collect();
+        for _ in 0..nodes {
+            let (one, other) = (random.random_range(0..nodes), random.random_range(0..nodes));
+            if one < other && !edges.contains(&(one, other)) {
+                edges.push((one, other));
+            }
+        }
+        let mut net = network(seed, nodes, random.random_range(1..4), &edges);
+        net.run_for(5 * SOON);
+        let are_linked = |a: usize, b: usize| edges.contains(&(a, b)) || edges.contains(&(b, a));
+        let mut distance = vec![usize::MAX; nodes];
+        distance[0] = 0;
+        for _ in 0..nodes {
+            for &(one, other) in &edges {
+                let near = distance[one].min(distance[other]).saturating_add(1);
+                distance[one] = distance[one].min(near);
+                distance[other] = distance[other].min(near);
+            }
+        }
+        for (other, &distance) in distance.iter().enumerate().skip(1) {
+            let mut at = 0;
+            for hop in 1..=distance {
+                let next = match net.ping(0, other, hop as u8).end {
+                    PingEnd::Answered => other,
+                    PingEnd::Ended { by, why: WayEnd::HopsUsed } => {
+                        net.nodes.iter().position(|node| node.id == by).unwrap()
+                    }
+                    end => panic!("seed {seed}, to {other}, hop {hop}: {end:?}"),
+                };
+                assert!(are_linked(at, next), "seed {seed}: {at} and {next} are not linked");
+                assert_eq!(next == other, hop == distance, "seed {seed}, to {other}, hop {hop}");
+                at = next;
+            }
+        }
+    }
 }

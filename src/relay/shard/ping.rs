@@ -28,7 +28,7 @@ use crate::{
     },
     wire::{
         FrameRef, NodeId,
-        node::{FLAG_PROBE, Header, PacketType},
+        node::{FLAG_PROBE, Header, PacketType, Route},
         private::{Notice, PING_LEN, WayEnd},
     },
 };
@@ -121,6 +121,8 @@ impl Shard {
     ) {
         let is_ping = header.packet_type == PacketType::BROADCAST
             && header.flags & FLAG_PROBE != 0
+            // One frame, one answer.
+            && matches!(header.route, Route::Named { destinations: [_], .. })
             && payload.len() >= FRONT_LEN + PING_LEN + TAG_LEN;
         let Some(tag) = tag_of(payload).filter(|_| is_ping) else { return };
         let (seq, destination) = (header.seq, destination.short());
