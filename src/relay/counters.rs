@@ -350,6 +350,10 @@ figures! {
         counter pings_not_answered,
         /// Answers to pings that were not waited for, or not of this node.
         counter ping_answers_ignored,
+        /// Messages over other nodes that came before their turn and waited for it.
+        counter held_for_order,
+        /// The same that there was no room for; they come again.
+        counter not_held_for_order,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
         /// Links closed because unfinished frames of all links together took too much memory.

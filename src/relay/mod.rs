@@ -424,7 +424,7 @@ pub enum MeshMessage {
         /// What it was.
         packet_type: PacketType,
         /// Its number.
-        message: u32,
+        seq: u32,
     },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
@@ -501,12 +501,13 @@ pub enum MeshMessage {
 }
 
 /// A frame that names its ends, on its way over more than one link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// The node that originated it.
     pub source: NodeId,
-    /// The node that it is for.
-    pub destination: NodeId,
+    /// The nodes that it is for: one, or several of a shared multicast, for each of which a ticket lies before the
+    /// content, in this order.
+    pub destinations: smallvec::SmallVec<[NodeId; 1]>,
     /// What it is.
     pub packet_type: PacketType,
     /// The message's number at its source.
@@ -624,7 +625,10 @@ pub enum RegistryOutput {
         incarnation: Option<u64>,
     },
     /// To all: the snapshot's paths have changed.
-    WaysChanged,
+    WaysChanged {
+        /// No way leads any more to a node that may have had frames of others.
+        is_node_lost: bool,
+    },
     /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.

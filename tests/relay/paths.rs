@@ -55,7 +55,8 @@ fn a_unicast_crosses_a_line_of_five_nodes_and_its_answer_comes_back() {
             assert_eq!(net.answer(publisher, &seq, SOON).0, 0, "message {number}, {reactors} reactors");
         }
         for between in 1..4 {
-            assert_eq!(net.nodes[between].total(|counters| counters.relayed.get()), 40);
+            // Acknowledgements besides.
+            assert!(net.nodes[between].total(|counters| counters.relayed.get()) >= 40);
         }
     }
 }
@@ -74,6 +75,36 @@ fn a_multicast_reaches_every_subscriber_of_the_network_once() {
         let got: Vec<u8> =
             net.pushed(app, FrameType::MULTICAST).into_iter().map(|(_, payload)| payload[0]).collect();
         assert_eq!(got, (0..10).collect::<Vec<u8>>());
+    }
+}
+
+#[test]
+fn a_multicast_crosses_each_link_once_and_splits_where_ways_part() {
+    // 0 - 1 - 2 - 3, and from 2 a star to 4, 5 and 6.
+    let edges = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)];
+    let mut net = network(5, 7, 1, &edges);
+    let apps = subscribers(&mut net, &[2, 3, 4, 5, 6]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let crossed: Rc<RefCell<Vec<(NodeIndex, NodeIndex, usize)>>> = Rc::default();
+    let seen = crossed.clone();
+    net.tamper = Some(Box::new(move |from, to, bytes| {
+        if is_sealed(bytes)
+            && let Ok((Header { route: Route::Named { destinations, .. }, .. }, _)) = Header::decode(bytes)
+        {
+            seen.borrow_mut().push((from, to, destinations.len()));
+        }
+    }));
+    for payload in [vec![7; 10], vec![8; 200_000]] {
+        crossed.borrow_mut().clear();
+        net.multicast(publisher, "t", &payload);
+        net.run_for(SOON);
+        let mut frames = crossed.borrow().clone();
+        frames.sort_unstable();
+        assert_eq!(frames, [(0, 1, 5), (1, 2, 5), (2, 3, 1), (2, 4, 1), (2, 5, 1), (2, 6, 1)]);
+        for &app in &apps {
+            let (_, last) = net.pushed(app, FrameType::MULTICAST).pop().unwrap();
+            assert!(last == payload);
+        }
     }
 }
 
@@ -125,9 +156,7 @@ fn a_node_that_dies_in_mid_traffic_is_gone_around() {
         }
         net.run_for(40 * SOON);
         let codes: Vec<i32> = sent.iter().map(|seq| net.answers(publisher, seq)[0].code().0).collect();
-        // What the dead node had acknowledged and not passed on is lost with it.
-        assert!(codes.iter().all(|code| [0, 102].contains(code)), "seed {seed}: {codes:?}");
-        assert!(codes[40..].iter().all(|&code| code == 0), "seed {seed}: {codes:?}");
+        assert!(codes.iter().all(|&code| code == 0), "seed {seed}: {codes:?}");
     }
 }
 
@@ -223,21 +252,20 @@ fn a_node_on_the_way_that_alters_a_frame_anywhere_has_nothing_delivered() {
         let index = offset + chosen.get() % (bytes.len() - offset);
         bytes[index] ^= 1;
     });
-    let before = net.pushed(subscriber, FrameType::MULTICAST).len();
     for index in 0..160 {
         at.set(index);
         net.multicast(publisher, "t", SECRET);
         net.run_for(SOON / 10);
     }
-    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), before);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 0);
     let counted = |net: &Network| {
         net.nodes[2].total(|counters| counters.sealed_refused.get() + counters.sealed_late.get())
     };
-    assert_eq!(counted(&net), 160);
+    assert!(counted(&net) >= 160);
     net.tamper = None;
     net.multicast(publisher, "t", SECRET);
-    net.run_for(SOON);
-    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), before + 1);
+    net.run_for(20 * SOON);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 161, "it could but delay them");
 }
 
 #[test]
@@ -256,6 +284,37 @@ fn a_node_on_the_way_that_gives_a_frame_another_number_type_or_destination_has_n
         assert_eq!(net.pushed(subscriber, FrameType::MULTICAST), []);
         assert_eq!(net.pushed(subscriber, FrameType::REQUEST), []);
     }
+}
+
+#[test]
+fn a_multicast_for_several_is_delivered_as_it_was_or_not_at_all() {
+    // Node 1 stands before 2 and 3 and alters each byte of what it sends to either in turn.
+    let at = Rc::new(Cell::new(0));
+    let chosen = at.clone();
+    let mut net = network(55, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
+    let apps = subscribers(&mut net, &[2, 3]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.tamper = Some(Box::new(move |from, _, bytes| {
+        if from == 1 && is_sealed(bytes) {
+            let (_, offset) = Header::decode(bytes).unwrap();
+            let index = offset + chosen.get() % (bytes.len() - offset);
+            bytes[index] ^= 1;
+        }
+    }));
+    for index in 0..250 {
+        at.set(index);
+        net.multicast(publisher, "t", SECRET);
+        net.run_for(SOON / 10);
+    }
+    let got = |net: &Network, app| {
+        let pushed = net.pushed(app, FrameType::MULTICAST);
+        assert!(pushed.iter().all(|(_, payload)| payload == SECRET));
+        pushed.len()
+    };
+    assert!(apps.iter().all(|&app| got(&net, app) == 0));
+    net.tamper = None;
+    net.run_for(30 * SOON);
+    assert!(apps.iter().all(|&app| got(&net, app) == 250), "they are sent again until they arrive");
 }
 
 #[test]

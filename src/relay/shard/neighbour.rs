@@ -9,10 +9,13 @@ use std::{
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, node_link::NodeLink};
+use super::{
+    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Arrival, multicast::Copies, node_link::NodeLink,
+};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Named, Outbound, Packet, ReactorId, RegistryInput, RequestId, SendError,
+        sealing::Subject, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -76,10 +79,17 @@ pub(super) struct Sent {
     pub(super) packet_type: PacketType,
     pub(super) message: u32,
     /// Set if it names its ends.
-    pub(super) packet: Option<Packet>,
+    pub(super) packet: Option<Box<Packet>>,
 }
 
 impl Sent {
+    /// A message that was to go around, on its way over the link.
+    fn direct(Arrival { subject: Subject { packet_type, seq }, payload }: Arrival) -> Self {
+        let mut head = SmallVec::new();
+        Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
+        Self { head, body: RetainedFrame::from_bytes(payload), packet_type, message: seq, packet: None }
+    }
+
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
@@ -195,6 +205,21 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
+        // What went around it is older than what waits for its link. What came around and waits for others comes over
+        // the link anew, as they do.
+        let moved = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
+        let moved = moved.map(|channel| {
+            let (kept, held) = channel.bytes();
+            self.windows_bytes -= kept + held;
+            channel.drop_held();
+            channel.take_kept()
+        });
+        for arrival in moved.into_iter().flatten().rev() {
+            let sent = Sent::direct(arrival);
+            neighbour.window.bytes += sent.cost();
+            self.windows_bytes += sent.cost();
+            neighbour.window.frames.push_front(sent);
+        }
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
         }
@@ -335,6 +360,13 @@ impl Shard {
         neighbour.window.frames.push_back(sent);
     }
 
+    /// Whether messages of this node wait for a link to a neighbour.
+    fn has_waiting(&self, id: &NodeId) -> bool {
+        self.neighbours
+            .get(id)
+            .is_some_and(|neighbour| neighbour.window.frames.iter().any(|sent| sent.packet.is_none()))
+    }
+
     /// The neighbours without a link for whom something waits.
     pub(super) fn waiting_neighbours(&self) -> Vec<NodeId> {
         let waits = |neighbour: &Neighbour| neighbour.active.is_none() && !neighbour.window.frames.is_empty();
@@ -359,9 +391,9 @@ impl Shard {
         }
         self.send_waiting_around(now, id, out);
         for sent in self.take_window(id) {
-            match (&sent.packet, sent.packet_type) {
-                (Some(packet), _) => self.not_passed(now, packet, sent.body.as_ref(), out),
-                (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, sent),
+            match (sent.packet, sent.packet_type) {
+                (Some(packet), _) => self.not_passed(now, *packet, sent.body.as_shared(), out),
+                (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
                 (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
                 (None, _) => {}
             }
@@ -411,10 +443,9 @@ impl Shard {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for id in peers {
             self.fail_awaiting(now, &id, out);
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.seal = None;
-            }
+            self.drop_channel(&id);
         }
+        self.floors.clear();
         for link in links {
             out.abort(link, CloseReason::NewLife);
         }
@@ -442,13 +473,8 @@ impl Shard {
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
-        let is_linked = self.neighbours.contains_key(node);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, coordinator, request);
-            if !is_linked {
-                // The nodes on the way acknowledge to each other only.
-                peer.note_taken(message);
-            }
         }
         true
     }
@@ -494,6 +520,42 @@ impl Shard {
         }
     }
 
+    /// Sends a multicast to nodes whose home is here; tells of each whether it was sent.
+    pub(super) fn forward_multicast_to_all(
+        &mut self,
+        now: Instant,
+        nodes: &[NodeRef],
+        message: u32,
+        frame: FrameRef<'_>,
+        copies: &mut Copies,
+        out: &mut impl Outbound,
+    ) {
+        let goes_around = |node: &&NodeRef| {
+            let is_linked = self.neighbours.get(&node.id).is_some_and(|neighbour| neighbour.active.is_some());
+            !is_linked && self.has_way_around(&node.id) && !self.has_waiting(&node.id)
+        };
+        let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
+            nodes.iter().partition(goes_around);
+        let (shared, others) = match around.len() {
+            0 | 1 => (SmallVec::new(), nodes.iter().collect()),
+            _ => (around, others),
+        };
+        for node in others {
+            let is_sent = self.forward_multicast(now, &node.id, message, None, frame, out);
+            copies.note_node(&node.id, message, is_sent);
+        }
+        for nodes in shared.chunks(SHARED_MAX) {
+            let refused = self.send_shared(now, nodes, message, frame, out);
+            for node in nodes {
+                let is_sent = !refused.contains(&node.id);
+                if !is_sent {
+                    self.counters.dropped_window_full.increment();
+                }
+                copies.note_node(&node.id, message, is_sent);
+            }
+        }
+    }
+
     #[allow(clippy::too_many_arguments)] // the parts of one frame
     fn send_amop(
         &mut self,
@@ -508,10 +570,13 @@ impl Shard {
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
         let is_linked = self.neighbours.get(node).is_some_and(|neighbour| neighbour.active.is_some());
-        if !is_linked
-            && let Some(is_sent) = self.send_around(now, node, (packet_type, message), &[&block], frame, out)
-        {
-            return is_sent;
+        if !is_linked && self.has_way_around(node) {
+            // None overtakes those before it.
+            if self.has_waiting(node) {
+                self.send_waiting_around(now, node, out);
+            }
+            return self.has_room(now, node, packet_type)
+                && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
         }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
@@ -521,31 +586,22 @@ impl Shard {
         let mut head = SmallVec::new();
         Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
         head.extend_from_slice(&block);
-        self.enqueue(now, node, head, frame, packet_type, message, None, out)
+        self.enqueue(now, node, head, frame, packet_type, message, None, out).is_ok()
     }
 
-    /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
-    /// `false` if there is no room.
-    #[allow(clippy::too_many_arguments)] // the parts of one frame
-    pub(super) fn enqueue(
-        &mut self,
-        now: Instant,
-        node: &NodeId,
-        head: SmallVec<[u8; 128]>,
-        frame: FrameRef<'_>,
-        packet_type: PacketType,
-        message: u32,
-        packet: Option<Packet>,
-        out: &mut impl Outbound,
-    ) -> bool {
+    /// Whether what is kept for a node until it acknowledges it leaves room for one more.
+    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, packet_type: PacketType) -> bool {
         let settings = &self.shared.settings;
-        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
-        let window = &mut neighbour.window;
+        let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
+        let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
+        let frames =
+            window.map_or(0, |window| window.frames.len()) + channel.map_or(0, |channel| channel.frames());
+        let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
         // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
         // the whole request time.
         let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-        if window.frames.len() >= settings.window_frames_max / share
-            || window.bytes >= settings.window_bytes_max / share
+        if frames >= settings.window_frames_max / share
+            || bytes >= settings.window_bytes_max / share
             || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
         {
             if self.logs.window_full.admits(now) {
@@ -556,12 +612,34 @@ impl Shard {
             }
             return false;
         }
+        true
+    }
+
+    /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
+    /// Gives back whose it was if there is no room.
+    #[allow(clippy::too_many_arguments)] // the parts of one frame
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        head: SmallVec<[u8; 128]>,
+        frame: FrameRef<'_>,
+        packet_type: PacketType,
+        message: u32,
+        packet: Option<Box<Packet>>,
+        out: &mut impl Outbound,
+    ) -> Result<(), Option<Box<Packet>>> {
+        if !self.has_room(now, node, packet_type) {
+            return Err(packet);
+        }
+        let Some(neighbour) = self.neighbours.get_mut(node) else { return Err(packet) };
+        let window = &mut neighbour.window;
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
             && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
         {
-            return false;
+            return Err(packet);
         }
         let sent = Sent { head, body: frame.retain(), packet_type, message, packet };
         window.bytes += sent.cost();
@@ -571,7 +649,7 @@ impl Shard {
             link.last_sent = now;
         }
         self.counters.node_frames_sent.increment();
-        true
+        Ok(())
     }
 
     /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.

@@ -23,7 +23,7 @@ use crate::{
     relay::{
         MeshMessage, Outbound, Packet, home_reactor,
         ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged},
-        sealing::{FRONT_LEN, TAG_LEN},
+        sealing::{FRONT_LEN, Subject, TAG_LEN},
         timers::{TimerKey, Timers},
     },
     wire::{
@@ -89,10 +89,9 @@ impl Shard {
             return out.pinged(over(PingEnd::TooMany));
         }
         let seq = self.next_message();
-        let packet = self.packet(node, PacketType::BROADCAST, seq, false);
-        let packet = Packet { hops_left: hops, is_probe: true, ..packet };
-        let notice = Notice::Ping { number }.encode();
-        let sealed = self.seal_payload(now, &node, &packet, &[&notice], FrameRef::Slice(&[]), out);
+        let subject = Subject { packet_type: PacketType::BROADCAST, seq };
+        let packet = Packet { hops_left: hops, is_probe: true, ..self.packet(node, subject, false) };
+        let sealed = self.seal_control(now, &node, subject, &Notice::Ping { number }.encode(), out);
         let payload = sealed.as_deref().map(FrameRef::Slice);
         let Some((payload, tag)) = payload.and_then(|payload| Some((payload, tag_of(payload)?))) else {
             return out.pinged(over(PingEnd::NoWay));
@@ -114,18 +113,17 @@ impl Shard {
         &mut self,
         now: Instant,
         header: &Header<'_>,
-        (source, destination): (&NodeId, &NodeId),
         why: WayEnd,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let is_ping = header.packet_type == PacketType::BROADCAST
             && header.flags & FLAG_PROBE != 0
-            // One frame, one answer.
-            && matches!(header.route, Route::Named { destinations: [_], .. })
             && payload.len() >= FRONT_LEN + PING_LEN + TAG_LEN;
+        // One frame, one answer.
+        let Route::Named { source, destinations: [destination] } = header.route else { return };
         let Some(tag) = tag_of(payload).filter(|_| is_ping) else { return };
-        let (seq, destination) = (header.seq, destination.short());
+        let (source, seq, destination) = (&NodeId(*source), header.seq, NodeId(*destination).short());
         let notice = Notice::WayEnded { seq, why, destination, tag };
         let home = home_reactor(source, self.shared.reactors);
         if home == self.id {

@@ -13,20 +13,18 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Shard, neighbour::Sent};
+use super::{
+    Shard,
+    around::{SHARED_MAX, TICKET_LEN},
+    neighbour::Sent,
+};
 use crate::{
-    relay::{
-        Class, MeshMessage, Outbound, Packet, home_reactor,
-        sealing::{FRONT_LEN, Lives, Seal, Subject, TAG_LEN},
-    },
+    relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{
-            FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route,
-        },
+        node::{FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, Route},
         private::WayEnd,
     },
 };
@@ -46,8 +44,13 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    fn holds(&self, destination: &NodeId) -> bool {
-        self.frames.iter().any(|(_, packet, _)| packet.destination == *destination)
+    fn holds(&self, destinations: &[NodeId]) -> bool {
+        let waits = |packet: &Packet| packet.destinations.iter().any(|id| destinations.contains(id));
+        self.frames.iter().any(|(_, packet, _)| waits(packet))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
     }
 
     /// `false` if there is no room.
@@ -65,6 +68,7 @@ impl Packet {
     /// Its header before a payload of so many bytes.
     fn head(&self, payload_len: usize) -> SmallVec<[u8; 128]> {
         let mut head = SmallVec::new();
+        let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
         let header = Header {
             packet_type: self.packet_type,
             seq: self.seq,
@@ -72,11 +76,28 @@ impl Packet {
             flags: FLAG_SEALED
                 | if self.again { FLAG_SENT_AGAIN } else { 0 }
                 | if self.is_probe { FLAG_PROBE } else { 0 },
-            route: Route::Named { source: &self.source.0, destinations: &[self.destination.0] },
+            route: Route::Named { source: &self.source.0, destinations: &destinations },
         };
         header.encode_into(payload_len, &mut head);
         head
     }
+
+    /// The part of a shared multicast for some of its destinations, which are given by their index.
+    fn part(&self, indices: &[usize], payload: FrameRef<'_>) -> (Self, RetainedFrame) {
+        let destinations = indices.iter().filter_map(|&index| self.destinations.get(index).copied());
+        let packet = Self { destinations: destinations.collect(), ..self.clone() };
+        (packet, part_of(payload, self.destinations.len(), indices))
+    }
+}
+
+/// The destinations of a packet, by index, that have their next hop in common.
+type Part = (Option<NodeId>, SmallVec<[usize; 4]>);
+
+/// The tickets with some indices of so many, and the content behind them.
+fn part_of(payload: FrameRef<'_>, tickets: usize, indices: &[usize]) -> RetainedFrame {
+    let (all, _) = payload.head().as_chunks::<TICKET_LEN>();
+    let chosen: Vec<u8> = indices.iter().filter_map(|&index| all.get(index)).flatten().copied().collect();
+    payload.advance(tickets * TICKET_LEN).retain().behind(chosen.into())
 }
 
 impl Shard {
@@ -86,15 +107,16 @@ impl Shard {
         snapshot.paths.get(id).is_some_and(|path| path.next.iter().any(|next| next != id))
     }
 
-    /// The neighbour that a frame goes to next. All that goes to one node takes one way, so that order holds.
-    fn next_hop(&self, packet: &Packet, except: Option<&NodeId>) -> Option<NodeId> {
+    /// The neighbour that a frame goes to next. All that one node sends to another one takes one way, so that order holds;
+    /// what different ones send is spread over all shortest ways.
+    fn next_hop(&self, packet: &Packet, destination: &NodeId, except: Option<&NodeId>) -> Option<NodeId> {
         let snapshot = self.shared.snapshot.load();
-        let path = snapshot.paths.get(&packet.destination)?;
+        let path = snapshot.paths.get(destination)?;
         let can = |next: &&NodeId| Some(*next) != except && Some(*next) != packet.from.as_ref();
         let count = path.next.iter().filter(can).count();
-        let [.., a, b] = packet.destination.0;
-        let choice = usize::from(u16::from_be_bytes([a, b])).checked_rem(count)?;
-        path.next.iter().filter(can).nth(choice).copied()
+        let flow = packet.source.0.last_chunk::<4>()?.iter().chain(destination.0.last_chunk::<4>()?);
+        let flow = flow.fold(0, |flow: usize, byte| flow.wrapping_mul(31).wrapping_add((*byte).into()));
+        path.next.iter().filter(can).nth(flow.checked_rem(count)?).copied()
     }
 
     /// Sends a frame on; `false` if there is no way.
@@ -106,7 +128,41 @@ impl Shard {
         except: Option<&NodeId>,
         out: &mut impl Outbound,
     ) -> bool {
-        let Some(next) = self.next_hop(&packet, except) else { return false };
+        let mut parts: SmallVec<[Part; 4]> = SmallVec::new();
+        for (index, destination) in packet.destinations.iter().enumerate() {
+            let next = self.next_hop(&packet, destination, except);
+            match parts.iter_mut().find(|(other, _)| *other == next) {
+                Some((_, indices)) => indices.push(index),
+                None => parts.push((next, smallvec::smallvec![index])),
+            }
+        }
+        match parts.as_slice() {
+            [(None, _)] => return false,
+            [(Some(next), _)] => {
+                self.send_to_next(now, packet, *next, payload, out);
+                return true;
+            }
+            _ => {}
+        }
+        // The ways of its destinations part here.
+        for (next, indices) in parts {
+            let (part, payload) = packet.part(&indices, payload);
+            match next {
+                Some(next) => self.send_to_next(now, part, next, payload.as_shared(), out),
+                None => self.not_passed(now, part, payload.as_shared(), out),
+            }
+        }
+        true
+    }
+
+    fn send_to_next(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        next: NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
         let home = home_reactor(&next, self.shared.reactors);
         if home == self.id {
             self.pass(now, packet, next, payload, out);
@@ -114,7 +170,6 @@ impl Shard {
             let pass = MeshMessage::Pass { packet: Box::new(packet), next: Box::new(next) };
             out.to_reactor(home, pass, payload);
         }
-        true
     }
 
     /// Sends a frame on to a neighbour whose home is here.
@@ -136,21 +191,34 @@ impl Shard {
                 }
                 return;
             }
-            if !self.enqueue(now, &next, head, payload, packet.packet_type, packet.seq, Some(packet), out) {
-                self.not_passed(now, &packet, payload, out);
-            }
-            return;
+            return self.enqueue_packet(now, &next, head, packet, payload, out);
         }
         packet.tries += 1;
-        if packet.tries < TRIES_MAX && self.route(now, packet, payload, Some(&next), out) {
+        if packet.tries < TRIES_MAX && self.route(now, packet.clone(), payload, Some(&next), out) {
             return;
         }
         // It may return.
         let head = packet.head(payload.len());
-        if !packet.packet_type.is_amop()
-            || !self.enqueue(now, &next, head, payload, packet.packet_type, packet.seq, Some(packet), out)
+        if packet.packet_type.is_amop() {
+            self.enqueue_packet(now, &next, head, packet, payload, out);
+        } else {
+            self.not_passed(now, packet, payload, out);
+        }
+    }
+
+    fn enqueue_packet(
+        &mut self,
+        now: Instant,
+        next: &NodeId,
+        head: SmallVec<[u8; 128]>,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let (packet_type, seq, packet) = (packet.packet_type, packet.seq, Box::new(packet));
+        if let Err(Some(packet)) = self.enqueue(now, next, head, payload, packet_type, seq, Some(packet), out)
         {
-            self.not_passed(now, &packet, payload, out);
+            self.not_passed(now, *packet, payload, out);
         }
     }
 
@@ -158,108 +226,23 @@ impl Shard {
     pub(super) fn not_passed(
         &mut self,
         now: Instant,
-        packet: &Packet,
+        packet: Packet,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         if packet.source != self.shared.id {
-            return self.park(now, *packet, payload);
+            return self.park(now, packet, payload);
         }
-        let (node, packet_type, message) = (packet.destination, packet.packet_type, packet.seq);
-        let home = home_reactor(&node, self.shared.reactors);
-        if home == self.id {
-            self.handle_not_passed(now, &node, packet_type, message, out);
-        } else {
-            let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, message };
-            out.to_reactor(home, told, FrameRef::Slice(&[]));
+        let (packet_type, seq) = (packet.packet_type, packet.seq);
+        for node in packet.destinations {
+            let home = home_reactor(&node, self.shared.reactors);
+            if home == self.id {
+                self.handle_not_passed(now, &node, Subject { packet_type, seq });
+            } else {
+                let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, seq };
+                out.to_reactor(home, told, FrameRef::Slice(&[]));
+            }
         }
-    }
-
-    pub(super) fn handle_not_passed(
-        &mut self,
-        now: Instant,
-        node: &NodeId,
-        packet_type: PacketType,
-        message: u32,
-        out: &mut impl Outbound,
-    ) {
-        if packet_type == PacketType::UNICAST {
-            self.fail_one(now, node, message, out);
-        } else if packet_type.is_amop() {
-            self.counters.dropped_window_full.increment();
-        }
-    }
-
-    /// The seal for a node in the life that is known of it.
-    fn seal(&mut self, id: &NodeId) -> Option<&mut Seal> {
-        let own = self.shared.incarnation();
-        let signer = self.shared.signer.as_ref()?;
-        let peer = self.peers.get_mut(id)?;
-        if peer.seal.is_none() {
-            peer.seal = Seal::new(signer.share_with(*id)?, own, peer.incarnation);
-        }
-        peer.seal.as_mut()
-    }
-
-    /// Seals a payload for a node that is reached over others, and sends it. `None` if it is not.
-    pub(super) fn send_around(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        (packet_type, seq): (PacketType, u32),
-        pieces: &[&[u8]],
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) -> Option<bool> {
-        if !self.has_way_around(id) {
-            return None;
-        }
-        let packet = self.packet(*id, packet_type, seq, false);
-        let sealed = self.seal_payload(now, id, &packet, pieces, frame, out)?;
-        let chunks = [sealed];
-        let payload = FrameRef::Chunks { chunks: &chunks, skip: 0, len: chunks[0].len() };
-        Some(self.route(now, packet, payload, Some(id), out))
-    }
-
-    pub(super) fn packet(
-        &self,
-        destination: NodeId,
-        packet_type: PacketType,
-        seq: u32,
-        again: bool,
-    ) -> Packet {
-        let source = self.shared.id;
-        Packet {
-            source,
-            destination,
-            packet_type,
-            seq,
-            hops_left: HOPS_MAX,
-            again,
-            is_probe: false,
-            from: None,
-            tries: 0,
-        }
-    }
-
-    pub(super) fn seal_payload(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        packet: &Packet,
-        pieces: &[&[u8]],
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) -> Option<Bytes> {
-        if !self.peers.contains_key(id) {
-            let incarnation = self.shared.snapshot.load().paths.get(id)?.incarnation;
-            self.begin_peer(now, id, incarnation, out);
-        }
-        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
-        let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
-        let subject = Subject { packet_type: packet.packet_type, seq: packet.seq };
-        self.seal(id)?.seal(subject, pieces.iter().copied().chain(frame.pieces()), &mut sealed)?;
-        Some(sealed.into())
     }
 
     /// A frame that names its ends came from a neighbour.
@@ -273,101 +256,65 @@ impl Shard {
     ) {
         let own = self.shared.id;
         let Route::Named { source, destinations } = header.route else { return };
-        let source = NodeId(*source);
-        if header.flags & FLAG_SEALED == 0 || source == own {
+        let (source, packet_type, seq) = (NodeId(*source), header.packet_type, header.seq);
+        let is_shared = packet_type == PacketType::SHARED_MULTICAST;
+        let is_whole = match is_shared {
+            true => {
+                destinations.len() <= SHARED_MAX && payload.head().len() >= destinations.len() * TICKET_LEN
+            }
+            false => destinations.len() == 1,
+        };
+        if header.flags & FLAG_SEALED == 0 || source == own || !is_whole {
             return self.counters.not_for_us.increment();
         }
-        for destination in destinations {
-            let destination = NodeId(*destination);
-            if destination == own {
-                let home = home_reactor(&source, self.shared.reactors);
-                if home == self.id {
-                    self.arrive(now, &source, header.packet_type, header.seq, payload, out);
-                } else {
-                    let (packet_type, seq) = (header.packet_type, header.seq);
-                    let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
-                    out.to_reactor(home, arrived, payload);
-                }
-                continue;
-            }
-            if !self.shared.settings.relays || header.hops_left <= 1 {
-                self.counters.relay_refused.increment();
-                if header.hops_left <= 1 {
-                    let ends = (&source, &destination);
-                    self.tell_way_ended(now, header, ends, WayEnd::HopsUsed, payload, out);
-                }
-                continue;
-            }
-            let packet = Packet {
-                source,
-                destination,
-                packet_type: header.packet_type,
-                seq: header.seq,
-                hops_left: header.hops_left - 1,
-                again: header.flags & FLAG_SENT_AGAIN != 0,
-                is_probe: header.flags & FLAG_PROBE != 0,
-                from: Some(*peer),
-                tries: 0,
-            };
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            self.shared.limiter.charge(elapsed, payload.len() as u64);
-            self.counters.relayed.increment();
-            // None overtakes those before it.
-            if self.parked.holds(&destination) || !self.route(now, packet, payload, None, out) {
-                self.park(now, packet, payload);
-                self.tell_way_ended(now, header, (&source, &destination), WayEnd::NoWay, payload, out);
-            }
-        }
-    }
-
-    /// A sealed payload for this node, at the home of its source.
-    pub(super) fn arrive(
-        &mut self,
-        now: Instant,
-        source: &NodeId,
-        packet_type: PacketType,
-        seq: u32,
-        sealed: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) {
-        let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
-        let Some(lives) = Lives::of(&bytes) else { return self.counters.sealed_refused.increment() };
-        let known = self.peers.get(source).map(|peer| peer.incarnation);
-        if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
-            return self.counters.sealed_late.increment();
-        }
-        let subject = Subject { packet_type, seq };
-        let is_new_life = known != Some(lives.source);
-        let opened = if is_new_life {
-            // Only what opens makes a life known.
-            let signer = self.shared.signer.as_ref();
-            let secret = signer.and_then(|signer| signer.share_with(*source));
-            secret.and_then(|secret| Seal::new(secret, self.shared.incarnation(), lives.source)).is_some_and(
-                |seal| {
-                    let opens = seal.open(subject, &mut bytes).is_ok();
-                    if opens {
-                        self.replace_life(now, source, lives.source, out);
-                        if let Some(peer) = self.peers.get_mut(source) {
-                            peer.seal = Some(seal);
-                        }
-                    }
-                    opens
-                },
-            )
-        } else {
-            self.seal(source).is_some_and(|seal| seal.open(subject, &mut bytes).is_ok())
+        let mut packet = Packet {
+            source,
+            destinations: destinations.iter().map(|id| NodeId(*id)).collect(),
+            packet_type,
+            seq,
+            hops_left: header.hops_left.saturating_sub(1),
+            again: header.flags & FLAG_SENT_AGAIN != 0,
+            is_probe: header.flags & FLAG_PROBE != 0,
+            from: Some(*peer),
+            tries: 0,
         };
-        if !opened {
-            return self.counters.sealed_refused.increment();
+        let own_index = packet.destinations.iter().position(|id| *id == own);
+        if let Some(index) = own_index {
+            let part = is_shared.then(|| part_of(payload, destinations.len(), &[index]));
+            let for_us = part.as_ref().map_or(payload, RetainedFrame::as_shared);
+            let home = home_reactor(&source, self.shared.reactors);
+            if home == self.id {
+                self.arrive(now, &source, Subject { packet_type, seq }, for_us, out);
+            } else {
+                let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
+                out.to_reactor(home, arrived, for_us);
+            }
         }
-        let chunks = [Bytes::from(bytes).slice(FRONT_LEN..)];
-        let len = chunks[0].len() - TAG_LEN;
-        let payload = FrameRef::Chunks { chunks: &chunks, skip: 0, len };
-        let header = Header::direct(packet_type, seq);
-        match packet_type {
-            PacketType::BROADCAST => self.handle_notice(now, source, payload, out),
-            _ if packet_type.is_amop() => self.handle_amop(now, None, source, &header, payload, out),
-            _ => self.counters.unknown_packets.increment(),
+        let others: SmallVec<[usize; 4]> =
+            (0..destinations.len()).filter(|index| packet.destinations[*index] != own).collect();
+        if others.is_empty() {
+            return;
+        }
+        if !self.shared.settings.relays || packet.hops_left == 0 {
+            self.counters.relay_refused.increment();
+            if packet.hops_left == 0 {
+                self.tell_way_ended(now, header, WayEnd::HopsUsed, payload, out);
+            }
+            return;
+        }
+        let part;
+        let mut payload = payload;
+        if own_index.is_some() {
+            (packet, part) = packet.part(&others, payload);
+            payload = part.as_shared();
+        }
+        let elapsed = now.saturating_duration_since(self.shared.started);
+        self.shared.limiter.charge(elapsed, payload.len() as u64);
+        self.counters.relayed.increment();
+        // None overtakes those before it.
+        if self.parked.holds(&packet.destinations) || !self.route(now, packet.clone(), payload, None, out) {
+            self.park(now, packet, payload);
+            self.tell_way_ended(now, header, WayEnd::NoWay, payload, out);
         }
     }
 
@@ -377,26 +324,26 @@ impl Shard {
             let Sent { head, body, packet_type, message, packet } = sent;
             let rerouted = match packet {
                 Some(packet) => {
-                    let packet = Packet { again: true, tries: 0, ..packet };
-                    self.route(now, packet, body.as_ref(), Some(id), out)
-                }
-                None if self.has_way_around(id) => {
-                    let packet = self.packet(*id, packet_type, message, true);
-                    let front: &[u8] = &head[HEADER_LEN_MIN..];
-                    match self.seal_payload(now, id, &packet, &[front], body.as_ref(), out) {
-                        Some(sealed) => {
-                            let sealed = RetainedFrame::from_bytes(sealed);
-                            self.route(now, packet, sealed.as_ref(), Some(id), out)
-                        }
-                        None => false,
+                    let packet = Packet { again: true, tries: 0, ..*packet };
+                    if self.route(now, packet.clone(), body.as_shared(), Some(id), out) {
+                        self.counters.frames_sent_again.increment();
+                    } else {
+                        let packet = Some(Box::new(packet));
+                        self.keep_waiting(id, Sent { head, body, packet_type, message, packet });
                     }
+                    continue;
                 }
-                None => false,
+                None => {
+                    let subject = Subject { packet_type, seq: message };
+                    let front: &[u8] = &head[HEADER_LEN_MIN..];
+                    self.has_way_around(id)
+                        && self.send_around(now, id, subject, &[front], body.as_ref(), out)
+                }
             };
             if rerouted {
                 self.counters.frames_sent_again.increment();
             } else {
-                self.keep_waiting(id, Sent { head, body, packet_type, message, packet });
+                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None });
             }
         }
     }
@@ -413,9 +360,10 @@ impl Shard {
     fn send_parked(&mut self, now: Instant, out: &mut impl Outbound) {
         let Parked { frames, .. } = std::mem::take(&mut self.parked);
         for (since, packet, payload) in frames {
-            if self.parked.holds(&packet.destination) || !self.route(now, packet, payload.as_ref(), None, out)
+            if self.parked.holds(&packet.destinations)
+                || !self.route(now, packet.clone(), payload.as_shared(), None, out)
             {
-                self.parked.push(since, packet, payload.as_ref());
+                self.parked.push(since, packet, payload.as_shared());
             }
         }
     }
@@ -432,43 +380,14 @@ impl Shard {
         }
     }
 
-    /// The ways have changed: what waits may have one now.
-    pub(super) fn handle_ways_changed(&mut self, now: Instant, out: &mut impl Outbound) {
+    /// The ways have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
+    /// again.
+    pub(super) fn handle_ways_changed(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
         let waiting: Vec<NodeId> = self.waiting_neighbours();
         for id in waiting {
             self.send_waiting_around(now, &id, out);
         }
         self.send_parked(now, out);
-    }
-
-    /// Whether a way leads to a node whose home is here, and to which life of it.
-    pub(super) fn handle_reach(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        incarnation: Option<u64>,
-        out: &mut impl Outbound,
-    ) {
-        if self.is_neighbour(id) {
-            // Its links tell more, and earlier.
-            return;
-        }
-        match incarnation {
-            Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
-                self.replace_life(now, id, incarnation, out);
-            }
-            Some(_) => {
-                if let Some(peer) = self.peers.get_mut(id) {
-                    peer.lost_since = None;
-                }
-            }
-            None => {
-                self.fail_awaiting(now, id, out);
-                if let Some(peer) = self.peers.get_mut(id) {
-                    peer.lost_since = Some(now);
-                    self.want_node_tick(now);
-                }
-            }
-        }
+        self.send_kept_of_all(now, is_node_lost, out);
     }
 }
