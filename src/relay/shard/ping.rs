@@ -90,17 +90,13 @@ impl Shard {
         }
         let seq = self.next_message();
         let subject = Subject { packet_type: PacketType::BROADCAST, seq };
-        let packet = Packet { hops_left: hops, is_probe: true, ..self.packet(node, subject, false) };
+        let packet = Packet { hops_left: hops, is_probe: true, ..self.own_packet(&node, subject, false) };
         let sealed = self.seal_control(now, &node, subject, &Notice::Ping { number }.encode(), out);
         let payload = sealed.as_deref().map(FrameRef::Slice);
         let Some((payload, tag)) = payload.and_then(|payload| Some((payload, tag_of(payload)?))) else {
             return out.pinged(over(PingEnd::NoWay));
         };
-        // As its messages go: over the link to it, if there is one.
-        let is_linked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
-        if is_linked {
-            self.pass(now, packet, node, payload, out);
-        } else if !self.route(now, packet, payload, None, out) {
+        if !self.send_packet(now, &node, packet, payload, out) {
             return out.pinged(over(PingEnd::NoWay));
         }
         self.counters.pings.increment();
