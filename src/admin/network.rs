@@ -75,6 +75,8 @@ struct KnownItem<'a> {
     next_hops: Vec<String>,
     /// Whether frames for its subscribers go there.
     routed: bool,
+    /// Whether the blacklist and the whitelist admit it.
+    admitted: bool,
     /// Whether it passes on frames of others.
     relays: bool,
     /// Where its link leads, of a neighbour.
@@ -217,6 +219,7 @@ fn show_network<'a>(
             next_hops_total: node.next_hops.len(),
             next_hops: node.next_hops.iter().take(NEXT_HOPS_MAX).map(NodeId::to_hex).collect(),
             routed: node.is_routed,
+            admitted: node.is_admitted,
             relays: flags.is_none_or(|flags| flags & state::FLAG_NO_RELAY == 0),
             address: node.label.as_ref().map(|label| label.address.as_str()),
             advertised: node.entries.get(&[state::KIND_ADDRESS]).and_then(state::address_of),
@@ -465,6 +468,7 @@ mod tests {
             standing,
             next_hops: Vec::new(),
             is_routed: false,
+            is_admitted: true,
             incarnation: 1,
             seq: 1,
             label: None,

@@ -209,6 +209,7 @@ mod tests {
             standing: Standing::OutOfReach,
             next_hops: Vec::new(),
             is_routed: false,
+            is_admitted: true,
             incarnation: 1,
             seq: 1,
             label: None,

@@ -109,6 +109,7 @@ pub(super) struct Node {
     next_hops_total: usize,
     next_hops: Vec<String>,
     routed: bool,
+    admitted: bool,
     relays: bool,
     address: Option<String>,
     advertised: Option<String>,
@@ -222,7 +223,9 @@ fn state(node: &Node) -> String {
         Some(since) => format!("lost since {}", shown(since)),
         None => shown(&node.standing.replace('_', " ")),
     };
-    if !node.routed && node.lost_since.is_none() {
+    if !node.admitted {
+        state.push_str(", left out by the lists");
+    } else if !node.routed && node.lost_since.is_none() {
         state.push_str(", gets no messages from here");
     }
     if !node.relays {

@@ -50,7 +50,10 @@ const ANSWERS: [(&str, &str); 6] = [
     ("103", "amop_answered_over_bandwidth_total"),
 ];
 /// What the names of figures hold that count what did not go as it should.
-const TROUBLE: [&str; 10] = [
+const TROUBLE: [&str; 13] = [
+    "not_admitted",
+    "not_for_us",
+    "not_held",
     "dropped",
     "refused",
     "closed_",
@@ -275,6 +278,11 @@ fn show_rates(text: &mut String, rates: &Rates<'_>) {
             "frames of nodes".to_owned(),
             format!("in {}", count("amop_node_frames_received_total")),
             format!("out {}", count("amop_node_frames_sent_total")),
+        ],
+        [
+            "of them passed on for others".to_owned(),
+            format!("frames {}", count("amop_relayed_total")),
+            format!("bytes {}", volume("amop_relayed_bytes_total")),
         ],
         [
             "bytes".to_owned(),

@@ -212,6 +212,42 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] windows_bytes_max")
         .memory(settings.windows_bytes_max),
         fixed(
+            "frames for other nodes that wait for a way",
+            shard::PARKED_MAX,
+            "frames",
+            "reactor",
+            "dropped, their source sends them again: relay_dropped",
+        ),
+        fixed("their bytes", shard::PARKED_BYTES_MAX, "bytes", "reactor", "the same").memory(
+            reactors
+                * (shard::PARKED_BYTES_MAX
+                    + shard::PARKED_MAX * (size_of::<super::Packet>() + 2 * ALLOCATION)),
+        ),
+        fixed("their wait", millis(settings.node_grace), "ms", "frame", "the same"),
+        fixed(
+            "messages over others that came before their turn",
+            shard::HELD_MAX,
+            "messages",
+            "other node",
+            "not taken, they come again: not_held_for_order; their bytes count as those in windows",
+        ),
+        fixed(
+            "nodes that no way leads to and that sent something all the same",
+            shard::STRANGERS_MAX,
+            "nodes",
+            "reactor",
+            "refused: strangers_refused",
+        )
+        .memory(reactors * shard::STRANGERS_MAX * in_table(sizes.peer)),
+        fixed(
+            "nodes of which it is remembered how far their messages were",
+            shard::FLOORS_MAX,
+            "nodes",
+            "reactor",
+            "any of them is forgotten",
+        )
+        .memory(reactors * shard::FLOORS_MAX * in_table(sizes.floor)),
+        fixed(
             "message identities",
             settings.identities_max,
             "messages",
@@ -251,7 +287,8 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "node",
             "the farther ones are not dialled",
         ),
-        fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes"),
+        fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes")
+            .memory(registry::NODES_MAX * in_table(sizes.peer)),
         fixed(
             "records of which it is remembered how far they were",
             registry::TOMBSTONES_MAX,

@@ -244,6 +244,8 @@ figures! {
         gauge window_bytes,
         /// Bytes of frames sent and not acknowledged now, of all neighbours.
         gauge windows_bytes,
+        /// Other nodes of which something is remembered now: messages, channels.
+        gauge peers,
         /// Message identities remembered now, of the neighbour that has most.
         gauge identities,
         /// Message identities remembered now, of all neighbours.
@@ -326,11 +328,14 @@ figures! {
         counter state_refused,
         /// Frames that named other nodes than the two ends of the link.
         counter not_for_us,
-        /// Frames passed on for other nodes.
+        /// Frames passed on for other nodes, acknowledgements and notices among them.
         counter relayed,
-        /// Frames for other nodes that no neighbour could take.
+        /// Their bytes, headers included.
+        counter relayed_bytes,
+        /// Frames for other nodes that no neighbour could take; their source sends messages again.
         counter relay_dropped,
-        /// Frames for other nodes that are not passed on: their hops are used up, or `[p2p] relay` is off.
+        /// Frames for other nodes that are not passed on: their hops are used up, `[p2p] relay` is off, or they name a
+        /// node twice.
         counter relay_refused,
         /// Sealed payloads that their source did not seal for this node and message.
         counter sealed_refused,
@@ -350,6 +355,10 @@ figures! {
         counter pings_not_answered,
         /// Answers to pings that were not waited for, or not of this node.
         counter ping_answers_ignored,
+        /// Sealed payloads of nodes that no way leads to, refused because there were too many such nodes.
+        counter strangers_refused,
+        /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever way they came.
+        counter not_admitted,
         /// Messages over other nodes that came before their turn and waited for it.
         counter held_for_order,
         /// The same that there was no room for; they come again.

@@ -18,6 +18,7 @@
 //! - Every unicast of a session is answered exactly once while the session lives.
 //! - Nothing is kept without a bound of [`settings::Settings`]; each refusal shows in [`counters`].
 
+pub mod admission;
 mod allowance;
 pub mod bandwidth;
 pub mod bounds;
@@ -568,6 +569,8 @@ pub enum RegistryInput {
         /// Which incarnation of it; an older one than the registry knows is ignored.
         incarnation: u64,
     },
+    /// The lists have changed.
+    Admission,
     /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour, or a BROADCAST that is an announcement.
     State {
         /// The neighbour that sent it.
@@ -699,6 +702,8 @@ pub struct Shared {
     pub signer: Option<signing::NodeSigner>,
     /// Bounds and times.
     pub settings: settings::Settings,
+    /// The lists. Whoever changes them tells the registry ([`RegistryInput::Admission`]).
+    pub admission: arc_swap::ArcSwap<admission::Admission>,
     /// The topic table and node map.
     pub snapshot: arc_swap::ArcSwap<snapshot::Snapshot>,
     /// Outbound bandwidth of the node.
@@ -740,6 +745,7 @@ impl Shared {
             own_agency: String::new(),
             own_name: String::new(),
             signer: None,
+            admission: arc_swap::ArcSwap::default(),
             snapshot: arc_swap::ArcSwap::default(),
             limiter: bandwidth::Limiter::unlimited(),
             rpc_limiter: bandwidth::Limiter::unlimited(),
@@ -753,6 +759,12 @@ impl Shared {
             counters: (0..reactors).map(|_| Arc::default()).collect(),
         }
     }
+
+    /// Whether this node has to do with another one.
+    pub fn admits(&self, id: &NodeId) -> bool {
+        self.admission.load().admits(id)
+    }
+
     /// This life of the node: grows with every start, and when the network knows a later one.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(std::sync::atomic::Ordering::Relaxed)

@@ -108,6 +108,8 @@ pub struct KnownReport {
     pub next_hops: Vec<NodeId>,
     /// Whether frames for its subscribers go to it.
     pub is_routed: bool,
+    /// Whether the lists admit it.
+    pub is_admitted: bool,
     /// Which life of it.
     pub incarnation: u64,
     /// The last step of its record that is known; 0 before its record came.

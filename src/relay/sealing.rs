@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_documentation_is_what_is_sealed() {
+        let one = seal_of(1, 2, (10, 20));
+        let mut sealed = Vec::new();
+        let subject = Subject { packet_type: PacketType::MULTICAST, seq: 7 };
+        one.seal(7, subject, b"", std::iter::once(&b"pay 5 to bob"[..]), &mut sealed).unwrap();
+        let digits: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        let lines: Vec<&str> =
+            (0..digits.len()).step_by(64).map(|at| &digits[at..digits.len().min(at + 64)]).collect();
+        let document = include_str!("../../docs/node-link.md");
+        assert!(document.contains(&lines.join("\n")), "{}", lines.join("\n"));
+    }
+
+    #[test]
     fn whatever_is_changed_on_the_way_shows() {
         let one = seal_of(1, 2, (10, 20));
         let other = seal_of(2, 1, (20, 10));

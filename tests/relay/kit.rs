@@ -21,6 +21,7 @@ use amop::{
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
         SendError, Shared,
+        admission::Admission,
         bandwidth::Limiter,
         counters::Counters,
         home_reactor,
@@ -567,6 +568,23 @@ impl Network {
         for (x, y, reason) in [(a, b, CloseReason::ByPeer), (b, a, CloseReason::Broken)] {
             for link in self.links_between(x, y) {
                 self.lose_link(x, link, reason);
+            }
+        }
+    }
+
+    /// Gives a node other lists, as a reload of its configuration does: links with whom they leave out are closed.
+    pub fn set_admission(&mut self, node: NodeIndex, admission: Admission) {
+        let virtual_node = &self.nodes[node];
+        virtual_node.shared.admission.store(Arc::new(admission));
+        let incarnation = virtual_node.life;
+        self.schedule(LOCAL_LATENCY, Event::Registry { node, incarnation, input: RegistryInput::Admission });
+        for other in 0..self.nodes.len() {
+            let (id, shared) = (self.nodes[other].id, &self.nodes[node].shared);
+            if !shared.admits(&id) && !self.links_between(node, other).is_empty() {
+                let home = home_reactor(&id, self.nodes[node].shared.reactors);
+                self.drive(node, home, |shard, now, io| {
+                    shard.close_node(now, &id, CloseReason::NotAdmitted, io);
+                });
             }
         }
     }

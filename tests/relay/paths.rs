@@ -203,6 +203,88 @@ fn a_node_that_passes_on_nothing_is_gone_around_or_ends_the_way() {
     assert_eq!(net.nodes[1].total(|counters| counters.relayed.get()), 0);
 }
 
+/// A line on which near goes before far, and applications on its nodes that answer.
+fn near_line(seed: u64, reactors: u16, nodes: &[NodeIndex]) -> (Network, AppIndex, Vec<AppIndex>) {
+    let mut net = Network::new(seed);
+    for _ in 0..4 {
+        net.add_node(reactors, Settings { prefers_near: true, ..Settings::default() });
+    }
+    line(4).into_iter().for_each(|(one, other)| net.connect(one, other));
+    // A star at the end: two nodes at one distance.
+    net.add_node(reactors, Settings::default());
+    net.connect(1, 4);
+    net.run_for(SOON);
+    let apps = subscribers(&mut net, nodes);
+    let publisher = net.app(0, Behaviour::Silent);
+    (net, publisher, apps)
+}
+
+fn requests_at(net: &Network, apps: &[AppIndex]) -> Vec<usize> {
+    apps.iter().map(|&app| net.pushed(app, FrameType::REQUEST).len()).collect()
+}
+
+#[test]
+fn near_goes_before_far_where_it_is_preferred_and_those_at_the_least_distance_are_equally_likely() {
+    for (seed, nodes, nearest) in [
+        // On the publisher's own node, at all of its reactors.
+        (60, [0, 0, 0, 0, 1, 3].as_slice(), 4),
+        (61, [1, 1, 2, 3].as_slice(), 2),
+        // On two nodes at one distance, one of which has more.
+        (62, [2, 4, 4, 4, 3].as_slice(), 4),
+        (63, [3].as_slice(), 1),
+    ] {
+        let (mut net, publisher, apps) = near_line(seed, 3, nodes);
+        let draws = 800;
+        for number in 0..draws {
+            let seq = net.unicast(publisher, "t", &[number as u8]);
+            assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+        }
+        let got = requests_at(&net, &apps);
+        let expected = f64::from(draws) / nearest as f64;
+        let chi_square: f64 =
+            got[..nearest].iter().map(|&got| (got as f64 - expected).powi(2) / expected).sum();
+        // Three degrees of freedom: 16.3 is exceeded once in a thousand.
+        assert!(chi_square < 16.3, "{nodes:?}: {got:?}");
+        assert!(got[nearest..].iter().all(|&got| got == 0), "{nodes:?}: {got:?}");
+    }
+}
+
+#[test]
+fn a_far_one_is_tried_only_after_all_near_ones_have_failed() {
+    for (seed, reactors) in [(64, 1), (65, 3)] {
+        let (mut net, publisher, far) = near_line(seed, reactors, &[2, 3]);
+        let near: Vec<AppIndex> = [0, 0, 1].map(|node| net.app(node, Behaviour::Silent)).into();
+        near.iter().for_each(|&app| net.subscribe(app, &["t"]));
+        net.run_for(SOON);
+        let seq = net.unicast(publisher, "t", b"x");
+        // Each silent one has its five seconds: two here, one at the neighbour.
+        let bound = 5 * SOON;
+        net.run_for(2 * bound - SOON);
+        assert_eq!(requests_at(&net, &near), [1, 1, 0], "the own node's first");
+        net.run_for(bound);
+        assert_eq!((requests_at(&net, &near), requests_at(&net, &far)), (vec![1, 1, 1], vec![0, 0]));
+        assert_eq!(net.answer(publisher, &seq, bound).0, 0);
+        assert_eq!(requests_at(&net, &far), [1, 0], "the nearest of the others");
+    }
+}
+
+#[test]
+fn near_is_what_the_ways_are_now() {
+    let (mut net, publisher, apps) = near_line(66, 2, &[3, 4]);
+    let send = |net: &mut Network| {
+        let seq = net.unicast(publisher, "t", b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
+        requests_at(net, &apps)
+    };
+    assert_eq!(send(&mut net), [0, 1]);
+    net.connect(0, 3);
+    net.run_for(SOON);
+    assert_eq!(send(&mut net), [1, 1]);
+    net.break_links(0, 3);
+    net.run_for(3 * SOON);
+    assert_eq!(send(&mut net), [1, 2]);
+}
+
 /// Whether a frame is sealed for somebody else than the two ends of its link.
 fn is_sealed(bytes: &[u8]) -> bool {
     Header::decode(bytes)

@@ -16,7 +16,8 @@
 //! # Invariants
 //! - Counts in the snapshot are those of the inputs so far, as of the last publish.
 //! - A node's entries are those of a record whose root its key has signed.
-//! - A node's entries are in the snapshot exactly while a way leads to it.
+//! - A node's entries are in the snapshot exactly while a way leads to it and the lists admit it. Ways go over
+//!   nodes that the lists leave out like over others: all nodes must have one picture, or frames would circle.
 //! - JSON-RPC waits for everything else, within a bound: it costs most, and anybody may ask.
 //! - What a neighbour sends that is wrong is ignored and counted ([`RegistryCounters`]); only one that
 //!   goes on and on loses its link.
@@ -172,8 +173,10 @@ figures! {
         counter own_id_elsewhere,
         /// Other nodes of the network that are known, whether a way leads to them or not.
         gauge nodes_known,
-        /// Other nodes that a way leads to.
+        /// Other nodes that a way leads to, those that the lists leave out not counted.
         gauge nodes_reachable,
+        /// Other nodes that a way leads to and that the blacklist or the whitelist leaves out: no message goes there.
+        gauge nodes_not_admitted,
         /// Times that the ways through the network were found anew.
         counter ways_found,
         /// Records of other nodes let go because no way led to them for a minute.
@@ -394,6 +397,7 @@ impl Registry {
             }
             RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(&id, incarnation),
             RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(&id, incarnation),
+            RegistryInput::Admission => self.topology_changed = true,
             RegistryInput::State { from, packet_type: PacketType::BROADCAST, payload, .. } => {
                 if let Err(error) = self.handle_announcement(now, &from, &payload) {
                     self.refuse(now, &from, error);
@@ -748,7 +752,8 @@ impl Registry {
         }
         self.counters.ways_found.increment();
         let own = self.shared.id;
-        let mut reachable = 0;
+        let (mut reachable, mut not_admitted) = (0, 0);
+        let admission = self.shared.admission.load();
         for (origin, known) in &mut self.known {
             let version = known.record.version();
             if !ways.connected.contains(origin) {
@@ -763,7 +768,9 @@ impl Registry {
                 .neighbours
                 .get(origin)
                 .is_none_or(|neighbour| neighbour.entry.incarnation == version.incarnation);
-            let is_routed = is_reached && is_of_this_life && known.record.is_known();
+            let is_admitted = admission.admits(origin);
+            not_admitted += u64::from(is_reached && !is_admitted);
+            let is_routed = is_reached && is_admitted && is_of_this_life && known.record.is_known();
             reachable += u64::from(is_routed);
             let entries = known.record.entries();
             if !is_routed && let Some(node) = known.routed.take() {
@@ -799,6 +806,7 @@ impl Registry {
         }
         self.counters.nodes_known.set(self.known.len() as u64);
         self.counters.nodes_reachable.set(reachable);
+        self.counters.nodes_not_admitted.set(not_admitted);
         self.ways = ways;
     }
 

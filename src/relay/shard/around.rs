@@ -7,17 +7,18 @@
 //! - What is in the channel of a node is older than what waits for a link to it. When one comes up, the channel's goes
 //!   first, and stays what it is.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use smallvec::SmallVec;
 
 use super::{
     AckDue, Shard,
     channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, read_numbers},
+    neighbour::forwarded_len,
 };
 use crate::{
     relay::{
-        Outbound, Packet,
+        Outbound, Packet, ReactorId,
         sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
         snapshot::NodeRef,
     },
@@ -37,6 +38,9 @@ pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN +
 
 const _: () = assert!(HEADER_LEN_MIN + NodeId::LEN + SHARED_MAX * (NodeId::LEN + TICKET_LEN) <= HEAD_LEN_MAX);
 
+/// Nodes that no way leads to and of which something is remembered all the same, because something came from them:
+/// the network may not have been heard of them yet, or somebody invents them.
+pub const STRANGERS_MAX: usize = 256;
 /// Messages of a channel that are sent again at once when nothing is heard of them.
 const SENT_AGAIN_MAX: usize = 64;
 
@@ -142,6 +146,35 @@ impl Shard {
         }
         self.want_node_tick(now);
         refused
+    }
+
+    /// Bytes that a frame for a node takes besides if it goes over others.
+    pub(super) fn sealed_len(&self, id: &NodeId) -> u64 {
+        match self.has_way_around(id) {
+            true => (2 * NodeId::LEN + FRONT_LEN + NUMBERS_LEN + TAG_LEN) as u64,
+            false => 0,
+        }
+    }
+
+    /// Bytes that a multicast for some nodes takes on the links that it leaves on.
+    pub(super) fn multicast_len(&self, nodes: &[(NodeRef, u32)], frame_len: usize) -> u64 {
+        let snapshot = self.shared.snapshot.load();
+        let mut shared: BTreeMap<(ReactorId, NodeId), u64> = BTreeMap::new();
+        let mut direct = 0;
+        for (node, _) in nodes {
+            match snapshot.paths.get(&node.id) {
+                Some(path) if path.hops > 1 => {
+                    let first = path.next.first().copied().unwrap_or(node.id);
+                    *shared.entry((node.reactor, first)).or_default() += 1;
+                }
+                _ => direct += 1,
+            }
+        }
+        let frames = direct + shared.len() as u64;
+        let nodes: u64 = shared.values().sum();
+        frames * forwarded_len(frame_len)
+            + nodes * (NodeId::LEN + TICKET_LEN) as u64
+            + shared.len() as u64 * (NodeId::LEN + TAG_LEN) as u64
     }
 
     /// Keeps a node's share of a multicast; gives its ticket.
@@ -281,6 +314,9 @@ impl Shard {
         if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
             return self.counters.sealed_late.increment();
         }
+        if !self.peers.contains_key(source) && !self.is_reached(source) && !self.has_room_for_stranger() {
+            return self.counters.strangers_refused.increment();
+        }
         if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
             return self.counters.sealed_refused.increment();
         }
@@ -306,6 +342,14 @@ impl Shard {
         }
     }
 
+    fn is_reached(&self, id: &NodeId) -> bool {
+        self.neighbours.contains_key(id) || self.shared.snapshot.load().paths.contains_key(id)
+    }
+
+    fn has_room_for_stranger(&self) -> bool {
+        self.peers.values().filter(|peer| peer.lost_since.is_some()).count() < STRANGERS_MAX
+    }
+
     /// Opens a payload in place. Only what opens makes a life of its source known.
     fn open(
         &mut self,
@@ -328,7 +372,15 @@ impl Shard {
             self.replace_life(now, source, lives.source, out);
         }
         let floor = floor_of(self.floors.get(source), lives.source)?;
+        let is_reached = self.is_reached(source);
+        if !is_reached {
+            self.want_node_tick(now);
+        }
         let peer = self.peers.get_mut(source)?;
+        if !is_reached {
+            // Forgotten again unless a way to it becomes known.
+            peer.lost_since.get_or_insert(now);
+        }
         // A number that is free, as none is sealed under the next one yet.
         peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed + 1, floor)));
         Some(())
@@ -484,6 +536,10 @@ impl Shard {
             }
             None => {
                 self.fail_awaiting(now, id, out);
+                if !self.shared.admits(id) {
+                    // Nothing more is sent to it.
+                    self.drop_channel(id);
+                }
                 if let Some(peer) = self.peers.get_mut(id) {
                     peer.lost_since = Some(now);
                     self.want_node_tick(now);

@@ -319,7 +319,8 @@ impl Channel {
         arrival: Arrival,
         held_bytes_max: usize,
     ) -> Accepted {
-        if least > number {
+        // Beyond the highest nothing could be counted.
+        if least > number || number == u64::MAX {
             return Accepted::Malformed;
         }
         let mut in_order = SmallVec::new();

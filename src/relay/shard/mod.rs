@@ -57,9 +57,13 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
+pub(super) use around::FLOORS_MAX;
+pub use around::STRANGERS_MAX;
+pub(super) use channel::HELD_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
+pub(super) use route::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::{
     channel::Floor,
@@ -149,6 +153,8 @@ pub(super) struct Sizes {
     pub(super) push_timer: usize,
     pub(super) neighbour: usize,
     pub(super) node_link: usize,
+    pub(super) peer: usize,
+    pub(super) floor: usize,
     pub(super) identity: usize,
     pub(super) pair: usize,
     pub(super) asked: usize,
@@ -168,6 +174,8 @@ pub(super) fn sizes() -> Sizes {
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
+        peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + 32,
+        floor: size_of::<(NodeId, channel::Floor)>(),
         identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,
@@ -208,6 +216,8 @@ pub struct Usage {
     pub window_bytes: usize,
     /// Bytes in the windows of all neighbours.
     pub windows_bytes: usize,
+    /// Other nodes of which something is remembered.
+    pub peers: usize,
     /// Most message identities remembered for any neighbour.
     pub identities: usize,
     /// Message identities remembered for all neighbours.
@@ -562,6 +572,7 @@ impl Shard {
             awaiting: self.peers.values().map(Peer::awaiting).sum(),
             window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
             window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
+            peers: self.peers.len(),
             identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
             windows_bytes: self.windows_bytes,
             all_identities: self.identities,
@@ -594,6 +605,7 @@ impl Shard {
         for (gauge, value) in [
             (&counters.pending_requests, usage.requests),
             (&counters.pending_pushes, usage.pushes),
+            (&counters.peers, usage.peers),
             (&counters.retained_bytes, usage.retained_bytes),
             (&counters.awaited_answers, usage.awaiting),
             (&counters.window_frames, usage.window_frames),

@@ -74,7 +74,7 @@ impl Shard {
         let snapshot = self.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
         let nodes = entry.map_or(0, |entry| entry.nodes.len());
-        let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
+        let cost = entry.map_or(0, |entry| self.multicast_len(&entry.nodes, frame.len()));
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
@@ -159,7 +159,9 @@ impl Shard {
             let nodes = audience.nodes.iter();
             nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
         };
-        let cost: u64 = parts().map(|(_, part)| private_forwarded_len(frame.len(), part.len())).sum();
+        let cost: u64 = parts()
+            .map(|(node, part)| private_forwarded_len(frame.len(), part.len()) + self.sealed_len(&node.id))
+            .sum();
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }

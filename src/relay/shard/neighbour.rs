@@ -397,7 +397,7 @@ impl Shard {
         }
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
-        if !self.has_way_around(id) {
+        if !self.has_way_around(id) || !self.shared.admits(id) {
             self.fail_awaiting(now, id, out);
         }
     }
@@ -509,12 +509,14 @@ impl Shard {
         answer: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation) {
+        let is_gone = self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation);
+        // One that the lists leave out is told no more than that nobody answers it.
+        if is_gone || (!by_node && !self.shared.admits(node)) {
             self.counters.late_answers.increment();
             return;
         }
         let extensions = Extensions { by_node, ..Extensions::default() };
-        let cost = forwarded_len(answer.len());
+        let cost = forwarded_len(answer.len()) + self.sealed_len(node);
         self.shared.limiter.charge(now.saturating_duration_since(self.shared.started), cost);
         self.counters.bandwidth_charged_bytes.add(cost);
         if !self.send_amop(now, node, PacketType::UNICAST_RESPONSE, message, &extensions, answer, out) {
@@ -533,7 +535,10 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         let goes_around = |node: &&NodeRef| {
-            !self.is_linked(&node.id) && self.has_way_around(&node.id) && !self.has_waiting(&node.id)
+            !self.is_linked(&node.id)
+                && self.shared.admits(&node.id)
+                && self.has_way_around(&node.id)
+                && !self.has_waiting(&node.id)
         };
         let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
             nodes.iter().partition(goes_around);
@@ -568,6 +573,9 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
+        if packet_type != PacketType::UNICAST_RESPONSE && !self.shared.admits(node) {
+            return false;
+        }
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
         if !self.is_linked(node) && self.has_way_around(node) {

@@ -385,6 +385,14 @@ impl Shard {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
             _ => return self.bad_amop(now, key, "an AMOP frame that lies about its length or type", out),
         }
+        let is_admitted = self.shared.admits(peer);
+        if !is_admitted {
+            self.counters.not_admitted.increment();
+        }
+        // A unicast is answered, so that its publisher's node tries others at once.
+        if !is_admitted && header.packet_type != PacketType::UNICAST {
+            return;
+        }
         if header.packet_type == PacketType::UNICAST_RESPONSE {
             self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
             return;

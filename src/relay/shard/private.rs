@@ -178,6 +178,9 @@ impl Shard {
         notice: Notice,
         out: &mut impl Outbound,
     ) {
+        if !self.shared.admits(&node) {
+            return;
+        }
         let home = home_reactor(&node, self.shared.reactors);
         if home == self.id {
             let notice = notice.encode();
@@ -202,6 +205,9 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        if !self.shared.admits(peer) {
+            return self.counters.not_admitted.increment();
+        }
         if Announcement::is_one(payload.head()) {
             return self.pass_announcement(peer, payload, out);
         }

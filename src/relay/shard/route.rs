@@ -180,6 +180,16 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        if packet.from.is_some() && packet.tries == 0 && !packet.again {
+            let ids = 1 + packet.destinations.len();
+            let len = (HEADER_LEN_MIN + ids * NodeId::LEN + payload.len()) as u64;
+            self.counters.relayed_bytes.add(len);
+            if packet.packet_type.is_amop() {
+                let elapsed = now.saturating_duration_since(self.shared.started);
+                self.shared.limiter.charge(elapsed, len);
+                self.counters.bandwidth_charged_bytes.add(len);
+            }
+        }
         let home = home_reactor(&next, self.shared.reactors);
         if home == self.id {
             self.pass(now, packet, next, payload, out);
@@ -280,7 +290,8 @@ impl Shard {
                 destinations.len() <= SHARED_MAX && payload.head().len() >= destinations.len() * TICKET_LEN
             }
             false => destinations.len() == 1,
-        };
+        } && (1..destinations.len())
+            .all(|index| !destinations[..index].contains(&destinations[index]));
         if header.flags & FLAG_SEALED == 0 || source == own || !is_whole {
             return self.counters.not_for_us.increment();
         }
@@ -325,8 +336,6 @@ impl Shard {
             (packet, part) = packet.part(&others, payload);
             payload = part.as_shared();
         }
-        let elapsed = now.saturating_duration_since(self.shared.started);
-        self.shared.limiter.charge(elapsed, payload.len() as u64);
         self.counters.relayed.increment();
         // None overtakes those before it.
         if self.parked.holds(&packet.destinations) || !self.route(now, packet.clone(), payload, None, out) {
@@ -355,7 +364,8 @@ impl Shard {
                 None => {
                     let subject = Subject { packet_type, seq: message };
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
-                    self.has_way_around(id)
+                    self.shared.admits(id)
+                        && self.has_way_around(id)
                         && self.send_around(now, id, subject, &[front], body.as_ref(), out)
                 }
             };
