@@ -180,6 +180,7 @@ impl Node {
             door_counters: door.counters.clone(),
             engine: engine.handle(),
             registry: request_sender,
+            announces: config.admin_announces,
             stopping: stopping.clone(),
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched)).transpose()?;
@@ -382,6 +383,9 @@ fn run_registry(
                 // Who asked may be gone.
                 Ok(RegistryRequest::Nodes(reply)) => _ = reply.send(registry.report_nodes()),
                 Ok(RegistryRequest::Network(reply)) => _ = reply.send(registry.report_network()),
+                Ok(RegistryRequest::Announce(text, reply)) => {
+                    _ = reply.send(registry.announce_text(Instant::now(), &text));
+                }
                 // There is no admin endpoint.
                 Err(_) => requests = never(),
             },

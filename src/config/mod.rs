@@ -41,6 +41,8 @@ pub struct Config {
     pub p2p_listen: (String, u16),
     /// Where the admin endpoint listens, if there is one.
     pub admin_listen: Option<(IpAddr, u16)>,
+    /// Whether programs on this machine may have the node announce something to all others.
+    pub admin_announces: bool,
     /// Whom the node dials and lets in; read again on SIGHUP.
     pub membership: Membership,
     /// Where others reach this node's `p2p_listen`, told to the network; port 0 stands for the one listened on.
@@ -205,6 +207,7 @@ impl Config {
         let admin_port =
             ini.optional("admin", "listen_port", "a number from 0 to 65535", |text| text.parse().ok());
         let admin_listen = admin_port.map(|port| (admin_ip, port));
+        let admin_announces = ini.flag("admin", "announce", true);
         let peers = ini.list(
             "p2p",
             "node.",
@@ -388,6 +391,7 @@ impl Config {
             channel_listen,
             p2p_listen,
             admin_listen,
+            admin_announces,
             membership: Membership { peers, admission },
             advertised,
             node_certificate,
@@ -526,6 +530,8 @@ mod tests {
         assert_eq!(port, 9100);
         let (ip, _) = admin("[admin]\nlisten_ip=::\nlisten_port=9100\n").unwrap();
         assert!(ip.is_unspecified());
+        let announces = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.admin_announces;
+        assert!(announces("") && !announces("[admin]\nannounce=false\n"));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    registry,
+    ping, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     settings::{SESSIONS_MAX, Settings},
     shard, trace,
 };
 use crate::{
     bounds::{Bound, fixed},
-    wire::{state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
+    wire::{announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
 };
 
 /// What an allocation takes beside its bytes, about.
@@ -359,6 +359,65 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "questions a second",
             "neighbour",
             "not answered: trace_questions_over_bound",
+        ),
+        fixed("pings under way", ping::PINGS_MAX, "pings", "reactor", "not sent: pings_over_bound")
+            .memory(reactors * ping::PINGS_MAX * in_table(sizes.ping)),
+        fixed(
+            "the answer to one",
+            millis(ping::ANSWER_TIME_MAX),
+            "ms",
+            "ping",
+            "shown as lost: pings_unanswered",
+        ),
+        fixed(
+            "pings of another node that are answered",
+            ping::ANSWERS_PER_SECOND_MAX as usize,
+            "pings a second",
+            "other node",
+            "not answered: pings_not_answered",
+        ),
+        fixed(
+            "text",
+            announcement::TEXT_LEN_MAX,
+            "bytes",
+            "announcement",
+            "not announced; one of a neighbour is refused: refused_size",
+        ),
+        fixed(
+            "announcements",
+            registry::OWN_PER_MINUTE_MAX as usize,
+            "announcements a minute",
+            "node",
+            "not announced",
+        ),
+        fixed(
+            "announcements of another node",
+            registry::OF_NODE_PER_MINUTE_MAX as usize,
+            "announcements a minute",
+            "other node",
+            "neither taken nor passed on: refused_rate",
+        ),
+        fixed(
+            "announcements that a neighbour brings",
+            registry::OF_NEIGHBOUR_PER_SECOND_MAX as usize,
+            "announcements a second",
+            "neighbour",
+            "not looked at: refused_rate",
+        ),
+        fixed(
+            "announcements for people to see",
+            registry::ANNOUNCEMENTS_MAX,
+            "announcements",
+            "node",
+            "the oldest are forgotten",
+        )
+        .memory(registry::ANNOUNCEMENTS_MEMORY),
+        fixed(
+            "nodes of which the last announcement is remembered",
+            registry::ORIGINS_MAX,
+            "nodes",
+            "node",
+            "those that announced least lately are forgotten",
         ),
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(

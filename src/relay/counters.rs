@@ -340,6 +340,20 @@ figures! {
         counter sealed_refused,
         /// Sealed payloads of, or for, a life that is over.
         counter sealed_late,
+        /// Pings sent.
+        counter pings,
+        /// Pings that nobody answered in time.
+        counter pings_unanswered,
+        /// Pings not sent because too many were open.
+        counter pings_over_bound,
+        /// Pings of other nodes answered as their destination.
+        counter pings_answered,
+        /// Pings of other nodes to others that ended here, and were told so.
+        counter pings_ended,
+        /// Pings of other nodes not answered: more of one node than are in a second, or of a node that is not known.
+        counter pings_not_answered,
+        /// Answers to pings that were not waited for, or not of this node.
+        counter ping_answers_ignored,
         /// Sealed payloads of nodes that no way leads to, refused because there were too many such nodes.
         counter strangers_refused,
         /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever way they came.

@@ -24,6 +24,7 @@ pub mod bandwidth;
 pub mod bounds;
 pub mod counters;
 pub(crate) mod log_limit;
+pub mod ping;
 pub mod registry;
 pub mod report;
 pub mod rpc;
@@ -42,7 +43,11 @@ use smallvec::SmallVec;
 
 use self::snapshot::NodeRef;
 use crate::wire::{
-    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
+    FrameRef, NodeId, Topic,
+    json::ChallengeToken,
+    node::PacketType,
+    private::{Notice, WayEnd},
+    sdk::Seq,
 };
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
@@ -467,6 +472,26 @@ pub enum MeshMessage {
         /// The message.
         seq: Seq,
     },
+    /// To the home of its source: a ping has not got beyond this node.
+    AnswerProbe {
+        /// Whose ping it is, as it says.
+        source: Box<NodeId>,
+        /// What to tell it.
+        notice: Box<Notice>,
+    },
+    /// To the home of its destination: a node says that a ping of this node has not got beyond it.
+    ProbeEnded {
+        /// Who says so.
+        by: Box<NodeId>,
+        /// Number of the frame that was the ping.
+        seq: u32,
+        /// Why.
+        why: WayEnd,
+        /// The first 8 bytes of its destination's id.
+        destination: u64,
+        /// The end of the frame.
+        tag: [u8; 16],
+    },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
         /// Where to.
@@ -492,6 +517,8 @@ pub struct Packet {
     pub hops_left: u8,
     /// Whether it was sent before.
     pub again: bool,
+    /// Whether its source is to be told where its way ends.
+    pub is_probe: bool,
     /// The neighbour that it came from, which it does not go back to.
     pub from: Option<NodeId>,
     /// How many neighbours it was to go to here that could not take it.
@@ -544,11 +571,11 @@ pub enum RegistryInput {
     },
     /// The lists have changed.
     Admission,
-    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour.
+    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour, or a BROADCAST that is an announcement.
     State {
         /// The neighbour that sent it.
         from: NodeId,
-        /// Which of the three.
+        /// Which of these.
         packet_type: PacketType,
         /// Seq of the frame; a reply repeats its request's.
         seq: u32,
@@ -575,7 +602,7 @@ pub enum RegistryOutput {
     ToNode {
         /// Which neighbour.
         to: NodeId,
-        /// STATE_SEQ, STATE_REQUEST or STATE_REPLY.
+        /// STATE_SEQ, STATE_REQUEST, STATE_REPLY or BROADCAST.
         packet_type: PacketType,
         /// For a reply the request's seq; else the shard takes a fresh one.
         seq: Option<u32>,
@@ -631,6 +658,9 @@ pub trait Outbound {
 
     /// Passes what a neighbour told of a message to who asked for it, with [`shard::Shard::ask`].
     fn told(&mut self, told: trace::Told);
+
+    /// Passes what became of a ping to who sent it, with [`shard::Shard::ping`].
+    fn pinged(&mut self, pinged: ping::Pinged);
 
     /// Lets frames share TLS records on an SDK link whose client asked for it (WIRE §1.7).
     fn share_records(&mut self, link: LinkKey);

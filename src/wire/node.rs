@@ -108,6 +108,8 @@ pub const FLAG_SENT_AGAIN: u8 = 2;
 
 /// Flag: the payload is sealed between source and destination.
 pub const FLAG_SEALED: u8 = 4;
+/// Flag: the frame is a ping: the node where its way ends tells its source (docs/node-link.md).
+pub const FLAG_PROBE: u8 = 8;
 
 /// Why a node link's bytes are no frame; each closes the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,7 +151,7 @@ pub struct Header<'a> {
     pub seq: u32,
     /// Hops that the frame may still take.
     pub hops_left: u8,
-    /// [`FLAG_COMPRESSED`], [`FLAG_SENT_AGAIN`].
+    /// [`FLAG_COMPRESSED`], [`FLAG_SENT_AGAIN`], [`FLAG_SEALED`], [`FLAG_PROBE`].
     pub flags: u8,
     /// Source and destinations.
     pub route: Route<'a>,

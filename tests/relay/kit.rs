@@ -25,8 +25,9 @@ use amop::{
         bandwidth::Limiter,
         counters::Counters,
         home_reactor,
-        registry::Registry,
-        report::PeerReport,
+        ping::{self, Pinged},
+        registry::{AnnounceError, Announced, Registry, RegistryCounters},
+        report::{AnnouncementReport, PeerReport},
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
@@ -157,6 +158,8 @@ pub struct Io {
     queue_bytes_max: usize,
     /// What neighbours told of messages.
     told: Vec<Told>,
+    /// What became of pings.
+    pinged: Vec<Pinged>,
 }
 
 enum Effect {
@@ -220,6 +223,10 @@ impl Outbound for Io {
         self.told.push(told);
     }
 
+    fn pinged(&mut self, pinged: Pinged) {
+        self.pinged.push(pinged);
+    }
+
     fn share_records(&mut self, _: LinkKey) {}
 
     fn close(&mut self, key: LinkKey, reason: CloseReason) {
@@ -268,6 +275,21 @@ impl VirtualNode {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The figures of its registry.
+    pub fn registry_counters(&self) -> Arc<RegistryCounters> {
+        self.registry.counters()
+    }
+
+    /// What it shows of announcements, the latest first.
+    pub fn announcements(&self) -> Vec<AnnouncementReport> {
+        self.registry.report_announcements()
+    }
+
+    /// Signs in its name.
+    pub fn sign(&self, digest: &[u8; 32]) -> [u8; 64] {
+        self.keys.sign(digest)
     }
 
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
@@ -618,6 +640,42 @@ impl Network {
                 return None;
             }
         }
+    }
+
+    /// Has `node` send a ping with so many hops left; gives its number.
+    pub fn start_ping(&mut self, node: NodeIndex, other: NodeId, hops: u8) -> u64 {
+        let number = self.rng.random();
+        let home = home_reactor(&other, self.nodes[node].shared.reactors);
+        self.drive(node, home, |shard, now, io| shard.ping(now, number, other, hops, io));
+        number
+    }
+
+    /// What became of a ping of `node`, if it is over.
+    pub fn pinged(&self, node: NodeIndex, number: u64) -> Option<Pinged> {
+        let all = self.nodes[node].io.iter().flat_map(|io| &io.pinged);
+        let of_number: Vec<&Pinged> = all.filter(|pinged| pinged.number == number).collect();
+        assert!(of_number.len() <= 1, "a ping ended twice");
+        of_number.first().map(|pinged| **pinged)
+    }
+
+    /// Sends a ping and runs until it is over.
+    pub fn ping(&mut self, node: NodeIndex, other: NodeIndex, hops: u8) -> Pinged {
+        let number = self.start_ping(node, self.nodes[other].id, hops);
+        let end = self.now + 2 * ping::ANSWER_TIME_MAX;
+        loop {
+            if let Some(pinged) = self.pinged(node, number) {
+                return pinged;
+            }
+            assert!(self.step(end), "a ping has no end");
+        }
+    }
+
+    /// Has a node announce a text to all others.
+    pub fn announce(&mut self, node: NodeIndex, text: &str) -> Result<Announced, AnnounceError> {
+        let now = self.now;
+        let announced = self.nodes[node].registry.announce_text(now, text);
+        self.collect_registry(node);
+        announced
     }
 
     /// An application connected to `node`, on the reactor of its turn.

@@ -3,7 +3,8 @@
 //! Sans-IO: changes of our sessions and messages of neighbours go in by [`Registry::handle`]; a
 //! [`Registry::publish`] after a number of them makes one snapshot and one signed step of our own
 //! record; [`Registry::poll_output`] gives what shards are to send. `docs/node-link.md` describes the
-//! messages.
+//! messages. What operators announce to all nodes goes from neighbour to neighbour in the same way
+//! ([`Registry::announce_text`]).
 //!
 //! ```text
 //!   Topics, NodeUp, NodeDown ──► own record ── publish ──► step ──► every neighbour
@@ -32,6 +33,7 @@ use smallvec::SmallVec;
 use tracing::warn;
 
 use self::{
+    announcements::Announcements,
     exchange::{
         Known, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
     },
@@ -57,8 +59,15 @@ use crate::wire::{
     sdk::Seq,
     state::{self, Change, Entries, Head, Message, MessageError, Scope},
 };
+pub use announcements::{
+    ANNOUNCEMENTS_MAX, AnnounceError, Announced, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX,
+};
+pub(in crate::relay) use announcements::{
+    MEMORY as ANNOUNCEMENTS_MEMORY, OF_NEIGHBOUR_PER_SECOND_MAX, ORIGINS_MAX,
+};
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
 
+mod announcements;
 mod exchange;
 mod history;
 mod own;
@@ -117,6 +126,9 @@ pub enum StateError {
     /// A reply to no request.
     #[error("a reply that was not asked for")]
     Unasked,
+    /// An announcement that the same neighbour has brought before.
+    #[error("an announcement for the second time")]
+    Repeated,
     /// The records of all neighbours have as much memory as they may.
     #[error("no room for more topics of other nodes ([amop] records_bytes_max)")]
     Room,
@@ -185,6 +197,16 @@ figures! {
         counter refused_rate,
         /// Messages of neighbours refused: a reply that was not asked for.
         counter refused_unasked,
+        /// Messages of neighbours refused: an announcement that the neighbour had brought before.
+        counter refused_repeated,
+        /// Announcements made here.
+        counter announcements_made,
+        /// Announcements of other nodes taken and passed on.
+        counter announcements_taken,
+        /// Announcements that another neighbour had brought before, as is usual in a network with several ways.
+        counter announcements_repeated,
+        /// Announcements not taken: of a life that is over, older than the origin's last, or of a node that is not known.
+        counter announcements_late,
         /// Messages of neighbours refused: no room for more topics of other nodes.
         counter refused_room,
         /// Subscribers of private topics that other nodes were not told of, at each change, because there are
@@ -211,6 +233,7 @@ impl RegistryCounters {
             StateError::Size => &self.refused_size,
             StateError::Rate => &self.refused_rate,
             StateError::Unasked => &self.refused_unasked,
+            StateError::Repeated => &self.refused_repeated,
             StateError::Room => &self.refused_room,
         }
     }
@@ -252,6 +275,7 @@ pub struct Registry {
     view_version: u64,
     /// What is shown of a neighbour before its record came.
     no_entries: Entries,
+    announcements: Announcements,
     rpc_cache: rpc::Cache,
     rpc_waiting: VecDeque<RpcRequest>,
     rpc_waiting_bytes: usize,
@@ -260,6 +284,7 @@ pub struct Registry {
     log_own_id: LogLimit,
     log_bad_state: LogLimit,
     log_no_room: LogLimit,
+    log_announcements: LogLimit,
 }
 
 struct Neighbour {
@@ -276,6 +301,7 @@ struct Neighbour {
     wants: usize,
     requests: Allowance,
     steps: Allowance,
+    announcements: Allowance,
     refusals: Allowance,
 }
 
@@ -315,7 +341,6 @@ impl Registry {
         }
         Self {
             own,
-            shared,
             counters: Arc::default(),
             snapshot: Snapshot::default(),
             snapshot_changed: false,
@@ -335,6 +360,7 @@ impl Registry {
             records_bytes: 0,
             view_version: 0,
             no_entries: Entries::default(),
+            announcements: Announcements::new(shared.started),
             rpc_cache: rpc::Cache::default(),
             rpc_waiting: VecDeque::new(),
             rpc_waiting_bytes: 0,
@@ -343,6 +369,8 @@ impl Registry {
             log_own_id: LogLimit::new("this node's id elsewhere"),
             log_no_room: LogLimit::new("nodes and topics for which there is no room"),
             log_bad_state: LogLimit::new("neighbours that go on to send bad state"),
+            log_announcements: LogLimit::new("announcements"),
+            shared,
         }
     }
 
@@ -370,6 +398,11 @@ impl Registry {
             RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(&id, incarnation),
             RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(&id, incarnation),
             RegistryInput::Admission => self.topology_changed = true,
+            RegistryInput::State { from, packet_type: PacketType::BROADCAST, payload, .. } => {
+                if let Err(error) = self.handle_announcement(now, &from, &payload) {
+                    self.refuse(now, &from, error);
+                }
+            }
             RegistryInput::State { from, packet_type, seq, payload } => {
                 if let Err(error) = self.handle_state(now, &from, packet_type, seq, &payload) {
                     self.refuse(now, &from, error);
@@ -593,11 +626,13 @@ impl Registry {
             wants: 0,
             requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
             steps: Allowance::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
+            announcements: Allowance::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
             refusals: Allowance::new(now, REFUSALS_PER_MINUTE_MAX),
         });
         if neighbour.entry.incarnation < incarnation {
             neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });
             neighbour.since = now;
+            self.announcements.forget_neighbour(&id);
         }
         neighbour.is_lost = false;
         (neighbour.address, neighbour.agency, neighbour.name) = (address, agency, name);
@@ -610,6 +645,7 @@ impl Registry {
     fn handle_node_down(&mut self, id: &NodeId, incarnation: u64) {
         if self.neighbours.get(id).is_some_and(|neighbour| neighbour.entry.incarnation == incarnation) {
             self.end_exchange(id);
+            self.announcements.forget_neighbour(id);
             self.neighbours.remove(id);
             self.own.change(state::neighbour_key(id), None);
             self.neighbours_changed();

@@ -48,6 +48,7 @@ impl Registry {
                 entries: known.record.entries().clone(),
             }
         });
-        NetworkReport { nodes: std::iter::once(own).chain(others).collect() }
+        let announcements = self.report_announcements();
+        NetworkReport { nodes: std::iter::once(own).chain(others).collect(), announcements }
     }
 }

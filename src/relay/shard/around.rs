@@ -86,6 +86,23 @@ impl Shard {
         true
     }
 
+    /// Seals a control payload for a node, however it is reached.
+    pub(super) fn seal_control(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        subject: Subject,
+        payload: &[u8],
+        out: &mut impl Outbound,
+    ) -> Option<Vec<u8>> {
+        self.sealed += 1;
+        let sealed_as = self.sealed;
+        let channel = self.channel(now, id, out)?;
+        let mut sealed = Vec::with_capacity(FRONT_LEN + payload.len() + TAG_LEN);
+        channel.seal.seal(sealed_as, subject, &[], std::iter::once(payload), &mut sealed)?;
+        Some(sealed)
+    }
+
     /// Sends a multicast to several nodes over others, as one frame for each way that they are reached by. Gives those
     /// that it was not sent to.
     pub(super) fn send_shared(
@@ -180,7 +197,7 @@ impl Shard {
     }
 
     /// Sends a frame of this node to another one; `false` if there is no way.
-    fn send_packet(
+    pub(super) fn send_packet(
         &mut self,
         now: Instant,
         id: &NodeId,
@@ -215,7 +232,7 @@ impl Shard {
         is_sent
     }
 
-    fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
+    pub(super) fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
         Packet::of_own(self.shared.id, *id, subject, again)
     }
 

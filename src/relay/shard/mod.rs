@@ -19,6 +19,7 @@
 //! | `around` | such messages in both directions: sealed, sent again, acknowledged |
 //! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `ping` | finding out the way to another node |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `logs` | how many lines are logged |
 //!
@@ -36,6 +37,7 @@ mod multicast;
 mod neighbour;
 mod node_link;
 mod peer;
+mod ping;
 mod private;
 mod publisher;
 mod push;
@@ -70,6 +72,7 @@ use self::{
     neighbour::Neighbour,
     node_link::NodeLink,
     peer::Peer,
+    ping::Pings,
     private::Subscribers,
     publisher::Publisher,
     push::PushTimer,
@@ -138,6 +141,7 @@ pub struct Shard {
     draining: bool,
     logs: Logs,
     traces: Traces,
+    pings: Pings,
 }
 
 /// Bytes of memory that the parts of a shard take, for its bounds.
@@ -158,6 +162,7 @@ pub(super) struct Sizes {
     pub(super) carried: usize,
     pub(super) question: usize,
     pub(super) steps: usize,
+    pub(super) ping: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
@@ -178,6 +183,7 @@ pub(super) fn sizes() -> Sizes {
         carried: desk::CARRIED_LEN,
         question: trace::QUESTION_LEN,
         steps: trace::STEPS_LEN,
+        ping: ping::PING_SIZE,
     }
 }
 
@@ -245,6 +251,7 @@ impl Shard {
             pairs: 0,
             desk: Desk::new(hashing.clone()),
             traces: Traces::new(hashing.clone()),
+            pings: Pings::new(hashing.clone()),
             requests: Slab::new(),
             requests_started: 0,
             retained_bytes: 0,
@@ -435,6 +442,10 @@ impl Shard {
                 self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::TellTrace { node, question, seq } => self.tell(now, *node, question, &seq, out),
+            MeshMessage::AnswerProbe { source, notice } => self.answer_probe(now, &source, *notice, out),
+            MeshMessage::ProbeEnded { by, seq, why, destination, tag } => {
+                self.handle_way_ended(now, &by, (seq, why, destination, tag), out);
+            }
         }
     }
 
@@ -463,6 +474,7 @@ impl Shard {
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
             self.traces.deadline(),
+            self.pings.deadline(),
             self.next_node_tick,
             self.next_publisher_look,
         ]
@@ -492,6 +504,7 @@ impl Shard {
             }
         }
         self.end_questions(now, out);
+        self.end_pings(now, out);
         if self.next_node_tick.is_some_and(|due| due <= now) {
             self.tick_nodes(now, out);
         }

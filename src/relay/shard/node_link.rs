@@ -640,6 +640,8 @@ mod tests {
 
         fn told(&mut self, _: crate::relay::trace::Told) {}
 
+        fn pinged(&mut self, _: crate::relay::ping::Pinged) {}
+
         fn share_records(&mut self, _: LinkKey) {}
 
         fn close(&mut self, _: LinkKey, _: CloseReason) {}

@@ -16,7 +16,7 @@ use super::{Shard, channel::Channel};
 use crate::{
     relay::{
         CloseReason, MeshMessage, Outbound, ReactorId, RequestId, allowance::Allowance, counters::Counters,
-        trace::QUESTIONS_PER_SECOND_MAX,
+        ping::ANSWERS_PER_SECOND_MAX, trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
 };
@@ -28,6 +28,8 @@ pub(super) struct Peer {
     identities: Identities,
     /// How often it may ask about messages.
     pub(super) questions: Allowance,
+    /// How often its pings are answered.
+    pub(super) pings: Allowance,
     /// For what goes over other nodes; made when it is needed.
     pub(super) channel: Option<Box<Channel>>,
     /// Since when no way leads to it, if it is no neighbour.
@@ -101,6 +103,7 @@ impl Peer {
             awaiting: AHashMap::with_hasher(hashing.clone()),
             identities: Identities::new(hashing.clone()),
             questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
+            pings: Allowance::new(now, ANSWERS_PER_SECOND_MAX),
             channel: None,
             lost_since: None,
         }

@@ -24,7 +24,10 @@ use crate::{
     relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route},
+        node::{
+            FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route,
+        },
+        private::WayEnd,
     },
 };
 
@@ -73,6 +76,7 @@ impl Packet {
             seq: subject.seq,
             hops_left: HOPS_MAX,
             again,
+            is_probe: false,
             from: None,
             tries: 0,
         }
@@ -86,7 +90,9 @@ impl Packet {
             packet_type: self.packet_type,
             seq: self.seq,
             hops_left: self.hops_left,
-            flags: FLAG_SEALED | if self.again { FLAG_SENT_AGAIN } else { 0 },
+            flags: FLAG_SEALED
+                | if self.again { FLAG_SENT_AGAIN } else { 0 }
+                | if self.is_probe { FLAG_PROBE } else { 0 },
             route: Route::Named { source: &self.source.0, destinations: &destinations },
         };
         header.encode_into(payload_len, &mut head);
@@ -296,6 +302,7 @@ impl Shard {
             seq,
             hops_left: header.hops_left.saturating_sub(1),
             again: header.flags & FLAG_SENT_AGAIN != 0,
+            is_probe: header.flags & FLAG_PROBE != 0,
             from: Some(*peer),
             tries: 0,
         };
@@ -317,7 +324,11 @@ impl Shard {
             return;
         }
         if !self.shared.settings.relays || packet.hops_left == 0 {
-            return self.counters.relay_refused.increment();
+            self.counters.relay_refused.increment();
+            if packet.hops_left == 0 {
+                self.tell_way_ended(now, header, WayEnd::HopsUsed, payload, out);
+            }
+            return;
         }
         let part;
         let mut payload = payload;
@@ -329,6 +340,7 @@ impl Shard {
         // None overtakes those before it.
         if self.parked.holds(&packet.destinations) || !self.route(now, packet.clone(), payload, None, out) {
             self.park(now, packet, payload);
+            self.tell_way_ended(now, header, WayEnd::NoWay, payload, out);
         }
     }
 
