@@ -24,7 +24,7 @@ use amop::{
         bandwidth::Limiter,
         counters::Counters,
         home_reactor,
-        registry::{Registry, RegistryCounters},
+        registry::Registry,
         report::PeerReport,
         settings::Settings,
         shard::{Shard, Usage},
@@ -273,11 +273,6 @@ impl VirtualNode {
                 _ => None,
             })
             .collect()
-    }
-
-    /// The figures of its registry.
-    pub fn registry_figures(&self) -> Arc<RegistryCounters> {
-        self.registry.counters()
     }
 
     fn deadline(&self, part: Part) -> Option<Instant> {

@@ -22,6 +22,13 @@ const DIGEST_BYTES: usize = 20 + 2 + 32;
 /// Hello, Ack.
 const KEEPALIVE_BYTES_MAX: usize = 80;
 
+/// Most messages of an exchange of state in one direction, for each link that came up and each node of the network.
+const EXCHANGES_MAX: u64 = 6;
+/// A version in a list.
+const VERSION_BYTES: u64 = 64 + 8 + 8;
+/// A record of a node in these networks, or its latest steps, on average.
+const RECORD_BYTES: u64 = 4_000;
+
 /// A message at its source: node and how often it had been started, number, packet type; and where it goes.
 type Identity = (NodeIndex, u64, u32, i16, NodeIndex);
 /// From where to where.
@@ -110,9 +117,10 @@ impl Crossings {
         let link = self.links.entry((from, to)).or_default();
         link.frames += 1;
         match header.packet_type {
-            PacketType::HELLO | PacketType::ACK => {
+            PacketType::HELLO | PacketType::ACK if header.route == Route::Direct => {
                 link.keepalives += 1;
                 hold!(bytes.len() <= KEEPALIVE_BYTES_MAX, "a sign of life of {} bytes", bytes.len());
+                return Ok(());
             }
             PacketType::STATE_SEQ | PacketType::STATE_REQUEST | PacketType::STATE_REPLY => {
                 return self.state_crossed((from, to), header.packet_type, &bytes[offset..], bytes.len());
@@ -145,7 +153,7 @@ impl Crossings {
         }
         let again = header.flags & FLAG_SENT_AGAIN != 0;
         self.tally.sent_again += u64::from(again);
-        if again || header.packet_type == PacketType::HELLO || header.packet_type == PacketType::ACK {
+        if again || header.packet_type == PacketType::HELLO {
             return Ok(());
         }
         // A node that says that it waits no longer may hear of an answer after that, and passes it on.
@@ -249,12 +257,21 @@ impl Crossings {
         Ok(())
     }
 
-    /// State other than what is announced is exchanged when a link comes up, and where something was missed.
-    pub fn finish(&mut self) {
-        for link in self.links.values() {
-            let times = (link.dialed.max(1) * self.ids.len() as u64) as f64;
+    /// State other than what is announced is exchanged when a link comes up, and where something was missed: about once
+    /// for each node.
+    pub fn finish(&mut self) -> Verdict {
+        let nodes = self.ids.len() as u64;
+        for (way, link) in &self.links {
+            let most = EXCHANGES_MAX * link.dialed * nodes;
+            let (from, to) = way;
+            let what = format!("node{from} has sent node{to}, over {} links,", link.dialed);
+            hold!(link.exchanges <= most, "{what} {} messages of state beside steps", link.exchanges);
+            let bytes = link.exchanges * (nodes * VERSION_BYTES + RECORD_BYTES);
+            hold!(link.exchange_bytes <= bytes, "{what} {} bytes of state beside steps", link.exchange_bytes);
+            let times = (link.dialed.max(1) * nodes) as f64;
             self.tally.exchanges_max = self.tally.exchanges_max.max(link.exchanges as f64 / times);
         }
+        Ok(())
     }
 }
 

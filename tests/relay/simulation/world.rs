@@ -166,7 +166,7 @@ impl World {
         let nodes = match kind {
             Kind::Mesh => rng.random_range(1..=4),
             Kind::Sparse => rng.random_range(3..=12),
-            Kind::Wide => [20, 40, 80, 200][rng.random_range(0..4)],
+            Kind::Wide => [20, 30, 40, 60, 80, 200][rng.random_range(0..6)],
         };
         let reactors = match kind {
             Kind::Wide => 1,
@@ -326,7 +326,7 @@ impl World {
         self.crossings.begin_quiet();
         self.run_until(self.net.now + Duration::from_secs(QUIET_SECONDS))?;
         self.crossings.check_quiet(QUIET_SECONDS, self.has_private_topics)?;
-        self.crossings.finish();
+        self.crossings.finish()?;
         self.pending.clear();
         self.actions.clear();
         for app in 0..self.net.apps.len() {
@@ -763,8 +763,10 @@ impl World {
                     let (source, to_all): (String, Vec<String>) =
                         (name(source), destinations.iter().map(name).collect());
                     let (seq, packet_type) = (header.seq, header.packet_type.0);
+                    let again = if header.flags & node::FLAG_SENT_AGAIN != 0 { " again" } else { "" };
+                    let left = header.hops_left;
                     format!(
-                        "node{from} -> node{to}: sealed #{seq} {packet_type:#x} from {source} for {to_all:?}"
+                        "node{from} -> node{to}: sealed #{seq}{again} {packet_type:#x} from {source} for {to_all:?}, {left} hops left"
                     )
                 }
                 Ok((header, offset)) if header.packet_type.is_amop() => {
