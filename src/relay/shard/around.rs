@@ -228,7 +228,11 @@ impl Shard {
         let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().1;
-        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes));
+        let held_max = match self.neighbours.get(source).is_some_and(|neighbour| neighbour.active.is_some()) {
+            // What is missing comes over the link, and this anew behind it.
+            true => 0,
+            false => settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes)),
+        };
         let len = arrival.payload.len();
         let accepted = channel.accept(number, least, arrival, held_max);
         self.windows_bytes = self.windows_bytes + channel.bytes().1 - before;

@@ -285,6 +285,12 @@ impl Channel {
         if in_order.is_empty() { held } else { Accepted::InOrder(in_order) }
     }
 
+    /// Forgets what waits for others: it will come again.
+    pub(super) fn drop_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
     /// All messages of the other end below this were taken.
     pub(super) fn taken_below(&self) -> u64 {
         self.expected

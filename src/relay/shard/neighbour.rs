@@ -203,10 +203,13 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
-        // What went around it is older than what waits for its link.
+        // What went around it is older than what waits for its link. What came around and waits for others comes over
+        // the link anew, as they do.
         let moved = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
         let moved = moved.map(|channel| {
-            self.windows_bytes -= channel.bytes().0;
+            let (kept, held) = channel.bytes();
+            self.windows_bytes -= kept + held;
+            channel.drop_held();
             channel.take_kept()
         });
         for arrival in moved.into_iter().flatten().rev() {
