@@ -22,6 +22,9 @@ const SEEDS: u64 = 30;
 /// Ways of this network that lie behind so many links are not found in any number of them.
 const LINKS_MAX: usize = 200;
 
+/// Topics that two parts of a network take while they are parted.
+const PARTS: [&str; 2] = ["of one part", "of the other"];
+
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
@@ -70,8 +73,9 @@ impl Graph {
     fn draw(nodes: usize, random: &mut SmallRng) -> Self {
         loop {
             let (reach, chords) = (random.random_range(1..nodes), random.random_range(0..=nodes / 2));
-            let mut edges: BTreeSet<(usize, usize)> =
-                (1..nodes).map(|node| (random.random_range(node.saturating_sub(reach)..node), node)).collect();
+            let mut edges: BTreeSet<(usize, usize)> = (1..nodes)
+                .map(|node| (random.random_range(node.saturating_sub(reach)..node), node))
+                .collect();
             for _ in 0..chords {
                 let (one, other) = (random.random_range(0..nodes), random.random_range(0..nodes));
                 if one != other {
@@ -137,6 +141,11 @@ fn agree(network: &Registries, graph: &Graph, living: &[usize]) -> bool {
     })
 }
 
+/// Whether all nodes know of a subscriber of a topic.
+fn have(network: &Registries, topic: &str) -> bool {
+    network.shared.iter().all(|shared| shared.snapshot.load().topic(topic).is_some())
+}
+
 /// After how many links what is asked for is so.
 fn links_until(network: &mut Registries, is_so: impl Fn(&Registries) -> bool) -> usize {
     let mut is_moving = network.begin();
@@ -151,7 +160,6 @@ fn links_until(network: &mut Registries, is_so: impl Fn(&Registries) -> bool) ->
 }
 
 struct Run {
-    nodes: usize,
     change: Change,
     /// Of the network in which the change must become known.
     diameter: usize,
@@ -174,15 +182,11 @@ fn run(nodes: usize, seed: u64) -> Vec<Run> {
     let mut runs = Vec::new();
     let mut note = |change, graph: &Graph, links| {
         let diameter = (0..nodes).filter_map(|node| graph.distances(node).into_values().max()).max();
-        runs.push(Run { nodes, change, diameter: diameter.unwrap_or(0), links });
+        runs.push(Run { change, diameter: diameter.unwrap_or(0), links });
     };
 
-    let (subscriber, news) = (random.random_range(0..nodes), topic("news"));
-    network.subscribe(subscriber, vec![(news.clone(), 1)]);
-    let links = links_until(&mut network, |network| {
-        let knows = |node: &usize| network.shared[*node].snapshot.load().topic(news.as_str()).is_some();
-        all.iter().all(knows)
-    });
+    network.subscribe(random.random_range(0..nodes), vec![(topic("news"), 1)]);
+    let links = links_until(&mut network, |network| have(network, "news"));
     note(Change::Subscription, &whole, links);
     network.rest();
 
@@ -198,13 +202,15 @@ fn run(nodes: usize, seed: u64) -> Vec<Run> {
     // Where that has parted the network, both parts have changed before it returns.
     let is_parted = broken.distances(one).len() < nodes;
     if is_parted {
-        for (node, name) in [(one, "of one part"), (other, "of the other")] {
+        for (node, name) in [one, other].into_iter().zip(PARTS) {
             network.subscribe(node, vec![(topic(name), 1)]);
         }
         network.rest();
     }
     network.link(one, other);
-    let links = links_until(&mut network, |network| agree(network, &whole, &all));
+    let links = links_until(&mut network, |network| {
+        agree(network, &whole, &all) && (!is_parted || PARTS.iter().all(|name| have(network, name)))
+    });
     note(if is_parted { Change::PartsJoined } else { Change::LinkUp }, &whole, links);
     network.rest();
 
@@ -275,10 +281,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let of_size: Vec<Run> = (0..seeds).flat_map(|seed| run(nodes, seed)).collect();
         for change in Change::ALL {
             let of_change: Vec<&Run> = of_size.iter().filter(|run| run.change == change).collect();
-            let (Some(most), Some(widest)) = (
-                of_change.iter().map(|run| run.links).max(),
-                of_change.iter().map(|run| run.diameter).max(),
-            ) else {
+            let (Some(most), Some(widest)) =
+                (of_change.iter().map(|run| run.links).max(), of_change.iter().map(|run| run.diameter).max())
+            else {
                 continue;
             };
             let mut links: Vec<usize> = of_change.iter().map(|run| run.links).collect();

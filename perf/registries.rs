@@ -23,12 +23,12 @@ const HEADER_LEN: usize = amop::wire::node::HEADER_LEN_MIN;
 /// How often registries say by a digest what they know.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
 
-pub struct Registries {
-    pub now: Instant,
-    pub ids: Vec<NodeId>,
-    pub shared: Vec<Arc<Shared>>,
+pub(super) struct Registries {
+    pub(super) now: Instant,
+    pub(super) ids: Vec<NodeId>,
+    pub(super) shared: Vec<Arc<Shared>>,
     /// Bytes of all links.
-    pub bytes: usize,
+    pub(super) bytes: usize,
     registries: Vec<Registry>,
     wire: VecDeque<(usize, usize, PacketType, u32, Bytes)>,
     seq: u32,
@@ -36,7 +36,7 @@ pub struct Registries {
 
 impl Registries {
     /// So many, none linked with another.
-    pub fn new(nodes: usize, random: &mut SmallRng) -> Self {
+    pub(super) fn new(nodes: usize, random: &mut SmallRng) -> Self {
         let now = Instant::now();
         let keys: Vec<NodeSigner> = (0..nodes)
             .map(|_| NodeSigner::from_secret_bytes(&random.random()).expect("a valid key"))
@@ -44,18 +44,21 @@ impl Registries {
         let settings = Settings { records_bytes_max: 1 << 40, ..Settings::default() };
         let shared: Vec<Arc<Shared>> =
             keys.iter().map(|key| Arc::new(Shared::new(key.id(), 1, 1, now, settings.clone()))).collect();
-        let registries =
-            shared.iter().zip(&keys).map(|(shared, key)| Registry::new(shared.clone(), key.clone())).collect();
+        let registries = shared
+            .iter()
+            .zip(&keys)
+            .map(|(shared, key)| Registry::new(shared.clone(), key.clone()))
+            .collect();
         let ids = keys.iter().map(NodeSigner::id).collect();
         Self { now, ids, shared, bytes: 0, registries, wire: VecDeque::new(), seq: 0 }
     }
 
-    pub fn subscribe(&mut self, node: usize, changes: Vec<(Topic, i32)>) {
+    pub(super) fn subscribe(&mut self, node: usize, changes: Vec<(Topic, i32)>) {
         self.registries[node].handle(self.now, RegistryInput::Topics { reactor: HOME, changes });
     }
 
     /// Both ends have said Hello.
-    pub fn link(&mut self, one: usize, other: usize) {
+    pub(super) fn link(&mut self, one: usize, other: usize) {
         for (at, peer) in [(one, other), (other, one)] {
             let input = RegistryInput::NodeUp {
                 id: self.ids[peer],
@@ -71,7 +74,7 @@ impl Registries {
 
     /// A node notices that its link to another one is gone for good. What is on the way is lost.
     #[allow(dead_code)] // not every measurement needs it
-    pub fn lose(&mut self, at: usize, peer: usize) {
+    pub(super) fn lose(&mut self, at: usize, peer: usize) {
         let id = self.ids[peer];
         self.registries[at].handle(self.now, RegistryInput::LinkLost { id, incarnation: 1 });
         self.registries[at].handle(self.now, RegistryInput::NodeDown { id, incarnation: 1 });
@@ -95,13 +98,13 @@ impl Registries {
     }
 
     /// Publishes what has changed; `false` if nothing is under way.
-    pub fn begin(&mut self) -> bool {
+    pub(super) fn begin(&mut self) -> bool {
         self.collect();
         !self.wire.is_empty()
     }
 
     /// Everything that is under way takes its link. `false` if nothing is under way then.
-    pub fn step(&mut self) -> bool {
+    pub(super) fn step(&mut self) -> bool {
         for _ in 0..self.wire.len() {
             let Some((from, to, packet_type, seq, payload)) = self.wire.pop_front() else { break };
             let input = RegistryInput::State { from: self.ids[from], packet_type, seq, payload };
@@ -111,7 +114,7 @@ impl Registries {
     }
 
     /// Delivers until nothing is under way; gives after how many links one behind the other that was.
-    pub fn settle(&mut self) -> usize {
+    pub(super) fn settle(&mut self) -> usize {
         let mut links = 0;
         let mut is_moving = self.begin();
         while is_moving {
@@ -122,7 +125,7 @@ impl Registries {
     }
 
     /// Until all know all: announcements beyond an origin's allowance are fetched after the next digest.
-    pub fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         for _ in 0..3 {
             self.settle();
             self.now += DIGEST_INTERVAL;

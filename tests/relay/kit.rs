@@ -609,7 +609,8 @@ impl Network {
     /// What a node itself knows of a message, the newest first of each reactor.
     pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<Known> {
         let now = self.now;
-        let known = self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
+        let known =
+            self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
         self.look_at_timers(node);
         known
     }

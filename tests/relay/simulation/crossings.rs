@@ -10,7 +10,10 @@ use amop::wire::{
     state::{self, Message},
 };
 
-use super::oracle::{Oracle, Verdict, number};
+use super::{
+    graph::Graph,
+    oracle::{Oracle, Verdict, number},
+};
 use crate::kit::NodeIndex;
 
 /// Digits of an SDK's seq in a row that show that a payload is readable: nothing sealed has so many.
@@ -75,6 +78,8 @@ impl Tally {
 pub struct Crossings {
     pub tally: Tally,
     ids: BTreeMap<NodeId, NodeIndex>,
+    /// Links between any two nodes, at least.
+    distances: Vec<Vec<Option<usize>>>,
     /// How often each node was started again.
     starts: Vec<u64>,
     seen: BTreeMap<(Identity, Way), u32>,
@@ -93,9 +98,10 @@ macro_rules! hold {
 }
 
 impl Crossings {
-    pub fn new(ids: impl Iterator<Item = NodeId>) -> Self {
+    pub fn new(ids: impl Iterator<Item = NodeId>, graph: &Graph) -> Self {
         let ids: BTreeMap<NodeId, NodeIndex> = ids.enumerate().map(|(node, id)| (id, node)).collect();
-        Self { starts: vec![0; ids.len()], ids, ..Self::default() }
+        let distances = (0..ids.len()).map(|node| graph.distances(node, |_| true, |_| true)).collect();
+        Self { starts: vec![0; ids.len()], ids, distances, ..Self::default() }
     }
 
     /// A link between two nodes is being made.
@@ -146,6 +152,8 @@ impl Crossings {
             hold!(!is_readable(&bytes[offset..]), "{what} can be read");
             let links = u64::from(HOPS_MAX.saturating_sub(header.hops_left)) + 1;
             hold!((links as usize) < self.ids.len(), "{what} goes over its {links}th link");
+            let behind = self.distances[source][from].unwrap_or(0) as u64;
+            hold!(links > behind, "{what} says that it goes over its {links}th link, {behind} are behind it");
             self.tally.links_max = self.tally.links_max.max(links);
             self.tally.relayed += u64::from(source != from);
         } else if header.packet_type.is_amop() {
@@ -245,7 +253,10 @@ impl Crossings {
             let what = format!("in {seconds} quiet seconds node{from} sends node{to}");
             let since = |count: fn(&Carried) -> u64| count(now) - count(&before);
             let (steps, exchanges) = (since(|link| link.steps), since(|link| link.exchanges));
-            hold!(steps == 0 && exchanges == 0, "{what} {steps} steps and {exchanges} other messages of state");
+            hold!(
+                steps == 0 && exchanges == 0,
+                "{what} {steps} steps and {exchanges} other messages of state"
+            );
             let digests = since(|link| link.digests);
             hold!(digests <= seconds / 5 + 1, "{what} {digests} digests");
             // Both ends ask for a sign of life once a second, and answer each other's.

@@ -55,6 +55,8 @@ pub struct Rules {
     pub across: Duration,
     /// What is asked for of a pair of nodes depends on the ways between them, not on their own link only.
     pub by_ways: bool,
+    /// A node alters some of what it passes on for others.
+    pub hostile: bool,
 }
 
 impl Rules {
@@ -255,9 +257,9 @@ impl Oracle {
     /// What happened so late that it could matter in that time.
     fn faults_in(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Fault> {
         let recovered_after = self.rules.recovered_after();
-        self.faults.iter().filter(move |fault| {
-            fault.from <= to && fault.to.is_none_or(|end| end + recovered_after >= from)
-        })
+        self.faults
+            .iter()
+            .filter(move |fault| fault.from <= to && fault.to.is_none_or(|end| end + recovered_after >= from))
     }
 
     /// Whether anything bad happened to two nodes, or to every way between them, so late that it could matter
@@ -292,7 +294,7 @@ impl Oracle {
     /// By how much something may be late because of what was wrong elsewhere.
     fn slack(&self, from: Instant, to: Instant) -> Duration {
         match self.rules.by_ways {
-            true => self.faults_in(from, to).count() as u32 * DETOUR,
+            true => (self.faults_in(from, to).count() as u32 + u32::from(self.rules.hostile)) * DETOUR,
             false => Duration::ZERO,
         }
     }
@@ -508,8 +510,7 @@ impl Oracle {
             app.sets.last().is_some_and(|(since, _)| *since + 2 * known_after > sent)
                 || app.closed.is_some_and(|closed| closed + 2 * known_after > sent)
         };
-        let in_one_try =
-            (known_after + self.slack(sent, now)).min(self.rules.push_timeout - LOCAL_TIME);
+        let in_one_try = (known_after + self.slack(sent, now)).min(self.rules.push_timeout - LOCAL_TIME);
         let in_order = multicast
             || first
                 && kind != TopicKind::Route
@@ -620,7 +621,8 @@ impl Oracle {
         let slack = self.slack(sent, now);
         let pushed_surely = message.pushes.iter().find(|(app, at)| {
             let there = self.apps[*app].node;
-            *at + self.rules.on_the_way() + slack <= now && (there == node || !self.is_disturbed(node, there, sent, now))
+            *at + self.rules.on_the_way() + slack <= now
+                && (there == node || !self.is_disturbed(node, there, sent, now))
         });
         match code {
             ResultCode::NO_RECEIVER => {

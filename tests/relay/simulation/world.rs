@@ -19,9 +19,11 @@ use amop::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
+    SEEDS_PER_WIDE,
     crossings::{self, Crossings},
     faults::Mend,
     graph::{Edge, Graph},
+    hostile,
     oracle::{Oracle, Rules, Verdict, number, proofs::Tally},
     private::{AUTHORISED_WITHIN, Asked, DATA, Private},
 };
@@ -30,6 +32,8 @@ use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Seen, Timing};
 pub(super) const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", DATA[0], "_block_notify_1"];
 /// Topics of subscribers that go on as long as their node does, and answer at once; each has one.
 const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
+/// Nodes of wide networks, by turns.
+const WIDE: [usize; 5] = [20, 40, 60, 100, 200];
 /// After the faults stop, everything works again within this.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(12);
 /// How long it is quiet at the end.
@@ -166,7 +170,7 @@ impl World {
         let nodes = match kind {
             Kind::Mesh => rng.random_range(1..=4),
             Kind::Sparse => rng.random_range(3..=12),
-            Kind::Wide => [20, 30, 40, 60, 80, 200][rng.random_range(0..6)],
+            Kind::Wide => WIDE[(seed + seed / SEEDS_PER_WIDE) as usize % WIDE.len()],
         };
         let reactors = match kind {
             Kind::Wide => 1,
@@ -199,6 +203,7 @@ impl World {
                 }
             }
         }
+        let hostile = (kind == Kind::Sparse && rng.random_bool(0.3)).then(|| rng.random_range(0..nodes));
         let rules = Rules {
             tight,
             limited,
@@ -207,13 +212,15 @@ impl World {
             retry_after_push_timeout: settings.retry_after_push_timeout,
             across,
             by_ways: kind != Kind::Mesh,
+            hostile: hostile.is_some(),
         };
+        net.tamper = hostile.map(|node| hostile::alters(node, net.nodes[node].id, rng.random()));
         let mut world = Self {
             chaos_ends: start + Duration::from_secs(rng.random_range(10..50)),
             oracle: Oracle::new(rules, graph.clone()),
             has_private_topics: rng.random_bool(if kind == Kind::Wide { 0.0 } else { 0.6 }),
             private: Private::default(),
-            crossings: Crossings::new(net.nodes.iter().map(|node| node.id)),
+            crossings: Crossings::new(net.nodes.iter().map(|node| node.id), &graph),
             kind,
             graph,
             rng,
@@ -234,7 +241,9 @@ impl World {
             trace: traced.then(String::new),
         };
         let graph = world.graph.to_string();
-        world.say(|| format!("{graph}; {reactors} reactors, links up to {slowest:?}; {rules:?}"));
+        world.say(|| {
+            format!("{graph}; {reactors} reactors, links up to {slowest:?}; hostile {hostile:?}; {rules:?}")
+        });
         world.begin();
         world
     }
