@@ -194,7 +194,7 @@ fn tell(report: &Report, networks: usize) {
     let Report { messages, pushes, faults, codes, in_spite, .. } = report;
     let hours = report.virtual_time.as_secs_f64() / 3600.0;
     println!(
-        "{networks} networks, {hours:.1} network-hours, {faults} faults, {messages} messages, {pushes} pushes, {in_spite} answered in spite of a fault between; answers by code {codes:?}; {:?}; {:?}",
+        "{networks} networks, {hours:.1} network-hours, {faults} faults, {messages} messages, {pushes} pushes, {in_spite} answered in spite of a fault; answers by code {codes:?}; {:?}; {:?}",
         report.private, report.crossings
     );
 }

@@ -53,8 +53,6 @@ pub struct Rules {
     pub retry_after_push_timeout: bool,
     /// The longest that a frame takes over all links that lie between two nodes, if nothing is wrong.
     pub across: Duration,
-    /// What is asked for of a pair of nodes depends on the ways between them, not on their own link only.
-    pub by_ways: bool,
     /// A node alters some of what it passes on for others.
     pub hostile: bool,
 }
@@ -129,8 +127,6 @@ struct Fault {
     from: Instant,
     to: Option<Instant>,
     freezes: bool,
-    /// The node that waits for the link to return, in time: answers to its requests must not be lost.
-    spares: Option<NodeIndex>,
 }
 
 /// Which nodes have had an undisturbed way from one of them, in some time; as of some number of faults and mends.
@@ -158,7 +154,7 @@ pub struct Oracle {
     /// Answers by code, for the report.
     pub codes: BTreeMap<i32, u64>,
     pub pushes: u64,
-    /// Unicasts that were answered with 0 although something was wrong that lay in their way, or near it.
+    /// Unicasts that another node's application answered while something was wrong in the network, or had just been.
     pub in_spite: u64,
 }
 
@@ -237,16 +233,9 @@ impl Oracle {
 
     /// Something bad begins; gives its number.
     pub fn begin_fault(&mut self, now: Instant, scope: Scope, freezes: bool) -> usize {
-        self.faults.push(Fault { scope, from: now, to: None, freezes, spares: None });
+        self.faults.push(Fault { scope, from: now, to: None, freezes });
         self.faults_changed += 1;
         self.faults.len() - 1
-    }
-
-    /// The link between two nodes ends and is back within the time that one of them waits for it.
-    pub fn begin_short_break(&mut self, now: Instant, link: Edge, waits: NodeIndex) -> usize {
-        let fault = self.begin_fault(now, Scope::Links([link].into()), false);
-        self.faults[fault].spares = Some(waits);
-        fault
     }
 
     pub fn end_fault(&mut self, now: Instant, fault: usize) {
@@ -265,9 +254,6 @@ impl Oracle {
     /// Whether anything bad happened to two nodes, or to every way between them, so late that it could matter
     /// in that time.
     fn is_disturbed(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
-        if !self.rules.by_ways {
-            return self.disturbances(a, b, from, to).next().is_some();
-        }
         let asked = (a, from, to, self.faults_changed);
         let mut known = self.undisturbed.borrow_mut();
         if known.as_ref().is_none_or(|known| known.asked != asked) {
@@ -293,31 +279,7 @@ impl Oracle {
 
     /// By how much something may be late because of what was wrong elsewhere.
     fn slack(&self, from: Instant, to: Instant) -> Duration {
-        match self.rules.by_ways {
-            true => (self.faults_in(from, to).count() as u32 + u32::from(self.rules.hostile)) * DETOUR,
-            false => Duration::ZERO,
-        }
-    }
-
-    /// Whether answers from node `b` may be lost on their way to `a`.
-    fn may_lose_answers(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
-        match self.rules.by_ways {
-            true => self.is_disturbed(a, b, from, to),
-            false => self.disturbances(a, b, from, to).any(|fault| fault.spares != Some(a)),
-        }
-    }
-
-    fn disturbances(
-        &self,
-        a: NodeIndex,
-        b: NodeIndex,
-        from: Instant,
-        to: Instant,
-    ) -> impl Iterator<Item = &Fault> {
-        self.faults_in(from, to).filter(move |fault| match &fault.scope {
-            Scope::Node(node) => *node == a || *node == b,
-            Scope::Links(links) => links.contains(&(a.min(b), a.max(b))),
-        })
+        (self.faults_in(from, to).count() as u32 + u32::from(self.rules.hostile)) * DETOUR
     }
 
     fn frozen_time(&self, node: NodeIndex, from: Instant, to: Instant) -> Duration {
@@ -517,8 +479,11 @@ impl Oracle {
                 && !self.rules.tight
                 && now - sent < in_one_try
                 && !self.messages[number].shares_seq
-                && !self.apps.iter().any(|other| self.is_disturbed(publisher, other.node, sent, now))
-                && !self.apps.iter().any(changed_lately);
+                && !(0..self.apps.len()).any(|other| {
+                    self.ever_held(other, &topic, sent - self.rules.recovered_after(), now)
+                        && (self.is_disturbed(publisher, self.apps[other].node, sent, now)
+                            || changed_lately(&self.apps[other]))
+                });
         let receiver = &mut self.apps[app];
         if multicast {
             let newest = receiver.newest_multicast.insert(from, position);
@@ -593,9 +558,8 @@ impl Oracle {
             // With a seq of its session that was used before, an old answer may be taken for the new one.
             let mut twins = self.messages.iter().filter(|twin| twin.seq == header.seq);
             let genuine = replied(message) || message.shares_seq && twins.any(replied);
-            if let Some((pushed, _)) = message.pushes.last()
-                && self.disturbances(node, self.apps[*pushed].node, at, now).next().is_some()
-            {
+            let is_elsewhere = |(app, _): &(AppIndex, Instant)| self.apps[*app].node != node;
+            if message.pushes.last().is_some_and(is_elsewhere) && self.faults_in(at, now).next().is_some() {
                 self.in_spite += 1;
             }
             hold!(genuine, "{what} with something that nobody it was pushed to has replied");
@@ -636,8 +600,7 @@ impl Oracle {
                 let excused =
                     (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
                 hold!(excused || self.rules.tight, "{what}, though nothing was wrong");
-                if self.rules.by_ways
-                    && !self.rules.tight
+                if !self.rules.tight
                     && let Some(app) = certain().next()
                 {
                     return Err(format!("{what}, though app{app} could be reached"));
@@ -666,7 +629,7 @@ impl Oracle {
                     let heard = *replied + 2 * self.rules.known_after() + slack;
                     message.pushes.iter().any(|(app, at)| app == replier && at <= replied)
                         && heard <= now
-                        && !self.may_lose_answers(node, there, sent, heard)
+                        && !self.is_disturbed(node, there, sent, heard)
                 });
                 if let Some((app, ..)) = unheard
                     && !message.shares_seq

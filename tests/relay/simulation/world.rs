@@ -101,7 +101,7 @@ pub struct Report {
     pub codes: BTreeMap<i32, u64>,
     pub private: Tally,
     pub crossings: crossings::Tally,
-    /// Unicasts that were answered with 0 in spite of what was wrong between the two nodes.
+    /// Unicasts that another node's application answered while something was wrong.
     pub in_spite: u64,
 }
 
@@ -188,10 +188,10 @@ impl World {
             let settings = Settings { relays: !graph.ends.contains(&node), ..settings.clone() };
             net.add_limited_node(reactors, settings, limiter);
         }
-        let mut across = Duration::ZERO;
+        // Where a link of two neighbours is lost, there are two.
+        let links = graph.diameter().expect("it was drawn so").max(2) as u32;
+        let mut across = links * (slowest + STATE_LOCALLY);
         if kind != Kind::Mesh {
-            let links = graph.diameter().expect("it was drawn so") as u32;
-            across = links * (slowest + STATE_LOCALLY);
             // Some links are slow, and slower in one direction than in the other.
             for &(a, b) in &graph.edges {
                 if rng.random_bool(1.0 / graph.edges.len() as f64) {
@@ -211,7 +211,6 @@ impl World {
             request_timeout: settings.request_timeout,
             retry_after_push_timeout: settings.retry_after_push_timeout,
             across,
-            by_ways: kind != Kind::Mesh,
             hostile: hostile.is_some(),
         };
         net.tamper = hostile.map(|node| hostile::alters(node, net.nodes[node].id, rng.random()));
@@ -516,6 +515,13 @@ impl World {
                 };
                 let multicast = self.rng.random_bool(0.3);
                 self.publish(app, topic, multicast);
+                if self.kind != Kind::Mesh && self.rng.random_bool(0.1) {
+                    // Several at once must not overtake each other.
+                    for _ in 0..self.rng.random_range(2..8) {
+                        let multicast = self.rng.random_bool(0.5);
+                        self.publish(app, topic, multicast);
+                    }
+                }
                 let pause = self.rng.random_range(0.0..1.0f64);
                 self.after(Duration::from_secs_f64(-0.6 * pause.max(1e-3).ln()), Action::Publish(app));
             }
