@@ -101,7 +101,7 @@ impl World {
         if self.rng.random_bool(0.2) {
             let back = self.millis(120..600);
             self.say(|| format!("FAULT node{to} closes its link to node{from}, back in {back:?}"));
-            let fault = self.oracle.begin_fault(now, Scope::Links([(a, b)].into()), false);
+            let fault = self.oracle.begin_short_break(now, (a, b), from);
             self.net.close_links_by_peer(to, from);
             return self.after(back, Action::Mend { fault, how: Mend::Connect(from, to) });
         }

@@ -16,7 +16,7 @@ use amop::wire::{
     sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
 };
 
-use super::graph::{Edge, Graph};
+use super::graph::{Edge, Graph, edge};
 use crate::kit::{AppIndex, NodeIndex};
 
 macro_rules! hold {
@@ -127,6 +127,8 @@ struct Fault {
     from: Instant,
     to: Option<Instant>,
     freezes: bool,
+    /// The node that waits for the link to return, in time: answers to its requests must not be lost.
+    spares: Option<NodeIndex>,
 }
 
 /// Which nodes have had an undisturbed way from one of them, in some time; as of some number of faults and mends.
@@ -233,9 +235,16 @@ impl Oracle {
 
     /// Something bad begins; gives its number.
     pub fn begin_fault(&mut self, now: Instant, scope: Scope, freezes: bool) -> usize {
-        self.faults.push(Fault { scope, from: now, to: None, freezes });
+        self.faults.push(Fault { scope, from: now, to: None, freezes, spares: None });
         self.faults_changed += 1;
         self.faults.len() - 1
+    }
+
+    /// The link between two nodes ends and is back within the time that one of them waits for it.
+    pub fn begin_short_break(&mut self, now: Instant, link: Edge, waits: NodeIndex) -> usize {
+        let fault = self.begin_fault(now, Scope::Links([link].into()), false);
+        self.faults[fault].spares = Some(waits);
+        fault
     }
 
     pub fn end_fault(&mut self, now: Instant, fault: usize) {
@@ -257,14 +266,22 @@ impl Oracle {
         let asked = (a, from, to, self.faults_changed);
         let mut known = self.undisturbed.borrow_mut();
         if known.as_ref().is_none_or(|known| known.asked != asked) {
-            *known = Some(Undisturbed { asked, nodes: self.undisturbed_from(a, from, to) });
+            let faults: Vec<&Fault> = self.faults_in(from, to).collect();
+            *known = Some(Undisturbed { asked, nodes: self.undisturbed_from(a, &faults) });
         }
         known.as_ref().is_none_or(|known| !known.nodes[b])
     }
 
-    /// To which nodes a way led all the time.
-    fn undisturbed_from(&self, a: NodeIndex, from: Instant, to: Instant) -> Vec<bool> {
-        let faults: Vec<&Fault> = self.faults_in(from, to).collect();
+    /// Whether answers from node `b` may be lost on their way to `a`.
+    fn may_lose_answers(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
+        let are_neighbours = self.graph.edges.contains(&edge(a, b));
+        let counts = |fault: &&Fault| !are_neighbours || fault.spares != Some(a);
+        let faults: Vec<&Fault> = self.faults_in(from, to).filter(counts).collect();
+        !self.undisturbed_from(a, &faults)[b]
+    }
+
+    /// To which nodes a way led in spite of these.
+    fn undisturbed_from(&self, a: NodeIndex, faults: &[&Fault]) -> Vec<bool> {
         let is_well =
             |node| !faults.iter().any(|fault| matches!(fault.scope, Scope::Node(other) if other == node));
         if !is_well(a) {
@@ -629,7 +646,7 @@ impl Oracle {
                     let heard = *replied + 2 * self.rules.known_after() + slack;
                     message.pushes.iter().any(|(app, at)| app == replier && at <= replied)
                         && heard <= now
-                        && !self.is_disturbed(node, there, sent, heard)
+                        && !self.may_lose_answers(node, there, sent, heard)
                 });
                 if let Some((app, ..)) = unheard
                     && !message.shares_seq
