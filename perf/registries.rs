@@ -26,6 +26,7 @@ const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Registries {
     pub(super) now: Instant,
     pub(super) ids: Vec<NodeId>,
+    #[allow(dead_code)] // not every measurement reads it
     pub(super) shared: Vec<Arc<Shared>>,
     /// Bytes of all links.
     pub(super) bytes: usize,
