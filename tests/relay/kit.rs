@@ -11,7 +11,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     ops::RangeInclusive,
     sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
@@ -57,11 +57,17 @@ pub struct Timing {
     pub link: RangeInclusive<Duration>,
     /// From reactor to reactor, and between reactors and registry.
     pub local: RangeInclusive<Duration>,
+    /// The same as `link` for what goes from one node to another, where it differs.
+    pub between: BTreeMap<(NodeIndex, NodeIndex), RangeInclusive<Duration>>,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { link: LINK_LATENCY..=LINK_LATENCY, local: LOCAL_LATENCY..=LOCAL_LATENCY }
+        Self {
+            link: LINK_LATENCY..=LINK_LATENCY,
+            local: LOCAL_LATENCY..=LOCAL_LATENCY,
+            between: BTreeMap::new(),
+        }
     }
 }
 
@@ -292,10 +298,19 @@ impl VirtualNode {
         self.keys.sign(digest)
     }
 
+    fn deadline(&self, part: Part) -> Option<Instant> {
+        let shard = self.shards.get(usize::from(part));
+        if part == REGISTRY { self.registry.poll_timeout() } else { shard?.poll_timeout() }
+    }
+
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
         self.shared.counters.iter().map(|counters| counter(counters)).sum()
     }
 }
+
+/// A reactor of a node by its number, or the registry.
+type Part = u16;
+const REGISTRY: Part = Part::MAX;
 
 #[derive(Debug)]
 enum Event {
@@ -357,6 +372,12 @@ pub struct Network {
     /// Incarnations of clocks that were lost; counts down.
     lost_incarnations: u64,
     app_latency: BTreeMap<AppIndex, Instant>,
+    /// When each part of each node is to be woken, as it said last …
+    timers: BTreeSet<(Instant, NodeIndex, Part)>,
+    /// … and where to find that.
+    timer_of: BTreeMap<(NodeIndex, Part), Instant>,
+    /// Nodes that were frozen when something came for them, or was due.
+    held: BTreeSet<NodeIndex>,
     /// When what goes from one part of a node to another arrives at the earliest.
     local_arrivals: BTreeMap<Way, Instant>,
 }
@@ -404,6 +425,9 @@ impl Network {
             lives: 0,
             lost_incarnations: FIRST_INCARNATION,
             app_latency: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            timer_of: BTreeMap::new(),
+            held: BTreeSet::new(),
             local_arrivals: BTreeMap::new(),
         }
     }
@@ -479,12 +503,14 @@ impl Network {
         let (keys, reactors, settings) = (old.keys.clone(), old.shared.reactors, old.shared.settings.clone());
         let fresh = self.build_node(keys, reactors, settings, Limiter::unlimited(), clock);
         self.nodes[node] = fresh;
+        self.look_at_timers(node);
     }
 
     /// Stops a node without a word.
     pub fn kill(&mut self, node: NodeIndex) {
         self.nodes[node].running = false;
         self.nodes[node].parked.clear();
+        self.look_at_timers(node);
         let others: Vec<End> = self.nodes[node]
             .io
             .iter()
@@ -607,6 +633,7 @@ impl Network {
         for (x, y) in [(a, b), (b, a)] {
             for (reactor, key) in self.links_between(x, y) {
                 self.nodes[x].shards[usize::from(reactor.0)].handle_link_worn(key);
+                self.look_at_timer(x, reactor.0);
             }
         }
     }
@@ -622,7 +649,10 @@ impl Network {
     /// What a node itself knows of a message, the newest first of each reactor.
     pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<Known> {
         let now = self.now;
-        self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect()
+        let known =
+            self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
+        self.look_at_timers(node);
+        known
     }
 
     /// Has `node` ask `other` what it knows of a message, and gives what it is told within `bound`.
@@ -810,27 +840,21 @@ impl Network {
 
     /// Does what is due next, not after `end`. `false` if nothing is.
     pub fn step(&mut self, end: Instant) -> bool {
-        for node in 0..self.nodes.len() {
-            if !self.nodes[node].frozen {
-                for event in std::mem::take(&mut self.nodes[node].parked) {
-                    self.schedule(Duration::ZERO, event);
-                }
-            }
-        }
+        self.go_on_where_thawed();
         let event = self.events.peek().map(|Reverse((at, _))| *at);
         let timer = self.next_timer();
         let due = [event, timer.map(|(at, ..)| at)].into_iter().flatten().min();
         let Some(due) = due.filter(|&due| due <= end) else { return false };
         self.now = self.now.max(due);
-        if timer.is_some_and(|(at, ..)| at <= due) {
-            let (_, node, reactor) = timer.expect("just seen");
-            match reactor {
-                Some(reactor) => self.drive(node, reactor, |shard, now, io| shard.handle_timeout(now, io)),
-                None => {
-                    let now = self.now;
-                    self.nodes[node].registry.handle_timeout(now);
-                    self.collect_registry(node);
-                }
+        if let Some((at, node, part)) = timer
+            && at <= due
+        {
+            if part == REGISTRY {
+                let now = self.now;
+                self.nodes[node].registry.handle_timeout(now);
+                self.collect_registry(node);
+            } else {
+                self.drive(node, ReactorId(part), |shard, now, io| shard.handle_timeout(now, io));
             }
             return true;
         }
@@ -841,20 +865,51 @@ impl Network {
         true
     }
 
-    fn next_timer(&self) -> Option<(Instant, NodeIndex, Option<ReactorId>)> {
-        let mut next: Option<(Instant, NodeIndex, Option<ReactorId>)> = None;
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.running && !node.frozen) {
-            let shards = node.shards.iter().enumerate();
-            let shards = shards.map(|(id, shard)| (shard.poll_timeout(), Some(ReactorId(id as u16))));
-            for (at, reactor) in shards.chain([(node.registry.poll_timeout(), None)]) {
-                if let Some(at) = at
-                    && next.is_none_or(|(earliest, ..)| at < earliest)
-                {
-                    next = Some((at, index, reactor));
-                }
+    /// Takes up what waited for nodes that are frozen no longer.
+    fn go_on_where_thawed(&mut self) {
+        let thawed: Vec<NodeIndex> =
+            self.held.iter().copied().filter(|&node| !self.nodes[node].frozen).collect();
+        for node in thawed {
+            self.held.remove(&node);
+            for event in std::mem::take(&mut self.nodes[node].parked) {
+                self.schedule(Duration::ZERO, event);
             }
+            self.look_at_timers(node);
         }
-        next
+    }
+
+    fn next_timer(&mut self) -> Option<(Instant, NodeIndex, Part)> {
+        loop {
+            let &(at, node, part) = self.timers.first()?;
+            if !self.nodes[node].frozen {
+                return Some((at, node, part));
+            }
+            self.held.insert(node);
+            self.set_timer(node, part, None);
+        }
+    }
+
+    fn set_timer(&mut self, node: NodeIndex, part: Part, at: Option<Instant>) {
+        let before = match at {
+            Some(at) => self.timer_of.insert((node, part), at),
+            None => self.timer_of.remove(&(node, part)),
+        };
+        if before != at {
+            before.map(|before| self.timers.remove(&(before, node, part)));
+            at.map(|at| self.timers.insert((at, node, part)));
+        }
+    }
+
+    /// A part of a node has done something: it may want to be woken at another time.
+    fn look_at_timer(&mut self, node: NodeIndex, part: Part) {
+        let due = self.nodes[node].deadline(part).filter(|_| self.nodes[node].running);
+        self.set_timer(node, part, due);
+    }
+
+    fn look_at_timers(&mut self, node: NodeIndex) {
+        for part in (0..self.nodes[node].shared.reactors).chain([REGISTRY]) {
+            self.look_at_timer(node, part);
+        }
     }
 
     fn is_current(&self, node: NodeIndex, incarnation: u64) -> bool {
@@ -874,6 +929,7 @@ impl Network {
             _ => None,
         };
         if let Some(node) = addressee.filter(|&node| self.nodes[node].frozen) {
+            self.held.insert(node);
             return self.nodes[node].parked.push_back(event);
         }
         match event {
@@ -1019,10 +1075,15 @@ impl Network {
         let incarnation = virtual_node.life;
         handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
+        self.look_at_timer(node, reactor.0);
         for effect in effects {
             match effect {
                 Effect::Frame { link, bytes } => {
-                    let latency = self.link_latency();
+                    let to = self.nodes[node].io[index].link(link).map(|link| link.other);
+                    let latency = match to {
+                        Some(End::Node { node: to, .. }) => self.latency_between(node, to),
+                        _ => self.link_latency(),
+                    };
                     let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
                     let to = io_link.other;
                     let at = (now + latency).max(io_link.last_arrival);
@@ -1070,16 +1131,24 @@ impl Network {
             let event = Event::FromRegistry { node, incarnation, reactor, output };
             self.schedule_local(Way::FromRegistry(node, reactor), event);
         }
+        self.look_at_timer(node, REGISTRY);
     }
 
     fn link_latency(&mut self) -> Duration {
-        let (shortest, longest) = (*self.timing.link.start(), *self.timing.link.end());
+        self.draw_latency(self.timing.link.clone())
+    }
+
+    fn latency_between(&mut self, from: NodeIndex, to: NodeIndex) -> Duration {
+        self.draw_latency(self.timing.between.get(&(from, to)).unwrap_or(&self.timing.link).clone())
+    }
+
+    fn draw_latency(&mut self, range: RangeInclusive<Duration>) -> Duration {
+        let (shortest, longest) = range.into_inner();
         if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) }
     }
 
     fn schedule_local(&mut self, way: Way, event: Event) {
-        let (shortest, longest) = (*self.timing.local.start(), *self.timing.local.end());
-        let latency = if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) };
+        let latency = self.draw_latency(self.timing.local.clone());
         let arrival = self.local_arrivals.entry(way).or_insert(self.now);
         *arrival = (self.now + latency).max(*arrival);
         let at = *arrival;
