@@ -427,6 +427,13 @@ pub enum MeshMessage {
         /// Its number.
         seq: u32,
     },
+    /// To the home of a destination: a node on the way has taken a unicast to it.
+    Taken {
+        /// The destination.
+        node: Box<NodeId>,
+        /// Its number.
+        message: u32,
+    },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
         /// The coordinator's number for the request.

@@ -852,6 +852,7 @@ impl Network {
             if part == REGISTRY {
                 let now = self.now;
                 self.nodes[node].registry.handle_timeout(now);
+                self.publish_soon(node, self.nodes[node].life);
                 self.collect_registry(node);
             } else {
                 self.drive(node, ReactorId(part), |shard, now, io| shard.handle_timeout(now, io));
@@ -912,6 +913,12 @@ impl Network {
         }
     }
 
+    fn publish_soon(&mut self, node: NodeIndex, incarnation: u64) {
+        if !std::mem::replace(&mut self.nodes[node].publish_due, true) {
+            self.schedule(GATHER, Event::Publish { node, incarnation });
+        }
+    }
+
     fn is_current(&self, node: NodeIndex, incarnation: u64) -> bool {
         self.nodes[node].running && self.nodes[node].life == incarnation
     }
@@ -960,9 +967,7 @@ impl Network {
                 if self.is_current(node, incarnation) {
                     let now = self.now;
                     self.nodes[node].registry.handle(now, input);
-                    if !std::mem::replace(&mut self.nodes[node].publish_due, true) {
-                        self.schedule(GATHER, Event::Publish { node, incarnation });
-                    }
+                    self.publish_soon(node, incarnation);
                     self.collect_registry(node);
                 }
             }

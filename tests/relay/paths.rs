@@ -141,6 +141,61 @@ fn a_link_that_breaks_in_mid_traffic_costs_neither_a_loss_nor_a_double_delivery(
 }
 
 #[test]
+fn an_only_way_that_is_lost_for_a_moment_costs_nothing() {
+    for seed in 0..6 {
+        // 0 - 1 - 2 - 3: the middle link breaks again and again, and is back soon after.
+        let mut net = network(70 + seed, 4, 2, &line(4));
+        let apps = subscribers(&mut net, &[3]);
+        let publisher = net.app(0, Behaviour::Silent);
+        let mut sent = Vec::new();
+        for number in 0..200u8 {
+            sent.push(net.unicast(publisher, "t", &[number]));
+            net.multicast(publisher, "t", &[number]);
+            net.run_for(Duration::from_millis(2));
+            match number % 50 {
+                20 => net.break_links(1, 2),
+                40 => net.connect(1, 2),
+                _ => {}
+            }
+        }
+        net.run_for(5 * SOON);
+        let codes: Vec<i32> = sent.iter().map(|seq| net.answers(publisher, seq)[0].code().0).collect();
+        assert!(codes.iter().all(|&code| code == 0), "seed {seed}: {codes:?}");
+        for frame_type in [FrameType::REQUEST, FrameType::MULTICAST] {
+            let pushed = net.pushed(apps[0], frame_type);
+            let got: Vec<u8> = pushed.into_iter().map(|(_, payload)| payload[0]).collect();
+            assert_eq!(got, (0..200).collect::<Vec<u8>>(), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_go_back_from_a_lost_link_is_sent_again_as_soon_as_its_source_hears_of_that() {
+    for seed in 0..6 {
+        // A ring: from 0 to 2 over 1, and around over 5, 4 and 3.
+        let mut net = network(80 + seed, 6, 1, &ring(6));
+        let apps = subscribers(&mut net, &[2]);
+        let publisher = net.app(0, Behaviour::Silent);
+        let mut sent = Vec::new();
+        for number in 0..100u8 {
+            sent.push(net.unicast(publisher, "t", &[number]));
+            net.run_for(Duration::from_millis(1));
+            if number == 50 {
+                net.break_links(1, 2);
+            }
+        }
+        // Less than the patience of the source.
+        net.run_for(SOON / 2);
+        for (number, seq) in sent.iter().enumerate() {
+            assert_eq!(net.answers(publisher, seq).len(), 1, "seed {seed}, message {number}");
+        }
+        let pushed = net.pushed(apps[0], FrameType::REQUEST);
+        let got: Vec<u8> = pushed.into_iter().map(|(_, payload)| payload[0]).collect();
+        assert_eq!(got, (0..100).collect::<Vec<u8>>(), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_node_that_dies_in_mid_traffic_is_gone_around() {
     for seed in 0..4 {
         let mut net = network(30 + seed, 4, 2, &ring(4));

@@ -79,6 +79,8 @@ mod topology;
 
 /// How often a node says by a digest what it knows.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the way to a node farther away still counts when it is lost.
+pub(super) const WAY_GRACE: Duration = Duration::from_millis(500);
 /// A neighbour that does not fetch the next part for so long begins anew.
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Neighbours at once.
@@ -260,6 +262,8 @@ pub struct Registry {
     tombstones: BTreeMap<NodeId, (Head, Instant)>,
     topology: Topology,
     topology_changed: bool,
+    /// Nodes that no way leads to since then, while the old one still counts.
+    unreached: BTreeMap<NodeId, Instant>,
     /// As they were found last.
     ways: Ways,
     news: News,
@@ -352,6 +356,7 @@ impl Registry {
             tombstones: BTreeMap::new(),
             topology: Topology::default(),
             topology_changed: false,
+            unreached: BTreeMap::new(),
             ways: Ways::default(),
             news: News::default(),
             discovered: (BTreeMap::new(), true),
@@ -459,12 +464,17 @@ impl Registry {
     /// When [`Self::handle_timeout`] is due, or there is more to answer.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let rpc = self.rpc_waiting.front().map(|request| request.since);
-        rpc.into_iter().chain(self.next_digest).min()
+        let unreached = self.unreached.values().min().filter(|_| !self.topology_changed);
+        let unreached = unreached.map(|since| *since + WAY_GRACE);
+        [rpc, unreached, self.next_digest].into_iter().flatten().min()
     }
 
     /// Says to all neighbours what this node has, asks again for what it still lacks, and lets go of nodes that
     /// are gone.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.unreached.values().any(|since| now.saturating_duration_since(*since) >= WAY_GRACE) {
+            self.topology_changed = true;
+        }
         if self.next_digest.is_none_or(|due| due > now) {
             return;
         }
@@ -484,6 +494,22 @@ impl Registry {
         }
         let is_alone = self.neighbours.is_empty() && self.known.is_empty();
         self.next_digest = (!is_alone).then(|| now + DIGEST_INTERVAL);
+    }
+
+    /// The way to a node farther away may return in a moment, as a neighbour's link may: until then what is for it goes
+    /// on along the old one, as far as that leads.
+    fn keep_ways(&mut self, now: Instant, ways: &mut Ways) {
+        self.unreached.retain(|id, _| !ways.paths.contains_key(id));
+        for (id, path) in &self.ways.paths {
+            if path.hops == 1 || ways.paths.contains_key(id) {
+                continue;
+            }
+            let since = *self.unreached.entry(*id).or_insert(now);
+            if now.saturating_duration_since(since) < WAY_GRACE {
+                ways.paths.insert(*id, path.clone());
+            }
+        }
+        self.unreached.retain(|id, _| ways.paths.contains_key(id));
     }
 
     /// The nodes that are found by discovery, and where they are; `None` if that is the same as the last time.
@@ -750,6 +776,7 @@ impl Registry {
             }
             ways.connected.extend(others.connected);
         }
+        self.keep_ways(now, &mut ways);
         self.counters.ways_found.increment();
         let own = self.shared.id;
         let (mut reachable, mut not_admitted) = (0, 0);

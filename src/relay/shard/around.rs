@@ -460,10 +460,15 @@ impl Shard {
         }
     }
 
-    /// Sends again what is kept for nodes that are no neighbours.
+    /// Sends again what is kept for nodes that are no neighbours: all of it, where a node is lost that may have had it,
+    /// or where the way is another one. On the old one it may have come to a node that it cannot go back from.
     pub(super) fn send_kept_of_all(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
-        let which = if is_node_lost { Which::All } else { Which::Unsent };
+        let snapshot = self.shared.snapshot.load_full();
         for id in self.kept_for() {
+            let (hops, next) = snapshot.paths.get(&id).map_or((0, &[][..]), |path| (path.hops, &path.next));
+            let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let is_new = channel.is_some_and(|channel| channel.is_way_new(hops, next));
+            let which = if is_node_lost || is_new { Which::All } else { Which::Unsent };
             self.send_again(now, &id, which, out);
         }
     }
@@ -544,18 +549,15 @@ impl Shard {
         channel.drop_kept();
     }
 
-    /// A unicast to a node is not wanted any more. Tells whether it is on its way, and may still arrive.
-    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) -> bool {
+    /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
+    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) {
         let subject = Subject { packet_type: PacketType::UNICAST, seq };
-        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
-            return false;
-        };
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().0;
         self.sealed += 1;
-        let was_sent = channel.void(self.sealed, subject);
+        channel.void(self.sealed, subject);
         self.windows_bytes = self.windows_bytes + channel.bytes().0 - before;
         self.want_node_tick(now);
-        was_sent
     }
 }
 

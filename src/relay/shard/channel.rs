@@ -21,7 +21,7 @@ use crate::{
         sealing::{ContentKey, FRONT_LEN, Seal, Subject, TAG_LEN},
         timers::TimerKey,
     },
-    wire::{RetainedFrame, node::PacketType},
+    wire::{NodeId, RetainedFrame, node::PacketType},
 };
 
 /// Bytes in a sealed message before its extensions: its number, and the least one that may still come.
@@ -52,6 +52,8 @@ pub(super) struct Channel {
     /// Messages and bytes that were taken and not acknowledged.
     pub(super) unacknowledged: (u64, usize),
     pub(super) ack_timer: Option<TimerKey>,
+    /// The way to the other end when it was last looked at: links, and with which neighbours it begins.
+    way: (u8, SmallVec<[NodeId; 2]>),
 }
 
 /// A message that the other end may not have.
@@ -64,8 +66,6 @@ pub(super) struct Kept {
     content: Option<RetainedFrame>,
     /// Whether a neighbour took it.
     pub(super) is_sent: bool,
-    /// Whether one took it before it was sent again.
-    was_sent: bool,
 }
 
 impl Kept {
@@ -167,7 +167,17 @@ impl Channel {
             controls: Controls { floor: floor.and_then(|floor| floor.control), ..Controls::default() },
             unacknowledged: (0, 0),
             ack_timer: None,
+            way: (0, SmallVec::new()),
         }
+    }
+
+    /// Whether the way to the other end is another one than when it was last looked at.
+    pub(super) fn is_way_new(&mut self, hops: u8, next: &[NodeId]) -> bool {
+        let is_new = (self.way.0, self.way.1.as_slice()) != (hops, next);
+        if is_new {
+            self.way = (hops, next.into());
+        }
+        is_new
     }
 
     pub(super) fn floor(&self) -> Floor {
@@ -201,7 +211,7 @@ impl Channel {
             (self.since, self.patience) = (now, PATIENCE);
         }
         self.next += 1;
-        let kept = Kept { number, subject, sealed, content: None, is_sent: false, was_sent: false };
+        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
         self.kept_bytes += kept.cost();
         self.kept.push_back(kept);
         self.kept.back()
@@ -249,7 +259,6 @@ impl Channel {
     /// The same when a link to the other end has come up, over which all of it is sent.
     pub(super) fn send_all_kept(&mut self) -> Vec<(Subject, RetainedFrame)> {
         let send = |kept: &mut Kept| {
-            kept.was_sent |= kept.is_sent;
             kept.is_sent = true;
             (kept.subject, kept.frame())
         };
@@ -260,7 +269,6 @@ impl Channel {
         let Some(first) = self.kept.front().map(|kept| kept.number) else { return };
         let index = number.checked_sub(first).map(|index| index as usize);
         if let Some(kept) = index.and_then(|index| self.kept.get_mut(index)) {
-            kept.was_sent |= is_sent && kept.is_sent;
             kept.is_sent = is_sent;
         }
     }
@@ -279,10 +287,9 @@ impl Channel {
     }
 
     /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
-    /// Should it have been taken already, it stays so: tells whether a neighbour ever took it.
-    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) -> bool {
-        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return false };
-        let was_sent = self.kept[index].is_sent || self.kept[index].was_sent;
+    /// Should it have been taken already, it stays so.
+    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) {
+        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return };
         let number = self.kept[index].number;
         let least = self.kept.front().map_or(number, |kept| kept.number);
         if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
@@ -291,7 +298,6 @@ impl Channel {
             (kept.sealed, kept.is_sent) = (sealed, false);
             self.kept_bytes += kept.cost();
         }
-        was_sent
     }
 
     /// The other end has taken all messages below a number; gives which. `None` if they were never sent.

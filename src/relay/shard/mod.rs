@@ -416,6 +416,7 @@ impl Shard {
             MeshMessage::NotPassed { node, packet_type, seq } => {
                 self.handle_not_passed(now, &node, Subject { packet_type, seq });
             }
+            MeshMessage::Taken { node, message } => self.note_taken_on_the_way(&node, message),
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(now, request, message, taken, out);
             }

@@ -12,8 +12,8 @@ use tracing::{info, warn};
 use super::{LinkKind, Shard, Usage, around::SHARED_MAX, multicast::Copies, node_link::NodeLink};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, Named, Outbound, Packet, ReactorId, RegistryInput, RequestId, SendError,
-        sealing::Subject, snapshot::NodeRef,
+        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
+        RequestId, SendError, home_reactor, sealing::Subject, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -69,6 +69,8 @@ enum Standing {
 struct Window {
     frames: VecDeque<Sent>,
     bytes: usize,
+    /// How many of them the channels with their ends have counted.
+    kept: usize,
 }
 
 pub(super) struct Sent {
@@ -78,6 +80,8 @@ pub(super) struct Sent {
     pub(super) message: u32,
     /// Set if it names its ends.
     pub(super) packet: Option<Box<Packet>>,
+    /// Whether the channel with its end has counted it.
+    pub(super) is_kept: bool,
 }
 
 impl Sent {
@@ -87,6 +91,9 @@ impl Sent {
 
     /// What it takes in the window: its bytes, its place, and the allocation of its body.
     fn cost(&self) -> usize {
+        if self.is_kept {
+            return 0;
+        }
         self.len() + size_of::<Self>() + 64
     }
 }
@@ -97,7 +104,8 @@ const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 impl Neighbour {
     /// Its part of the shard's usage.
     pub(super) fn usage(&self) -> Usage {
-        Usage { window_frames: self.window.frames.len(), window_bytes: self.window.bytes, ..Usage::default() }
+        let window_frames = self.window.frames.len() - self.window.kept;
+        Usage { window_frames, window_bytes: self.window.bytes, ..Usage::default() }
     }
 }
 
@@ -204,9 +212,9 @@ impl Shard {
             let packet = Packet::of_own(own, *peer, subject, true);
             let head = packet.head(body.len());
             let (packet_type, message) = (subject.packet_type, subject.seq);
-            let sent = Sent { head, body, packet_type, message, packet: Some(Box::new(packet)) };
-            neighbour.window.bytes += sent.cost();
-            self.windows_bytes += sent.cost();
+            let packet = Some(Box::new(packet));
+            let sent = Sent { head, body, packet_type, message, packet, is_kept: true };
+            neighbour.window.kept += 1;
             neighbour.window.frames.push_front(sent);
         }
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
@@ -346,6 +354,7 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(id) else { return };
         neighbour.window.bytes += sent.cost();
         self.windows_bytes += sent.cost();
+        neighbour.window.kept += usize::from(sent.is_kept);
         neighbour.window.frames.push_back(sent);
     }
 
@@ -605,8 +614,8 @@ impl Shard {
         let settings = &self.shared.settings;
         let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
         let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
-        let frames =
-            window.map_or(0, |window| window.frames.len()) + channel.map_or(0, |channel| channel.frames());
+        let frames = window.map_or(0, |window| window.frames.len() - window.kept)
+            + channel.map_or(0, |channel| channel.frames());
         let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
         if frames >= settings.window_frames_max / share
             || bytes >= settings.window_bytes_max / share
@@ -654,9 +663,10 @@ impl Shard {
         {
             return Err(packet);
         }
-        let sent = Sent { head, body: frame.retain(), packet_type, message, packet };
+        let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
         window.bytes += sent.cost();
         self.windows_bytes += sent.cost();
+        window.kept += usize::from(is_kept);
         window.frames.push_back(sent);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
             link.last_sent = now;
@@ -666,19 +676,40 @@ impl Shard {
     }
 
     /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.
-    pub(super) fn acknowledge(&mut self, id: &NodeId, count: u64) -> bool {
+    pub(super) fn acknowledge(&mut self, id: &NodeId, count: u64, out: &mut impl Outbound) -> bool {
         let Some(neighbour) = self.neighbours.get_mut(id) else { return false };
         if count > neighbour.window.frames.len() as u64 {
             return false;
         }
-        for sent in neighbour.window.frames.drain(..count as usize) {
-            neighbour.window.bytes -= sent.cost();
+        // Of unicasts of this node that go on from there, with their ends.
+        let mut passed: SmallVec<[(NodeId, u32); 4]> = SmallVec::new();
+        let window = &mut neighbour.window;
+        for sent in window.frames.drain(..count as usize) {
+            window.bytes -= sent.cost();
             self.windows_bytes -= sent.cost();
-            if sent.packet_type == PacketType::UNICAST
-                && sent.packet.is_none()
-                && let Some(peer) = self.peers.get_mut(id)
-            {
-                peer.note_taken(sent.message);
+            window.kept -= usize::from(sent.is_kept);
+            if sent.packet_type != PacketType::UNICAST {
+                continue;
+            }
+            match sent.packet.as_deref() {
+                None => {
+                    if let Some(peer) = self.peers.get_mut(id) {
+                        peer.note_taken(sent.message);
+                    }
+                }
+                Some(packet) if packet.from.is_none() => {
+                    passed.extend(packet.destinations.first().map(|end| (*end, sent.message)));
+                }
+                Some(_) => {}
+            }
+        }
+        for (end, message) in passed {
+            let home = home_reactor(&end, self.shared.reactors);
+            if home == self.id {
+                self.note_taken_on_the_way(&end, message);
+            } else {
+                let taken = MeshMessage::Taken { node: Box::new(end), message };
+                out.to_reactor(home, taken, FrameRef::Slice(&[]));
             }
         }
         true

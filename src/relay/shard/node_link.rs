@@ -358,7 +358,7 @@ impl Shard {
         }
         let count = taken.checked_sub(link.acknowledged_by_peer);
         link.acknowledged_by_peer = taken;
-        if !count.is_some_and(|count| self.acknowledge(peer, count)) {
+        if !count.is_some_and(|count| self.acknowledge(peer, count, out)) {
             self.misbehaved(now, key, "an Ack of frames that were never sent", out);
         }
     }

@@ -186,13 +186,20 @@ impl Shard {
         }
     }
 
+    /// A node on the way has taken a unicast.
+    pub(super) fn note_taken_on_the_way(&mut self, id: &NodeId, message: u32) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.note_taken(message);
+        }
+    }
+
     /// What waits for a node's answers fails. What it sent is remembered, for the case that only the ways to it were
     /// gone.
     pub(super) fn fail_awaiting(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let awaiting: Vec<(u32, Awaiting)> = peer.awaiting.drain().collect();
         for (message, Awaiting { coordinator, request, taken }) in awaiting {
-            let taken = self.void_unicast(now, id, message) || taken;
+            self.void_unicast(now, id, message);
             if coordinator == self.id {
                 self.handle_forward_failed(now, request, message, taken, out);
             } else {
@@ -252,7 +259,7 @@ impl Shard {
         message: u32,
     ) -> Option<(RequestId, bool)> {
         let awaiting = self.peers.get_mut(id)?.awaiting.remove(&message)?;
-        let may_be_taken = self.void_unicast(now, id, message);
-        Some((awaiting.request, awaiting.taken || may_be_taken))
+        self.void_unicast(now, id, message);
+        Some((awaiting.request, awaiting.taken))
     }
 }

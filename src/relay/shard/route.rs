@@ -347,7 +347,7 @@ impl Shard {
     /// Sends what waits for a neighbour over other ways, where there are some.
     pub(super) fn send_waiting_around(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         for sent in self.take_window(id) {
-            let Sent { head, body, packet_type, message, packet } = sent;
+            let Sent { head, body, packet_type, message, packet, is_kept } = sent;
             let rerouted = match packet {
                 // It is for a node that the lists leave out.
                 Some(packet)
@@ -365,7 +365,7 @@ impl Shard {
                         self.not_passed(now, packet, body.as_shared(), out);
                     } else {
                         let packet = Some(Box::new(packet));
-                        self.keep_waiting(id, Sent { head, body, packet_type, message, packet });
+                        self.keep_waiting(id, Sent { head, body, packet_type, message, packet, is_kept });
                     }
                     continue;
                 }
@@ -380,7 +380,7 @@ impl Shard {
             if rerouted {
                 self.counters.frames_sent_again.increment();
             } else {
-                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None });
+                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_kept });
             }
         }
     }
