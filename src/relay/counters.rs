@@ -336,6 +336,10 @@ figures! {
         counter sealed_refused,
         /// Sealed payloads of, or for, a life that is over.
         counter sealed_late,
+        /// Messages over other nodes that came before their turn and waited for it.
+        counter held_for_order,
+        /// The same that there was no room for; they come again.
+        counter not_held_for_order,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
         /// Links closed because unfinished frames of all links together took too much memory.

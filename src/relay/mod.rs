@@ -419,7 +419,7 @@ pub enum MeshMessage {
         /// What it was.
         packet_type: PacketType,
         /// Its number.
-        message: u32,
+        seq: u32,
     },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
@@ -597,7 +597,10 @@ pub enum RegistryOutput {
         incarnation: Option<u64>,
     },
     /// To all: the snapshot's paths have changed.
-    WaysChanged,
+    WaysChanged {
+        /// No way leads any more to a node that may have had frames of others.
+        is_node_lost: bool,
+    },
     /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.

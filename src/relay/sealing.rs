@@ -2,15 +2,16 @@
 //! nothing of them, and can neither alter nor make one.
 //!
 //! The two nodes share a secret by their keys alone (ECDH on secp256k1), so nothing has to be agreed first. A key is
-//! made of it for one direction and one life of each end. Which lives these are stands in the open before what is sealed, and
-//! so does a number that no other payload under that key has.
+//! made of it for one direction and one life of each end. Which lives these are stands in the open before what is sealed,
+//! and so does a number that no other payload under that key has.
 //!
 //! ```text
 //!   u64 life of the source | u64 life of the destination | u64 number | sealed payload | 16 bytes tag
 //! ```
 //!
 //! # Invariants
-//! - No number is used twice with one key: it counts up in one place, and a key is of one life of its sealer.
+//! - No number is used twice with one key: whoever seals counts up in one place as long as it lives, and a key is of one
+//!   life of its sealer.
 //! - What opens was made by the other node, for this node, as a message of that type and number at its source.
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -101,7 +102,6 @@ pub struct Seal {
     other_incarnation: u64,
     sealing: LessSafeKey,
     opening: LessSafeKey,
-    next: u64,
 }
 
 impl Seal {
@@ -110,7 +110,7 @@ impl Seal {
         let (own, other) = ((&secret.own, own_incarnation), (&secret.other, other_incarnation));
         let sealing = secret.key(own, other)?;
         let opening = secret.key(other, own)?;
-        Some(Self { secret, own_incarnation, other_incarnation, sealing, opening, next: 0 })
+        Some(Self { secret, own_incarnation, other_incarnation, sealing, opening })
     }
 
     /// The life of the other node that it is for.
@@ -118,19 +118,21 @@ impl Seal {
         self.other_incarnation
     }
 
-    /// Appends the sealed form of a payload that comes in pieces. `None` after 2^64 payloads.
+    /// Appends the sealed form of a payload that comes in pieces behind a first one, under a number that no other one has in this life of
+    /// this node. `None` if it is too long for AES-GCM.
     pub fn seal<'a>(
-        &mut self,
+        &self,
+        number: u64,
         subject: Subject,
+        first: &[u8],
         pieces: impl Iterator<Item = &'a [u8]>,
         out: &mut Vec<u8>,
     ) -> Option<()> {
-        let number = self.next;
-        self.next = number.checked_add(1)?;
         for field in [self.own_incarnation, self.other_incarnation, number] {
             out.extend_from_slice(&field.to_be_bytes());
         }
         let start = out.len();
+        out.extend_from_slice(first);
         pieces.for_each(|piece| out.extend_from_slice(piece));
         let aad = aad(subject, &self.secret.own, &self.secret.other);
         let tag = self.sealing.seal_in_place_separate_tag(nonce(number), aad, &mut out[start..]).ok()?;
@@ -138,20 +140,38 @@ impl Seal {
         Some(())
     }
 
-    /// Opens a payload in place; gives what was sealed.
+    /// Opens a payload of the other node in place; gives what was sealed.
     pub fn open<'a>(&self, subject: Subject, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
-        let lives = Lives::of(sealed).ok_or(OpenError::Short)?;
-        if lives.destination != self.own_incarnation || lives.source != self.other_incarnation {
-            return Err(OpenError::Life);
-        }
-        let number = u64_at(sealed, 16).ok_or(OpenError::Short)?;
-        let aad = aad(subject, &self.secret.other, &self.secret.own);
-        let sealed = sealed.get_mut(FRONT_LEN..).ok_or(OpenError::Short)?;
-        self.opening
-            .open_in_place(nonce(number), aad, sealed)
-            .map(|opened| &*opened)
-            .map_err(|_| OpenError::Forged)
+        let Secret { own, other, .. } = &self.secret;
+        let lives = Lives { source: self.other_incarnation, destination: self.own_incarnation };
+        open(&self.opening, lives, aad(subject, other, own), sealed)
     }
+
+    /// The same with a payload that this node sealed.
+    pub fn open_own<'a>(&self, subject: Subject, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
+        let Secret { own, other, .. } = &self.secret;
+        let lives = Lives { source: self.own_incarnation, destination: self.other_incarnation };
+        open(&self.sealing, lives, aad(subject, own, other), sealed)
+    }
+}
+
+fn open<'a>(
+    key: &LessSafeKey,
+    lives: Lives,
+    aad: Aad<[u8; 134]>,
+    sealed: &'a mut [u8],
+) -> Result<&'a [u8], OpenError> {
+    if Lives::of(sealed).ok_or(OpenError::Short)? != lives {
+        return Err(OpenError::Life);
+    }
+    let number = number_of(sealed).ok_or(OpenError::Short)?;
+    let sealed = sealed.get_mut(FRONT_LEN..).ok_or(OpenError::Short)?;
+    key.open_in_place(nonce(number), aad, sealed).map(|opened| &*opened).map_err(|_| OpenError::Forged)
+}
+
+/// The number that a payload says it was sealed under; `None` if it is too short to be sealed.
+pub fn number_of(sealed: &[u8]) -> Option<u64> {
+    u64_at(sealed, 16)
 }
 
 /// For which lives of its ends a payload was sealed, as it says.
@@ -207,23 +227,25 @@ mod tests {
         Seal::new(Secret::new(&secret, id, other).unwrap(), lives.0, lives.1).unwrap()
     }
 
-    fn sealed(seal: &mut Seal, payload: &[u8]) -> Vec<u8> {
+    fn sealed(seal: &Seal, number: u64, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        seal.seal(SUBJECT, payload.chunks(3), &mut out).unwrap();
+        seal.seal(number, SUBJECT, &[], payload.chunks(3), &mut out).unwrap();
         out
     }
 
     #[test]
     fn the_other_end_opens_what_was_sealed_and_every_payload_has_a_number_of_its_own() {
-        let (mut one, mut other) = (seal_of(1, 2, (10, 20)), seal_of(2, 1, (20, 10)));
+        let (one, other) = (seal_of(1, 2, (10, 20)), seal_of(2, 1, (20, 10)));
         let mut seen = std::collections::BTreeSet::new();
-        for payload in [&b"first"[..], b"", b"first", &[9; 10_000]] {
-            let mut bytes = sealed(&mut one, payload);
+        for (number, payload) in (5..).zip([&b"first"[..], b"", b"first", &[9; 10_000]]) {
+            let mut bytes = sealed(&one, number, payload);
+            assert_eq!(number_of(&bytes), Some(number));
+            assert_eq!(one.open_own(SUBJECT, &mut bytes.clone()), Ok(payload));
             assert_eq!(bytes.len(), FRONT_LEN + payload.len() + TAG_LEN);
             assert_eq!(Lives::of(&bytes), Some(Lives { source: 10, destination: 20 }));
             assert!(seen.insert(bytes.clone()));
             assert_eq!(other.open(SUBJECT, &mut bytes), Ok(payload));
-            let mut back = sealed(&mut other, payload);
+            let mut back = sealed(&other, number, payload);
             assert!(seen.insert(back.clone()), "the two directions have keys of their own");
             assert_eq!(one.open(SUBJECT, &mut back), Ok(payload));
         }
@@ -231,9 +253,9 @@ mod tests {
 
     #[test]
     fn whatever_is_changed_on_the_way_shows() {
-        let mut one = seal_of(1, 2, (10, 20));
+        let one = seal_of(1, 2, (10, 20));
         let other = seal_of(2, 1, (20, 10));
-        let bytes = sealed(&mut one, b"pay 5 to bob");
+        let bytes = sealed(&one, 0, b"pay 5 to bob");
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
@@ -254,14 +276,14 @@ mod tests {
 
     #[test]
     fn it_opens_at_nobody_else_in_no_other_life_and_not_where_it_came_from() {
-        let mut one = seal_of(1, 2, (10, 20));
-        let bytes = sealed(&mut one, b"payload");
+        let one = seal_of(1, 2, (10, 20));
+        let bytes = sealed(&one, 0, b"payload");
         let open = |seal: &Seal| seal.open(SUBJECT, &mut bytes.clone()).map(<[u8]>::to_vec);
         assert_eq!(open(&seal_of(3, 1, (20, 10))), Err(OpenError::Forged), "a third node");
         assert_eq!(open(&seal_of(2, 3, (20, 10))), Err(OpenError::Forged), "as if it came from a third node");
         assert_eq!(open(&seal_of(2, 1, (21, 10))), Err(OpenError::Life));
         assert_eq!(open(&seal_of(2, 1, (20, 11))), Err(OpenError::Life));
-        assert_eq!(open(&seal_of(1, 2, (20, 10))), Err(OpenError::Forged), "sent back");
+        assert_eq!(open(&seal_of(1, 2, (20, 10))), Err(OpenError::Life), "sent back");
         assert!(Secret::new(&party(1).0, party(1).1, NodeId([0; 64])).is_none(), "no point of the curve");
     }
 }

@@ -55,7 +55,8 @@ fn a_unicast_crosses_a_line_of_five_nodes_and_its_answer_comes_back() {
             assert_eq!(net.answer(publisher, &seq, SOON).0, 0, "message {number}, {reactors} reactors");
         }
         for between in 1..4 {
-            assert_eq!(net.nodes[between].total(|counters| counters.relayed.get()), 40);
+            // Acknowledgements besides.
+            assert!(net.nodes[between].total(|counters| counters.relayed.get()) >= 40);
         }
     }
 }
@@ -125,9 +126,7 @@ fn a_node_that_dies_in_mid_traffic_is_gone_around() {
         }
         net.run_for(40 * SOON);
         let codes: Vec<i32> = sent.iter().map(|seq| net.answers(publisher, seq)[0].code().0).collect();
-        // What the dead node had acknowledged and not passed on is lost with it.
-        assert!(codes.iter().all(|code| [0, 102].contains(code)), "seed {seed}: {codes:?}");
-        assert!(codes[40..].iter().all(|&code| code == 0), "seed {seed}: {codes:?}");
+        assert!(codes.iter().all(|&code| code == 0), "seed {seed}: {codes:?}");
     }
 }
 
@@ -223,21 +222,20 @@ fn a_node_on_the_way_that_alters_a_frame_anywhere_has_nothing_delivered() {
         let index = offset + chosen.get() % (bytes.len() - offset);
         bytes[index] ^= 1;
     });
-    let before = net.pushed(subscriber, FrameType::MULTICAST).len();
     for index in 0..160 {
         at.set(index);
         net.multicast(publisher, "t", SECRET);
         net.run_for(SOON / 10);
     }
-    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), before);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 0);
     let counted = |net: &Network| {
         net.nodes[2].total(|counters| counters.sealed_refused.get() + counters.sealed_late.get())
     };
-    assert_eq!(counted(&net), 160);
+    assert!(counted(&net) >= 160);
     net.tamper = None;
     net.multicast(publisher, "t", SECRET);
-    net.run_for(SOON);
-    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), before + 1);
+    net.run_for(20 * SOON);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 161, "it could but delay them");
 }
 
 #[test]

@@ -750,11 +750,13 @@ impl Registry {
             Some((*id, snapshot::Path { incarnation, hops: path.hops, next: path.next.clone() }))
         };
         let paths: BTreeMap<NodeId, snapshot::Path> = ways.paths.iter().filter_map(path).collect();
+        let is_node_lost = self.snapshot.paths.keys().any(|id| !paths.contains_key(id));
         if *self.snapshot.paths != paths {
             self.snapshot.paths = Arc::new(paths);
             self.snapshot_changed = true;
             let reactors = (0..self.shared.reactors).map(ReactorId);
-            self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::WaysChanged)));
+            let changed = |reactor| (reactor, RegistryOutput::WaysChanged { is_node_lost });
+            self.outputs.extend(reactors.map(changed));
         }
         if self.shared.settings.discovers {
             self.discover(&ways);

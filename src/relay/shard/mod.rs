@@ -14,6 +14,10 @@
 //! | `desk` | private topics: carrying challenges to subscribers, once and to nobody else |
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
+//! | `peer` | the same node as the end of messages: which life of it, whose answers are awaited, what it sent before |
+//! | `channel` | messages to and from a node that is no neighbour: numbered, kept, put in order |
+//! | `around` | such messages in both directions: sealed, sent again, acknowledged |
+//! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `logs` | how many lines are logged |
@@ -24,6 +28,8 @@
 //! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
 //!   answer.
 
+mod around;
+mod channel;
 mod desk;
 mod logs;
 mod multicast;
@@ -54,6 +60,7 @@ pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
 
 use self::{
+    channel::Floor,
     desk::Desk,
     logs::Logs,
     neighbour::Neighbour,
@@ -69,7 +76,8 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryInput, RegistryOutput,
-    RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, timers::Timers,
+    RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, sealing::Subject,
+    timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -107,6 +115,10 @@ pub struct Shard {
     neighbours: AHashMap<NodeId, Neighbour>,
     peers: AHashMap<NodeId, Peer>,
     parked: Parked,
+    /// How many payloads were sealed in this life.
+    sealed: u64,
+    /// Of channels that were let go.
+    floors: AHashMap<NodeId, Floor>,
     /// Bytes in the windows of all neighbours.
     windows_bytes: usize,
     /// Message identities remembered for all neighbours.
@@ -116,7 +128,7 @@ pub struct Shard {
     request_timers: Timers<RequestId>,
     idle_timers: Timers<LinkKey>,
     deferred_subscriptions: Timers<LinkKey>,
-    ack_timers: Timers<LinkKey>,
+    ack_timers: Timers<AckDue>,
     next_node_tick: Option<Instant>,
     next_publisher_look: Option<Instant>,
     draining: bool,
@@ -159,6 +171,12 @@ pub(super) fn sizes() -> Sizes {
         question: trace::QUESTION_LEN,
         steps: trace::STEPS_LEN,
     }
+}
+
+/// What an acknowledgement is due on.
+enum AckDue {
+    Link(LinkKey),
+    Channel(NodeId),
 }
 
 struct Link {
@@ -224,6 +242,8 @@ impl Shard {
             neighbours: AHashMap::with_hasher(hashing.clone()),
             peers: AHashMap::with_hasher(hashing.clone()),
             parked: Parked::default(),
+            sealed: 0,
+            floors: AHashMap::with_hasher(hashing.clone()),
             windows_bytes: 0,
             identities: 0,
             hashing,
@@ -374,10 +394,10 @@ impl Shard {
             }
             MeshMessage::Pass { packet, next } => self.pass(now, *packet, *next, frame, out),
             MeshMessage::Arrived { source, packet_type, seq } => {
-                self.arrive(now, &source, packet_type, seq, frame, out);
+                self.arrive(now, &source, Subject { packet_type, seq }, frame, out);
             }
-            MeshMessage::NotPassed { node, packet_type, message } => {
-                self.handle_not_passed(now, &node, packet_type, message, out);
+            MeshMessage::NotPassed { node, packet_type, seq } => {
+                self.handle_not_passed(now, &node, Subject { packet_type, seq });
             }
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(now, request, message, taken, out);
@@ -421,7 +441,7 @@ impl Shard {
                 self.send_rpc_answer(link, &seq, &body, out);
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(now, &id, incarnation, out),
-            RegistryOutput::WaysChanged => self.handle_ways_changed(now, out),
+            RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(now, is_node_lost, out),
             RegistryOutput::NewLife => self.begin_life(now, out),
             RegistryOutput::CloseNode { id, reason } => self.close_node(now, &id, reason, out),
         }
@@ -458,8 +478,11 @@ impl Shard {
         while let Some(key) = self.deferred_subscriptions.pop_expired(now) {
             self.apply_deferred_subscription(now, key, out);
         }
-        while let Some(key) = self.ack_timers.pop_expired(now) {
-            self.send_due_ack(now, key, out);
+        while let Some(due) = self.ack_timers.pop_expired(now) {
+            match due {
+                AckDue::Link(key) => self.send_due_ack(now, key, out),
+                AckDue::Channel(id) => self.send_due_channel_ack(now, &id, out),
+            }
         }
         self.end_questions(now, out);
         if self.next_node_tick.is_some_and(|due| due <= now) {

@@ -9,10 +9,11 @@ use std::{
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, node_link::NodeLink};
+use super::{LinkKind, Shard, Usage, channel::Arrival, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Named, Outbound, Packet, ReactorId, RegistryInput, RequestId, SendError,
+        sealing::Subject,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -80,6 +81,13 @@ pub(super) struct Sent {
 }
 
 impl Sent {
+    /// A message that was to go around, on its way over the link.
+    fn direct(Arrival { subject: Subject { packet_type, seq }, payload }: Arrival) -> Self {
+        let mut head = SmallVec::new();
+        Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
+        Self { head, body: RetainedFrame::from_bytes(payload), packet_type, message: seq, packet: None }
+    }
+
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
@@ -195,6 +203,18 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
+        // What went around it is older than what waits for its link.
+        let moved = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
+        let moved = moved.map(|channel| {
+            self.windows_bytes -= channel.bytes().0;
+            channel.take_kept()
+        });
+        for arrival in moved.into_iter().flatten().rev() {
+            let sent = Sent::direct(arrival);
+            neighbour.window.bytes += sent.cost();
+            self.windows_bytes += sent.cost();
+            neighbour.window.frames.push_front(sent);
+        }
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
         }
@@ -335,6 +355,13 @@ impl Shard {
         neighbour.window.frames.push_back(sent);
     }
 
+    /// Whether messages of this node wait for a link to a neighbour.
+    fn has_waiting(&self, id: &NodeId) -> bool {
+        self.neighbours
+            .get(id)
+            .is_some_and(|neighbour| neighbour.window.frames.iter().any(|sent| sent.packet.is_none()))
+    }
+
     /// The neighbours without a link for whom something waits.
     pub(super) fn waiting_neighbours(&self) -> Vec<NodeId> {
         let waits = |neighbour: &Neighbour| neighbour.active.is_none() && !neighbour.window.frames.is_empty();
@@ -411,10 +438,9 @@ impl Shard {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for id in peers {
             self.fail_awaiting(now, &id, out);
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.seal = None;
-            }
+            self.drop_channel(&id);
         }
+        self.floors.clear();
         for link in links {
             out.abort(link, CloseReason::NewLife);
         }
@@ -442,13 +468,8 @@ impl Shard {
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
-        let is_linked = self.neighbours.contains_key(node);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, coordinator, request);
-            if !is_linked {
-                // The nodes on the way acknowledge to each other only.
-                peer.note_taken(message);
-            }
         }
         true
     }
@@ -508,10 +529,13 @@ impl Shard {
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
         let is_linked = self.neighbours.get(node).is_some_and(|neighbour| neighbour.active.is_some());
-        if !is_linked
-            && let Some(is_sent) = self.send_around(now, node, (packet_type, message), &[&block], frame, out)
-        {
-            return is_sent;
+        if !is_linked && self.has_way_around(node) {
+            // None overtakes those before it.
+            if self.has_waiting(node) {
+                self.send_waiting_around(now, node, out);
+            }
+            return self.has_room(now, node, packet_type)
+                && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
         }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
@@ -522,6 +546,32 @@ impl Shard {
         Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
         head.extend_from_slice(&block);
         self.enqueue(now, node, head, frame, packet_type, message, None, out)
+    }
+
+    /// Whether what is kept for a node until it acknowledges it leaves room for one more.
+    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, packet_type: PacketType) -> bool {
+        let settings = &self.shared.settings;
+        let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
+        let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
+        let frames =
+            window.map_or(0, |window| window.frames.len()) + channel.map_or(0, |channel| channel.frames());
+        let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
+        // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
+        // the whole request time.
+        let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
+        if frames >= settings.window_frames_max / share
+            || bytes >= settings.window_bytes_max / share
+            || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
+        {
+            if self.logs.window_full.admits(now) {
+                warn!(
+                    peer = %node,
+                    "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
+                );
+            }
+            return false;
+        }
+        true
     }
 
     /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
@@ -538,24 +588,11 @@ impl Shard {
         packet: Option<Packet>,
         out: &mut impl Outbound,
     ) -> bool {
-        let settings = &self.shared.settings;
-        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
-        let window = &mut neighbour.window;
-        // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
-        // the whole request time.
-        let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-        if window.frames.len() >= settings.window_frames_max / share
-            || window.bytes >= settings.window_bytes_max / share
-            || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
-        {
-            if self.logs.window_full.admits(now) {
-                warn!(
-                    peer = %node,
-                    "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
-                );
-            }
+        if !self.has_room(now, node, packet_type) {
             return false;
         }
+        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
+        let window = &mut neighbour.window;
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active

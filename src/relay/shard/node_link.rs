@@ -6,7 +6,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tracing::warn;
 
-use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin, round_trip::RoundTrip};
+use super::{
+    AckDue, LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, peer::Peer, request::Origin,
+    round_trip::RoundTrip,
+};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
@@ -438,7 +441,7 @@ impl Shard {
         if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
             self.send_ack(now, key, None, out);
         } else if link.ack_timer.is_none() {
-            let timer = self.ack_timers.start(now, key);
+            let timer = self.ack_timers.start(now, AckDue::Link(key));
             if let Some(link) = self.node_link_mut(key) {
                 link.ack_timer = Some(timer);
             }
@@ -563,8 +566,13 @@ impl Shard {
         self.tick_neighbours(now, out);
         self.tick_peers(now, out);
         self.tick_parked(now);
+        self.tick_channels(now, out);
         self.next_node_tick = None;
-        if self.counters.node_links.get() > 0 || !self.neighbours.is_empty() {
+        if self.counters.node_links.get() > 0
+            || !self.neighbours.is_empty()
+            || !self.parked.is_empty()
+            || self.peers.values().any(Peer::needs_looks)
+        {
             self.want_node_tick(now);
         }
     }

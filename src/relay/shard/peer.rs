@@ -12,11 +12,11 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::Shard;
+use super::{Shard, channel::Channel};
 use crate::{
     relay::{
         CloseReason, MeshMessage, Outbound, ReactorId, RequestId, allowance::Allowance, counters::Counters,
-        sealing::Seal, trace::QUESTIONS_PER_SECOND_MAX,
+        trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
 };
@@ -29,7 +29,7 @@ pub(super) struct Peer {
     /// How often it may ask about messages.
     pub(super) questions: Allowance,
     /// For what goes over other nodes; made when it is needed.
-    pub(super) seal: Option<Seal>,
+    pub(super) channel: Option<Box<Channel>>,
     /// Since when no way leads to it, if it is no neighbour.
     pub(super) lost_since: Option<Instant>,
 }
@@ -101,13 +101,18 @@ impl Peer {
             awaiting: AHashMap::with_hasher(hashing.clone()),
             identities: Identities::new(hashing.clone()),
             questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
-            seal: None,
+            channel: None,
             lost_since: None,
         }
     }
 
     pub(super) fn awaiting(&self) -> usize {
         self.awaiting.len()
+    }
+
+    /// Whether it has to be looked at from time to time.
+    pub(super) fn needs_looks(&self) -> bool {
+        self.lost_since.is_some() || self.channel.as_ref().is_some_and(|channel| channel.frames() > 0)
     }
 
     pub(super) fn identities(&self) -> usize {
@@ -142,6 +147,7 @@ impl Shard {
 
     pub(super) fn forget_peer(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         self.fail_awaiting(now, id, out);
+        self.drop_channel(id);
         if let Some(peer) = self.peers.remove(id) {
             self.identities -= peer.identities();
         }
@@ -174,18 +180,6 @@ impl Shard {
             .collect();
         for id in gone {
             self.forget_peer(now, &id, out);
-        }
-    }
-
-    /// One unicast was not sent.
-    pub(super) fn fail_one(&mut self, now: Instant, id: &NodeId, message: u32, out: &mut impl Outbound) {
-        let awaiting = self.peers.get_mut(id).and_then(|peer| peer.awaiting.remove(&message));
-        let Some(Awaiting { coordinator, request, .. }) = awaiting else { return };
-        if coordinator == self.id {
-            self.handle_forward_failed(now, request, message, false, out);
-        } else {
-            let failed = MeshMessage::ForwardFailed { request, message, taken: false };
-            out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
         }
     }
 

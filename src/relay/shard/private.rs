@@ -14,7 +14,7 @@ use super::{Shard, desk::DESK, multicast::Copies, push::PushFor};
 use crate::{
     relay::{
         Challenge, Class, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
-        SubscriberId, home_reactor,
+        SubscriberId, home_reactor, sealing::Subject,
     },
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
@@ -182,8 +182,10 @@ impl Shard {
             if self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
                 return self.send_state(now, &node, PacketType::BROADCAST, None, &notice, out);
             }
-            let subject = (PacketType::BROADCAST, self.next_message());
-            self.send_around(now, &node, subject, &[&notice], FrameRef::Slice(&[]), out);
+            let subject = Subject { packet_type: PacketType::BROADCAST, seq: self.next_message() };
+            if self.has_way_around(&node) {
+                self.send_around(now, &node, subject, &[&notice], FrameRef::Slice(&[]), out);
+            }
         } else {
             let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
             out.to_reactor(home, message, FrameRef::Slice(&[]));

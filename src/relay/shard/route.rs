@@ -13,18 +13,14 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Shard, neighbour::Sent};
 use crate::{
-    relay::{
-        Class, MeshMessage, Outbound, Packet, home_reactor,
-        sealing::{FRONT_LEN, Lives, Seal, Subject, TAG_LEN},
-    },
+    relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route},
+        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, Route},
     },
 };
 
@@ -45,6 +41,10 @@ pub(super) struct Parked {
 impl Parked {
     fn holds(&self, destination: &NodeId) -> bool {
         self.frames.iter().any(|(_, packet, _)| packet.destination == *destination)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
     }
 
     /// `false` if there is no room.
@@ -93,7 +93,7 @@ impl Shard {
     }
 
     /// Sends a frame on; `false` if there is no way.
-    fn route(
+    pub(super) fn route(
         &mut self,
         now: Instant,
         packet: Packet,
@@ -160,85 +160,14 @@ impl Shard {
         if packet.source != self.shared.id {
             return self.park(now, *packet, payload);
         }
-        let (node, packet_type, message) = (packet.destination, packet.packet_type, packet.seq);
+        let (node, packet_type, seq) = (packet.destination, packet.packet_type, packet.seq);
         let home = home_reactor(&node, self.shared.reactors);
         if home == self.id {
-            self.handle_not_passed(now, &node, packet_type, message, out);
+            self.handle_not_passed(now, &node, Subject { packet_type, seq });
         } else {
-            let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, message };
+            let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, seq };
             out.to_reactor(home, told, FrameRef::Slice(&[]));
         }
-    }
-
-    pub(super) fn handle_not_passed(
-        &mut self,
-        now: Instant,
-        node: &NodeId,
-        packet_type: PacketType,
-        message: u32,
-        out: &mut impl Outbound,
-    ) {
-        if packet_type == PacketType::UNICAST {
-            self.fail_one(now, node, message, out);
-        } else if packet_type.is_amop() {
-            self.counters.dropped_window_full.increment();
-        }
-    }
-
-    /// The seal for a node in the life that is known of it.
-    fn seal(&mut self, id: &NodeId) -> Option<&mut Seal> {
-        let own = self.shared.incarnation();
-        let signer = self.shared.signer.as_ref()?;
-        let peer = self.peers.get_mut(id)?;
-        if peer.seal.is_none() {
-            peer.seal = Seal::new(signer.share_with(*id)?, own, peer.incarnation);
-        }
-        peer.seal.as_mut()
-    }
-
-    /// Seals a payload for a node that is reached over others, and sends it. `None` if it is not.
-    pub(super) fn send_around(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        (packet_type, seq): (PacketType, u32),
-        pieces: &[&[u8]],
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) -> Option<bool> {
-        if !self.has_way_around(id) {
-            return None;
-        }
-        let packet = self.packet(*id, packet_type, seq, false);
-        let sealed = self.seal_payload(now, id, &packet, pieces, frame, out)?;
-        let chunks = [sealed];
-        let payload = FrameRef::Chunks { chunks: &chunks, skip: 0, len: chunks[0].len() };
-        Some(self.route(now, packet, payload, Some(id), out))
-    }
-
-    fn packet(&self, destination: NodeId, packet_type: PacketType, seq: u32, again: bool) -> Packet {
-        let source = self.shared.id;
-        Packet { source, destination, packet_type, seq, hops_left: HOPS_MAX, again, from: None, tries: 0 }
-    }
-
-    fn seal_payload(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        packet: &Packet,
-        pieces: &[&[u8]],
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) -> Option<Bytes> {
-        if !self.peers.contains_key(id) {
-            let incarnation = self.shared.snapshot.load().paths.get(id)?.incarnation;
-            self.begin_peer(now, id, incarnation, out);
-        }
-        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
-        let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
-        let subject = Subject { packet_type: packet.packet_type, seq: packet.seq };
-        self.seal(id)?.seal(subject, pieces.iter().copied().chain(frame.pieces()), &mut sealed)?;
-        Some(sealed.into())
     }
 
     /// A frame that names its ends came from a neighbour.
@@ -261,7 +190,8 @@ impl Shard {
             if destination == own {
                 let home = home_reactor(&source, self.shared.reactors);
                 if home == self.id {
-                    self.arrive(now, &source, header.packet_type, header.seq, payload, out);
+                    let subject = Subject { packet_type: header.packet_type, seq: header.seq };
+                    self.arrive(now, &source, subject, payload, out);
                 } else {
                     let (packet_type, seq) = (header.packet_type, header.seq);
                     let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
@@ -293,57 +223,6 @@ impl Shard {
         }
     }
 
-    /// A sealed payload for this node, at the home of its source.
-    pub(super) fn arrive(
-        &mut self,
-        now: Instant,
-        source: &NodeId,
-        packet_type: PacketType,
-        seq: u32,
-        sealed: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) {
-        let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
-        let Some(lives) = Lives::of(&bytes) else { return self.counters.sealed_refused.increment() };
-        let known = self.peers.get(source).map(|peer| peer.incarnation);
-        if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
-            return self.counters.sealed_late.increment();
-        }
-        let subject = Subject { packet_type, seq };
-        let is_new_life = known != Some(lives.source);
-        let opened = if is_new_life {
-            // Only what opens makes a life known.
-            let signer = self.shared.signer.as_ref();
-            let secret = signer.and_then(|signer| signer.share_with(*source));
-            secret.and_then(|secret| Seal::new(secret, self.shared.incarnation(), lives.source)).is_some_and(
-                |seal| {
-                    let opens = seal.open(subject, &mut bytes).is_ok();
-                    if opens {
-                        self.replace_life(now, source, lives.source, out);
-                        if let Some(peer) = self.peers.get_mut(source) {
-                            peer.seal = Some(seal);
-                        }
-                    }
-                    opens
-                },
-            )
-        } else {
-            self.seal(source).is_some_and(|seal| seal.open(subject, &mut bytes).is_ok())
-        };
-        if !opened {
-            return self.counters.sealed_refused.increment();
-        }
-        let chunks = [Bytes::from(bytes).slice(FRONT_LEN..)];
-        let len = chunks[0].len() - TAG_LEN;
-        let payload = FrameRef::Chunks { chunks: &chunks, skip: 0, len };
-        let header = Header::direct(packet_type, seq);
-        match packet_type {
-            PacketType::BROADCAST => self.handle_notice(now, source, payload, out),
-            _ if packet_type.is_amop() => self.handle_amop(now, None, source, &header, payload, out),
-            _ => self.counters.unknown_packets.increment(),
-        }
-    }
-
     /// Sends what waits for a neighbour over other ways, where there are some.
     pub(super) fn send_waiting_around(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         for sent in self.take_window(id) {
@@ -353,18 +232,12 @@ impl Shard {
                     let packet = Packet { again: true, tries: 0, ..packet };
                     self.route(now, packet, body.as_ref(), Some(id), out)
                 }
-                None if self.has_way_around(id) => {
-                    let packet = self.packet(*id, packet_type, message, true);
+                None => {
+                    let subject = Subject { packet_type, seq: message };
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
-                    match self.seal_payload(now, id, &packet, &[front], body.as_ref(), out) {
-                        Some(sealed) => {
-                            let sealed = RetainedFrame::from_bytes(sealed);
-                            self.route(now, packet, sealed.as_ref(), Some(id), out)
-                        }
-                        None => false,
-                    }
+                    self.has_way_around(id)
+                        && self.send_around(now, id, subject, &[front], body.as_ref(), out)
                 }
-                None => false,
             };
             if rerouted {
                 self.counters.frames_sent_again.increment();
@@ -405,43 +278,14 @@ impl Shard {
         }
     }
 
-    /// The ways have changed: what waits may have one now.
-    pub(super) fn handle_ways_changed(&mut self, now: Instant, out: &mut impl Outbound) {
+    /// The ways have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
+    /// again.
+    pub(super) fn handle_ways_changed(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
         let waiting: Vec<NodeId> = self.waiting_neighbours();
         for id in waiting {
             self.send_waiting_around(now, &id, out);
         }
         self.send_parked(now, out);
-    }
-
-    /// Whether a way leads to a node whose home is here, and to which life of it.
-    pub(super) fn handle_reach(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        incarnation: Option<u64>,
-        out: &mut impl Outbound,
-    ) {
-        if self.is_neighbour(id) {
-            // Its links tell more, and earlier.
-            return;
-        }
-        match incarnation {
-            Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
-                self.replace_life(now, id, incarnation, out);
-            }
-            Some(_) => {
-                if let Some(peer) = self.peers.get_mut(id) {
-                    peer.lost_since = None;
-                }
-            }
-            None => {
-                self.fail_awaiting(now, id, out);
-                if let Some(peer) = self.peers.get_mut(id) {
-                    peer.lost_since = Some(now);
-                    self.want_node_tick(now);
-                }
-            }
-        }
+        self.send_kept_of_all(now, is_node_lost, out);
     }
 }

@@ -1,0 +1,402 @@
+//! Messages to and from nodes that are no neighbours (WIRE §6.4): each goes into the channel with its node, sealed, and
+//! stays there until that node has taken it.
+//!
+//! # Invariants
+//! - What is kept in a channel is sent again when a node on the way is lost, when no neighbour could take it, and when
+//!   nothing is heard of it for long.
+//! - A message is in the channel of its node or in its window, never in both; the channel's are the older ones.
+
+use std::time::Instant;
+
+use super::{
+    AckDue, Shard,
+    channel::{Accepted, Arrival, Channel, Floor, Kept, read_numbers},
+};
+use crate::{
+    relay::{
+        Outbound, Packet,
+        sealing::{FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
+    },
+    wire::{
+        FrameRef, NodeId, RetainedFrame,
+        node::{HOPS_MAX, Header, PacketType},
+    },
+};
+
+/// Channels that were let go and are remembered, so that nothing of them comes twice.
+pub(in crate::relay) const FLOORS_MAX: usize = 4_096;
+/// Messages of a channel that are sent again at once when nothing is heard of them.
+const SENT_AGAIN_MAX: usize = 64;
+
+/// Which of what is kept is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// What no neighbour has taken.
+    Unsent,
+    /// The oldest.
+    Oldest,
+}
+
+impl Shard {
+    /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible. A
+    /// control payload is sent and forgotten.
+    pub(super) fn send_around(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        subject: Subject,
+        pieces: &[&[u8]],
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
+        let pieces = pieces.iter().copied().chain(frame.pieces());
+        self.sealed += 1;
+        let sealed_as = self.sealed;
+        let Some(channel) = self.channel(now, id, out) else { return false };
+        if !subject.packet_type.is_amop() {
+            let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
+            return channel.seal.seal(sealed_as, subject, &[], pieces, &mut sealed).is_some()
+                && self.route(
+                    now,
+                    self.packet(*id, subject, false),
+                    FrameRef::Slice(&sealed),
+                    Some(id),
+                    out,
+                );
+        }
+        let before = channel.bytes().0;
+        let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
+        let (number, sealed) = (kept.number, kept.sealed.clone());
+        self.windows_bytes += channel.bytes().0 - before;
+        self.want_node_tick(now);
+        self.send_kept(now, id, number, &sealed, subject, false, out);
+        true
+    }
+
+    fn packet(&self, destination: NodeId, Subject { packet_type, seq }: Subject, again: bool) -> Packet {
+        let source = self.shared.id;
+        Packet { source, destination, packet_type, seq, hops_left: HOPS_MAX, again, from: None, tries: 0 }
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one message
+    fn send_kept(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        number: u64,
+        sealed: &RetainedFrame,
+        subject: Subject,
+        again: bool,
+        out: &mut impl Outbound,
+    ) -> bool {
+        // It may be told that it was not sent before the call returns.
+        self.note_sent(id, number, true);
+        let is_sent = self.route(now, self.packet(*id, subject, again), sealed.as_ref(), Some(id), out);
+        if !is_sent {
+            self.note_sent(id, number, false);
+        }
+        is_sent
+    }
+
+    fn note_sent(&mut self, id: &NodeId, number: u64, is_sent: bool) {
+        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.note_sent(number, is_sent);
+        }
+    }
+
+    /// No neighbour took a message: it is sent again in a moment.
+    pub(super) fn handle_not_passed(&mut self, now: Instant, id: &NodeId, subject: Subject) {
+        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.note_not_sent(subject);
+            self.want_node_tick(now);
+        }
+    }
+
+    /// The channel with a node in the life that is known of it.
+    fn channel(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) -> Option<&mut Channel> {
+        if !self.peers.contains_key(id) {
+            let incarnation = self.shared.snapshot.load().paths.get(id)?.incarnation;
+            self.begin_peer(now, id, incarnation, out);
+        }
+        let peer = self.peers.get_mut(id)?;
+        if peer.channel.is_none() {
+            let life = peer.incarnation;
+            let floor = floor_of(self.floors.get(id), life)?;
+            let secret = self.shared.signer.as_ref()?.share_with(*id)?;
+            let seal = Seal::new(secret, self.shared.incarnation(), life)?;
+            peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed, floor)));
+        }
+        peer.channel.as_deref_mut()
+    }
+
+    /// Lets go of the channel with a node. Nothing of it is taken again.
+    pub(super) fn drop_channel(&mut self, id: &NodeId) {
+        let Some(mut channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.take()) else { return };
+        if let Some(timer) = channel.ack_timer.take() {
+            self.ack_timers.cancel(timer);
+        }
+        let (kept, held) = channel.bytes();
+        self.windows_bytes -= kept + held;
+        if self.floors.len() >= FLOORS_MAX
+            && !self.floors.contains_key(id)
+            && let Some(any) = self.floors.keys().next().copied()
+        {
+            self.floors.remove(&any);
+        }
+        self.floors.insert(*id, channel.floor());
+    }
+
+    /// A sealed payload for this node, at the home of its source.
+    pub(super) fn arrive(
+        &mut self,
+        now: Instant,
+        source: &NodeId,
+        subject: Subject,
+        sealed: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
+        let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
+            return self.counters.sealed_refused.increment();
+        };
+        let floor = self.floors.get(source).map(|floor| floor.life);
+        let known = self.peers.get(source).map(|peer| peer.incarnation).max(floor);
+        if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
+            return self.counters.sealed_late.increment();
+        }
+        if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
+            return self.counters.sealed_refused.increment();
+        }
+        if subject.packet_type.is_amop() {
+            return match read_numbers(subject, bytes) {
+                Some((number, least, arrival)) => self.accept(now, source, number, least, arrival, out),
+                None => self.counters.sealed_refused.increment(),
+            };
+        }
+        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        if !channel.is_new_control(sealed_as) {
+            return self.counters.duplicates_dropped.increment();
+        }
+        let payload = FrameRef::Slice(&bytes[FRONT_LEN..bytes.len() - TAG_LEN]);
+        match subject.packet_type {
+            PacketType::BROADCAST => self.handle_notice(now, source, payload, out),
+            PacketType::ACK => self.handle_channel_ack(now, source, payload),
+            _ => self.counters.unknown_packets.increment(),
+        }
+    }
+
+    /// Opens a payload in place. Only what opens makes a life of its source known.
+    fn open(
+        &mut self,
+        now: Instant,
+        source: &NodeId,
+        lives: Lives,
+        subject: Subject,
+        bytes: &mut [u8],
+        out: &mut impl Outbound,
+    ) -> Option<()> {
+        let peer = self.peers.get(source).filter(|peer| peer.incarnation == lives.source);
+        if let Some(channel) = peer.and_then(|peer| peer.channel.as_ref()) {
+            return channel.seal.open(subject, bytes).ok().map(|_| ());
+        }
+        let is_known_life = peer.is_some();
+        let secret = self.shared.signer.as_ref()?.share_with(*source)?;
+        let seal = Seal::new(secret, self.shared.incarnation(), lives.source)?;
+        seal.open(subject, bytes).ok()?;
+        if !is_known_life {
+            self.replace_life(now, source, lives.source, out);
+        }
+        let floor = floor_of(self.floors.get(source), lives.source)?;
+        let peer = self.peers.get_mut(source)?;
+        // A number that is free, as none is sealed under the next one yet.
+        peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed + 1, floor)));
+        Some(())
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        source: &NodeId,
+        number: u64,
+        least: u64,
+        arrival: Arrival,
+        out: &mut impl Outbound,
+    ) {
+        let settings = &self.shared.settings;
+        let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
+        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let before = channel.bytes().1;
+        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes));
+        let len = arrival.payload.len();
+        let accepted = channel.accept(number, least, arrival, held_max);
+        self.windows_bytes = self.windows_bytes + channel.bytes().1 - before;
+        match accepted {
+            Accepted::InOrder(arrivals) => {
+                for Arrival { subject: Subject { packet_type, seq }, payload } in arrivals {
+                    let header = Header::direct(packet_type, seq);
+                    self.handle_amop(now, None, source, &header, FrameRef::Slice(&payload), out);
+                }
+            }
+            Accepted::Held => self.counters.held_for_order.increment(),
+            Accepted::Known => self.counters.duplicates_dropped.increment(),
+            Accepted::NoRoom => return self.counters.not_held_for_order.increment(),
+            Accepted::Malformed => return self.counters.sealed_refused.increment(),
+        }
+        self.note_accepted(now, source, len, out);
+    }
+
+    /// A message of a channel was taken, or came again: acknowledges when it is time.
+    fn note_accepted(&mut self, now: Instant, source: &NodeId, len: usize, out: &mut impl Outbound) {
+        let settings = &self.shared.settings;
+        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let (frames, bytes) = &mut channel.unacknowledged;
+        *frames += 1;
+        *bytes += len;
+        if *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max {
+            self.send_channel_ack(now, source, out);
+        } else if channel.ack_timer.is_none() {
+            channel.ack_timer = Some(self.ack_timers.start(now, AckDue::Channel(*source)));
+        }
+    }
+
+    pub(super) fn send_due_channel_ack(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.ack_timer = None;
+            self.send_channel_ack(now, id, out);
+        }
+    }
+
+    fn send_channel_ack(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        channel.unacknowledged = (0, 0);
+        let below = channel.taken_below().to_be_bytes();
+        if let Some(timer) = channel.ack_timer.take() {
+            self.ack_timers.cancel(timer);
+        }
+        let subject = Subject { packet_type: PacketType::ACK, seq: self.next_message() };
+        // One that is lost is sent again when the message comes again. A link between the two carries none: what waited
+        // goes over it anew.
+        if self.has_way_around(id) {
+            self.send_around(now, id, subject, &[&below], FrameRef::Slice(&[]), out);
+        }
+    }
+
+    fn handle_channel_ack(&mut self, now: Instant, id: &NodeId, payload: FrameRef<'_>) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(channel) = peer.channel.as_mut() else { return };
+        let Some(&below) = payload.head().first_chunk::<8>() else {
+            return self.counters.sealed_refused.increment();
+        };
+        let before = channel.bytes().0;
+        let Some(taken) = channel.acknowledge(now, u64::from_be_bytes(below)) else {
+            return self.counters.sealed_refused.increment();
+        };
+        self.windows_bytes -= before - channel.bytes().0;
+        for Subject { packet_type, seq } in taken {
+            if packet_type == PacketType::UNICAST {
+                peer.note_taken(seq);
+            }
+        }
+    }
+
+    /// Sends again what is kept for nodes that are no neighbours.
+    pub(super) fn send_kept_of_all(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
+        let which = if is_node_lost { Which::All } else { Which::Unsent };
+        for id in self.kept_for() {
+            self.send_again(now, &id, which, out);
+        }
+    }
+
+    /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
+    pub(super) fn tick_channels(&mut self, now: Instant, out: &mut impl Outbound) {
+        for id in self.kept_for() {
+            let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now));
+            self.send_again(now, &id, if is_overdue { Which::Oldest } else { Which::Unsent }, out);
+        }
+    }
+
+    fn kept_for(&self) -> Vec<NodeId> {
+        let keeps = |channel: &Channel| channel.frames() > 0;
+        let peers = self.peers.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(keeps));
+        peers.map(|(id, _)| *id).collect()
+    }
+
+    fn send_again(&mut self, now: Instant, id: &NodeId, which: Which, out: &mut impl Outbound) {
+        if !self.has_way_around(id) {
+            return;
+        }
+        let Some(channel) = self.peers.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
+        let is_chosen = |kept: &&Kept| which != Which::Unsent || !kept.is_sent;
+        let max = if which == Which::Oldest { SENT_AGAIN_MAX } else { usize::MAX };
+        let chosen: Vec<(u64, Subject, RetainedFrame)> = channel
+            .kept()
+            .filter(is_chosen)
+            .take(max)
+            .map(|kept| (kept.number, kept.subject, kept.sealed.clone()))
+            .collect();
+        for (number, subject, sealed) in chosen {
+            if !self.send_kept(now, id, number, &sealed, subject, true, out) {
+                return;
+            }
+            let elapsed = now.saturating_duration_since(self.shared.started);
+            self.shared.limiter.charge(elapsed, sealed.len() as u64);
+            self.counters.frames_sent_again.increment();
+        }
+    }
+
+    /// Whether a way leads to a node whose home is here, and to which life of it.
+    pub(super) fn handle_reach(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        incarnation: Option<u64>,
+        out: &mut impl Outbound,
+    ) {
+        if self.is_neighbour(id) {
+            // Its links tell more, and earlier.
+            return;
+        }
+        match incarnation {
+            Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
+                self.replace_life(now, id, incarnation, out);
+            }
+            Some(_) => {
+                if let Some(peer) = self.peers.get_mut(id) {
+                    peer.lost_since = None;
+                }
+            }
+            None => {
+                self.fail_awaiting(now, id, out);
+                self.drop_unicasts(now, id);
+                if let Some(peer) = self.peers.get_mut(id) {
+                    peer.lost_since = Some(now);
+                    self.want_node_tick(now);
+                }
+            }
+        }
+    }
+
+    /// Unicasts that have failed are not sent any more; what is kept besides gets numbers without gaps.
+    fn drop_unicasts(&mut self, now: Instant, id: &NodeId) {
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        let before = channel.bytes().0;
+        for Arrival { subject, payload } in channel.take_kept() {
+            if subject.packet_type != PacketType::UNICAST {
+                self.sealed += 1;
+                channel.keep(now, self.sealed, subject, std::iter::once(&payload[..]), payload.len());
+            }
+        }
+        self.windows_bytes = self.windows_bytes + channel.bytes().0 - before;
+    }
+}
+
+/// What is known of a life of a node whose channel was let go. `None` if that life is over.
+fn floor_of(floor: Option<&Floor>, life: u64) -> Option<Option<Floor>> {
+    match floor {
+        Some(floor) if floor.life > life => None,
+        floor => Some(floor.filter(|floor| floor.life == life).copied()),
+    }
+}
