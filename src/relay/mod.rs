@@ -476,12 +476,13 @@ pub enum MeshMessage {
 }
 
 /// A frame that names its ends, on its way over more than one link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// The node that originated it.
     pub source: NodeId,
-    /// The node that it is for.
-    pub destination: NodeId,
+    /// The nodes that it is for: one, or several of a shared multicast, for each of which a ticket lies before the
+    /// content, in this order.
+    pub destinations: smallvec::SmallVec<[NodeId; 1]>,
     /// What it is.
     pub packet_type: PacketType,
     /// The message's number at its source.

@@ -174,6 +174,70 @@ pub fn number_of(sealed: &[u8]) -> Option<u64> {
     u64_at(sealed, 16)
 }
 
+/// A payload for several nodes is sealed once, under a key of its own. Each of them gets that key in a ticket, which is
+/// sealed for it alone and also says which payload it belongs to, so that none of them can make another one for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ContentKey {
+    key: [u8; 16],
+    hash: [u8; 32],
+}
+
+/// Bytes of a ticket's content.
+pub const CONTENT_KEY_LEN: usize = 48;
+
+impl ContentKey {
+    /// Appends the sealed form of a payload that comes in pieces behind a first one; the key is for this payload alone.
+    /// `None` if it is too long for AES-GCM.
+    pub fn seal<'a>(
+        key: [u8; 16],
+        first: &[u8],
+        pieces: impl Iterator<Item = &'a [u8]>,
+        out: &mut Vec<u8>,
+    ) -> Option<Self> {
+        let start = out.len();
+        out.extend_from_slice(first);
+        pieces.for_each(|piece| out.extend_from_slice(piece));
+        let sealing = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).ok()?);
+        let tag = sealing.seal_in_place_separate_tag(nonce(0), Aad::empty(), &mut out[start..]).ok()?;
+        out.extend_from_slice(tag.as_ref());
+        Some(Self { key, hash: *blake3::hash(&out[start..]).as_bytes() })
+    }
+
+    /// Opens a payload in place; gives what was sealed.
+    pub fn open<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
+        if *blake3::hash(sealed).as_bytes() != self.hash {
+            return Err(OpenError::Forged);
+        }
+        let opening = UnboundKey::new(&AES_128_GCM, &self.key).map_err(|_| OpenError::Forged)?;
+        let opening = LessSafeKey::new(opening);
+        opening
+            .open_in_place(nonce(0), Aad::empty(), sealed)
+            .map(|opened| &*opened)
+            .map_err(|_| OpenError::Forged)
+    }
+
+    /// What a ticket holds.
+    pub fn encode(&self) -> [u8; CONTENT_KEY_LEN] {
+        let mut bytes = [0; CONTENT_KEY_LEN];
+        bytes[..16].copy_from_slice(&self.key);
+        bytes[16..].copy_from_slice(&self.hash);
+        bytes
+    }
+
+    /// Reads it back; `None` if it has another length.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; CONTENT_KEY_LEN] = bytes.try_into().ok()?;
+        let (key, hash) = (*bytes.first_chunk()?, *bytes.last_chunk()?);
+        Some(Self { key, hash })
+    }
+}
+
+impl Drop for ContentKey {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.key);
+    }
+}
+
 /// For which lives of its ends a payload was sealed, as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lives {
@@ -272,6 +336,26 @@ mod tests {
             assert_eq!(other.open(subject, &mut bytes.clone()), Err(OpenError::Forged), "{subject:?}");
         }
         assert_eq!(other.open(SUBJECT, &mut bytes.clone()), Ok(&b"pay 5 to bob"[..]));
+    }
+
+    #[test]
+    fn a_payload_for_several_opens_with_its_key_and_no_other_payload_does() {
+        let mut sealed = Vec::new();
+        let key =
+            ContentKey::seal([7; 16], b"to ", [&b"all"[..], b" of you"].into_iter(), &mut sealed).unwrap();
+        assert!(ContentKey::decode(&key.encode()).unwrap() == key);
+        assert_eq!(key.open(&mut sealed.clone()), Ok(&b"to all of you"[..]));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(key.open(&mut changed), Err(OpenError::Forged));
+        }
+        // One who has the key can seal another payload under it, but not for others.
+        let mut other = Vec::new();
+        ContentKey::seal([7; 16], b"to all of us", std::iter::empty(), &mut other).unwrap();
+        assert_eq!(key.open(&mut other), Err(OpenError::Forged));
+        assert_eq!(key.open(&mut []), Err(OpenError::Forged));
+        assert!(ContentKey::decode(&[0; CONTENT_KEY_LEN + 1]).is_none());
     }
 
     #[test]

@@ -92,11 +92,12 @@ impl PacketType {
     pub const UNICAST: Self = Self(0x30);
     pub const UNICAST_RESPONSE: Self = Self(-0x30);
     pub const MULTICAST: Self = Self(0x35);
+    pub const SHARED_MULTICAST: Self = Self(0x36);
     pub const BROADCAST: Self = Self(0x40);
 
     /// Whether the frame carries an AMOP frame and is counted by [`Self::ACK`].
     pub fn is_amop(self) -> bool {
-        matches!(self, Self::UNICAST | Self::UNICAST_RESPONSE | Self::MULTICAST)
+        matches!(self, Self::UNICAST | Self::UNICAST_RESPONSE | Self::MULTICAST | Self::SHARED_MULTICAST)
     }
 }
 

@@ -79,6 +79,36 @@ fn a_multicast_reaches_every_subscriber_of_the_network_once() {
 }
 
 #[test]
+fn a_multicast_crosses_each_link_once_and_splits_where_ways_part() {
+    // 0 - 1 - 2 - 3, and from 2 a star to 4, 5 and 6.
+    let edges = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)];
+    let mut net = network(5, 7, 1, &edges);
+    let apps = subscribers(&mut net, &[2, 3, 4, 5, 6]);
+    let publisher = net.app(0, Behaviour::Silent);
+    let crossed: Rc<RefCell<Vec<(NodeIndex, NodeIndex, usize)>>> = Rc::default();
+    let seen = crossed.clone();
+    net.tamper = Some(Box::new(move |from, to, bytes| {
+        if is_sealed(bytes)
+            && let Ok((Header { route: Route::Named { destinations, .. }, .. }, _)) = Header::decode(bytes)
+        {
+            seen.borrow_mut().push((from, to, destinations.len()));
+        }
+    }));
+    for payload in [vec![7; 10], vec![8; 200_000]] {
+        crossed.borrow_mut().clear();
+        net.multicast(publisher, "t", &payload);
+        net.run_for(SOON);
+        let mut frames = crossed.borrow().clone();
+        frames.sort_unstable();
+        assert_eq!(frames, [(0, 1, 5), (1, 2, 5), (2, 3, 1), (2, 4, 1), (2, 5, 1), (2, 6, 1)]);
+        for &app in &apps {
+            let (_, last) = net.pushed(app, FrameType::MULTICAST).pop().unwrap();
+            assert!(last == payload);
+        }
+    }
+}
+
+#[test]
 fn a_link_that_breaks_in_mid_traffic_costs_neither_a_loss_nor_a_double_delivery() {
     for seed in 0..8 {
         let mut net = network(10 + seed, 5, 2, &ring(5));
@@ -254,6 +284,37 @@ fn a_node_on_the_way_that_gives_a_frame_another_number_type_or_destination_has_n
         assert_eq!(net.pushed(subscriber, FrameType::MULTICAST), []);
         assert_eq!(net.pushed(subscriber, FrameType::REQUEST), []);
     }
+}
+
+#[test]
+fn a_multicast_for_several_is_delivered_as_it_was_or_not_at_all() {
+    // Node 1 stands before 2 and 3 and alters each byte of what it sends to either in turn.
+    let at = Rc::new(Cell::new(0));
+    let chosen = at.clone();
+    let mut net = network(55, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
+    let apps = subscribers(&mut net, &[2, 3]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.tamper = Some(Box::new(move |from, _, bytes| {
+        if from == 1 && is_sealed(bytes) {
+            let (_, offset) = Header::decode(bytes).unwrap();
+            let index = offset + chosen.get() % (bytes.len() - offset);
+            bytes[index] ^= 1;
+        }
+    }));
+    for index in 0..250 {
+        at.set(index);
+        net.multicast(publisher, "t", SECRET);
+        net.run_for(SOON / 10);
+    }
+    let got = |net: &Network, app| {
+        let pushed = net.pushed(app, FrameType::MULTICAST);
+        assert!(pushed.iter().all(|(_, payload)| payload == SECRET));
+        pushed.len()
+    };
+    assert!(apps.iter().all(|&app| got(&net, app) == 0));
+    net.tamper = None;
+    net.run_for(30 * SOON);
+    assert!(apps.iter().all(|&app| got(&net, app) == 250), "they are sent again until they arrive");
 }
 
 #[test]

@@ -8,23 +8,34 @@
 
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::{
     AckDue, Shard,
-    channel::{Accepted, Arrival, Channel, Floor, Kept, read_numbers},
+    channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, read_numbers},
 };
 use crate::{
     relay::{
         Outbound, Packet,
-        sealing::{FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
+        sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
+        snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{HOPS_MAX, Header, PacketType},
+        frame::HEAD_LEN_MAX,
+        node::{HEADER_LEN_MIN, HOPS_MAX, Header, PacketType},
     },
 };
 
 /// Channels that were let go and are remembered, so that nothing of them comes twice.
 pub(in crate::relay) const FLOORS_MAX: usize = 4_096;
+/// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
+pub(super) const SHARED_MAX: usize = 96;
+/// Bytes of a node's ticket before the content of a shared multicast.
+pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN + TAG_LEN;
+
+const _: () = assert!(HEADER_LEN_MIN + NodeId::LEN + SHARED_MAX * (NodeId::LEN + TICKET_LEN) <= HEAD_LEN_MAX);
+
 /// Messages of a channel that are sent again at once when nothing is heard of them.
 const SENT_AGAIN_MAX: usize = 64;
 
@@ -68,16 +79,89 @@ impl Shard {
         }
         let before = channel.bytes().0;
         let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
-        let (number, sealed) = (kept.number, kept.sealed.clone());
+        let (number, frame) = (kept.number, kept.frame());
         self.windows_bytes += channel.bytes().0 - before;
         self.want_node_tick(now);
-        self.send_kept(now, id, number, &sealed, subject, false, out);
+        self.send_kept(now, id, number, &frame, subject, false, out);
         true
+    }
+
+    /// Sends a multicast to several nodes over others, as one frame for each way that they are reached by. Gives those
+    /// that it was not sent to.
+    pub(super) fn send_shared(
+        &mut self,
+        now: Instant,
+        nodes: &[&NodeRef],
+        seq: u32,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> SmallVec<[NodeId; 2]> {
+        let mut refused = SmallVec::new();
+        self.sealed += 1;
+        let signer = self.shared.signer.as_ref();
+        let key = signer.map(|signer| signer.content_key(self.shared.incarnation(), self.id, self.sealed));
+        let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
+        // No extensions.
+        let key = key.and_then(|key| ContentKey::seal(key, &[0, 0], frame.pieces(), &mut content));
+        let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
+        let content = RetainedFrame::from_bytes(content.into());
+        let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
+        let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
+        for node in nodes {
+            match self.keep_shared(now, &node.id, seq, &key, &content, out) {
+                Some(ticket) => {
+                    tickets.extend_from_slice(&ticket);
+                    destinations.push(node.id);
+                }
+                None => refused.push(node.id),
+            }
+        }
+        let Some(first) = destinations.first() else { return refused };
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let packet = Packet { destinations: destinations.clone(), ..self.packet(*first, subject, false) };
+        if !self.route(now, packet.clone(), content.behind(tickets.into()).as_shared(), None, out) {
+            self.not_passed(now, packet, FrameRef::Slice(&[]), out);
+        }
+        self.want_node_tick(now);
+        refused
+    }
+
+    /// Keeps a node's share of a multicast; gives its ticket.
+    fn keep_shared(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        seq: u32,
+        key: &ContentKey,
+        content: &RetainedFrame,
+        out: &mut impl Outbound,
+    ) -> Option<[u8; TICKET_LEN]> {
+        if !self.has_room(now, id, PacketType::SHARED_MULTICAST) {
+            return None;
+        }
+        self.sealed += 1;
+        let sealed_as = self.sealed;
+        let channel = self.channel(now, id, out)?;
+        let before = channel.bytes().0;
+        let kept = channel.keep_shared(now, sealed_as, seq, key, content.clone())?;
+        let (number, ticket) = (kept.number, kept.sealed.as_ref().head().first_chunk().copied());
+        channel.note_sent(number, true);
+        self.windows_bytes += channel.bytes().0 - before;
+        ticket
     }
 
     fn packet(&self, destination: NodeId, Subject { packet_type, seq }: Subject, again: bool) -> Packet {
         let source = self.shared.id;
-        Packet { source, destination, packet_type, seq, hops_left: HOPS_MAX, again, from: None, tries: 0 }
+        Packet {
+            source,
+            destinations: smallvec::smallvec![destination],
+            packet_type,
+            seq,
+            hops_left: HOPS_MAX,
+            again,
+            from: None,
+            tries: 0,
+        }
     }
 
     #[allow(clippy::too_many_arguments)] // the parts of one message
@@ -86,14 +170,14 @@ impl Shard {
         now: Instant,
         id: &NodeId,
         number: u64,
-        sealed: &RetainedFrame,
+        frame: &RetainedFrame,
         subject: Subject,
         again: bool,
         out: &mut impl Outbound,
     ) -> bool {
         // It may be told that it was not sent before the call returns.
         self.note_sent(id, number, true);
-        let is_sent = self.route(now, self.packet(*id, subject, again), sealed.as_ref(), Some(id), out);
+        let is_sent = self.route(now, self.packet(*id, subject, again), frame.as_shared(), Some(id), out);
         if !is_sent {
             self.note_sent(id, number, false);
         }
@@ -158,6 +242,8 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
+        let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
+        let content = (is_shared && bytes.len() >= TICKET_LEN).then(|| bytes.split_off(TICKET_LEN));
         let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
             return self.counters.sealed_refused.increment();
         };
@@ -170,7 +256,11 @@ impl Shard {
             return self.counters.sealed_refused.increment();
         }
         if subject.packet_type.is_amop() {
-            return match read_numbers(subject, bytes) {
+            let read = read_numbers(subject, bytes).and_then(|(number, least, arrival)| match content {
+                Some(content) => Some((number, least, arrival.with_content(content)?)),
+                None => Some((number, least, arrival)),
+            });
+            return match read {
                 Some((number, least, arrival)) => self.accept(now, source, number, least, arrival, out),
                 None => self.counters.sealed_refused.increment(),
             };
@@ -228,7 +318,11 @@ impl Shard {
         let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().1;
-        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes));
+        let held_max = match self.neighbours.get(source).is_some_and(|neighbour| neighbour.active.is_some()) {
+            // What is missing comes over the link, and this anew behind it.
+            true => 0,
+            false => settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes)),
+        };
         let len = arrival.payload.len();
         let accepted = channel.accept(number, least, arrival, held_max);
         self.windows_bytes = self.windows_bytes + channel.bytes().1 - before;
@@ -335,14 +429,14 @@ impl Shard {
             .kept()
             .filter(is_chosen)
             .take(max)
-            .map(|kept| (kept.number, kept.subject, kept.sealed.clone()))
+            .map(|kept| (kept.number, kept.subject, kept.frame()))
             .collect();
-        for (number, subject, sealed) in chosen {
-            if !self.send_kept(now, id, number, &sealed, subject, true, out) {
+        for (number, subject, frame) in chosen {
+            if !self.send_kept(now, id, number, &frame, subject, true, out) {
                 return;
             }
             let elapsed = now.saturating_duration_since(self.shared.started);
-            self.shared.limiter.charge(elapsed, sealed.len() as u64);
+            self.shared.limiter.charge(elapsed, frame.len() as u64);
             self.counters.frames_sent_again.increment();
         }
     }

@@ -18,10 +18,10 @@ use smallvec::SmallVec;
 
 use crate::{
     relay::{
-        sealing::{FRONT_LEN, Seal, Subject, TAG_LEN},
+        sealing::{ContentKey, FRONT_LEN, Seal, Subject, TAG_LEN},
         timers::TimerKey,
     },
-    wire::RetainedFrame,
+    wire::{RetainedFrame, node::PacketType},
 };
 
 /// Bytes in a sealed message before its extensions: its number, and the least one that may still come.
@@ -58,14 +58,29 @@ pub(super) struct Channel {
 pub(super) struct Kept {
     pub(super) number: u64,
     pub(super) subject: Subject,
+    /// Of a shared multicast, the ticket.
     pub(super) sealed: RetainedFrame,
+    /// Of a shared multicast, what the ticket is for.
+    content: Option<RetainedFrame>,
     /// Whether a neighbour took it.
     pub(super) is_sent: bool,
 }
 
 impl Kept {
     fn cost(&self) -> usize {
-        self.sealed.len() + size_of::<Self>() + 64
+        let content = self.content.as_ref().map_or(0, RetainedFrame::len);
+        self.sealed.len() + content + size_of::<Self>() + 64
+    }
+
+    /// What is sent.
+    pub(super) fn frame(&self) -> RetainedFrame {
+        match &self.content {
+            None => self.sealed.clone(),
+            Some(content) => {
+                let ticket: Vec<u8> = self.sealed.as_ref().pieces().flatten().copied().collect();
+                content.behind(ticket.into())
+            }
+        }
     }
 }
 
@@ -78,6 +93,14 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
+    /// Opens what a ticket is for. `None` if it is no ticket for that.
+    pub(super) fn with_content(self, mut content: Vec<u8>) -> Option<Self> {
+        ContentKey::decode(&self.payload)?.open(&mut content).ok()?;
+        content.truncate(content.len() - TAG_LEN);
+        let subject = Subject { packet_type: PacketType::MULTICAST, ..self.subject };
+        Some(Self { subject, payload: content.into() })
+    }
+
     fn cost(&self) -> usize {
         self.payload.len() + size_of::<Self>() + 64
     }
@@ -181,10 +204,28 @@ impl Channel {
         }
         self.next += 1;
         let sealed = RetainedFrame::from_bytes(sealed.into());
-        let kept = Kept { number, subject, sealed, is_sent: false };
+        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
         self.kept_bytes += kept.cost();
         self.kept.push_back(kept);
         self.kept.back()
+    }
+
+    /// The same with a ticket for a content that several nodes get.
+    pub(super) fn keep_shared(
+        &mut self,
+        now: Instant,
+        sealed_as: u64,
+        seq: u32,
+        key: &ContentKey,
+        content: RetainedFrame,
+    ) -> Option<&Kept> {
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let key = key.encode();
+        self.keep(now, sealed_as, subject, std::iter::once(&key[..]), key.len())?;
+        let kept = self.kept.back_mut()?;
+        self.kept_bytes += content.len();
+        kept.content = Some(content);
+        Some(kept)
     }
 
     /// What is kept, for sending it again.
@@ -214,8 +255,11 @@ impl Channel {
         let open = |kept: Kept| {
             let mut bytes: Vec<u8> = kept.sealed.as_ref().pieces().flatten().copied().collect();
             seal.open_own(kept.subject, &mut bytes).ok()?;
-            let payload = payload_of(bytes);
-            Some(Arrival { subject: kept.subject, payload })
+            let arrival = Arrival { subject: kept.subject, payload: payload_of(bytes) };
+            match kept.content {
+                None => Some(arrival),
+                Some(content) => arrival.with_content(content.as_ref().pieces().flatten().copied().collect()),
+            }
         };
         std::mem::take(&mut self.kept).into_iter().filter_map(open).collect()
     }
@@ -285,6 +329,12 @@ impl Channel {
         if in_order.is_empty() { held } else { Accepted::InOrder(in_order) }
     }
 
+    /// Forgets what waits for others: it will come again.
+    pub(super) fn drop_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
     /// All messages of the other end below this were taken.
     pub(super) fn taken_below(&self) -> u64 {
         self.expected
@@ -316,7 +366,7 @@ pub(super) fn read_numbers(subject: Subject, opened: Vec<u8>) -> Option<(u64, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{relay::signing::NodeSigner, wire::node::PacketType};
+    use crate::relay::signing::NodeSigner;
 
     const SECOND: Duration = Duration::from_secs(1);
 

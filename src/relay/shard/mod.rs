@@ -415,10 +415,7 @@ impl Shard {
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
                 let mut copies = self.copies();
-                for node in &nodes {
-                    let taken = self.forward_multicast(now, &node.id, message, None, frame, out);
-                    copies.note_node(&node.id, message, taken);
-                }
+                self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
                 self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::ForwardPrivateMulticast { node, message, audience } => {

@@ -92,15 +92,14 @@ impl Shard {
         let message = self.next_message();
         let mut elsewhere: BTreeMap<ReactorId, SmallVec<[NodeRef; 2]>> = BTreeMap::new();
         for (node, _) in &entry.nodes {
-            if node.reactor == self.id {
-                let sent = self.forward_multicast(now, &node.id, message, None, frame, out);
-                copies.note_node(&node.id, message, sent);
-            } else {
-                elsewhere.entry(node.reactor).or_default().push(node.clone());
-            }
+            elsewhere.entry(node.reactor).or_default().push(node.clone());
         }
         for (reactor, nodes) in elsewhere {
-            out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+            if reactor == self.id {
+                self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
+            } else {
+                out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+            }
         }
         self.keep_multicast(now, key, header, body.topic, copies);
     }

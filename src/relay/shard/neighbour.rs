@@ -9,11 +9,13 @@ use std::{
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, channel::Arrival, node_link::NodeLink};
+use super::{
+    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Arrival, multicast::Copies, node_link::NodeLink,
+};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Named, Outbound, Packet, ReactorId, RegistryInput, RequestId, SendError,
-        sealing::Subject,
+        sealing::Subject, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -77,7 +79,7 @@ pub(super) struct Sent {
     pub(super) packet_type: PacketType,
     pub(super) message: u32,
     /// Set if it names its ends.
-    pub(super) packet: Option<Packet>,
+    pub(super) packet: Option<Box<Packet>>,
 }
 
 impl Sent {
@@ -203,10 +205,13 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
-        // What went around it is older than what waits for its link.
+        // What went around it is older than what waits for its link. What came around and waits for others comes over
+        // the link anew, as they do.
         let moved = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
         let moved = moved.map(|channel| {
-            self.windows_bytes -= channel.bytes().0;
+            let (kept, held) = channel.bytes();
+            self.windows_bytes -= kept + held;
+            channel.drop_held();
             channel.take_kept()
         });
         for arrival in moved.into_iter().flatten().rev() {
@@ -386,9 +391,9 @@ impl Shard {
         }
         self.send_waiting_around(now, id, out);
         for sent in self.take_window(id) {
-            match (&sent.packet, sent.packet_type) {
-                (Some(packet), _) => self.not_passed(now, packet, sent.body.as_ref(), out),
-                (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, sent),
+            match (sent.packet, sent.packet_type) {
+                (Some(packet), _) => self.not_passed(now, *packet, sent.body.as_shared(), out),
+                (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
                 (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
                 (None, _) => {}
             }
@@ -515,6 +520,42 @@ impl Shard {
         }
     }
 
+    /// Sends a multicast to nodes whose home is here; tells of each whether it was sent.
+    pub(super) fn forward_multicast_to_all(
+        &mut self,
+        now: Instant,
+        nodes: &[NodeRef],
+        message: u32,
+        frame: FrameRef<'_>,
+        copies: &mut Copies,
+        out: &mut impl Outbound,
+    ) {
+        let goes_around = |node: &&NodeRef| {
+            let is_linked = self.neighbours.get(&node.id).is_some_and(|neighbour| neighbour.active.is_some());
+            !is_linked && self.has_way_around(&node.id) && !self.has_waiting(&node.id)
+        };
+        let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
+            nodes.iter().partition(goes_around);
+        let (shared, others) = match around.len() {
+            0 | 1 => (SmallVec::new(), nodes.iter().collect()),
+            _ => (around, others),
+        };
+        for node in others {
+            let is_sent = self.forward_multicast(now, &node.id, message, None, frame, out);
+            copies.note_node(&node.id, message, is_sent);
+        }
+        for nodes in shared.chunks(SHARED_MAX) {
+            let refused = self.send_shared(now, nodes, message, frame, out);
+            for node in nodes {
+                let is_sent = !refused.contains(&node.id);
+                if !is_sent {
+                    self.counters.dropped_window_full.increment();
+                }
+                copies.note_node(&node.id, message, is_sent);
+            }
+        }
+    }
+
     #[allow(clippy::too_many_arguments)] // the parts of one frame
     fn send_amop(
         &mut self,
@@ -545,7 +586,7 @@ impl Shard {
         let mut head = SmallVec::new();
         Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
         head.extend_from_slice(&block);
-        self.enqueue(now, node, head, frame, packet_type, message, None, out)
+        self.enqueue(now, node, head, frame, packet_type, message, None, out).is_ok()
     }
 
     /// Whether what is kept for a node until it acknowledges it leaves room for one more.
@@ -575,7 +616,7 @@ impl Shard {
     }
 
     /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
-    /// `false` if there is no room.
+    /// Gives back whose it was if there is no room.
     #[allow(clippy::too_many_arguments)] // the parts of one frame
     pub(super) fn enqueue(
         &mut self,
@@ -585,20 +626,20 @@ impl Shard {
         frame: FrameRef<'_>,
         packet_type: PacketType,
         message: u32,
-        packet: Option<Packet>,
+        packet: Option<Box<Packet>>,
         out: &mut impl Outbound,
-    ) -> bool {
+    ) -> Result<(), Option<Box<Packet>>> {
         if !self.has_room(now, node, packet_type) {
-            return false;
+            return Err(packet);
         }
-        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
+        let Some(neighbour) = self.neighbours.get_mut(node) else { return Err(packet) };
         let window = &mut neighbour.window;
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
             && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
         {
-            return false;
+            return Err(packet);
         }
         let sent = Sent { head, body: frame.retain(), packet_type, message, packet };
         window.bytes += sent.cost();
@@ -608,7 +649,7 @@ impl Shard {
             link.last_sent = now;
         }
         self.counters.node_frames_sent.increment();
-        true
+        Ok(())
     }
 
     /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.

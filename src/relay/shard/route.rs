@@ -15,12 +15,16 @@ use std::{collections::VecDeque, time::Instant};
 
 use smallvec::SmallVec;
 
-use super::{Shard, neighbour::Sent};
+use super::{
+    Shard,
+    around::{SHARED_MAX, TICKET_LEN},
+    neighbour::Sent,
+};
 use crate::{
     relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, Route},
+        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, Route},
     },
 };
 
@@ -39,8 +43,9 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    fn holds(&self, destination: &NodeId) -> bool {
-        self.frames.iter().any(|(_, packet, _)| packet.destination == *destination)
+    fn holds(&self, destinations: &[NodeId]) -> bool {
+        let waits = |packet: &Packet| packet.destinations.iter().any(|id| destinations.contains(id));
+        self.frames.iter().any(|(_, packet, _)| waits(packet))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -62,16 +67,34 @@ impl Packet {
     /// Its header before a payload of so many bytes.
     fn head(&self, payload_len: usize) -> SmallVec<[u8; 128]> {
         let mut head = SmallVec::new();
+        let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
         let header = Header {
             packet_type: self.packet_type,
             seq: self.seq,
             hops_left: self.hops_left,
             flags: FLAG_SEALED | if self.again { FLAG_SENT_AGAIN } else { 0 },
-            route: Route::Named { source: &self.source.0, destinations: &[self.destination.0] },
+            route: Route::Named { source: &self.source.0, destinations: &destinations },
         };
         header.encode_into(payload_len, &mut head);
         head
     }
+
+    /// The part of a shared multicast for some of its destinations, which are given by their index.
+    fn part(&self, indices: &[usize], payload: FrameRef<'_>) -> (Self, RetainedFrame) {
+        let destinations = indices.iter().filter_map(|&index| self.destinations.get(index).copied());
+        let packet = Self { destinations: destinations.collect(), ..self.clone() };
+        (packet, part_of(payload, self.destinations.len(), indices))
+    }
+}
+
+/// The destinations of a packet, by index, that have their next hop in common.
+type Part = (Option<NodeId>, SmallVec<[usize; 4]>);
+
+/// The tickets with some indices of so many, and the content behind them.
+fn part_of(payload: FrameRef<'_>, tickets: usize, indices: &[usize]) -> RetainedFrame {
+    let (all, _) = payload.head().as_chunks::<TICKET_LEN>();
+    let chosen: Vec<u8> = indices.iter().filter_map(|&index| all.get(index)).flatten().copied().collect();
+    payload.advance(tickets * TICKET_LEN).retain().behind(chosen.into())
 }
 
 impl Shard {
@@ -81,15 +104,16 @@ impl Shard {
         snapshot.paths.get(id).is_some_and(|path| path.next.iter().any(|next| next != id))
     }
 
-    /// The neighbour that a frame goes to next. All that goes to one node takes one way, so that order holds.
-    fn next_hop(&self, packet: &Packet, except: Option<&NodeId>) -> Option<NodeId> {
+    /// The neighbour that a frame goes to next. All that one node sends to another one takes one way, so that order holds;
+    /// what different ones send is spread over all shortest ways.
+    fn next_hop(&self, packet: &Packet, destination: &NodeId, except: Option<&NodeId>) -> Option<NodeId> {
         let snapshot = self.shared.snapshot.load();
-        let path = snapshot.paths.get(&packet.destination)?;
+        let path = snapshot.paths.get(destination)?;
         let can = |next: &&NodeId| Some(*next) != except && Some(*next) != packet.from.as_ref();
         let count = path.next.iter().filter(can).count();
-        let [.., a, b] = packet.destination.0;
-        let choice = usize::from(u16::from_be_bytes([a, b])).checked_rem(count)?;
-        path.next.iter().filter(can).nth(choice).copied()
+        let flow = packet.source.0.last_chunk::<4>()?.iter().chain(destination.0.last_chunk::<4>()?);
+        let flow = flow.fold(0, |flow: usize, byte| flow.wrapping_mul(31).wrapping_add((*byte).into()));
+        path.next.iter().filter(can).nth(flow.checked_rem(count)?).copied()
     }
 
     /// Sends a frame on; `false` if there is no way.
@@ -101,7 +125,41 @@ impl Shard {
         except: Option<&NodeId>,
         out: &mut impl Outbound,
     ) -> bool {
-        let Some(next) = self.next_hop(&packet, except) else { return false };
+        let mut parts: SmallVec<[Part; 4]> = SmallVec::new();
+        for (index, destination) in packet.destinations.iter().enumerate() {
+            let next = self.next_hop(&packet, destination, except);
+            match parts.iter_mut().find(|(other, _)| *other == next) {
+                Some((_, indices)) => indices.push(index),
+                None => parts.push((next, smallvec::smallvec![index])),
+            }
+        }
+        match parts.as_slice() {
+            [(None, _)] => return false,
+            [(Some(next), _)] => {
+                self.send_to_next(now, packet, *next, payload, out);
+                return true;
+            }
+            _ => {}
+        }
+        // The ways of its destinations part here.
+        for (next, indices) in parts {
+            let (part, payload) = packet.part(&indices, payload);
+            match next {
+                Some(next) => self.send_to_next(now, part, next, payload.as_shared(), out),
+                None => self.not_passed(now, part, payload.as_shared(), out),
+            }
+        }
+        true
+    }
+
+    fn send_to_next(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        next: NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
         let home = home_reactor(&next, self.shared.reactors);
         if home == self.id {
             self.pass(now, packet, next, payload, out);
@@ -109,7 +167,6 @@ impl Shard {
             let pass = MeshMessage::Pass { packet: Box::new(packet), next: Box::new(next) };
             out.to_reactor(home, pass, payload);
         }
-        true
     }
 
     /// Sends a frame on to a neighbour whose home is here.
@@ -131,21 +188,34 @@ impl Shard {
                 }
                 return;
             }
-            if !self.enqueue(now, &next, head, payload, packet.packet_type, packet.seq, Some(packet), out) {
-                self.not_passed(now, &packet, payload, out);
-            }
-            return;
+            return self.enqueue_packet(now, &next, head, packet, payload, out);
         }
         packet.tries += 1;
-        if packet.tries < TRIES_MAX && self.route(now, packet, payload, Some(&next), out) {
+        if packet.tries < TRIES_MAX && self.route(now, packet.clone(), payload, Some(&next), out) {
             return;
         }
         // It may return.
         let head = packet.head(payload.len());
-        if !packet.packet_type.is_amop()
-            || !self.enqueue(now, &next, head, payload, packet.packet_type, packet.seq, Some(packet), out)
+        if packet.packet_type.is_amop() {
+            self.enqueue_packet(now, &next, head, packet, payload, out);
+        } else {
+            self.not_passed(now, packet, payload, out);
+        }
+    }
+
+    fn enqueue_packet(
+        &mut self,
+        now: Instant,
+        next: &NodeId,
+        head: SmallVec<[u8; 128]>,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let (packet_type, seq, packet) = (packet.packet_type, packet.seq, Box::new(packet));
+        if let Err(Some(packet)) = self.enqueue(now, next, head, payload, packet_type, seq, Some(packet), out)
         {
-            self.not_passed(now, &packet, payload, out);
+            self.not_passed(now, *packet, payload, out);
         }
     }
 
@@ -153,20 +223,22 @@ impl Shard {
     pub(super) fn not_passed(
         &mut self,
         now: Instant,
-        packet: &Packet,
+        packet: Packet,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         if packet.source != self.shared.id {
-            return self.park(now, *packet, payload);
+            return self.park(now, packet, payload);
         }
-        let (node, packet_type, seq) = (packet.destination, packet.packet_type, packet.seq);
-        let home = home_reactor(&node, self.shared.reactors);
-        if home == self.id {
-            self.handle_not_passed(now, &node, Subject { packet_type, seq });
-        } else {
-            let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, seq };
-            out.to_reactor(home, told, FrameRef::Slice(&[]));
+        let (packet_type, seq) = (packet.packet_type, packet.seq);
+        for node in packet.destinations {
+            let home = home_reactor(&node, self.shared.reactors);
+            if home == self.id {
+                self.handle_not_passed(now, &node, Subject { packet_type, seq });
+            } else {
+                let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, seq };
+                out.to_reactor(home, told, FrameRef::Slice(&[]));
+            }
         }
     }
 
@@ -181,45 +253,59 @@ impl Shard {
     ) {
         let own = self.shared.id;
         let Route::Named { source, destinations } = header.route else { return };
-        let source = NodeId(*source);
-        if header.flags & FLAG_SEALED == 0 || source == own {
+        let (source, packet_type, seq) = (NodeId(*source), header.packet_type, header.seq);
+        let is_shared = packet_type == PacketType::SHARED_MULTICAST;
+        let is_whole = match is_shared {
+            true => {
+                destinations.len() <= SHARED_MAX && payload.head().len() >= destinations.len() * TICKET_LEN
+            }
+            false => destinations.len() == 1,
+        };
+        if header.flags & FLAG_SEALED == 0 || source == own || !is_whole {
             return self.counters.not_for_us.increment();
         }
-        for destination in destinations {
-            let destination = NodeId(*destination);
-            if destination == own {
-                let home = home_reactor(&source, self.shared.reactors);
-                if home == self.id {
-                    let subject = Subject { packet_type: header.packet_type, seq: header.seq };
-                    self.arrive(now, &source, subject, payload, out);
-                } else {
-                    let (packet_type, seq) = (header.packet_type, header.seq);
-                    let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
-                    out.to_reactor(home, arrived, payload);
-                }
-                continue;
+        let mut packet = Packet {
+            source,
+            destinations: destinations.iter().map(|id| NodeId(*id)).collect(),
+            packet_type,
+            seq,
+            hops_left: header.hops_left.saturating_sub(1),
+            again: header.flags & FLAG_SENT_AGAIN != 0,
+            from: Some(*peer),
+            tries: 0,
+        };
+        let own_index = packet.destinations.iter().position(|id| *id == own);
+        if let Some(index) = own_index {
+            let part = is_shared.then(|| part_of(payload, destinations.len(), &[index]));
+            let for_us = part.as_ref().map_or(payload, RetainedFrame::as_shared);
+            let home = home_reactor(&source, self.shared.reactors);
+            if home == self.id {
+                self.arrive(now, &source, Subject { packet_type, seq }, for_us, out);
+            } else {
+                let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
+                out.to_reactor(home, arrived, for_us);
             }
-            if !self.shared.settings.relays || header.hops_left <= 1 {
-                self.counters.relay_refused.increment();
-                continue;
-            }
-            let packet = Packet {
-                source,
-                destination,
-                packet_type: header.packet_type,
-                seq: header.seq,
-                hops_left: header.hops_left - 1,
-                again: header.flags & FLAG_SENT_AGAIN != 0,
-                from: Some(*peer),
-                tries: 0,
-            };
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            self.shared.limiter.charge(elapsed, payload.len() as u64);
-            self.counters.relayed.increment();
-            // None overtakes those before it.
-            if self.parked.holds(&destination) || !self.route(now, packet, payload, None, out) {
-                self.park(now, packet, payload);
-            }
+        }
+        let others: SmallVec<[usize; 4]> =
+            (0..destinations.len()).filter(|index| packet.destinations[*index] != own).collect();
+        if others.is_empty() {
+            return;
+        }
+        if !self.shared.settings.relays || packet.hops_left == 0 {
+            return self.counters.relay_refused.increment();
+        }
+        let part;
+        let mut payload = payload;
+        if own_index.is_some() {
+            (packet, part) = packet.part(&others, payload);
+            payload = part.as_shared();
+        }
+        let elapsed = now.saturating_duration_since(self.shared.started);
+        self.shared.limiter.charge(elapsed, payload.len() as u64);
+        self.counters.relayed.increment();
+        // None overtakes those before it.
+        if self.parked.holds(&packet.destinations) || !self.route(now, packet.clone(), payload, None, out) {
+            self.park(now, packet, payload);
         }
     }
 
@@ -229,8 +315,14 @@ impl Shard {
             let Sent { head, body, packet_type, message, packet } = sent;
             let rerouted = match packet {
                 Some(packet) => {
-                    let packet = Packet { again: true, tries: 0, ..packet };
-                    self.route(now, packet, body.as_ref(), Some(id), out)
+                    let packet = Packet { again: true, tries: 0, ..*packet };
+                    if self.route(now, packet.clone(), body.as_shared(), Some(id), out) {
+                        self.counters.frames_sent_again.increment();
+                    } else {
+                        let packet = Some(Box::new(packet));
+                        self.keep_waiting(id, Sent { head, body, packet_type, message, packet });
+                    }
+                    continue;
                 }
                 None => {
                     let subject = Subject { packet_type, seq: message };
@@ -242,7 +334,7 @@ impl Shard {
             if rerouted {
                 self.counters.frames_sent_again.increment();
             } else {
-                self.keep_waiting(id, Sent { head, body, packet_type, message, packet });
+                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None });
             }
         }
     }
@@ -259,9 +351,10 @@ impl Shard {
     fn send_parked(&mut self, now: Instant, out: &mut impl Outbound) {
         let Parked { frames, .. } = std::mem::take(&mut self.parked);
         for (since, packet, payload) in frames {
-            if self.parked.holds(&packet.destination) || !self.route(now, packet, payload.as_ref(), None, out)
+            if self.parked.holds(&packet.destinations)
+                || !self.route(now, packet.clone(), payload.as_shared(), None, out)
             {
-                self.parked.push(since, packet, payload.as_ref());
+                self.parked.push(since, packet, payload.as_shared());
             }
         }
     }
