@@ -5,8 +5,9 @@
 //!   was asked.
 //! - A multicast that was accepted is to come to every subscriber. A dead node excuses only copies from and to it.
 //! - Nodes that were cut off from each other for so long that they had to notice it are excused from both.
-//! - Nothing comes twice, and what comes from one publisher comes in its order; a dead node excuses only what it has a hand in
-//!   itself.
+//! - Nothing comes twice, and what comes from one publisher comes in its order, but for what comes to a dead node. A unicast to
+//!   any subscriber may come behind later ones if one of them is dead or cut off, for it may have been meant for that one
+//!   first.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -201,9 +202,10 @@ impl Account {
             let newest = newest.entry((*receiver, message.publisher)).or_insert(message.number);
             if message.number < *newest {
                 self.rows[row].disordered += 1;
-                // Who would have had it is dead: it comes to another later.
-                let redrawn = message.kind == Kind::Any
-                    && phase.dead.iter().any(|dead| self.timeline.subscribers.contains(dead));
+                // Who would have had it is dead or out of reach: it comes to another later.
+                let is_subscriber = |node| self.timeline.subscribers.contains(node);
+                let redrawn =
+                    message.kind == Kind::Any && (phase.cut_off || phase.dead.iter().any(is_subscriber));
                 let what = format!("comes to node {receiver} behind {newest}");
                 let excused = redrawn || phase.dead.contains(receiver);
                 self.fault(&phase, message, excused, Sort::Disordered, &what);
