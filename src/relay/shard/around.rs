@@ -4,7 +4,8 @@
 //! # Invariants
 //! - What is kept in a channel is sent again when a node on the way is lost, when no neighbour could take it, and when
 //!   nothing is heard of it for long.
-//! - A message is in the channel of its node or in its window, never in both; the channel's are the older ones.
+//! - What is in the channel of a node is older than what waits for a link to it. When one comes up, the channel's goes
+//!   first, and stays what it is.
 
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, RetainedFrame,
         frame::HEAD_LEN_MAX,
-        node::{HEADER_LEN_MIN, HOPS_MAX, Header, PacketType},
+        node::{HEADER_LEN_MIN, Header, PacketType},
     },
 };
 
@@ -71,7 +72,7 @@ impl Shard {
             return channel.seal.seal(sealed_as, subject, &[], pieces, &mut sealed).is_some()
                 && self.route(
                     now,
-                    self.packet(*id, subject, false),
+                    self.own_packet(id, subject, false),
                     FrameRef::Slice(&sealed),
                     Some(id),
                     out,
@@ -118,7 +119,7 @@ impl Shard {
         }
         let Some(first) = destinations.first() else { return refused };
         let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
-        let packet = Packet { destinations: destinations.clone(), ..self.packet(*first, subject, false) };
+        let packet = Packet { destinations: destinations.clone(), ..self.own_packet(first, subject, false) };
         if !self.route(now, packet.clone(), content.behind(tickets.into()).as_shared(), None, out) {
             self.not_passed(now, packet, FrameRef::Slice(&[]), out);
         }
@@ -136,7 +137,7 @@ impl Shard {
         content: &RetainedFrame,
         out: &mut impl Outbound,
     ) -> Option<[u8; TICKET_LEN]> {
-        if !self.has_room(now, id, PacketType::SHARED_MULTICAST) {
+        if !self.has_room(now, id, 2) {
             return None;
         }
         self.sealed += 1;
@@ -150,18 +151,20 @@ impl Shard {
         ticket
     }
 
-    fn packet(&self, destination: NodeId, Subject { packet_type, seq }: Subject, again: bool) -> Packet {
-        let source = self.shared.id;
-        Packet {
-            source,
-            destinations: smallvec::smallvec![destination],
-            packet_type,
-            seq,
-            hops_left: HOPS_MAX,
-            again,
-            from: None,
-            tries: 0,
+    /// Sends a frame of this node to another one; `false` if there is no way.
+    fn send_packet(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        if self.is_linked(id) {
+            self.send_to_next(now, packet, *id, payload, out);
+            return true;
         }
+        self.route(now, packet, payload, Some(id), out)
     }
 
     #[allow(clippy::too_many_arguments)] // the parts of one message
@@ -177,11 +180,20 @@ impl Shard {
     ) -> bool {
         // It may be told that it was not sent before the call returns.
         self.note_sent(id, number, true);
-        let is_sent = self.route(now, self.packet(*id, subject, again), frame.as_shared(), Some(id), out);
+        let is_sent = self.send_packet(now, id, self.own_packet(id, subject, again), frame.as_shared(), out);
         if !is_sent {
             self.note_sent(id, number, false);
+        } else if subject.packet_type == PacketType::UNICAST
+            && let Some(peer) = self.peers.get_mut(id)
+        {
+            // Whether it arrives shows later; until then it may have.
+            peer.note_taken(subject.seq);
         }
         is_sent
+    }
+
+    fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
+        Packet::of_own(self.shared.id, *id, subject, again)
     }
 
     fn note_sent(&mut self, id: &NodeId, number: u64, is_sent: bool) {
@@ -318,16 +330,13 @@ impl Shard {
         let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().1;
-        let held_max = match self.neighbours.get(source).is_some_and(|neighbour| neighbour.active.is_some()) {
-            // What is missing comes over the link, and this anew behind it.
-            true => 0,
-            false => settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes)),
-        };
+        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes));
         let len = arrival.payload.len();
         let accepted = channel.accept(number, least, arrival, held_max);
         self.windows_bytes = self.windows_bytes + channel.bytes().1 - before;
         match accepted {
             Accepted::InOrder(arrivals) => {
+                let arrivals = arrivals.into_iter().filter(|arrival| !arrival.payload.is_empty());
                 for Arrival { subject: Subject { packet_type, seq }, payload } in arrivals {
                     let header = Header::direct(packet_type, seq);
                     self.handle_amop(now, None, source, &header, FrameRef::Slice(&payload), out);
@@ -370,11 +379,8 @@ impl Shard {
             self.ack_timers.cancel(timer);
         }
         let subject = Subject { packet_type: PacketType::ACK, seq: self.next_message() };
-        // One that is lost is sent again when the message comes again. A link between the two carries none: what waited
-        // goes over it anew.
-        if self.has_way_around(id) {
-            self.send_around(now, id, subject, &[&below], FrameRef::Slice(&[]), out);
-        }
+        // One that is lost is sent again when the message comes again.
+        self.send_around(now, id, subject, &[&below], FrameRef::Slice(&[]), out);
     }
 
     fn handle_channel_ack(&mut self, now: Instant, id: &NodeId, payload: FrameRef<'_>) {
@@ -419,9 +425,6 @@ impl Shard {
     }
 
     fn send_again(&mut self, now: Instant, id: &NodeId, which: Which, out: &mut impl Outbound) {
-        if !self.has_way_around(id) {
-            return;
-        }
         let Some(channel) = self.peers.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
         let is_chosen = |kept: &&Kept| which != Which::Unsent || !kept.is_sent;
         let max = if which == Which::Oldest { SENT_AGAIN_MAX } else { usize::MAX };
@@ -464,7 +467,6 @@ impl Shard {
             }
             None => {
                 self.fail_awaiting(now, id, out);
-                self.drop_unicasts(now, id);
                 if let Some(peer) = self.peers.get_mut(id) {
                     peer.lost_since = Some(now);
                     self.want_node_tick(now);
@@ -473,17 +475,15 @@ impl Shard {
         }
     }
 
-    /// Unicasts that have failed are not sent any more; what is kept besides gets numbers without gaps.
-    fn drop_unicasts(&mut self, now: Instant, id: &NodeId) {
+    /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
+    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) {
+        let subject = Subject { packet_type: PacketType::UNICAST, seq };
         let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().0;
-        for Arrival { subject, payload } in channel.take_kept() {
-            if subject.packet_type != PacketType::UNICAST {
-                self.sealed += 1;
-                channel.keep(now, self.sealed, subject, std::iter::once(&payload[..]), payload.len());
-            }
-        }
+        self.sealed += 1;
+        channel.void(self.sealed, subject);
         self.windows_bytes = self.windows_bytes + channel.bytes().0 - before;
+        self.want_node_tick(now);
     }
 }
 

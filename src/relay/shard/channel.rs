@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - What is kept has consecutive numbers. All below the least of them was taken, or comes by another way.
-//! - Of a number one payload is sealed, once; what is sent again are the same bytes.
+//! - What is sent again are the same bytes, or nothing at all under the same number; the first that comes counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -194,20 +194,31 @@ impl Channel {
     ) -> Option<&Kept> {
         let number = self.next;
         let least = self.kept.front().map_or(number, |kept| kept.number);
+        let sealed = self.seal_numbered(sealed_as, subject, (number, least), pieces, len)?;
+        if self.kept.is_empty() {
+            (self.since, self.patience) = (now, PATIENCE);
+        }
+        self.next += 1;
+        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
+        self.kept_bytes += kept.cost();
+        self.kept.push_back(kept);
+        self.kept.back()
+    }
+
+    fn seal_numbered<'a>(
+        &self,
+        sealed_as: u64,
+        subject: Subject,
+        (number, least): (u64, u64),
+        pieces: impl Iterator<Item = &'a [u8]>,
+        len: usize,
+    ) -> Option<RetainedFrame> {
         let mut numbers = [0; NUMBERS_LEN];
         numbers[..8].copy_from_slice(&number.to_be_bytes());
         numbers[8..].copy_from_slice(&least.to_be_bytes());
         let mut sealed = Vec::with_capacity(FRONT_LEN + NUMBERS_LEN + len + TAG_LEN);
         self.seal.seal(sealed_as, subject, &numbers, pieces, &mut sealed)?;
-        if self.kept.is_empty() {
-            (self.since, self.patience) = (now, PATIENCE);
-        }
-        self.next += 1;
-        let sealed = RetainedFrame::from_bytes(sealed.into());
-        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
-        self.kept_bytes += kept.cost();
-        self.kept.push_back(kept);
-        self.kept.back()
+        Some(RetainedFrame::from_bytes(sealed.into()))
     }
 
     /// The same with a ticket for a content that several nodes get.
@@ -233,6 +244,15 @@ impl Channel {
         self.kept.iter()
     }
 
+    /// The same when a link to the other end has come up, over which all of it is sent.
+    pub(super) fn send_all_kept(&mut self) -> Vec<(Subject, RetainedFrame)> {
+        let send = |kept: &mut Kept| {
+            kept.is_sent = true;
+            (kept.subject, kept.frame())
+        };
+        self.kept.iter_mut().map(send).collect()
+    }
+
     pub(super) fn note_sent(&mut self, number: u64, is_sent: bool) {
         let Some(first) = self.kept.front().map(|kept| kept.number) else { return };
         let index = number.checked_sub(first).map(|index| index as usize);
@@ -248,20 +268,18 @@ impl Channel {
         }
     }
 
-    /// Takes out all that is kept, opened; it goes another way, or is numbered anew.
-    pub(super) fn take_kept(&mut self) -> Vec<Arrival> {
-        self.kept_bytes = 0;
-        let seal = &self.seal;
-        let open = |kept: Kept| {
-            let mut bytes: Vec<u8> = kept.sealed.as_ref().pieces().flatten().copied().collect();
-            seal.open_own(kept.subject, &mut bytes).ok()?;
-            let arrival = Arrival { subject: kept.subject, payload: payload_of(bytes) };
-            match kept.content {
-                None => Some(arrival),
-                Some(content) => arrival.with_content(content.as_ref().pieces().flatten().copied().collect()),
-            }
-        };
-        std::mem::take(&mut self.kept).into_iter().filter_map(open).collect()
+    /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
+    /// Should it have been taken already, it stays so.
+    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) {
+        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return };
+        let number = self.kept[index].number;
+        let least = self.kept.front().map_or(number, |kept| kept.number);
+        if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
+            let kept = &mut self.kept[index];
+            self.kept_bytes -= kept.cost();
+            (kept.sealed, kept.is_sent) = (sealed, false);
+            self.kept_bytes += kept.cost();
+        }
     }
 
     /// The other end has taken all messages below a number; gives which. `None` if they were never sent.
@@ -327,12 +345,6 @@ impl Channel {
         }
         self.held_bytes -= in_order.iter().map(Arrival::cost).sum::<usize>();
         if in_order.is_empty() { held } else { Accepted::InOrder(in_order) }
-    }
-
-    /// Forgets what waits for others: it will come again.
-    pub(super) fn drop_held(&mut self) {
-        self.held.clear();
-        self.held_bytes = 0;
     }
 
     /// All messages of the other end below this were taken.
@@ -439,14 +451,35 @@ mod tests {
     }
 
     #[test]
-    fn what_went_another_way_is_not_waited_for() {
+    fn what_is_not_wanted_any_more_is_not_waited_for() {
         let mut pair = pair();
         let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
         assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
-        let moved = pair.sender.take_kept();
-        assert_eq!(moved.iter().map(|kept| kept.subject.seq).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        assert_eq!(moved[3].payload, "3");
+        pair.sender.void(1_000, subject(1));
+        let void = &pair.sender.kept[1];
+        assert!(!void.is_sent && void.sealed.len() == FRONT_LEN + NUMBERS_LEN + TAG_LEN);
+        let mut bytes: Vec<u8> = void.sealed.as_ref().pieces().flatten().copied().collect();
+        pair.receiver.seal.open(subject(1), &mut bytes).unwrap();
+        let (number, least, arrival) = read_numbers(subject(1), bytes).unwrap();
+        assert!(arrival.payload.is_empty());
+        let Accepted::InOrder(arrivals) = pair.receiver.accept(number, least, arrival, 0) else { panic!() };
+        assert_eq!(arrivals.iter().map(|arrival| arrival.subject.seq).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Known), "the message itself comes too late");
+        assert_eq!(pair.accept(3, &sealed[3]), Ok(vec![3]));
+        let below = pair.receiver.taken_below();
+        assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 4);
+        assert_eq!(pair.sender.bytes(), (0, 0));
+    }
+
+    #[test]
+    fn all_below_the_least_number_that_may_come_counts_as_taken() {
+        let mut pair = pair();
+        let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
+        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
+        // As if the acknowledgement of them came another way.
+        pair.sender.acknowledge(pair.now, 74).unwrap();
         let next = pair.send(4);
         assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was held is taken with it");
         assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Known), "too late");

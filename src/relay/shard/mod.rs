@@ -406,7 +406,7 @@ impl Shard {
                 self.answer_from_node(now, request, message, by_node, frame, out);
             }
             MeshMessage::ForgetForward { node, message, report } => {
-                if let Some((request, taken)) = self.forget_forward(&node, message)
+                if let Some((request, taken)) = self.forget_forward(now, &node, message)
                     && report
                 {
                     let failed = MeshMessage::ForwardFailed { request, message, taken };

@@ -9,9 +9,7 @@ use std::{
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{
-    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Arrival, multicast::Copies, node_link::NodeLink,
-};
+use super::{LinkKind, Shard, Usage, around::SHARED_MAX, multicast::Copies, node_link::NodeLink};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Named, Outbound, Packet, ReactorId, RegistryInput, RequestId, SendError,
@@ -83,13 +81,6 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// A message that was to go around, on its way over the link.
-    fn direct(Arrival { subject: Subject { packet_type, seq }, payload }: Arrival) -> Self {
-        let mut head = SmallVec::new();
-        Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
-        Self { head, body: RetainedFrame::from_bytes(payload), packet_type, message: seq, packet: None }
-    }
-
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
@@ -205,17 +196,15 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
-        // What went around it is older than what waits for its link. What came around and waits for others comes over
-        // the link anew, as they do.
-        let moved = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
-        let moved = moved.map(|channel| {
-            let (kept, held) = channel.bytes();
-            self.windows_bytes -= kept + held;
-            channel.drop_held();
-            channel.take_kept()
-        });
-        for arrival in moved.into_iter().flatten().rev() {
-            let sent = Sent::direct(arrival);
+        // What was to go around it is older than what waits for its link.
+        let own = self.shared.id;
+        let kept = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
+        let kept: Vec<_> = kept.map_or(Vec::new(), |channel| channel.send_all_kept());
+        for (subject, body) in kept.into_iter().rev() {
+            let packet = Packet::of_own(own, *peer, subject, true);
+            let head = packet.head(body.len());
+            let (packet_type, message) = (subject.packet_type, subject.seq);
+            let sent = Sent { head, body, packet_type, message, packet: Some(Box::new(packet)) };
             neighbour.window.bytes += sent.cost();
             self.windows_bytes += sent.cost();
             neighbour.window.frames.push_front(sent);
@@ -360,6 +349,11 @@ impl Shard {
         neighbour.window.frames.push_back(sent);
     }
 
+    /// Whether a link to a node is live.
+    pub(super) fn is_linked(&self, id: &NodeId) -> bool {
+        self.neighbours.get(id).is_some_and(|neighbour| neighbour.active.is_some())
+    }
+
     /// Whether messages of this node wait for a link to a neighbour.
     fn has_waiting(&self, id: &NodeId) -> bool {
         self.neighbours
@@ -392,7 +386,10 @@ impl Shard {
         self.send_waiting_around(now, id, out);
         for sent in self.take_window(id) {
             match (sent.packet, sent.packet_type) {
-                (Some(packet), _) => self.not_passed(now, *packet, sent.body.as_shared(), out),
+                (Some(packet), _) => {
+                    let packet = Packet { again: true, ..*packet };
+                    self.not_passed(now, packet, sent.body.as_shared(), out);
+                }
                 (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
                 (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
                 (None, _) => {}
@@ -470,11 +467,16 @@ impl Shard {
             audience: audience.map(audience_of),
             ..Extensions::default()
         };
+        let goes_around = !self.is_linked(node) && self.has_way_around(node);
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
         if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, coordinator, request);
+            if goes_around {
+                // Whether it arrives shows later; until then it may have.
+                peer.note_taken(message);
+            }
         }
         true
     }
@@ -531,8 +533,7 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         let goes_around = |node: &&NodeRef| {
-            let is_linked = self.neighbours.get(&node.id).is_some_and(|neighbour| neighbour.active.is_some());
-            !is_linked && self.has_way_around(&node.id) && !self.has_waiting(&node.id)
+            !self.is_linked(&node.id) && self.has_way_around(&node.id) && !self.has_waiting(&node.id)
         };
         let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
             nodes.iter().partition(goes_around);
@@ -569,13 +570,13 @@ impl Shard {
     ) -> bool {
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
-        let is_linked = self.neighbours.get(node).is_some_and(|neighbour| neighbour.active.is_some());
-        if !is_linked && self.has_way_around(node) {
+        if !self.is_linked(node) && self.has_way_around(node) {
             // None overtakes those before it.
             if self.has_waiting(node) {
                 self.send_waiting_around(now, node, out);
             }
-            return self.has_room(now, node, packet_type)
+            let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
+            return self.has_room(now, node, share)
                 && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
         }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
@@ -589,17 +590,15 @@ impl Shard {
         self.enqueue(now, node, head, frame, packet_type, message, None, out).is_ok()
     }
 
-    /// Whether what is kept for a node until it acknowledges it leaves room for one more.
-    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, packet_type: PacketType) -> bool {
+    /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
+    /// half, or all.
+    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, share: usize) -> bool {
         let settings = &self.shared.settings;
         let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
         let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
         let frames =
             window.map_or(0, |window| window.frames.len()) + channel.map_or(0, |channel| channel.frames());
         let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
-        // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
-        // the whole request time.
-        let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
         if frames >= settings.window_frames_max / share
             || bytes >= settings.window_bytes_max / share
             || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
@@ -629,7 +628,12 @@ impl Shard {
         packet: Option<Box<Packet>>,
         out: &mut impl Outbound,
     ) -> Result<(), Option<Box<Packet>>> {
-        if !self.has_room(now, node, packet_type) {
+        // What is kept for its end has its room already.
+        let is_kept = packet.as_ref().is_some_and(|packet| packet.from.is_none() && !packet.again);
+        // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
+        // costs its publisher the whole request time.
+        let share = if packet_type == PacketType::UNICAST_RESPONSE || packet.is_some() { 1 } else { 2 };
+        if !is_kept && !self.has_room(now, node, share) {
             return Err(packet);
         }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return Err(packet) };

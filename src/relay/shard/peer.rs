@@ -189,6 +189,7 @@ impl Shard {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let awaiting: Vec<(u32, Awaiting)> = peer.awaiting.drain().collect();
         for (message, Awaiting { coordinator, request, taken }) in awaiting {
+            self.void_unicast(now, id, message);
             if coordinator == self.id {
                 self.handle_forward_failed(now, request, message, taken, out);
             } else {
@@ -241,8 +242,14 @@ impl Shard {
     }
 
     /// The request is over; tells which it was and whether the node had taken it.
-    pub(super) fn forget_forward(&mut self, id: &NodeId, message: u32) -> Option<(RequestId, bool)> {
+    pub(super) fn forget_forward(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        message: u32,
+    ) -> Option<(RequestId, bool)> {
         let awaiting = self.peers.get_mut(id)?.awaiting.remove(&message)?;
+        self.void_unicast(now, id, message);
         Some((awaiting.request, awaiting.taken))
     }
 }

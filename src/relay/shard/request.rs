@@ -725,7 +725,7 @@ impl Shard {
                 // more, its answer is on the way and does.
             }
             (Try::Node(message), Some((node, _))) => {
-                let taken = self.forget_forward(&node.id, message).is_some_and(|(_, taken)| taken);
+                let taken = self.forget_forward(now, &node.id, message).is_some_and(|(_, taken)| taken);
                 self.handle_forward_failed(now, id, message, taken, out);
             }
             _ => self.close_request(now, id, out),
@@ -764,7 +764,7 @@ impl Shard {
 
     /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
     fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
-        let Some(mut request) = self.end_request(id, None, out) else { return };
+        let Some(mut request) = self.end_request(now, id, None, out) else { return };
         let answer = answer_frame(&request.seq, code);
         self.note_end(now, &mut request, End::ByNode, code, |_| ());
         match request.origin {
@@ -789,7 +789,7 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        let Some(mut request) = self.end_request(id, Some(session), out) else {
+        let Some(mut request) = self.end_request(now, id, Some(session), out) else {
             self.counters.late_answers.increment();
             return;
         };
@@ -827,7 +827,7 @@ impl Shard {
         // node has failed.
         let header = Header::decode(frame.head()).filter(|header| header.seq == seq);
         if !by_node && header.is_some() {
-            let Some(mut request) = self.end_request(id, None, out) else { return };
+            let Some(mut request) = self.end_request(now, id, None, out) else { return };
             let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
             self.note_end(now, &mut request, End::BySession, result_of(frame), step);
             let taken = request.taken;
@@ -854,6 +854,7 @@ impl Shard {
     /// Takes a request out of the table and lets go of everything that still waits for it.
     fn end_request(
         &mut self,
+        now: Instant,
         id: RequestId,
         answered_by: Option<SessionId>,
         out: &mut impl Outbound,
@@ -874,7 +875,7 @@ impl Shard {
         }
         for (node, message) in &request.nodes {
             if node.reactor == self.id {
-                self.forget_forward(&node.id, *message);
+                self.forget_forward(now, &node.id, *message);
             } else {
                 let forget = MeshMessage::ForgetForward { node: node.id, message: *message, report: false };
                 out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
@@ -900,7 +901,7 @@ impl Shard {
         sender: Arc<Sender>,
         out: &mut impl Outbound,
     ) {
-        if let Some(request) = self.end_request(id, None, out) {
+        if let Some(request) = self.end_request(now, id, None, out) {
             let account = request.account(now, End::SenderLeft, ResultCode::OK);
             self.keep(&request.seq, request.taken, request.topic, Some(sender), account, true);
         }

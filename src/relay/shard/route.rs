@@ -24,7 +24,7 @@ use crate::{
     relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, Route},
+        node::{FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route},
     },
 };
 
@@ -64,8 +64,22 @@ impl Parked {
 }
 
 impl Packet {
+    /// A message of this node.
+    pub(super) fn of_own(own: NodeId, destination: NodeId, subject: Subject, again: bool) -> Self {
+        Self {
+            source: own,
+            destinations: smallvec::smallvec![destination],
+            packet_type: subject.packet_type,
+            seq: subject.seq,
+            hops_left: HOPS_MAX,
+            again,
+            from: None,
+            tries: 0,
+        }
+    }
+
     /// Its header before a payload of so many bytes.
-    fn head(&self, payload_len: usize) -> SmallVec<[u8; 128]> {
+    pub(super) fn head(&self, payload_len: usize) -> SmallVec<[u8; 128]> {
         let mut head = SmallVec::new();
         let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
         let header = Header {
@@ -152,7 +166,7 @@ impl Shard {
         true
     }
 
-    fn send_to_next(
+    pub(super) fn send_to_next(
         &mut self,
         now: Instant,
         packet: Packet,
@@ -194,9 +208,9 @@ impl Shard {
         if packet.tries < TRIES_MAX && self.route(now, packet.clone(), payload, Some(&next), out) {
             return;
         }
-        // It may return.
-        let head = packet.head(payload.len());
-        if packet.packet_type.is_amop() {
+        if packet.packet_type.is_amop() && packet.from.is_some() {
+            // It may return.
+            let head = packet.head(payload.len());
             self.enqueue_packet(now, &next, head, packet, payload, out);
         } else {
             self.not_passed(now, packet, payload, out);
@@ -318,6 +332,8 @@ impl Shard {
                     let packet = Packet { again: true, tries: 0, ..*packet };
                     if self.route(now, packet.clone(), body.as_shared(), Some(id), out) {
                         self.counters.frames_sent_again.increment();
+                    } else if packet.from.is_none() {
+                        self.not_passed(now, packet, body.as_shared(), out);
                     } else {
                         let packet = Some(Box::new(packet));
                         self.keep_waiting(id, Sent { head, body, packet_type, message, packet });
