@@ -40,10 +40,12 @@ pub(crate) fn draw(path: &Path, accounts: &[Account]) -> Result<(), Box<dyn std:
             .x_desc("seconds")
             .y_label_formatter(&|milliseconds| format!("{milliseconds}"))
             .draw()?;
-        for phase in phases.iter().filter(|phase| phase.name != QUIET) {
+        for (index, phase) in phases.iter().filter(|phase| phase.name != QUIET).enumerate() {
             let (from, to) = (seconds(phase.begin), seconds(phase.end));
             let shade = Rectangle::new([(from, RANGE.start), (to, RANGE.end)], BLACK.mix(0.07).filled());
-            let name = Text::new(phase.name.clone(), (from, RANGE.end * 0.8), ("sans-serif", 11));
+            // Names are longer than phases are wide: three rows of them.
+            let height = RANGE.end * [0.8, 0.27, 0.09][index % 3];
+            let name = Text::new(phase.name.clone(), (from, height), ("sans-serif", 11));
             chart.draw_series([shade])?;
             chart.draw_series([name])?;
         }
