@@ -212,6 +212,15 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] windows_bytes_max")
         .memory(settings.windows_bytes_max),
         fixed(
+            "bytes kept for nodes that are no neighbours, and held of them for their turn",
+            settings.windows_bytes_max,
+            "bytes",
+            "node, in shares for its reactors",
+            "the same; what is not held comes again: not_held_for_order",
+        )
+        .set_by("[amop] windows_bytes_max")
+        .memory(settings.windows_bytes_max),
+        fixed(
             "frames for other nodes that wait for a way",
             shard::PARKED_MAX,
             "frames",

@@ -244,6 +244,9 @@ figures! {
         gauge window_bytes,
         /// Bytes of frames sent and not acknowledged now, of all neighbours.
         gauge windows_bytes,
+        /// Bytes of messages for nodes that are no neighbours, until those have taken them, and of messages of such
+        /// nodes that came before their turn.
+        gauge kept_bytes,
         /// Other nodes of which something is remembered now: messages, channels.
         gauge peers,
         /// Message identities remembered now, of the neighbour that has most.

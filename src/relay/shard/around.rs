@@ -80,7 +80,7 @@ impl Shard {
         let before = channel.bytes().0;
         let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
         let (number, frame) = (kept.number, kept.frame());
-        self.windows_bytes += channel.bytes().0 - before;
+        self.kept_bytes += channel.bytes().0 - before;
         self.want_node_tick(now);
         self.send_kept(now, id, number, &frame, subject, false, out);
         true
@@ -182,7 +182,7 @@ impl Shard {
         content: &RetainedFrame,
         out: &mut impl Outbound,
     ) -> Option<[u8; TICKET_LEN]> {
-        if !self.has_room(now, id, 2) {
+        if !self.has_room(now, id, 2, self.kept_bytes) {
             return None;
         }
         self.sealed += 1;
@@ -192,7 +192,7 @@ impl Shard {
         let kept = channel.keep_shared(now, sealed_as, seq, key, content.clone())?;
         let (number, ticket) = (kept.number, kept.sealed.as_ref().head().first_chunk().copied());
         channel.note_sent(number, true);
-        self.windows_bytes += channel.bytes().0 - before;
+        self.kept_bytes += channel.bytes().0 - before;
         ticket
     }
 
@@ -274,7 +274,7 @@ impl Shard {
             self.ack_timers.cancel(timer);
         }
         let (kept, held) = channel.bytes();
-        self.windows_bytes -= kept + held;
+        self.kept_bytes -= kept + held;
         if self.floors.len() >= FLOORS_MAX
             && !self.floors.contains_key(id)
             && let Some(any) = self.floors.keys().next().copied()
@@ -389,10 +389,10 @@ impl Shard {
         let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().1;
-        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.windows_bytes));
+        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.kept_bytes));
         let len = arrival.payload.len();
         let accepted = channel.accept(number, least, arrival, held_max);
-        self.windows_bytes = self.windows_bytes + channel.bytes().1 - before;
+        self.kept_bytes = self.kept_bytes + channel.bytes().1 - before;
         match accepted {
             Accepted::InOrder(arrivals) => {
                 let arrivals = arrivals.into_iter().filter(|arrival| !arrival.payload.is_empty());
@@ -452,7 +452,7 @@ impl Shard {
         let Some(taken) = channel.acknowledge(now, u64::from_be_bytes(below)) else {
             return self.counters.sealed_refused.increment();
         };
-        self.windows_bytes -= before - channel.bytes().0;
+        self.kept_bytes -= before - channel.bytes().0;
         for Subject { packet_type, seq } in taken {
             if packet_type == PacketType::UNICAST {
                 peer.note_taken(seq);
@@ -545,7 +545,7 @@ impl Shard {
     /// Nothing of what is kept for a node goes there any more.
     pub(super) fn drop_kept(&mut self, id: &NodeId) {
         let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
-        self.windows_bytes -= channel.bytes().0;
+        self.kept_bytes -= channel.bytes().0;
         channel.drop_kept();
     }
 
@@ -556,7 +556,7 @@ impl Shard {
         let before = channel.bytes().0;
         self.sealed += 1;
         channel.void(self.sealed, subject);
-        self.windows_bytes = self.windows_bytes + channel.bytes().0 - before;
+        self.kept_bytes = self.kept_bytes + channel.bytes().0 - before;
         self.want_node_tick(now);
     }
 }

@@ -128,6 +128,8 @@ pub struct Shard {
     floors: AHashMap<NodeId, Floor>,
     /// Bytes in the windows of all neighbours.
     windows_bytes: usize,
+    /// Bytes in the channels with all nodes that are no neighbours.
+    kept_bytes: usize,
     /// Message identities remembered for all neighbours.
     identities: usize,
     node_links_started: u64,
@@ -216,6 +218,8 @@ pub struct Usage {
     pub window_bytes: usize,
     /// Bytes in the windows of all neighbours.
     pub windows_bytes: usize,
+    /// Bytes kept for, and held of, nodes that are no neighbours.
+    pub kept_bytes: usize,
     /// Other nodes of which something is remembered.
     pub peers: usize,
     /// Most message identities remembered for any neighbour.
@@ -262,6 +266,7 @@ impl Shard {
             sealed: 0,
             floors: AHashMap::with_hasher(hashing.clone()),
             windows_bytes: 0,
+            kept_bytes: 0,
             identities: 0,
             hashing,
             node_links_started: 0,
@@ -576,6 +581,7 @@ impl Shard {
             peers: self.peers.len(),
             identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
             windows_bytes: self.windows_bytes,
+            kept_bytes: self.kept_bytes,
             all_identities: self.identities,
             topics: self.local_topics.len(),
         }
@@ -612,6 +618,7 @@ impl Shard {
             (&counters.window_frames, usage.window_frames),
             (&counters.window_bytes, usage.window_bytes),
             (&counters.windows_bytes, usage.windows_bytes),
+            (&counters.kept_bytes, usage.kept_bytes),
             (&counters.identities, usage.identities),
             (&counters.all_identities, usage.all_identities),
         ] {

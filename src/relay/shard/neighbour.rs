@@ -594,7 +594,7 @@ impl Shard {
                 self.send_waiting_around(now, node, out);
             }
             let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-            return self.has_room(now, node, share)
+            return self.has_room(now, node, share, self.kept_bytes)
                 && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
         }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
@@ -609,8 +609,9 @@ impl Shard {
     }
 
     /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
-    /// half, or all.
-    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, share: usize) -> bool {
+    /// half, or all. `all_bytes` is what all windows or all channels hold: each has a bound of its own, so that nodes
+    /// whose channels are full still pass on what others wait for.
+    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, share: usize, all_bytes: usize) -> bool {
         let settings = &self.shared.settings;
         let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
         let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
@@ -619,7 +620,7 @@ impl Shard {
         let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
         if frames >= settings.window_frames_max / share
             || bytes >= settings.window_bytes_max / share
-            || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
+            || all_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
         {
             if self.logs.window_full.admits(now) {
                 warn!(
@@ -646,12 +647,19 @@ impl Shard {
         packet: Option<Box<Packet>>,
         out: &mut impl Outbound,
     ) -> Result<(), Option<Box<Packet>>> {
-        // What is kept for its end has its room already.
-        let is_kept = packet.as_ref().is_some_and(|packet| packet.from.is_none() && !packet.again);
+        // What is kept for its end has its room already; were it refused for what is kept, nothing of that could ever go.
+        let is_kept = packet.as_ref().is_some_and(|packet| packet.from.is_none());
         // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
         // costs its publisher the whole request time.
         let share = if packet_type == PacketType::UNICAST_RESPONSE || packet.is_some() { 1 } else { 2 };
-        if !is_kept && !self.has_room(now, node, share) {
+        let has_room = match is_kept {
+            true => {
+                let kept = self.neighbours.get(node).map_or(0, |neighbour| neighbour.window.kept);
+                kept < self.shared.settings.window_frames_max
+            }
+            false => self.has_room(now, node, share, self.windows_bytes),
+        };
+        if !has_room {
             return Err(packet);
         }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return Err(packet) };

@@ -477,6 +477,7 @@ impl World {
                     usage.awaiting,
                     usage.window_frames,
                     usage.windows_bytes,
+                    usage.kept_bytes,
                     usage.topics,
                 ];
                 if left.iter().any(|&left| left > 0) {
