@@ -337,8 +337,9 @@ impl Shard {
             payload = part.as_shared();
         }
         self.counters.relayed.increment();
-        // None overtakes those before it.
-        if self.parked.holds(&packet.destinations) || !self.route(now, packet.clone(), payload, None, out) {
+        // No message overtakes those before it.
+        let waits = packet.packet_type.is_amop() && self.parked.holds(&packet.destinations);
+        if waits || !self.route(now, packet.clone(), payload, None, out) {
             self.park(now, packet, payload);
             self.tell_way_ended(now, header, WayEnd::NoWay, payload, out);
         }
