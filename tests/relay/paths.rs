@@ -196,6 +196,58 @@ fn what_cannot_go_back_from_a_lost_link_is_sent_again_as_soon_as_its_source_hear
 }
 
 #[test]
+fn order_holds_when_links_of_a_full_mesh_fall_silent_and_return() {
+    for seed in 0..2 {
+        let mut net = Network::mesh(90 + seed, 5, 2);
+        let apps = subscribers(&mut net, &[0, 1, 3]);
+        let own = net.subscriber(0, &["zero"]);
+        net.run_for(SOON);
+        let publishers = [net.app(2, Behaviour::Silent), net.app(4, Behaviour::Silent)];
+        for number in 0..3_000u16 {
+            let bytes = number.to_be_bytes();
+            for publisher in publishers {
+                match number % 3 {
+                    0 => net.multicast(publisher, "t", &bytes),
+                    1 => net.multicast(publisher, "zero", &bytes),
+                    _ => net.unicast(publisher, "zero", &bytes),
+                };
+            }
+            net.run_for(Duration::from_millis(5));
+            if number == 200 {
+                net.cut_links(0, 1);
+                net.cut_links(0, 2);
+            }
+            if number == 1_800 {
+                net.connect(0, 1);
+                net.connect(0, 2);
+            }
+        }
+        net.run_for(10 * SOON);
+        for (app, types) in
+            [(apps[0], vec![FrameType::MULTICAST]), (own, vec![FrameType::MULTICAST, FrameType::REQUEST])]
+        {
+            for frame_type in types {
+                let pushed = net.pushed(app, frame_type);
+                let got: Vec<u16> =
+                    pushed.iter().map(|(_, payload)| u16::from_be_bytes([payload[0], payload[1]])).collect();
+                // Of two publishers, each of whose messages must be in order.
+                let (mut lasts, mut counts) = ([None; 2], [0; 2]);
+                for number in got {
+                    let of = usize::from(lasts[0].is_some_and(|last| number <= last));
+                    assert!(
+                        lasts[of].is_none_or(|last| number > last),
+                        "seed {seed}: {number} behind {lasts:?}"
+                    );
+                    lasts[of] = Some(number);
+                    counts[of] += 1;
+                }
+                assert_eq!(counts[0] + counts[1], 2_000, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_node_that_dies_in_mid_traffic_is_gone_around() {
     for seed in 0..4 {
         let mut net = network(30 + seed, 4, 2, &ring(4));
