@@ -3,44 +3,20 @@
 //!
 //! `cargo run --release --example state_cost [-- --quick]` writes `perf/state_cost.csv` and `perf/state_cost.svg`.
 
-use std::{
-    collections::VecDeque,
-    fs,
-    io::Write,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, io::Write, time::Duration};
 
-use amop::{
-    relay::{
-        ReactorId, RegistryInput, RegistryOutput, Shared, registry::Registry, settings::Settings,
-        signing::NodeSigner,
-    },
-    wire::{NodeId, Topic, node::PacketType},
-};
-use bytes::Bytes;
+use amop::wire::Topic;
 use plotters::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use registries::Registries;
 use rustix::time::{ClockId, clock_gettime};
 
-const HOME: ReactorId = ReactorId(0);
+mod registries;
+
 /// Links of a node, about.
 const DEGREE: usize = 4;
 /// Changes that are measured, each by itself.
 const CHANGES: usize = 50;
-/// Header of a node frame, which the registry's messages travel in.
-const HEADER_LEN: usize = amop::wire::node::HEADER_LEN_MIN;
-
-struct Network {
-    now: Instant,
-    ids: Vec<NodeId>,
-    registries: Vec<Registry>,
-    links: usize,
-    wire: VecDeque<(usize, usize, PacketType, u32, Bytes)>,
-    seq: u32,
-    /// Bytes of all links, and of the busiest one in one direction since [`Network::measure`].
-    bytes: usize,
-}
 
 fn topic(node: usize, index: usize) -> Topic {
     Topic::new(&format!("institution-{node}/orders/{index}")).expect("a valid name")
@@ -51,96 +27,25 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-impl Network {
-    /// A ring with random chords, each node with its share of the topics, at rest.
-    fn new(nodes: usize, topics: usize) -> Self {
-        let now = Instant::now();
-        let mut random = SmallRng::seed_from_u64(nodes as u64);
-        let keys: Vec<NodeSigner> = (0..nodes)
-            .map(|_| NodeSigner::from_secret_bytes(&random.random()).expect("a valid key"))
-            .collect();
-        let settings = Settings { records_bytes_max: 1 << 40, ..Settings::default() };
-        let registries = keys
-            .iter()
-            .map(|key| {
-                let shared = Shared::new(key.id(), 1, 1, now, settings.clone());
-                Registry::new(Arc::new(shared), key.clone())
-            })
-            .collect();
-        let ids = keys.iter().map(NodeSigner::id).collect();
-        let mut network = Self { now, ids, registries, links: 0, wire: VecDeque::new(), seq: 0, bytes: 0 };
-        for node in 0..nodes {
-            let changes = (0..topics / nodes).map(|index| (topic(node, index), 1)).collect();
-            network.subscribe(node, changes);
-        }
-        let mut edges: Vec<(usize, usize)> = (0..nodes).map(|node| (node, (node + 1) % nodes)).collect();
-        while edges.len() < nodes * DEGREE / 2 && nodes > DEGREE {
-            let (one, other) = (random.random_range(0..nodes), random.random_range(0..nodes));
-            if one != other && !edges.contains(&(one, other)) && !edges.contains(&(other, one)) {
-                edges.push((one, other));
-            }
-        }
-        edges.retain(|(one, other)| one != other);
-        for &(one, other) in &edges {
-            for (at, peer) in [(one, other), (other, one)] {
-                let input = RegistryInput::NodeUp {
-                    id: network.ids[peer],
-                    incarnation: 1,
-                    reactor: HOME,
-                    address: String::new(),
-                    agency: String::new(),
-                    name: String::new(),
-                };
-                network.registries[at].handle(now, input);
-            }
-        }
-        network.links = edges.len();
-        // Announcements beyond an origin's allowance are fetched after the next digest.
-        for _ in 0..3 {
-            network.settle();
-            network.now += Duration::from_secs(5);
-            let now = network.now;
-            network.registries.iter_mut().for_each(|registry| registry.handle_timeout(now));
-        }
-        network.settle();
-        network
+/// A ring with random chords, each node with its share of the topics, at rest; and how many links it has.
+fn network(nodes: usize, topics: usize) -> (Registries, usize) {
+    let mut random = SmallRng::seed_from_u64(nodes as u64);
+    let mut network = Registries::new(nodes, &mut random);
+    for node in 0..nodes {
+        let changes = (0..topics / nodes).map(|index| (topic(node, index), 1)).collect();
+        network.subscribe(node, changes);
     }
-
-    fn subscribe(&mut self, node: usize, changes: Vec<(Topic, i32)>) {
-        self.registries[node].handle(self.now, RegistryInput::Topics { reactor: HOME, changes });
-    }
-
-    /// Publishes everywhere and takes what is to be sent.
-    fn collect(&mut self) {
-        for (from, registry) in self.registries.iter_mut().enumerate() {
-            registry.publish(self.now);
-            while let Some((_, output)) = registry.poll_output() {
-                if let RegistryOutput::ToNode { to, packet_type, seq, payload } = output
-                    && let Some(to) = self.ids.iter().position(|id| *id == to)
-                {
-                    self.seq += 1;
-                    self.bytes += HEADER_LEN + payload.len();
-                    self.wire.push_back((from, to, packet_type, seq.unwrap_or(self.seq), payload));
-                }
-            }
+    let mut edges: Vec<(usize, usize)> = (0..nodes).map(|node| (node, (node + 1) % nodes)).collect();
+    while edges.len() < nodes * DEGREE / 2 && nodes > DEGREE {
+        let (one, other) = (random.random_range(0..nodes), random.random_range(0..nodes));
+        if one != other && !edges.contains(&(one, other)) && !edges.contains(&(other, one)) {
+            edges.push((one, other));
         }
     }
-
-    /// Delivers until nothing is under way; gives after how many links one behind the other that was.
-    fn settle(&mut self) -> usize {
-        let mut links = 0;
-        self.collect();
-        while !self.wire.is_empty() {
-            for _ in 0..self.wire.len() {
-                let Some((from, to, packet_type, seq, payload)) = self.wire.pop_front() else { break };
-                let input = RegistryInput::State { from: self.ids[from], packet_type, seq, payload };
-                self.registries[to].handle(self.now, input);
-            }
-            self.collect();
-            links += 1;
-        }
-        links
-    }
+    edges.retain(|(one, other)| one != other);
+    edges.iter().for_each(|&(one, other)| network.link(one, other));
+    network.rest();
+    (network, edges.len())
 }
 
 /// What one change costs.
@@ -153,7 +58,7 @@ struct Row {
 }
 
 fn measure(nodes: usize, topics: usize) -> Row {
-    let mut network = Network::new(nodes, topics);
+    let (mut network, links) = network(nodes, topics);
     let mut random = SmallRng::seed_from_u64(1);
     let mut longest = 0;
     network.bytes = 0;
@@ -170,7 +75,7 @@ fn measure(nodes: usize, topics: usize) -> Row {
     Row {
         nodes,
         topics,
-        bytes_per_link: network.bytes as f64 / changes / network.links as f64,
+        bytes_per_link: network.bytes as f64 / changes / links as f64,
         microseconds_per_node: time.as_secs_f64() * 1e6 / changes / nodes as f64,
         links: longest,
     }

@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use crossbeam::{
-    channel::{Receiver, bounded, never, unbounded},
+    channel::{Receiver, Sender, bounded, never, unbounded},
     select,
 };
 use tokio::{
@@ -78,6 +79,8 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
+    /// For the registry, which ends when nobody has one.
+    registry_inputs: Option<Sender<RegistryInput>>,
     engine: Option<Engine>,
     door: Door,
     registry: Option<thread::JoinHandle<()>>,
@@ -129,6 +132,7 @@ impl Node {
         let shared = Arc::new(Shared {
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
             advertised: config.advertised.map(|address| listeners.fill_port(address)).transpose()?,
+            signer: Some(signer.clone()),
             own_agency: agency,
             own_name: name,
             limiter: Bandwidth::limiter(config.bandwidth),
@@ -137,6 +141,7 @@ impl Node {
                 None => Limiter::unlimited(),
             },
             next_message: AtomicU32::new(rand::random()),
+            admission: ArcSwap::from_pointee(config.membership.admission.clone()),
             ..Shared::new(signer.id(), incarnation(), reactors, Instant::now(), config.relay.clone())
         });
 
@@ -147,8 +152,6 @@ impl Node {
             let _ = event_sender.send(event);
         });
         let engine = Engine::start(&config.engine, &shared, &registry_sender, &event_callback)?;
-        // The registry ends when the last reactor lets go of it.
-        drop(registry_sender);
         let handle = engine.handle();
         let registry = Registry::new(shared.clone(), signer);
         let registry_counters = registry.counters();
@@ -177,6 +180,7 @@ impl Node {
             door_counters: door.counters.clone(),
             engine: engine.handle(),
             registry: request_sender,
+            announces: config.admin_announces,
             stopping: stopping.clone(),
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched)).transpose()?;
@@ -192,8 +196,8 @@ impl Node {
             "the node is up",
         );
         let shutdown_timeout = config.shutdown_timeout;
-        let (engine, registry) = (Some(engine), Some(registry));
-        Ok(Self { shared, engine, door, registry, admin, stopping, shutdown_timeout })
+        let (engine, registry, registry_inputs) = (Some(engine), Some(registry), Some(registry_sender));
+        Ok(Self { shared, registry_inputs, engine, door, registry, admin, stopping, shutdown_timeout })
     }
 
     /// The node's id.
@@ -221,8 +225,14 @@ impl Node {
         &self.shared
     }
 
-    /// Dials and lets in whom this says from now on. Links with others are closed at once.
+    /// Dials and lets in whom this says from now on. Links with others are closed at once, and no messages are exchanged
+    /// with whom the lists leave out.
     pub fn set_membership(&self, membership: Membership) {
+        self.shared.admission.store(Arc::new(membership.admission.clone()));
+        if let Some(inputs) = &self.registry_inputs {
+            // A registry that has failed has ended.
+            let _ = inputs.send(RegistryInput::Admission);
+        }
         self.door.set_membership(membership);
     }
 
@@ -275,6 +285,7 @@ impl Node {
         if let Some(engine) = self.engine.take() {
             engine.stop(self.shutdown_timeout);
         }
+        self.registry_inputs.take();
         if let Some(registry) = self.registry.take() {
             // A registry that has failed has ended.
             let _ = registry.join();
@@ -372,6 +383,9 @@ fn run_registry(
                 // Who asked may be gone.
                 Ok(RegistryRequest::Nodes(reply)) => _ = reply.send(registry.report_nodes()),
                 Ok(RegistryRequest::Network(reply)) => _ = reply.send(registry.report_network()),
+                Ok(RegistryRequest::Announce(text, reply)) => {
+                    _ = reply.send(registry.announce_text(Instant::now(), &text));
+                }
                 // There is no admin endpoint.
                 Err(_) => requests = never(),
             },

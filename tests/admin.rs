@@ -377,7 +377,7 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
             "/",
             404,
             "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, /network, \
-             /network/topics, /trace/SEQ",
+             /network/topics, /trace/SEQ, /ping/NODE",
         ),
         ("/network?sort=colour", 400, "sort must be one of id, hops, topics, neighbours, incarnation, seq"),
         ("/network/topics?sort=hops", 400, "sort must be one of name, sessions, nodes"),
@@ -396,6 +396,18 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
         ),
         ("/sessions?order=up", 400, "order must be asc or desc"),
         ("/links?offset=3", 400, "there is ?limit=, &sort= and &order= only"),
+        (
+            "/ping/node1",
+            400,
+            "\"node1\" is no node's id: it must be 128 hex digits, or the first of them that tell the node from all \
+             others",
+        ),
+        (
+            "/ping/0000000000000000",
+            404,
+            "no node of the network is known whose id begins with 0000000000000000: see `amop net` for those that are",
+        ),
+        ("/announce", 405, "there is POST only"),
     ] {
         let answer = get(address, path);
         assert_eq!((answer.status, answer.body.trim_end()), (status, line), "{path}");

@@ -73,6 +73,11 @@ fn records_of_the_corpus_open_to_what_was_sealed_and_to_nothing_else() {
 }
 
 #[test]
+fn hostile_nodes_on_the_way_of_the_corpus_change_nothing_but_what_is_theirs() {
+    pass("relay", 100);
+}
+
+#[test]
 fn sessions_of_the_corpus_get_what_the_invariants_promise() {
     pass("shard", 150);
 }

@@ -5,14 +5,15 @@ mod support;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use amop::pki::Profile;
+use amop::{client::Client, pki::Profile, wire::ResultCode};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    host_dir,
-    process::{Process, write_config},
-    wait_until,
+    BOUND, client_at, host_dir,
+    process::{PROGRAM, Process, write_config},
+    runtime, wait_until,
 };
 
 /// A node of its own, whose configuration can be written anew.
@@ -60,11 +61,37 @@ impl Member {
             .to_hex()
     }
 
+    /// What it says of another node in its list of the network.
+    fn says_of(&self, other: &Self) -> serde_json::Value {
+        let id = other.id();
+        let network = self.process.admin_json("/network");
+        let mut items = network["items"].as_array().unwrap().iter();
+        items.find(|node| node["id"] == id.as_str()).cloned().unwrap_or_default()
+    }
+
     fn is_linked_with(&self, other: &Self) -> bool {
         let id = other.id();
         let nodes = self.process.admin_json("/nodes");
         nodes["items"].as_array().unwrap().iter().any(|node| node["id"] == id.as_str())
     }
+}
+
+/// An application at a node.
+async fn application(member: &Member) -> (Client, amop::client::Messages) {
+    client_at(Profile::Ec, vec![member.process.channel.to_string()]).await
+}
+
+/// A subscriber that answers.
+async fn subscriber(member: &Member, topic: &str) -> Client {
+    let (client, mut messages) = application(member).await;
+    client.subscribe(&[topic]).await.unwrap();
+    let answering = client.clone();
+    tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            answering.respond(&message, &message.payload).await;
+        }
+    });
+    client
 }
 
 fn dial(members: &[&Member]) -> String {
@@ -146,4 +173,79 @@ fn neighbours_neighbours_that_tell_their_address_are_dialled_where_that_is_wante
     node.reload(&discover);
     wait_until("a link with the far node", || node.is_linked_with(&far));
     assert!(node.is_linked_with(&middle));
+}
+
+#[test]
+fn a_node_that_relays_nothing_ends_the_way_between_its_neighbours() {
+    let [near, far] = [0, 2].map(Member::start);
+    runtime().block_on(async {
+        let _subscriber = subscriber(&far, "t").await;
+        let (publisher, _messages) = application(&near).await;
+        for (relay, code) in [(false, ResultCode::NO_RECEIVER), (true, ResultCode::OK)] {
+            let middle = Member::start_with(1, &format!("relay={relay}\n{}", dial(&[&near, &far])));
+            wait_until("the near node knows of the far one, and how far it is", || {
+                let (middle, far) = (near.says_of(&middle), near.says_of(&far));
+                let standing = if relay { "reachable" } else { "out_of_reach" };
+                middle["relays"] == relay && far["standing"] == standing && far["topics"] == 1
+            });
+            assert_eq!(publisher.request("t", b"x", BOUND).await.unwrap().code, code);
+            for figure in ["relayed", "relayed_bytes"] {
+                assert_eq!(middle.process.figure(figure) > 0, relay, "{figure}");
+            }
+            for figure in
+                ["relay_dropped", "relay_refused", "sealed_refused", "sealed_late", "strangers_refused"]
+            {
+                assert_eq!(middle.process.figure(figure), 0, "{figure}");
+            }
+            let admin = middle.process.admin.unwrap().to_string();
+            let mut top = Command::new(PROGRAM);
+            top.args(["top", "--once", "--interval", "0.1", "--admin", &admin]);
+            let shown = String::from_utf8(top.output().unwrap().stdout).unwrap();
+            assert!(shown.contains("of them passed on for others"), "{shown}");
+            assert_eq!(middle.process.stop(), Some(0));
+        }
+    });
+}
+
+#[test]
+fn lists_hold_at_once_for_nodes_behind_others_too_and_disturb_nobody_else() {
+    let [near, far, third] = [0, 2, 3].map(Member::start);
+    let middle = Member::start_with(1, &dial(&[&near, &far, &third]));
+    runtime().block_on(async {
+        let _subscribers = [subscriber(&near, "near").await, subscriber(&far, "far").await];
+        let (publisher, _messages) = application(&near).await;
+        let (far_publisher, _messages) = application(&far).await;
+        let (third_publisher, _messages) = application(&third).await;
+        let blacklist = format!("[certificate_blacklist]\ncrl.0={}\n", far.id());
+        let whitelist = format!("[certificate_whitelist]\ncal.0={}\ncal.1={}\n", middle.id(), third.id());
+        for lists in [blacklist, whitelist] {
+            for (lists, there, back) in [
+                ("", ResultCode::OK, ResultCode::OK),
+                (lists.as_str(), ResultCode::NO_RECEIVER, ResultCode::NOT_DELIVERED),
+            ] {
+                near.reload(lists);
+                let admitted = lists.is_empty();
+                wait_until("the change of the lists", || {
+                    let far = near.says_of(&far);
+                    far["standing"] == "reachable" && far["admitted"] == admitted && far["routed"] == admitted
+                });
+                for node in [&far, &third] {
+                    wait_until("the topics to be known", || {
+                        node.process.subscribers("near") == 1 && third.process.subscribers("far") == 1
+                    });
+                }
+                let refused = near.process.figure("not_admitted");
+                assert_eq!(publisher.request("far", b"x", BOUND).await.unwrap().code, there);
+                assert_eq!(far_publisher.request("near", b"x", BOUND).await.unwrap().code, back);
+                for topic in ["near", "far"] {
+                    let answer = third_publisher.request(topic, b"x", BOUND).await.unwrap();
+                    assert_eq!(answer.code, ResultCode::OK, "{topic}");
+                }
+                let (left_out, refused_now) = if admitted { (0, 0) } else { (1, 1) };
+                assert_eq!(near.process.figure("registry_nodes_not_admitted"), left_out);
+                assert_eq!(near.process.figure("not_admitted") - refused, refused_now);
+            }
+        }
+        assert!(near.is_linked_with(&middle), "who is admitted keeps its link");
+    });
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a reactor or the registry may take to answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Why a list is not given.
 #[derive(Debug, thiserror::Error)]

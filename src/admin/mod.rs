@@ -1,5 +1,5 @@
-//! What an operator may look at over HTTP: figures, health, lists of nodes, sessions, links and topics, and what
-//! became of a message.
+//! What an operator may look at over HTTP: figures, health, lists of nodes, sessions, links and topics, what became of
+//! a message, and the way to a node. And the one thing that it does: announcing a text to all nodes.
 //! Off unless `[admin] listen_port` is set.
 //!
 //! ```text
@@ -10,10 +10,13 @@
 //!                       ├─► /nodes              a message to the registry
 //!                       ├─► /network, /network/topics
 //!                       │                       the same, and to the reactors; counted on a further thread
-//!                       └─► /trace/SEQ          a message to each reactor; questions to the nodes named
+//!                       ├─► /trace/SEQ          a message to each reactor; questions to the nodes named
+//!                       ├─► /ping/NODE          the same to the registry; messages to the node's home
+//!                       └─► POST /announce      a message to the registry
 //! ```
 //!
-//! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing.
+//! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing. Programs on
+//! the machine itself may announce, unless `[admin] announce` is false.
 //!
 //! Imports `relay`, `engine` and `door`; nothing of theirs imports this.
 //!
@@ -21,11 +24,13 @@
 //! - It never takes a lock, and never waits, on the path of a frame.
 //! - Connections, headers, time and answers have bounds; a connection serves one request.
 
+mod announce;
 mod health;
 mod listing;
 mod lists;
 mod metrics;
 mod network;
+mod ping;
 mod trace;
 
 use std::{
@@ -53,14 +58,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{debug, info, warn};
 
-use self::{lists::ListError, metrics::Metrics};
+use self::{lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
     bounds::{Bound, fixed},
     door::DoorCounters,
     engine::EngineHandle,
     relay::{
         Shared,
-        registry::RegistryCounters,
+        registry::{AnnounceError, Announced, RegistryCounters},
         report::{NetworkReport, NodeReport},
     },
     wire::trace::seq_from_text,
@@ -83,6 +88,9 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 /// What the path of a message's trace begins with; its seq follows.
 const TRACE_PATH: &str = "/trace/";
+/// What the path of a round of pings begins with; the node's id, or its first digits, follow.
+const PING_PATH: &str = "/ping/";
+const ANNOUNCE_PATH: &str = "/announce";
 
 /// Why the endpoint cannot be opened; the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +116,8 @@ pub enum RegistryRequest {
     Nodes(oneshot::Sender<Vec<NodeReport>>),
     /// All nodes that it knows.
     Network(oneshot::Sender<NetworkReport>),
+    /// To announce a text to all nodes.
+    Announce(String, oneshot::Sender<Result<Announced, AnnounceError>>),
 }
 
 /// What the endpoint shows.
@@ -122,6 +132,8 @@ pub struct Watched {
     pub engine: EngineHandle,
     /// For asking the registry.
     pub registry: Sender<RegistryRequest>,
+    /// Whether programs on this machine may announce (`[admin] announce`).
+    pub announces: bool,
     /// Set once the node has begun to stop.
     pub stopping: Arc<AtomicBool>,
 }
@@ -235,7 +247,7 @@ async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
             let list_place = std::sync::Mutex::new(None);
             let service = service_fn(|request: Request<Incoming>| {
                 let (desk, list_place) = (&desk, &list_place);
-                async move { Ok::<_, Infallible>(desk.answer(&request, list_place).await) }
+                async move { Ok::<_, Infallible>(desk.answer(request, address.ip(), list_place).await) }
             });
             let connection = http.serve_connection(TokioIo::new(stream), service);
             match tokio::time::timeout(CONNECTION_TIME_MAX, connection).await {
@@ -253,13 +265,19 @@ type Answer = Response<Full<Bytes>>;
 impl Desk {
     async fn answer(
         &self,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
+        peer: IpAddr,
         list_place: &std::sync::Mutex<Option<OwnedSemaphorePermit>>,
     ) -> Answer {
+        if request.uri().path() == ANNOUNCE_PATH {
+            if *request.method() != Method::POST {
+                return other_method("there is POST only", "POST");
+            }
+            let (head, body) = request.into_parts();
+            return announce::announce(&self.watched, peer, &head.headers, body).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "there is GET and HEAD only");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return answer;
+            return other_method("there is GET and HEAD only", "GET, HEAD");
         }
         let (shared, query) = (&self.watched.shared, request.uri().query().unwrap_or_default());
         match request.uri().path() {
@@ -271,9 +289,10 @@ impl Desk {
             }
             "/nodes" | "/sessions" | "/links" | "/topics" | "/network" | "/network/topics" => {}
             path if path.starts_with(TRACE_PATH) => {}
+            path if path.starts_with(PING_PATH) => return self.ping(&path[PING_PATH.len()..]).await,
             _ => {
                 let there = "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, \
-                             /network, /network/topics, /trace/SEQ";
+                             /network, /network/topics, /trace/SEQ, /ping/NODE";
                 return text(StatusCode::NOT_FOUND, there);
             }
         }
@@ -293,6 +312,15 @@ impl Desk {
         list.map_or_else(|error| refuse(&error), |json| with_body(StatusCode::OK, "application/json", json))
     }
 
+    async fn ping(&self, node: &str) -> Answer {
+        match ping::ping(&self.watched, node).await {
+            Ok(json) => with_body(StatusCode::OK, "application/json", json),
+            Err(PingError::List(error)) => refuse(&error),
+            Err(error @ PingError::Unknown(_)) => text(StatusCode::NOT_FOUND, &error.to_string()),
+            Err(error) => text(StatusCode::BAD_REQUEST, &error.to_string()),
+        }
+    }
+
     async fn trace(&self, seq: &str) -> Answer {
         let Some(seq) = seq_from_text(seq) else {
             let what =
@@ -305,6 +333,12 @@ impl Desk {
             Err(error) => refuse(&error),
         }
     }
+}
+
+fn other_method(what: &str, allowed: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, what);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
 }
 
 fn refuse(error: &ListError) -> Answer {
@@ -364,6 +398,7 @@ pub(crate) fn bounds() -> Vec<Bound> {
             "answer",
             "those beyond are named as not asked",
         ),
+        fixed("body", announce::BODY_LEN_MAX, "bytes", "announcement", "answered 413"),
         fixed("header", HEADER_BYTES_MAX, "bytes", "request", "answered 431"),
         fixed("header", HEADER_TIME_MAX.as_millis() as usize, "ms", "request", "closed"),
         fixed("connection", CONNECTION_TIME_MAX.as_millis() as usize, "ms", "connection", "closed"),

@@ -43,6 +43,23 @@ struct NetworkItem<'a> {
     items: Vec<KnownItem<'a>>,
     /// This node's links to others.
     links: Vec<LinkItem<'a>>,
+    /// What was announced to all nodes, the latest first.
+    announcements: Vec<AnnouncementItem<'a>>,
+}
+
+#[derive(Serialize)]
+struct AnnouncementItem<'a> {
+    origin: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    agency: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    incarnation: u64,
+    number: u64,
+    /// When it came here.
+    came: String,
+    age_ms: u64,
+    text: &'a str,
 }
 
 #[derive(Serialize)]
@@ -58,6 +75,8 @@ struct KnownItem<'a> {
     next_hops: Vec<String>,
     /// Whether frames for its subscribers go there.
     routed: bool,
+    /// Whether the blacklist and the whitelist admit it.
+    admitted: bool,
     /// Whether it passes on frames of others.
     relays: bool,
     /// Where its link leads, of a neighbour.
@@ -131,7 +150,7 @@ fn known_fields<'a>() -> [Field<KnownRow<'a>>; 6] {
     ]
 }
 
-async fn ask_registry(watched: &Watched) -> Result<NetworkReport, ListError> {
+pub(super) async fn ask_registry(watched: &Watched) -> Result<NetworkReport, ListError> {
     let (reply, answer) = oneshot::channel();
     let unanswered = || ListError::Unanswered("the registry".to_owned());
     watched.registry.try_send(RegistryRequest::Network(reply)).map_err(|_| unanswered())?;
@@ -200,6 +219,7 @@ fn show_network<'a>(
             next_hops_total: node.next_hops.len(),
             next_hops: node.next_hops.iter().take(NEXT_HOPS_MAX).map(NodeId::to_hex).collect(),
             routed: node.is_routed,
+            admitted: node.is_admitted,
             relays: flags.is_none_or(|flags| flags & state::FLAG_NO_RELAY == 0),
             address: node.label.as_ref().map(|label| label.address.as_str()),
             advertised: node.entries.get(&[state::KIND_ADDRESS]).and_then(state::address_of),
@@ -212,6 +232,16 @@ fn show_network<'a>(
             neighbours: listed,
         }
     });
+    let announcements = report.announcements.iter().map(|one| AnnouncementItem {
+        origin: one.origin.to_hex(),
+        agency: &one.agency,
+        name: &one.name,
+        incarnation: one.incarnation,
+        number: one.number,
+        came: clock.show(one.taken),
+        age_ms: u64::try_from(clock.before_us(one.taken)).unwrap_or(0) / 1_000,
+        text: &one.text,
+    });
     let network = NetworkItem {
         total: report.nodes.len(),
         reachable: report
@@ -221,12 +251,13 @@ fn show_network<'a>(
             .count(),
         items: items.collect(),
         links: links.iter().map(|link| LinkItem::new(link, &clock)).collect(),
+        announcements: announcements.collect(),
     };
     // Serialising our own rows into memory cannot fail.
     serde_json::to_vec(&network).unwrap_or_default()
 }
 
-fn standing_name(standing: &Standing) -> &'static str {
+pub(super) fn standing_name(standing: &Standing) -> &'static str {
     match standing {
         Standing::Own => "own",
         Standing::Reachable { hops: 1 } => "neighbour",
@@ -437,6 +468,7 @@ mod tests {
             standing,
             next_hops: Vec::new(),
             is_routed: false,
+            is_admitted: true,
             incarnation: 1,
             seq: 1,
             label: None,
@@ -466,6 +498,7 @@ mod tests {
                 node(2, Standing::Reachable { hops: 1 }, &[("b", 1), ("#!$TopicNeedVerify_p", 1)], &[]),
                 node(3, Standing::Lost { since: std::time::Instant::now() }, &[("b", 9), ("z", 1)], &[]),
             ],
+            announcements: Vec::new(),
         };
         let list = topics(&report, "");
         assert_eq!(list["total"], 5);
@@ -497,7 +530,7 @@ mod tests {
             let topics = if number == 0 { &counts[..] } else { &counts[996..997] };
             node(number, Standing::Reachable { hops: 1 }, topics, &[])
         });
-        let report = NetworkReport { nodes: nodes.collect() };
+        let report = NetworkReport { nodes: nodes.collect(), announcements: Vec::new() };
         let list = topics(&report, "sort=sessions&order=desc&limit=3");
         assert_eq!((&list["total"], names(&list)), (&5_000.into(), vec!["0996", "4984", "3987"]));
         let most = &list["items"][0];
@@ -522,7 +555,7 @@ mod tests {
             other[..2].copy_from_slice(&number.to_be_bytes());
             endless.apply(&Change { key: &state::neighbour_key(&NodeId(other)), value: Some(&[]) });
         }
-        let report = NetworkReport { nodes };
+        let report = NetworkReport { nodes, announcements: Vec::new() };
         let fields = known_fields();
         let query = Query::parse("limit=10000", &fields).unwrap();
         let shown: Value = serde_json::from_slice(&show_network(&report, &[], &query)).unwrap();

@@ -631,6 +631,7 @@ fn end(account: &Account) -> Option<String> {
         Refusal::Stopping => ": the node is stopping",
         Refusal::KeysWorn => ": the session's TLS keys are worn out",
         Refusal::OverBandwidth => ": the bandwidth limit is reached",
+        Refusal::NotAdmitted => ": its node is left out by the lists of this one",
     };
     let code = account.code().unwrap_or_default();
     match (account.role, account.end) {

@@ -2,8 +2,12 @@
 
 use std::{fmt::Write, time::Duration};
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, header::HOST};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    header::{CONTENT_TYPE, HOST},
+};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
@@ -16,7 +20,20 @@ const REMARK_LEN_MAX: usize = 200;
 
 /// What a node's admin endpoint says under a path; an error tells what to do.
 pub(super) async fn get(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
-    let answer = tokio::time::timeout(ANSWER_TIME_MAX, exchange(admin, path)).await;
+    exchange_in_time(admin, Request::get(path).header(HOST, "node").body(Full::default())).await
+}
+
+/// Has a node's admin endpoint do something. It must be on this machine.
+pub(super) async fn post(admin: &str, path: &str, json: Vec<u8>) -> Result<(StatusCode, Bytes), String> {
+    let request = Request::post(path).header(HOST, "localhost").header(CONTENT_TYPE, "application/json");
+    exchange_in_time(admin, request.body(Full::from(json))).await
+}
+
+async fn exchange_in_time(
+    admin: &str,
+    request: hyper::http::Result<Request<Full<Bytes>>>,
+) -> Result<(StatusCode, Bytes), String> {
+    let answer = tokio::time::timeout(ANSWER_TIME_MAX, exchange(admin, request)).await;
     answer.map_err(|_| format!("{admin} does not answer within {ANSWER_TIME_MAX:?}: see its /livez"))?
 }
 
@@ -48,7 +65,10 @@ fn not_understood(admin: &str, error: &dyn std::fmt::Display) -> String {
     format!("{admin} gives an answer that is not understood ({error}): is it a node of this version?")
 }
 
-async fn exchange(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String> {
+async fn exchange(
+    admin: &str,
+    request: hyper::http::Result<Request<Full<Bytes>>>,
+) -> Result<(StatusCode, Bytes), String> {
     let unreachable = |error: std::io::Error| {
         format!(
             "cannot connect to {admin} ({error}): is the node running, is [admin] listen_port set, and is this the address that its log shows as \"the admin endpoint is open\"?"
@@ -62,7 +82,6 @@ async fn exchange(admin: &str, path: &str) -> Result<(StatusCode, Bytes), String
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     // It ends with the answer, and its errors are the answer's.
     tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, "node").body(Empty::<Bytes>::new());
     let request = request.map_err(|error| failed(&error))?;
     let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
     let status = answer.status();

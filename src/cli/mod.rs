@@ -9,6 +9,7 @@ macro_rules! line {
 }
 
 mod admin;
+mod announce;
 mod bench;
 mod bounds;
 mod connect;
@@ -16,6 +17,7 @@ mod demo;
 mod keys;
 mod net;
 mod node;
+mod ping;
 mod pki;
 mod publish;
 mod subscribe;
@@ -55,7 +57,7 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
-    /// Show the whole network: nodes, links, topics and where their subscribers are.
+    /// Show the whole network: nodes, links, topics and where their subscribers are; ping a node, tell all nodes something.
     Net(net::NetArgs),
     /// Show what a node does just now: rates, queues, figures near their bound, who does not keep up.
     Top(top::TopArgs),

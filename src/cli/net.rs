@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Deserialize;
 
 use super::{
@@ -20,21 +20,31 @@ use super::{
 const NODES_MAX: usize = 10_000;
 /// Next hops that are shown of a node, and nodes of a topic.
 const SHOWN_MAX: usize = 4;
+/// Announcements that are shown.
+const ANNOUNCEMENTS_SHOWN_MAX: usize = 16;
 
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Examples:
   amop net --admin 127.0.0.1:9100                          nodes, links, who is linked with whom
   amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg
   amop net --admin 127.0.0.1:9100 --topics --filter pay    where the subscribers of topics are
   amop net --admin 127.0.0.1:9100 --json | jq '.items[] | select(.standing == \"lost\")'
+  amop net ping 68fcf240 --admin 127.0.0.1:9100            the way to a node, and how long each hop takes
+  amop net announce 'upgrade at 22:00' --admin 127.0.0.1:9100
 
 The node needs [admin] listen_port. It knows all nodes by what each says of itself; names of its
-neighbours only, and addresses of those and of nodes that tell theirs. Characters that a terminal would obey are written as \\u{…}.")]
+neighbours only, and addresses of those and of nodes that tell theirs. Characters that a terminal would obey are written as \\u{…}."
+)]
 pub(super) struct NetArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// The admin endpoint of a node.
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: String,
+    #[arg(long, value_name = "HOST:PORT", required = true)]
+    admin: Option<String>,
     /// Print what the node says, as JSON.
     #[arg(long)]
     json: bool,
@@ -58,6 +68,14 @@ pub(super) struct NetArgs {
     limit: u32,
 }
 
+#[derive(Subcommand)]
+enum Action {
+    /// Show the way that frames take to a node, how long each hop takes, and what is lost.
+    Ping(super::ping::PingArgs),
+    /// Tell all nodes of the network something: it comes into their logs, and `amop net` shows it.
+    Announce(super::announce::AnnounceArgs),
+}
+
 /// As much of `/network` as is shown.
 #[derive(Deserialize)]
 pub(super) struct Network {
@@ -65,6 +83,21 @@ pub(super) struct Network {
     pub(super) reachable: usize,
     pub(super) items: Vec<Node>,
     pub(super) links: Vec<Link>,
+    /// Older nodes have none.
+    #[serde(default)]
+    announcements: Vec<Announcement>,
+}
+
+#[derive(Deserialize)]
+struct Announcement {
+    origin: String,
+    #[serde(default)]
+    agency: String,
+    #[serde(default)]
+    name: String,
+    came: String,
+    age_ms: u64,
+    text: String,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +109,7 @@ pub(super) struct Node {
     next_hops_total: usize,
     next_hops: Vec<String>,
     routed: bool,
+    admitted: bool,
     relays: bool,
     address: Option<String>,
     advertised: Option<String>,
@@ -136,6 +170,11 @@ struct TopicNode {
 }
 
 pub(super) fn run(args: &NetArgs) -> Result<ExitCode, Failure> {
+    match &args.action {
+        Some(Action::Ping(ping)) => return super::ping::run(ping),
+        Some(Action::Announce(announce)) => return super::announce::run(announce),
+        None => {}
+    }
     let text = super::runtime()?.block_on(make(args))?;
     print_line(text.trim_end());
     Ok(ExitCode::SUCCESS)
@@ -147,7 +186,7 @@ pub(super) fn network_path(nodes: usize) -> String {
 }
 
 async fn make(args: &NetArgs) -> Result<String, String> {
-    let admin = &args.admin;
+    let admin = args.admin.as_deref().unwrap_or_default();
     let path = if args.topics {
         format!("/network/topics?limit={}&filter={}", args.limit, percent_encode(&args.filter))
     } else {
@@ -184,7 +223,9 @@ fn state(node: &Node) -> String {
         Some(since) => format!("lost since {}", shown(since)),
         None => shown(&node.standing.replace('_', " ")),
     };
-    if !node.routed && node.lost_since.is_none() {
+    if !node.admitted {
+        state.push_str(", left out by the lists");
+    } else if !node.routed && node.lost_since.is_none() {
         state.push_str(", gets no messages from here");
     }
     if !node.relays {
@@ -307,7 +348,40 @@ fn show_network(network: &Network) -> String {
     if hidden > 0 {
         let _ = writeln!(text, "  and {hidden} neighbours that the node does not name");
     }
+    show_announcements(&network.announcements, &mut text);
     text
+}
+
+/// What operators have said, the latest first.
+fn show_announcements(announcements: &[Announcement], text: &mut String) {
+    if announcements.is_empty() {
+        return;
+    }
+    text.push_str("\nannouncements\n");
+    let rows: Vec<_> = announcements
+        .iter()
+        .take(ANNOUNCEMENTS_SHOWN_MAX)
+        .map(|one| {
+            let who = [shown(&one.name), shown(&one.agency)];
+            let who = who.into_iter().filter(|who| !who.is_empty()).collect::<Vec<_>>().join(", ");
+            [shown(&one.came), age(one.age_ms), short(&one.origin), who, shown(&one.text)]
+        })
+        .collect();
+    let columns = [words("came"), numbers("age"), words("of"), words("name"), words("text")];
+    text.push_str(&table(columns, &rows));
+    if announcements.len() > rows.len() {
+        let _ = writeln!(text, "  and {} older ones: see --json", announcements.len() - rows.len());
+    }
+}
+
+/// In the largest unit that leaves a whole number.
+fn age(millis: u64) -> String {
+    match millis / 1_000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
 }
 
 struct Edge<'a> {

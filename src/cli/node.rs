@@ -23,7 +23,7 @@ Examples:
 The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.
 SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGHUP reads [p2p] node.N,
 [certificate_blacklist] and [certificate_whitelist] again; links with nodes that are not in them any more are
-closed. Other keys take effect at the next start.")]
+closed, and messages with nodes that the lists leave out end. Other keys take effect at the next start.")]
 pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
@@ -69,11 +69,11 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
 fn reload(path: &Path) -> Option<Membership> {
     match Config::load(path) {
         Ok((config, _)) => {
-            let Membership { peers, blacklist, whitelist } = &config.membership;
+            let Membership { peers, admission } = &config.membership;
             tracing::info!(
                 peers = peers.len(),
-                blacklist = blacklist.len(),
-                whitelist = whitelist.len(),
+                blacklist = admission.blacklist.len(),
+                whitelist = admission.whitelist.len(),
                 "configuration read again: [p2p] node.N and the lists hold from now on, other keys from the next start",
             );
             Some(config.membership)

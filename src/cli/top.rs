@@ -50,7 +50,10 @@ const ANSWERS: [(&str, &str); 6] = [
     ("103", "amop_answered_over_bandwidth_total"),
 ];
 /// What the names of figures hold that count what did not go as it should.
-const TROUBLE: [&str; 10] = [
+const TROUBLE: [&str; 13] = [
+    "not_admitted",
+    "not_for_us",
+    "not_held",
     "dropped",
     "refused",
     "closed_",
@@ -84,7 +87,7 @@ pub(super) struct TopArgs {
     once: bool,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=3_600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "it must be a number from 0.1 to 3600".to_owned())
 }
@@ -275,6 +278,11 @@ fn show_rates(text: &mut String, rates: &Rates<'_>) {
             "frames of nodes".to_owned(),
             format!("in {}", count("amop_node_frames_received_total")),
             format!("out {}", count("amop_node_frames_sent_total")),
+        ],
+        [
+            "of them passed on for others".to_owned(),
+            format!("frames {}", count("amop_relayed_total")),
+            format!("bytes {}", volume("amop_relayed_bytes_total")),
         ],
         [
             "bytes".to_owned(),

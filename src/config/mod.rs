@@ -24,7 +24,7 @@ use self::ini::Ini;
 use crate::{
     door::Membership,
     engine::{EngineSettings, memory_bytes},
-    relay::{bandwidth::Limiter, settings::Settings},
+    relay::{admission::Admission, bandwidth::Limiter, settings::Settings},
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
@@ -41,6 +41,8 @@ pub struct Config {
     pub p2p_listen: (String, u16),
     /// Where the admin endpoint listens, if there is one.
     pub admin_listen: Option<(IpAddr, u16)>,
+    /// Whether programs on this machine may have the node announce something to all others.
+    pub admin_announces: bool,
     /// Whom the node dials and lets in; read again on SIGHUP.
     pub membership: Membership,
     /// Where others reach this node's `p2p_listen`, told to the network; port 0 stands for the one listened on.
@@ -205,6 +207,7 @@ impl Config {
         let admin_port =
             ini.optional("admin", "listen_port", "a number from 0 to 65535", |text| text.parse().ok());
         let admin_listen = admin_port.map(|port| (admin_ip, port));
+        let admin_announces = ini.flag("admin", "announce", true);
         let peers = ini.list(
             "p2p",
             "node.",
@@ -221,9 +224,16 @@ impl Config {
             },
         );
         let discovers = ini.flag("p2p", "discover", false);
+        let relays = ini.flag("p2p", "relay", true);
+        let prefers_near = ini.flag("p2p", "prefer_near", false);
         let id = |text: &str| NodeId::from_hex(text);
-        let blacklist = ini.list("certificate_blacklist", "crl.", "a node id of 128 hex digits", id);
-        let whitelist = ini.list("certificate_whitelist", "cal.", "a node id of 128 hex digits", id);
+        let mut ids = |section: &str, prefix: &str| {
+            ini.list(section, prefix, "a node id of 128 hex digits", id).into_iter().collect()
+        };
+        let admission = Admission {
+            blacklist: ids("certificate_blacklist", "crl."),
+            whitelist: ids("certificate_whitelist", "cal."),
+        };
 
         if ini.flag("chain", "sm_crypto", false) {
             ini.refuse("chain", "sm_crypto", "false: national cryptography (SM2, SM3, SM4) is not there yet");
@@ -309,6 +319,8 @@ impl Config {
             rpc_requests_per_second_max: limit_req,
             private_publishers,
             discovers,
+            relays,
+            prefers_near,
             trace: ini.flag("amop", "trace", false),
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
@@ -379,7 +391,8 @@ impl Config {
             channel_listen,
             p2p_listen,
             admin_listen,
-            membership: Membership { peers, blacklist, whitelist },
+            admin_announces,
+            membership: Membership { peers, admission },
             advertised,
             node_certificate,
             node_key,
@@ -517,6 +530,8 @@ mod tests {
         assert_eq!(port, 9100);
         let (ip, _) = admin("[admin]\nlisten_ip=::\nlisten_port=9100\n").unwrap();
         assert!(ip.is_unspecified());
+        let announces = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.admin_announces;
+        assert!(announces("") && !announces("[admin]\nannounce=false\n"));
     }
 
     #[test]
@@ -540,6 +555,23 @@ mod tests {
         let trace = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.relay.trace;
         assert_eq!((trace(""), trace("[amop]\ntrace=true\n")), (false, true));
         assert_eq!(problems("[amop]\ntrace=on\n"), ["2: [amop] trace = \"on\" must be true or false"]);
+    }
+
+    #[test]
+    fn a_node_relays_and_draws_near_and_far_alike_unless_it_is_told_otherwise() {
+        let options = |text: &str| {
+            let relay = Config::parse(text, Path::new(".")).unwrap().0.relay;
+            (relay.relays, relay.prefers_near)
+        };
+        assert_eq!(options(""), (true, false));
+        assert_eq!(options("[p2p]\nrelay=false\nprefer_near=true\n"), (false, true));
+        assert_eq!(
+            problems("[p2p]\nrelay=no\nprefer_near=2\n"),
+            [
+                "2: [p2p] relay = \"no\" must be true or false",
+                "3: [p2p] prefer_near = \"2\" must be true or false",
+            ]
+        );
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub(super) fn admit_node(
         debug!(%address, "this is ourselves");
         return None;
     }
-    if !hall.membership.borrow().admits(&id) {
+    if !hall.membership.borrow().admission.admits(&id) {
         hall.counters.nodes_refused_by_list.increment();
         if hall.may_log(|logs| &mut logs.not_let_in) {
             warn!(

@@ -6,24 +6,18 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::{Hall, dial};
-use crate::{relay::CloseReason, wire::NodeId};
+use crate::{
+    relay::{CloseReason, admission::Admission},
+    wire::NodeId,
+};
 
 /// Whom a node dials, and which nodes it lets in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     /// Nodes to dial: `host:port`.
     pub peers: Vec<String>,
-    /// Nodes that are never let in.
-    pub blacklist: Vec<NodeId>,
-    /// If not empty, the only nodes that are let in.
-    pub whitelist: Vec<NodeId>,
-}
-
-impl Membership {
-    /// Whether a node may be linked with this one.
-    pub fn admits(&self, id: &NodeId) -> bool {
-        !self.blacklist.contains(id) && (self.whitelist.is_empty() || self.whitelist.contains(id))
-    }
+    /// The lists.
+    pub admission: Admission,
 }
 
 /// A task that keeps a link to one address.
@@ -52,7 +46,8 @@ pub(super) async fn keep(hall: Rc<Hall>) {
     loop {
         let now = changes.borrow_and_update().clone();
         let found = discovered.borrow_and_update().clone();
-        let found = found.into_iter().filter(|(id, _)| *id != hall.settings.own_id && now.admits(id));
+        let found =
+            found.into_iter().filter(|(id, _)| *id != hall.settings.own_id && now.admission.admits(id));
         let mut wanted: BTreeMap<String, bool> = found.map(|(_, address)| (address, false)).collect();
         wanted.extend(now.peers.iter().map(|peer| (peer.clone(), true)));
         let gone: Vec<String> = dialers.keys().filter(|&peer| !wanted.contains_key(peer)).cloned().collect();
@@ -66,7 +61,7 @@ pub(super) async fn keep(hall: Rc<Hall>) {
             }
         }
         let linked = hall.guests.borrow().nodes();
-        for id in linked.iter().filter(|id| !now.admits(id)) {
+        for id in linked.iter().filter(|id| !now.admission.admits(id)) {
             disconnect(&hall, id, CloseReason::NotAdmitted);
         }
         for (peer, is_named) in wanted {
@@ -94,28 +89,5 @@ fn disconnect(hall: &Hall, id: &NodeId, reason: CloseReason) {
     if hall.guests.borrow().has_node(id) {
         info!(node = %id.to_hex(), %reason, "closing a node's links");
         hall.engine.close_node(*id, reason);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_blacklist_goes_before_the_whitelist_and_an_empty_whitelist_admits_all() {
-        let [one, other] = [NodeId([1; 64]), NodeId([2; 64])];
-        let membership = |blacklist: &[NodeId], whitelist: &[NodeId]| Membership {
-            peers: Vec::new(),
-            blacklist: blacklist.to_vec(),
-            whitelist: whitelist.to_vec(),
-        };
-        for (membership, admitted) in [
-            (membership(&[], &[]), [true, true]),
-            (membership(&[one], &[]), [false, true]),
-            (membership(&[], &[one]), [true, false]),
-            (membership(&[one], &[one]), [false, false]),
-        ] {
-            assert_eq!([one, other].map(|id| membership.admits(&id)), admitted, "{membership:?}");
-        }
     }
 }

@@ -42,7 +42,7 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
-pub use reactor::{KnownReply, ReportReply, ToldReply};
+pub use reactor::{KnownReply, PingedReply, ReportReply, ToldReply};
 pub use ring::EngineError;
 
 use self::{
@@ -262,6 +262,13 @@ impl EngineHandle {
     /// block. `question` must be another one each time.
     pub fn ask(&self, home: ReactorId, node: NodeId, question: u64, seq: Seq, reply: ToldReply) {
         self.command(home, Command::Ask { node: Box::new(node), question, seq, reply });
+    }
+
+    /// Has a ping with so many hops left sent to a node, by the reactor that is its home; `reply` is called on that reactor's
+    /// thread within [`ANSWER_TIME_MAX`](crate::relay::ping::ANSWER_TIME_MAX), and must not block. `number` must be drawn at
+    /// random each time.
+    pub fn ping(&self, home: ReactorId, node: NodeId, number: u64, hops: u8, reply: PingedReply) {
+        self.command(home, Command::Ping { node: Box::new(node), number, hops, reply });
     }
 
     fn command(&self, reactor: ReactorId, command: Command) {

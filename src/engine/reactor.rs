@@ -39,6 +39,7 @@ use crate::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
         SendError, Shared, SubscriberId,
         counters::Counters,
+        ping::Pinged,
         shard::Shard,
         trace::{KnownHere, Told},
     },
@@ -64,6 +65,7 @@ pub(super) enum Command {
     ReportLinks { from: u32, reply: ReportReply },
     KnownOf { seq: Seq, reply: KnownReply },
     Ask { node: Box<NodeId>, question: u64, seq: Seq, reply: ToldReply },
+    Ping { node: Box<NodeId>, number: u64, hops: u8, reply: PingedReply },
     Drain,
     CloseAll,
 }
@@ -75,6 +77,8 @@ pub type ReportReply = Box<dyn FnOnce(LinkPage) + Send>;
 pub type KnownReply = Box<dyn FnOnce(KnownHere) + Send>;
 /// Takes what a neighbour told of a message, on a reactor's thread.
 pub type ToldReply = Box<dyn FnOnce(Told) + Send>;
+/// Takes what became of a ping, on a reactor's thread.
+pub type PingedReply = Box<dyn FnOnce(Pinged) + Send>;
 
 /// What the links' owner does for its shard.
 struct Io {
@@ -91,6 +95,8 @@ struct Io {
     put_off_subscribers: AHashMap<SubscriberId, (Topic, bool)>,
     /// Who waits for what neighbours tell of messages, by question; as many as the shard has open.
     asked: AHashMap<u64, ToldReply>,
+    /// Who waits for what becomes of pings, by number; as many as the shard has open.
+    pinging: AHashMap<u64, PingedReply>,
     /// What the outgoing queues of all sessions of this reactor take, in bytes.
     queues_bytes: usize,
     queues_bytes_max: usize,
@@ -203,6 +209,12 @@ impl Outbound for Io {
     fn told(&mut self, told: Told) {
         if let Some(reply) = self.asked.remove(&told.question) {
             reply(told);
+        }
+    }
+
+    fn pinged(&mut self, pinged: Pinged) {
+        if let Some(reply) = self.pinging.remove(&pinged.number) {
+            reply(pinged);
         }
     }
 
@@ -332,6 +344,7 @@ impl Reactor {
                 put_off: AHashMap::new(),
                 put_off_subscribers: AHashMap::new(),
                 asked: AHashMap::new(),
+                pinging: AHashMap::new(),
                 queues_bytes: 0,
                 queues_bytes_max,
             },
@@ -493,6 +506,10 @@ impl Reactor {
                 Command::Ask { node, question, seq, reply } => {
                     self.io.asked.insert(question, reply);
                     self.shard.ask(self.io.now, question, *node, &seq, &mut self.io);
+                }
+                Command::Ping { node, number, hops, reply } => {
+                    self.io.pinging.insert(number, reply);
+                    self.shard.ping(self.io.now, number, *node, hops, &mut self.io);
                 }
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
                 Command::CloseAll => {
@@ -1002,6 +1019,7 @@ mod tests {
             put_off: AHashMap::new(),
             put_off_subscribers: AHashMap::new(),
             asked: AHashMap::new(),
+            pinging: AHashMap::new(),
             queues_bytes: 0,
             queues_bytes_max,
         }

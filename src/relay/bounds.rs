@@ -1,14 +1,14 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    registry,
+    ping, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     settings::{SESSIONS_MAX, Settings},
     shard, trace,
 };
 use crate::{
     bounds::{Bound, fixed},
-    wire::{state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
+    wire::{announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
 };
 
 /// What an allocation takes beside its bytes, about.
@@ -212,6 +212,51 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] windows_bytes_max")
         .memory(settings.windows_bytes_max),
         fixed(
+            "bytes kept for nodes that are no neighbours, and held of them for their turn",
+            settings.windows_bytes_max,
+            "bytes",
+            "node, in shares for its reactors",
+            "the same; what is not held comes again: not_held_for_order",
+        )
+        .set_by("[amop] windows_bytes_max")
+        .memory(settings.windows_bytes_max),
+        fixed(
+            "frames for other nodes that wait for a way",
+            shard::PARKED_MAX,
+            "frames",
+            "reactor",
+            "dropped, their source sends them again: relay_dropped",
+        ),
+        fixed("their bytes", shard::PARKED_BYTES_MAX, "bytes", "reactor", "the same").memory(
+            reactors
+                * (shard::PARKED_BYTES_MAX
+                    + shard::PARKED_MAX * (size_of::<super::Packet>() + 2 * ALLOCATION)),
+        ),
+        fixed("their wait", millis(settings.node_grace), "ms", "frame", "the same"),
+        fixed(
+            "messages over others that came before their turn",
+            shard::HELD_MAX,
+            "messages",
+            "other node",
+            "not taken, they come again: not_held_for_order; their bytes count as those in windows",
+        ),
+        fixed(
+            "nodes that no way leads to and that sent something all the same",
+            shard::STRANGERS_MAX,
+            "nodes",
+            "reactor",
+            "refused: strangers_refused",
+        )
+        .memory(reactors * shard::STRANGERS_MAX * in_table(sizes.peer)),
+        fixed(
+            "nodes of which it is remembered how far their messages were",
+            shard::FLOORS_MAX,
+            "nodes",
+            "reactor",
+            "any of them is forgotten",
+        )
+        .memory(reactors * shard::FLOORS_MAX * in_table(sizes.floor)),
+        fixed(
             "message identities",
             settings.identities_max,
             "messages",
@@ -251,7 +296,8 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "node",
             "the farther ones are not dialled",
         ),
-        fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes"),
+        fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes")
+            .memory(registry::NODES_MAX * in_table(sizes.peer)),
         fixed(
             "records of which it is remembered how far they were",
             registry::TOMBSTONES_MAX,
@@ -322,6 +368,65 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "questions a second",
             "neighbour",
             "not answered: trace_questions_over_bound",
+        ),
+        fixed("pings under way", ping::PINGS_MAX, "pings", "reactor", "not sent: pings_over_bound")
+            .memory(reactors * ping::PINGS_MAX * in_table(sizes.ping)),
+        fixed(
+            "the answer to one",
+            millis(ping::ANSWER_TIME_MAX),
+            "ms",
+            "ping",
+            "shown as lost: pings_unanswered",
+        ),
+        fixed(
+            "pings of another node that are answered",
+            ping::ANSWERS_PER_SECOND_MAX as usize,
+            "pings a second",
+            "other node",
+            "not answered: pings_not_answered",
+        ),
+        fixed(
+            "text",
+            announcement::TEXT_LEN_MAX,
+            "bytes",
+            "announcement",
+            "not announced; one of a neighbour is refused: refused_size",
+        ),
+        fixed(
+            "announcements",
+            registry::OWN_PER_MINUTE_MAX as usize,
+            "announcements a minute",
+            "node",
+            "not announced",
+        ),
+        fixed(
+            "announcements of another node",
+            registry::OF_NODE_PER_MINUTE_MAX as usize,
+            "announcements a minute",
+            "other node",
+            "neither taken nor passed on: refused_rate",
+        ),
+        fixed(
+            "announcements that a neighbour brings",
+            registry::OF_NEIGHBOUR_PER_SECOND_MAX as usize,
+            "announcements a second",
+            "neighbour",
+            "not looked at: refused_rate",
+        ),
+        fixed(
+            "announcements for people to see",
+            registry::ANNOUNCEMENTS_MAX,
+            "announcements",
+            "node",
+            "the oldest are forgotten",
+        )
+        .memory(registry::ANNOUNCEMENTS_MEMORY),
+        fixed(
+            "nodes of which the last announcement is remembered",
+            registry::ORIGINS_MAX,
+            "nodes",
+            "node",
+            "those that announced least lately are forgotten",
         ),
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(

@@ -244,6 +244,11 @@ figures! {
         gauge window_bytes,
         /// Bytes of frames sent and not acknowledged now, of all neighbours.
         gauge windows_bytes,
+        /// Bytes of messages for nodes that are no neighbours, until those have taken them, and of messages of such
+        /// nodes that came before their turn.
+        gauge kept_bytes,
+        /// Other nodes of which something is remembered now: messages, channels.
+        gauge peers,
         /// Message identities remembered now, of the neighbour that has most.
         gauge identities,
         /// Message identities remembered now, of all neighbours.
@@ -324,8 +329,42 @@ figures! {
         counter frames_sent_again,
         /// State frames of neighbours that the registry had no room for.
         counter state_refused,
-        /// Frames that named other nodes than the two ends of the link.
+        /// Frames that name their ends and must not be so: not sealed, from this node, for more nodes than there may be.
         counter not_for_us,
+        /// Frames passed on for other nodes, acknowledgements and notices among them.
+        counter relayed,
+        /// Their bytes, headers included.
+        counter relayed_bytes,
+        /// Frames for other nodes that no neighbour could take; their source sends messages again.
+        counter relay_dropped,
+        /// Frames for other nodes that are not passed on: their hops are used up, or `[p2p] relay` is off.
+        counter relay_refused,
+        /// Sealed payloads that their source did not seal for this node and message.
+        counter sealed_refused,
+        /// Sealed payloads of, or for, a life that is over.
+        counter sealed_late,
+        /// Pings sent.
+        counter pings,
+        /// Pings that nobody answered in time.
+        counter pings_unanswered,
+        /// Pings not sent because too many were open.
+        counter pings_over_bound,
+        /// Pings of other nodes answered as their destination.
+        counter pings_answered,
+        /// Pings of other nodes to others that ended here, and were told so.
+        counter pings_ended,
+        /// Pings of other nodes not answered: more of one node than are in a second, or of a node that is not known.
+        counter pings_not_answered,
+        /// Answers to pings that were not waited for, or not of this node.
+        counter ping_answers_ignored,
+        /// Sealed payloads of nodes that no way leads to, refused because there were too many such nodes.
+        counter strangers_refused,
+        /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever way they came.
+        counter not_admitted,
+        /// Messages over other nodes that came before their turn and waited for it.
+        counter held_for_order,
+        /// The same that there was no room for; they come again.
+        counter not_held_for_order,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
         /// Links closed because unfinished frames of all links together took too much memory.

@@ -18,14 +18,17 @@
 //! - Every unicast of a session is answered exactly once while the session lives.
 //! - Nothing is kept without a bound of [`settings::Settings`]; each refusal shows in [`counters`].
 
+pub mod admission;
 mod allowance;
 pub mod bandwidth;
 pub mod bounds;
 pub mod counters;
 pub(crate) mod log_limit;
+pub mod ping;
 pub mod registry;
 pub mod report;
 pub mod rpc;
+pub mod sealing;
 pub mod settings;
 pub mod shard;
 pub mod signing;
@@ -40,7 +43,11 @@ use smallvec::SmallVec;
 
 use self::snapshot::NodeRef;
 use crate::wire::{
-    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
+    FrameRef, NodeId, Topic,
+    json::ChallengeToken,
+    node::PacketType,
+    private::{Notice, WayEnd},
+    sdk::Seq,
 };
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
@@ -395,6 +402,38 @@ pub enum MeshMessage {
         /// For a private topic, who may get it.
         audience: Option<Box<Named>>,
     },
+    /// To the home of `next`: send a frame that names its ends on to that neighbour. The frame is the payload.
+    Pass {
+        /// What, and where to.
+        packet: Box<Packet>,
+        /// The neighbour.
+        next: Box<NodeId>,
+    },
+    /// To the home of its source: a sealed payload has come for this node.
+    Arrived {
+        /// The node that sealed it.
+        source: Box<NodeId>,
+        /// What it is.
+        packet_type: PacketType,
+        /// The message's number at its source.
+        seq: u32,
+    },
+    /// To the home of a destination: a frame to it was not sent.
+    NotPassed {
+        /// Where it was to go.
+        node: Box<NodeId>,
+        /// What it was.
+        packet_type: PacketType,
+        /// Its number.
+        seq: u32,
+    },
+    /// To the home of a destination: a node on the way has taken a unicast to it.
+    Taken {
+        /// The destination.
+        node: Box<NodeId>,
+        /// Its number.
+        message: u32,
+    },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
         /// The coordinator's number for the request.
@@ -440,6 +479,26 @@ pub enum MeshMessage {
         /// The message.
         seq: Seq,
     },
+    /// To the home of its source: a ping has not got beyond this node.
+    AnswerProbe {
+        /// Whose ping it is, as it says.
+        source: Box<NodeId>,
+        /// What to tell it.
+        notice: Box<Notice>,
+    },
+    /// To the home of its destination: a node says that a ping of this node has not got beyond it.
+    ProbeEnded {
+        /// Who says so.
+        by: Box<NodeId>,
+        /// Number of the frame that was the ping.
+        seq: u32,
+        /// Why.
+        why: WayEnd,
+        /// The first 8 bytes of its destination's id.
+        destination: u64,
+        /// The end of the frame.
+        tag: [u8; 16],
+    },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
         /// Where to.
@@ -447,6 +506,30 @@ pub enum MeshMessage {
         /// The message's number at this node.
         message: u32,
     },
+}
+
+/// A frame that names its ends, on its way over more than one link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The node that originated it.
+    pub source: NodeId,
+    /// The nodes that it is for: one, or several of a shared multicast, for each of which a ticket lies before the
+    /// content, in this order.
+    pub destinations: smallvec::SmallVec<[NodeId; 1]>,
+    /// What it is.
+    pub packet_type: PacketType,
+    /// The message's number at its source.
+    pub seq: u32,
+    /// Links that it may still take.
+    pub hops_left: u8,
+    /// Whether it was sent before.
+    pub again: bool,
+    /// Whether its source is to be told where its way ends.
+    pub is_probe: bool,
+    /// The neighbour that it came from, which it does not go back to.
+    pub from: Option<NodeId>,
+    /// How many neighbours it was to go to here that could not take it.
+    pub tries: u8,
 }
 
 /// What a shard tells the registry.
@@ -479,6 +562,13 @@ pub enum RegistryInput {
         /// The common name in its certificate.
         name: String,
     },
+    /// The last link to a node is gone; it may return.
+    LinkLost {
+        /// Who.
+        id: NodeId,
+        /// Which incarnation of it.
+        incarnation: u64,
+    },
     /// The last link to a node is gone, and the grace for its return is over.
     NodeDown {
         /// Who.
@@ -486,11 +576,13 @@ pub enum RegistryInput {
         /// Which incarnation of it; an older one than the registry knows is ignored.
         incarnation: u64,
     },
-    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour.
+    /// The lists have changed.
+    Admission,
+    /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour, or a BROADCAST that is an announcement.
     State {
         /// The neighbour that sent it.
         from: NodeId,
-        /// Which of the three.
+        /// Which of these.
         packet_type: PacketType,
         /// Seq of the frame; a reply repeats its request's.
         seq: u32,
@@ -517,7 +609,7 @@ pub enum RegistryOutput {
     ToNode {
         /// Which neighbour.
         to: NodeId,
-        /// STATE_SEQ, STATE_REQUEST or STATE_REPLY.
+        /// STATE_SEQ, STATE_REQUEST, STATE_REPLY or BROADCAST.
         packet_type: PacketType,
         /// For a reply the request's seq; else the shard takes a fresh one.
         seq: Option<u32>,
@@ -535,6 +627,18 @@ pub enum RegistryOutput {
     },
     /// This node begins a later life: all links to other nodes are to be made anew.
     NewLife,
+    /// To a node's home: whether a way leads to it, and to which life of it.
+    Reach {
+        /// Which node.
+        id: NodeId,
+        /// Its incarnation; `None` if no way leads to it.
+        incarnation: Option<u64>,
+    },
+    /// To all: the snapshot's paths have changed.
+    WaysChanged {
+        /// No way leads any more to a node that may have had frames of others.
+        is_node_lost: bool,
+    },
     /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.
@@ -561,6 +665,9 @@ pub trait Outbound {
 
     /// Passes what a neighbour told of a message to who asked for it, with [`shard::Shard::ask`].
     fn told(&mut self, told: trace::Told);
+
+    /// Passes what became of a ping to who sent it, with [`shard::Shard::ping`].
+    fn pinged(&mut self, pinged: ping::Pinged);
 
     /// Lets frames share TLS records on an SDK link whose client asked for it (WIRE §1.7).
     fn share_records(&mut self, link: LinkKey);
@@ -598,8 +705,12 @@ pub struct Shared {
     pub own_agency: String,
     /// The common name in its certificate.
     pub own_name: String,
+    /// Its key, for what is sealed; without one nothing goes over more than one link.
+    pub signer: Option<signing::NodeSigner>,
     /// Bounds and times.
     pub settings: settings::Settings,
+    /// The lists. Whoever changes them tells the registry ([`RegistryInput::Admission`]).
+    pub admission: arc_swap::ArcSwap<admission::Admission>,
     /// The topic table and node map.
     pub snapshot: arc_swap::ArcSwap<snapshot::Snapshot>,
     /// Outbound bandwidth of the node.
@@ -640,6 +751,8 @@ impl Shared {
             advertised: None,
             own_agency: String::new(),
             own_name: String::new(),
+            signer: None,
+            admission: arc_swap::ArcSwap::default(),
             snapshot: arc_swap::ArcSwap::default(),
             limiter: bandwidth::Limiter::unlimited(),
             rpc_limiter: bandwidth::Limiter::unlimited(),
@@ -653,6 +766,12 @@ impl Shared {
             counters: (0..reactors).map(|_| Arc::default()).collect(),
         }
     }
+
+    /// Whether this node has to do with another one.
+    pub fn admits(&self, id: &NodeId) -> bool {
+        self.admission.load().admits(id)
+    }
+
     /// This life of the node: grows with every start, and when the network knows a later one.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(std::sync::atomic::Ordering::Relaxed)

@@ -93,6 +93,8 @@ pub struct NodeReport {
 pub struct NetworkReport {
     /// The node that tells first, the others by their id.
     pub nodes: Vec<KnownReport>,
+    /// What was announced, the latest first.
+    pub announcements: Vec<AnnouncementReport>,
 }
 
 /// A node of the network, as another one knows it by its record.
@@ -106,6 +108,8 @@ pub struct KnownReport {
     pub next_hops: Vec<NodeId>,
     /// Whether frames for its subscribers go to it.
     pub is_routed: bool,
+    /// Whether the lists admit it.
+    pub is_admitted: bool,
     /// Which life of it.
     pub incarnation: u64,
     /// The last step of its record that is known; 0 before its record came.
@@ -144,4 +148,23 @@ pub struct NodeLabel {
     pub agency: String,
     /// The common name in its certificate.
     pub name: String,
+}
+
+/// What a node has announced to all others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnouncementReport {
+    /// The node that announced it: it has signed this.
+    pub origin: NodeId,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Its number in that life.
+    pub number: u64,
+    /// The organisation in the origin's certificate; empty unless it is this node or a neighbour.
+    pub agency: String,
+    /// The common name in the origin's certificate; likewise.
+    pub name: String,
+    /// When it came here.
+    pub taken: Instant,
+    /// What it says: one line, with whatever characters but controls.
+    pub text: String,
 }

@@ -80,6 +80,8 @@ pub struct Settings {
     pub list_topics: bool,
     /// Whether frames are passed on for other nodes (WIRE §6.4).
     pub relays: bool,
+    /// Whether a request goes to the subscribers on the nearest nodes as long as one of them can take it.
+    pub prefers_near: bool,
     /// Whether neighbours' neighbours are dialled, too, where they tell their address.
     pub discovers: bool,
     /// For data topics that are pinned, the nodes whose publishers may reach subscribers of this node (WIRE §4).
@@ -126,6 +128,7 @@ impl Default for Settings {
             trace: false,
             list_topics: true,
             relays: true,
+            prefers_near: false,
             discovers: false,
             private_publishers: BTreeMap::new(),
             chain_id: "1".to_owned(),

@@ -1,6 +1,6 @@
 //! What the registry publishes and every shard reads: where the subscribers of each topic are.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 use smallvec::SmallVec;
@@ -46,6 +46,17 @@ pub struct NodeEntry {
     pub reactor: ReactorId,
 }
 
+/// How another node is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Links on the way; 1 to a neighbour.
+    pub hops: u8,
+    /// The neighbours with which a shortest way begins, by id; never empty.
+    pub next: SmallVec<[NodeId; 2]>,
+}
+
 /// One immutable state of the tables. A clone shares everything; a change to a clone copies the path
 /// to one entry, O(log n) of the number of topics.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +65,8 @@ pub struct Snapshot {
     pub version: u64,
     /// Ids of the neighbours that are up.
     pub neighbours: Arc<[NodeId]>,
+    /// The nodes that a way leads to, neighbours included.
+    pub paths: Arc<BTreeMap<NodeId, Path>>,
     /// Grows with every change of the subscribers of private topics.
     pub private_version: u64,
     topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,

@@ -121,6 +121,25 @@ impl RetainedFrame {
         }
     }
 
+    /// The same so that keeping a long one once more shares its bytes.
+    pub fn as_shared(&self) -> FrameRef<'_> {
+        match self.len <= HEAD_LEN_MAX {
+            true => self.as_ref(),
+            false => FrameRef::Chunks { chunks: &self.chunks, skip: self.skip, len: self.len },
+        }
+    }
+
+    /// The frame behind another piece. Long ones are shared.
+    pub fn behind(&self, front: Bytes) -> Self {
+        let len = front.len() + self.len;
+        let mut chunks: smallvec::SmallVec<[Bytes; 1]> = smallvec::smallvec![front];
+        let mut skip = self.skip;
+        for chunk in &self.chunks {
+            chunks.push(chunk.slice(std::mem::take(&mut skip).min(chunk.len())..));
+        }
+        Self { chunks, skip: 0, len }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -135,6 +154,18 @@ impl RetainedFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_behind_a_piece_reads_like_both() {
+        let chunks = [Bytes::from_static(b"..frame"), Bytes::from_static(b" goes on....")];
+        let frame = FrameRef::Chunks { chunks: &chunks, skip: 2, len: 13 }.retain();
+        for frame in [frame.clone(), frame.behind(Bytes::new())] {
+            let whole = frame.behind(Bytes::from_static(b"front "));
+            let pieces: Vec<u8> = whole.as_ref().pieces().flatten().copied().collect();
+            assert_eq!(pieces, b"front frame goes on");
+            assert_eq!(whole.len(), 19);
+        }
+    }
 
     #[test]
     fn chunks_read_like_the_slice_they_were_cut_from() {

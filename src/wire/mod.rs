@@ -7,9 +7,10 @@
 //! ```text
 //!   SDK link:   sdk::Header ── AmopBody ── topic::Topic        (WIRE §1)
 //!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
-//!               hello::Hello, state::…, private::Notice, trace (docs/node-link.md)
+//!               hello::Hello, state::…, private::Notice, trace, announcement (docs/node-link.md)
 //! ```
 
+pub mod announcement;
 pub mod code;
 pub mod frame;
 pub mod hello;

@@ -92,11 +92,12 @@ impl PacketType {
     pub const UNICAST: Self = Self(0x30);
     pub const UNICAST_RESPONSE: Self = Self(-0x30);
     pub const MULTICAST: Self = Self(0x35);
+    pub const SHARED_MULTICAST: Self = Self(0x36);
     pub const BROADCAST: Self = Self(0x40);
 
     /// Whether the frame carries an AMOP frame and is counted by [`Self::ACK`].
     pub fn is_amop(self) -> bool {
-        matches!(self, Self::UNICAST | Self::UNICAST_RESPONSE | Self::MULTICAST)
+        matches!(self, Self::UNICAST | Self::UNICAST_RESPONSE | Self::MULTICAST | Self::SHARED_MULTICAST)
     }
 }
 
@@ -104,6 +105,11 @@ impl PacketType {
 pub const FLAG_COMPRESSED: u8 = 1;
 /// Flag: the frame was sent before, perhaps over another path.
 pub const FLAG_SENT_AGAIN: u8 = 2;
+
+/// Flag: the payload is sealed between source and destination.
+pub const FLAG_SEALED: u8 = 4;
+/// Flag: the frame is a ping: the node where its way ends tells its source (docs/node-link.md).
+pub const FLAG_PROBE: u8 = 8;
 
 /// Why a node link's bytes are no frame; each closes the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +151,7 @@ pub struct Header<'a> {
     pub seq: u32,
     /// Hops that the frame may still take.
     pub hops_left: u8,
-    /// [`FLAG_COMPRESSED`], [`FLAG_SENT_AGAIN`].
+    /// [`FLAG_COMPRESSED`], [`FLAG_SENT_AGAIN`], [`FLAG_SEALED`], [`FLAG_PROBE`].
     pub flags: u8,
     /// Source and destinations.
     pub route: Route<'a>,

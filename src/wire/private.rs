@@ -1,5 +1,5 @@
-//! What two nodes tell each other about challenges of private topics (WIRE §4) and about what became of a
-//! message (docs/node-link.md): the payload of a Broadcast.
+//! What two nodes tell each other about challenges of private topics (WIRE §4), about what became of a message, and
+//! about the way between them (docs/node-link.md): the payload of a Broadcast.
 
 use std::time::Duration;
 
@@ -46,13 +46,73 @@ pub enum Notice {
     },
     /// What one reactor of the sender knows of it.
     Traced(Box<Part>),
+    /// The receiver is to answer at once.
+    Ping {
+        /// Drawn at random; nobody but the receiver sees it.
+        number: u64,
+    },
+    /// The answer to it.
+    Pong {
+        /// The number of the ping.
+        number: u64,
+    },
+    /// A frame of the receiver with [`FLAG_PROBE`](super::node::FLAG_PROBE) did not get beyond the sender.
+    WayEnded {
+        /// Seq of that frame.
+        seq: u32,
+        /// Why.
+        why: WayEnd,
+        /// The first 8 bytes of the id of the node that it was for.
+        destination: u64,
+        /// The last 16 bytes of that frame, which only nodes on its way have seen.
+        tag: [u8; 16],
+    },
 }
+
+/// Why a frame did not get further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WayEnd {
+    /// It had no hops left.
+    HopsUsed,
+    /// The node knew no way on.
+    NoWay,
+    /// Something that newer nodes know.
+    Other,
+}
+
+impl WayEnd {
+    fn of(tag: u8) -> Self {
+        match tag {
+            1 => Self::HopsUsed,
+            2 => Self::NoWay,
+            _ => Self::Other,
+        }
+    }
+
+    fn tag(self) -> u8 {
+        match self {
+            Self::HopsUsed => 1,
+            Self::NoWay => 2,
+            Self::Other => 0,
+        }
+    }
+}
+
+/// Length of a [`Notice::Ping`], zeros at its end included, and of a [`Notice::WayEnded`]: no answer is longer than what
+/// it answers, so that nobody can be flooded by means of them.
+pub const PING_LEN: usize = 1 + 4 + 1 + 8 + 16;
+const PING_PADDING_LEN: usize = PING_LEN - 1 - 8;
 
 const CHALLENGE: u8 = 1;
 const OPENED: u8 = 2;
 const ANSWERED: u8 = 3;
 const TRACE: u8 = 4;
 const TRACED: u8 = 5;
+const PING: u8 = 6;
+const PONG: u8 = 7;
+const WAY_ENDED: u8 = 8;
+
+const _: () = assert!(WAY_ENDED < super::announcement::KIND);
 
 impl Notice {
     /// Reads a payload; `None` if it is malformed or of a kind that is not known here. Bytes behind the known
@@ -75,6 +135,18 @@ impl Notice {
             ANSWERED => Self::Answered { publisher: reader.u64()?, token: reader.array()? },
             TRACE => Self::Trace { question: reader.u64()?, seq: reader.array()? },
             TRACED => Self::Traced(Box::new(Part::decode(reader.0)?)),
+            PING => {
+                let number = reader.u64()?;
+                reader.take(PING_PADDING_LEN)?;
+                Self::Ping { number }
+            }
+            PONG => Self::Pong { number: reader.u64()? },
+            WAY_ENDED => Self::WayEnded {
+                seq: reader.u32()?,
+                why: WayEnd::of(reader.u8()?),
+                destination: reader.u64()?,
+                tag: reader.array()?,
+            },
             _ => return None,
         })
     }
@@ -108,6 +180,22 @@ impl Notice {
                 out.push(TRACED);
                 part.encode_into(&mut out);
             }
+            Self::Ping { number } => {
+                out.push(PING);
+                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&[0; PING_PADDING_LEN]);
+            }
+            Self::Pong { number } => {
+                out.push(PONG);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::WayEnded { seq, why, destination, tag } => {
+                out.push(WAY_ENDED);
+                out.extend_from_slice(&seq.to_be_bytes());
+                out.push(why.tag());
+                out.extend_from_slice(&destination.to_be_bytes());
+                out.extend_from_slice(tag);
+            }
         }
         out
     }
@@ -130,6 +218,10 @@ mod tests {
             Notice::Answered { publisher: 5, token },
             Notice::Trace { question: 6, seq: [b'f'; 32] },
             Notice::Traced(Box::new(part)),
+            Notice::Ping { number: 8 },
+            Notice::Pong { number: 9 },
+            Notice::WayEnded { seq: 10, why: WayEnd::HopsUsed, destination: 11, tag: [12; 16] },
+            Notice::WayEnded { seq: 10, why: WayEnd::NoWay, destination: 11, tag: [12; 16] },
         ] {
             let mut bytes = notice.encode();
             for cut in 0..bytes.len() {
@@ -139,6 +231,15 @@ mod tests {
             assert_eq!(Notice::decode(&bytes), Some(notice));
         }
         assert_eq!(Notice::decode(&[9; 100]), None);
+        assert_eq!(Notice::decode(&[100; 100]), None);
+    }
+
+    #[test]
+    fn no_answer_to_a_ping_is_longer_than_the_ping() {
+        let ended = Notice::WayEnded { seq: 1, why: WayEnd::Other, destination: 2, tag: [3; 16] };
+        assert_eq!(Notice::decode(&ended.encode()), Some(ended.clone()));
+        assert_eq!([Notice::Ping { number: 4 }.encode().len(), ended.encode().len()], [PING_LEN; 2]);
+        assert!(Notice::Pong { number: 4 }.encode().len() <= PING_LEN);
     }
 
     #[test]

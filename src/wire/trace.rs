@@ -114,6 +114,8 @@ tags! {
         KeysWorn = "keys_worn",
         /// It is over the limit of outbound bandwidth.
         OverBandwidth = "over_bandwidth",
+        /// Its node is left out by the blacklist or the whitelist of the one that tells.
+        NotAdmitted = "node_not_admitted",
     }
 }
 

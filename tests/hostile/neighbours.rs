@@ -4,7 +4,7 @@ use std::{io::Write, sync::atomic::Ordering::Relaxed};
 
 use amop::{
     pki::Profile,
-    relay::signing::NodeSigner,
+    relay::{counters::Counters, signing::NodeSigner},
     tls::{
         config::client_config,
         identity::{Identity, Roots},
@@ -12,8 +12,13 @@ use amop::{
     },
     wire::{
         NodeId, ResultCode,
+        announcement::{self, Announcement},
         hello::Hello,
-        node::{EXTENSIONS_LEN_MAX, Extensions, HEADER_LEN_MAX, HEADER_LEN_MIN, Header, PacketType, Route},
+        node::{
+            EXTENSIONS_LEN_MAX, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MAX, HEADER_LEN_MIN, Header,
+            PacketType, Route,
+        },
+        private::{Notice, WayEnd},
         sdk::{self, FrameType},
         state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
     },
@@ -22,7 +27,7 @@ use smallvec::SmallVec;
 
 use crate::{
     healthy::{HealthyPair, answer_of, answers, connect, seq},
-    support::{RawSdk, TestNode, host_dir, wait_until},
+    support::{RawSdk, TestNode, get, host_dir, wait_until},
 };
 
 const INCARNATION: u64 = 7;
@@ -457,6 +462,102 @@ fn states_that_are_forged_or_unasked_change_nothing_and_too_many_cost_the_link()
     }
     assert!(liar.is_closed());
     wait_until("what it said is forgotten", || !knows_topic(&node, "its own"));
+    healthy.finish();
+}
+
+#[test]
+fn announcements_that_are_forged_or_repeated_are_not_shown_and_too_many_cost_the_link() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "[admin]\nlisten_port=0\n");
+    let healthy = HealthyPair::start(&node);
+    let admin = node.node().admin_address().unwrap();
+    let texts = || {
+        let network: serde_json::Value = serde_json::from_str(&get(admin, "/network").1).unwrap();
+        let all = network["announcements"].as_array().unwrap().iter();
+        all.map(|one| one["text"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut liar = Liar::greeted(1, &node);
+    let other = NodeSigner::from_secret_bytes(&identity(2).secp256k1_secret().unwrap()).unwrap();
+    let said = |origin: NodeId, signer: &NodeSigner, number: u64, text: &str| {
+        let text = text.to_owned();
+        let mut said = Announcement { origin, incarnation: INCARNATION, number, text, signature: [0; 64] };
+        said.signature = signer.sign(&said.digest());
+        said.encode()
+    };
+    let (own, id) = (node.node().id(), liar.id);
+    let record = announced(&liar.step(id, &liar.signer, "t", 1));
+    liar.send(PacketType::STATE_SEQ, &record);
+    liar.sync();
+    let mut changed = said(id, &liar.signer, 1, "forged");
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    let mut long = said(id, &liar.signer, 1, "forged");
+    long[1 + 64 + 16..][..2].copy_from_slice(&[0xff, 0xff]);
+    for (what, payload) in [
+        ("signed by another key", said(id, &other, 1, "forged")),
+        ("of a node that nobody knows", said(other.id(), &other, 1, "forged")),
+        ("of the node that hears it", said(own, &liar.signer, 1, "forged")),
+        ("a changed signature", changed),
+        ("a text of 65,535 bytes", long),
+        ("a text for terminals", said(id, &liar.signer, 1, "forged\u{1b}[2J")),
+        ("no number", said(id, &liar.signer, 0, "forged")),
+        ("a kind and no more", vec![announcement::KIND]),
+        ("a kind and far more than there can be", vec![announcement::KIND; 100_000]),
+    ] {
+        liar.send(PacketType::BROADCAST, &payload);
+        liar.sync();
+        assert_eq!(texts(), [""; 0], "{what}");
+    }
+    // What it signs itself is taken, once.
+    let honest = said(id, &liar.signer, 1, "its own");
+    for _ in 0..3 {
+        liar.send(PacketType::BROADCAST, &honest);
+    }
+    liar.sync();
+    assert_eq!(texts(), ["its own"]);
+    // It goes on and on; what it brings beyond so many a second is not looked at.
+    wait_until("it is cut", || {
+        (0..60).for_each(|_| liar.send(PacketType::BROADCAST, &honest));
+        node.node().shared().snapshot.load().paths.is_empty()
+    });
+    assert!(liar.is_closed());
+    healthy.finish();
+}
+
+#[test]
+fn floods_of_pings_are_answered_within_an_allowance_and_the_link_stays() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let healthy = HealthyPair::start(&node);
+    let mut liar = Liar::greeted(1, &node);
+    let (liars, other) = (liar.id.0, identity(2).node_id().unwrap().0);
+    for number in 0..1_000 {
+        liar.send(PacketType::BROADCAST, &Notice::Ping { number }.encode());
+        // Of itself and in another name, to a node that is not there, with nothing in it that anybody sealed.
+        for source in [&liars, &other] {
+            let route = Route::Named { source, destinations: &[[9; 64]] };
+            let (flags, hops_left) = (FLAG_SEALED | FLAG_PROBE, number as u8 % 3);
+            let header = Header { route, flags, hops_left, ..Header::direct(PacketType::BROADCAST, 5) };
+            liar.say(&with_header(&header, &[7; 70]));
+        }
+        // And answers to nothing.
+        liar.send(PacketType::BROADCAST, &Notice::Pong { number }.encode());
+        let ended = Notice::WayEnded { seq: 1, why: WayEnd::NoWay, destination: number, tag: [0; 16] };
+        liar.send(PacketType::BROADCAST, &ended.encode());
+    }
+    liar.sync();
+    let total = |counter: fn(&Counters) -> u64| node.total(counter);
+    wait_until("all are counted", || total(|counters| counters.ping_answers_ignored.get()) == 2_000);
+    let answered = total(|counters| counters.pings_answered.get() + counters.pings_ended.get());
+    assert!(answered >= 64, "{answered}");
+    wait_until("the others are counted, too", || {
+        total(|counters| {
+            counters.pings_answered.get() + counters.pings_ended.get() + counters.pings_not_answered.get()
+        }) == 3_000
+    });
+    assert!(
+        total(|counters| counters.pings_not_answered.get()) >= 1_000,
+        "nobody by the other name is known"
+    );
+    liar.sync();
     healthy.finish();
 }
 

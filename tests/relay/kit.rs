@@ -11,7 +11,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     ops::RangeInclusive,
     sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
@@ -21,11 +21,13 @@ use amop::{
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
         SendError, Shared,
+        admission::Admission,
         bandwidth::Limiter,
         counters::Counters,
         home_reactor,
-        registry::Registry,
-        report::PeerReport,
+        ping::{self, Pinged},
+        registry::{AnnounceError, Announced, Registry, RegistryCounters},
+        report::{AnnouncementReport, PeerReport},
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
@@ -55,11 +57,17 @@ pub struct Timing {
     pub link: RangeInclusive<Duration>,
     /// From reactor to reactor, and between reactors and registry.
     pub local: RangeInclusive<Duration>,
+    /// The same as `link` for what goes from one node to another, where it differs.
+    pub between: BTreeMap<(NodeIndex, NodeIndex), RangeInclusive<Duration>>,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { link: LINK_LATENCY..=LINK_LATENCY, local: LOCAL_LATENCY..=LOCAL_LATENCY }
+        Self {
+            link: LINK_LATENCY..=LINK_LATENCY,
+            local: LOCAL_LATENCY..=LOCAL_LATENCY,
+            between: BTreeMap::new(),
+        }
     }
 }
 
@@ -156,6 +164,8 @@ pub struct Io {
     queue_bytes_max: usize,
     /// What neighbours told of messages.
     told: Vec<Told>,
+    /// What became of pings.
+    pinged: Vec<Pinged>,
 }
 
 enum Effect {
@@ -219,6 +229,10 @@ impl Outbound for Io {
         self.told.push(told);
     }
 
+    fn pinged(&mut self, pinged: Pinged) {
+        self.pinged.push(pinged);
+    }
+
     fn share_records(&mut self, _: LinkKey) {}
 
     fn close(&mut self, key: LinkKey, reason: CloseReason) {
@@ -269,10 +283,34 @@ impl VirtualNode {
             .collect()
     }
 
+    /// The figures of its registry.
+    pub fn registry_counters(&self) -> Arc<RegistryCounters> {
+        self.registry.counters()
+    }
+
+    /// What it shows of announcements, the latest first.
+    pub fn announcements(&self) -> Vec<AnnouncementReport> {
+        self.registry.report_announcements()
+    }
+
+    /// Signs in its name.
+    pub fn sign(&self, digest: &[u8; 32]) -> [u8; 64] {
+        self.keys.sign(digest)
+    }
+
+    fn deadline(&self, part: Part) -> Option<Instant> {
+        let shard = self.shards.get(usize::from(part));
+        if part == REGISTRY { self.registry.poll_timeout() } else { shard?.poll_timeout() }
+    }
+
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
         self.shared.counters.iter().map(|counters| counter(counters)).sum()
     }
 }
+
+/// A reactor of a node by its number, or the registry.
+type Part = u16;
+const REGISTRY: Part = Part::MAX;
 
 #[derive(Debug)]
 enum Event {
@@ -314,6 +352,8 @@ enum Event {
     },
 }
 
+pub type Tamper = Box<dyn FnMut(NodeIndex, NodeIndex, &mut Vec<u8>)>;
+
 pub struct Network {
     pub now: Instant,
     pub apps: Vec<Application>,
@@ -321,6 +361,8 @@ pub struct Network {
     pub timing: Timing,
     /// Set to an empty list to have what happens noted.
     pub seen: Option<Vec<Seen>>,
+    /// Sees, and may change, every frame from node to node as it leaves.
+    pub tamper: Option<Tamper>,
     rng: SmallRng,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
     pending: BTreeMap<u64, Event>,
@@ -330,6 +372,12 @@ pub struct Network {
     /// Incarnations of clocks that were lost; counts down.
     lost_incarnations: u64,
     app_latency: BTreeMap<AppIndex, Instant>,
+    /// When each part of each node is to be woken, as it said last …
+    timers: BTreeSet<(Instant, NodeIndex, Part)>,
+    /// … and where to find that.
+    timer_of: BTreeMap<(NodeIndex, Part), Instant>,
+    /// Nodes that were frozen when something came for them, or was due.
+    held: BTreeSet<NodeIndex>,
     /// When what goes from one part of a node to another arrives at the earliest.
     local_arrivals: BTreeMap<Way, Instant>,
 }
@@ -368,6 +416,7 @@ impl Network {
             nodes: Vec::new(),
             timing: Timing::default(),
             seen: None,
+            tamper: None,
             rng: SmallRng::seed_from_u64(seed),
             events: BinaryHeap::new(),
             pending: BTreeMap::new(),
@@ -376,6 +425,9 @@ impl Network {
             lives: 0,
             lost_incarnations: FIRST_INCARNATION,
             app_latency: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            timer_of: BTreeMap::new(),
+            held: BTreeSet::new(),
             local_arrivals: BTreeMap::new(),
         }
     }
@@ -412,6 +464,7 @@ impl Network {
         };
         let queue_bytes_max = settings.session_queue_bytes_max;
         let shared = Arc::new(Shared {
+            signer: Some(keys.clone()),
             own_agency: "agency".to_owned(),
             own_name: "node".to_owned(),
             limiter,
@@ -450,12 +503,14 @@ impl Network {
         let (keys, reactors, settings) = (old.keys.clone(), old.shared.reactors, old.shared.settings.clone());
         let fresh = self.build_node(keys, reactors, settings, Limiter::unlimited(), clock);
         self.nodes[node] = fresh;
+        self.look_at_timers(node);
     }
 
     /// Stops a node without a word.
     pub fn kill(&mut self, node: NodeIndex) {
         self.nodes[node].running = false;
         self.nodes[node].parked.clear();
+        self.look_at_timers(node);
         let others: Vec<End> = self.nodes[node]
             .io
             .iter()
@@ -543,6 +598,23 @@ impl Network {
         }
     }
 
+    /// Gives a node other lists, as a reload of its configuration does: links with whom they leave out are closed.
+    pub fn set_admission(&mut self, node: NodeIndex, admission: Admission) {
+        let virtual_node = &self.nodes[node];
+        virtual_node.shared.admission.store(Arc::new(admission));
+        let incarnation = virtual_node.life;
+        self.schedule(LOCAL_LATENCY, Event::Registry { node, incarnation, input: RegistryInput::Admission });
+        for other in 0..self.nodes.len() {
+            let (id, shared) = (self.nodes[other].id, &self.nodes[node].shared);
+            if !shared.admits(&id) && !self.links_between(node, other).is_empty() {
+                let home = home_reactor(&id, self.nodes[node].shared.reactors);
+                self.drive(node, home, |shard, now, io| {
+                    shard.close_node(now, &id, CloseReason::NotAdmitted, io);
+                });
+            }
+        }
+    }
+
     /// Cuts the cable: nobody notices, frames vanish.
     pub fn cut_links(&mut self, a: NodeIndex, b: NodeIndex) {
         self.cut_one_way(a, b);
@@ -561,6 +633,7 @@ impl Network {
         for (x, y) in [(a, b), (b, a)] {
             for (reactor, key) in self.links_between(x, y) {
                 self.nodes[x].shards[usize::from(reactor.0)].handle_link_worn(key);
+                self.look_at_timer(x, reactor.0);
             }
         }
     }
@@ -576,7 +649,10 @@ impl Network {
     /// What a node itself knows of a message, the newest first of each reactor.
     pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<Known> {
         let now = self.now;
-        self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect()
+        let known =
+            self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
+        self.look_at_timers(node);
+        known
     }
 
     /// Has `node` ask `other` what it knows of a message, and gives what it is told within `bound`.
@@ -594,6 +670,42 @@ impl Network {
                 return None;
             }
         }
+    }
+
+    /// Has `node` send a ping with so many hops left; gives its number.
+    pub fn start_ping(&mut self, node: NodeIndex, other: NodeId, hops: u8) -> u64 {
+        let number = self.rng.random();
+        let home = home_reactor(&other, self.nodes[node].shared.reactors);
+        self.drive(node, home, |shard, now, io| shard.ping(now, number, other, hops, io));
+        number
+    }
+
+    /// What became of a ping of `node`, if it is over.
+    pub fn pinged(&self, node: NodeIndex, number: u64) -> Option<Pinged> {
+        let all = self.nodes[node].io.iter().flat_map(|io| &io.pinged);
+        let of_number: Vec<&Pinged> = all.filter(|pinged| pinged.number == number).collect();
+        assert!(of_number.len() <= 1, "a ping ended twice");
+        of_number.first().map(|pinged| **pinged)
+    }
+
+    /// Sends a ping and runs until it is over.
+    pub fn ping(&mut self, node: NodeIndex, other: NodeIndex, hops: u8) -> Pinged {
+        let number = self.start_ping(node, self.nodes[other].id, hops);
+        let end = self.now + 2 * ping::ANSWER_TIME_MAX;
+        loop {
+            if let Some(pinged) = self.pinged(node, number) {
+                return pinged;
+            }
+            assert!(self.step(end), "a ping has no end");
+        }
+    }
+
+    /// Has a node announce a text to all others.
+    pub fn announce(&mut self, node: NodeIndex, text: &str) -> Result<Announced, AnnounceError> {
+        let now = self.now;
+        let announced = self.nodes[node].registry.announce_text(now, text);
+        self.collect_registry(node);
+        announced
     }
 
     /// An application connected to `node`, on the reactor of its turn.
@@ -728,27 +840,22 @@ impl Network {
 
     /// Does what is due next, not after `end`. `false` if nothing is.
     pub fn step(&mut self, end: Instant) -> bool {
-        for node in 0..self.nodes.len() {
-            if !self.nodes[node].frozen {
-                for event in std::mem::take(&mut self.nodes[node].parked) {
-                    self.schedule(Duration::ZERO, event);
-                }
-            }
-        }
+        self.go_on_where_thawed();
         let event = self.events.peek().map(|Reverse((at, _))| *at);
         let timer = self.next_timer();
         let due = [event, timer.map(|(at, ..)| at)].into_iter().flatten().min();
         let Some(due) = due.filter(|&due| due <= end) else { return false };
         self.now = self.now.max(due);
-        if timer.is_some_and(|(at, ..)| at <= due) {
-            let (_, node, reactor) = timer.expect("just seen");
-            match reactor {
-                Some(reactor) => self.drive(node, reactor, |shard, now, io| shard.handle_timeout(now, io)),
-                None => {
-                    let now = self.now;
-                    self.nodes[node].registry.handle_timeout(now);
-                    self.collect_registry(node);
-                }
+        if let Some((at, node, part)) = timer
+            && at <= due
+        {
+            if part == REGISTRY {
+                let now = self.now;
+                self.nodes[node].registry.handle_timeout(now);
+                self.publish_soon(node, self.nodes[node].life);
+                self.collect_registry(node);
+            } else {
+                self.drive(node, ReactorId(part), |shard, now, io| shard.handle_timeout(now, io));
             }
             return true;
         }
@@ -759,20 +866,57 @@ impl Network {
         true
     }
 
-    fn next_timer(&self) -> Option<(Instant, NodeIndex, Option<ReactorId>)> {
-        let mut next: Option<(Instant, NodeIndex, Option<ReactorId>)> = None;
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.running && !node.frozen) {
-            let shards = node.shards.iter().enumerate();
-            let shards = shards.map(|(id, shard)| (shard.poll_timeout(), Some(ReactorId(id as u16))));
-            for (at, reactor) in shards.chain([(node.registry.poll_timeout(), None)]) {
-                if let Some(at) = at
-                    && next.is_none_or(|(earliest, ..)| at < earliest)
-                {
-                    next = Some((at, index, reactor));
-                }
+    /// Takes up what waited for nodes that are frozen no longer.
+    fn go_on_where_thawed(&mut self) {
+        let thawed: Vec<NodeIndex> =
+            self.held.iter().copied().filter(|&node| !self.nodes[node].frozen).collect();
+        for node in thawed {
+            self.held.remove(&node);
+            for event in std::mem::take(&mut self.nodes[node].parked) {
+                self.schedule(Duration::ZERO, event);
             }
+            self.look_at_timers(node);
         }
-        next
+    }
+
+    fn next_timer(&mut self) -> Option<(Instant, NodeIndex, Part)> {
+        loop {
+            let &(at, node, part) = self.timers.first()?;
+            if !self.nodes[node].frozen {
+                return Some((at, node, part));
+            }
+            self.held.insert(node);
+            self.set_timer(node, part, None);
+        }
+    }
+
+    fn set_timer(&mut self, node: NodeIndex, part: Part, at: Option<Instant>) {
+        let before = match at {
+            Some(at) => self.timer_of.insert((node, part), at),
+            None => self.timer_of.remove(&(node, part)),
+        };
+        if before != at {
+            before.map(|before| self.timers.remove(&(before, node, part)));
+            at.map(|at| self.timers.insert((at, node, part)));
+        }
+    }
+
+    /// A part of a node has done something: it may want to be woken at another time.
+    fn look_at_timer(&mut self, node: NodeIndex, part: Part) {
+        let due = self.nodes[node].deadline(part).filter(|_| self.nodes[node].running);
+        self.set_timer(node, part, due);
+    }
+
+    fn look_at_timers(&mut self, node: NodeIndex) {
+        for part in (0..self.nodes[node].shared.reactors).chain([REGISTRY]) {
+            self.look_at_timer(node, part);
+        }
+    }
+
+    fn publish_soon(&mut self, node: NodeIndex, incarnation: u64) {
+        if !std::mem::replace(&mut self.nodes[node].publish_due, true) {
+            self.schedule(GATHER, Event::Publish { node, incarnation });
+        }
     }
 
     fn is_current(&self, node: NodeIndex, incarnation: u64) -> bool {
@@ -792,6 +936,7 @@ impl Network {
             _ => None,
         };
         if let Some(node) = addressee.filter(|&node| self.nodes[node].frozen) {
+            self.held.insert(node);
             return self.nodes[node].parked.push_back(event);
         }
         match event {
@@ -822,9 +967,7 @@ impl Network {
                 if self.is_current(node, incarnation) {
                     let now = self.now;
                     self.nodes[node].registry.handle(now, input);
-                    if !std::mem::replace(&mut self.nodes[node].publish_due, true) {
-                        self.schedule(GATHER, Event::Publish { node, incarnation });
-                    }
+                    self.publish_soon(node, incarnation);
                     self.collect_registry(node);
                 }
             }
@@ -937,10 +1080,15 @@ impl Network {
         let incarnation = virtual_node.life;
         handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
+        self.look_at_timer(node, reactor.0);
         for effect in effects {
             match effect {
                 Effect::Frame { link, bytes } => {
-                    let latency = self.link_latency();
+                    let to = self.nodes[node].io[index].link(link).map(|link| link.other);
+                    let latency = match to {
+                        Some(End::Node { node: to, .. }) => self.latency_between(node, to),
+                        _ => self.link_latency(),
+                    };
                     let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
                     let to = io_link.other;
                     let at = (now + latency).max(io_link.last_arrival);
@@ -954,6 +1102,10 @@ impl Network {
                         continue;
                     }
                     let from = Some((node, incarnation, reactor, link));
+                    let mut bytes = bytes;
+                    if let (Some(tamper), End::Node { node: other, .. }) = (&mut self.tamper, to) {
+                        tamper(node, other, &mut bytes);
+                    }
                     self.schedule_at(at, Event::Frame { to, bytes, from });
                 }
                 Effect::Mesh { to, message, frame } => {
@@ -984,16 +1136,24 @@ impl Network {
             let event = Event::FromRegistry { node, incarnation, reactor, output };
             self.schedule_local(Way::FromRegistry(node, reactor), event);
         }
+        self.look_at_timer(node, REGISTRY);
     }
 
     fn link_latency(&mut self) -> Duration {
-        let (shortest, longest) = (*self.timing.link.start(), *self.timing.link.end());
+        self.draw_latency(self.timing.link.clone())
+    }
+
+    fn latency_between(&mut self, from: NodeIndex, to: NodeIndex) -> Duration {
+        self.draw_latency(self.timing.between.get(&(from, to)).unwrap_or(&self.timing.link).clone())
+    }
+
+    fn draw_latency(&mut self, range: RangeInclusive<Duration>) -> Duration {
+        let (shortest, longest) = range.into_inner();
         if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) }
     }
 
     fn schedule_local(&mut self, way: Way, event: Event) {
-        let (shortest, longest) = (*self.timing.local.start(), *self.timing.local.end());
-        let latency = if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) };
+        let latency = self.draw_latency(self.timing.local.clone());
         let arrival = self.local_arrivals.entry(way).or_insert(self.now);
         *arrival = (self.now + latency).max(*arrival);
         let at = *arrival;

@@ -1,13 +1,18 @@
 //! The rules of WIRE on the sans-IO relay: one file a behaviour, all on the virtual network of `kit`.
 #![allow(unreachable_pub)] // modules of one test program
 
+mod announce;
 mod bandwidth;
 mod faults_of_fisco_bcos;
 mod injection;
 mod kit;
 mod latencies;
+mod lists;
 mod multicast;
+mod named_frames;
 mod node_links;
+mod paths;
+mod ping;
 mod private_topics;
 mod result_codes;
 mod session;

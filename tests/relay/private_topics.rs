@@ -9,7 +9,7 @@ use std::{
 };
 
 use amop::{
-    relay::{ReactorId, bandwidth::Limiter, counters::Counters, settings::Settings},
+    relay::{ReactorId, admission::Admission, bandwidth::Limiter, counters::Counters, settings::Settings},
     wire::{
         ResultCode,
         node::{self, AUDIENCE_MAX, Extensions, PacketType},
@@ -1123,4 +1123,72 @@ fn no_private_message_ever_reaches_a_session_that_has_not_proved_itself_to_its_p
             play.expect(publisher, &yes, &no);
         }
     }
+}
+
+#[test]
+fn among_the_accepted_ones_near_goes_before_far_where_it_is_preferred() {
+    let mut net = Network::new(80);
+    for _ in 0..3 {
+        net.add_node(2, Settings { prefers_near: true, ..Settings::default() });
+    }
+    net.connect(0, 1);
+    net.connect(1, 2);
+    net.run_for(SOON);
+    let mut play = Play { net, parts: BTreeMap::new(), payloads: 0 };
+    let publisher = play.publisher(0, &[1]);
+    // The nearest has proved nothing.
+    let unproven = play.subscriber(0, Some(2));
+    let [near, other] = [play.subscriber(1, Some(1)), play.subscriber(1, Some(1))];
+    let far = play.subscriber(2, Some(1));
+    play.run(2 * SOON);
+    let requests = |play: &Play, app| {
+        let mut pushed = play.net.pushed(app, FrameType::REQUEST);
+        pushed.retain(|(topic, _)| topic == DATA);
+        pushed.len()
+    };
+    for _ in 0..40 {
+        assert_eq!(play.unicast(publisher, DATA, b"x"), 0);
+    }
+    let got = [unproven, near, other, far].map(|app| requests(&play, app));
+    assert_eq!((got[0], got[1] + got[2], got[3]), (0, 40, 0));
+    assert!(got[1] > 5 && got[2] > 5, "{got:?}");
+    // Both near ones go silent.
+    for app in [near, other] {
+        play.part(app).is_silent = true;
+    }
+    let seq = play.net.unicast(publisher, DATA, b"x");
+    play.run(Duration::from_secs(11));
+    assert_eq!(play.net.answers(publisher, &seq)[0].code(), ResultCode::OK);
+    let after = [unproven, near, other, far].map(|app| requests(&play, app));
+    assert_eq!(after, [0, got[1] + 1, got[2] + 1, 1]);
+}
+
+#[test]
+fn nobody_is_challenged_between_two_nodes_one_of_which_leaves_the_other_out() {
+    let mut net = Network::new(81);
+    for _ in 0..3 {
+        net.add_node(2, Settings::default());
+    }
+    net.connect(0, 1);
+    net.connect(1, 2);
+    net.run_for(SOON);
+    let left_out = [net.nodes[2].id].into();
+    net.set_admission(0, Admission { blacklist: left_out, ..Admission::default() });
+    let mut play = Play { net, parts: BTreeMap::new(), payloads: 0 };
+    let (near, far) = (play.publisher(0, &[1]), play.publisher(2, &[1]));
+    let [here, there] = [0, 2].map(|node| play.subscriber(node, Some(1)));
+    play.run(3 * SOON);
+    play.expect(near, &[here], &[there]);
+    play.expect(far, &[there], &[here]);
+    assert_eq!(
+        (play.asked(near).len(), play.asked(far).len()),
+        (1, 1),
+        "each was asked of its own node's only"
+    );
+    assert!(play.net.nodes[0].total(|counters| counters.not_admitted.get()) > 0);
+    // Admitted again, both are challenged.
+    play.net.set_admission(0, Admission::default());
+    play.run(Duration::from_secs(6));
+    play.expect(near, &[here, there], &[]);
+    play.expect(far, &[here, there], &[]);
 }

@@ -409,14 +409,14 @@ fn a_node_tells_its_neighbour_what_all_its_reactors_know() {
 #[test]
 fn a_node_that_does_not_answer_or_is_not_there_is_told_so() {
     let mut net = Network::mesh(19, 3, 2);
+    net.kill(2);
+    net.run_for(SOON);
+    assert_eq!(net.ask(0, 2, &[b'0'; 32], SOON).unwrap().asked, Asked::NotLinked);
     net.nodes[1].frozen = true;
     let before = net.now;
     let told = net.ask(0, 1, &[b'0'; 32], Duration::from_secs(9)).unwrap();
     assert_eq!(told.asked, Asked::Silent);
     assert_eq!(net.now - before, ANSWER_TIME_MAX);
-    net.kill(2);
-    net.run_for(SOON);
-    assert_eq!(net.ask(0, 2, &[b'0'; 32], SOON).unwrap().asked, Asked::NotLinked);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
 };
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_amop");
@@ -16,7 +17,11 @@ pub struct Process {
     pub p2p: SocketAddr,
     /// Where `[admin] listen_port` is set.
     pub admin: Option<SocketAddr>,
+    log: Arc<Mutex<Vec<String>>>,
 }
+
+/// Lines of a node's log that are kept.
+const LOG_LINES_MAX: usize = 10_000;
 
 /// Writes a configuration for the certificates in `conf`; `listen` is where for applications and nodes,
 /// `more` begins in `[p2p]`.
@@ -75,9 +80,25 @@ impl Process {
                 Some((address("channel")?, address("p2p")?))
             })
             .unwrap_or_else(|| panic!("the node does not come up: {log}"));
-        // Its log must go on being read.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, channel, p2p, admin }
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let kept = log.clone();
+        // It must go on being read.
+        std::thread::spawn(move || {
+            lines.for_each(|line| {
+                let mut kept = kept.lock().unwrap();
+                if kept.len() < LOG_LINES_MAX {
+                    kept.push(line);
+                }
+            });
+        });
+        Self { child, channel, p2p, admin, log }
+    }
+
+    /// What it has logged with such a message since it is up: the fields of each line.
+    pub fn logged(&self, message: &str) -> Vec<serde_json::Value> {
+        let lines = self.log.lock().unwrap();
+        let values = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        values.map(|value| value["fields"].clone()).filter(|fields| fields["message"] == message).collect()
     }
 
     /// What the admin endpoint says.

@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod config;
 pub mod record;
+pub mod relay;
 pub mod shard;
 pub mod wire;
 
@@ -20,10 +21,11 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target { name: "certificate", run: certificate::run, seeds: scripts },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "record", run: record::run, seeds: scripts },
+    Target { name: "relay", run: relay::run, seeds: scripts },
     Target { name: "shard", run: shard::run, seeds: scripts },
     Target { name: "wire", run: wire::run, seeds: wire::seeds },
 ];

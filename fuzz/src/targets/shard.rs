@@ -8,7 +8,7 @@
 // Also used by tests/relay, which needs more of it.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../../tests/relay/kit.rs"]
-mod kit;
+pub(super) mod kit;
 
 use std::{
     collections::HashMap,

@@ -5,9 +5,11 @@ use amop::{
     relay::{rpc, settings::Settings},
     wire::{
         FrameRef, NodeId, PrivateTopic, ResultCode, Topic, TopicKind,
+        announcement::{self, Announcement},
         hello::Hello,
         json::{self, HandshakeRequest, TopicCertification, TopicStatus},
         node::{self, Extensions},
+        private::{Notice, WayEnd},
         sdk::{self, AmopBody, HEADER_LEN, Header},
         state::{Change, Entries, Message},
         topic,
@@ -29,7 +31,10 @@ pub fn run(data: &[u8]) {
         5 => subscription(data),
         6 => node_header(data),
         7 => extensions(data),
-        8 => state(data),
+        8 => {
+            state(data);
+            notice(data);
+        }
         9 => json_rpc(data),
         _ => names(data),
     }
@@ -133,6 +138,8 @@ fn node_header(data: &[u8]) {
         extensions(payload);
     } else if header.packet_type == node::PacketType::HELLO {
         hello(payload);
+    } else if header.packet_type == node::PacketType::BROADCAST {
+        notice(payload);
     } else {
         state(payload);
     }
@@ -186,6 +193,20 @@ fn changes(data: &[u8]) {
         }
     }
     assert_eq!(joined.root(), entries.root());
+}
+
+fn notice(data: &[u8]) {
+    if let Some(notice) = Notice::decode(data) {
+        assert!(!Announcement::is_one(data));
+        assert_eq!(Notice::decode(&notice.encode()), Some(notice));
+    }
+    if let Ok(announcement) = Announcement::decode(data) {
+        assert!(Announcement::is_one(data) && Notice::decode(data).is_none());
+        let encoded = announcement.encode();
+        assert!(encoded.len() <= announcement::LEN_MAX && data.starts_with(&encoded));
+        assert!(!announcement.text.chars().any(char::is_control));
+        assert_eq!(Announcement::decode(&encoded), Ok(announcement));
+    }
 }
 
 fn json_rpc(data: &[u8]) {
@@ -266,6 +287,34 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Message::Want { known: version, after: b"key" }.encode(),
         Message::Part { head, after: b"", last: true, entries: &changes }.encode(),
     ];
+    let announcement = Announcement {
+        origin: id,
+        incarnation: 1,
+        number: 2,
+        text: "升级 at 22:00".to_owned(),
+        signature: [3; 64],
+    };
+    let token = [8; 32];
+    let part =
+        amop::wire::trace::Part { reactors: 1, accounts: vec![Default::default()], ..Default::default() };
+    let notices = [
+        Notice::Challenge {
+            token,
+            number: 1,
+            subscriber: 2,
+            publisher: 3,
+            open_for: std::time::Duration::from_secs(5),
+            topic: Topic::new("#!$TopicNeedVerify_t").expect("a topic"),
+        },
+        Notice::Opened { publisher: 1, token },
+        Notice::Answered { publisher: 1, token },
+        Notice::Trace { question: 1, seq },
+        Notice::Traced(Box::new(part)),
+        Notice::Ping { number: 1 },
+        Notice::Pong { number: 1 },
+        Notice::WayEnded { seq: 1, why: WayEnd::HopsUsed, destination: 2, tag: [3; 16] },
+    ];
+    let notices: Vec<Vec<u8>> = notices.iter().map(Notice::encode).chain([announcement.encode()]).collect();
     let packet = |packet_type: PacketType, route: Route<'_>, payload: &[u8]| {
         let mut out = smallvec::SmallVec::new();
         node::Header { route, ..node::Header::direct(packet_type, 7) }.encode_into(payload.len(), &mut out);
@@ -317,6 +366,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (6, packet(PacketType::MULTICAST, named, &[&[0, 0][..], &request].concat())),
         (6, packet(PacketType::STATE_SEQ, Route::Direct, &states[0])),
         (6, packet(PacketType::ACK, Route::Direct, &9u64.to_be_bytes())),
+        (6, packet(PacketType::BROADCAST, named, &notices[5])),
+        (6, packet(PacketType::BROADCAST, Route::Direct, &announcement.encode())),
         (7, [&block[..], &request].concat()),
         (9, br#"{"jsonrpc":"2.0","method":"getBlockNumber","params":[1],"id":1}"#.to_vec()),
         (
@@ -327,6 +378,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (10, b"#!$VerifyChannel_#!$TopicNeedVerify_t_00112233445566778899aabbccddeeff".to_vec()),
         (10, id.to_hex().into_bytes()),
     ];
-    seeds.extend(states.into_iter().chain([changes]).map(|state| (8, state)));
+    seeds.extend(states.into_iter().chain([changes]).chain(notices).map(|state| (8, state)));
     seeds.into_iter().map(|(selector, seed)| [&[selector][..], &seed].concat()).collect()
 }

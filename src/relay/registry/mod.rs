@@ -3,7 +3,8 @@
 //! Sans-IO: changes of our sessions and messages of neighbours go in by [`Registry::handle`]; a
 //! [`Registry::publish`] after a number of them makes one snapshot and one signed step of our own
 //! record; [`Registry::poll_output`] gives what shards are to send. `docs/node-link.md` describes the
-//! messages.
+//! messages. What operators announce to all nodes goes from neighbour to neighbour in the same way
+//! ([`Registry::announce_text`]).
 //!
 //! ```text
 //!   Topics, NodeUp, NodeDown ──► own record ── publish ──► step ──► every neighbour
@@ -15,7 +16,8 @@
 //! # Invariants
 //! - Counts in the snapshot are those of the inputs so far, as of the last publish.
 //! - A node's entries are those of a record whose root its key has signed.
-//! - A node's entries are in the snapshot exactly while a way leads to it.
+//! - A node's entries are in the snapshot exactly while a way leads to it and the lists admit it. Ways go over
+//!   nodes that the lists leave out like over others: all nodes must have one picture, or frames would circle.
 //! - JSON-RPC waits for everything else, within a bound: it costs most, and anybody may ask.
 //! - What a neighbour sends that is wrong is ignored and counted ([`RegistryCounters`]); only one that
 //!   goes on and on loses its link.
@@ -31,6 +33,7 @@ use smallvec::SmallVec;
 use tracing::warn;
 
 use self::{
+    announcements::Announcements,
     exchange::{
         Known, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
     },
@@ -48,7 +51,7 @@ use super::{
     rpc,
     settings::SESSIONS_MAX,
     signing::NodeSigner,
-    snapshot::{NodeEntry, NodeRef, Snapshot},
+    snapshot::{self, NodeEntry, NodeRef, Snapshot},
 };
 use crate::wire::{
     NodeId, Topic, TopicKind,
@@ -56,8 +59,15 @@ use crate::wire::{
     sdk::Seq,
     state::{self, Change, Entries, Head, Message, MessageError, Scope},
 };
+pub use announcements::{
+    ANNOUNCEMENTS_MAX, AnnounceError, Announced, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX,
+};
+pub(in crate::relay) use announcements::{
+    MEMORY as ANNOUNCEMENTS_MEMORY, OF_NEIGHBOUR_PER_SECOND_MAX, ORIGINS_MAX,
+};
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
 
+mod announcements;
 mod exchange;
 mod history;
 mod own;
@@ -69,6 +79,8 @@ mod topology;
 
 /// How often a node says by a digest what it knows.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the way to a node farther away still counts when it is lost.
+pub(super) const WAY_GRACE: Duration = Duration::from_millis(500);
 /// A neighbour that does not fetch the next part for so long begins anew.
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Neighbours at once.
@@ -116,6 +128,9 @@ pub enum StateError {
     /// A reply to no request.
     #[error("a reply that was not asked for")]
     Unasked,
+    /// An announcement that the same neighbour has brought before.
+    #[error("an announcement for the second time")]
+    Repeated,
     /// The records of all neighbours have as much memory as they may.
     #[error("no room for more topics of other nodes ([amop] records_bytes_max)")]
     Room,
@@ -160,8 +175,10 @@ figures! {
         counter own_id_elsewhere,
         /// Other nodes of the network that are known, whether a way leads to them or not.
         gauge nodes_known,
-        /// Other nodes that a way leads to.
+        /// Other nodes that a way leads to, those that the lists leave out not counted.
         gauge nodes_reachable,
+        /// Other nodes that a way leads to and that the blacklist or the whitelist leaves out: no message goes there.
+        gauge nodes_not_admitted,
         /// Times that the ways through the network were found anew.
         counter ways_found,
         /// Records of other nodes let go because no way led to them for a minute.
@@ -182,6 +199,16 @@ figures! {
         counter refused_rate,
         /// Messages of neighbours refused: a reply that was not asked for.
         counter refused_unasked,
+        /// Messages of neighbours refused: an announcement that the neighbour had brought before.
+        counter refused_repeated,
+        /// Announcements made here.
+        counter announcements_made,
+        /// Announcements of other nodes taken and passed on.
+        counter announcements_taken,
+        /// Announcements that another neighbour had brought before, as is usual in a network with several ways.
+        counter announcements_repeated,
+        /// Announcements not taken: of a life that is over, older than the origin's last, or of a node that is not known.
+        counter announcements_late,
         /// Messages of neighbours refused: no room for more topics of other nodes.
         counter refused_room,
         /// Subscribers of private topics that other nodes were not told of, at each change, because there are
@@ -208,6 +235,7 @@ impl RegistryCounters {
             StateError::Size => &self.refused_size,
             StateError::Rate => &self.refused_rate,
             StateError::Unasked => &self.refused_unasked,
+            StateError::Repeated => &self.refused_repeated,
             StateError::Room => &self.refused_room,
         }
     }
@@ -234,6 +262,8 @@ pub struct Registry {
     tombstones: BTreeMap<NodeId, (Head, Instant)>,
     topology: Topology,
     topology_changed: bool,
+    /// Nodes that no way leads to since then, while the old one still counts.
+    unreached: BTreeMap<NodeId, Instant>,
     /// As they were found last.
     ways: Ways,
     news: News,
@@ -249,6 +279,7 @@ pub struct Registry {
     view_version: u64,
     /// What is shown of a neighbour before its record came.
     no_entries: Entries,
+    announcements: Announcements,
     rpc_cache: rpc::Cache,
     rpc_waiting: VecDeque<RpcRequest>,
     rpc_waiting_bytes: usize,
@@ -257,6 +288,7 @@ pub struct Registry {
     log_own_id: LogLimit,
     log_bad_state: LogLimit,
     log_no_room: LogLimit,
+    log_announcements: LogLimit,
 }
 
 struct Neighbour {
@@ -265,12 +297,15 @@ struct Neighbour {
     agency: String,
     name: String,
     since: Instant,
+    /// Its link is lost and may return.
+    is_lost: bool,
     /// Records as this neighbour is fetching them, and when it last asked.
     pinned: BTreeMap<NodeId, (Pinned, Instant)>,
     /// Our requests to it that are under way.
     wants: usize,
     requests: Allowance,
     steps: Allowance,
+    announcements: Allowance,
     refusals: Allowance,
 }
 
@@ -310,7 +345,6 @@ impl Registry {
         }
         Self {
             own,
-            shared,
             counters: Arc::default(),
             snapshot: Snapshot::default(),
             snapshot_changed: false,
@@ -322,6 +356,7 @@ impl Registry {
             tombstones: BTreeMap::new(),
             topology: Topology::default(),
             topology_changed: false,
+            unreached: BTreeMap::new(),
             ways: Ways::default(),
             news: News::default(),
             discovered: (BTreeMap::new(), true),
@@ -330,6 +365,7 @@ impl Registry {
             records_bytes: 0,
             view_version: 0,
             no_entries: Entries::default(),
+            announcements: Announcements::new(shared.started),
             rpc_cache: rpc::Cache::default(),
             rpc_waiting: VecDeque::new(),
             rpc_waiting_bytes: 0,
@@ -338,6 +374,8 @@ impl Registry {
             log_own_id: LogLimit::new("this node's id elsewhere"),
             log_no_room: LogLimit::new("nodes and topics for which there is no room"),
             log_bad_state: LogLimit::new("neighbours that go on to send bad state"),
+            log_announcements: LogLimit::new("announcements"),
+            shared,
         }
     }
 
@@ -362,7 +400,14 @@ impl Registry {
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }
+            RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(&id, incarnation),
             RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(&id, incarnation),
+            RegistryInput::Admission => self.topology_changed = true,
+            RegistryInput::State { from, packet_type: PacketType::BROADCAST, payload, .. } => {
+                if let Err(error) = self.handle_announcement(now, &from, &payload) {
+                    self.refuse(now, &from, error);
+                }
+            }
             RegistryInput::State { from, packet_type, seq, payload } => {
                 if let Err(error) = self.handle_state(now, &from, packet_type, seq, &payload) {
                     self.refuse(now, &from, error);
@@ -419,12 +464,17 @@ impl Registry {
     /// When [`Self::handle_timeout`] is due, or there is more to answer.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let rpc = self.rpc_waiting.front().map(|request| request.since);
-        rpc.into_iter().chain(self.next_digest).min()
+        let unreached = self.unreached.values().min().filter(|_| !self.topology_changed);
+        let unreached = unreached.map(|since| *since + WAY_GRACE);
+        [rpc, unreached, self.next_digest].into_iter().flatten().min()
     }
 
     /// Says to all neighbours what this node has, asks again for what it still lacks, and lets go of nodes that
     /// are gone.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.unreached.values().any(|since| now.saturating_duration_since(*since) >= WAY_GRACE) {
+            self.topology_changed = true;
+        }
         if self.next_digest.is_none_or(|due| due > now) {
             return;
         }
@@ -444,6 +494,22 @@ impl Registry {
         }
         let is_alone = self.neighbours.is_empty() && self.known.is_empty();
         self.next_digest = (!is_alone).then(|| now + DIGEST_INTERVAL);
+    }
+
+    /// The way to a node farther away may return in a moment, as a neighbour's link may: until then what is for it goes
+    /// on along the old one, as far as that leads.
+    fn keep_ways(&mut self, now: Instant, ways: &mut Ways) {
+        self.unreached.retain(|id, _| !ways.paths.contains_key(id));
+        for (id, path) in &self.ways.paths {
+            if path.hops == 1 || ways.paths.contains_key(id) {
+                continue;
+            }
+            let since = *self.unreached.entry(*id).or_insert(now);
+            if now.saturating_duration_since(since) < WAY_GRACE {
+                ways.paths.insert(*id, path.clone());
+            }
+        }
+        self.unreached.retain(|id, _| ways.paths.contains_key(id));
     }
 
     /// The nodes that are found by discovery, and where they are; `None` if that is the same as the last time.
@@ -581,16 +647,20 @@ impl Registry {
             agency: String::new(),
             name: String::new(),
             since: now,
+            is_lost: false,
             pinned: BTreeMap::new(),
             wants: 0,
             requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
             steps: Allowance::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
+            announcements: Allowance::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
             refusals: Allowance::new(now, REFUSALS_PER_MINUTE_MAX),
         });
         if neighbour.entry.incarnation < incarnation {
             neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });
             neighbour.since = now;
+            self.announcements.forget_neighbour(&id);
         }
+        neighbour.is_lost = false;
         (neighbour.address, neighbour.agency, neighbour.name) = (address, agency, name);
         self.own.change(state::neighbour_key(&id), Some(Vec::new()));
         self.neighbours_changed();
@@ -601,9 +671,21 @@ impl Registry {
     fn handle_node_down(&mut self, id: &NodeId, incarnation: u64) {
         if self.neighbours.get(id).is_some_and(|neighbour| neighbour.entry.incarnation == incarnation) {
             self.end_exchange(id);
+            self.announcements.forget_neighbour(id);
             self.neighbours.remove(id);
             self.own.change(state::neighbour_key(id), None);
             self.neighbours_changed();
+        }
+    }
+
+    /// Others are told at once, and ways around it are used; what has no other way waits for its return.
+    fn handle_link_lost(&mut self, id: &NodeId, incarnation: u64) {
+        if let Some(neighbour) = self.neighbours.get_mut(id)
+            && neighbour.entry.incarnation == incarnation
+        {
+            neighbour.is_lost = true;
+            self.own.change(state::neighbour_key(id), None);
+            self.topology_changed = true;
         }
     }
 
@@ -681,10 +763,24 @@ impl Registry {
 
     /// Finds the ways through the network, and puts into the snapshot whom they lead to.
     fn find_ways(&mut self, now: Instant) {
-        let ways = self.topology.ways(&self.shared.id, self.neighbours.keys().copied());
+        let linked = |lost: bool| {
+            let neighbours = self.neighbours.iter().filter(move |(_, neighbour)| lost || !neighbour.is_lost);
+            neighbours.map(|(id, _)| *id)
+        };
+        let mut ways = self.topology.ways(&self.shared.id, linked(false));
+        // What leads only over links that are lost just now goes on to count for a moment: they may return.
+        if self.neighbours.values().any(|neighbour| neighbour.is_lost) {
+            let others = self.topology.ways(&self.shared.id, linked(true));
+            for (id, path) in others.paths {
+                ways.paths.entry(id).or_insert(path);
+            }
+            ways.connected.extend(others.connected);
+        }
+        self.keep_ways(now, &mut ways);
         self.counters.ways_found.increment();
         let own = self.shared.id;
-        let mut reachable = 0;
+        let (mut reachable, mut not_admitted) = (0, 0);
+        let admission = self.shared.admission.load();
         for (origin, known) in &mut self.known {
             let version = known.record.version();
             if !ways.connected.contains(origin) {
@@ -693,32 +789,51 @@ impl Registry {
                 // Neighbours may not have it: it was not offered while it was lost.
                 self.news.versions.push((own, version));
             }
-            // Frames are not passed on for others yet.
-            let is_reached = ways.paths.get(origin).is_some_and(|path| path.hops == 1);
+            let is_reached = ways.paths.contains_key(origin);
             // Of a neighbour whose clock went back an older life is known, until it begins a later one.
             let is_of_this_life = self
                 .neighbours
                 .get(origin)
                 .is_none_or(|neighbour| neighbour.entry.incarnation == version.incarnation);
-            let is_routed = is_reached && is_of_this_life && known.record.is_known();
+            let is_admitted = admission.admits(origin);
+            not_admitted += u64::from(is_reached && !is_admitted);
+            let is_routed = is_reached && is_admitted && is_of_this_life && known.record.is_known();
             reachable += u64::from(is_routed);
             let entries = known.record.entries();
             if !is_routed && let Some(node) = known.routed.take() {
                 exchange_in_snapshot(&mut self.snapshot, &node, entries, &Entries::default());
                 self.snapshot_changed = true;
+                self.outputs
+                    .push_back((node.reactor, RegistryOutput::Reach { id: *origin, incarnation: None }));
             } else if is_routed && known.routed.is_none() {
                 let reactor = home_reactor(origin, self.shared.reactors);
                 let node = Arc::new(NodeEntry { id: *origin, incarnation: version.incarnation, reactor });
                 exchange_in_snapshot(&mut self.snapshot, &node, &Entries::default(), entries);
+                let reach = RegistryOutput::Reach { id: *origin, incarnation: Some(version.incarnation) };
+                self.outputs.push_back((reactor, reach));
                 known.routed = Some(node);
                 self.snapshot_changed = true;
             }
+        }
+        let path = |(id, path): (&NodeId, &topology::Path)| {
+            let incarnation = self.known.get(id)?.record.version().incarnation;
+            Some((*id, snapshot::Path { incarnation, hops: path.hops, next: path.next.clone() }))
+        };
+        let paths: BTreeMap<NodeId, snapshot::Path> = ways.paths.iter().filter_map(path).collect();
+        let is_node_lost = self.snapshot.paths.keys().any(|id| !paths.contains_key(id));
+        if *self.snapshot.paths != paths {
+            self.snapshot.paths = Arc::new(paths);
+            self.snapshot_changed = true;
+            let reactors = (0..self.shared.reactors).map(ReactorId);
+            let changed = |reactor| (reactor, RegistryOutput::WaysChanged { is_node_lost });
+            self.outputs.extend(reactors.map(changed));
         }
         if self.shared.settings.discovers {
             self.discover(&ways);
         }
         self.counters.nodes_known.set(self.known.len() as u64);
         self.counters.nodes_reachable.set(reachable);
+        self.counters.nodes_not_admitted.set(not_admitted);
         self.ways = ways;
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::history::{Held, History};
 use crate::{
-    relay::signing::NodeSigner,
+    relay::signing::{NodeSigner, SIGNATURE_LEN},
     wire::{
         NodeId,
         state::{self, Change, Entries, Head, Message, Version},
@@ -56,6 +56,11 @@ impl OwnRecord {
     pub(super) fn version(&self) -> Version {
         let seq = self.head.as_ref().map_or(0, |head| head.seq);
         Version { origin: self.id, incarnation: self.incarnation, seq }
+    }
+
+    /// Signs a digest with this node's key.
+    pub(super) fn sign(&self, digest: &[u8; 32]) -> [u8; SIGNATURE_LEN] {
+        self.signer.sign(digest)
     }
 
     /// Notes that an entry is to be set or removed by one of the next steps.

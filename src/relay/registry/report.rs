@@ -13,6 +13,7 @@ impl Registry {
             standing: Standing::Own,
             next_hops: Vec::new(),
             is_routed: true,
+            is_admitted: true,
             incarnation: own_version.incarnation,
             seq: own_version.seq,
             label: Some(NodeLabel {
@@ -40,12 +41,14 @@ impl Registry {
                 standing,
                 next_hops: path.map_or_else(Vec::new, |path| path.next.to_vec()),
                 is_routed: known.routed.is_some(),
+                is_admitted: self.shared.admits(id),
                 incarnation: version.incarnation,
                 seq: version.seq,
                 label,
                 entries: known.record.entries().clone(),
             }
         });
-        NetworkReport { nodes: std::iter::once(own).chain(others).collect() }
+        let announcements = self.report_announcements();
+        NetworkReport { nodes: std::iter::once(own).chain(others).collect(), announcements }
     }
 }

@@ -14,7 +14,12 @@
 //! | `desk` | private topics: carrying challenges to subscribers, once and to nobody else |
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
+//! | `peer` | the same node as the end of messages: which life of it, whose answers are awaited, what it sent before |
+//! | `channel` | messages to and from a node that is no neighbour: numbered, kept, put in order |
+//! | `around` | such messages in both directions: sealed, sent again, acknowledged |
+//! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `ping` | finding out the way to another node |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `logs` | how many lines are logged |
 //!
@@ -24,16 +29,21 @@
 //! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
 //!   answer.
 
+mod around;
+mod channel;
 mod desk;
 mod logs;
 mod multicast;
 mod neighbour;
 mod node_link;
+mod peer;
+mod ping;
 mod private;
 mod publisher;
 mod push;
 mod request;
 mod round_trip;
+mod route;
 mod session;
 mod trace;
 
@@ -47,25 +57,34 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
 
+pub(super) use around::FLOORS_MAX;
+pub use around::STRANGERS_MAX;
+pub(super) use channel::HELD_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
+pub(super) use route::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::{
+    channel::Floor,
     desk::Desk,
     logs::Logs,
     neighbour::Neighbour,
     node_link::NodeLink,
+    peer::Peer,
+    ping::Pings,
     private::Subscribers,
     publisher::Publisher,
     push::PushTimer,
     request::Request,
+    route::Parked,
     session::{LocalTopics, Session},
     trace::Traces,
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryInput, RegistryOutput,
-    RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, timers::Timers,
+    RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, sealing::Subject,
+    timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -101,8 +120,16 @@ pub struct Shard {
     retained_bytes: usize,
     pushes: usize,
     neighbours: AHashMap<NodeId, Neighbour>,
+    peers: AHashMap<NodeId, Peer>,
+    parked: Parked,
+    /// How many payloads were sealed in this life.
+    sealed: u64,
+    /// Of channels that were let go.
+    floors: AHashMap<NodeId, Floor>,
     /// Bytes in the windows of all neighbours.
     windows_bytes: usize,
+    /// Bytes in the channels with all nodes that are no neighbours.
+    kept_bytes: usize,
     /// Message identities remembered for all neighbours.
     identities: usize,
     node_links_started: u64,
@@ -110,12 +137,13 @@ pub struct Shard {
     request_timers: Timers<RequestId>,
     idle_timers: Timers<LinkKey>,
     deferred_subscriptions: Timers<LinkKey>,
-    ack_timers: Timers<LinkKey>,
+    ack_timers: Timers<AckDue>,
     next_node_tick: Option<Instant>,
     next_publisher_look: Option<Instant>,
     draining: bool,
     logs: Logs,
     traces: Traces,
+    pings: Pings,
 }
 
 /// Bytes of memory that the parts of a shard take, for its bounds.
@@ -127,6 +155,8 @@ pub(super) struct Sizes {
     pub(super) push_timer: usize,
     pub(super) neighbour: usize,
     pub(super) node_link: usize,
+    pub(super) peer: usize,
+    pub(super) floor: usize,
     pub(super) identity: usize,
     pub(super) pair: usize,
     pub(super) asked: usize,
@@ -134,25 +164,35 @@ pub(super) struct Sizes {
     pub(super) carried: usize,
     pub(super) question: usize,
     pub(super) steps: usize,
+    pub(super) ping: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
     Sizes {
         session: size_of::<Option<Link>>() + size_of::<Session>(),
         request: size_of::<Request>(),
-        awaiting: neighbour::AWAITING_LEN,
+        awaiting: peer::AWAITING_LEN,
         push: size_of::<push::Push>() + size_of::<crate::wire::sdk::Seq>(),
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
-        identity: neighbour::IDENTITY_LEN,
+        peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + 32,
+        floor: size_of::<(NodeId, channel::Floor)>(),
+        identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,
         challenge: desk::OPEN_LEN,
         carried: desk::CARRIED_LEN,
         question: trace::QUESTION_LEN,
         steps: trace::STEPS_LEN,
+        ping: ping::PING_SIZE,
     }
+}
+
+/// What an acknowledgement is due on.
+enum AckDue {
+    Link(LinkKey),
+    Channel(NodeId),
 }
 
 struct Link {
@@ -178,6 +218,10 @@ pub struct Usage {
     pub window_bytes: usize,
     /// Bytes in the windows of all neighbours.
     pub windows_bytes: usize,
+    /// Bytes kept for, and held of, nodes that are no neighbours.
+    pub kept_bytes: usize,
+    /// Other nodes of which something is remembered.
+    pub peers: usize,
     /// Most message identities remembered for any neighbour.
     pub identities: usize,
     /// Message identities remembered for all neighbours.
@@ -211,12 +255,18 @@ impl Shard {
             pairs: 0,
             desk: Desk::new(hashing.clone()),
             traces: Traces::new(hashing.clone()),
+            pings: Pings::new(hashing.clone()),
             requests: Slab::new(),
             requests_started: 0,
             retained_bytes: 0,
             pushes: 0,
             neighbours: AHashMap::with_hasher(hashing.clone()),
+            peers: AHashMap::with_hasher(hashing.clone()),
+            parked: Parked::default(),
+            sealed: 0,
+            floors: AHashMap::with_hasher(hashing.clone()),
             windows_bytes: 0,
+            kept_bytes: 0,
             identities: 0,
             hashing,
             node_links_started: 0,
@@ -364,6 +414,14 @@ impl Shard {
                     out.to_reactor(from, failed, FrameRef::Slice(&[]));
                 }
             }
+            MeshMessage::Pass { packet, next } => self.pass(now, *packet, *next, frame, out),
+            MeshMessage::Arrived { source, packet_type, seq } => {
+                self.arrive(now, &source, Subject { packet_type, seq }, frame, out);
+            }
+            MeshMessage::NotPassed { node, packet_type, seq } => {
+                self.handle_not_passed(now, &node, Subject { packet_type, seq });
+            }
+            MeshMessage::Taken { node, message } => self.note_taken_on_the_way(&node, message),
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(now, request, message, taken, out);
             }
@@ -371,7 +429,7 @@ impl Shard {
                 self.answer_from_node(now, request, message, by_node, frame, out);
             }
             MeshMessage::ForgetForward { node, message, report } => {
-                if let Some((request, taken)) = self.forget_forward(&node, message)
+                if let Some((request, taken)) = self.forget_forward(now, &node, message)
                     && report
                 {
                     let failed = MeshMessage::ForwardFailed { request, message, taken };
@@ -380,10 +438,7 @@ impl Shard {
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
                 let mut copies = self.copies();
-                for node in &nodes {
-                    let taken = self.forward_multicast(now, &node.id, message, None, frame, out);
-                    copies.note_node(&node.id, message, taken);
-                }
+                self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
                 self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
@@ -393,6 +448,10 @@ impl Shard {
                 self.keep_copies(now, frame, copies, None);
             }
             MeshMessage::TellTrace { node, question, seq } => self.tell(now, *node, question, &seq, out),
+            MeshMessage::AnswerProbe { source, notice } => self.answer_probe(now, &source, *notice, out),
+            MeshMessage::ProbeEnded { by, seq, why, destination, tag } => {
+                self.handle_way_ended(now, &by, (seq, why, destination, tag), out);
+            }
         }
     }
 
@@ -405,6 +464,8 @@ impl Shard {
             RegistryOutput::RpcAnswer { link, seq, body } => {
                 self.send_rpc_answer(link, &seq, &body, out);
             }
+            RegistryOutput::Reach { id, incarnation } => self.handle_reach(now, &id, incarnation, out),
+            RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(now, is_node_lost, out),
             RegistryOutput::NewLife => self.begin_life(now, out),
             RegistryOutput::CloseNode { id, reason } => self.close_node(now, &id, reason, out),
         }
@@ -419,6 +480,7 @@ impl Shard {
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
             self.traces.deadline(),
+            self.pings.deadline(),
             self.next_node_tick,
             self.next_publisher_look,
         ]
@@ -441,10 +503,14 @@ impl Shard {
         while let Some(key) = self.deferred_subscriptions.pop_expired(now) {
             self.apply_deferred_subscription(now, key, out);
         }
-        while let Some(key) = self.ack_timers.pop_expired(now) {
-            self.send_due_ack(now, key, out);
+        while let Some(due) = self.ack_timers.pop_expired(now) {
+            match due {
+                AckDue::Link(key) => self.send_due_ack(now, key, out),
+                AckDue::Channel(id) => self.send_due_channel_ack(now, &id, out),
+            }
         }
         self.end_questions(now, out);
+        self.end_pings(now, out);
         if self.next_node_tick.is_some_and(|due| due <= now) {
             self.tick_nodes(now, out);
         }
@@ -509,11 +575,13 @@ impl Shard {
             requests: self.requests.len(),
             pushes: self.pushes,
             retained_bytes: self.retained_bytes,
-            awaiting: neighbours().map(|usage| usage.awaiting).sum(),
+            awaiting: self.peers.values().map(Peer::awaiting).sum(),
             window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
             window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
-            identities: neighbours().map(|usage| usage.identities).max().unwrap_or(0),
+            peers: self.peers.len(),
+            identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
             windows_bytes: self.windows_bytes,
+            kept_bytes: self.kept_bytes,
             all_identities: self.identities,
             topics: self.local_topics.len(),
         }
@@ -544,11 +612,13 @@ impl Shard {
         for (gauge, value) in [
             (&counters.pending_requests, usage.requests),
             (&counters.pending_pushes, usage.pushes),
+            (&counters.peers, usage.peers),
             (&counters.retained_bytes, usage.retained_bytes),
             (&counters.awaited_answers, usage.awaiting),
             (&counters.window_frames, usage.window_frames),
             (&counters.window_bytes, usage.window_bytes),
             (&counters.windows_bytes, usage.windows_bytes),
+            (&counters.kept_bytes, usage.kept_bytes),
             (&counters.identities, usage.identities),
             (&counters.all_identities, usage.all_identities),
         ] {

@@ -74,7 +74,7 @@ impl Shard {
         let snapshot = self.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
         let nodes = entry.map_or(0, |entry| entry.nodes.len());
-        let cost = super::neighbour::forwarded_len(frame.len()) * nodes as u64;
+        let cost = entry.map_or(0, |entry| self.multicast_len(&entry.nodes, frame.len()));
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
@@ -92,15 +92,14 @@ impl Shard {
         let message = self.next_message();
         let mut elsewhere: BTreeMap<ReactorId, SmallVec<[NodeRef; 2]>> = BTreeMap::new();
         for (node, _) in &entry.nodes {
-            if node.reactor == self.id {
-                let sent = self.forward_multicast(now, &node.id, message, None, frame, out);
-                copies.note_node(&node.id, message, sent);
-            } else {
-                elsewhere.entry(node.reactor).or_default().push(node.clone());
-            }
+            elsewhere.entry(node.reactor).or_default().push(node.clone());
         }
         for (reactor, nodes) in elsewhere {
-            out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+            if reactor == self.id {
+                self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
+            } else {
+                out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+            }
         }
         self.keep_multicast(now, key, header, body.topic, copies);
     }
@@ -160,7 +159,9 @@ impl Shard {
             let nodes = audience.nodes.iter();
             nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
         };
-        let cost: u64 = parts().map(|(_, part)| private_forwarded_len(frame.len(), part.len())).sum();
+        let cost: u64 = parts()
+            .map(|(node, part)| private_forwarded_len(frame.len(), part.len()) + self.sealed_len(&node.id))
+            .sum();
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }

@@ -6,15 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, node_link::NodeLink};
+use super::{LinkKind, Shard, Usage, around::SHARED_MAX, multicast::Copies, node_link::NodeLink};
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, ReactorId, RegistryInput, RequestId,
-        SendError, allowance::Allowance, counters::Counters, trace::QUESTIONS_PER_SECOND_MAX,
+        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
+        RequestId, SendError, home_reactor, sealing::Subject, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
@@ -44,7 +43,6 @@ fn audience_of(named: &Named) -> Vec<Vec<u64>> {
 
 /// Another node whose home is this shard.
 pub(super) struct Neighbour {
-    pub(super) incarnation: u64,
     /// The link that carries everything; `None` while it is lost and may come back.
     pub(super) active: Option<LinkKey>,
     /// A rival that replaces the active link unless that one shows life.
@@ -52,10 +50,6 @@ pub(super) struct Neighbour {
     active_since: Instant,
     standing: Standing,
     window: Window,
-    awaiting: AHashMap<u32, Awaiting>,
-    identities: Identities,
-    /// How often it may ask about messages.
-    pub(super) questions: Allowance,
 }
 
 /// Whether messages for a neighbour wait for it.
@@ -70,30 +64,24 @@ enum Standing {
     GivenUp { until: Instant },
 }
 
-/// A unicast that the neighbour has, or will have.
-struct Awaiting {
-    coordinator: ReactorId,
-    request: RequestId,
-    taken: bool,
-}
-
-/// Memory of an awaited answer with its key, in bytes.
-pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
-/// Memory of a message's identity, in bytes.
-pub(super) const IDENTITY_LEN: usize = size_of::<(Instant, (PacketTypeKey, u32))>();
-
 /// Frames sent and not acknowledged, in order.
 #[derive(Default)]
 struct Window {
     frames: VecDeque<Sent>,
     bytes: usize,
+    /// How many of them the channels with their ends have counted.
+    kept: usize,
 }
 
-struct Sent {
-    head: SmallVec<[u8; 128]>,
-    body: RetainedFrame,
-    packet_type: PacketType,
-    message: u32,
+pub(super) struct Sent {
+    pub(super) head: SmallVec<[u8; 128]>,
+    pub(super) body: RetainedFrame,
+    pub(super) packet_type: PacketType,
+    pub(super) message: u32,
+    /// Set if it names its ends.
+    pub(super) packet: Option<Box<Packet>>,
+    /// Whether the channel with its end has counted it.
+    pub(super) is_kept: bool,
 }
 
 impl Sent {
@@ -103,55 +91,10 @@ impl Sent {
 
     /// What it takes in the window: its bytes, its place, and the allocation of its body.
     fn cost(&self) -> usize {
+        if self.is_kept {
+            return 0;
+        }
         self.len() + size_of::<Self>() + 64
-    }
-}
-
-/// Messages of the neighbour that were taken: repeats are dropped.
-struct Identities {
-    known: AHashMap<(PacketTypeKey, u32), ()>,
-    order: VecDeque<(Instant, (PacketTypeKey, u32))>,
-}
-
-type PacketTypeKey = i16;
-
-/// How many identities of one neighbour are remembered, and how long.
-struct IdentityBounds {
-    max: usize,
-    memory: Duration,
-}
-
-impl Identities {
-    fn new(hashing: RandomState) -> Self {
-        Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
-    }
-
-    /// Whether the message is new; remembers it if so.
-    fn insert(
-        &mut self,
-        now: Instant,
-        packet_type: PacketType,
-        message: u32,
-        bounds: &IdentityBounds,
-        counters: &Counters,
-    ) -> bool {
-        while let Some(&(taken, identity)) = self.order.front() {
-            let expired = now.saturating_duration_since(taken) > bounds.memory;
-            if !expired && self.order.len() < bounds.max {
-                break;
-            }
-            if !expired {
-                counters.identities_forgotten.increment();
-            }
-            self.order.pop_front();
-            self.known.remove(&identity);
-        }
-        let identity = (packet_type.0, message);
-        let new = self.known.insert(identity, ()).is_none();
-        if new {
-            self.order.push_back((now, identity));
-        }
-        new
     }
 }
 
@@ -161,13 +104,8 @@ const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 impl Neighbour {
     /// Its part of the shard's usage.
     pub(super) fn usage(&self) -> Usage {
-        Usage {
-            awaiting: self.awaiting.len(),
-            window_frames: self.window.frames.len(),
-            window_bytes: self.window.bytes,
-            identities: self.identities.order.len(),
-            ..Usage::default()
-        }
+        let window_frames = self.window.frames.len() - self.window.kept;
+        Usage { window_frames, window_bytes: self.window.bytes, ..Usage::default() }
     }
 }
 
@@ -183,22 +121,24 @@ impl Shard {
         let own_id = self.shared.id;
         let Some(neighbour) = self.neighbours.get(&link.peer) else {
             let neighbour = Neighbour {
-                incarnation: link.incarnation,
                 active: None,
                 rival: None,
                 active_since: now,
                 standing: Standing::Here,
                 window: Window::default(),
-                awaiting: AHashMap::with_hasher(self.hashing.clone()),
-                identities: Identities::new(self.hashing.clone()),
-                questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
             };
             self.neighbours.insert(link.peer, neighbour);
+            match self.peers.get_mut(&link.peer) {
+                // It was reached over others.
+                Some(peer) if peer.incarnation == link.incarnation => peer.lost_since = None,
+                _ => self.begin_peer(now, &link.peer, link.incarnation, out),
+            }
             return self.activate(now, key, &link.peer, out);
         };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
-        if link.incarnation < neighbour.incarnation && !given_up {
+        if link.incarnation < incarnation && !given_up {
             if self.logs.nodes_misbehaved.admits(now) {
                 warn!(
                     peer = %link.peer,
@@ -207,14 +147,14 @@ impl Shard {
             }
             return out.close(key, CloseReason::Duplicate);
         }
-        if link.incarnation != neighbour.incarnation {
+        if link.incarnation != incarnation {
             if self.logs.nodes_up.admits(now) {
                 info!(peer = %link.peer, "the node has restarted");
             }
             if !given_up {
                 self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
             }
-            self.forget_neighbour(&link.peer);
+            self.forget_neighbour(now, &link.peer, out);
             return self.settle_link(now, key, link, out);
         }
         let (active_since, active) = (neighbour.active_since, neighbour.active);
@@ -264,10 +204,23 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
+        // What was to go around it is older than what waits for its link.
+        let own = self.shared.id;
+        let kept = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
+        let kept: Vec<_> = kept.map_or(Vec::new(), |channel| channel.send_all_kept());
+        for (subject, body) in kept.into_iter().rev() {
+            let packet = Packet::of_own(own, *peer, subject, true);
+            let head = packet.head(body.len());
+            let (packet_type, message) = (subject.packet_type, subject.seq);
+            let packet = Some(Box::new(packet));
+            let sent = Sent { head, body, packet_type, message, packet, is_kept: true };
+            neighbour.window.kept += 1;
+            neighbour.window.frames.push_front(sent);
+        }
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
         }
-        let incarnation = neighbour.incarnation;
+        let incarnation = self.peers.get(peer).map_or(0, |peer| peer.incarnation);
         neighbour.standing = Standing::Here;
         let mut again = 0;
         for sent in &mut neighbour.window.frames {
@@ -330,6 +283,9 @@ impl Shard {
             self.activate(now, rival, &link.peer, out);
         } else {
             self.want_node_tick(now);
+            let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
+            out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
+            self.send_waiting_around(now, &link.peer, out);
         }
     }
 
@@ -365,20 +321,70 @@ impl Shard {
             self.give_up_node(now, &id, CloseReason::Broken, out);
         }
         for id in forgotten {
-            self.forget_neighbour(&id);
+            self.forget_neighbour(now, &id, out);
         }
     }
 
-    fn forget_neighbour(&mut self, id: &NodeId) {
+    pub(super) fn forget_neighbour(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         if let Some(neighbour) = self.neighbours.remove(id) {
             self.windows_bytes -= neighbour.window.bytes;
-            self.identities -= neighbour.identities.order.len();
         }
+        // It may be reached over others.
+        if !self.shared.snapshot.load().paths.contains_key(id) {
+            self.forget_peer(now, id, out);
+        }
+    }
+
+    /// Whether a node is linked, or its link may return.
+    pub(super) fn is_neighbour(&self, id: &NodeId) -> bool {
+        let standing = self.neighbours.get(id).map(|neighbour| neighbour.standing);
+        matches!(standing, Some(Standing::Here | Standing::Lost { .. }))
+    }
+
+    /// Takes out what waits for a neighbour, in order.
+    pub(super) fn take_window(&mut self, id: &NodeId) -> VecDeque<Sent> {
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return VecDeque::new() };
+        let window = std::mem::take(&mut neighbour.window);
+        self.windows_bytes -= window.bytes;
+        window.frames
+    }
+
+    /// Puts back what was taken out.
+    pub(super) fn keep_waiting(&mut self, id: &NodeId, sent: Sent) {
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return };
+        neighbour.window.bytes += sent.cost();
+        self.windows_bytes += sent.cost();
+        neighbour.window.kept += usize::from(sent.is_kept);
+        neighbour.window.frames.push_back(sent);
+    }
+
+    /// Whether a link to a node is live.
+    pub(super) fn is_linked(&self, id: &NodeId) -> bool {
+        self.neighbours.get(id).is_some_and(|neighbour| neighbour.active.is_some())
+    }
+
+    /// Whether messages of this node wait for a link to a neighbour.
+    fn has_waiting(&self, id: &NodeId) -> bool {
+        self.neighbours
+            .get(id)
+            .is_some_and(|neighbour| neighbour.window.frames.iter().any(|sent| sent.packet.is_none()))
+    }
+
+    /// The neighbours without a link for whom something waits.
+    pub(super) fn waiting_neighbours(&self) -> Vec<NodeId> {
+        let waits = |neighbour: &Neighbour| neighbour.active.is_none() && !neighbour.window.frames.is_empty();
+        self.neighbours.iter().filter(|(_, neighbour)| waits(neighbour)).map(|(id, _)| *id).collect()
     }
 
     /// The node is gone, or has begun a new life: what waits for it fails. Answers to it are kept, and what
     /// it sent is remembered, for the case that only its links were gone.
-    fn give_up_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+    pub(super) fn give_up_node(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        reason: CloseReason,
+        out: &mut impl Outbound,
+    ) {
         let until = now + self.shared.settings.identity_memory;
         let Some(neighbour) = self.neighbours.get_mut(id) else { return };
         neighbour.standing = Standing::GivenUp { until };
@@ -386,24 +392,26 @@ impl Shard {
         for link in [neighbour.active.take(), rival].into_iter().flatten() {
             out.abort(link, reason);
         }
-        let window = &mut neighbour.window;
-        let multicasts =
-            window.frames.iter().filter(|sent| sent.packet_type == PacketType::MULTICAST).count();
-        self.counters.dropped_window_full.add(multicasts as u64);
-        window.frames.retain(|sent| sent.packet_type == PacketType::UNICAST_RESPONSE);
-        let kept = window.frames.iter().map(Sent::cost).sum();
-        self.windows_bytes -= window.bytes - kept;
-        window.bytes = kept;
-        out.to_registry(RegistryInput::NodeDown { id: *id, incarnation: neighbour.incarnation });
-        let awaiting: Vec<(u32, Awaiting)> = neighbour.awaiting.drain().collect();
-        for (message, awaiting) in awaiting {
-            if awaiting.coordinator == self.id {
-                self.handle_forward_failed(now, awaiting.request, message, awaiting.taken, out);
-            } else {
-                let failed =
-                    MeshMessage::ForwardFailed { request: awaiting.request, message, taken: awaiting.taken };
-                out.to_reactor(awaiting.coordinator, failed, FrameRef::Slice(&[]));
+        self.send_waiting_around(now, id, out);
+        for sent in self.take_window(id) {
+            match (sent.packet, sent.packet_type) {
+                (Some(packet), _) => {
+                    let packet = Packet { again: true, ..*packet };
+                    self.not_passed(now, packet, sent.body.as_shared(), out);
+                }
+                (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
+                (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
+                (None, _) => {}
             }
+        }
+        let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
+        out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
+        let is_admitted = self.shared.admits(id);
+        if !self.has_way_around(id) || !is_admitted {
+            self.fail_awaiting(now, id, out);
+        }
+        if !is_admitted {
+            self.drop_kept(id);
         }
     }
 
@@ -439,12 +447,15 @@ impl Shard {
         let links = self.links_of(None);
         let nodes: Vec<NodeId> = self.neighbours.keys().copied().collect();
         for id in nodes {
+            drop(self.take_window(&id));
             self.give_up_node(now, &id, CloseReason::NewLife, out);
-            if let Some(neighbour) = self.neighbours.get_mut(&id) {
-                self.windows_bytes -= neighbour.window.bytes;
-                neighbour.window = Window::default();
-            }
         }
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for id in peers {
+            self.fail_awaiting(now, &id, out);
+            self.drop_channel(&id);
+        }
+        self.floors.clear();
         for link in links {
             out.abort(link, CloseReason::NewLife);
         }
@@ -472,8 +483,8 @@ impl Shard {
         if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
             return false;
         }
-        if let Some(neighbour) = self.neighbours.get_mut(node) {
-            neighbour.awaiting.insert(message, Awaiting { coordinator, request, taken: false });
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.await_answer(message, coordinator, request);
         }
         true
     }
@@ -506,16 +517,56 @@ impl Shard {
         answer: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if self.neighbours.get(node).is_none_or(|neighbour| neighbour.incarnation != incarnation) {
+        let is_gone = self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation);
+        // One that the lists leave out is told no more than that nobody answers it.
+        if is_gone || (!by_node && !self.shared.admits(node)) {
             self.counters.late_answers.increment();
             return;
         }
         let extensions = Extensions { by_node, ..Extensions::default() };
-        let cost = forwarded_len(answer.len());
+        let cost = forwarded_len(answer.len()) + self.sealed_len(node);
         self.shared.limiter.charge(now.saturating_duration_since(self.shared.started), cost);
         self.counters.bandwidth_charged_bytes.add(cost);
         if !self.send_amop(now, node, PacketType::UNICAST_RESPONSE, message, &extensions, answer, out) {
             self.counters.dropped_window_full.increment();
+        }
+    }
+
+    /// Sends a multicast to nodes whose home is here; tells of each whether it was sent.
+    pub(super) fn forward_multicast_to_all(
+        &mut self,
+        now: Instant,
+        nodes: &[NodeRef],
+        message: u32,
+        frame: FrameRef<'_>,
+        copies: &mut Copies,
+        out: &mut impl Outbound,
+    ) {
+        let goes_around = |node: &&NodeRef| {
+            !self.is_linked(&node.id)
+                && self.shared.admits(&node.id)
+                && self.has_way_around(&node.id)
+                && !self.has_waiting(&node.id)
+        };
+        let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
+            nodes.iter().partition(goes_around);
+        let (shared, others) = match around.len() {
+            0 | 1 => (SmallVec::new(), nodes.iter().collect()),
+            _ => (around, others),
+        };
+        for node in others {
+            let is_sent = self.forward_multicast(now, &node.id, message, None, frame, out);
+            copies.note_node(&node.id, message, is_sent);
+        }
+        for nodes in shared.chunks(SHARED_MAX) {
+            let refused = self.send_shared(now, nodes, message, frame, out);
+            for node in nodes {
+                let is_sent = !refused.contains(&node.id);
+                if !is_sent {
+                    self.counters.dropped_window_full.increment();
+                }
+                copies.note_node(&node.id, message, is_sent);
+            }
         }
     }
 
@@ -530,19 +581,46 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
-        let settings = &self.shared.settings;
+        if packet_type != PacketType::UNICAST_RESPONSE && !self.shared.admits(node) {
+            return false;
+        }
+        let mut block = SmallVec::new();
+        extensions.encode_into(&mut block);
+        // Who asks is known before the way to it, if its records come later; the answer waits for that.
+        let is_answer = packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
+        if !self.is_linked(node) && (is_answer || self.has_way_around(node)) {
+            // None overtakes those before it.
+            if self.has_waiting(node) {
+                self.send_waiting_around(now, node, out);
+            }
+            let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
+            return self.has_room(now, node, share, self.kept_bytes)
+                && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
+        }
         let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         if given_up && packet_type != PacketType::UNICAST_RESPONSE {
             return false;
         }
-        let window = &mut neighbour.window;
-        // Requests leave room for the answers to those of the neighbour: a lost answer costs its publisher
-        // the whole request time.
-        let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-        if window.frames.len() >= settings.window_frames_max / share
-            || window.bytes >= settings.window_bytes_max / share
-            || self.windows_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
+        let mut head = SmallVec::new();
+        Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
+        head.extend_from_slice(&block);
+        self.enqueue(now, node, head, frame, packet_type, message, None, out).is_ok()
+    }
+
+    /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
+    /// half, or all. `all_bytes` is what all windows or all channels hold: each has a bound of its own, so that nodes
+    /// whose channels are full still pass on what others wait for.
+    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, share: usize, all_bytes: usize) -> bool {
+        let settings = &self.shared.settings;
+        let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
+        let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
+        let frames = window.map_or(0, |window| window.frames.len() - window.kept)
+            + channel.map_or(0, |channel| channel.frames());
+        let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
+        if frames >= settings.window_frames_max / share
+            || bytes >= settings.window_bytes_max / share
+            || all_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
         {
             if self.logs.window_full.admits(now) {
                 warn!(
@@ -552,93 +630,97 @@ impl Shard {
             }
             return false;
         }
-        let mut block = SmallVec::new();
-        extensions.encode_into(&mut block);
-        let mut head = SmallVec::new();
-        Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
-        head.extend_from_slice(&block);
+        true
+    }
+
+    /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
+    /// Gives back whose it was if there is no room.
+    #[allow(clippy::too_many_arguments)] // the parts of one frame
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        head: SmallVec<[u8; 128]>,
+        frame: FrameRef<'_>,
+        packet_type: PacketType,
+        message: u32,
+        packet: Option<Box<Packet>>,
+        out: &mut impl Outbound,
+    ) -> Result<(), Option<Box<Packet>>> {
+        // What is kept for its end has its room already; were it refused for what is kept, nothing of that could ever go.
+        let is_kept = packet.as_ref().is_some_and(|packet| packet.from.is_none());
+        // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
+        // costs its publisher the whole request time.
+        let share = if packet_type == PacketType::UNICAST_RESPONSE || packet.is_some() { 1 } else { 2 };
+        let has_room = match is_kept {
+            true => {
+                let kept = self.neighbours.get(node).map_or(0, |neighbour| neighbour.window.kept);
+                kept < self.shared.settings.window_frames_max
+            }
+            false => self.has_room(now, node, share, self.windows_bytes),
+        };
+        if !has_room {
+            return Err(packet);
+        }
+        let Some(neighbour) = self.neighbours.get_mut(node) else { return Err(packet) };
+        let window = &mut neighbour.window;
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
             && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
         {
-            return false;
+            return Err(packet);
         }
-        let sent = Sent { head, body: frame.retain(), packet_type, message };
+        let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
         window.bytes += sent.cost();
         self.windows_bytes += sent.cost();
+        window.kept += usize::from(is_kept);
         window.frames.push_back(sent);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
             link.last_sent = now;
         }
         self.counters.node_frames_sent.increment();
-        true
+        Ok(())
     }
 
     /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.
-    pub(super) fn acknowledge(&mut self, peer: &NodeId, count: u64) -> bool {
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
+    pub(super) fn acknowledge(&mut self, id: &NodeId, count: u64, out: &mut impl Outbound) -> bool {
+        let Some(neighbour) = self.neighbours.get_mut(id) else { return false };
         if count > neighbour.window.frames.len() as u64 {
             return false;
         }
-        for sent in neighbour.window.frames.drain(..count as usize) {
-            neighbour.window.bytes -= sent.cost();
+        // Of unicasts of this node that go on from there, with their ends.
+        let mut passed: SmallVec<[(NodeId, u32); 4]> = SmallVec::new();
+        let window = &mut neighbour.window;
+        for sent in window.frames.drain(..count as usize) {
+            window.bytes -= sent.cost();
             self.windows_bytes -= sent.cost();
-            if sent.packet_type == PacketType::UNICAST
-                && let Some(awaiting) = neighbour.awaiting.get_mut(&sent.message)
-            {
-                awaiting.taken = true;
+            window.kept -= usize::from(sent.is_kept);
+            if sent.packet_type != PacketType::UNICAST {
+                continue;
+            }
+            match sent.packet.as_deref() {
+                None => {
+                    if let Some(peer) = self.peers.get_mut(id) {
+                        peer.note_taken(sent.message);
+                    }
+                }
+                Some(packet) if packet.from.is_none() => {
+                    passed.extend(packet.destinations.first().map(|end| (*end, sent.message)));
+                }
+                Some(_) => {}
+            }
+        }
+        for (end, message) in passed {
+            let home = home_reactor(&end, self.shared.reactors);
+            if home == self.id {
+                self.note_taken_on_the_way(&end, message);
+            } else {
+                let taken = MeshMessage::Taken { node: Box::new(end), message };
+                out.to_reactor(home, taken, FrameRef::Slice(&[]));
             }
         }
         true
-    }
-
-    /// Whether a message of the neighbour is new; remembers it if so.
-    pub(super) fn is_new_message(
-        &mut self,
-        now: Instant,
-        peer: &NodeId,
-        packet_type: PacketType,
-        message: u32,
-    ) -> bool {
-        let settings = &self.shared.settings;
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return false };
-        let before = neighbour.identities.order.len();
-        // When all neighbours together have their maximum, each keeps what it has, its newest.
-        let max = match self.identities < settings.all_identities_max {
-            true => settings.identities_max,
-            false => before.clamp(1, settings.identities_max),
-        };
-        let bounds = IdentityBounds { max, memory: settings.identity_memory };
-        let new = neighbour.identities.insert(now, packet_type, message, &bounds, &self.counters);
-        self.identities = self.identities + neighbour.identities.order.len() - before;
-        if !new {
-            self.counters.duplicates_dropped.increment();
-        }
-        new
-    }
-
-    /// A response of the neighbour: whose request it answers. One that no session gave leaves the door
-    /// open for a late answer if `may_follow`.
-    pub(super) fn take_awaiting(
-        &mut self,
-        peer: &NodeId,
-        message: u32,
-        may_follow: bool,
-    ) -> Option<(ReactorId, RequestId)> {
-        let neighbour = self.neighbours.get_mut(peer)?;
-        if may_follow {
-            let awaiting = neighbour.awaiting.get_mut(&message)?;
-            awaiting.taken = true;
-            return Some((awaiting.coordinator, awaiting.request));
-        }
-        neighbour.awaiting.remove(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
-    }
-
-    /// The request is over; tells which it was and whether the neighbour had taken it.
-    pub(super) fn forget_forward(&mut self, node: &NodeId, message: u32) -> Option<(RequestId, bool)> {
-        let awaiting = self.neighbours.get_mut(node)?.awaiting.remove(&message)?;
-        Some((awaiting.request, awaiting.taken))
     }
 }
 

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tracing::warn;
 
-use super::{LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, request::Origin, round_trip::RoundTrip};
+use super::{
+    AckDue, LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, peer::Peer, request::Origin,
+    round_trip::RoundTrip,
+};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
@@ -16,7 +19,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
-        node::{Extensions, Header, PacketType, Route},
+        node::{Extensions, FLAG_SEALED, Header, PacketType, Route},
         sdk,
     },
 };
@@ -227,7 +230,9 @@ impl Shard {
         let for_us = match header.route {
             Route::Direct => true,
             Route::Named { source, destinations } => {
-                *source == peer.0 && matches!(destinations, [only] if *only == own.0)
+                header.flags & FLAG_SEALED == 0
+                    && *source == peer.0
+                    && matches!(destinations, [only] if *only == own.0)
             }
         };
         let is_hello = header.packet_type == PacketType::HELLO;
@@ -239,15 +244,15 @@ impl Shard {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its identity.
             if for_us {
-                self.handle_amop(now, key, &peer, &header, payload, out);
+                self.handle_amop(now, Some(key), &peer, &header, payload, out);
             } else {
-                self.counters.not_for_us.increment();
+                self.handle_named(now, &peer, &header, payload, out);
             }
             self.note_taken(now, key, frame.len(), out);
             return;
         }
         if !for_us {
-            return self.counters.not_for_us.increment();
+            return self.handle_named(now, &peer, &header, payload, out);
         }
         match header.packet_type {
             PacketType::HELLO => self.handle_hello(now, key, header.seq, payload, out),
@@ -287,6 +292,14 @@ impl Shard {
             );
         }
         out.abort(key, CloseReason::NodeFrame);
+    }
+
+    /// What a link brought is the fault of its peer; what was sealed, of nobody on the way.
+    fn bad_amop(&mut self, now: Instant, key: Option<LinkKey>, what: &str, out: &mut impl Outbound) {
+        match key {
+            Some(key) => self.misbehaved(now, key, what, out),
+            None => self.counters.sealed_refused.increment(),
+        }
     }
 
     fn handle_hello(
@@ -345,32 +358,41 @@ impl Shard {
         }
         let count = taken.checked_sub(link.acknowledged_by_peer);
         link.acknowledged_by_peer = taken;
-        if !count.is_some_and(|count| self.acknowledge(peer, count)) {
+        if !count.is_some_and(|count| self.acknowledge(peer, count, out)) {
             self.misbehaved(now, key, "an Ack of frames that were never sent", out);
         }
     }
 
-    fn handle_amop(
+    pub(super) fn handle_amop(
         &mut self,
         now: Instant,
-        key: LinkKey,
+        key: Option<LinkKey>,
         peer: &NodeId,
         header: &Header<'_>,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.misbehaved(now, key, "malformed extensions", out);
+            return self.bad_amop(now, key, "malformed extensions", out);
         };
         let frame = payload.advance(offset);
         let expected = match header.packet_type {
             PacketType::UNICAST => sdk::FrameType::REQUEST,
             PacketType::MULTICAST => sdk::FrameType::MULTICAST,
-            _ => sdk::FrameType::RESPONSE,
+            PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
+            _ => return self.bad_amop(now, key, "a multicast for several nodes without its ticket", out),
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.misbehaved(now, key, "an AMOP frame that lies about its length or type", out),
+            _ => return self.bad_amop(now, key, "an AMOP frame that lies about its length or type", out),
+        }
+        let is_admitted = self.shared.admits(peer);
+        if !is_admitted {
+            self.counters.not_admitted.increment();
+        }
+        // A unicast is answered, so that its publisher's node tries others at once.
+        if !is_admitted && header.packet_type != PacketType::UNICAST {
+            return;
         }
         if header.packet_type == PacketType::UNICAST_RESPONSE {
             self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
@@ -386,7 +408,7 @@ impl Shard {
             self.handle_multicast_of_node(now, (peer, header.seq), audience, frame, out);
             return;
         }
-        let Some(incarnation) = self.neighbours.get(peer).map(|neighbour| neighbour.incarnation) else {
+        let Some(incarnation) = self.peers.get(peer).map(|peer| peer.incarnation) else {
             return;
         };
         let time_left = extensions
@@ -428,7 +450,7 @@ impl Shard {
         if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
             self.send_ack(now, key, None, out);
         } else if link.ack_timer.is_none() {
-            let timer = self.ack_timers.start(now, key);
+            let timer = self.ack_timers.start(now, AckDue::Link(key));
             if let Some(link) = self.node_link_mut(key) {
                 link.ack_timer = Some(timer);
             }
@@ -551,8 +573,15 @@ impl Shard {
             self.measure(now, key, out);
         }
         self.tick_neighbours(now, out);
+        self.tick_peers(now, out);
+        self.tick_parked(now);
+        self.tick_channels(now, out);
         self.next_node_tick = None;
-        if self.counters.node_links.get() > 0 || !self.neighbours.is_empty() {
+        if self.counters.node_links.get() > 0
+            || !self.neighbours.is_empty()
+            || !self.parked.is_empty()
+            || self.peers.values().any(Peer::needs_looks)
+        {
             self.want_node_tick(now);
         }
     }
@@ -610,6 +639,8 @@ mod tests {
         }
 
         fn told(&mut self, _: crate::relay::trace::Told) {}
+
+        fn pinged(&mut self, _: crate::relay::ping::Pinged) {}
 
         fn share_records(&mut self, _: LinkKey) {}
 

@@ -8,16 +8,18 @@
 use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Shard, desk::DESK, multicast::Copies, push::PushFor};
 use crate::{
     relay::{
         Challenge, Class, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
-        SubscriberId, home_reactor,
+        SubscriberId, home_reactor, sealing::Subject,
     },
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
+        announcement::{self, Announcement},
         frame::HEAD_LEN_MAX,
         json::ChallengeToken,
         node::PacketType,
@@ -167,8 +169,8 @@ impl Shard {
         Some(answer)
     }
 
-    /// Sends a neighbour a notice. One about a challenge that is lost with its link is made up for by the next
-    /// challenge; a question or answer about a message is missed by who asked.
+    /// Sends a node a notice. One about a challenge that is lost with its link is made up for by the next
+    /// challenge; a question or answer about a message or a way is missed by who asked.
     pub(super) fn send_notice(
         &mut self,
         now: Instant,
@@ -176,16 +178,26 @@ impl Shard {
         notice: Notice,
         out: &mut impl Outbound,
     ) {
+        if !self.shared.admits(&node) {
+            return;
+        }
         let home = home_reactor(&node, self.shared.reactors);
         if home == self.id {
-            self.send_state(now, &node, PacketType::BROADCAST, None, &notice.encode(), out);
+            let notice = notice.encode();
+            if self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
+                return self.send_state(now, &node, PacketType::BROADCAST, None, &notice, out);
+            }
+            let subject = Subject { packet_type: PacketType::BROADCAST, seq: self.next_message() };
+            if self.has_way_around(&node) {
+                self.send_around(now, &node, subject, &[&notice], FrameRef::Slice(&[]), out);
+            }
         } else {
             let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
             out.to_reactor(home, message, FrameRef::Slice(&[]));
         }
     }
 
-    /// A neighbour tells about a challenge, or asks or tells about a message.
+    /// A node tells about a challenge, or asks or tells about a message or a way.
     pub(super) fn handle_notice(
         &mut self,
         now: Instant,
@@ -193,6 +205,12 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        if !self.shared.admits(peer) {
+            return self.counters.not_admitted.increment();
+        }
+        if Announcement::is_one(payload.head()) {
+            return self.pass_announcement(peer, payload, out);
+        }
         let Some(notice) = Notice::decode(payload.head()) else {
             return self.counters.unknown_packets.increment();
         };
@@ -202,6 +220,11 @@ impl Shard {
                 return self.handle_trace_question(now, peer, question, &seq, out);
             }
             Notice::Traced(part) => return self.handle_trace_part(now, peer, *part, out),
+            Notice::Ping { number } => return self.handle_ping(now, peer, number, out),
+            Notice::Pong { number } => return self.handle_pong(now, peer, number, out),
+            Notice::WayEnded { seq, why, destination, tag } => {
+                return self.handle_way_ended(now, peer, (seq, why, destination, tag), out);
+            }
             Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
                 let challenge = Box::new(Challenge {
                     topic,
@@ -237,6 +260,16 @@ impl Shard {
         // The number of a session that never was names any reactor.
         if to.0 < reactors {
             out.to_reactor(to, message, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// The registry judges announcements: of a neighbour, over a link of ours, for they go from neighbour to neighbour.
+    fn pass_announcement(&mut self, peer: &NodeId, payload: FrameRef<'_>, out: &mut impl Outbound) {
+        let head = payload.head();
+        let payload = Bytes::copy_from_slice(&head[..head.len().min(announcement::LEN_MAX)]);
+        let (from, packet_type) = (*peer, PacketType::BROADCAST);
+        if !self.to_registry(RegistryInput::State { from, packet_type, seq: 0, payload }, out) {
+            self.counters.state_refused.increment();
         }
     }
 

@@ -282,7 +282,9 @@ impl Shard {
         let Some(header) = Header::decode(head) else { return };
         let body = AmopBody::decode(&head[HEADER_LEN..]);
         let Origin::Node { id, incarnation, message } = origin else { return };
+        let is_admitted = self.shared.admits(&id);
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
+            _ if !is_admitted => false,
             TopicKind::Ordinary => true,
             // Without an audience it is never delivered.
             TopicKind::Data => audience.is_some() && self.shared.settings.may_publish(body.topic, &id),
@@ -291,7 +293,11 @@ impl Shard {
         };
         let Some(body) = body.as_ref().ok().filter(|body| is_for_us(body)) else {
             let topic = body.as_ref().map_or("", |body| body.topic);
-            let refusal = if body.is_ok() { Refusal::NotRoutable } else { Refusal::BadBody };
+            let refusal = match body {
+                _ if !is_admitted => Refusal::NotAdmitted,
+                Ok(_) => Refusal::NotRoutable,
+                Err(_) => Refusal::BadBody,
+            };
             self.keep_refused_of_node(now, (&id, message), &header, topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
@@ -426,10 +432,11 @@ impl Shard {
                         .try_into()
                         .unwrap_or(u32::MAX);
                     // What a client offers is admitted or refused; tries after the first are charged.
-                    let cost = match &audience {
-                        None => forwarded_len(frame.len()),
-                        Some(named) => private_forwarded_len(frame.len(), named.0.len()),
-                    };
+                    let cost = self.sealed_len(&node.id)
+                        + match &audience {
+                            None => forwarded_len(frame.len()),
+                            Some(named) => private_forwarded_len(frame.len(), named.0.len()),
+                        };
                     let elapsed = now.saturating_duration_since(self.shared.started);
                     if !first {
                         self.shared.limiter.charge(elapsed, cost);
@@ -477,8 +484,10 @@ impl Shard {
         self.shared.next_message.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet; also
-    /// tells whether anybody else would be left.
+    /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet, with
+    /// [`Settings::prefers_near`] among the nearest only; also tells whether anybody else would be left.
+    ///
+    /// [`Settings::prefers_near`]: crate::relay::settings::Settings::prefers_near
     fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
         let snapshot = self.shared.snapshot.load();
         let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
@@ -535,13 +544,21 @@ impl Shard {
             .nodes
             .iter()
             .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
-        let total = own_weight
-            + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>()
-            + nodes.clone().map(|&(_, count)| u64::from(count)).sum::<u64>();
+        let here = own_weight
+            + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>();
+        let total = here + subscribers_of(nodes.clone());
         if total == 0 {
             return (None, false);
         }
-        let mut point = self.rng.random_range(0..total);
+        // Those at the least distance, where near goes before far; else all.
+        let hops_to = |node: &NodeRef| snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
+        let hops_max = match self.shared.settings.prefers_near {
+            false => u8::MAX,
+            true if here > 0 => 0,
+            true => nodes.clone().map(|(node, _)| hops_to(node)).min().unwrap_or(u8::MAX),
+        };
+        let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
+        let mut point = self.rng.random_range(0..here + subscribers_of(nodes.clone()));
         if point < own_weight {
             return (Some(Candidate::Reactor(own, named(own))), total > 1);
         }
@@ -609,7 +626,8 @@ impl Shard {
             return Some(Candidate::Desk);
         }
         let snapshot = self.shared.snapshot.load();
-        let id = *snapshot.neighbours.iter().find(|id| elsewhere && minted.is_at(id))?;
+        let admission = self.shared.admission.load();
+        let id = *snapshot.paths.keys().find(|id| elsewhere && minted.is_at(id) && admission.admits(id))?;
         let reactor = home_reactor(&id, self.shared.reactors);
         // Which life of it does not matter: a challenge of another one is not open.
         Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))
@@ -725,7 +743,7 @@ impl Shard {
                 // more, its answer is on the way and does.
             }
             (Try::Node(message), Some((node, _))) => {
-                let taken = self.forget_forward(&node.id, message).is_some_and(|(_, taken)| taken);
+                let taken = self.forget_forward(now, &node.id, message).is_some_and(|(_, taken)| taken);
                 self.handle_forward_failed(now, id, message, taken, out);
             }
             _ => self.close_request(now, id, out),
@@ -764,7 +782,7 @@ impl Shard {
 
     /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
     fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
-        let Some(mut request) = self.end_request(id, None, out) else { return };
+        let Some(mut request) = self.end_request(now, id, None, out) else { return };
         let answer = answer_frame(&request.seq, code);
         self.note_end(now, &mut request, End::ByNode, code, |_| ());
         match request.origin {
@@ -789,7 +807,7 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        let Some(mut request) = self.end_request(id, Some(session), out) else {
+        let Some(mut request) = self.end_request(now, id, Some(session), out) else {
             self.counters.late_answers.increment();
             return;
         };
@@ -827,7 +845,7 @@ impl Shard {
         // node has failed.
         let header = Header::decode(frame.head()).filter(|header| header.seq == seq);
         if !by_node && header.is_some() {
-            let Some(mut request) = self.end_request(id, None, out) else { return };
+            let Some(mut request) = self.end_request(now, id, None, out) else { return };
             let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
             self.note_end(now, &mut request, End::BySession, result_of(frame), step);
             let taken = request.taken;
@@ -854,6 +872,7 @@ impl Shard {
     /// Takes a request out of the table and lets go of everything that still waits for it.
     fn end_request(
         &mut self,
+        now: Instant,
         id: RequestId,
         answered_by: Option<SessionId>,
         out: &mut impl Outbound,
@@ -874,7 +893,7 @@ impl Shard {
         }
         for (node, message) in &request.nodes {
             if node.reactor == self.id {
-                self.forget_forward(&node.id, *message);
+                self.forget_forward(now, &node.id, *message);
             } else {
                 let forget = MeshMessage::ForgetForward { node: node.id, message: *message, report: false };
                 out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
@@ -900,7 +919,7 @@ impl Shard {
         sender: Arc<Sender>,
         out: &mut impl Outbound,
     ) {
-        if let Some(request) = self.end_request(id, None, out) {
+        if let Some(request) = self.end_request(now, id, None, out) {
             let account = request.account(now, End::SenderLeft, ResultCode::OK);
             self.keep(&request.seq, request.taken, request.topic, Some(sender), account, true);
         }
@@ -1003,6 +1022,11 @@ impl Shard {
         };
         counter.increment();
     }
+}
+
+/// Sessions of other nodes.
+fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
+    nodes.map(|&(_, count)| u64::from(count)).sum()
 }
 
 /// The code of an answer that a session gave.

@@ -143,7 +143,9 @@ impl Shard {
             more: false,
             accounts: Vec::new(),
         };
-        if self.neighbours.get(&node).is_none_or(|neighbour| neighbour.active.is_none()) {
+        let is_linked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
+        let is_reached = is_linked || self.has_way_around(&node);
+        if !is_reached || !self.shared.admits(&node) {
             return out.told(told(Asked::NotLinked));
         }
         if self.traces.questions.len() >= QUESTIONS_MAX || self.traces.questions.contains_key(&question) {
@@ -166,9 +168,9 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.trace_questions.increment();
-        let admitted = self.neighbours.get_mut(peer).is_some_and(|neighbour| {
+        let admitted = self.peers.get_mut(peer).is_some_and(|peer| {
             let second = Duration::from_secs(1);
-            neighbour.questions.take(now, second, QUESTIONS_PER_SECOND_MAX).is_some()
+            peer.questions.take(now, second, QUESTIONS_PER_SECOND_MAX).is_some()
         });
         if !admitted {
             return self.counters.trace_questions_over_bound.increment();

@@ -5,6 +5,7 @@
 //! where it was not, for more.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use amop::wire::{
     sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
 };
 
+use super::graph::{Edge, Graph, edge};
 use crate::kit::{AppIndex, NodeIndex};
 
 macro_rules! hold {
@@ -29,13 +31,13 @@ pub mod proofs;
 
 use proofs::{Proofs, is_reply};
 
-/// A change of topics is known everywhere after so long.
-const KNOWN_AFTER: Duration = Duration::from_secs(1);
-/// So long after a disturbance its consequences are over: a dead link found, dialled again, state caught
-/// up.
+/// For what is on its way and for gathering, beside what the links take.
+const LOCAL_TIME: Duration = Duration::from_millis(500);
+/// So long after a disturbance its consequences are over, beside what the links take: a dead link found, dialled again,
+/// state caught up.
 const RECOVERED_AFTER: Duration = Duration::from_secs(8);
-/// An answer is on its way at most so long.
-const ON_THE_WAY: Duration = Duration::from_millis(500);
+/// What goes around a disturbance is late by so much: a dead link is found, and what was sent over it goes another way.
+const DETOUR: Duration = Duration::from_secs(6);
 /// Changes of topics that a session may make in a second before they are put off.
 const CHANGES_PER_SECOND: usize = 20;
 
@@ -49,6 +51,27 @@ pub struct Rules {
     pub push_timeout: Duration,
     pub request_timeout: Duration,
     pub retry_after_push_timeout: bool,
+    /// The longest that a frame takes over all links that lie between two nodes, if nothing is wrong.
+    pub across: Duration,
+    /// A node alters some of what it passes on for others.
+    pub hostile: bool,
+}
+
+impl Rules {
+    /// A change of topics is known everywhere after so long.
+    pub fn known_after(&self) -> Duration {
+        2 * LOCAL_TIME + self.across
+    }
+
+    /// An answer is on its way at most so long.
+    fn on_the_way(&self) -> Duration {
+        LOCAL_TIME + self.across
+    }
+
+    /// So long after a disturbance its consequences are over.
+    pub fn recovered_after(&self) -> Duration {
+        RECOVERED_AFTER + 3 * self.across
+    }
 }
 
 /// A 0x30 or 0x35 that an application sent.
@@ -93,10 +116,14 @@ struct App {
     newest: BTreeMap<AppIndex, usize>,
 }
 
+/// What a fault befalls.
+pub enum Scope {
+    Node(NodeIndex),
+    Links(BTreeSet<Edge>),
+}
+
 struct Fault {
-    node: NodeIndex,
-    /// The link to this one; all of the node if `None`.
-    other: Option<NodeIndex>,
+    scope: Scope,
     from: Instant,
     to: Option<Instant>,
     freezes: bool,
@@ -104,11 +131,23 @@ struct Fault {
     spares: Option<NodeIndex>,
 }
 
+/// Which nodes have had an undisturbed way from one of them, in some time; as of some number of faults and mends.
+struct Undisturbed {
+    asked: (NodeIndex, Instant, Instant, usize),
+    nodes: Vec<bool>,
+}
+
 pub struct Oracle {
     pub rules: Rules,
+    graph: Graph,
     pub messages: Vec<Message>,
     apps: Vec<App>,
     faults: Vec<Fault>,
+    /// Faults begun and ended.
+    faults_changed: usize,
+    undisturbed: RefCell<Option<Undisturbed>>,
+    /// When a sealed frame last crossed: it may have been any message that is not answered.
+    sealed_crossed: Option<Instant>,
     taken: usize,
     by_seq: BTreeMap<(AppIndex, Seq), Vec<usize>>,
     /// Challenges that carry the payload of another message, by their seq.
@@ -117,6 +156,8 @@ pub struct Oracle {
     /// Answers by code, for the report.
     pub codes: BTreeMap<i32, u64>,
     pub pushes: u64,
+    /// Unicasts that another node's application answered while something was wrong in the network, or had just been.
+    pub in_spite: u64,
 }
 
 pub type Verdict = Result<(), String>;
@@ -129,18 +170,23 @@ pub fn number(frame: &[u8]) -> Option<usize> {
 }
 
 impl Oracle {
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, graph: Graph) -> Self {
         Self {
             rules,
+            graph,
             messages: Vec::new(),
             apps: Vec::new(),
             faults: Vec::new(),
+            faults_changed: 0,
+            undisturbed: RefCell::default(),
+            sealed_crossed: None,
             taken: 0,
             by_seq: BTreeMap::new(),
             handed_on: BTreeMap::new(),
             proofs: Proofs::default(),
             codes: BTreeMap::new(),
             pushes: 0,
+            in_spite: 0,
         }
     }
 
@@ -188,59 +234,75 @@ impl Oracle {
     }
 
     /// Something bad begins; gives its number.
-    pub fn begin_fault(
-        &mut self,
-        now: Instant,
-        node: NodeIndex,
-        other: Option<NodeIndex>,
-        freezes: bool,
-    ) -> usize {
-        self.faults.push(Fault { node, other, from: now, to: None, freezes, spares: None });
+    pub fn begin_fault(&mut self, now: Instant, scope: Scope, freezes: bool) -> usize {
+        self.faults.push(Fault { scope, from: now, to: None, freezes, spares: None });
+        self.faults_changed += 1;
         self.faults.len() - 1
     }
 
     /// The link between two nodes ends and is back within the time that one of them waits for it.
-    pub fn begin_short_break(&mut self, now: Instant, waits: NodeIndex, other: NodeIndex) -> usize {
-        let fault = self.begin_fault(now, waits.min(other), Some(waits.max(other)), false);
+    pub fn begin_short_break(&mut self, now: Instant, link: Edge, waits: NodeIndex) -> usize {
+        let fault = self.begin_fault(now, Scope::Links([link].into()), false);
         self.faults[fault].spares = Some(waits);
         fault
     }
 
     pub fn end_fault(&mut self, now: Instant, fault: usize) {
         self.faults[fault].to = Some(now);
+        self.faults_changed += 1;
     }
 
-    /// Whether anything bad happened between two nodes, or to one of them, so late that it could matter
+    /// What happened so late that it could matter in that time.
+    fn faults_in(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Fault> {
+        let recovered_after = self.rules.recovered_after();
+        self.faults
+            .iter()
+            .filter(move |fault| fault.from <= to && fault.to.is_none_or(|end| end + recovered_after >= from))
+    }
+
+    /// Whether anything bad happened to two nodes, or to every way between them, so late that it could matter
     /// in that time.
     fn is_disturbed(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
-        self.disturbances(a, b, from, to).next().is_some()
+        let asked = (a, from, to, self.faults_changed);
+        let mut known = self.undisturbed.borrow_mut();
+        if known.as_ref().is_none_or(|known| known.asked != asked) {
+            let faults: Vec<&Fault> = self.faults_in(from, to).collect();
+            *known = Some(Undisturbed { asked, nodes: self.undisturbed_from(a, &faults) });
+        }
+        known.as_ref().is_none_or(|known| !known.nodes[b])
     }
 
     /// Whether answers from node `b` may be lost on their way to `a`.
     fn may_lose_answers(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {
-        self.disturbances(a, b, from, to).any(|fault| fault.spares != Some(a))
+        let are_neighbours = self.graph.edges.contains(&edge(a, b));
+        let counts = |fault: &&Fault| !are_neighbours || fault.spares != Some(a);
+        let faults: Vec<&Fault> = self.faults_in(from, to).filter(counts).collect();
+        !self.undisturbed_from(a, &faults)[b]
     }
 
-    fn disturbances(
-        &self,
-        a: NodeIndex,
-        b: NodeIndex,
-        from: Instant,
-        to: Instant,
-    ) -> impl Iterator<Item = &Fault> {
-        self.faults.iter().filter(move |fault| {
-            let concerns = match fault.other {
-                None => fault.node == a || fault.node == b,
-                Some(other) => a != b && (fault.node, other) == (a.min(b), a.max(b)),
-            };
-            concerns && fault.from <= to && fault.to.is_none_or(|end| end + RECOVERED_AFTER >= from)
-        })
+    /// To which nodes a way led in spite of these.
+    fn undisturbed_from(&self, a: NodeIndex, faults: &[&Fault]) -> Vec<bool> {
+        let is_well =
+            |node| !faults.iter().any(|fault| matches!(fault.scope, Scope::Node(other) if other == node));
+        if !is_well(a) {
+            return vec![false; self.graph.nodes];
+        }
+        let is_whole = |edge| {
+            !faults.iter().any(|fault| matches!(&fault.scope, Scope::Links(links) if links.contains(&edge)))
+        };
+        let distances = self.graph.distances(a, is_whole, is_well);
+        distances.iter().enumerate().map(|(node, links)| links.is_some() && is_well(node)).collect()
+    }
+
+    /// By how much something may be late because of what was wrong elsewhere.
+    fn slack(&self, from: Instant, to: Instant) -> Duration {
+        (self.faults_in(from, to).count() as u32 + u32::from(self.rules.hostile)) * DETOUR
     }
 
     fn frozen_time(&self, node: NodeIndex, from: Instant, to: Instant) -> Duration {
         self.faults
             .iter()
-            .filter(|fault| fault.freezes && fault.node == node)
+            .filter(|fault| fault.freezes && matches!(fault.scope, Scope::Node(other) if other == node))
             .map(|fault| fault.to.unwrap_or(to).min(to).saturating_duration_since(fault.from.max(from)))
             .sum()
     }
@@ -285,7 +347,7 @@ impl Oracle {
         (0..self.apps.len()).filter(move |&app| {
             app != message.from
                 && !self.apps[app].deaf
-                && self.held(app, &message.topic, sent - KNOWN_AFTER, now)
+                && self.held(app, &message.topic, sent - self.rules.known_after(), now)
                 && !self.is_disturbed(publisher, self.apps[app].node, sent, now)
                 && match TopicKind::of(message.topic.as_bytes()) {
                     TopicKind::Ordinary => true,
@@ -340,8 +402,12 @@ impl Oracle {
     }
 
     /// A frame crossed a node link.
-    pub fn crossed(&mut self, bytes: &[u8]) {
+    pub fn crossed(&mut self, now: Instant, bytes: &[u8]) {
         let Ok((header, offset)) = node::Header::decode(bytes) else { return };
+        if header.flags & node::FLAG_SEALED != 0 {
+            self.sealed_crossed = Some(now);
+            return;
+        }
         if header.packet_type == PacketType::UNICAST
             && let Some((_, extensions)) = node::Extensions::decode(&bytes[offset..])
             && let Some(inner) = Header::decode(&bytes[offset + extensions..])
@@ -353,6 +419,10 @@ impl Oracle {
 
     pub fn closed(&mut self, now: Instant, app: AppIndex) {
         self.apps[app].closed.get_or_insert(now);
+    }
+
+    pub fn node_of(&self, app: AppIndex) -> NodeIndex {
+        self.apps[app].node
     }
 
     /// A node has queued a frame for an application.
@@ -369,6 +439,7 @@ impl Oracle {
 
     fn pushed(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) -> Verdict {
         let header = Header::decode(bytes).ok_or("a frame without a header")?;
+        let known_after = self.rules.known_after();
         let number = self
             .identify(&header.seq, bytes)
             .ok_or_else(|| format!("app{app} gets a frame that nobody sent"))?;
@@ -390,7 +461,7 @@ impl Oracle {
             hold!(self.messages[number].frame == bytes, "{what}, altered");
             hold!(self.may_have(app, &topic, now), "{what} of topic {topic}, which it does not have");
         }
-        hold!(self.apps[app].closed.is_none_or(|closed| now <= closed + KNOWN_AFTER), "{what} after it left");
+        hold!(self.apps[app].closed.is_none_or(|closed| now <= closed + known_after), "{what} after it left");
         hold!(self.apps[app].got.insert(number), "{what} twice");
         if multicast && from == app {
             hold!(self.messages[number].answers > 0, "{what}, its own, before the acknowledgement");
@@ -398,7 +469,7 @@ impl Oracle {
         if !multicast {
             let age = now - sent;
             hold!(
-                age <= self.rules.request_timeout + self.longest_freeze() + KNOWN_AFTER,
+                age <= self.rules.request_timeout + self.longest_freeze() + known_after,
                 "{what} after the request's time"
             );
             let open_twin = self.messages.iter().enumerate().rev().take(2_000).find(|(other, twin)| {
@@ -415,17 +486,21 @@ impl Oracle {
         }
         let publisher = self.apps[from].node;
         let changed_lately = |app: &App| {
-            app.sets.last().is_some_and(|(since, _)| *since + 2 * KNOWN_AFTER > sent)
-                || app.closed.is_some_and(|closed| closed + 2 * KNOWN_AFTER > sent)
+            app.sets.last().is_some_and(|(since, _)| *since + 2 * known_after > sent)
+                || app.closed.is_some_and(|closed| closed + 2 * known_after > sent)
         };
+        let in_one_try = (known_after + self.slack(sent, now)).min(self.rules.push_timeout - LOCAL_TIME);
         let in_order = multicast
             || first
                 && kind != TopicKind::Route
                 && !self.rules.tight
-                && now - sent < KNOWN_AFTER
+                && now - sent < in_one_try
                 && !self.messages[number].shares_seq
-                && !self.apps.iter().any(|other| self.is_disturbed(publisher, other.node, sent, now))
-                && !self.apps.iter().any(changed_lately);
+                && !(0..self.apps.len()).any(|other| {
+                    self.ever_held(other, &topic, sent - self.rules.recovered_after(), now)
+                        && (self.is_disturbed(publisher, self.apps[other].node, sent, now)
+                            || changed_lately(&self.apps[other]))
+                });
         let receiver = &mut self.apps[app];
         if multicast {
             let newest = receiver.newest_multicast.insert(from, position);
@@ -484,7 +559,7 @@ impl Oracle {
             return Ok(());
         }
         hold!(
-            now - at <= self.rules.request_timeout + frozen + KNOWN_AFTER,
+            now - at <= self.rules.request_timeout + frozen + self.rules.known_after(),
             "{what} after {:?}, too late",
             now - at
         );
@@ -500,6 +575,10 @@ impl Oracle {
             // With a seq of its session that was used before, an old answer may be taken for the new one.
             let mut twins = self.messages.iter().filter(|twin| twin.seq == header.seq);
             let genuine = replied(message) || message.shares_seq && twins.any(replied);
+            let is_elsewhere = |(app, _): &(AppIndex, Instant)| self.apps[*app].node != node;
+            if message.pushes.last().is_some_and(is_elsewhere) && self.faults_in(at, now).next().is_some() {
+                self.in_spite += 1;
+            }
             hold!(genuine, "{what} with something that nobody it was pushed to has replied");
             Ok(())
         };
@@ -520,9 +599,11 @@ impl Oracle {
             return Ok(());
         }
         let certain = || self.certain(message, sent, now);
+        let slack = self.slack(sent, now);
         let pushed_surely = message.pushes.iter().find(|(app, at)| {
             let there = self.apps[*app].node;
-            *at + ON_THE_WAY <= now && (there == node || !self.is_disturbed(node, there, sent, now))
+            *at + self.rules.on_the_way() + slack <= now
+                && (there == node || !self.is_disturbed(node, there, sent, now))
         });
         match code {
             ResultCode::NO_RECEIVER => {
@@ -536,12 +617,17 @@ impl Oracle {
                 let excused =
                     (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
                 hold!(excused || self.rules.tight, "{what}, though nothing was wrong");
+                if !self.rules.tight
+                    && let Some(app) = certain().next()
+                {
+                    return Err(format!("{what}, though app{app} could be reached"));
+                }
             }
             ResultCode::NOT_DELIVERED => {
                 if let Some((app, _)) = pushed_surely {
                     return Err(format!("{what}, though it was pushed to app{app}"));
                 }
-                let lately = sent.checked_sub(2 * RECOVERED_AFTER).unwrap_or(sent);
+                let lately = sent.checked_sub(2 * self.rules.recovered_after()).unwrap_or(sent);
                 let known = (0..self.apps.len())
                     .any(|app| app != message.from && self.ever_held(app, &message.topic, lately, now));
                 let is_challenge = TopicKind::of(message.topic.as_bytes()) == TopicKind::Route;
@@ -553,12 +639,14 @@ impl Oracle {
                 }
             }
             ResultCode::TIMEOUT => {
-                hold!(!message.pushes.is_empty() || message.crossed, "{what}, though nobody ever had it");
+                let crossed = message.crossed || self.sealed_crossed.is_some_and(|at| at >= sent);
+                hold!(!message.pushes.is_empty() || crossed, "{what}, though nobody ever had it");
                 let unheard = message.replies.iter().find(|(replier, replied, _)| {
                     let there = self.apps[*replier].node;
+                    let heard = *replied + 2 * self.rules.known_after() + slack;
                     message.pushes.iter().any(|(app, at)| app == replier && at <= replied)
-                        && *replied + 2 * KNOWN_AFTER <= now
-                        && !self.may_lose_answers(node, there, sent, *replied + 2 * KNOWN_AFTER)
+                        && heard <= now
+                        && !self.may_lose_answers(node, there, sent, heard)
                 });
                 if let Some((app, ..)) = unheard
                     && !message.shares_seq
@@ -571,8 +659,9 @@ impl Oracle {
                 });
                 // Whoever was tried may have kept silent for the time of a push; after that the next is due.
                 let tries = message.pushes.len() as u32 + 1;
-                let had_time = tries * self.rules.push_timeout + 2 * ON_THE_WAY < now - sent;
-                let early = now + ON_THE_WAY < sent + self.rules.request_timeout;
+                let on_the_way = self.rules.on_the_way();
+                let had_time = tries * self.rules.push_timeout + 2 * on_the_way + slack < now - sent;
+                let early = now + on_the_way < sent + self.rules.request_timeout;
                 if let Some(app) = untried
                     && (early || had_time)
                     && self.rules.retry_after_push_timeout
@@ -599,7 +688,9 @@ impl Oracle {
             if !message.multicast || self.rules.tight || self.rules.limited || !message.answered {
                 continue;
             }
-            let until = sent + 2 * KNOWN_AFTER;
+            // What comes later may make it later.
+            let until = sent + 2 * self.rules.known_after();
+            let until = until + self.slack(sent, until + self.slack(sent, until));
             let kind = TopicKind::of(message.topic.as_bytes());
             let is_private = kind == TopicKind::Data;
             if until > now || is_broken(&message.frame) || !is_private && kind != TopicKind::Ordinary {
@@ -607,7 +698,7 @@ impl Oracle {
             }
             for receiver in (0..self.apps.len()).filter(|&receiver| {
                 !self.apps[receiver].deaf
-                    && self.held(receiver, &message.topic, sent - KNOWN_AFTER, until)
+                    && self.held(receiver, &message.topic, sent - self.rules.known_after(), until)
                     && !self.is_disturbed(app.node, self.apps[receiver].node, sent, until)
                     && (!is_private
                         || self.is_surely_accepted(message.from, receiver, &message.topic, sent, until))

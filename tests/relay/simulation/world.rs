@@ -19,16 +19,27 @@ use amop::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
+    SEEDS_PER_WIDE,
+    crossings::{self, Crossings},
+    faults::Mend,
+    graph::{Edge, Graph},
+    hostile,
     oracle::{Oracle, Rules, Verdict, number, proofs::Tally},
     private::{AUTHORISED_WITHIN, Asked, DATA, Private},
 };
-use crate::kit::{AppIndex, Behaviour, Clock, Network, NodeIndex, Seen, Timing};
+use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Seen, Timing};
 
 pub(super) const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", DATA[0], "_block_notify_1"];
-/// How long a door waits before it looks again whether its link is up.
-const DOOR_INTERVAL: Duration = Duration::from_millis(300);
+/// Topics of subscribers that go on as long as their node does, and answer at once; each has one.
+const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
+/// Nodes of wide networks, by turns.
+const WIDE: [usize; 5] = [20, 40, 60, 100, 200];
 /// After the faults stop, everything works again within this.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(12);
+/// How long it is quiet at the end.
+const QUIET_SECONDS: u64 = 11;
+/// What the parts of a node may take to pass on a change of state.
+const STATE_LOCALLY: Duration = Duration::from_millis(5);
 /// Longer than any request, and than any session may be silent.
 const UNTIL_ALL_IS_OVER: Duration = Duration::from_secs(75);
 
@@ -58,19 +69,26 @@ pub(super) enum Action {
     Alive(AppIndex),
     Leave(AppIndex),
     Arrive(NodeIndex),
+    ArriveSteady { node: NodeIndex, which: usize },
     Door { from: NodeIndex, to: NodeIndex },
     Fault,
+    Flap { link: Edge, until: Instant },
     Mend { fault: usize, how: Mend },
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Mend {
-    Nothing,
-    Unblock(NodeIndex, NodeIndex),
-    Connect(NodeIndex, NodeIndex),
-    Thaw(NodeIndex),
-    Kill(NodeIndex),
-    Revive(NodeIndex, Clock),
+/// What kind of network a seed makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Up to 4 nodes, everyone linked to every other.
+    Mesh,
+    /// 3 to 12 nodes, few of which are linked.
+    Sparse,
+    /// Up to 200 nodes, few of which are linked, with little traffic.
+    Wide,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Mesh, Self::Sparse, Self::Wide];
 }
 
 /// What a run came to.
@@ -82,9 +100,15 @@ pub struct Report {
     pub faults: usize,
     pub codes: BTreeMap<i32, u64>,
     pub private: Tally,
+    pub crossings: crossings::Tally,
+    /// Unicasts that another node's application answered while something was wrong.
+    pub in_spite: u64,
 }
 
 pub struct World {
+    pub(super) kind: Kind,
+    pub(super) graph: Graph,
+    pub(super) crossings: Crossings,
     pub(super) net: Network,
     pub(super) oracle: Oracle,
     pub(super) rng: SmallRng,
@@ -96,35 +120,42 @@ pub struct World {
     pending: BTreeMap<u64, Action>,
     sequence: u64,
     pub(super) characters: Vec<Character>,
+    /// Steady subscribers, and which each is.
+    steady: BTreeMap<AppIndex, usize>,
     /// Pairs that cannot connect, with how many faults say so.
-    blocked: BTreeMap<(NodeIndex, NodeIndex), u32>,
+    pub(super) blocked: BTreeMap<Edge, u32>,
     /// Nodes that something befalls, so that nothing else does.
-    troubled: BTreeSet<NodeIndex>,
-    dialers: Vec<(NodeIndex, NodeIndex)>,
+    pub(super) troubled: BTreeSet<NodeIndex>,
     /// Seqs of unicasts that were pushed lately, for liars and for reuse.
     lately: Vec<(Seq, usize)>,
-    chaos_ends: Instant,
+    pub(super) chaos_ends: Instant,
     pub(super) calm: bool,
     /// Applications send nothing more of their own accord.
     pub(super) ending: bool,
-    faults: usize,
+    pub(super) faults: usize,
+    looked_at: usize,
     trace: Option<String>,
 }
 
 impl World {
     /// A network that follows from a seed.
-    pub fn new(seed: u64, traced: bool) -> Self {
+    pub fn new(kind: Kind, seed: u64, traced: bool) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut net = Network::new(rng.random());
         net.seen = Some(Vec::new());
         let start = net.now;
-        let slowest = [2, 20, 200][rng.random_range(0..3)];
-        net.timing = Timing {
-            link: Duration::from_micros(100)..=Duration::from_millis(slowest),
-            local: Duration::from_micros(1)..=Duration::from_micros([60, 1_500][rng.random_range(0..2)]),
+        let slowest = match kind {
+            Kind::Mesh => [2, 20, 200][rng.random_range(0..3)],
+            _ => [2, 20][rng.random_range(0..2)],
         };
-        let tight = rng.random_bool(0.25);
-        let limited = rng.random_bool(0.15);
+        let slowest = Duration::from_millis(slowest);
+        net.timing = Timing {
+            link: Duration::from_micros(100)..=slowest,
+            local: Duration::from_micros(1)..=Duration::from_micros([60, 1_500][rng.random_range(0..2)]),
+            between: BTreeMap::new(),
+        };
+        let tight = rng.random_bool(if kind == Kind::Wide { 0.0 } else { 0.25 });
+        let limited = rng.random_bool(if kind == Kind::Wide { 0.0 } else { 0.15 });
         let mut settings =
             Settings { retry_after_push_timeout: rng.random_bool(0.85), ..Settings::default() };
         if tight {
@@ -136,27 +167,61 @@ impl World {
             settings.windows_bytes_max = rng.random_range(100..8_000);
             settings.session_queue_bytes_max = rng.random_range(100..4_000);
         }
-        let nodes = rng.random_range(1..=4);
-        let reactors = rng.random_range(1..=3);
-        for _ in 0..nodes {
+        let nodes = match kind {
+            Kind::Mesh => rng.random_range(1..=4),
+            Kind::Sparse => rng.random_range(3..=12),
+            Kind::Wide => WIDE[(seed + seed / SEEDS_PER_WIDE) as usize % WIDE.len()],
+        };
+        let reactors = match kind {
+            Kind::Wide => 1,
+            _ => rng.random_range(1..=3),
+        };
+        let graph = match kind {
+            Kind::Mesh => Graph::full(nodes),
+            _ => Graph::draw(&mut rng, nodes),
+        };
+        for node in 0..nodes {
             let limiter = match limited {
                 true => Limiter::new(rng.random_range(200.0..20_000.0), Duration::from_millis(100)),
                 false => Limiter::unlimited(),
             };
-            net.add_limited_node(reactors, settings.clone(), limiter);
+            let settings = Settings { relays: !graph.ends.contains(&node), ..settings.clone() };
+            net.add_limited_node(reactors, settings, limiter);
         }
+        // Where a link of two neighbours is lost, there are two.
+        let links = graph.diameter().expect("it was drawn so").max(2) as u32;
+        let mut across = links * (slowest + STATE_LOCALLY);
+        if kind != Kind::Mesh {
+            // Some links are slow, and slower in one direction than in the other.
+            for &(a, b) in &graph.edges {
+                if rng.random_bool(1.0 / graph.edges.len() as f64) {
+                    let time = Duration::from_millis(rng.random_range(20..300));
+                    let back = Duration::from_millis(rng.random_range(1..300));
+                    net.timing.between.insert((a, b), time / 2..=time);
+                    net.timing.between.insert((b, a), back..=back);
+                    across += time.max(back);
+                }
+            }
+        }
+        let hostile = (kind == Kind::Sparse && rng.random_bool(0.3)).then(|| rng.random_range(0..nodes));
         let rules = Rules {
             tight,
             limited,
             push_timeout: settings.push_timeout,
             request_timeout: settings.request_timeout,
             retry_after_push_timeout: settings.retry_after_push_timeout,
+            across,
+            hostile: hostile.is_some(),
         };
+        net.tamper = hostile.map(|node| hostile::alters(node, net.nodes[node].id, rng.random()));
         let mut world = Self {
             chaos_ends: start + Duration::from_secs(rng.random_range(10..50)),
-            oracle: Oracle::new(rules),
-            has_private_topics: rng.random_bool(0.6),
+            oracle: Oracle::new(rules, graph.clone()),
+            has_private_topics: rng.random_bool(if kind == Kind::Wide { 0.0 } else { 0.6 }),
             private: Private::default(),
+            crossings: Crossings::new(net.nodes.iter().map(|node| node.id), &graph),
+            kind,
+            graph,
             rng,
             start,
             net,
@@ -164,40 +229,57 @@ impl World {
             pending: BTreeMap::new(),
             sequence: 0,
             characters: Vec::new(),
+            steady: BTreeMap::new(),
             blocked: BTreeMap::new(),
             troubled: BTreeSet::new(),
-            dialers: Vec::new(),
             lately: Vec::new(),
             calm: false,
             ending: false,
             faults: 0,
+            looked_at: 0,
             trace: traced.then(String::new),
         };
-        world.say(|| format!("{nodes} nodes of {reactors} reactors, links up to {slowest} ms; {rules:?}"));
-        for a in 0..nodes {
-            for b in 0..a {
-                let dialers = match world.rng.random_range(0..3) {
-                    0 => vec![(a, b)],
-                    1 => vec![(b, a)],
-                    _ => vec![(a, b), (b, a)],
-                };
-                for &(from, to) in &dialers {
-                    world.after(Duration::ZERO, Action::Door { from, to });
-                }
-                world.dialers.extend(dialers);
+        let graph = world.graph.to_string();
+        world.say(|| {
+            format!("{graph}; {reactors} reactors, links up to {slowest:?}; hostile {hostile:?}; {rules:?}")
+        });
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let nodes = self.net.nodes.len();
+        // The smaller of two nodes dials in one case of three, the greater in another.
+        let links: Vec<Edge> = match self.kind {
+            Kind::Mesh => (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b))).collect(),
+            _ => self.graph.edges.iter().map(|&(a, b)| (b, a)).collect(),
+        };
+        for (a, b) in links {
+            let dialers = match self.rng.random_range(0..3) {
+                0 => vec![(a, b)],
+                1 => vec![(b, a)],
+                _ => vec![(a, b), (b, a)],
+            };
+            for &(from, to) in &dialers {
+                self.after(Duration::ZERO, Action::Door { from, to });
             }
         }
-        let more = if world.has_private_topics { 4 } else { 0 };
-        for _ in 0..world.rng.random_range(2..=12) + more {
-            let node = world.rng.random_range(0..nodes);
-            let arrival = world.millis(0..3_000);
-            world.after(arrival, Action::Arrive(node));
+        let more = if self.has_private_topics { 4 } else { 0 };
+        for _ in 0..self.rng.random_range(2..=12) + more {
+            let node = self.rng.random_range(0..nodes);
+            let arrival = self.millis(0..3_000);
+            self.after(arrival, Action::Arrive(node));
         }
-        if world.rng.random_bool(0.9) {
-            let first = world.millis(500..8_000);
-            world.after(first, Action::Fault);
+        if self.kind != Kind::Mesh {
+            for which in 0..STEADY.len() {
+                let node = self.rng.random_range(0..nodes);
+                self.after(Duration::ZERO, Action::ArriveSteady { node, which });
+            }
         }
-        world
+        if self.rng.random_bool(0.9) {
+            let first = self.millis(500..8_000);
+            self.after(first, Action::Fault);
+        }
     }
 
     /// Lets everything happen and checks it. The error says what was wrong, with the time.
@@ -211,6 +293,8 @@ impl World {
             faults: self.faults,
             codes: std::mem::take(&mut self.oracle.codes),
             private: self.oracle.proofs.tally,
+            crossings: self.crossings.tally,
+            in_spite: self.oracle.in_spite,
         })
     }
 
@@ -223,19 +307,22 @@ impl World {
         self.run_until(self.chaos_ends)?;
         self.calm = true;
         self.say(|| "the faults stop".to_owned());
-        self.run_until(self.net.now + CONVERGED_WITHIN)?;
+        self.run_until(self.net.now + CONVERGED_WITHIN + 4 * self.oracle.rules.across)?;
         self.check_convergence()?;
         if self.has_private_topics {
             self.renew_publishers();
-            self.run_until(self.net.now + AUTHORISED_WITHIN)?;
+            self.run_until(self.net.now + AUTHORISED_WITHIN + 4 * self.oracle.rules.across)?;
             self.check_authorised()?;
         }
         self.ending = true;
         self.publish_in_private();
         // Once more from everywhere to everywhere, now that nothing is wrong.
-        for node in 0..self.net.nodes.len() {
+        let everywhere = self.net.nodes.len();
+        let step = everywhere.div_ceil(12);
+        for node in (0..everywhere).step_by(step) {
             let app = self.arrive(node, Character::Never);
-            for topic in TOPICS {
+            let steady = if self.kind == Kind::Mesh { &[][..] } else { &STEADY };
+            for topic in TOPICS.iter().chain(steady) {
                 self.publish(app, topic, false);
                 self.publish(app, topic, true);
             }
@@ -244,6 +331,10 @@ impl World {
         self.run_until(self.net.now + 2 * self.oracle.rules.request_timeout + Duration::from_secs(12))?;
         self.oracle.finish(self.net.now)?;
         self.check_that_nobody_waits()?;
+        self.crossings.begin_quiet();
+        self.run_until(self.net.now + Duration::from_secs(QUIET_SECONDS))?;
+        self.crossings.check_quiet(QUIET_SECONDS, self.has_private_topics)?;
+        self.crossings.finish()?;
         self.pending.clear();
         self.actions.clear();
         for app in 0..self.net.apps.len() {
@@ -286,7 +377,10 @@ impl World {
             match seen {
                 Seen::Taken { app, bytes } => self.oracle.taken(now, app, &bytes),
                 Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
-                Seen::Crossed { bytes, .. } => self.oracle.crossed(&bytes),
+                Seen::Crossed { from, to, bytes } => {
+                    self.oracle.crossed(now, &bytes);
+                    self.crossings.crossed(&self.oracle, (from, to), &bytes)?;
+                }
                 Seen::AppClosed { app } => self.left(app),
                 Seen::SessionEnded { app } => self.oracle.closed(now, app),
                 Seen::LinkClosed { .. } => {}
@@ -296,8 +390,12 @@ impl World {
         self.check_bounds()
     }
 
-    fn check_bounds(&self) -> Verdict {
-        for (index, node) in self.net.nodes.iter().enumerate() {
+    fn check_bounds(&mut self) -> Verdict {
+        // Of many nodes one at a time.
+        self.looked_at += 1;
+        let turn = self.looked_at % self.net.nodes.len();
+        let due = |index: usize| self.kind == Kind::Mesh || index == turn;
+        for (index, node) in self.net.nodes.iter().enumerate().filter(|(index, _)| due(*index)) {
             let settings = &node.shared.settings;
             let (frame, nodes) = (1_000, self.net.nodes.len());
             for usage in node.usage() {
@@ -325,6 +423,15 @@ impl World {
         let expected = self.oracle.subscribers();
         for (index, node) in self.net.nodes.iter().enumerate() {
             let snapshot = node.shared.snapshot.load();
+            let distances = self.graph.distances(index, |_| true, |_| true);
+            for (other, links) in distances.iter().enumerate().filter(|(other, _)| *other != index) {
+                let known = snapshot.paths.get(&self.net.nodes[other].id).map(|path| usize::from(path.hops));
+                if known != *links {
+                    return Err(format!(
+                        "node{index} has not converged: it knows a way of {known:?} links to node{other}, real is {links:?}"
+                    ));
+                }
+            }
             for topic in TOPICS.iter().filter(|topic| !topic.starts_with(['#', '_'])) {
                 let mut known = BTreeMap::new();
                 if let Some(entry) = snapshot.topic(topic) {
@@ -370,6 +477,7 @@ impl World {
                     usage.awaiting,
                     usage.window_frames,
                     usage.windows_bytes,
+                    usage.kept_bytes,
                     usage.topics,
                 ];
                 if left.iter().any(|&left| left > 0) {
@@ -400,10 +508,21 @@ impl World {
                 if self.net.apps[app].closed || self.ending {
                     return;
                 }
-                let topic = self.favourite_topic(app);
-                let topic = topic.unwrap_or_else(|| TOPICS[self.rng.random_range(0..TOPICS.len())]);
+                let topic = if self.kind != Kind::Mesh && self.rng.random_bool(0.4) {
+                    STEADY[self.rng.random_range(0..STEADY.len())]
+                } else {
+                    let topic = self.favourite_topic(app);
+                    topic.unwrap_or_else(|| TOPICS[self.rng.random_range(0..TOPICS.len())])
+                };
                 let multicast = self.rng.random_bool(0.3);
                 self.publish(app, topic, multicast);
+                if self.kind != Kind::Mesh && self.rng.random_bool(0.1) {
+                    // Several at once must not overtake each other.
+                    for _ in 0..self.rng.random_range(2..8) {
+                        let multicast = self.rng.random_bool(0.5);
+                        self.publish(app, topic, multicast);
+                    }
+                }
                 let pause = self.rng.random_range(0.0..1.0f64);
                 self.after(Duration::from_secs_f64(-0.6 * pause.max(1e-3).ln()), Action::Publish(app));
             }
@@ -458,13 +577,27 @@ impl World {
                 };
                 self.arrive(node, character);
             }
+            Action::ArriveSteady { node, which } => self.arrive_steady(node, which),
+            Action::Flap { link, until } => self.flap(link, until),
             Action::Door { from, to } => self.look_at_door(from, to),
             Action::Fault => self.befall(),
             Action::Mend { fault, how } => self.mend(fault, how),
         }
     }
 
-    pub(super) fn arrive(&mut self, node: NodeIndex, character: Character) -> AppIndex {
+    /// Whoever is gone comes again.
+    fn arrive_steady(&mut self, node: NodeIndex, which: usize) {
+        if !self.net.nodes[node].running || self.net.nodes[node].frozen {
+            let later = self.millis(100..2_000);
+            return self.after(later, Action::ArriveSteady { node, which });
+        }
+        let app = self.connect_app(node, Character::Good);
+        self.steady.insert(app, which);
+        let body = serde_json::to_vec(&[STEADY[which]]).expect("strings");
+        self.net.frame(app, FrameType::SUBSCRIBE, &body);
+    }
+
+    fn connect_app(&mut self, node: NodeIndex, character: Character) -> AppIndex {
         let behaviour = if character == Character::Deaf { Behaviour::Deaf } else { Behaviour::Silent };
         let app = self.net.app(node, behaviour);
         self.characters.push(character);
@@ -472,6 +605,11 @@ impl World {
         self.oracle.add_app(self.net.now, app, node, good, character == Character::Deaf);
         self.say(|| format!("app{app} ({character:?}) connects to node{node}"));
         self.after(Duration::from_secs(10), Action::Alive(app));
+        app
+    }
+
+    pub(super) fn arrive(&mut self, node: NodeIndex, character: Character) -> AppIndex {
+        let app = self.connect_app(node, character);
         if self.calm {
             return app;
         }
@@ -500,6 +638,9 @@ impl World {
     fn left(&mut self, app: AppIndex) {
         self.oracle.closed(self.net.now, app);
         let node = self.net.apps[app].node;
+        if let Some(which) = self.steady.remove(&app) {
+            return self.after(Duration::ZERO, Action::ArriveSteady { node, which });
+        }
         if !self.calm && self.rng.random_bool(0.9) {
             let pause = self.millis(5..3_000);
             self.after(pause, Action::Arrive(node));
@@ -590,150 +731,6 @@ impl World {
         }
     }
 
-    /// Dials where a link is missing.
-    fn look_at_door(&mut self, from: NodeIndex, to: NodeIndex) {
-        let pause = DOOR_INTERVAL + self.millis(0..200);
-        self.after(pause, Action::Door { from, to });
-        if self.can_connect(from, to) && self.net.links_between(from, to).is_empty() {
-            self.say(|| format!("node{from} dials node{to}"));
-            self.net.connect(from, to);
-        }
-    }
-
-    fn can_connect(&self, a: NodeIndex, b: NodeIndex) -> bool {
-        let usable = |node: NodeIndex| self.net.nodes[node].running && !self.net.nodes[node].frozen;
-        usable(a) && usable(b) && !self.blocked.contains_key(&(a.min(b), a.max(b)))
-    }
-
-    /// Something bad happens.
-    fn befall(&mut self) {
-        if self.calm || self.net.now + Duration::from_secs(2) > self.chaos_ends {
-            return;
-        }
-        let next = self.millis(300..9_000);
-        self.after(next, Action::Fault);
-        let nodes = self.net.nodes.len();
-        let a = self.rng.random_range(0..nodes);
-        let b = self.rng.random_range(0..nodes);
-        if self.troubled.contains(&a) || self.troubled.contains(&b) {
-            return;
-        }
-        if a != b && self.rng.random_bool(0.15) {
-            // Nothing bad: nobody must notice.
-            if self.can_connect(a, b) && !self.net.links_between(a, b).is_empty() {
-                self.say(|| format!("the keys between node{a} and node{b} are worn out, node{a} dials anew"));
-                self.net.wear_links(a, b);
-                self.net.connect(a, b);
-            }
-            return;
-        }
-        let now = self.net.now;
-        let left = (self.chaos_ends - now).as_millis() as u64;
-        let long = self.millis(50..8_000.min(left));
-        self.faults += 1;
-        if a != b && self.rng.random_bool(0.6) {
-            let (a, b) = (a.min(b), a.max(b));
-            let (from, to) = if self.rng.random_bool(0.5) { (a, b) } else { (b, a) };
-            if self.rng.random_bool(0.2) {
-                let back = self.millis(120..600);
-                self.say(|| format!("FAULT node{to} closes its link to node{from}, back in {back:?}"));
-                let fault = self.oracle.begin_short_break(now, from, to);
-                self.net.close_links_by_peer(to, from);
-                return self.after(back, Action::Mend { fault, how: Mend::Connect(from, to) });
-            }
-            let fault = self.oracle.begin_fault(now, a, Some(b), false);
-            match self.rng.random_range(0..5) {
-                0 => {
-                    self.say(|| format!("FAULT the link of node{a} and node{b} breaks"));
-                    self.net.break_links(a, b);
-                    self.after(Duration::ZERO, Action::Mend { fault, how: Mend::Nothing });
-                }
-                1 => {
-                    self.say(|| {
-                        format!("FAULT node{a} and node{b} are cut off from each other for {long:?}")
-                    });
-                    self.net.cut_links(a, b);
-                    *self.blocked.entry((a, b)).or_default() += 1;
-                    self.after(long, Action::Mend { fault, how: Mend::Unblock(a, b) });
-                }
-                2 => {
-                    self.say(|| format!("FAULT what node{from} sends to node{to} is lost for {long:?}"));
-                    self.net.cut_one_way(from, to);
-                    *self.blocked.entry((a, b)).or_default() += 1;
-                    self.after(long, Action::Mend { fault, how: Mend::Unblock(a, b) });
-                }
-                3 => {
-                    self.say(|| format!("FAULT what node{from} sends to node{to} is stuck for {long:?}"));
-                    self.net.stall(from, to, now + long);
-                    self.after(long, Action::Mend { fault, how: Mend::Nothing });
-                }
-                _ => {
-                    self.say(|| format!("FAULT node{from} dials node{to} although there may be a link"));
-                    if self.can_connect(a, b) {
-                        self.net.connect(from, to);
-                    }
-                    self.after(Duration::ZERO, Action::Mend { fault, how: Mend::Nothing });
-                }
-            }
-            return;
-        }
-        self.troubled.insert(a);
-        let freezes = self.rng.random_bool(0.5);
-        let fault = self.oracle.begin_fault(now, a, None, freezes);
-        if freezes {
-            self.say(|| format!("FAULT node{a} freezes for {long:?}"));
-            self.net.nodes[a].frozen = true;
-            return self.after(long, Action::Mend { fault, how: Mend::Thaw(a) });
-        }
-        let clock = if self.rng.random_bool(0.3) { Clock::Lost } else { Clock::Right };
-        if self.rng.random_bool(0.3) {
-            self.say(|| format!("FAULT node{a} drains"));
-            self.net.drain(a);
-            let short = self.millis(10..1_000);
-            self.after(short, Action::Mend { fault, how: Mend::Kill(a) });
-        } else {
-            self.say(|| format!("FAULT node{a} is killed"));
-            self.net.kill(a);
-        }
-        self.after(long + Duration::from_secs(1), Action::Mend { fault, how: Mend::Revive(a, clock) });
-    }
-
-    fn mend(&mut self, fault: usize, how: Mend) {
-        match how {
-            Mend::Nothing => {}
-            Mend::Unblock(a, b) => {
-                self.say(|| format!("node{a} and node{b} can connect again"));
-                if let Some(count) = self.blocked.get_mut(&(a, b)) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.blocked.remove(&(a, b));
-                    }
-                }
-            }
-            Mend::Connect(from, to) => {
-                if self.can_connect(from, to) && self.net.links_between(from, to).is_empty() {
-                    self.say(|| format!("node{from} dials node{to}"));
-                    self.net.connect(from, to);
-                }
-            }
-            Mend::Thaw(node) => {
-                self.say(|| format!("node{node} goes on"));
-                self.net.nodes[node].frozen = false;
-                self.troubled.remove(&node);
-            }
-            Mend::Kill(node) => {
-                self.say(|| format!("node{node} ends"));
-                return self.net.kill(node);
-            }
-            Mend::Revive(node, clock) => {
-                self.say(|| format!("node{node} starts, its clock {clock:?}"));
-                self.net.revive(node, clock);
-                self.troubled.remove(&node);
-            }
-        }
-        self.oracle.end_fault(self.net.now, fault);
-    }
-
     fn clock(&self) -> String {
         format!("{:9.4} s", (self.net.now - self.start).as_secs_f64())
     }
@@ -771,6 +768,23 @@ impl World {
             }
             Seen::Delivered { app, bytes } => format!("app{app} has {}", sdk(bytes)),
             Seen::Crossed { from, to, bytes } => match node::Header::decode(bytes) {
+                Ok((header, _)) if header.flags & node::FLAG_SEALED != 0 => {
+                    let node::Route::Named { source, destinations } = header.route else {
+                        return format!("node{from} -> node{to}: sealed and unnamed");
+                    };
+                    let name = |id: &[u8; 64]| {
+                        let node = self.net.nodes.iter().position(|node| node.id.0 == *id);
+                        node.map_or_else(|| "nobody".to_owned(), |node| format!("node{node}"))
+                    };
+                    let (source, to_all): (String, Vec<String>) =
+                        (name(source), destinations.iter().map(name).collect());
+                    let (seq, packet_type) = (header.seq, header.packet_type.0);
+                    let again = if header.flags & node::FLAG_SENT_AGAIN != 0 { " again" } else { "" };
+                    let left = header.hops_left;
+                    format!(
+                        "node{from} -> node{to}: sealed #{seq}{again} {packet_type:#x} from {source} for {to_all:?}, {left} hops left"
+                    )
+                }
                 Ok((header, offset)) if header.packet_type.is_amop() => {
                     let after = node::Extensions::decode(&bytes[offset..]).map_or(0, |(_, len)| len);
                     let inner = sdk(&bytes[offset + after..]);

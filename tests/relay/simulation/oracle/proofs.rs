@@ -17,7 +17,7 @@ use amop::wire::{
 };
 use serde_json::Value;
 
-use super::{KNOWN_AFTER, Message, Oracle, Verdict};
+use super::{Message, Oracle, Verdict};
 use crate::kit::{AppIndex, NodeIndex};
 
 pub type Key = u8;
@@ -177,7 +177,7 @@ impl Oracle {
         };
         let challenge = &self.proofs.challenges[index];
         hold!(challenge.carried.is_none(), "{what}, which was carried before");
-        let late = OPEN_FOR_MAX + self.longest_freeze() + KNOWN_AFTER;
+        let late = OPEN_FOR_MAX + self.longest_freeze() + self.rules.known_after();
         hold!(now <= challenge.asked + late, "{what} when its time is over");
         hold!(message.from != app, "{what}, its own");
         let body = AmopBody::decode(&bytes[HEADER_LEN..]).map_err(|_| format!("{what}, broken"))?;
@@ -334,7 +334,7 @@ impl Oracle {
             return false;
         };
         let (_, carried) = challenge.carried.expect("it is one of a pair");
-        accepted + KNOWN_AFTER <= from
+        accepted + self.rules.known_after() <= from
             && holds_since <= carried
             && publishes_since <= challenge.asked
             && self.is_surely_open(challenge, app, accepted)
@@ -356,7 +356,7 @@ impl Oracle {
 
     /// Whether an application has a topic, and has had it for a while.
     pub fn has_settled_with(&self, now: Instant, app: AppIndex, topic: &str) -> bool {
-        self.apps[app].closed.is_none() && self.held(app, topic, now - 2 * KNOWN_AFTER, now)
+        self.apps[app].closed.is_none() && self.held(app, topic, now - 2 * self.rules.known_after(), now)
     }
 
     /// Messages with a topic that is never routed, or to a route topic that nobody was asked about.

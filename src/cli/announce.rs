@@ -1,0 +1,82 @@
+//! `amop net announce`: a text for all nodes of the network.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use hyper::StatusCode;
+use serde::Deserialize;
+
+use super::{
+    Failure,
+    admin::{not_as_asked, parse, post},
+    print_line,
+    text::{shown, shown_json},
+};
+use crate::wire::announcement::check_text;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  amop net announce 'upgrade at 22:00, expect a restart' --admin 127.0.0.1:9100
+
+The node signs the text and floods it; each node that a way leads to now logs it once, with the node
+that it is of, and `amop net` shows it there. One line of up to 1,024 bytes of UTF-8, at most 6 a
+minute. All nodes of the network, those of other institutions too, can read it.
+
+The node needs [admin] listen_port and must be on this machine: HOST is localhost, 127.0.0.1 or ::1.
+With [admin] announce=false it refuses.
+
+Exit status: 0 it was sent, 1 it was not, 3 it was kept, but no other node can be reached now.")]
+pub(super) struct AnnounceArgs {
+    /// What to say, in one line.
+    text: String,
+    /// The admin endpoint of the node that says it.
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: String,
+    /// Print what the node answers, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Announced {
+    number: u64,
+    neighbours: usize,
+    reachable: usize,
+}
+
+/// Exit status where nobody else gets it.
+const NOBODY: u8 = 3;
+
+pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
+    check_text(&args.text)?;
+    let body = serde_json::to_vec(&serde_json::json!({ "text": args.text }))?;
+    let admin = &args.admin;
+    let (status, body) = super::runtime()?.block_on(post(admin, "/announce", body))?;
+    let refusals = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::FORBIDDEN,
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ];
+    if refusals.contains(&status) {
+        let said = String::from_utf8_lossy(&body);
+        let said = said.lines().next().unwrap_or_default();
+        return Err(format!("{admin} does not announce it: {}", shown(said)).into());
+    }
+    if status != StatusCode::OK {
+        return Err(not_as_asked(admin, status, &body).into());
+    }
+    let announced: Announced = parse(admin, &body)?;
+    let Announced { number, neighbours, reachable } = announced;
+    if args.json {
+        print_line(&shown_json(&String::from_utf8_lossy(&body)));
+    } else if reachable == 0 {
+        print_line("no other node can be reached now: nobody else gets it");
+    } else {
+        print_line(&format!(
+            "announcement {number} is on its way; neighbours that it was sent to: {neighbours}, nodes that can be reached: {reachable}"
+        ));
+    }
+    Ok(if reachable == 0 { ExitCode::from(NOBODY) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,370 @@
+//! Payloads that go over more than one link are sealed between their two ends (WIRE §6.4): a node on the way reads
+//! nothing of them, and can neither alter nor make one.
+//!
+//! The two nodes share a secret by their keys alone (ECDH on secp256k1), so nothing has to be agreed first. A key is
+//! made of it for one direction and one life of each end. Which lives these are stands in the open before what is sealed,
+//! and so does a number that no other payload under that key has.
+//!
+//! ```text
+//!   u64 life of the source | u64 life of the destination | u64 number | sealed payload | 16 bytes tag
+//! ```
+//!
+//! # Invariants
+//! - No number is used twice with one key: whoever seals counts up in one place as long as it lives, and a key is of one
+//!   life of its sealer.
+//! - What opens was made by the other node, for this node, as a message of that type and number at its source.
+
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use secp256k1::{PublicKey, SecretKey, ecdh::SharedSecret};
+
+use crate::wire::{NodeId, node::PacketType};
+
+/// Bytes before a sealed payload.
+pub const FRONT_LEN: usize = 24;
+/// Bytes behind it.
+pub const TAG_LEN: usize = 16;
+
+const CONTEXT: &str = "amop 2026 payload between two nodes, AES-128-GCM, version 1";
+
+/// Why a payload does not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It is shorter than what stands around a payload.
+    #[error("the payload is too short to be sealed")]
+    Short,
+    /// It is for another life of this node.
+    #[error("the payload is for another life of this node")]
+    Life,
+    /// It was not made by the node that it names, or not as this message, or it was changed.
+    #[error("the payload was not sealed by its source for this message")]
+    Forged,
+}
+
+/// What a sealed payload belongs to, besides its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// What the payload is.
+    pub packet_type: PacketType,
+    /// The message's number at its source.
+    pub seq: u32,
+}
+
+/// What two nodes share, whatever life they are in.
+#[derive(Clone)]
+pub struct Secret {
+    shared: [u8; 32],
+    own: NodeId,
+    other: NodeId,
+}
+
+impl Secret {
+    /// Of this node's key and another node's id; `None` if the id is no point on the curve.
+    pub fn new(own: &SecretKey, own_id: NodeId, other: NodeId) -> Option<Self> {
+        let mut point = [4; 65];
+        point[1..].copy_from_slice(&other.0);
+        let public = PublicKey::from_byte_array_uncompressed(point).ok()?;
+        let shared = SharedSecret::new(&public, own).secret_bytes();
+        Some(Self { shared, own: own_id, other })
+    }
+
+    /// The key for what goes from one of the two to the other.
+    fn key(&self, source: (&NodeId, u64), destination: (&NodeId, u64)) -> Option<LessSafeKey> {
+        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        hasher.update(&self.shared);
+        for (id, incarnation) in [source, destination] {
+            hasher.update(&id.0);
+            hasher.update(&incarnation.to_be_bytes());
+        }
+        let mut key = [0; 16];
+        hasher.finalize_xof().fill(&mut key);
+        let unbound = UnboundKey::new(&AES_128_GCM, &key).ok();
+        zeroize::Zeroize::zeroize(&mut key);
+        unbound.map(LessSafeKey::new)
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.shared);
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({} and {})", self.own, self.other)
+    }
+}
+
+/// Seals for one other node, and opens what it sealed, in one life of each.
+pub struct Seal {
+    secret: Secret,
+    own_incarnation: u64,
+    other_incarnation: u64,
+    sealing: LessSafeKey,
+    opening: LessSafeKey,
+}
+
+impl Seal {
+    /// For these lives of the two nodes.
+    pub fn new(secret: Secret, own_incarnation: u64, other_incarnation: u64) -> Option<Self> {
+        let (own, other) = ((&secret.own, own_incarnation), (&secret.other, other_incarnation));
+        let sealing = secret.key(own, other)?;
+        let opening = secret.key(other, own)?;
+        Some(Self { secret, own_incarnation, other_incarnation, sealing, opening })
+    }
+
+    /// The life of the other node that it is for.
+    pub fn other_incarnation(&self) -> u64 {
+        self.other_incarnation
+    }
+
+    /// Appends the sealed form of a payload that comes in pieces behind a first one, under a number that no other one has in this life of
+    /// this node. `None` if it is too long for AES-GCM.
+    pub fn seal<'a>(
+        &self,
+        number: u64,
+        subject: Subject,
+        first: &[u8],
+        pieces: impl Iterator<Item = &'a [u8]>,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        for field in [self.own_incarnation, self.other_incarnation, number] {
+            out.extend_from_slice(&field.to_be_bytes());
+        }
+        let start = out.len();
+        out.extend_from_slice(first);
+        pieces.for_each(|piece| out.extend_from_slice(piece));
+        let aad = aad(subject, &self.secret.own, &self.secret.other);
+        let tag = self.sealing.seal_in_place_separate_tag(nonce(number), aad, &mut out[start..]).ok()?;
+        out.extend_from_slice(tag.as_ref());
+        Some(())
+    }
+
+    /// Opens a payload of the other node in place; gives what was sealed.
+    pub fn open<'a>(&self, subject: Subject, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
+        let lives = Lives { source: self.other_incarnation, destination: self.own_incarnation };
+        if Lives::of(sealed).ok_or(OpenError::Short)? != lives {
+            return Err(OpenError::Life);
+        }
+        let number = number_of(sealed).ok_or(OpenError::Short)?;
+        let aad = aad(subject, &self.secret.other, &self.secret.own);
+        let sealed = sealed.get_mut(FRONT_LEN..).ok_or(OpenError::Short)?;
+        let opened = self.opening.open_in_place(nonce(number), aad, sealed);
+        opened.map(|opened| &*opened).map_err(|_| OpenError::Forged)
+    }
+}
+
+/// The number that a payload says it was sealed under; `None` if it is too short to be sealed.
+pub fn number_of(sealed: &[u8]) -> Option<u64> {
+    u64_at(sealed, 16)
+}
+
+/// A payload for several nodes is sealed once, under a key of its own. Each of them gets that key in a ticket, which is
+/// sealed for it alone and also says which payload it belongs to, so that none of them can make another one for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ContentKey {
+    key: [u8; 16],
+    hash: [u8; 32],
+}
+
+/// Bytes of a ticket's content.
+pub const CONTENT_KEY_LEN: usize = 48;
+
+impl ContentKey {
+    /// Appends the sealed form of a payload that comes in pieces behind a first one; the key is for this payload alone.
+    /// `None` if it is too long for AES-GCM.
+    pub fn seal<'a>(
+        key: [u8; 16],
+        first: &[u8],
+        pieces: impl Iterator<Item = &'a [u8]>,
+        out: &mut Vec<u8>,
+    ) -> Option<Self> {
+        let start = out.len();
+        out.extend_from_slice(first);
+        pieces.for_each(|piece| out.extend_from_slice(piece));
+        let sealing = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).ok()?);
+        let tag = sealing.seal_in_place_separate_tag(nonce(0), Aad::empty(), &mut out[start..]).ok()?;
+        out.extend_from_slice(tag.as_ref());
+        Some(Self { key, hash: *blake3::hash(&out[start..]).as_bytes() })
+    }
+
+    /// Opens a payload in place; gives what was sealed.
+    pub fn open<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
+        if *blake3::hash(sealed).as_bytes() != self.hash {
+            return Err(OpenError::Forged);
+        }
+        let opening = UnboundKey::new(&AES_128_GCM, &self.key).map_err(|_| OpenError::Forged)?;
+        let opening = LessSafeKey::new(opening);
+        opening
+            .open_in_place(nonce(0), Aad::empty(), sealed)
+            .map(|opened| &*opened)
+            .map_err(|_| OpenError::Forged)
+    }
+
+    /// What a ticket holds.
+    pub fn encode(&self) -> [u8; CONTENT_KEY_LEN] {
+        let mut bytes = [0; CONTENT_KEY_LEN];
+        bytes[..16].copy_from_slice(&self.key);
+        bytes[16..].copy_from_slice(&self.hash);
+        bytes
+    }
+
+    /// Reads it back; `None` if it has another length.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; CONTENT_KEY_LEN] = bytes.try_into().ok()?;
+        let (key, hash) = (*bytes.first_chunk()?, *bytes.last_chunk()?);
+        Some(Self { key, hash })
+    }
+}
+
+impl Drop for ContentKey {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.key);
+    }
+}
+
+/// For which lives of its ends a payload was sealed, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// Of the node that sealed it.
+    pub source: u64,
+    /// Of the node that it is for.
+    pub destination: u64,
+}
+
+impl Lives {
+    /// `None` if the payload is too short to be sealed.
+    pub fn of(sealed: &[u8]) -> Option<Self> {
+        (sealed.len() >= FRONT_LEN + TAG_LEN).then_some(())?;
+        Some(Self { source: u64_at(sealed, 0)?, destination: u64_at(sealed, 8)? })
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+fn nonce(number: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&number.to_be_bytes());
+    Nonce::assume_unique_for_key(nonce)
+}
+
+fn aad(subject: Subject, source: &NodeId, destination: &NodeId) -> Aad<[u8; 134]> {
+    let mut bytes = [0; 134];
+    bytes[..2].copy_from_slice(&subject.packet_type.0.to_be_bytes());
+    bytes[2..6].copy_from_slice(&subject.seq.to_be_bytes());
+    bytes[6..70].copy_from_slice(&source.0);
+    bytes[70..].copy_from_slice(&destination.0);
+    Aad::from(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUBJECT: Subject = Subject { packet_type: PacketType::UNICAST, seq: 7 };
+
+    fn party(number: u8) -> (SecretKey, NodeId) {
+        let secret = SecretKey::from_byte_array([number; 32]).unwrap();
+        let [_, id @ ..] = PublicKey::from_secret_key(secp256k1::SECP256K1, &secret).serialize_uncompressed();
+        (secret, NodeId(id))
+    }
+
+    fn seal_of(own: u8, other: u8, lives: (u64, u64)) -> Seal {
+        let ((secret, id), (_, other)) = (party(own), party(other));
+        Seal::new(Secret::new(&secret, id, other).unwrap(), lives.0, lives.1).unwrap()
+    }
+
+    fn sealed(seal: &Seal, number: u64, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        seal.seal(number, SUBJECT, &[], payload.chunks(3), &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_other_end_opens_what_was_sealed_and_every_payload_has_a_number_of_its_own() {
+        let (one, other) = (seal_of(1, 2, (10, 20)), seal_of(2, 1, (20, 10)));
+        let mut seen = std::collections::BTreeSet::new();
+        for (number, payload) in (5..).zip([&b"first"[..], b"", b"first", &[9; 10_000]]) {
+            let mut bytes = sealed(&one, number, payload);
+            assert_eq!(number_of(&bytes), Some(number));
+            assert_eq!(bytes.len(), FRONT_LEN + payload.len() + TAG_LEN);
+            assert_eq!(Lives::of(&bytes), Some(Lives { source: 10, destination: 20 }));
+            assert!(seen.insert(bytes.clone()));
+            assert_eq!(other.open(SUBJECT, &mut bytes), Ok(payload));
+            let mut back = sealed(&other, number, payload);
+            assert!(seen.insert(back.clone()), "the two directions have keys of their own");
+            assert_eq!(one.open(SUBJECT, &mut back), Ok(payload));
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_what_is_sealed() {
+        let one = seal_of(1, 2, (10, 20));
+        let mut sealed = Vec::new();
+        let subject = Subject { packet_type: PacketType::MULTICAST, seq: 7 };
+        one.seal(7, subject, b"", std::iter::once(&b"pay 5 to bob"[..]), &mut sealed).unwrap();
+        let digits: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        let lines: Vec<&str> =
+            (0..digits.len()).step_by(64).map(|at| &digits[at..digits.len().min(at + 64)]).collect();
+        let document = include_str!("../../docs/node-link.md");
+        assert!(document.contains(&lines.join("\n")), "{}", lines.join("\n"));
+    }
+
+    #[test]
+    fn whatever_is_changed_on_the_way_shows() {
+        let one = seal_of(1, 2, (10, 20));
+        let other = seal_of(2, 1, (20, 10));
+        let bytes = sealed(&one, 0, b"pay 5 to bob");
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(other.open(SUBJECT, &mut changed).is_err(), "byte {at}");
+        }
+        for len in 0..bytes.len() {
+            assert!(other.open(SUBJECT, &mut bytes[..len].to_vec()).is_err(), "cut to {len}");
+        }
+        for subject in [
+            Subject { seq: 8, ..SUBJECT },
+            Subject { packet_type: PacketType::UNICAST_RESPONSE, ..SUBJECT },
+            Subject { packet_type: PacketType::MULTICAST, ..SUBJECT },
+        ] {
+            assert_eq!(other.open(subject, &mut bytes.clone()), Err(OpenError::Forged), "{subject:?}");
+        }
+        assert_eq!(other.open(SUBJECT, &mut bytes.clone()), Ok(&b"pay 5 to bob"[..]));
+    }
+
+    #[test]
+    fn a_payload_for_several_opens_with_its_key_and_no_other_payload_does() {
+        let mut sealed = Vec::new();
+        let key =
+            ContentKey::seal([7; 16], b"to ", [&b"all"[..], b" of you"].into_iter(), &mut sealed).unwrap();
+        assert!(ContentKey::decode(&key.encode()).unwrap() == key);
+        assert_eq!(key.open(&mut sealed.clone()), Ok(&b"to all of you"[..]));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(key.open(&mut changed), Err(OpenError::Forged));
+        }
+        // One who has the key can seal another payload under it, but not for others.
+        let mut other = Vec::new();
+        ContentKey::seal([7; 16], b"to all of us", std::iter::empty(), &mut other).unwrap();
+        assert_eq!(key.open(&mut other), Err(OpenError::Forged));
+        assert_eq!(key.open(&mut []), Err(OpenError::Forged));
+        assert!(ContentKey::decode(&[0; CONTENT_KEY_LEN + 1]).is_none());
+    }
+
+    #[test]
+    fn it_opens_at_nobody_else_in_no_other_life_and_not_where_it_came_from() {
+        let one = seal_of(1, 2, (10, 20));
+        let bytes = sealed(&one, 0, b"payload");
+        let open = |seal: &Seal| seal.open(SUBJECT, &mut bytes.clone()).map(<[u8]>::to_vec);
+        assert_eq!(open(&seal_of(3, 1, (20, 10))), Err(OpenError::Forged), "a third node");
+        assert_eq!(open(&seal_of(2, 3, (20, 10))), Err(OpenError::Forged), "as if it came from a third node");
+        assert_eq!(open(&seal_of(2, 1, (21, 10))), Err(OpenError::Life));
+        assert_eq!(open(&seal_of(2, 1, (20, 11))), Err(OpenError::Life));
+        assert_eq!(open(&seal_of(1, 2, (20, 10))), Err(OpenError::Forged), "sent back");
+        assert!(Secret::new(&party(1).0, party(1).1, NodeId([0; 64])).is_none(), "no point of the curve");
+    }
+}

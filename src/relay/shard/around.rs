@@ -1,0 +1,570 @@
+//! Messages to and from nodes that are no neighbours (WIRE §6.4): each goes into the channel with its node, sealed, and
+//! stays there until that node has taken it.
+//!
+//! # Invariants
+//! - What is kept in a channel is sent again when a node on the way is lost, when no neighbour could take it, and when
+//!   nothing is heard of it for long.
+//! - What is in the channel of a node is older than what waits for a link to it. When one comes up, the channel's goes
+//!   first, and stays what it is.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use smallvec::SmallVec;
+
+use super::{
+    AckDue, Shard,
+    channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, read_numbers},
+    neighbour::forwarded_len,
+};
+use crate::{
+    relay::{
+        Outbound, Packet, ReactorId,
+        sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
+        snapshot::NodeRef,
+    },
+    wire::{
+        FrameRef, NodeId, RetainedFrame,
+        frame::HEAD_LEN_MAX,
+        node::{HEADER_LEN_MIN, Header, PacketType},
+    },
+};
+
+/// Channels that were let go and are remembered, so that nothing of them comes twice.
+pub(in crate::relay) const FLOORS_MAX: usize = 4_096;
+/// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
+pub(super) const SHARED_MAX: usize = 96;
+/// Bytes of a node's ticket before the content of a shared multicast.
+pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN + TAG_LEN;
+
+const _: () = assert!(HEADER_LEN_MIN + NodeId::LEN + SHARED_MAX * (NodeId::LEN + TICKET_LEN) <= HEAD_LEN_MAX);
+
+/// Nodes that no way leads to and of which something is remembered all the same, because something came from them:
+/// the network may not have been heard of them yet, or somebody invents them.
+pub const STRANGERS_MAX: usize = 256;
+/// Messages of a channel that are sent again at once when nothing is heard of them.
+const SENT_AGAIN_MAX: usize = 64;
+
+/// Which of what is kept is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// What no neighbour has taken.
+    Unsent,
+    /// The oldest.
+    Oldest,
+}
+
+impl Shard {
+    /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible. A
+    /// control payload is sent and forgotten.
+    pub(super) fn send_around(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        subject: Subject,
+        pieces: &[&[u8]],
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
+        let pieces = pieces.iter().copied().chain(frame.pieces());
+        self.sealed += 1;
+        let sealed_as = self.sealed;
+        let Some(channel) = self.channel(now, id, out) else { return false };
+        if !subject.packet_type.is_amop() {
+            let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
+            let is_sealed = channel.seal.seal(sealed_as, subject, &[], pieces, &mut sealed).is_some();
+            let packet = self.own_packet(id, subject, false);
+            return is_sealed && self.send_packet(now, id, packet, FrameRef::Slice(&sealed), out);
+        }
+        let before = channel.bytes().0;
+        let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
+        let (number, frame) = (kept.number, kept.frame());
+        self.kept_bytes += channel.bytes().0 - before;
+        self.want_node_tick(now);
+        self.send_kept(now, id, number, &frame, subject, false, out);
+        true
+    }
+
+    /// Seals a control payload for a node, however it is reached.
+    pub(super) fn seal_control(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        subject: Subject,
+        payload: &[u8],
+        out: &mut impl Outbound,
+    ) -> Option<Vec<u8>> {
+        self.sealed += 1;
+        let sealed_as = self.sealed;
+        let channel = self.channel(now, id, out)?;
+        let mut sealed = Vec::with_capacity(FRONT_LEN + payload.len() + TAG_LEN);
+        channel.seal.seal(sealed_as, subject, &[], std::iter::once(payload), &mut sealed)?;
+        Some(sealed)
+    }
+
+    /// Sends a multicast to several nodes over others, as one frame for each way that they are reached by. Gives those
+    /// that it was not sent to.
+    pub(super) fn send_shared(
+        &mut self,
+        now: Instant,
+        nodes: &[&NodeRef],
+        seq: u32,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> SmallVec<[NodeId; 2]> {
+        let mut refused = SmallVec::new();
+        self.sealed += 1;
+        let signer = self.shared.signer.as_ref();
+        let key = signer.map(|signer| signer.content_key(self.shared.incarnation(), self.id, self.sealed));
+        let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
+        // No extensions.
+        let key = key.and_then(|key| ContentKey::seal(key, &[0, 0], frame.pieces(), &mut content));
+        let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
+        let content = RetainedFrame::from_bytes(content.into());
+        let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
+        let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
+        for node in nodes {
+            match self.keep_shared(now, &node.id, seq, &key, &content, out) {
+                Some(ticket) => {
+                    tickets.extend_from_slice(&ticket);
+                    destinations.push(node.id);
+                }
+                None => refused.push(node.id),
+            }
+        }
+        let Some(first) = destinations.first() else { return refused };
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let packet = Packet { destinations: destinations.clone(), ..self.own_packet(first, subject, false) };
+        if !self.route(now, packet.clone(), content.behind(tickets.into()).as_shared(), None, out) {
+            self.not_passed(now, packet, FrameRef::Slice(&[]), out);
+        }
+        self.want_node_tick(now);
+        refused
+    }
+
+    /// Bytes that a frame for a node takes besides if it goes over others.
+    pub(super) fn sealed_len(&self, id: &NodeId) -> u64 {
+        match self.has_way_around(id) {
+            true => (2 * NodeId::LEN + FRONT_LEN + NUMBERS_LEN + TAG_LEN) as u64,
+            false => 0,
+        }
+    }
+
+    /// Bytes that a multicast for some nodes takes on the links that it leaves on.
+    pub(super) fn multicast_len(&self, nodes: &[(NodeRef, u32)], frame_len: usize) -> u64 {
+        let snapshot = self.shared.snapshot.load();
+        let mut shared: BTreeMap<(ReactorId, NodeId), u64> = BTreeMap::new();
+        let mut direct = 0;
+        for (node, _) in nodes {
+            match snapshot.paths.get(&node.id) {
+                Some(path) if path.hops > 1 => {
+                    let first = path.next.first().copied().unwrap_or(node.id);
+                    *shared.entry((node.reactor, first)).or_default() += 1;
+                }
+                _ => direct += 1,
+            }
+        }
+        let frames = direct + shared.len() as u64;
+        let nodes: u64 = shared.values().sum();
+        frames * forwarded_len(frame_len)
+            + nodes * (NodeId::LEN + TICKET_LEN) as u64
+            + shared.len() as u64 * (NodeId::LEN + TAG_LEN) as u64
+    }
+
+    /// Keeps a node's share of a multicast; gives its ticket.
+    fn keep_shared(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        seq: u32,
+        key: &ContentKey,
+        content: &RetainedFrame,
+        out: &mut impl Outbound,
+    ) -> Option<[u8; TICKET_LEN]> {
+        if !self.has_room(now, id, 2, self.kept_bytes) {
+            return None;
+        }
+        self.sealed += 1;
+        let sealed_as = self.sealed;
+        let channel = self.channel(now, id, out)?;
+        let before = channel.bytes().0;
+        let kept = channel.keep_shared(now, sealed_as, seq, key, content.clone())?;
+        let (number, ticket) = (kept.number, kept.sealed.as_ref().head().first_chunk().copied());
+        channel.note_sent(number, true);
+        self.kept_bytes += channel.bytes().0 - before;
+        ticket
+    }
+
+    /// Sends a frame of this node to another one; `false` if there is no way.
+    pub(super) fn send_packet(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        if self.is_linked(id) {
+            self.send_to_next(now, packet, *id, payload, out);
+            return true;
+        }
+        self.route(now, packet, payload, Some(id), out)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one message
+    fn send_kept(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        number: u64,
+        frame: &RetainedFrame,
+        subject: Subject,
+        again: bool,
+        out: &mut impl Outbound,
+    ) -> bool {
+        // It may be told that it was not sent before the call returns.
+        self.note_sent(id, number, true);
+        let is_sent = self.send_packet(now, id, self.own_packet(id, subject, again), frame.as_shared(), out);
+        if !is_sent {
+            self.note_sent(id, number, false);
+        }
+        is_sent
+    }
+
+    pub(super) fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
+        Packet::of_own(self.shared.id, *id, subject, again)
+    }
+
+    fn note_sent(&mut self, id: &NodeId, number: u64, is_sent: bool) {
+        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.note_sent(number, is_sent);
+        }
+    }
+
+    /// No neighbour took a message: it is sent again in a moment.
+    pub(super) fn handle_not_passed(&mut self, now: Instant, id: &NodeId, subject: Subject) {
+        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.note_not_sent(subject);
+            self.want_node_tick(now);
+        }
+    }
+
+    /// The channel with a node in the life that is known of it.
+    fn channel(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) -> Option<&mut Channel> {
+        if !self.peers.contains_key(id) {
+            let incarnation = self.shared.snapshot.load().paths.get(id)?.incarnation;
+            self.begin_peer(now, id, incarnation, out);
+        }
+        let peer = self.peers.get_mut(id)?;
+        if peer.channel.is_none() {
+            let life = peer.incarnation;
+            let floor = floor_of(self.floors.get(id), life)?;
+            let secret = self.shared.signer.as_ref()?.share_with(*id)?;
+            let seal = Seal::new(secret, self.shared.incarnation(), life)?;
+            peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed, floor)));
+        }
+        peer.channel.as_deref_mut()
+    }
+
+    /// Lets go of the channel with a node. Nothing of it is taken again.
+    pub(super) fn drop_channel(&mut self, id: &NodeId) {
+        let Some(mut channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.take()) else { return };
+        if let Some(timer) = channel.ack_timer.take() {
+            self.ack_timers.cancel(timer);
+        }
+        let (kept, held) = channel.bytes();
+        self.kept_bytes -= kept + held;
+        if self.floors.len() >= FLOORS_MAX
+            && !self.floors.contains_key(id)
+            && let Some(any) = self.floors.keys().next().copied()
+        {
+            self.floors.remove(&any);
+        }
+        self.floors.insert(*id, channel.floor());
+    }
+
+    /// A sealed payload for this node, at the home of its source.
+    pub(super) fn arrive(
+        &mut self,
+        now: Instant,
+        source: &NodeId,
+        subject: Subject,
+        sealed: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
+        let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
+        let content = (is_shared && bytes.len() >= TICKET_LEN).then(|| bytes.split_off(TICKET_LEN));
+        let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
+            return self.counters.sealed_refused.increment();
+        };
+        let floor = self.floors.get(source).map(|floor| floor.life);
+        let known = self.peers.get(source).map(|peer| peer.incarnation).max(floor);
+        if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
+            return self.counters.sealed_late.increment();
+        }
+        if !self.peers.contains_key(source) && !self.is_reached(source) && !self.has_room_for_stranger() {
+            return self.counters.strangers_refused.increment();
+        }
+        if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
+            return self.counters.sealed_refused.increment();
+        }
+        if subject.packet_type.is_amop() {
+            let read = read_numbers(subject, bytes).and_then(|(number, least, arrival)| match content {
+                Some(content) => Some((number, least, arrival.with_content(content)?)),
+                None => Some((number, least, arrival)),
+            });
+            return match read {
+                Some((number, least, arrival)) => self.accept(now, source, number, least, arrival, out),
+                None => self.counters.sealed_refused.increment(),
+            };
+        }
+        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        if !channel.is_new_control(sealed_as) {
+            return self.counters.duplicates_dropped.increment();
+        }
+        let payload = FrameRef::Slice(&bytes[FRONT_LEN..bytes.len() - TAG_LEN]);
+        match subject.packet_type {
+            PacketType::BROADCAST => self.handle_notice(now, source, payload, out),
+            PacketType::ACK => self.handle_channel_ack(now, source, payload),
+            _ => self.counters.unknown_packets.increment(),
+        }
+    }
+
+    fn is_reached(&self, id: &NodeId) -> bool {
+        self.neighbours.contains_key(id) || self.shared.snapshot.load().paths.contains_key(id)
+    }
+
+    fn has_room_for_stranger(&self) -> bool {
+        self.peers.values().filter(|peer| peer.lost_since.is_some()).count() < STRANGERS_MAX
+    }
+
+    /// Opens a payload in place. Only what opens makes a life of its source known.
+    fn open(
+        &mut self,
+        now: Instant,
+        source: &NodeId,
+        lives: Lives,
+        subject: Subject,
+        bytes: &mut [u8],
+        out: &mut impl Outbound,
+    ) -> Option<()> {
+        let peer = self.peers.get(source).filter(|peer| peer.incarnation == lives.source);
+        if let Some(channel) = peer.and_then(|peer| peer.channel.as_ref()) {
+            return channel.seal.open(subject, bytes).ok().map(|_| ());
+        }
+        let is_known_life = peer.is_some();
+        let secret = self.shared.signer.as_ref()?.share_with(*source)?;
+        let seal = Seal::new(secret, self.shared.incarnation(), lives.source)?;
+        seal.open(subject, bytes).ok()?;
+        if !is_known_life {
+            self.replace_life(now, source, lives.source, out);
+        }
+        let floor = floor_of(self.floors.get(source), lives.source)?;
+        let is_reached = self.is_reached(source);
+        if !is_reached {
+            self.want_node_tick(now);
+        }
+        let peer = self.peers.get_mut(source)?;
+        if !is_reached {
+            // Forgotten again unless a way to it becomes known.
+            peer.lost_since.get_or_insert(now);
+        }
+        // A number that is free, as none is sealed under the next one yet.
+        peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed + 1, floor)));
+        Some(())
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        source: &NodeId,
+        number: u64,
+        least: u64,
+        arrival: Arrival,
+        out: &mut impl Outbound,
+    ) {
+        let settings = &self.shared.settings;
+        let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
+        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let before = channel.bytes().1;
+        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.kept_bytes));
+        let len = arrival.payload.len();
+        let accepted = channel.accept(number, least, arrival, held_max);
+        self.kept_bytes = self.kept_bytes + channel.bytes().1 - before;
+        match accepted {
+            Accepted::InOrder(arrivals) => {
+                let arrivals = arrivals.into_iter().filter(|arrival| !arrival.payload.is_empty());
+                for Arrival { subject: Subject { packet_type, seq }, payload } in arrivals {
+                    let header = Header::direct(packet_type, seq);
+                    self.handle_amop(now, None, source, &header, FrameRef::Slice(&payload), out);
+                }
+            }
+            Accepted::Held => self.counters.held_for_order.increment(),
+            Accepted::Known => self.counters.duplicates_dropped.increment(),
+            Accepted::NoRoom => return self.counters.not_held_for_order.increment(),
+            Accepted::Malformed => return self.counters.sealed_refused.increment(),
+        }
+        self.note_accepted(now, source, len, out);
+    }
+
+    /// A message of a channel was taken, or came again: acknowledges when it is time.
+    fn note_accepted(&mut self, now: Instant, source: &NodeId, len: usize, out: &mut impl Outbound) {
+        let settings = &self.shared.settings;
+        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let (frames, bytes) = &mut channel.unacknowledged;
+        *frames += 1;
+        *bytes += len;
+        if *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max {
+            self.send_channel_ack(now, source, out);
+        } else if channel.ack_timer.is_none() {
+            channel.ack_timer = Some(self.ack_timers.start(now, AckDue::Channel(*source)));
+        }
+    }
+
+    pub(super) fn send_due_channel_ack(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.ack_timer = None;
+            self.send_channel_ack(now, id, out);
+        }
+    }
+
+    fn send_channel_ack(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        channel.unacknowledged = (0, 0);
+        let below = channel.taken_below().to_be_bytes();
+        if let Some(timer) = channel.ack_timer.take() {
+            self.ack_timers.cancel(timer);
+        }
+        let subject = Subject { packet_type: PacketType::ACK, seq: self.next_message() };
+        // One that is lost is sent again when the message comes again.
+        self.send_around(now, id, subject, &[&below], FrameRef::Slice(&[]), out);
+    }
+
+    fn handle_channel_ack(&mut self, now: Instant, id: &NodeId, payload: FrameRef<'_>) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(channel) = peer.channel.as_mut() else { return };
+        let Some(&below) = payload.head().first_chunk::<8>() else {
+            return self.counters.sealed_refused.increment();
+        };
+        let before = channel.bytes().0;
+        let Some(taken) = channel.acknowledge(now, u64::from_be_bytes(below)) else {
+            return self.counters.sealed_refused.increment();
+        };
+        self.kept_bytes -= before - channel.bytes().0;
+        for Subject { packet_type, seq } in taken {
+            if packet_type == PacketType::UNICAST {
+                peer.note_taken(seq);
+            }
+        }
+    }
+
+    /// Sends again what is kept for nodes that are no neighbours: all of it, where a node is lost that may have had it,
+    /// or where the way is another one. On the old one it may have come to a node that it cannot go back from.
+    pub(super) fn send_kept_of_all(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
+        let snapshot = self.shared.snapshot.load_full();
+        for id in self.kept_for() {
+            let (hops, next) = snapshot.paths.get(&id).map_or((0, &[][..]), |path| (path.hops, &path.next));
+            let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let is_new = channel.is_some_and(|channel| channel.is_way_new(hops, next));
+            let which = if is_node_lost || is_new { Which::All } else { Which::Unsent };
+            self.send_again(now, &id, which, out);
+        }
+    }
+
+    /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
+    pub(super) fn tick_channels(&mut self, now: Instant, out: &mut impl Outbound) {
+        for id in self.kept_for() {
+            let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now));
+            self.send_again(now, &id, if is_overdue { Which::Oldest } else { Which::Unsent }, out);
+        }
+    }
+
+    fn kept_for(&self) -> Vec<NodeId> {
+        let keeps = |channel: &Channel| channel.frames() > 0;
+        let peers = self.peers.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(keeps));
+        peers.map(|(id, _)| *id).collect()
+    }
+
+    fn send_again(&mut self, now: Instant, id: &NodeId, which: Which, out: &mut impl Outbound) {
+        let Some(channel) = self.peers.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
+        let is_chosen = |kept: &&Kept| which != Which::Unsent || !kept.is_sent;
+        let max = if which == Which::Oldest { SENT_AGAIN_MAX } else { usize::MAX };
+        let chosen: Vec<(u64, Subject, RetainedFrame)> = channel
+            .kept()
+            .filter(is_chosen)
+            .take(max)
+            .map(|kept| (kept.number, kept.subject, kept.frame()))
+            .collect();
+        for (number, subject, frame) in chosen {
+            if !self.send_kept(now, id, number, &frame, subject, true, out) {
+                return;
+            }
+            let elapsed = now.saturating_duration_since(self.shared.started);
+            self.shared.limiter.charge(elapsed, frame.len() as u64);
+            self.counters.frames_sent_again.increment();
+        }
+    }
+
+    /// Whether a way leads to a node whose home is here, and to which life of it.
+    pub(super) fn handle_reach(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        incarnation: Option<u64>,
+        out: &mut impl Outbound,
+    ) {
+        if self.is_neighbour(id) {
+            // Its links tell more, and earlier.
+            return;
+        }
+        match incarnation {
+            Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
+                self.replace_life(now, id, incarnation, out);
+            }
+            Some(_) => {
+                if let Some(peer) = self.peers.get_mut(id) {
+                    peer.lost_since = None;
+                }
+            }
+            None => {
+                self.fail_awaiting(now, id, out);
+                if !self.shared.admits(id) {
+                    self.drop_kept(id);
+                }
+                if let Some(peer) = self.peers.get_mut(id) {
+                    peer.lost_since = Some(now);
+                    self.want_node_tick(now);
+                }
+            }
+        }
+    }
+
+    /// Nothing of what is kept for a node goes there any more.
+    pub(super) fn drop_kept(&mut self, id: &NodeId) {
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        self.kept_bytes -= channel.bytes().0;
+        channel.drop_kept();
+    }
+
+    /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
+    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) {
+        let subject = Subject { packet_type: PacketType::UNICAST, seq };
+        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        let before = channel.bytes().0;
+        self.sealed += 1;
+        channel.void(self.sealed, subject);
+        self.kept_bytes = self.kept_bytes + channel.bytes().0 - before;
+        self.want_node_tick(now);
+    }
+}
+
+/// What is known of a life of a node whose channel was let go. `None` if that life is over.
+fn floor_of(floor: Option<&Floor>, life: u64) -> Option<Option<Floor>> {
+    match floor {
+        Some(floor) if floor.life > life => None,
+        floor => Some(floor.filter(|floor| floor.life == life).copied()),
+    }
+}

@@ -1,0 +1,576 @@
+//! What this node and one that is no neighbour send each other, whatever ways it takes (WIRE §6.4): numbered and sealed,
+//! kept until the other end has taken it, and taken there in the order of the numbers.
+//!
+//! A node on the way that dies, or drops what it has no room for, costs a repetition and no message; ways of different
+//! length do not change the order.
+//!
+//! # Invariants
+//! - What is kept has consecutive numbers. All below the least of them was taken, or comes by another way.
+//! - What is sent again are the same bytes, or nothing at all under the same number; the first that comes counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::{
+    relay::{
+        sealing::{ContentKey, FRONT_LEN, Seal, Subject, TAG_LEN},
+        timers::TimerKey,
+    },
+    wire::{NodeId, RetainedFrame, node::PacketType},
+};
+
+/// Bytes in a sealed message before its extensions: its number, and the least one that may still come.
+pub(super) const NUMBERS_LEN: usize = 16;
+/// Messages that came before their turn, from one node.
+pub(in crate::relay) const HELD_MAX: usize = 4_096;
+/// After so long without news of what is kept it is sent again, then after twice as long each time …
+const PATIENCE: Duration = Duration::from_secs(1);
+/// … up to this.
+const PATIENCE_MAX: Duration = Duration::from_secs(8);
+/// Control payloads that one node may have sent out of their order.
+const CONTROLS_MAX: usize = 64;
+
+/// Both directions between this node and another one, in one life of each.
+pub(super) struct Channel {
+    pub(super) seal: Seal,
+    next: u64,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+    /// When something was kept first, acknowledged or sent again.
+    since: Instant,
+    patience: Duration,
+    /// All below were taken.
+    expected: u64,
+    held: BTreeMap<u64, Arrival>,
+    held_bytes: usize,
+    controls: Controls,
+    /// Messages and bytes that were taken and not acknowledged.
+    pub(super) unacknowledged: (u64, usize),
+    pub(super) ack_timer: Option<TimerKey>,
+    /// The way to the other end when it was last looked at: links, and with which neighbours it begins.
+    way: (u8, SmallVec<[NodeId; 2]>),
+}
+
+/// A message that the other end may not have.
+pub(super) struct Kept {
+    pub(super) number: u64,
+    pub(super) subject: Subject,
+    /// Of a shared multicast, the ticket.
+    pub(super) sealed: RetainedFrame,
+    /// Of a shared multicast, what the ticket is for.
+    content: Option<RetainedFrame>,
+    /// Whether a neighbour took it.
+    pub(super) is_sent: bool,
+}
+
+impl Kept {
+    fn cost(&self) -> usize {
+        let content = self.content.as_ref().map_or(0, RetainedFrame::len);
+        self.sealed.len() + content + size_of::<Self>() + 64
+    }
+
+    /// What is sent.
+    pub(super) fn frame(&self) -> RetainedFrame {
+        match &self.content {
+            None => self.sealed.clone(),
+            Some(content) => {
+                let ticket: Vec<u8> = self.sealed.as_ref().pieces().flatten().copied().collect();
+                content.behind(ticket.into())
+            }
+        }
+    }
+}
+
+/// A message of the other end, opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Arrival {
+    pub(super) subject: Subject,
+    /// Extensions and frame.
+    pub(super) payload: Bytes,
+}
+
+impl Arrival {
+    /// Opens what a ticket is for. `None` if it is no ticket for that.
+    pub(super) fn with_content(self, mut content: Vec<u8>) -> Option<Self> {
+        ContentKey::decode(&self.payload)?.open(&mut content).ok()?;
+        content.truncate(content.len() - TAG_LEN);
+        let subject = Subject { packet_type: PacketType::MULTICAST, ..self.subject };
+        Some(Self { subject, payload: content.into() })
+    }
+
+    fn cost(&self) -> usize {
+        self.payload.len() + size_of::<Self>() + 64
+    }
+}
+
+/// What becomes of a message that came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    /// These are to be taken now.
+    InOrder(SmallVec<[Arrival; 2]>),
+    /// It waits for those before it.
+    Held,
+    /// It came before.
+    Known,
+    /// It waits for too many.
+    NoRoom,
+    /// Its numbers contradict each other.
+    Malformed,
+}
+
+/// What has to be remembered of a channel that is let go, so that nothing of it can come again.
+#[derive(Clone, Copy)]
+pub(super) struct Floor {
+    pub(super) life: u64,
+    expected: u64,
+    control: Option<u64>,
+}
+
+/// Which control payloads came, by the number that they are sealed under.
+#[derive(Default)]
+struct Controls {
+    seen: BTreeSet<u64>,
+    /// None up to this is taken.
+    floor: Option<u64>,
+}
+
+impl Controls {
+    fn is_new(&mut self, number: u64) -> bool {
+        if self.floor.is_some_and(|floor| number <= floor) || !self.seen.insert(number) {
+            return false;
+        }
+        if self.seen.len() > CONTROLS_MAX {
+            self.floor = self.seen.pop_first();
+        }
+        true
+    }
+}
+
+impl Channel {
+    /// `first` is a number that no message had in these lives of the two nodes.
+    pub(super) fn new(now: Instant, seal: Seal, first: u64, floor: Option<Floor>) -> Self {
+        Self {
+            seal,
+            next: first,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            since: now,
+            patience: PATIENCE,
+            expected: floor.map_or(0, |floor| floor.expected),
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            controls: Controls { floor: floor.and_then(|floor| floor.control), ..Controls::default() },
+            unacknowledged: (0, 0),
+            ack_timer: None,
+            way: (0, SmallVec::new()),
+        }
+    }
+
+    /// Whether the way to the other end is another one than when it was last looked at.
+    pub(super) fn is_way_new(&mut self, hops: u8, next: &[NodeId]) -> bool {
+        let is_new = (self.way.0, self.way.1.as_slice()) != (hops, next);
+        if is_new {
+            self.way = (hops, next.into());
+        }
+        is_new
+    }
+
+    pub(super) fn floor(&self) -> Floor {
+        let control = self.controls.seen.last().copied().or(self.controls.floor);
+        Floor { life: self.seal.other_incarnation(), expected: self.expected, control }
+    }
+
+    /// Messages that are kept.
+    pub(super) fn frames(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Memory of what is kept, and of what is held.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        (self.kept_bytes, self.held_bytes)
+    }
+
+    /// Seals a message under a number of the node's that none was sealed under, and keeps it.
+    pub(super) fn keep<'a>(
+        &mut self,
+        now: Instant,
+        sealed_as: u64,
+        subject: Subject,
+        pieces: impl Iterator<Item = &'a [u8]>,
+        len: usize,
+    ) -> Option<&Kept> {
+        let number = self.next;
+        let least = self.kept.front().map_or(number, |kept| kept.number);
+        let sealed = self.seal_numbered(sealed_as, subject, (number, least), pieces, len)?;
+        if self.kept.is_empty() {
+            (self.since, self.patience) = (now, PATIENCE);
+        }
+        self.next += 1;
+        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
+        self.kept_bytes += kept.cost();
+        self.kept.push_back(kept);
+        self.kept.back()
+    }
+
+    fn seal_numbered<'a>(
+        &self,
+        sealed_as: u64,
+        subject: Subject,
+        (number, least): (u64, u64),
+        pieces: impl Iterator<Item = &'a [u8]>,
+        len: usize,
+    ) -> Option<RetainedFrame> {
+        let mut numbers = [0; NUMBERS_LEN];
+        numbers[..8].copy_from_slice(&number.to_be_bytes());
+        numbers[8..].copy_from_slice(&least.to_be_bytes());
+        let mut sealed = Vec::with_capacity(FRONT_LEN + NUMBERS_LEN + len + TAG_LEN);
+        self.seal.seal(sealed_as, subject, &numbers, pieces, &mut sealed)?;
+        Some(RetainedFrame::from_bytes(sealed.into()))
+    }
+
+    /// The same with a ticket for a content that several nodes get.
+    pub(super) fn keep_shared(
+        &mut self,
+        now: Instant,
+        sealed_as: u64,
+        seq: u32,
+        key: &ContentKey,
+        content: RetainedFrame,
+    ) -> Option<&Kept> {
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let key = key.encode();
+        self.keep(now, sealed_as, subject, std::iter::once(&key[..]), key.len())?;
+        let kept = self.kept.back_mut()?;
+        self.kept_bytes += content.len();
+        kept.content = Some(content);
+        Some(kept)
+    }
+
+    /// What is kept, for sending it again.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.kept.iter()
+    }
+
+    /// The same when a link to the other end has come up, over which all of it is sent.
+    pub(super) fn send_all_kept(&mut self) -> Vec<(Subject, RetainedFrame)> {
+        let send = |kept: &mut Kept| {
+            kept.is_sent = true;
+            (kept.subject, kept.frame())
+        };
+        self.kept.iter_mut().map(send).collect()
+    }
+
+    pub(super) fn note_sent(&mut self, number: u64, is_sent: bool) {
+        let Some(first) = self.kept.front().map(|kept| kept.number) else { return };
+        let index = number.checked_sub(first).map(|index| index as usize);
+        if let Some(kept) = index.and_then(|index| self.kept.get_mut(index)) {
+            kept.is_sent = is_sent;
+        }
+    }
+
+    /// The same by the message's number at this node.
+    pub(super) fn note_not_sent(&mut self, subject: Subject) {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.subject == subject) {
+            kept.is_sent = false;
+        }
+    }
+
+    /// Forgets what is kept. The other end need not wait for it: it hears of the least number that may come.
+    pub(super) fn drop_kept(&mut self) {
+        self.kept.clear();
+        self.kept_bytes = 0;
+    }
+
+    /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
+    /// Should it have been taken already, it stays so.
+    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) {
+        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return };
+        let number = self.kept[index].number;
+        let least = self.kept.front().map_or(number, |kept| kept.number);
+        if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
+            let kept = &mut self.kept[index];
+            self.kept_bytes -= kept.cost();
+            (kept.sealed, kept.is_sent) = (sealed, false);
+            self.kept_bytes += kept.cost();
+        }
+    }
+
+    /// The other end has taken all messages below a number; gives which. `None` if they were never sent.
+    pub(super) fn acknowledge(&mut self, now: Instant, below: u64) -> Option<Vec<Subject>> {
+        if below > self.next {
+            return None;
+        }
+        let mut taken = Vec::new();
+        while self.kept.front().is_some_and(|kept| kept.number < below)
+            && let Some(kept) = self.kept.pop_front()
+        {
+            self.kept_bytes -= kept.cost();
+            taken.push(kept.subject);
+        }
+        if !taken.is_empty() {
+            (self.since, self.patience) = (now, PATIENCE);
+        }
+        Some(taken)
+    }
+
+    /// Whether there was no news of what is kept for too long; asks for more patience the next time.
+    pub(super) fn is_overdue(&mut self, now: Instant) -> bool {
+        let is_overdue = !self.kept.is_empty() && now.saturating_duration_since(self.since) >= self.patience;
+        if is_overdue {
+            self.since = now;
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        }
+        is_overdue
+    }
+
+    /// A message of the other end came: its number, and the least one that may still come. Bytes of memory may be held
+    /// for others up to a bound.
+    pub(super) fn accept(
+        &mut self,
+        number: u64,
+        least: u64,
+        arrival: Arrival,
+        held_bytes_max: usize,
+    ) -> Accepted {
+        // Beyond the highest nothing could be counted.
+        if least > number || number == u64::MAX {
+            return Accepted::Malformed;
+        }
+        let mut in_order = SmallVec::new();
+        if least > self.expected {
+            let later = self.held.split_off(&least);
+            in_order.extend(std::mem::replace(&mut self.held, later).into_values());
+            self.expected = least;
+        }
+        let held = if number < self.expected || self.held.contains_key(&number) {
+            Accepted::Known
+        } else if number > self.expected
+            && (self.held.len() >= HELD_MAX || self.held_bytes + arrival.cost() > held_bytes_max)
+        {
+            Accepted::NoRoom
+        } else {
+            self.held_bytes += arrival.cost();
+            self.held.insert(number, arrival);
+            Accepted::Held
+        };
+        while let Some(arrival) = self.held.remove(&self.expected) {
+            self.expected += 1;
+            in_order.push(arrival);
+        }
+        self.held_bytes -= in_order.iter().map(Arrival::cost).sum::<usize>();
+        if in_order.is_empty() { held } else { Accepted::InOrder(in_order) }
+    }
+
+    /// All messages of the other end below this were taken.
+    pub(super) fn taken_below(&self) -> u64 {
+        self.expected
+    }
+
+    /// Whether a control payload sealed under that number did not come before.
+    pub(super) fn is_new_control(&mut self, sealed_as: u64) -> bool {
+        self.controls.is_new(sealed_as)
+    }
+}
+
+/// What is between the front with the numbers and the tag.
+fn payload_of(opened: Vec<u8>) -> Bytes {
+    let end = opened.len() - TAG_LEN;
+    Bytes::from(opened).slice(FRONT_LEN + NUMBERS_LEN..end)
+}
+
+/// A message as it was opened in place: its numbers, and the rest. `None` if it is too short.
+pub(super) fn read_numbers(subject: Subject, opened: Vec<u8>) -> Option<(u64, u64, Arrival)> {
+    let numbers: &[u8; NUMBERS_LEN] = opened.get(FRONT_LEN..opened.len() - TAG_LEN)?.first_chunk()?;
+    let [number, least] = [0, 8].map(|at| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&numbers[at..at + 8]);
+        u64::from_be_bytes(bytes)
+    });
+    Some((number, least, Arrival { subject, payload: payload_of(opened) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::signing::NodeSigner;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn seal(own: u8, other: u8) -> Seal {
+        let signer = |number: u8| NodeSigner::from_secret_bytes(&[number; 32]).unwrap();
+        Seal::new(signer(own).share_with(signer(other).id()).unwrap(), 1, 1).unwrap()
+    }
+
+    struct Pair {
+        now: Instant,
+        sender: Channel,
+        receiver: Channel,
+        sealed: u64,
+    }
+
+    fn pair() -> Pair {
+        let now = Instant::now();
+        let sender = Channel::new(now, seal(1, 2), 70, None);
+        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, None), sealed: 70 }
+    }
+
+    fn subject(seq: u32) -> Subject {
+        Subject { packet_type: PacketType::MULTICAST, seq }
+    }
+
+    impl Pair {
+        /// Sends; gives the sealed bytes.
+        fn send(&mut self, seq: u32) -> Vec<u8> {
+            self.sealed += 1;
+            let text = seq.to_string();
+            let pieces = std::iter::once(text.as_bytes());
+            let kept = self.sender.keep(self.now, self.sealed, subject(seq), pieces, text.len()).unwrap();
+            kept.sealed.as_ref().pieces().flatten().copied().collect()
+        }
+
+        /// Whose turn it is after a message came.
+        fn accept(&mut self, seq: u32, sealed: &[u8]) -> Result<Vec<u32>, Accepted> {
+            let mut bytes = sealed.to_vec();
+            self.receiver.seal.open(subject(seq), &mut bytes).unwrap();
+            let (number, least, arrival) = read_numbers(subject(seq), bytes).unwrap();
+            match self.receiver.accept(number, least, arrival, 1 << 20) {
+                Accepted::InOrder(arrivals) => {
+                    let seqs = arrivals.iter().map(|arrival| {
+                        assert_eq!(arrival.payload, arrival.subject.seq.to_string());
+                        arrival.subject.seq
+                    });
+                    Ok(seqs.collect())
+                }
+                other => Err(other),
+            }
+        }
+    }
+
+    #[test]
+    fn messages_are_taken_once_and_in_order_in_whatever_order_they_come() {
+        let mut pair = pair();
+        let sealed: Vec<Vec<u8>> = (0..5).map(|seq| pair.send(seq)).collect();
+        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
+        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::Held));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
+        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::Known));
+        assert_eq!(pair.accept(0, &sealed[0]), Err(Accepted::Known));
+        assert_eq!(pair.accept(1, &sealed[1]), Ok(vec![1, 2, 3]));
+        assert_eq!(pair.accept(4, &sealed[4]), Ok(vec![4]));
+        assert_eq!(pair.receiver.bytes(), (0, 0));
+        let below = pair.receiver.taken_below();
+        assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 5);
+        assert_eq!(pair.sender.bytes(), (0, 0));
+        assert_eq!(pair.sender.acknowledge(pair.now, below + 1), None, "it was never sent");
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_not_waited_for() {
+        let mut pair = pair();
+        let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
+        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
+        pair.sender.void(1_000, subject(1));
+        let void = &pair.sender.kept[1];
+        assert!(!void.is_sent && void.sealed.len() == FRONT_LEN + NUMBERS_LEN + TAG_LEN);
+        let mut bytes: Vec<u8> = void.sealed.as_ref().pieces().flatten().copied().collect();
+        pair.receiver.seal.open(subject(1), &mut bytes).unwrap();
+        let (number, least, arrival) = read_numbers(subject(1), bytes).unwrap();
+        assert!(arrival.payload.is_empty());
+        let Accepted::InOrder(arrivals) = pair.receiver.accept(number, least, arrival, 0) else { panic!() };
+        assert_eq!(arrivals.iter().map(|arrival| arrival.subject.seq).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Known), "the message itself comes too late");
+        assert_eq!(pair.accept(3, &sealed[3]), Ok(vec![3]));
+        let below = pair.receiver.taken_below();
+        assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 4);
+        assert_eq!(pair.sender.bytes(), (0, 0));
+    }
+
+    #[test]
+    fn all_below_the_least_number_that_may_come_counts_as_taken() {
+        let mut pair = pair();
+        let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
+        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
+        // As if the acknowledgement of them came another way.
+        pair.sender.acknowledge(pair.now, 74).unwrap();
+        let next = pair.send(4);
+        assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was held is taken with it");
+        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Known), "too late");
+    }
+
+    #[test]
+    fn a_channel_that_is_taken_up_again_takes_nothing_that_it_took_before() {
+        let mut pair = pair();
+        let sealed: Vec<Vec<u8>> = (0..3).map(|seq| pair.send(seq)).collect();
+        for (seq, sealed) in (0..).zip(&sealed) {
+            pair.accept(seq, sealed).unwrap();
+        }
+        assert!(pair.receiver.is_new_control(9));
+        let floor = pair.receiver.floor();
+        pair.receiver = Channel::new(pair.now, seal(2, 1), 50, Some(floor));
+        for (seq, sealed) in (0..).zip(&sealed) {
+            assert_eq!(pair.accept(seq, sealed), Err(Accepted::Known));
+        }
+        assert!(!pair.receiver.is_new_control(9));
+        assert!(pair.receiver.is_new_control(10));
+        // The sender forgets, too; its numbers go on.
+        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, None);
+        let next = pair.send(3);
+        assert_eq!(pair.accept(3, &next), Ok(vec![3]));
+    }
+
+    #[test]
+    fn what_comes_before_its_turn_is_held_within_bounds() {
+        let mut pair = pair();
+        let first = pair.send(0);
+        pair.accept(0, &first).unwrap();
+        pair.send(1);
+        for seq in 2..2 + HELD_MAX as u32 {
+            let sealed = pair.send(seq);
+            assert_eq!(pair.accept(seq, &sealed), Err(Accepted::Held));
+        }
+        let sealed = pair.send(9_999);
+        assert_eq!(pair.accept(9_999, &sealed), Err(Accepted::NoRoom));
+        let arrival = Arrival { subject: subject(1), payload: Bytes::from_static(&[0; 100]) };
+        assert_eq!(pair.receiver.accept(1 << 40, 0, arrival, 99), Accepted::NoRoom);
+        let arrival = Arrival { subject: subject(1), payload: Bytes::new() };
+        assert_eq!(pair.receiver.accept(5, 6, arrival, 99), Accepted::Malformed);
+    }
+
+    #[test]
+    fn control_payloads_are_taken_once_each_within_some_disorder() {
+        let mut controls = Controls::default();
+        for number in [5, 3, 4, 900, 2] {
+            assert!(controls.is_new(number));
+            assert!(!controls.is_new(number));
+        }
+        (1_000..1_000 + CONTROLS_MAX as u64).for_each(|number| assert!(controls.is_new(number)));
+        for number in [0, 2, 5, 900, 1_000] {
+            assert!(!controls.is_new(number), "{number}");
+        }
+        assert!(controls.is_new(2_000));
+    }
+
+    #[test]
+    fn patience_grows_while_nothing_is_heard_and_begins_anew_with_news() {
+        let mut pair = pair();
+        assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND), "nothing is kept");
+        pair.send(0);
+        pair.send(1);
+        let mut at = pair.now;
+        for wait in [1, 2, 4, 8, 8] {
+            assert!(!pair.sender.is_overdue(at + wait * SECOND - SECOND / 10));
+            at += wait * SECOND;
+            assert!(pair.sender.is_overdue(at));
+        }
+        assert_eq!(pair.sender.acknowledge(at, 71).unwrap(), [subject(0)]);
+        assert!(!pair.sender.is_overdue(at + SECOND / 2));
+        assert!(pair.sender.is_overdue(at + SECOND));
+    }
+}

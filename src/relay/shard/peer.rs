@@ -1,0 +1,265 @@
+//! Another node as the other end of messages, whatever way they take: which life of it, whose answers are awaited from
+//! it, what it sent before (WIRE §6.2).
+//!
+//! # Invariants
+//! - A peer is there as long as there is something to know of it: a neighbour of that id, or another way to it.
+//! - What is here is of one life of the node.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use ahash::{AHashMap, RandomState};
+
+use super::{Shard, channel::Channel};
+use crate::{
+    relay::{
+        CloseReason, MeshMessage, Outbound, ReactorId, RequestId, allowance::Allowance, counters::Counters,
+        ping::ANSWERS_PER_SECOND_MAX, trace::QUESTIONS_PER_SECOND_MAX,
+    },
+    wire::{FrameRef, NodeId, node::PacketType},
+};
+
+/// Another node whose home is this shard.
+pub(super) struct Peer {
+    pub(super) incarnation: u64,
+    awaiting: AHashMap<u32, Awaiting>,
+    identities: Identities,
+    /// How often it may ask about messages.
+    pub(super) questions: Allowance,
+    /// How often its pings are answered.
+    pub(super) pings: Allowance,
+    /// For what goes over other nodes; made when it is needed.
+    pub(super) channel: Option<Box<Channel>>,
+    /// Since when no way leads to it, if it is no neighbour.
+    pub(super) lost_since: Option<Instant>,
+}
+
+/// A unicast that the node has, or will have.
+struct Awaiting {
+    coordinator: ReactorId,
+    request: RequestId,
+    taken: bool,
+}
+
+/// Memory of an awaited answer with its key, in bytes.
+pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
+/// Memory of a message's identity, in bytes.
+pub(super) const IDENTITY_LEN: usize = size_of::<(Instant, Identity)>();
+
+/// Packet type and number of a message.
+type Identity = (i16, u32);
+
+/// Messages of the node that were taken: repeats are dropped.
+struct Identities {
+    known: AHashMap<Identity, ()>,
+    order: VecDeque<(Instant, Identity)>,
+}
+
+/// How many identities of one node are remembered, and how long.
+struct IdentityBounds {
+    max: usize,
+    memory: Duration,
+}
+
+impl Identities {
+    fn new(hashing: RandomState) -> Self {
+        Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
+    }
+
+    /// Whether the message is new; remembers it if so.
+    fn insert(
+        &mut self,
+        now: Instant,
+        identity: Identity,
+        bounds: &IdentityBounds,
+        counters: &Counters,
+    ) -> bool {
+        while let Some(&(taken, identity)) = self.order.front() {
+            let expired = now.saturating_duration_since(taken) > bounds.memory;
+            if !expired && self.order.len() < bounds.max {
+                break;
+            }
+            if !expired {
+                counters.identities_forgotten.increment();
+            }
+            self.order.pop_front();
+            self.known.remove(&identity);
+        }
+        let new = self.known.insert(identity, ()).is_none();
+        if new {
+            self.order.push_back((now, identity));
+        }
+        new
+    }
+}
+
+impl Peer {
+    /// A node in one life of it, of which nothing else is known.
+    pub(super) fn new(now: Instant, incarnation: u64, hashing: &RandomState) -> Self {
+        Self {
+            incarnation,
+            awaiting: AHashMap::with_hasher(hashing.clone()),
+            identities: Identities::new(hashing.clone()),
+            questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
+            pings: Allowance::new(now, ANSWERS_PER_SECOND_MAX),
+            channel: None,
+            lost_since: None,
+        }
+    }
+
+    pub(super) fn awaiting(&self) -> usize {
+        self.awaiting.len()
+    }
+
+    /// Whether it has to be looked at from time to time.
+    pub(super) fn needs_looks(&self) -> bool {
+        self.lost_since.is_some() || self.channel.as_ref().is_some_and(|channel| channel.frames() > 0)
+    }
+
+    pub(super) fn identities(&self) -> usize {
+        self.identities.order.len()
+    }
+
+    /// A unicast was sent to it.
+    pub(super) fn await_answer(&mut self, message: u32, coordinator: ReactorId, request: RequestId) {
+        self.awaiting.insert(message, Awaiting { coordinator, request, taken: false });
+    }
+
+    /// A unicast was taken by it.
+    pub(super) fn note_taken(&mut self, message: u32) {
+        if let Some(awaiting) = self.awaiting.get_mut(&message) {
+            awaiting.taken = true;
+        }
+    }
+}
+
+impl Shard {
+    /// Takes up a node in one life of it; nothing of another one stays, and what waits for that fails.
+    pub(super) fn begin_peer(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        incarnation: u64,
+        out: &mut impl Outbound,
+    ) {
+        self.forget_peer(now, id, out);
+        self.peers.insert(*id, Peer::new(now, incarnation, &self.hashing));
+    }
+
+    pub(super) fn forget_peer(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        self.fail_awaiting(now, id, out);
+        self.drop_channel(id);
+        if let Some(peer) = self.peers.remove(id) {
+            self.identities -= peer.identities();
+        }
+    }
+
+    /// A later life of a node is heard of: what waits for the one before fails.
+    pub(super) fn replace_life(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        incarnation: u64,
+        out: &mut impl Outbound,
+    ) {
+        if self.neighbours.contains_key(id) {
+            self.give_up_node(now, id, CloseReason::Replaced, out);
+            self.forget_neighbour(now, id, out);
+        }
+        self.begin_peer(now, id, incarnation, out);
+    }
+
+    /// Lets go of nodes that no way led to for long.
+    pub(super) fn tick_peers(&mut self, now: Instant, out: &mut impl Outbound) {
+        let memory = self.shared.settings.identity_memory;
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= memory;
+        let gone: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peer.lost_since.is_some_and(is_over) && !self.neighbours.contains_key(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.forget_peer(now, &id, out);
+        }
+    }
+
+    /// A node on the way has taken a unicast.
+    pub(super) fn note_taken_on_the_way(&mut self, id: &NodeId, message: u32) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.note_taken(message);
+        }
+    }
+
+    /// What waits for a node's answers fails. What it sent is remembered, for the case that only the ways to it were
+    /// gone.
+    pub(super) fn fail_awaiting(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let awaiting: Vec<(u32, Awaiting)> = peer.awaiting.drain().collect();
+        for (message, Awaiting { coordinator, request, taken }) in awaiting {
+            self.void_unicast(now, id, message);
+            if coordinator == self.id {
+                self.handle_forward_failed(now, request, message, taken, out);
+            } else {
+                let failed = MeshMessage::ForwardFailed { request, message, taken };
+                out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
+            }
+        }
+    }
+
+    /// Whether a message of the node is new; remembers it if so.
+    pub(super) fn is_new_message(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        packet_type: PacketType,
+        message: u32,
+    ) -> bool {
+        let settings = &self.shared.settings;
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let before = peer.identities();
+        // When all nodes together have their maximum, each keeps what it has, its newest.
+        let max = match self.identities < settings.all_identities_max {
+            true => settings.identities_max,
+            false => before.clamp(1, settings.identities_max),
+        };
+        let bounds = IdentityBounds { max, memory: settings.identity_memory };
+        let new = peer.identities.insert(now, (packet_type.0, message), &bounds, &self.counters);
+        self.identities = self.identities + peer.identities() - before;
+        if !new {
+            self.counters.duplicates_dropped.increment();
+        }
+        new
+    }
+
+    /// A response of the node: whose request it answers. One that no session gave leaves the door open for a
+    /// late answer if `may_follow`.
+    pub(super) fn take_awaiting(
+        &mut self,
+        id: &NodeId,
+        message: u32,
+        may_follow: bool,
+    ) -> Option<(ReactorId, RequestId)> {
+        let peer = self.peers.get_mut(id)?;
+        if may_follow {
+            let awaiting = peer.awaiting.get_mut(&message)?;
+            awaiting.taken = true;
+            return Some((awaiting.coordinator, awaiting.request));
+        }
+        peer.awaiting.remove(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
+    }
+
+    /// The request is over; tells which it was and whether the node had taken it.
+    pub(super) fn forget_forward(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        message: u32,
+    ) -> Option<(RequestId, bool)> {
+        let awaiting = self.peers.get_mut(id)?.awaiting.remove(&message)?;
+        self.void_unicast(now, id, message);
+        Some((awaiting.request, awaiting.taken))
+    }
+}

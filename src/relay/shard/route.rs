@@ -1,0 +1,431 @@
+//! Frames over more than one link (WIRE §6.4): sealed for their destination, passed on from neighbour to neighbour.
+//!
+//! ```text
+//!  home of the destination: seal ─► next hop ─► home of that neighbour: window, link
+//!  link of a neighbour ─► for us? ─► home of the source: open, as if it had come over a link to it
+//!                           └ else ─► next hop ─► home of that neighbour: window, link
+//! ```
+//!
+//! # Invariants
+//! - A frame never goes back to the neighbour that it came from.
+//! - What waits in the window of a neighbour whose link is lost goes over another way as soon as there is one, in its
+//!   order, under the same identity.
+
+use std::{collections::VecDeque, time::Instant};
+
+use smallvec::SmallVec;
+
+use super::{
+    Shard,
+    around::{SHARED_MAX, TICKET_LEN},
+    neighbour::Sent,
+};
+use crate::{
+    relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
+    wire::{
+        FrameRef, NodeId, RetainedFrame,
+        node::{
+            FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route,
+        },
+        private::WayEnd,
+    },
+};
+
+/// Frames for other nodes that wait for a way …
+pub(in crate::relay) const PARKED_MAX: usize = 4_096;
+/// … and bytes of them.
+pub(in crate::relay) const PARKED_BYTES_MAX: usize = 16 << 20;
+/// Neighbours that a frame is to go to here one after the other, while none of them can take it.
+const TRIES_MAX: u8 = 4;
+
+/// Frames for other nodes that no way leads to just now: the network has changed, and not all have heard of it.
+#[derive(Default)]
+pub(super) struct Parked {
+    frames: VecDeque<(Instant, Packet, RetainedFrame)>,
+    bytes: usize,
+}
+
+impl Parked {
+    fn holds(&self, destinations: &[NodeId]) -> bool {
+        let waits = |packet: &Packet| packet.destinations.iter().any(|id| destinations.contains(id));
+        self.frames.iter().any(|(_, packet, _)| waits(packet))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// `false` if there is no room.
+    fn push(&mut self, now: Instant, packet: Packet, payload: FrameRef<'_>) -> bool {
+        if self.frames.len() >= PARKED_MAX || self.bytes + payload.len() > PARKED_BYTES_MAX {
+            return false;
+        }
+        self.bytes += payload.len();
+        self.frames.push_back((now, packet, payload.retain()));
+        true
+    }
+}
+
+impl Packet {
+    /// A message of this node.
+    pub(super) fn of_own(own: NodeId, destination: NodeId, subject: Subject, again: bool) -> Self {
+        Self {
+            source: own,
+            destinations: smallvec::smallvec![destination],
+            packet_type: subject.packet_type,
+            seq: subject.seq,
+            hops_left: HOPS_MAX,
+            again,
+            is_probe: false,
+            from: None,
+            tries: 0,
+        }
+    }
+
+    /// Its header before a payload of so many bytes.
+    pub(super) fn head(&self, payload_len: usize) -> SmallVec<[u8; 128]> {
+        let mut head = SmallVec::new();
+        let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
+        let header = Header {
+            packet_type: self.packet_type,
+            seq: self.seq,
+            hops_left: self.hops_left,
+            flags: FLAG_SEALED
+                | if self.again { FLAG_SENT_AGAIN } else { 0 }
+                | if self.is_probe { FLAG_PROBE } else { 0 },
+            route: Route::Named { source: &self.source.0, destinations: &destinations },
+        };
+        header.encode_into(payload_len, &mut head);
+        head
+    }
+
+    /// The part of a shared multicast for some of its destinations, which are given by their index.
+    fn part(&self, indices: &[usize], payload: FrameRef<'_>) -> (Self, RetainedFrame) {
+        let destinations = indices.iter().filter_map(|&index| self.destinations.get(index).copied());
+        let packet = Self { destinations: destinations.collect(), ..self.clone() };
+        (packet, part_of(payload, self.destinations.len(), indices))
+    }
+}
+
+/// The destinations of a packet, by index, that have their next hop in common.
+type Part = (Option<NodeId>, SmallVec<[usize; 4]>);
+
+/// The tickets with some indices of so many, and the content behind them.
+fn part_of(payload: FrameRef<'_>, tickets: usize, indices: &[usize]) -> RetainedFrame {
+    let (all, _) = payload.head().as_chunks::<TICKET_LEN>();
+    let chosen: Vec<u8> = indices.iter().filter_map(|&index| all.get(index)).flatten().copied().collect();
+    payload.advance(tickets * TICKET_LEN).retain().behind(chosen.into())
+}
+
+impl Shard {
+    /// Whether messages for a node can go over others.
+    pub(super) fn has_way_around(&self, id: &NodeId) -> bool {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.paths.get(id).is_some_and(|path| path.next.iter().any(|next| next != id))
+    }
+
+    /// The neighbour that a frame goes to next. All that one node sends to another one takes one way, so that order holds;
+    /// what different ones send is spread over all shortest ways.
+    fn next_hop(&self, packet: &Packet, destination: &NodeId, except: Option<&NodeId>) -> Option<NodeId> {
+        let snapshot = self.shared.snapshot.load();
+        let path = snapshot.paths.get(destination)?;
+        let can = |next: &&NodeId| Some(*next) != except && Some(*next) != packet.from.as_ref();
+        let count = path.next.iter().filter(can).count();
+        let flow = packet.source.0.last_chunk::<4>()?.iter().chain(destination.0.last_chunk::<4>()?);
+        let flow = flow.fold(0, |flow: usize, byte| flow.wrapping_mul(31).wrapping_add((*byte).into()));
+        path.next.iter().filter(can).nth(flow.checked_rem(count)?).copied()
+    }
+
+    /// Sends a frame on; `false` if there is no way.
+    pub(super) fn route(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        except: Option<&NodeId>,
+        out: &mut impl Outbound,
+    ) -> bool {
+        let mut parts: SmallVec<[Part; 4]> = SmallVec::new();
+        for (index, destination) in packet.destinations.iter().enumerate() {
+            let next = self.next_hop(&packet, destination, except);
+            match parts.iter_mut().find(|(other, _)| *other == next) {
+                Some((_, indices)) => indices.push(index),
+                None => parts.push((next, smallvec::smallvec![index])),
+            }
+        }
+        match parts.as_slice() {
+            [(None, _)] => return false,
+            [(Some(next), _)] => {
+                self.send_to_next(now, packet, *next, payload, out);
+                return true;
+            }
+            _ => {}
+        }
+        // The ways of its destinations part here.
+        for (next, indices) in parts {
+            let (part, payload) = packet.part(&indices, payload);
+            match next {
+                Some(next) => self.send_to_next(now, part, next, payload.as_shared(), out),
+                None => self.not_passed(now, part, payload.as_shared(), out),
+            }
+        }
+        true
+    }
+
+    pub(super) fn send_to_next(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        next: NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        if packet.from.is_some() && packet.tries == 0 && !packet.again {
+            let ids = 1 + packet.destinations.len();
+            let len = (HEADER_LEN_MIN + ids * NodeId::LEN + payload.len()) as u64;
+            self.counters.relayed_bytes.add(len);
+            if packet.packet_type.is_amop() {
+                let elapsed = now.saturating_duration_since(self.shared.started);
+                self.shared.limiter.charge(elapsed, len);
+                self.counters.bandwidth_charged_bytes.add(len);
+            }
+        }
+        let home = home_reactor(&next, self.shared.reactors);
+        if home == self.id {
+            self.pass(now, packet, next, payload, out);
+        } else {
+            let pass = MeshMessage::Pass { packet: Box::new(packet), next: Box::new(next) };
+            out.to_reactor(home, pass, payload);
+        }
+    }
+
+    /// Sends a frame on to a neighbour whose home is here.
+    pub(super) fn pass(
+        &mut self,
+        now: Instant,
+        mut packet: Packet,
+        next: NodeId,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let link = self.neighbours.get(&next).and_then(|neighbour| neighbour.active);
+        if let Some(link) = link {
+            let head = packet.head(payload.len());
+            if !packet.packet_type.is_amop() {
+                // Lost without harm.
+                if out.send(link, Class::Control, &head, payload).is_err() {
+                    self.counters.dropped_control_full.increment();
+                }
+                return;
+            }
+            return self.enqueue_packet(now, &next, head, packet, payload, out);
+        }
+        packet.tries += 1;
+        if packet.tries < TRIES_MAX && self.route(now, packet.clone(), payload, Some(&next), out) {
+            return;
+        }
+        if packet.packet_type.is_amop() && packet.from.is_some() {
+            // It may return.
+            let head = packet.head(payload.len());
+            self.enqueue_packet(now, &next, head, packet, payload, out);
+        } else {
+            self.not_passed(now, packet, payload, out);
+        }
+    }
+
+    fn enqueue_packet(
+        &mut self,
+        now: Instant,
+        next: &NodeId,
+        head: SmallVec<[u8; 128]>,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let (packet_type, seq, packet) = (packet.packet_type, packet.seq, Box::new(packet));
+        if let Err(Some(packet)) = self.enqueue(now, next, head, payload, packet_type, seq, Some(packet), out)
+        {
+            self.not_passed(now, *packet, payload, out);
+        }
+    }
+
+    /// No neighbour could take a frame.
+    pub(super) fn not_passed(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        if packet.source != self.shared.id {
+            return self.park(now, packet, payload);
+        }
+        let (packet_type, seq) = (packet.packet_type, packet.seq);
+        for node in packet.destinations {
+            let home = home_reactor(&node, self.shared.reactors);
+            if home == self.id {
+                self.handle_not_passed(now, &node, Subject { packet_type, seq });
+            } else {
+                let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, seq };
+                out.to_reactor(home, told, FrameRef::Slice(&[]));
+            }
+        }
+    }
+
+    /// A frame that names its ends came from a neighbour.
+    pub(super) fn handle_named(
+        &mut self,
+        now: Instant,
+        peer: &NodeId,
+        header: &Header<'_>,
+        payload: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let own = self.shared.id;
+        let Route::Named { source, destinations } = header.route else { return };
+        let (source, packet_type, seq) = (NodeId(*source), header.packet_type, header.seq);
+        let is_shared = packet_type == PacketType::SHARED_MULTICAST;
+        let is_whole = match is_shared {
+            true => {
+                destinations.len() <= SHARED_MAX && payload.head().len() >= destinations.len() * TICKET_LEN
+            }
+            false => destinations.len() == 1,
+        } && (1..destinations.len())
+            .all(|index| !destinations[..index].contains(&destinations[index]));
+        if header.flags & FLAG_SEALED == 0 || source == own || !is_whole {
+            return self.counters.not_for_us.increment();
+        }
+        let mut packet = Packet {
+            source,
+            destinations: destinations.iter().map(|id| NodeId(*id)).collect(),
+            packet_type,
+            seq,
+            hops_left: header.hops_left.saturating_sub(1),
+            again: header.flags & FLAG_SENT_AGAIN != 0,
+            is_probe: header.flags & FLAG_PROBE != 0,
+            from: Some(*peer),
+            tries: 0,
+        };
+        let own_index = packet.destinations.iter().position(|id| *id == own);
+        if let Some(index) = own_index {
+            let part = is_shared.then(|| part_of(payload, destinations.len(), &[index]));
+            let for_us = part.as_ref().map_or(payload, RetainedFrame::as_shared);
+            let home = home_reactor(&source, self.shared.reactors);
+            if home == self.id {
+                self.arrive(now, &source, Subject { packet_type, seq }, for_us, out);
+            } else {
+                let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
+                out.to_reactor(home, arrived, for_us);
+            }
+        }
+        let others: SmallVec<[usize; 4]> =
+            (0..destinations.len()).filter(|index| packet.destinations[*index] != own).collect();
+        if others.is_empty() {
+            return;
+        }
+        if !self.shared.settings.relays || packet.hops_left == 0 {
+            self.counters.relay_refused.increment();
+            if packet.hops_left == 0 {
+                self.tell_way_ended(now, header, WayEnd::HopsUsed, payload, out);
+            }
+            return;
+        }
+        let part;
+        let mut payload = payload;
+        if own_index.is_some() {
+            (packet, part) = packet.part(&others, payload);
+            payload = part.as_shared();
+        }
+        self.counters.relayed.increment();
+        // No message overtakes those before it.
+        let waits = packet.packet_type.is_amop() && self.parked.holds(&packet.destinations);
+        if waits || !self.route(now, packet.clone(), payload, None, out) {
+            self.park(now, packet, payload);
+            self.tell_way_ended(now, header, WayEnd::NoWay, payload, out);
+        }
+    }
+
+    /// Sends what waits for a neighbour over other ways, where there are some.
+    pub(super) fn send_waiting_around(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        for sent in self.take_window(id) {
+            let Sent { head, body, packet_type, message, packet, is_kept } = sent;
+            let rerouted = match packet {
+                // It is for a node that the lists leave out.
+                Some(packet)
+                    if packet.from.is_none()
+                        && packet.destinations.contains(id)
+                        && !self.shared.admits(id) =>
+                {
+                    continue;
+                }
+                Some(packet) => {
+                    let packet = Packet { again: true, tries: 0, ..*packet };
+                    if self.route(now, packet.clone(), body.as_shared(), Some(id), out) {
+                        self.counters.frames_sent_again.increment();
+                    } else if packet.from.is_none() {
+                        self.not_passed(now, packet, body.as_shared(), out);
+                    } else {
+                        let packet = Some(Box::new(packet));
+                        self.keep_waiting(id, Sent { head, body, packet_type, message, packet, is_kept });
+                    }
+                    continue;
+                }
+                None => {
+                    let subject = Subject { packet_type, seq: message };
+                    let front: &[u8] = &head[HEADER_LEN_MIN..];
+                    self.shared.admits(id)
+                        && self.has_way_around(id)
+                        && self.send_around(now, id, subject, &[front], body.as_ref(), out)
+                }
+            };
+            if rerouted {
+                self.counters.frames_sent_again.increment();
+            } else {
+                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_kept });
+            }
+        }
+    }
+
+    /// Has a frame for another node wait for a way.
+    fn park(&mut self, now: Instant, packet: Packet, payload: FrameRef<'_>) {
+        if !packet.packet_type.is_amop() || !self.parked.push(now, Packet { tries: 0, ..packet }, payload) {
+            return self.counters.relay_dropped.increment();
+        }
+        self.want_node_tick(now);
+    }
+
+    /// Sends on what was parked, if it has a way now.
+    fn send_parked(&mut self, now: Instant, out: &mut impl Outbound) {
+        let Parked { frames, .. } = std::mem::take(&mut self.parked);
+        for (since, packet, payload) in frames {
+            if self.parked.holds(&packet.destinations)
+                || !self.route(now, packet.clone(), payload.as_shared(), None, out)
+            {
+                self.parked.push(since, packet, payload.as_shared());
+            }
+        }
+    }
+
+    /// Drops what has waited for too long.
+    pub(super) fn tick_parked(&mut self, now: Instant) {
+        let memory = self.shared.settings.node_grace;
+        while let Some((since, _, payload)) = self.parked.frames.front()
+            && now.saturating_duration_since(*since) >= memory
+        {
+            self.parked.bytes -= payload.len();
+            self.parked.frames.pop_front();
+            self.counters.relay_dropped.increment();
+        }
+    }
+
+    /// The ways have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
+    /// again.
+    pub(super) fn handle_ways_changed(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
+        let waiting: Vec<NodeId> = self.waiting_neighbours();
+        for id in waiting {
+            self.send_waiting_around(now, &id, out);
+        }
+        self.send_parked(now, out);
+        self.send_kept_of_all(now, is_node_lost, out);
+    }
+}
