@@ -8,11 +8,8 @@ use std::{
 };
 
 use amop::{
-    relay::{
-        registry::{
-            ANNOUNCEMENTS_MAX, AnnounceError, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX, RegistryCounters,
-        },
-        settings::Settings,
+    relay::registry::{
+        ANNOUNCEMENTS_MAX, AnnounceError, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX, RegistryCounters,
     },
     wire::{
         announcement::{Announcement, TEXT_LEN_MAX, TextError},
@@ -21,28 +18,10 @@ use amop::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::kit::{Clock, Network, NodeIndex};
+use crate::kit::{Clock, Network, NodeIndex, line, ring};
 
 const SOON: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn network(seed: u64, nodes: usize, edges: &[(NodeIndex, NodeIndex)]) -> Network {
-    let mut net = Network::new(seed);
-    for _ in 0..nodes {
-        net.add_node(2, Settings::default());
-    }
-    edges.iter().for_each(|&(one, other)| net.connect(one, other));
-    net.run_for(SOON);
-    net
-}
-
-fn line(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
-    (1..nodes).map(|node| (node - 1, node)).collect()
-}
-
-fn ring(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
-    (0..nodes).map(|node| (node, (node + 1) % nodes)).collect()
-}
 
 fn texts(net: &Network, node: NodeIndex) -> Vec<String> {
     net.nodes[node].announcements().into_iter().map(|one| one.text).collect()
@@ -92,7 +71,7 @@ fn signed(net: &Network, node: NodeIndex, number: u64, text: &str) -> Announceme
 
 #[test]
 fn every_node_of_a_line_gets_it_once_with_its_origin() {
-    let mut net = network(1, 5, &line(5));
+    let mut net = Network::of_edges(1, 5, 2, &line(5));
     let counts = count_crossings(&mut net);
     let announced = net.announce(0, "升级 at 22:00").unwrap();
     assert_eq!((announced.number, announced.neighbours, announced.reachable), (1, 1, 4));
@@ -122,7 +101,7 @@ fn in_a_network_of_many_ways_each_link_carries_it_at_most_once_in_each_direction
     }
     let grid = vec![(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5)];
     for (seed, edges) in [(2, ring(6)), (3, full), (4, grid)] {
-        let mut net = network(seed, 6, &edges);
+        let mut net = Network::of_edges(seed, 6, 2, &edges);
         let counts = count_crossings(&mut net);
         for origin in 0..6 {
             net.announce(origin, &format!("from {origin}")).unwrap();
@@ -142,7 +121,7 @@ fn in_a_network_of_many_ways_each_link_carries_it_at_most_once_in_each_direction
 
 #[test]
 fn several_of_one_node_come_in_order_and_all_at_once_of_all_nodes_come_too() {
-    let mut net = network(5, 5, &ring(5));
+    let mut net = Network::of_edges(5, 5, 2, &ring(5));
     for number in 0..4 {
         net.announce(0, &number.to_string()).unwrap();
     }
@@ -170,7 +149,7 @@ fn what_a_node_on_the_way_alters_or_makes_up_is_refused_and_costs_it_its_link() 
     ];
     for (seed, (change, refused)) in (10..).zip(changes) {
         // 1 is hostile, and 2 has no other way to 0.
-        let mut net = network(seed, 4, &line(4));
+        let mut net = Network::of_edges(seed, 4, 2, &line(4));
         let mut forged = signed(&net, 0, 1, "pay 5 to bob");
         change(&mut forged);
         net.forge(1, 2, &frame(&forged.encode()));
@@ -201,7 +180,7 @@ fn what_a_node_on_the_way_alters_or_makes_up_is_refused_and_costs_it_its_link() 
 
 #[test]
 fn one_that_a_neighbour_brings_again_is_refused_and_counted_against_it() {
-    let mut net = network(20, 4, &[(0, 1), (1, 2), (2, 3), (0, 2)]);
+    let mut net = Network::of_edges(20, 4, 2, &[(0, 1), (1, 2), (2, 3), (0, 2)]);
     net.announce(0, "once").unwrap();
     net.run_for(SOON);
     let replayed = frame(&signed(&net, 0, 1, "once").encode());
@@ -230,7 +209,7 @@ fn one_that_a_neighbour_brings_again_is_refused_and_counted_against_it() {
 
 #[test]
 fn what_a_node_says_twice_under_one_number_is_no_fault_of_who_brings_it() {
-    let mut net = network(21, 4, &[(0, 1), (0, 2), (1, 3), (2, 3)]);
+    let mut net = Network::of_edges(21, 4, 2, &[(0, 1), (0, 2), (1, 3), (2, 3)]);
     let [one, other] = ["yes", "no"].map(|text| frame(&signed(&net, 0, 1, text).encode()));
     net.forge(0, 1, &one);
     net.run_for(SOON);
@@ -244,7 +223,7 @@ fn what_a_node_says_twice_under_one_number_is_no_fault_of_who_brings_it() {
 
 #[test]
 fn a_node_makes_some_a_minute_and_others_take_no_more_than_they_must() {
-    let mut net = network(22, 3, &line(3));
+    let mut net = Network::of_edges(22, 3, 2, &line(3));
     for number in 1..=u64::from(OWN_PER_MINUTE_MAX) {
         assert_eq!(net.announce(0, "x").unwrap().number, number);
     }
@@ -267,7 +246,7 @@ fn a_node_makes_some_a_minute_and_others_take_no_more_than_they_must() {
 
 #[test]
 fn a_neighbour_that_brings_many_a_second_is_not_listened_to() {
-    let mut net = network(23, 2, &line(2));
+    let mut net = Network::of_edges(23, 2, 2, &line(2));
     let mut forged = signed(&net, 0, 1, "x");
     forged.signature[0] ^= 1;
     for _ in 0..200 {
@@ -280,7 +259,7 @@ fn a_neighbour_that_brings_many_a_second_is_not_listened_to() {
 
 #[test]
 fn nothing_is_taken_of_a_node_that_is_not_known_or_has_begun_a_later_life() {
-    let mut net = network(24, 4, &line(3));
+    let mut net = Network::of_edges(24, 4, 2, &line(3));
     // 3 is linked with nobody; its signature is right.
     let stranger = frame(&signed(&net, 3, 1, "who?").encode());
     net.forge(1, 2, &stranger);
@@ -301,7 +280,7 @@ fn nothing_is_taken_of_a_node_that_is_not_known_or_has_begun_a_later_life() {
 
 #[test]
 fn a_node_whose_clock_went_back_is_heard() {
-    let mut net = network(25, 3, &line(3));
+    let mut net = Network::of_edges(25, 3, 2, &line(3));
     for _ in 0..3 {
         net.announce(0, "before").unwrap();
     }
@@ -321,7 +300,7 @@ fn a_node_whose_clock_went_back_is_heard() {
 
 #[test]
 fn the_last_ones_are_kept_and_those_before_are_not_taken_again() {
-    let mut net = network(26, 13, &(1..13).map(|node| (0, node)).collect::<Vec<_>>());
+    let mut net = Network::of_edges(26, 13, 2, &(1..13).map(|node| (0, node)).collect::<Vec<_>>());
     let first = frame(&signed(&net, 1, 1, "1 0").encode());
     for number in 0..6 {
         for node in 1..13 {
@@ -343,7 +322,7 @@ fn the_last_ones_are_kept_and_those_before_are_not_taken_again() {
 
 #[test]
 fn a_text_that_is_none_is_not_announced() {
-    let mut net = network(27, 2, &line(2));
+    let mut net = Network::of_edges(27, 2, 2, &line(2));
     for (text, error) in [
         ("", TextError::Empty),
         ("two\nlines", TextError::Control('\n')),
@@ -361,7 +340,7 @@ fn a_text_that_is_none_is_not_announced() {
 #[test]
 fn frames_that_name_their_ends_bring_no_announcement() {
     use amop::wire::node::{FLAG_SEALED, Route};
-    let mut net = network(28, 3, &line(3));
+    let mut net = Network::of_edges(28, 3, 2, &line(3));
     let payload = signed(&net, 0, 1, "x").encode();
     let (source, destination) = (net.nodes[0].id, net.nodes[2].id);
     let route = Route::Named { source: &source.0, destinations: &[destination.0] };
@@ -392,7 +371,7 @@ fn in_random_networks_under_faults_nothing_comes_twice_and_no_honest_neighbour_i
         let mut random = SmallRng::seed_from_u64(seed);
         let nodes = random.random_range(3..9);
         let edges = random_graph(&mut random, nodes);
-        let mut net = network(seed, nodes, &edges);
+        let mut net = Network::of_edges(seed, nodes, 2, &edges);
         let mut made = BTreeSet::new();
         for round in 0..20 {
             let origin = random.random_range(0..nodes);

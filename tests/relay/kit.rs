@@ -393,6 +393,16 @@ enum Way {
 /// Above all incarnations of lost clocks.
 const FIRST_INCARNATION: u64 = 1_000_000;
 
+/// The edges of a line.
+pub fn line(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
+    (1..nodes).map(|node| (node - 1, node)).collect()
+}
+
+/// The edges of a ring.
+pub fn ring(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
+    (0..nodes).map(|node| (node, (node + 1) % nodes)).collect()
+}
+
 impl Network {
     /// `nodes` nodes of `reactors` reactors each, every one linked to every other.
     pub fn mesh(seed: u64, nodes: usize, reactors: u16) -> Self {
@@ -407,6 +417,17 @@ impl Network {
         }
         network.run_for(Duration::from_millis(100));
         network
+    }
+
+    /// Nodes with links between some of them, after a second.
+    pub fn of_edges(seed: u64, nodes: usize, reactors: u16, edges: &[(NodeIndex, NodeIndex)]) -> Self {
+        let mut net = Self::new(seed);
+        for _ in 0..nodes {
+            net.add_node(reactors, Settings::default());
+        }
+        edges.iter().for_each(|&(one, other)| net.connect(one, other));
+        net.run_for(Duration::from_secs(1));
+        net
     }
 
     pub fn new(seed: u64) -> Self {

@@ -15,27 +15,9 @@ use amop::{
     },
 };
 
-use crate::kit::{AppIndex, Behaviour, Network, NodeIndex};
+use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, line, ring};
 
 const SOON: Duration = Duration::from_secs(1);
-
-fn network(seed: u64, nodes: usize, reactors: u16, edges: &[(NodeIndex, NodeIndex)]) -> Network {
-    let mut net = Network::new(seed);
-    for _ in 0..nodes {
-        net.add_node(reactors, Settings::default());
-    }
-    edges.iter().for_each(|&(one, other)| net.connect(one, other));
-    net.run_for(SOON);
-    net
-}
-
-fn line(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
-    (1..nodes).map(|node| (node - 1, node)).collect()
-}
-
-fn ring(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
-    (0..nodes).map(|node| (node, (node + 1) % nodes)).collect()
-}
 
 /// Subscribes everywhere in the network, and gives the applications.
 fn subscribers(net: &mut Network, nodes: &[NodeIndex]) -> Vec<AppIndex> {
@@ -47,7 +29,7 @@ fn subscribers(net: &mut Network, nodes: &[NodeIndex]) -> Vec<AppIndex> {
 #[test]
 fn a_unicast_crosses_a_line_of_five_nodes_and_its_answer_comes_back() {
     for (seed, reactors) in [(1, 1), (2, 2), (3, 3)] {
-        let mut net = network(seed, 5, reactors, &line(5));
+        let mut net = Network::of_edges(seed, 5, reactors, &line(5));
         subscribers(&mut net, &[4]);
         let publisher = net.app(0, Behaviour::Silent);
         for number in 0..20u8 {
@@ -63,7 +45,7 @@ fn a_unicast_crosses_a_line_of_five_nodes_and_its_answer_comes_back() {
 
 #[test]
 fn a_multicast_reaches_every_subscriber_of_the_network_once() {
-    let mut net = network(4, 6, 2, &[(0, 1), (1, 2), (1, 3), (3, 4), (4, 5), (2, 4)]);
+    let mut net = Network::of_edges(4, 6, 2, &[(0, 1), (1, 2), (1, 3), (3, 4), (4, 5), (2, 4)]);
     let apps = subscribers(&mut net, &[0, 1, 2, 3, 4, 5]);
     let publisher = net.app(0, Behaviour::Silent);
     for number in 0..10u8 {
@@ -82,7 +64,7 @@ fn a_multicast_reaches_every_subscriber_of_the_network_once() {
 fn a_multicast_crosses_each_link_once_and_splits_where_ways_part() {
     // 0 - 1 - 2 - 3, and from 2 a star to 4, 5 and 6.
     let edges = [(0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)];
-    let mut net = network(5, 7, 1, &edges);
+    let mut net = Network::of_edges(5, 7, 1, &edges);
     let apps = subscribers(&mut net, &[2, 3, 4, 5, 6]);
     let publisher = net.app(0, Behaviour::Silent);
     let crossed: Rc<RefCell<Vec<(NodeIndex, NodeIndex, usize)>>> = Rc::default();
@@ -111,7 +93,7 @@ fn a_multicast_crosses_each_link_once_and_splits_where_ways_part() {
 #[test]
 fn a_link_that_breaks_in_mid_traffic_costs_neither_a_loss_nor_a_double_delivery() {
     for seed in 0..8 {
-        let mut net = network(10 + seed, 5, 2, &ring(5));
+        let mut net = Network::of_edges(10 + seed, 5, 2, &ring(5));
         let apps = subscribers(&mut net, &[2]);
         let publisher = net.app(0, Behaviour::Silent);
         let mut sent = Vec::new();
@@ -144,7 +126,7 @@ fn a_link_that_breaks_in_mid_traffic_costs_neither_a_loss_nor_a_double_delivery(
 fn an_only_way_that_is_lost_for_a_moment_costs_nothing() {
     for seed in 0..6 {
         // 0 - 1 - 2 - 3: the middle link breaks again and again, and is back soon after.
-        let mut net = network(70 + seed, 4, 2, &line(4));
+        let mut net = Network::of_edges(70 + seed, 4, 2, &line(4));
         let apps = subscribers(&mut net, &[3]);
         let publisher = net.app(0, Behaviour::Silent);
         let mut sent = Vec::new();
@@ -173,7 +155,7 @@ fn an_only_way_that_is_lost_for_a_moment_costs_nothing() {
 fn what_cannot_go_back_from_a_lost_link_is_sent_again_as_soon_as_its_source_hears_of_that() {
     for seed in 0..6 {
         // A ring: from 0 to 2 over 1, and around over 5, 4 and 3.
-        let mut net = network(80 + seed, 6, 1, &ring(6));
+        let mut net = Network::of_edges(80 + seed, 6, 1, &ring(6));
         let apps = subscribers(&mut net, &[2]);
         let publisher = net.app(0, Behaviour::Silent);
         let mut sent = Vec::new();
@@ -250,7 +232,7 @@ fn order_holds_when_links_of_a_full_mesh_fall_silent_and_return() {
 #[test]
 fn a_node_that_dies_in_mid_traffic_is_gone_around() {
     for seed in 0..4 {
-        let mut net = network(30 + seed, 4, 2, &ring(4));
+        let mut net = Network::of_edges(30 + seed, 4, 2, &ring(4));
         subscribers(&mut net, &[2]);
         let publisher = net.app(0, Behaviour::Silent);
         let mut sent = Vec::new();
@@ -269,7 +251,7 @@ fn a_node_that_dies_in_mid_traffic_is_gone_around() {
 
 #[test]
 fn every_subscriber_of_the_network_is_equally_likely_however_far() {
-    let mut net = network(40, 5, 2, &line(5));
+    let mut net = Network::of_edges(40, 5, 2, &line(5));
     let apps = subscribers(&mut net, &[0, 1, 1, 2, 3, 3, 3, 4]);
     let publisher = net.app(0, Behaviour::Silent);
     let draws = 1_600;
@@ -378,7 +360,7 @@ fn a_far_one_is_tried_only_after_all_near_ones_have_failed() {
 /// Found by a test of the program on a busy machine.
 #[test]
 fn an_answer_waits_for_the_way_where_the_request_came_before_the_records_of_its_node() {
-    let mut net = network(67, 3, 2, &[(1, 2)]);
+    let mut net = Network::of_edges(67, 3, 2, &[(1, 2)]);
     subscribers(&mut net, &[2]);
     let publisher = net.app(0, Behaviour::Silent);
     // Node 2 hears nothing of node 0.
@@ -429,7 +411,7 @@ fn with_a_hostile_node_between(
     seed: u64,
     mut tamper: impl FnMut(&mut Vec<u8>) + 'static,
 ) -> (Network, AppIndex, AppIndex) {
-    let mut net = network(seed, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
+    let mut net = Network::of_edges(seed, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
     let subscriber = subscribers(&mut net, &[2])[0];
     let publisher = net.app(0, Behaviour::Silent);
     net.tamper = Some(Box::new(move |from, _, bytes| {
@@ -504,7 +486,7 @@ fn a_multicast_for_several_is_delivered_as_it_was_or_not_at_all() {
     // Node 1 stands before 2 and 3 and alters each byte of what it sends to either in turn.
     let at = Rc::new(Cell::new(0));
     let chosen = at.clone();
-    let mut net = network(55, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
+    let mut net = Network::of_edges(55, 4, 2, &[(0, 1), (1, 2), (1, 3)]);
     let apps = subscribers(&mut net, &[2, 3]);
     let publisher = net.app(0, Behaviour::Silent);
     net.tamper = Some(Box::new(move |from, _, bytes| {
@@ -551,7 +533,7 @@ fn a_replayed_frame_is_delivered_once() {
 
 #[test]
 fn a_frame_in_anothers_name_that_is_not_sealed_by_it_is_counted_and_dropped() {
-    let mut net = network(54, 3, 1, &line(3));
+    let mut net = Network::of_edges(54, 3, 1, &line(3));
     let subscriber = subscribers(&mut net, &[2])[0];
     let (source, destination) = (net.nodes[0].id, net.nodes[2].id);
     let seq = net.seq();

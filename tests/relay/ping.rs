@@ -11,7 +11,6 @@ use amop::{
         counters::Counters,
         home_reactor,
         ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged},
-        settings::Settings,
     },
     wire::{
         NodeId,
@@ -21,23 +20,12 @@ use amop::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::kit::{LINK_LATENCY, Network, NodeIndex};
+use crate::kit::{self, LINK_LATENCY, Network, NodeIndex};
 
 const SOON: Duration = Duration::from_secs(1);
 
-fn network(seed: u64, nodes: usize, reactors: u16, edges: &[(NodeIndex, NodeIndex)]) -> Network {
-    let mut net = Network::new(seed);
-    for _ in 0..nodes {
-        net.add_node(reactors, Settings::default());
-    }
-    edges.iter().for_each(|&(one, other)| net.connect(one, other));
-    net.run_for(SOON);
-    net
-}
-
 fn line(seed: u64, nodes: usize, reactors: u16) -> Network {
-    let edges: Vec<_> = (1..nodes).map(|node| (node - 1, node)).collect();
-    network(seed, nodes, reactors, &edges)
+    Network::of_edges(seed, nodes, reactors, &kit::line(nodes))
 }
 
 fn ended_by(net: &Network, node: NodeIndex) -> PingEnd {
@@ -70,7 +58,7 @@ fn each_node_of_a_line_tells_where_hops_end_and_the_last_answers() {
 fn a_direct_neighbour_is_one_hop_away_and_in_a_ring_the_shorter_way_is_shown() {
     for reactors in [1, 2] {
         let edges: Vec<_> = (0..5).map(|node| (node, (node + 1) % 5)).collect();
-        let mut net = network(4, 5, reactors, &edges);
+        let mut net = Network::of_edges(4, 5, reactors, &edges);
         for (other, way) in [(1, &[1][..]), (2, &[1, 2]), (3, &[4, 3]), (4, &[4])] {
             for (hop, &node) in (1..).zip(way) {
                 let expected = if node == other { PingEnd::Answered } else { ended_by(&net, node) };
@@ -89,7 +77,7 @@ fn a_direct_neighbour_is_one_hop_away_and_in_a_ring_the_shorter_way_is_shown() {
 fn the_way_of_a_ping_is_the_way_of_messages() {
     // Two ways of equal length to each of the far nodes.
     let edges = [(0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (1, 5), (2, 5)];
-    let mut net = network(5, 6, 2, &edges);
+    let mut net = Network::of_edges(5, 6, 2, &edges);
     for far in 3..6 {
         net.subscriber(far, &[&format!("t{far}")]);
     }
@@ -229,7 +217,7 @@ fn no_answer_is_longer_than_its_ping_and_none_asks_for_an_answer() {
 #[test]
 fn nobody_on_the_way_can_answer_for_the_destination() {
     // 1 is hostile. It sees all, drops what it likes, and says what it likes.
-    let mut net = network(10, 4, 2, &[(0, 1), (1, 2), (0, 3)]);
+    let mut net = Network::of_edges(10, 4, 2, &[(0, 1), (1, 2), (0, 3)]);
     let replayed = Rc::new(RefCell::new(Vec::new()));
     let all = replayed.clone();
     net.tamper = Some(Box::new(move |from, _, bytes| {
@@ -362,7 +350,7 @@ fn in_random_networks_the_hops_are_a_shortest_way() {
                 edges.push((one, other));
             }
         }
-        let mut net = network(seed, nodes, random.random_range(1..4), &edges);
+        let mut net = Network::of_edges(seed, nodes, random.random_range(1..4), &edges);
         net.run_for(5 * SOON);
         let are_linked = |a: usize, b: usize| edges.contains(&(a, b)) || edges.contains(&(b, a));
         let mut distance = vec![usize::MAX; nodes];

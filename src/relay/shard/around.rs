@@ -55,8 +55,7 @@ enum Which {
 }
 
 impl Shard {
-    /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible. A
-    /// control payload is sent and forgotten.
+    /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible.
     pub(super) fn send_around(
         &mut self,
         now: Instant,
@@ -71,12 +70,6 @@ impl Shard {
         self.sealed += 1;
         let sealed_as = self.sealed;
         let Some(channel) = self.channel(now, id, out) else { return false };
-        if !subject.packet_type.is_amop() {
-            let mut sealed = Vec::with_capacity(FRONT_LEN + len + TAG_LEN);
-            let is_sealed = channel.seal.seal(sealed_as, subject, &[], pieces, &mut sealed).is_some();
-            let packet = self.own_packet(id, subject, false);
-            return is_sealed && self.send_packet(now, id, packet, FrameRef::Slice(&sealed), out);
-        }
         let before = channel.bytes().0;
         let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
         let (number, frame) = (kept.number, kept.frame());
@@ -84,6 +77,21 @@ impl Shard {
         self.want_node_tick(now);
         self.send_kept(now, id, number, &frame, subject, false, out);
         true
+    }
+
+    /// Sends a control payload to a node, sealed, and forgets it.
+    pub(super) fn send_sealed_control(
+        &mut self,
+        now: Instant,
+        id: &NodeId,
+        subject: Subject,
+        payload: &[u8],
+        out: &mut impl Outbound,
+    ) {
+        if let Some(sealed) = self.seal_control(now, id, subject, payload, out) {
+            let packet = self.own_packet(id, subject, false);
+            self.send_packet(now, id, packet, FrameRef::Slice(&sealed), out);
+        }
     }
 
     /// Seals a control payload for a node, however it is reached.
@@ -439,7 +447,7 @@ impl Shard {
         }
         let subject = Subject { packet_type: PacketType::ACK, seq: self.next_message() };
         // One that is lost is sent again when the message comes again.
-        self.send_around(now, id, subject, &[&below], FrameRef::Slice(&[]), out);
+        self.send_sealed_control(now, id, subject, &below, out);
     }
 
     fn handle_channel_ack(&mut self, now: Instant, id: &NodeId, payload: FrameRef<'_>) {

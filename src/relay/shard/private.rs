@@ -189,7 +189,7 @@ impl Shard {
             }
             let subject = Subject { packet_type: PacketType::BROADCAST, seq: self.next_message() };
             if self.has_way_around(&node) {
-                self.send_around(now, &node, subject, &[&notice], FrameRef::Slice(&[]), out);
+                self.send_sealed_control(now, &node, subject, &notice, out);
             }
         } else {
             let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
