@@ -15,6 +15,7 @@
 //! | [`config`] | `config.ini` |
 //! | [`keys`] | keys that subscribers of private topics prove themselves with |
 //! | [`client`] | the Rust SDK |
+//! | [`load`] | the load generator of `amop bench` |
 //! | [`pki`] | certificates and ready node directories |
 //! | [`cli`] | the commands of the binary |
 
@@ -26,6 +27,7 @@ pub mod config;
 pub mod door;
 pub mod engine;
 pub mod keys;
+pub mod load;
 pub mod node;
 pub mod pki;
 pub mod relay;

@@ -50,7 +50,8 @@ impl Certificates {
         Ok(Self(client_config(&identity, &roots, &TlsSettings::default())?))
     }
 
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
+    /// What rustls makes connections of.
+    pub fn tls(&self) -> Arc<ClientConfig> {
         self.0.clone()
     }
 }

@@ -202,7 +202,7 @@ impl Client {
         });
         let (failures, mut failed) = mpsc::channel(16);
         for (index, outgoing) in outgoings.into_iter().enumerate() {
-            let config = options.certificates.config();
+            let config = options.certificates.tls();
             let task =
                 connection::run(inner.clone(), index, config, outgoing, dropped.clone(), failures.clone());
             tokio::spawn(task);

@@ -25,6 +25,7 @@ mod mesh;
 mod reactor;
 mod receive;
 mod ring;
+pub mod streams;
 #[cfg(test)]
 mod testing;
 mod transmit;

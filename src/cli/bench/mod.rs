@@ -1,0 +1,249 @@
+//! `amop bench`: closed loops and fixed rates over many links, storms of handshakes, idle links, and a rate on offer.
+
+mod offer;
+mod report;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::{Failure, connect::ConnectArgs};
+use crate::{
+    client::Certificates,
+    load::{Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, Usage},
+};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// Messages to one subscriber, and its answers.
+    Unicast,
+    /// Messages to all subscribers of a topic.
+    Multicast,
+    /// Both.
+    Mixed,
+    /// Unicasts while others connect and leave, as fast as the node lets them.
+    Storm,
+    /// Memory of links that do nothing.
+    Idle,
+    /// Multicasts on offer, and what of them arrives: the bandwidth limit, a flood.
+    Offer,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  amop bench -c nodes/127.0.0.1/sdk --window 1,16,128 --pid $(pgrep -f node0)
+  amop bench -n HOST:20200 -n HOST:20201        publishers at the first node, subscribers at the last
+  amop bench --publishers 16 --window 2         sixteen publishers, each with a subscriber of its own
+  amop bench multicast --subscribers 100        one publisher, all subscribers on its topic
+  amop bench --rate 500                         latency at a fixed rate, whatever waits: no coordinated omission
+  amop bench storm --rate 1000                  the same before and while 2,000 others connect
+  amop bench idle --links 1000 --pid PID        memory of idle links
+  amop bench offer -n A -n B --mbit 20          what arrives where [flow_control] caps node A
+  amop bench offer --mbit 200 --deaf --topic f  flood a subscriber that never reads")]
+pub(super) struct BenchArgs {
+    /// What is measured.
+    #[arg(value_enum, default_value_t = Mode::Unicast)]
+    mode: Mode,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Messages under way at once for each publisher; several are run one after another.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,128")]
+    window: Vec<usize>,
+    /// Send so many messages a second instead, whether or not those before are done; several are run one after another.
+    #[arg(long, value_delimiter = ',', conflicts_with = "window")]
+    rate: Vec<u32>,
+    /// Links that publish, each on a topic of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    publishers: u32,
+    /// Links that are subscribed, to one publisher's topic each; as many as publishers unless said.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    subscribers: Option<u32>,
+    /// Payload in bytes.
+    #[arg(long, default_value_t = 256)]
+    payload: usize,
+    /// Seconds that are counted of each run.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Seconds before, that are not.
+    #[arg(long, default_value_t = 1)]
+    warm_up: u64,
+    /// Mixed: so many of a hundred messages go to all.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    multicast_percent: u8,
+    /// Storm: connections that others make.
+    #[arg(long, default_value_t = 2_000)]
+    handshakes: usize,
+    /// Idle: links.
+    #[arg(long, default_value_t = 1_000)]
+    links: usize,
+    /// Offer: Mbit (of 1,048,576 bits) of payload a second.
+    #[arg(long, default_value_t = 10.0)]
+    mbit: f64,
+    /// Offer: the subscriber answers once, to be known, and then reads nothing any more.
+    #[arg(long)]
+    deaf: bool,
+    /// Have each frame in TLS records of its own, both ways, as SDKs other than ours need it.
+    #[arg(long)]
+    own_records: bool,
+    /// Without TLS, for a node that listens so on a loopback address.
+    #[arg(long)]
+    plaintext: bool,
+    /// Process ids of the nodes: their processor time and memory are read from /proc.
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// Topics are named so; runs at the same time need different ones.
+    #[arg(long, default_value = "amop-bench")]
+    topic: String,
+    /// One JSON object a run.
+    #[arg(long)]
+    json: bool,
+}
+
+impl BenchArgs {
+    fn publish_at(&self) -> &String {
+        &self.connect.nodes[0]
+    }
+
+    fn subscribe_at(&self) -> &String {
+        self.connect.nodes.last().unwrap_or(&self.connect.nodes[0])
+    }
+
+    fn shape(&self) -> Shape {
+        let subscribers = match self.mode {
+            Mode::Idle => 0,
+            _ => self.subscribers.unwrap_or(self.publishers) as usize,
+        };
+        Shape {
+            publishers: if self.mode == Mode::Idle { 0 } else { self.publishers as usize },
+            subscribers,
+            publish_at: self.publish_at().clone(),
+            subscribe_at: self.subscribe_at().clone(),
+        }
+    }
+
+    fn security(&self) -> Result<Security, Failure> {
+        if self.plaintext {
+            return Ok(Security::Plain);
+        }
+        let config = Certificates::load(&self.connect.certs)?.tls();
+        Ok(Security::Tls { config, shared_records: !self.own_records })
+    }
+
+    fn protocol(&self) -> Amop {
+        Amop::new(&self.topic, self.publishers as usize, self.payload, !self.own_records)
+    }
+
+    fn span(&self) -> Span {
+        let (warm_up, counted) =
+            (Duration::from_secs(self.warm_up), Duration::from_secs(self.seconds.max(1)));
+        Span { warm_up, counted, pids: self.pid.clone() }
+    }
+
+    fn mix(&self) -> Mix {
+        Mix {
+            multicast_percent: match self.mode {
+                Mode::Multicast => 100,
+                Mode::Mixed => self.multicast_percent,
+                _ => 0,
+            },
+        }
+    }
+
+    fn paces(&self) -> Vec<Pace> {
+        match self.rate.as_slice() {
+            [] => self.window.iter().map(|&window| Pace::Closed { window: window.max(1) }).collect(),
+            rates => rates.iter().map(|&per_second| Pace::Open { per_second: per_second.max(1) }).collect(),
+        }
+    }
+}
+
+pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
+    if args.payload > crate::wire::sdk::FRAME_LEN_MAX - 1024 {
+        return Err("--payload is more than a frame may hold".into());
+    }
+    if args.mode == Mode::Offer {
+        return offer::run(&args);
+    }
+    let security = args.security()?;
+    raise_open_files();
+    let mut load = Load::connect(args.protocol(), &args.shape(), &security)?;
+    if args.mode == Mode::Idle {
+        return idle(&args, &mut load, &security);
+    }
+    load.set_mix(args.mix());
+    load.wait_until_ready()?;
+    let mut is_clean = true;
+    for pace in args.paces() {
+        let run = load.run(pace, &args.span(), report::progress)?;
+        is_clean &= report::print(&args, pace, "", &run);
+        if args.mode == Mode::Storm {
+            let storm = Storm::start(&args, &security);
+            let run = load.run(pace, &args.span(), report::progress)?;
+            let made = storm.end()?;
+            is_clean &= report::print(&args, pace, &format!("while others made {made} connections, "), &run);
+        }
+    }
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(super::FAILURE) })
+}
+
+/// Connections that others make and leave at once.
+struct Storm {
+    makers: Vec<std::thread::JoinHandle<io::Result<usize>>>,
+}
+
+/// Threads that make connections.
+const STORM_THREADS: usize = 4;
+/// How much they give way to the thread that measures.
+const STORM_NICE: i32 = 10;
+
+impl Storm {
+    fn start(args: &BenchArgs, security: &Security) -> Self {
+        let maker = |number: usize| {
+            let count = (args.handshakes + number) / STORM_THREADS;
+            let (address, security, protocol) =
+                (args.publish_at().clone(), security.clone(), args.protocol());
+            std::thread::spawn(move || {
+                // Of this thread alone, as Linux has it; it goes on without.
+                let _ = rustix::process::setpriority_process(None, STORM_NICE);
+                for _ in 0..count {
+                    protocol.connect(&address, &security, Role::Idle)?;
+                }
+                Ok(count)
+            })
+        };
+        Self { makers: (0..STORM_THREADS).map(maker).collect() }
+    }
+
+    fn end(self) -> io::Result<usize> {
+        self.makers
+            .into_iter()
+            .map(|maker| maker.join().map_err(|_| io::Error::other("a thread failed"))?)
+            .sum()
+    }
+}
+
+/// How long links idle before memory is looked at.
+const SETTLE: Duration = Duration::from_secs(3);
+
+fn idle(args: &BenchArgs, load: &mut Load<Amop>, security: &Security) -> Result<ExitCode, Failure> {
+    let before = Usage::of(&args.pid);
+    for made in 1..=args.links {
+        load.add(args.publish_at(), security, Role::Idle)?;
+        if made % 1_000 == 0 {
+            eprintln!("{made} links");
+        }
+    }
+    load.idle(SETTLE)?;
+    report::print_idle(args, before, Usage::of(&args.pid));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each link is an open file.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Fails only where it is not allowed, and then connecting says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,303 @@
+//! Sockets of which nothing is wanted but that bytes come and go: a ring, its receive buffers, and for each
+//! socket a buffer that is sent once a turn, as the reactors do it. The load generator runs on it, and the
+//! bare forwarder that the node is measured against.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::Duration,
+};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::io::Errno;
+
+use super::{
+    buffers::{Buffers, GROUP},
+    ring::{self, EngineError},
+};
+
+const KIND_RECEIVE: u64 = 0;
+const KIND_SEND: u64 = 1;
+/// Completions handled before what they caused is sent.
+const COMPLETIONS_PER_TURN: usize = 1_024;
+/// Submission entries of the ring.
+const RING_ENTRIES: u32 = 4_096;
+
+/// What a turn gives about one stream.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Bytes that came.
+    Bytes(&'a mut [u8]),
+    /// The peer sends no more.
+    End,
+    /// The connection broke.
+    Broken(io::Error),
+}
+
+/// What is to be sent, by stream; goes out at the end of a turn.
+#[derive(Default)]
+pub struct Outputs {
+    outputs: Vec<Output>,
+    touched: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Output {
+    gathered: Vec<u8>,
+    in_flight: Vec<u8>,
+    sent: usize,
+    is_sending: bool,
+    is_touched: bool,
+    has_ended: bool,
+}
+
+impl Outputs {
+    /// The buffer of a stream, to append to. It is not bounded: whoever writes bounds what is under way.
+    pub fn of(&mut self, stream: usize) -> &mut Vec<u8> {
+        self.touch(stream);
+        &mut self.outputs[stream].gathered
+    }
+
+    fn touch(&mut self, stream: usize) {
+        if !std::mem::replace(&mut self.outputs[stream].is_touched, true) {
+            self.touched.push(stream as u32);
+        }
+    }
+}
+
+/// The sockets of one thread, and their ring.
+pub struct Streams {
+    // The ring goes first: the kernel must be done with the buffers before they go.
+    ring: IoUring,
+    buffers: Buffers,
+    sockets: Vec<Socket>,
+    outputs: Outputs,
+    completions: Vec<(u64, i32, u32)>,
+    /// Streams whose receive ended, to be armed again.
+    rearm: Vec<u32>,
+}
+
+struct Socket {
+    socket: OwnedFd,
+    is_receiving: bool,
+}
+
+impl Streams {
+    /// A ring with so many receive buffers (a power of two) of so many bytes, for the thread that calls.
+    pub fn new(receive_buffers: u16, receive_buffer_len: usize) -> Result<Self, EngineError> {
+        let ring = ring::build(RING_ENTRIES)?;
+        let buffers = Buffers::register(&ring, receive_buffers, receive_buffer_len)?;
+        Ok(Self {
+            ring,
+            buffers,
+            sockets: Vec::new(),
+            outputs: Outputs::default(),
+            completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
+            rearm: Vec::new(),
+        })
+    }
+
+    /// Takes a connected socket; gives its number, counted from 0.
+    pub fn add(&mut self, socket: OwnedFd) -> usize {
+        let stream = self.sockets.len();
+        self.sockets.push(Socket { socket, is_receiving: false });
+        self.outputs.outputs.push(Output::default());
+        self.arm(stream);
+        stream
+    }
+
+    /// What is to be sent.
+    pub fn outputs(&mut self) -> &mut Outputs {
+        &mut self.outputs
+    }
+
+    /// Sends what is gathered, waits at most so long until anything has happened, and gives it to `handle`,
+    /// which may gather more.
+    pub fn turn(
+        &mut self,
+        wait: Duration,
+        mut handle: impl FnMut(&mut Outputs, usize, Input<'_>),
+    ) -> io::Result<()> {
+        self.flush();
+        let timeout = types::Timespec::from(wait);
+        let args = types::SubmitArgs::new().timespec(&timeout);
+        match self.ring.submitter().submit_with_args(1, &args) {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                // Time is up, a signal came, or completions wait to be taken first.
+                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => {}
+                _ => return Err(error),
+            },
+        }
+        let taken = self.ring.completion().take(COMPLETIONS_PER_TURN);
+        self.completions.extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+        let mut completions = std::mem::take(&mut self.completions);
+        for (user_data, result, flags) in completions.drain(..) {
+            let stream = user_data as u32 as usize;
+            if user_data >> 32 == KIND_SEND {
+                self.handle_sent(stream, result, &mut handle);
+            } else {
+                self.handle_received(stream, result, flags, &mut handle);
+            }
+        }
+        self.completions = completions;
+        for stream in std::mem::take(&mut self.rearm) {
+            self.arm(stream as usize);
+        }
+        Ok(())
+    }
+
+    fn handle_sent(
+        &mut self,
+        stream: usize,
+        result: i32,
+        handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
+    ) {
+        let output = &mut self.outputs.outputs[stream];
+        output.is_sending = false;
+        match usize::try_from(result) {
+            Ok(len) => output.sent += len,
+            Err(_) => {
+                output.has_ended = true;
+                let error = io::Error::from_raw_os_error(-result);
+                return handle(&mut self.outputs, stream, Input::Broken(error));
+            }
+        }
+        self.outputs.touch(stream);
+    }
+
+    fn handle_received(
+        &mut self,
+        stream: usize,
+        result: i32,
+        flags: u32,
+        handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
+    ) {
+        if let (Some(id), Ok(len)) = (cqueue::buffer_select(flags), usize::try_from(result)) {
+            if len > 0 {
+                handle(&mut self.outputs, stream, Input::Bytes(self.buffers.filled(id, len)));
+            }
+            self.buffers.give_back(id);
+        }
+        if cqueue::more(flags) {
+            return;
+        }
+        self.sockets[stream].is_receiving = false;
+        match result {
+            _ if result > 0 || result == -Errno::NOBUFS.raw_os_error() => self.rearm.push(stream as u32),
+            0 => handle(&mut self.outputs, stream, Input::End),
+            _ => handle(&mut self.outputs, stream, Input::Broken(io::Error::from_raw_os_error(-result))),
+        }
+    }
+
+    fn arm(&mut self, stream: usize) {
+        let socket = &mut self.sockets[stream];
+        socket.is_receiving = true;
+        let fd = types::Fd(socket.socket.as_raw_fd());
+        let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(KIND_RECEIVE << 32 | stream as u64);
+        self.push(&entry);
+    }
+
+    fn flush(&mut self) {
+        while let Some(stream) = self.outputs.touched.pop() {
+            let output = &mut self.outputs.outputs[stream as usize];
+            output.is_touched = false;
+            if output.is_sending || output.has_ended {
+                continue;
+            }
+            if output.sent == output.in_flight.len() {
+                output.in_flight.clear();
+                output.sent = 0;
+                std::mem::swap(&mut output.in_flight, &mut output.gathered);
+                if output.in_flight.is_empty() {
+                    continue;
+                }
+            }
+            output.is_sending = true;
+            let rest = &output.in_flight[output.sent..];
+            let (bytes, len) = (rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX));
+            let fd = types::Fd(self.sockets[stream as usize].socket.as_raw_fd());
+            let entry = opcode::Send::new(fd, bytes, len)
+                .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
+                .build()
+                .user_data(KIND_SEND << 32 | u64::from(stream));
+            self.push(&entry);
+        }
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the entries name sockets, send buffers and the buffer ring of this object, which
+            // stay until their completion has been handled: a buffer in flight is neither changed nor freed
+            // while `is_sending`, and `drop` waits for all of them.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // Full: it takes entries again as soon as the kernel has these.
+            if self.ring.submit().is_err() {
+                let taken = self.ring.completion();
+                self.completions
+                    .extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+            }
+        }
+    }
+}
+
+impl Drop for Streams {
+    /// Ends all connections and waits until the kernel is done with their buffers.
+    fn drop(&mut self) {
+        for socket in &self.sockets {
+            let _ = rustix::net::shutdown(socket.socket.as_fd(), rustix::net::Shutdown::Both);
+        }
+        let is_busy = |streams: &Self| {
+            streams.sockets.iter().any(|socket| socket.is_receiving)
+                || streams.outputs.outputs.iter().any(|output| output.is_sending)
+        };
+        while is_busy(self) {
+            for output in &mut self.outputs.outputs {
+                output.has_ended = true;
+            }
+            if self.turn(Duration::from_millis(100), |_, _, _| ()).is_err() {
+                // Better a leak of buffers than memory that the kernel writes to after it is freed.
+                std::process::abort();
+            }
+            self.sockets.iter().for_each(|socket| {
+                let _ = rustix::net::shutdown(socket.socket.as_fd(), rustix::net::Shutdown::Both);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::unix::net::UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn bytes_of_one_stream_are_forwarded_to_another_in_order_and_an_end_is_told() {
+        let mut streams = Streams::new(16, 4_096).unwrap();
+        let ((mut from, here), (mut to, there)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        assert_eq!([streams.add(here.into()), streams.add(there.into())], [0, 1]);
+        let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at >> 8) as u8 ^ at as u8).collect();
+        let writer = {
+            let sent = sent.clone();
+            std::thread::spawn(move || from.write_all(&sent).unwrap())
+        };
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; 1 << 20];
+            io::Read::read_exact(&mut to, &mut got).unwrap();
+            got
+        });
+        let mut ended = Vec::new();
+        while !(ended == [0] && reader.is_finished()) && ended.len() < 2 {
+            let handle = |outputs: &mut Outputs, stream: usize, input: Input<'_>| match input {
+                Input::Bytes(bytes) => outputs.of(1 - stream).extend_from_slice(bytes),
+                Input::End | Input::Broken(_) => ended.push(stream),
+            };
+            streams.turn(Duration::from_millis(10), handle).unwrap();
+        }
+        writer.join().unwrap();
+        assert!(reader.join().unwrap() == sent);
+    }
+}
