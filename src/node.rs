@@ -126,7 +126,8 @@ impl Node {
 
         let reactors = config.reactors();
         let memory_bound_mib = memory_bound_mib(&config);
-        let listeners = Listeners::bind(&config.channel_listen, &config.p2p_listen)?;
+        let listeners =
+            Listeners::bind(&config.channel_listen, config.channel_plaintext, &config.p2p_listen)?;
         let admin_listener = config.admin_listen.map(AdminListener::bind).transpose()?;
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {

@@ -22,7 +22,7 @@ use std::{
 
 use self::ini::Ini;
 use crate::{
-    door::Membership,
+    door::{Membership, is_this_machine},
     engine::{EngineSettings, memory_bytes},
     relay::{admission::Admission, bandwidth::Limiter, settings::Settings},
     tls::settings::TlsSettings,
@@ -67,6 +67,8 @@ pub struct Config {
     pub check_v1_issuer: bool,
     /// TLS of the channel.
     pub channel_tls: TlsSettings,
+    /// Whether the channel is without TLS, for measuring; on loopback only.
+    pub channel_plaintext: bool,
     /// TLS of node links.
     pub p2p_tls: TlsSettings,
     /// Cap on outbound bandwidth towards nodes.
@@ -263,6 +265,16 @@ impl Config {
         let check_v1_issuer = ini.flag("network_security", "check_v1_issuer", false);
         let channel_tls = tls(&mut ini, "channel");
         let p2p_tls = tls(&mut ini, "p2p");
+        let channel_plaintext = ini.flag("tls", "channel_plaintext", false);
+        // An address that is none is refused already.
+        let is_for_others = |ip: IpAddr| !is_this_machine(ip);
+        if channel_plaintext && channel_listen.0.parse().is_ok_and(is_for_others) {
+            let must_be = format!(
+                "false, or [rpc] channel_listen_ip be 127.0.0.1 or ::1: it is for measuring on one machine only, and others reach {}",
+                channel_listen.0
+            );
+            ini.refuse("tls", "channel_plaintext", &must_be);
+        }
 
         let limit = ini.optional(
             "flow_control",
@@ -404,6 +416,7 @@ impl Config {
             check_cert_issuer,
             check_v1_issuer,
             channel_tls,
+            channel_plaintext,
             p2p_tls,
             bandwidth,
             reactors,

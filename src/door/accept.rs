@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Hall, counters::FailureClass};
+use super::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Hall, counters::FailureClass, is_this_machine};
 use crate::{
     engine::{NewLink, duplicate},
     relay::{LinkUp, home_reactor},
@@ -21,27 +21,63 @@ use crate::{
 /// How long the door waits when the system has no descriptors left.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
+/// What all applications without a certificate count as.
+const NO_CERTIFICATE: [u8; 32] = [0; 32];
+
 pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
     let config = hall.settings.channel_tls.clone();
     accept(hall, listener, config, "an application", |hall, stream, address, established| {
-        match hall.guests.borrow_mut().admit_session(established.peer.fingerprint) {
-            Ok((token, reactor)) => {
-                let up =
-                    LinkUp::Sdk { address: address.to_string(), subject: established.peer.subject.clone() };
-                hand_over(hall, stream, token, reactor, up, established);
-            }
-            Err(reason) => {
-                hall.counters.sessions_refused.increment();
-                if hall.may_log(|logs| &mut logs.not_let_in) {
-                    warn!(
-                        %address, subject = %established.peer.subject, %reason,
-                        "application not let in; see whether it leaves connections behind, or use more nodes or certificates",
-                    );
-                }
-            }
-        }
+        let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
+        admit_session(hall, stream, address, fingerprint, subject, Some(established));
     })
     .await;
+}
+
+/// Accepts applications without TLS for ever, for a listener on loopback. Others' packets can be brought there by rules
+/// of the machine's own firewall, so each connection is looked at, too.
+pub(super) async fn accept_sessions_without_tls(hall: Rc<Hall>, listener: TcpListener) {
+    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    loop {
+        let (stream, address) = next_connection(&hall, &listener).await;
+        let _ = stream.set_nodelay(true);
+        if is_this_machine(address.ip()) {
+            admit_session(&hall, &stream, address, NO_CERTIFICATE, String::new(), None);
+        } else {
+            hall.counters.sessions_refused.increment();
+            if hall.may_log(|logs| &mut logs.not_let_in) {
+                warn!(
+                    %address,
+                    "application not let in: it is on another machine, and there is no TLS here: remove [tls] channel_plaintext",
+                );
+            }
+        }
+    }
+}
+
+fn admit_session(
+    hall: &Hall,
+    stream: &TcpStream,
+    address: SocketAddr,
+    fingerprint: [u8; 32],
+    subject: String,
+    established: Option<Established>,
+) {
+    let admitted = hall.guests.borrow_mut().admit_session(fingerprint);
+    match admitted {
+        Ok((token, reactor)) => {
+            let up = LinkUp::Sdk { address: address.to_string(), subject };
+            hand_over(hall, stream, token, reactor, up, established);
+        }
+        Err(reason) => {
+            hall.counters.sessions_refused.increment();
+            if hall.may_log(|logs| &mut logs.not_let_in) {
+                warn!(
+                    %address, %subject, %reason,
+                    "application not let in; see whether it leaves connections behind, or use more nodes or certificates",
+                );
+            }
+        }
+    }
 }
 
 pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
@@ -64,17 +100,7 @@ async fn accept(
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                hall.counters.accept_failures.increment();
-                if hall.may_log(|logs| &mut logs.not_accepted) {
-                    warn!(%error, "cannot accept a connection; if files run out, raise the limit (ulimit -n, LimitNOFILE=)");
-                }
-                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
-                continue;
-            }
-        };
+        let (stream, address) = next_connection(&hall, &listener).await;
         if !hall.guests.borrow_mut().begin_handshake(address.ip()) {
             hall.counters.handshakes_refused.increment();
             if hall.may_log(|logs| &mut logs.too_many_handshakes) {
@@ -108,6 +134,21 @@ async fn accept(
                 }
             }
         });
+    }
+}
+
+async fn next_connection(hall: &Hall, listener: &tokio_uring::net::TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                hall.counters.accept_failures.increment();
+                if hall.may_log(|logs| &mut logs.not_accepted) {
+                    warn!(%error, "cannot accept a connection; if files run out, raise the limit (ulimit -n, LimitNOFILE=)");
+                }
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+            }
+        }
     }
 }
 
@@ -162,22 +203,25 @@ pub(super) fn admit_node(
         name: established.peer.common_name.clone(),
     };
     let reactor = home_reactor(&id, hall.settings.reactors);
-    hand_over(hall, stream, token, reactor, up, established).then_some(token)
+    hand_over(hall, stream, token, reactor, up, Some(established)).then_some(token)
 }
 
-/// Gives a link to its reactor. Nothing is pending on the stream: its handshake has ended.
+/// Gives a link to its reactor. Nothing is pending on the stream: its handshake has ended, or there is none without TLS.
 fn hand_over(
     hall: &Hall,
     stream: &TcpStream,
     token: u64,
     reactor: crate::relay::ReactorId,
     up: LinkUp,
-    established: Established,
+    established: Option<Established>,
 ) -> bool {
     match duplicate(stream) {
         Ok(socket) => {
-            let Established { sealer, opener, plaintext, received, .. } = established;
-            hall.engine.adopt(NewLink { token, reactor, socket, up, sealer, opener, plaintext, received });
+            let (tls, plaintext, received) = match established {
+                Some(done) => (Some((done.sealer, done.opener)), done.plaintext, done.received),
+                None => (None, Vec::new(), Vec::new()),
+            };
+            hall.engine.adopt(NewLink { token, reactor, socket, up, tls, plaintext, received });
             true
         }
         Err(error) => {

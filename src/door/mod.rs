@@ -23,7 +23,7 @@ mod membership;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
     thread,
@@ -93,6 +93,15 @@ pub enum DoorError {
         /// Why.
         source: std::io::Error,
     },
+    /// The listener for applications is to be without TLS where others reach it.
+    #[error(
+        "[tls] channel_plaintext=true is for measuring on one machine only, and {address} can be reached from others: \
+         set [rpc] channel_listen_ip=127.0.0.1 (or ::1), or remove [tls] channel_plaintext"
+    )]
+    PlaintextForOthers {
+        /// Where it listens.
+        address: SocketAddr,
+    },
     /// The thread or its ring cannot be set up.
     #[error("the door cannot be set up: {0}")]
     Runtime(std::io::Error),
@@ -147,16 +156,30 @@ struct Hall {
 /// Where the door listens, before it is opened.
 pub struct Listeners {
     channel: TcpListener,
+    channel_plaintext: bool,
     p2p: TcpListener,
 }
 
 impl Listeners {
-    /// Takes the addresses; nobody is let in yet.
-    pub fn bind(channel: &(String, u16), p2p: &(String, u16)) -> Result<Self, DoorError> {
-        Ok(Self {
-            channel: listen(channel, "rpc", "channel_listen_port")?,
-            p2p: listen(p2p, "p2p", "listen_port")?,
-        })
+    /// Takes the addresses; nobody is let in yet. `channel_plaintext` lets applications in without TLS, which only an
+    /// address on loopback may.
+    pub fn bind(
+        channel: &(String, u16),
+        channel_plaintext: bool,
+        p2p: &(String, u16),
+    ) -> Result<Self, DoorError> {
+        let channel = listen(channel, "rpc", "channel_listen_port")?;
+        if channel_plaintext {
+            let address = channel.local_addr().map_err(DoorError::Runtime)?;
+            if !is_this_machine(address.ip()) {
+                return Err(DoorError::PlaintextForOthers { address });
+            }
+            warn!(
+                %address,
+                "applications are let in WITHOUT TLS, whoever runs them on this machine: [tls] channel_plaintext is for measuring only",
+            );
+        }
+        Ok(Self { channel, channel_plaintext, p2p: listen(p2p, "p2p", "listen_port")? })
     }
 
     /// An address of this node for others: port 0 becomes the one that is listened on.
@@ -175,7 +198,7 @@ impl Door {
         engine: EngineHandle,
         link_events: mpsc::UnboundedReceiver<LinkEvent>,
     ) -> Result<Self, DoorError> {
-        let Listeners { channel, p2p } = listeners;
+        let Listeners { channel, channel_plaintext, p2p } = listeners;
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
         let p2p_address = p2p.local_addr().map_err(DoorError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
@@ -197,7 +220,11 @@ impl Door {
                     membership: members,
                     stop: stopped.clone(),
                 });
-                tokio_uring::spawn(accept::accept_sessions(hall.clone(), channel));
+                if channel_plaintext {
+                    tokio_uring::spawn(accept::accept_sessions_without_tls(hall.clone(), channel));
+                } else {
+                    tokio_uring::spawn(accept::accept_sessions(hall.clone(), channel));
+                }
                 tokio_uring::spawn(accept::accept_nodes(hall.clone(), p2p));
                 tokio_uring::spawn(membership::keep(hall.clone()));
                 hall.watch_links(link_events).await;
@@ -276,7 +303,7 @@ fn listen(
     key: &'static str,
 ) -> Result<TcpListener, DoorError> {
     let bind = || {
-        let ip: std::net::IpAddr = ip.parse().map_err(std::io::Error::other)?;
+        let ip: IpAddr = ip.parse().map_err(std::io::Error::other)?;
         let address = SocketAddr::new(ip, *port);
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(address),
@@ -300,6 +327,11 @@ fn listen(
         bound = bind();
     }
     bound.map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+}
+
+/// Whether only this machine itself has the address.
+pub fn is_this_machine(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 fn is_in_use(error: &std::io::Error) -> bool {

@@ -131,10 +131,8 @@ pub struct NewLink {
     pub socket: OwnedFd,
     /// Who is at the other end.
     pub up: LinkUp,
-    /// For sending.
-    pub sealer: Sealer,
-    /// For receiving.
-    pub opener: Opener,
+    /// For sending and for receiving; `None` on a link without TLS, as only a listener on loopback makes it.
+    pub tls: Option<(Sealer, Opener)>,
     /// Plaintext that came with the handshake.
     pub plaintext: Vec<u8>,
     /// Bytes that came behind it.

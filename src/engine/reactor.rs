@@ -580,9 +580,10 @@ impl Reactor {
             let bounds = FrameBounds { len_min: node::HEADER_LEN_MIN, len_max: node_frame_len_max(settings) };
             (bounds, node_queue_bytes_max(settings))
         };
+        let (sealer, opener) = link.tls.unzip();
         self.slots[index as usize] = Some(Slot {
             socket: link.socket,
-            receive: Receive::new(link.opener, bounds),
+            receive: Receive::new(opener, bounds),
             token: link.token,
             is_sdk,
             received_frames: 0,
@@ -591,7 +592,7 @@ impl Reactor {
             worn_logged: false,
             worn_since: None,
         });
-        let transmit = Transmit::new(now, key, link.sealer, is_sdk, queue_bytes_max);
+        let transmit = Transmit::new(now, key, sealer, is_sdk, queue_bytes_max);
         self.io.transmits[index as usize] = Some(transmit);
         self.shard.handle_link_up(now, key, link.up, &mut self.io);
         if self.stopping {
@@ -969,8 +970,7 @@ mod tests {
             reactor: ReactorId(0),
             socket: socket.into(),
             up: LinkUp::Sdk { address: String::new(), subject: String::new() },
-            sealer,
-            opener,
+            tls: Some((sealer, opener)),
             plaintext: Vec::new(),
             received: Vec::new(),
         });
@@ -1032,7 +1032,7 @@ mod tests {
         let keys = [0, 1].map(|index| LinkKey { index, generation: 1 });
         for key in keys {
             let (sealer, _) = connection();
-            io.transmits.push(Some(Transmit::new(io.now, key, sealer, true, 8 << 20)));
+            io.transmits.push(Some(Transmit::new(io.now, key, Some(sealer), true, 8 << 20)));
         }
         let send = |io: &mut Io, key| io.send(key, Class::Data, &[0; 500], FrameRef::Slice(&[]));
         let mut taken = 0;

@@ -1,4 +1,5 @@
-//! The receiving side of a link: bytes → records → plaintext → frames, in place where they lie whole.
+//! The receiving side of a link: bytes → records → plaintext → frames, in place where they lie whole. Without
+//! TLS the bytes are the plaintext.
 
 use std::time::Instant;
 
@@ -12,8 +13,12 @@ use crate::{
     wire::FrameRef,
 };
 
+/// What a TLS connection begins with: type and major version of a handshake's record.
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
+
 pub(super) struct Receive {
-    opener: Opener,
+    /// `None` without TLS.
+    opener: Option<Opener>,
     bounds: FrameBounds,
     /// The beginning of a record whose end is not here yet; counted among the unfinished frames.
     carry: Vec<u8>,
@@ -25,7 +30,7 @@ pub(super) struct Receive {
 }
 
 impl Receive {
-    pub(super) fn new(opener: Opener, bounds: FrameBounds) -> Self {
+    pub(super) fn new(opener: Option<Opener>, bounds: FrameBounds) -> Self {
         Self {
             opener,
             bounds,
@@ -37,12 +42,12 @@ impl Receive {
     }
 
     pub(super) fn blocks(&self) -> u64 {
-        self.opener.blocks()
+        self.opener.as_ref().map_or(0, Opener::blocks)
     }
 
     /// Whether the peer asked for new keys.
     pub(super) fn take_update_request(&mut self) -> bool {
-        self.opener.take_update_request()
+        self.opener.as_mut().is_some_and(Opener::take_update_request)
     }
 
     /// Plaintext that came with the handshake.
@@ -65,6 +70,9 @@ impl Receive {
         mut bytes: &mut [u8],
         mut handle: impl FnMut(FrameRef<'_>) -> bool,
     ) -> Result<bool, CloseReason> {
+        if self.opener.is_none() {
+            return self.handle_without_tls(now, unfinished, bytes, handle);
+        }
         while !self.carry.is_empty() && !bytes.is_empty() {
             let wanted = match record_len(&self.carry).map_err(|_| CloseReason::Tls)? {
                 Some(len) => len - self.carry.len(),
@@ -127,6 +135,21 @@ impl Receive {
                 .is_some_and(|since| now.saturating_duration_since(since) > RECORD_COMPLETE_WITHIN)
     }
 
+    fn handle_without_tls(
+        &mut self,
+        now: Instant,
+        unfinished: &UnfinishedFrames,
+        bytes: &[u8],
+        handle: impl FnMut(FrameRef<'_>) -> bool,
+    ) -> Result<bool, CloseReason> {
+        self.assembler.feed(now, self.bounds, unfinished, bytes, handle).map_err(|reason| match reason {
+            CloseReason::FrameLength(len) if len.to_be_bytes().starts_with(&TLS_HANDSHAKE) => {
+                CloseReason::TlsUnexpected
+            }
+            reason => reason,
+        })
+    }
+
     fn handle_record(
         &mut self,
         now: Instant,
@@ -134,7 +157,8 @@ impl Receive {
         record: &mut [u8],
         handle: &mut impl FnMut(FrameRef<'_>) -> bool,
     ) -> Result<bool, CloseReason> {
-        match self.opener.open_in_place(record) {
+        let Some(opener) = &mut self.opener else { return Err(CloseReason::Tls) };
+        match opener.open_in_place(record) {
             Ok(Opened::Data(plaintext)) => {
                 self.assembler.feed(now, self.bounds, unfinished, plaintext, handle)
             }
@@ -168,7 +192,7 @@ mod tests {
     #[test]
     fn a_record_that_dribbles_is_counted_and_overdue_until_it_is_whole() {
         let (mut sealer, opener) = connection();
-        let (mut receive, start) = (Receive::new(opener, BOUNDS), Instant::now());
+        let (mut receive, start) = (Receive::new(Some(opener), BOUNDS), Instant::now());
         let unfinished = UnfinishedFrames::new(usize::MAX);
         let mut record = record(&mut sealer, 9_000);
         let (last, dribbled) = record.split_last_mut().unwrap();
@@ -196,7 +220,7 @@ mod tests {
     #[test]
     fn a_link_that_ends_gives_back_what_it_had_of_a_record() {
         let (mut sealer, opener) = connection();
-        let mut receive = Receive::new(opener, BOUNDS);
+        let mut receive = Receive::new(Some(opener), BOUNDS);
         let unfinished = UnfinishedFrames::new(10);
         let mut record = record(&mut sealer, 100);
         let taken = receive.handle_bytes(Instant::now(), &unfinished, &mut record[..50], |_| unreachable!());

@@ -1,5 +1,6 @@
 //! The sending side of a link: frames are sealed into its own buffer as soon as they are given, and what
-//! was sealed goes out in one send per turn. Pure.
+//! was sealed goes out in one send per turn. Pure. On a link without TLS to seal is to copy: the same bytes,
+//! without records.
 //!
 //! # Invariants
 //! - What is sealed is sent, in the order sealed; the bound is checked before.
@@ -49,7 +50,8 @@ impl Waiting {
 
 pub(super) struct Transmit {
     pub(super) key: LinkKey,
-    sealer: Sealer,
+    /// `None` without TLS.
+    sealer: Option<Sealer>,
     is_sdk: bool,
     share_records: bool,
     queue_bytes_max: usize,
@@ -91,15 +93,15 @@ impl Transmit {
     pub(super) fn new(
         now: Instant,
         key: LinkKey,
-        sealer: Sealer,
+        sealer: Option<Sealer>,
         is_sdk: bool,
         queue_bytes_max: usize,
     ) -> Self {
         Self {
             key,
+            share_records: !is_sdk && sealer.is_some(),
             sealer,
             is_sdk,
-            share_records: !is_sdk,
             queue_bytes_max,
             gathered: Vec::new(),
             sealed: Vec::new(),
@@ -121,7 +123,7 @@ impl Transmit {
 
     /// Lets frames share records from here on.
     pub(super) fn share_records(&mut self) {
-        self.share_records = true;
+        self.share_records = self.sealer.is_some();
     }
 
     /// Bytes that are not sent yet.
@@ -160,7 +162,10 @@ impl Transmit {
         if self.closing.is_some() {
             return;
         }
-        let updated = self.seal_gathered().and_then(|()| self.sealer.update_keys(&mut self.sealed));
+        let updated = self.seal_gathered().and_then(|()| match &mut self.sealer {
+            Some(sealer) => sealer.update_keys(&mut self.sealed),
+            None => Ok(()),
+        });
         if updated.is_err() {
             self.close(now, CloseReason::KeysWorn, true);
         }
@@ -168,11 +173,11 @@ impl Transmit {
 
     /// Whether [`Self::update_keys`] gives new keys.
     pub(super) fn can_update_keys(&self) -> bool {
-        self.sealer.can_update_keys()
+        self.sealer.as_ref().is_some_and(Sealer::can_update_keys)
     }
 
     pub(super) fn blocks(&self) -> u64 {
-        self.sealer.blocks()
+        self.sealer.as_ref().map_or(0, Sealer::blocks)
     }
 
     /// Takes a frame.
@@ -233,7 +238,7 @@ impl Transmit {
 
     fn seal_gathered(&mut self) -> Result<(), SealError> {
         if !self.gathered.is_empty() {
-            self.sealer.seal(ContentType::ApplicationData, &[&self.gathered], &mut self.sealed)?;
+            seal(&mut self.sealer, &[&self.gathered], &mut self.sealed)?;
             self.gathered.clear();
         }
         Ok(())
@@ -277,7 +282,9 @@ impl Transmit {
             self.seal_gathered()?;
             if self.closing.is_some() && !self.is_anything_waiting() && !self.close_notify_sealed {
                 self.close_notify_sealed = true;
-                self.sealer.close_notify(&mut self.sealed)?;
+                if let Some(sealer) = &mut self.sealer {
+                    sealer.close_notify(&mut self.sealed)?;
+                }
             }
             self.in_flight.clear();
             self.sent = 0;
@@ -328,10 +335,21 @@ impl Transmit {
     }
 }
 
+/// Appends one record that holds `parts`, or without TLS just these.
+fn seal(sealer: &mut Option<Sealer>, parts: &[&[u8]], out: &mut Vec<u8>) -> Result<(), SealError> {
+    match sealer {
+        Some(sealer) => sealer.seal(ContentType::ApplicationData, parts, out),
+        None => {
+            parts.iter().for_each(|part| out.extend_from_slice(part));
+            Ok(())
+        }
+    }
+}
+
 /// Seals bytes `from..` of a frame, at most about `bytes_max` of them, in records that are full but for the
 /// last. Gives up to where.
 fn seal_range(
-    sealer: &mut Sealer,
+    sealer: &mut Option<Sealer>,
     out: &mut Vec<u8>,
     head: &[u8],
     body: FrameRef<'_>,
@@ -355,7 +373,7 @@ fn seal_range(
                 break;
             }
         }
-        sealer.seal(ContentType::ApplicationData, &parts, out)?;
+        seal(sealer, &parts, out)?;
         at = record_end;
     }
     Ok(at)
@@ -373,7 +391,7 @@ mod tests {
 
     fn transmit(is_sdk: bool, queue_bytes_max: usize) -> (Transmit, Opener) {
         let (sealer, opener) = connection();
-        (Transmit::new(Instant::now(), KEY, sealer, is_sdk, queue_bytes_max), opener)
+        (Transmit::new(Instant::now(), KEY, Some(sealer), is_sdk, queue_bytes_max), opener)
     }
 
     fn send(transmit: &mut Transmit, class: Class, frame: &[u8]) -> Result<(), SendError> {
@@ -462,6 +480,28 @@ mod tests {
         assert!(transmit.waiting[DATA].len() > 1_000);
         assert_eq!(drain(&mut transmit, &mut opener).len(), taken * 42);
         assert_eq!(transmit.waiting[DATA].capacity(), 0, "an idle link keeps nothing");
+    }
+
+    #[test]
+    fn without_tls_what_is_sent_is_what_was_given_and_nothing_follows_it() {
+        let now = Instant::now();
+        let mut transmit = Transmit::new(now, KEY, None, true, 64 << 20);
+        transmit.share_records();
+        let (mut given, mut sent) = (Vec::new(), Vec::new());
+        for (number, len) in [42, 300, 16_384, 16_385, 70_000, 1 << 20, 300_000, 42].into_iter().enumerate() {
+            let frame = vec![number as u8; len];
+            transmit.send(now, Class::Data, &frame[..42], FrameRef::Slice(&frame[42..])).unwrap();
+            given.extend(frame);
+        }
+        transmit.update_keys(now);
+        transmit.close(now, CloseReason::Shutdown, false);
+        while transmit.next_send().unwrap().is_some() {
+            sent.extend_from_slice(&transmit.in_flight[transmit.sent..]);
+            transmit.handle_sent(now, usize::MAX / 2);
+        }
+        assert!(sent == given);
+        assert!(transmit.is_flushed());
+        assert_eq!((transmit.blocks(), transmit.can_update_keys()), (0, false));
     }
 
     #[test]

@@ -182,6 +182,9 @@ pub enum CloseReason {
     /// A record that did not authenticate, or a TLS alert.
     #[error("TLS failed: a record did not authenticate, was malformed, or the peer sent an alert")]
     Tls,
+    /// A TLS handshake on a link that is without TLS.
+    #[error("the peer speaks TLS, and this listener is without")]
+    TlsUnexpected,
     /// A frame length below the header's or above the bound.
     #[error("a frame of {0} bytes is outside the bounds")]
     FrameLength(u32),
@@ -237,6 +240,7 @@ impl CloseReason {
             Self::Tls => {
                 "something on the way changes bytes, or the peer's TLS is at fault: see what it runs"
             }
+            Self::TlsUnexpected => "remove [tls] channel_plaintext, which is for measuring only",
             Self::FrameLength(_) => {
                 "see what the peer sends; if it needs such frames, raise [amop] frame_len_max on all nodes"
             }

@@ -337,6 +337,7 @@ impl Shard {
         let Some(link) = slot.take_if(|link| link.generation == key.generation) else { return };
         match reason {
             CloseReason::Tls
+            | CloseReason::TlsUnexpected
             | CloseReason::FrameLength(_)
             | CloseReason::FrameUnfinished
             | CloseReason::FramePoolFull
