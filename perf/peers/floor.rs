@@ -23,9 +23,16 @@ pub(crate) struct FloorArgs {
 pub(crate) fn serve(args: &FloorArgs) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(&args.listen)?;
     println!("{}", listener.local_addr()?);
+    loop {
+        forward(&listener, args.pairs)?;
+    }
+}
+
+/// Forwards between one set of pairs, until one of them ends.
+fn forward(listener: &TcpListener, pairs: usize) -> Result<(), Box<dyn Error>> {
     // As the node has them.
     let mut streams = Streams::new(256, 32 * 1024)?;
-    for _ in 0..2 * args.pairs {
+    for _ in 0..2 * pairs {
         let (socket, _) = listener.accept()?;
         socket.set_nodelay(true)?;
         streams.add(socket.into());
@@ -34,7 +41,7 @@ pub(crate) fn serve(args: &FloorArgs) -> Result<(), Box<dyn Error>> {
     while !has_ended {
         streams.turn(Duration::from_secs(1), |outputs, stream, input| match input {
             Input::Bytes(bytes) => {
-                outputs.of((stream + args.pairs) % (2 * args.pairs)).extend_from_slice(bytes);
+                outputs.of((stream + pairs) % (2 * pairs)).extend_from_slice(bytes);
             }
             Input::End | Input::Broken(_) => has_ended = true,
         })?;

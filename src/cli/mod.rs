@@ -1,6 +1,6 @@
 //! The commands of the binary.
 //!
-//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `keys`, `pki` and
+//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `load`, `keys`, `pki` and
 //! `config`, and decide nothing about messages.
 
 /// Prints a line; quietly ends in nothing once nobody reads any more.

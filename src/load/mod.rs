@@ -379,10 +379,8 @@ impl<P: Protocol> Load<P> {
                     "the subscribers do not become known where the publishers are: are the nodes linked?",
                 ));
             }
-            for publisher in 0..self.publishers {
-                if !is_ready[publisher] {
-                    self.send(publisher, Instant::now());
-                }
+            for (publisher, _) in is_ready.iter().enumerate().filter(|(_, is_ready)| !**is_ready) {
+                self.send(publisher, Instant::now());
             }
             let round = Instant::now() + PROBE_INTERVAL;
             while Instant::now() < round && is_ready.contains(&false) {

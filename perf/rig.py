@@ -1,0 +1,218 @@
+"""Servers and loads, each pinned to a processor of its own; shared by perf/report and perf/scaling."""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER_CPU, LOAD_CPU = 0, 1
+BUSY_MIN, LOAD_MAX = 0.95, 0.90
+TRIES = 3
+CHANNEL_PORT, P2P_PORT, NATS_PORT = 22200, 32300, 24222
+
+
+class Trouble(Exception):
+    """What the reader must mend."""
+
+
+def sh(command, **more):
+    return subprocess.run([str(part) for part in command], check=True, text=True, capture_output=True, **more).stdout
+
+
+def load_average():
+    return Path("/proc/loadavg").read_text().split()[0]
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+        self.amop, self.peers = target / "amop", target / "examples" / "peers"
+        self.dir = Path(tempfile.mkdtemp(prefix="amop-report-"))
+        self.running = []
+        self.commands = []
+        sh([self.amop, "pki", "network", "-l", "127.0.0.1:2", "--p2p-port", P2P_PORT, "--channel-port", CHANNEL_PORT,
+            "--listen-ip", "127.0.0.1", "-o", self.dir / "nodes"])
+        self.host = self.dir / "nodes" / "127.0.0.1"
+        self.certs = self.host / "sdk"
+        self.configs = 0
+
+    def close(self):
+        self.stop_all()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def stop_all(self):
+        for process in self.running:
+            process.send_signal(signal.SIGTERM)
+        for process in self.running:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.running.clear()
+
+    def spawn(self, command, cpu, **more):
+        pinned = command if cpu is None else ["taskset", "-c", str(cpu), *command]
+        process = subprocess.Popen([str(part) for part in pinned], **more)
+        self.running.append(process)
+        return process
+
+    def note(self, name, command):
+        text = " ".join(str(part) for part in command).replace(str(self.dir), "DIR").replace(str(ROOT) + "/", "")
+        self.commands.append((name, text))
+
+    def node(self, number=0, engine="", tls="", cpu=SERVER_CPU, alone=True):
+        """Starts a node with more settings; gives its process."""
+        base = (self.host / f"node{number}" / "config.ini").read_text()
+        if alone:
+            base = "\n".join(line for line in base.splitlines() if not line.strip().startswith("node."))
+        self.configs += 1
+        config = self.host / f"node{number}" / f"report{self.configs}.ini"
+        engine = engine if "reactors=" in engine else f"reactors=1\n{engine}"
+        config.write_text(f"{base}\n[engine]\n{engine}\n[tls]\n{tls}\n")
+        process = self.spawn([self.amop, "node", "-c", config, "--log-level", "error"], cpu)
+        self.wait_for(CHANNEL_PORT + number, process)
+        return process
+
+    def nats(self):
+        config = self.dir / "nats.conf"
+        config.write_text(
+            f"host: 127.0.0.1\nport: {NATS_PORT}\nmax_payload: 8MB\nmax_pending: 256MB\n"
+            f"tls {{ cert_file: \"{self.certs}/sdk.crt\"\n key_file: \"{self.certs}/sdk.key\"\n"
+            f" ca_file: \"{self.certs}/ca.crt\"\n verify: true\n timeout: 10 }}\n")
+        command = [self.args.nats, "-c", config, "-l", self.dir / "nats.log"]
+        process = self.spawn(command, SERVER_CPU, env={**os.environ, "GOMAXPROCS": "1"})
+        self.wait_for(NATS_PORT, process)
+        return process
+
+    def wait_for(self, port, process):
+        import socket
+        for _ in range(300):
+            if process.poll() is not None:
+                raise Trouble(f"a server ended at its start: {process.args}")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise Trouble(f"nothing listens on port {port}")
+
+    def measure(self, name, command, rate_counts=True):
+        """Runs a load until it is valid; gives its figures."""
+        pinned = ["taskset", "-c", str(LOAD_CPU), *[str(part) for part in command]]
+        self.note(name, pinned)
+        for attempt in range(TRIES):
+            done = subprocess.run(pinned, text=True, capture_output=True)
+            lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+            if not lines:
+                raise Trouble(f"{name}: {done.stderr.strip()}")
+            figures = [json.loads(line) for line in lines]
+            last = figures[-1]
+            if not last.get("is_clean", True):
+                raise Trouble(f"{name}: messages were lost, failed or came twice: "
+                              f"{ {key: last[key] for key in ('failed', 'lost', 'unmatched', 'unsent')} }")
+            last["valid"] = not rate_counts or (
+                last["node_processor_share"] >= BUSY_MIN and last["own_processor_share"] <= LOAD_MAX)
+            last["load_average"] = load_average()
+            if last["valid"]:
+                break
+        for figure in figures:
+            figure.pop("histogram_us", None)
+        share = f"node {last.get('node_processor_share', 0):.2f}, load {last.get('own_processor_share', 0):.2f}"
+        print(f"  {name}: {last.get('node_cpu_us_each', 0):.3f} µs each, {last.get('messages_per_second', 0):.0f}/s, {share}"
+              f"{'' if last['valid'] else ' VOID'}", file=sys.stderr)
+        return figures if len(figures) > 1 else last
+
+    def bench(self, name, pids, *options, nodes=(0,), rate_counts=True):
+        where = [part for number in nodes for part in ("-n", f"127.0.0.1:{CHANNEL_PORT + number}")]
+        command = [self.amop, "bench", *options, *where, "-c", self.certs, "--pid", ",".join(map(str, pids)), "--json"]
+        if "--seconds" not in options:
+            command += ["--seconds", self.args.seconds]
+        return self.measure(name, command, rate_counts)
+
+    def aead(self, frame, frames_per_record):
+        command = [self.peers, "aead", "--frame", frame, "--frames-per-record", frames_per_record]
+        self.note("AEAD alone", command)
+        each = [json.loads(sh(["taskset", "-c", SERVER_CPU, *command]))["cpu_us_each"] for _ in range(self.args.runs)]
+        return statistics.median(each)
+
+    # What is run. Each gives figures for one run; `alternate` runs them in turn.
+
+    def amop_run(self, name, *options, engine="", tls="", cpu=SERVER_CPU, **more):
+        process = self.node(engine=engine, tls=tls, cpu=cpu)
+        try:
+            return self.bench(name, [process.pid], *options, **more)
+        finally:
+            self.stop_all()
+
+    def two_nodes_run(self, name, *options):
+        processes = [self.node(number, alone=False) for number in (0, 1)]
+        try:
+            return self.bench(name, [process.pid for process in processes], *options, nodes=(0, 1))
+        finally:
+            self.stop_all()
+
+    def nats_run(self, name, *options):
+        process = self.nats()
+        try:
+            return self.measure(name, [self.peers, "nats-load", "-n", f"127.0.0.1:{NATS_PORT}", "-c", self.certs, "--pid",
+                                       process.pid, "--seconds", self.args.seconds, *options])
+        finally:
+            self.stop_all()
+
+    def floor_run(self, name, pairs, window):
+        server = self.spawn([self.peers, "floor", "--pairs", pairs], SERVER_CPU, stdout=subprocess.PIPE, text=True)
+        address = server.stdout.readline().strip()
+        try:
+            return self.measure(name, [self.peers, "floor-load", "-n", address, "--publishers", pairs, "--window", window,
+                                       "--pid", server.pid, "--seconds", self.args.seconds])
+        finally:
+            self.stop_all()
+
+    def alternate(self, *runs):
+        """Runs each of `runs` in turn, as often as said; gives for each the median of processor time and all figures."""
+        figures = [[] for _ in runs]
+        for _ in range(self.args.runs):
+            for run, into in zip(runs, figures):
+                into.append(run())
+        medians = []
+        for into in figures:
+            ordered = sorted(into, key=lambda one: one["node_cpu_us_each"])
+            median = dict(ordered[len(ordered) // 2])
+            median["spread"] = [ordered[0]["node_cpu_us_each"], ordered[-1]["node_cpu_us_each"]]
+            median["valid"] = all(one["valid"] for one in into)
+            medians.append(median)
+        return medians
+
+
+def processor():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def arguments(description):
+    """The options that both scripts have, for argparse."""
+    import argparse
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "perf")
+    parser.add_argument("--built", action="store_true", help="do not build")
+    return parser
+
+
+def build(args):
+    if os.cpu_count() < 2:
+        raise Trouble("two processors are needed: one for the server, one for the load")
+    if not args.built:
+        subprocess.run(["cargo", "build", "--release", "--bin", "amop", "--example", "peers"], cwd=ROOT, check=True)

@@ -1,0 +1,113 @@
+//! `amop bench` against real nodes: every mode ends well, counts all that it sends, and says what is wrong.
+
+mod support;
+
+use std::process::{Command, Output};
+
+use amop::pki::Profile;
+use support::{
+    TestNode, host_dir,
+    process::{PROGRAM, Process},
+};
+
+fn start(more: &str) -> Process {
+    Process::start_with(&host_dir(Profile::Rsa).join("node0/conf"), true, more)
+}
+
+fn bench(at: &[&str], arguments: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.args(["bench", "--json", "--seconds", "1", "--warm-up", "0"]).args(arguments);
+    command.arg("-c").arg(host_dir(Profile::Rsa).join("sdk"));
+    at.iter().for_each(|node| {
+        command.args(["-n", node]);
+    });
+    command.output().unwrap()
+}
+
+/// What a run that ends well prints, one value for each line.
+fn figures(node: &Process, arguments: &[&str]) -> Vec<serde_json::Value> {
+    let output = bench(&[&node.channel.to_string()], arguments);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {told}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn count(value: &serde_json::Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap_or_else(|| panic!("{name} of {value}"))
+}
+
+#[test]
+fn every_message_of_every_mode_is_answered_and_counted() {
+    let node = start("");
+    let runs = figures(&node, &["--window", "1,8", "--publishers", "3"]);
+    assert_eq!(runs.len(), 2);
+    let mixed =
+        figures(&node, &["mixed", "--window", "4", "--subscribers", "5", "--multicast-percent", "30"]);
+    let open = figures(&node, &["--rate", "200", "--own-records"]);
+    let large = figures(&node, &["--window", "2", "--payload", "300000"]);
+    let storm = figures(&node, &["storm", "--rate", "100", "--handshakes", "20"]);
+    assert_eq!(storm.len(), 2);
+    for run in [runs, mixed, open, large, storm].iter().flatten() {
+        assert_eq!(run["is_clean"], true, "{run}");
+        assert!(count(run, "messages") > 0, "{run}");
+        assert!(
+            run["p50_us"].as_f64() <= run["p99_us"].as_f64()
+                && run["p99_us"].as_f64() <= run["max_us"].as_f64()
+        );
+    }
+}
+
+#[test]
+fn a_multicast_counts_as_done_when_all_subscribers_have_it() {
+    let node = start("");
+    for run in figures(&node, &["multicast", "--window", "4", "--subscribers", "7"]) {
+        let messages = run["messages_per_second"].as_f64().unwrap();
+        let deliveries = run["deliveries_per_second"].as_f64().unwrap();
+        let seconds = run["seconds"].as_f64().unwrap();
+        // What is under way at the beginning and at the end is counted in part.
+        assert!(messages > 0.0 && (deliveries - 7.0 * messages).abs() * seconds <= 2.0 * 4.0 * 7.0, "{run}");
+    }
+}
+
+#[test]
+fn a_node_without_tls_can_be_measured_too() {
+    let node = start("[tls]\nchannel_plaintext=true\n");
+    assert_eq!(figures(&node, &["--plaintext", "--window", "8"])[0]["is_clean"], true);
+}
+
+#[test]
+fn publishers_and_subscribers_may_be_at_different_nodes() {
+    let near = TestNode::start(Profile::Rsa, 0, &[], "");
+    let far = TestNode::start(Profile::Rsa, 1, &[&near], "");
+    near.wait_for_neighbours(&[&far]);
+    let at = [&near, &far].map(|node| node.node().channel_address().to_string());
+    let output = bench(&[&at[0], &at[1]], &["--window", "8", "--publishers", "2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(run["is_clean"], true);
+    assert!(far.total(|counters| counters.node_frames_received.get()) >= count(&run, "messages"));
+}
+
+#[test]
+fn messages_that_fail_are_told_and_the_run_fails() {
+    // Nearly nothing passes to the other node.
+    let near = TestNode::start(Profile::Rsa, 0, &[], "[flow_control]\noutgoing_bandwidth_limit=0.05\n");
+    let far = TestNode::start(Profile::Rsa, 1, &[&near], "");
+    near.wait_for_neighbours(&[&far]);
+    let at = [&near, &far].map(|node| node.node().channel_address().to_string());
+    let output = bench(&[&at[0], &at[1]], &["--window", "16", "--payload", "5000"]);
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!output.status.success() && run["is_clean"] == false, "{run}");
+    assert!(count(&run["failed"], "103") > 0, "{run}");
+}
+
+#[test]
+fn a_node_that_is_not_there_is_named() {
+    let output = bench(&["127.0.0.1:1"], &[]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("127.0.0.1:1"), "{told}");
+}
