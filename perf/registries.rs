@@ -54,6 +54,7 @@ impl Registries {
         Self { now, ids, shared, bytes: 0, registries, wire: VecDeque::new(), seq: 0 }
     }
 
+    #[allow(dead_code)] // not every measurement needs it
     pub(super) fn subscribe(&mut self, node: usize, changes: Vec<(Topic, i32)>) {
         self.registries[node].handle(self.now, RegistryInput::Topics { reactor: HOME, changes });
     }

@@ -1,6 +1,9 @@
 //! Frames of the node link (WIRE §6.2, §6.3).
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use smallvec::SmallVec;
 
@@ -25,8 +28,15 @@ const _: () = assert!(
 );
 
 /// A node's secp256k1 public key: the uncompressed point without its leading 04 (WIRE §6.1).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 64]);
+
+/// Its first bytes are as good as all: nobody finds many keys that agree in them.
+impl Hash for NodeId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.short());
+    }
+}
 
 impl NodeId {
     /// Length in bytes.
@@ -208,25 +218,29 @@ impl<'a> Header<'a> {
     }
 
     /// Appends the header of a frame whose payload is `payload_len` bytes.
-    pub fn encode_into(&self, payload_len: usize, out: &mut SmallVec<[u8; 128]>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&self.packet_type.0.to_be_bytes());
-        out.extend_from_slice(&self.seq.to_be_bytes());
-        out.extend_from_slice(&[self.hops_left, self.flags]);
-        out.extend_from_slice(&0u16.to_be_bytes());
+    pub fn encode_into(&self, payload_len: usize, out: &mut SmallVec<[u8; 160]>) {
+        let ids = match self.route {
+            Route::Direct => 0,
+            Route::Named { destinations, .. } => 1 + destinations.len(),
+        };
+        let len = HEADER_LEN_MIN + ids * NodeId::LEN + payload_len;
+        // Put together before it is appended: appending costs more than what is appended.
+        let mut front = [0; HEADER_LEN_MIN];
+        front[..4].copy_from_slice(&(len as u32).to_be_bytes());
+        front[4..6].copy_from_slice(&VERSION.to_be_bytes());
+        front[6..8].copy_from_slice(&self.packet_type.0.to_be_bytes());
+        front[8..12].copy_from_slice(&self.seq.to_be_bytes());
+        front[12..14].copy_from_slice(&[self.hops_left, self.flags]);
         match self.route {
-            Route::Direct => out.extend_from_slice(&[0; 4]),
+            Route::Direct => out.extend_from_slice(&front),
             Route::Named { source, destinations } => {
-                out.extend_from_slice(&(NodeId::LEN as u16).to_be_bytes());
+                front[16..18].copy_from_slice(&(NodeId::LEN as u16).to_be_bytes());
+                out.extend_from_slice(&front[..18]);
                 out.extend_from_slice(source);
                 out.extend_from_slice(&(destinations.len() as u16).to_be_bytes());
                 out.extend_from_slice(destinations.as_flattened());
             }
         }
-        let len = (out.len() - start + payload_len) as u32;
-        out[start..start + 4].copy_from_slice(&len.to_be_bytes());
     }
 }
 
@@ -299,13 +313,17 @@ impl Extensions {
     }
 
     /// Appends the block, its length first.
-    pub fn encode_into(&self, out: &mut SmallVec<[u8; 128]>) {
+    pub fn encode_into(&self, out: &mut SmallVec<[u8; 160]>) {
         let start = out.len();
-        out.extend_from_slice(&[0; 2]);
-        if let Some(time_left_ms) = self.time_left_ms {
-            out.extend_from_slice(&EXTENSION_TIME_LEFT.to_be_bytes());
-            out.extend_from_slice(&4u16.to_be_bytes());
-            out.extend_from_slice(&time_left_ms.to_be_bytes());
+        match self.time_left_ms {
+            None => out.extend_from_slice(&[0; 2]),
+            Some(time_left_ms) => {
+                let mut front = [0; 2 + 4 + 4];
+                front[2..4].copy_from_slice(&EXTENSION_TIME_LEFT.to_be_bytes());
+                front[4..6].copy_from_slice(&4u16.to_be_bytes());
+                front[6..].copy_from_slice(&time_left_ms.to_be_bytes());
+                out.extend_from_slice(&front);
+            }
         }
         if let Some(audience) = &self.audience {
             let len: usize = audience.iter().map(|sessions| 2 + 8 * sessions.len()).sum();

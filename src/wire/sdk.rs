@@ -142,10 +142,7 @@ impl<'a> AmopBody<'a> {
         let (&len, rest) = body.split_first().ok_or(BodyError::Empty)?;
         let len = usize::from(len).checked_sub(1).ok_or(BodyError::ZeroLength)?;
         let name = rest.get(..len).ok_or(BodyError::Truncated)?;
-        if !topic::is_valid(name) {
-            return Err(BodyError::InvalidTopic);
-        }
-        let topic = std::str::from_utf8(name).map_err(|_| BodyError::InvalidTopic)?;
+        let topic = topic::read(name).ok_or(BodyError::InvalidTopic)?;
         Ok(Self { topic, payload_offset: 1 + len })
     }
 

@@ -48,16 +48,21 @@ impl TopicKind {
 /// Whether `name` may be a topic: 1..=254 bytes of UTF-8, no NUL, no tab, and more than a bare prefix
 /// of WIRE §4.
 pub fn is_valid(name: &[u8]) -> bool {
+    read(name).is_some()
+}
+
+/// The text of a name that may be a topic.
+pub(super) fn read(name: &[u8]) -> Option<&str> {
     let bare = match TopicKind::of(name) {
         TopicKind::Data => name.len() == DATA_PREFIX.len(),
         TopicKind::Route => name.len() == ROUTE_PREFIX.len(),
         TopicKind::Marker => name.len() == MARKER_PREFIX.len(),
         TopicKind::Ordinary | TopicKind::BlockNotify => false,
     };
-    !bare
+    let fits = !bare
         && (1..=TOPIC_LEN_MAX).contains(&name.len())
-        && !name.iter().any(|&byte| byte == 0 || byte == b'\t')
-        && std::str::from_utf8(name).is_ok()
+        && !name.iter().any(|&byte| byte == 0 || byte == b'\t');
+    if fits { std::str::from_utf8(name).ok() } else { None }
 }
 
 /// The data topic that a marker makes its session a publisher of; `None` if the name is no marker of one.

@@ -153,7 +153,7 @@ impl Shard {
 
     /// Bytes that a frame for a node takes besides if it goes over others.
     pub(super) fn sealed_len(&self, id: &NodeId) -> u64 {
-        match self.has_way_around(id) {
+        match !self.is_linked(id) && self.has_way_around(id) {
             true => (2 * NodeId::LEN + FRONT_LEN + NUMBERS_LEN + TAG_LEN) as u64,
             false => 0,
         }

@@ -56,6 +56,7 @@ use std::{
 use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slab::Slab;
+use smallvec::SmallVec;
 
 pub(super) use around::FLOORS_MAX;
 pub use around::STRANGERS_MAX;
@@ -84,7 +85,7 @@ use self::{
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryInput, RegistryOutput,
     RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, sealing::Subject,
-    timers::Timers,
+    snapshot::NodeRef, timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -364,10 +365,7 @@ impl Shard {
     ) {
         match message {
             MeshMessage::Deliver { request, audience, excluded } => {
-                let audience = audience.as_deref();
-                if let Err(why) = self.push_to_any(now, from, request, audience, &excluded, frame, out) {
-                    out.to_reactor(from, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
-                }
+                self.handle_deliver(now, from, request, audience.as_deref(), &excluded, frame, out);
             }
             MeshMessage::Undeliverable { request, why } => {
                 self.handle_undeliverable(now, request, from, why, out);
@@ -379,11 +377,7 @@ impl Shard {
                 self.answer_from_session(now, request, session, frame, out);
             }
             MeshMessage::ForgetPush { session, seq } => self.forget_push(session, &seq),
-            MeshMessage::Multicast => {
-                let mut copies = self.copies();
-                self.deliver_multicast(now, frame, &mut copies, out);
-                self.keep_copies(now, frame, copies, None);
-            }
+            MeshMessage::Multicast => self.handle_multicast_of_reactor(now, frame, out),
             MeshMessage::PrivateMulticast { audience } => {
                 let mut copies = self.copies();
                 self.deliver_private_multicast(now, &audience.0, frame, &mut copies, out);
@@ -439,6 +433,7 @@ impl Shard {
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
                 let mut copies = self.copies();
+                let nodes: SmallVec<[&NodeRef; 8]> = nodes.iter().collect();
                 self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
                 self.keep_copies(now, frame, copies, None);
             }

@@ -1,6 +1,6 @@
 //! Multicasts: a copy to every subscriber session of the network (WIRE §2.2).
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -81,7 +81,7 @@ impl Shard {
         self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
         let mut copies = self.copies();
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
-        self.deliver_multicast(now, frame, &mut copies, out);
+        self.deliver_multicast(now, body.topic, frame, &mut copies, out);
         let Some(entry) = entry else { return self.keep_multicast(now, key, header, body.topic, copies) };
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
             out.to_reactor(reactor, MeshMessage::Multicast, frame);
@@ -90,15 +90,16 @@ impl Shard {
             return self.keep_multicast(now, key, header, body.topic, copies);
         }
         let message = self.next_message();
-        let mut elsewhere: BTreeMap<ReactorId, SmallVec<[NodeRef; 2]>> = BTreeMap::new();
-        for (node, _) in &entry.nodes {
-            elsewhere.entry(node.reactor).or_default().push(node.clone());
-        }
-        for (reactor, nodes) in elsewhere {
+        for reactor in (0..self.shared.reactors).map(ReactorId) {
+            let nodes = entry.nodes.iter().map(|(node, _)| node).filter(|node| node.reactor == reactor);
             if reactor == self.id {
+                let nodes: SmallVec<[&NodeRef; 8]> = nodes.collect();
                 self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
             } else {
-                out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+                let nodes: SmallVec<[NodeRef; 2]> = nodes.cloned().collect();
+                if !nodes.is_empty() {
+                    out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+                }
             }
         }
         self.keep_multicast(now, key, header, body.topic, copies);
@@ -250,7 +251,7 @@ impl Shard {
             self.counters.dropped_unauthorised.increment();
             return self.keep_copies(now, frame, copies, Some(from));
         }
-        self.deliver_multicast(now, frame, &mut copies, out);
+        self.deliver_multicast(now, body.topic, frame, &mut copies, out);
         self.keep_copies(now, frame, copies, Some(from));
         let snapshot = self.shared.snapshot.load();
         let Some(entry) = snapshot.topic(body.topic) else { return };
@@ -259,17 +260,31 @@ impl Shard {
         }
     }
 
-    /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
-    pub(super) fn deliver_multicast(
+    /// Another reactor of this node has a multicast.
+    pub(super) fn handle_multicast_of_reactor(
         &mut self,
         now: Instant,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let mut copies = self.copies();
+        if let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) {
+            self.deliver_multicast(now, body.topic, frame, &mut copies, out);
+        }
+        self.keep_copies(now, frame, copies, None);
+    }
+
+    /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
+    fn deliver_multicast(
+        &mut self,
+        now: Instant,
+        topic: &str,
         frame: FrameRef<'_>,
         copies: &mut Copies,
         out: &mut impl Outbound,
     ) {
-        let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
         let Self { local_topics, links, counters, logs, .. } = self;
-        for &index in local_topics.sessions(body.topic) {
+        for &index in local_topics.sessions(topic) {
             let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
                 links.get_mut(index as usize)
             else {

@@ -74,7 +74,8 @@ struct Window {
 }
 
 pub(super) struct Sent {
-    pub(super) head: SmallVec<[u8; 128]>,
+    /// A frame between the two ends of a link has a short one.
+    pub(super) head: SmallVec<[u8; 40]>,
     pub(super) body: RetainedFrame,
     pub(super) packet_type: PacketType,
     pub(super) message: u32,
@@ -210,7 +211,7 @@ impl Shard {
         let kept: Vec<_> = kept.map_or(Vec::new(), |channel| channel.send_all_kept());
         for (subject, body) in kept.into_iter().rev() {
             let packet = Packet::of_own(own, *peer, subject, true);
-            let head = packet.head(body.len());
+            let head = SmallVec::from_slice(&packet.head(body.len()));
             let (packet_type, message) = (subject.packet_type, subject.seq);
             let packet = Some(Box::new(packet));
             let sent = Sent { head, body, packet_type, message, packet, is_kept: true };
@@ -536,7 +537,7 @@ impl Shard {
     pub(super) fn forward_multicast_to_all(
         &mut self,
         now: Instant,
-        nodes: &[NodeRef],
+        nodes: &[&NodeRef],
         message: u32,
         frame: FrameRef<'_>,
         copies: &mut Copies,
@@ -549,9 +550,9 @@ impl Shard {
                 && !self.has_waiting(&node.id)
         };
         let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
-            nodes.iter().partition(goes_around);
+            nodes.iter().copied().partition(goes_around);
         let (shared, others) = match around.len() {
-            0 | 1 => (SmallVec::new(), nodes.iter().collect()),
+            0 | 1 => (SmallVec::new(), nodes.iter().copied().collect()),
             _ => (around, others),
         };
         for node in others {
@@ -587,8 +588,8 @@ impl Shard {
         let mut block = SmallVec::new();
         extensions.encode_into(&mut block);
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
-        let is_answer = packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
-        if !self.is_linked(node) && (is_answer || self.has_way_around(node)) {
+        let is_answer = || packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
+        if !self.is_linked(node) && (is_answer() || self.has_way_around(node)) {
             // None overtakes those before it.
             if self.has_waiting(node) {
                 self.send_waiting_around(now, node, out);
@@ -605,7 +606,7 @@ impl Shard {
         let mut head = SmallVec::new();
         Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
         head.extend_from_slice(&block);
-        self.enqueue(now, node, head, frame, packet_type, message, None, out).is_ok()
+        self.enqueue(now, node, &head, frame, packet_type, message, None, out).is_ok()
     }
 
     /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
@@ -640,7 +641,7 @@ impl Shard {
         &mut self,
         now: Instant,
         node: &NodeId,
-        head: SmallVec<[u8; 128]>,
+        head: &[u8],
         frame: FrameRef<'_>,
         packet_type: PacketType,
         message: u32,
@@ -667,10 +668,11 @@ impl Shard {
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
-            && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
+            && out.send(key, Class::Data, head, frame) == Err(SendError::Full)
         {
             return Err(packet);
         }
+        let head = SmallVec::from_slice(head);
         let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
         window.bytes += sent.cost();
         self.windows_bytes += sent.cost();

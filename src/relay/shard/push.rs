@@ -47,10 +47,9 @@ pub(super) struct PushTimer {
 }
 
 impl Shard {
-    /// Pushes a unicast to one of this shard's subscribers that is not `excluded`, each equally likely; with
-    /// a private topic only to one that the `audience` names. Tells why if none can take it.
+    /// The coordinator of a request has drawn this reactor.
     #[allow(clippy::too_many_arguments)] // the fields of one message
-    pub(super) fn push_to_any(
+    pub(super) fn handle_deliver(
         &mut self,
         now: Instant,
         coordinator: ReactorId,
@@ -59,24 +58,48 @@ impl Shard {
         excluded: &[SessionId],
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
-    ) -> Result<(), NotPushed> {
+    ) {
         let head = frame.head();
-        let header = Header::decode(head).ok_or(NotPushed::NobodyLeft)?;
-        let body = AmopBody::decode(&head[HEADER_LEN..]).map_err(|_| NotPushed::NobodyLeft)?;
+        let pushed = match (Header::decode(head), AmopBody::decode(&head[HEADER_LEN..])) {
+            (Some(header), Ok(body)) => {
+                let message = (&header.seq, body.topic);
+                self.push_to_any(now, coordinator, request, audience, excluded, message, frame, out)
+            }
+            _ => Err(NotPushed::NobodyLeft),
+        };
+        if let Err(why) = pushed {
+            out.to_reactor(coordinator, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
+        }
+    }
+
+    /// Pushes a unicast of this seq and topic to one of this shard's subscribers that is not `excluded`, each
+    /// equally likely; with a private topic only to one that the `audience` names. Tells why if none can take it.
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    pub(super) fn push_to_any(
+        &mut self,
+        now: Instant,
+        coordinator: ReactorId,
+        request: RequestId,
+        audience: Option<&Named>,
+        excluded: &[SessionId],
+        (seq, topic): (&Seq, &str),
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> Result<(), NotPushed> {
         if self.pushes >= self.shared.settings.pending_pushes_max {
             return Err(NotPushed::PushesFull);
         }
-        let named: Option<Vec<u32>> = match (body.kind(), audience) {
+        let named: Option<Vec<u32>> = match (TopicKind::of(topic.as_bytes()), audience) {
             (TopicKind::Ordinary, None) => None,
             (TopicKind::Data, Some(audience)) => {
-                let index_of = |&number| self.subscribers.index_of(number, body.topic);
+                let index_of = |&number| self.subscribers.index_of(number, topic);
                 Some(audience.0.iter().filter_map(index_of).collect())
             }
             _ => return Err(NotPushed::NobodyLeft),
         };
         let mut why = None;
         let mut failed: SmallVec<[SessionId; 4]> = SmallVec::from_slice(excluded);
-        while let Some(index) = self.draw_session(body.topic, named.as_deref(), &failed, &header.seq) {
+        while let Some(index) = self.draw_session(topic, named.as_deref(), &failed, seq) {
             let Some(session) = self.session_at(index) else { break };
             let (key, id) = (session.key, session.id);
             if out.send(key, Class::Data, &[], frame).is_err() {
@@ -90,11 +113,11 @@ impl Shard {
                 failed.push(id);
                 continue;
             }
-            self.note_push(now, index, &header.seq, (coordinator, request), PushFor::Message);
+            self.note_push(now, index, seq, (coordinator, request), PushFor::Message);
             self.counters.deliveries.increment();
             return Ok(());
         }
-        Err(why.unwrap_or_else(|| self.why_nobody(body.topic, named.as_deref(), excluded, &header.seq)))
+        Err(why.unwrap_or_else(|| self.why_nobody(topic, named.as_deref(), excluded, seq)))
     }
 
     /// Why none of the sessions can be drawn.

@@ -412,9 +412,10 @@ impl Shard {
                         );
                     }
                     let audience = audience.as_deref();
-                    let Err(why) = self.push_to_any(now, own, id, audience, &excluded, frame, out) else {
-                        return;
-                    };
+                    let seq = request.seq;
+                    let message = (&seq, topic);
+                    let pushed = self.push_to_any(now, own, id, audience, &excluded, message, frame, out);
+                    let Err(why) = pushed else { return };
                     if let Some(request) = self.request_mut(id) {
                         request.end_refused_step(now, why);
                         request.exhausted.push(own);

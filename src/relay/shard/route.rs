@@ -83,7 +83,7 @@ impl Packet {
     }
 
     /// Its header before a payload of so many bytes.
-    pub(super) fn head(&self, payload_len: usize) -> SmallVec<[u8; 128]> {
+    pub(super) fn head(&self, payload_len: usize) -> SmallVec<[u8; 160]> {
         let mut head = SmallVec::new();
         let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
         let header = Header {
@@ -218,7 +218,7 @@ impl Shard {
                 }
                 return;
             }
-            return self.enqueue_packet(now, &next, head, packet, payload, out);
+            return self.enqueue_packet(now, &next, &head, packet, payload, out);
         }
         packet.tries += 1;
         if packet.tries < TRIES_MAX && self.route(now, packet.clone(), payload, Some(&next), out) {
@@ -227,7 +227,7 @@ impl Shard {
         if packet.packet_type.is_amop() && packet.from.is_some() {
             // It may return.
             let head = packet.head(payload.len());
-            self.enqueue_packet(now, &next, head, packet, payload, out);
+            self.enqueue_packet(now, &next, &head, packet, payload, out);
         } else {
             self.not_passed(now, packet, payload, out);
         }
@@ -237,7 +237,7 @@ impl Shard {
         &mut self,
         now: Instant,
         next: &NodeId,
-        head: SmallVec<[u8; 128]>,
+        head: &[u8],
         packet: Packet,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
