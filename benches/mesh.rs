@@ -51,8 +51,7 @@ impl App {
             reactor: ReactorId(reactor),
             socket: other.into(),
             up: LinkUp::Sdk { address: String::new(), subject: String::new() },
-            sealer: node_sealer,
-            opener: node_opener,
+            tls: Some((node_sealer, node_opener)),
             plaintext: Vec::new(),
             received: Vec::new(),
         });

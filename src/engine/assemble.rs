@@ -1,19 +1,29 @@
 //! Frames out of plaintext: most lie whole in one record and are passed on where they lie; others are
-//! put together. Pure; no I/O.
+//! put together in chunks, into which the records of a large frame are opened. Pure; no I/O.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::bounds::{BYTES_PER_SECOND_MIN, FRAME_COMPLETE_WITHIN};
-use crate::{relay::CloseReason, wire::FrameRef};
+use super::{
+    blocks::{BLOCK_LEN, Block, Blocks},
+    bounds::{BYTES_PER_SECOND_MIN, FRAME_COMPLETE_WITHIN},
+};
+use crate::{
+    relay::CloseReason,
+    wire::{FrameRef, frame::HEAD_LEN_MAX},
+};
 
-/// Pieces of large frames have this length in bytes, so that a head is contiguous.
-pub(super) const CHUNK_LEN: usize = 64 * 1024;
-/// Bytes of unfinished frames and records on all links of the node, and their bound.
+/// While a frame has less than so many bytes, its memory is less than twice what came.
+const SMALL_LEN_MAX: usize = 32 * 1024;
+/// What at least is still to come for a block to be taken: so it is at least half full in the end.
+const BLOCK_FROM: usize = BLOCK_LEN / 2;
+const _: () = assert!(BLOCK_FROM > HEAD_LEN_MAX, "the beginning of a long frame lies in one piece");
+
+/// Memory of unfinished frames and records on all links of the node, and their bound.
 #[derive(Debug)]
 pub(super) struct UnfinishedFrames {
     bytes: AtomicUsize,
@@ -57,18 +67,38 @@ pub(super) struct FrameBounds {
 }
 
 /// A frame that is not complete yet.
-#[derive(Default)]
 pub(super) struct Assembler {
+    blocks: Blocks,
     chunks: Vec<Bytes>,
-    chunk: BytesMut,
+    chunk: Chunk,
     /// Bytes that are here.
     have: usize,
     /// Length of the frame, once its first four bytes are here.
     want: Option<usize>,
     since: Option<Instant>,
+    /// Memory of all chunks in bytes, as it is counted among the unfinished frames.
+    charged: usize,
+}
+
+/// A piece of a frame in memory that may be longer.
+#[derive(Default)]
+struct Chunk {
+    memory: Block,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
 }
 
 impl Assembler {
+    pub(super) fn new(blocks: Blocks) -> Self {
+        let (chunks, chunk) = Default::default();
+        Self { blocks, chunks, chunk, have: 0, want: None, since: None, charged: 0 }
+    }
+
     /// Cuts frames out of `plaintext` and lends each to `handle`, which tells whether to go on. `false`
     /// comes back if it did not.
     pub(super) fn feed(
@@ -91,55 +121,93 @@ impl Assembler {
                 }
                 continue;
             }
-            plaintext = self.take(now, bounds, unfinished, plaintext)?;
-            if self.want == Some(self.have) {
-                let len = self.have;
-                let mut chunks = std::mem::take(&mut self.chunks);
-                chunks.push(std::mem::take(&mut self.chunk).freeze());
-                self.reset(unfinished);
-                let frame = match chunks.as_slice() {
-                    [one] => FrameRef::Slice(one),
-                    chunks => FrameRef::Chunks { chunks, skip: 0, len },
-                };
-                if !handle(frame) {
-                    return Ok(false);
-                }
+            self.since.get_or_insert(now);
+            // The length itself may arrive byte by byte.
+            let wanted = self.want.unwrap_or(4) - self.have;
+            let (taken, rest) = plaintext.split_at(plaintext.len().min(wanted));
+            plaintext = rest;
+            self.reserve(unfinished, taken.len());
+            self.chunk.memory[self.chunk.len..][..taken.len()].copy_from_slice(taken);
+            if self.want.is_none() && self.have + taken.len() == 4 {
+                self.want = frame_len(&self.chunk.memory, bounds)?;
+            }
+            if !self.take(unfinished, taken.len(), &mut handle) {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Moves what belongs to the current frame out of `plaintext`; memory is taken as bytes arrive.
-    fn take<'a>(
+    /// Where to open a record that holds at most so many bytes, if all of them belong to the frame in
+    /// progress; [`Self::take`] tells how many came. It is longer by a byte.
+    pub(super) fn room(&mut self, unfinished: &UnfinishedFrames, len: usize) -> Option<&mut [u8]> {
+        if len == 0 || self.left() < len {
+            return None;
+        }
+        self.reserve(unfinished, len + 1);
+        Some(&mut self.chunk.memory[self.chunk.len..][..=len])
+    }
+
+    /// Bytes of the frame in progress that are still to come, as far as is known.
+    pub(super) fn left(&self) -> usize {
+        self.want.map_or(0, |want| want - self.have)
+    }
+
+    /// Takes it that so many bytes were written behind the current chunk; lends out the frame if it is
+    /// complete.
+    pub(super) fn take(
         &mut self,
-        now: Instant,
-        bounds: FrameBounds,
         unfinished: &UnfinishedFrames,
-        plaintext: &'a [u8],
-    ) -> Result<&'a [u8], CloseReason> {
-        self.since.get_or_insert(now);
-        let wanted = match self.want {
-            Some(want) => want - self.have,
-            // The length itself may arrive byte by byte.
-            None => 4 - self.have,
+        len: usize,
+        mut handle: impl FnMut(FrameRef<'_>) -> bool,
+    ) -> bool {
+        self.chunk.len += len;
+        self.have += len;
+        if self.want != Some(self.have) {
+            return true;
+        }
+        let (mut chunks, chunk) = (std::mem::take(&mut self.chunks), std::mem::take(&mut self.chunk));
+        let len = self.have;
+        self.reset(unfinished);
+        if len <= HEAD_LEN_MAX {
+            return handle(FrameRef::Slice(chunk.as_ref()));
+        }
+        chunks.push(Bytes::from_owner(chunk));
+        handle(FrameRef::Chunks { chunks: &chunks, skip: 0, len })
+    }
+
+    /// Makes room for `more` bytes in one piece. Memory is taken as bytes arrive: while they are few, it is
+    /// little more than they are.
+    fn reserve(&mut self, unfinished: &UnfinishedFrames, more: usize) {
+        let Self { blocks, chunks, chunk, .. } = self;
+        if chunk.memory.len() - chunk.len >= more {
+            return;
+        }
+        // The beginning stays in one piece: it may hold all that is ever looked at.
+        let begins = chunk.len < SMALL_LEN_MAX;
+        let kept = if begins { chunk.len } else { 0 };
+        let whole = kept + self.want.map_or(0, |want| want - self.have).max(more);
+        let needed = kept + more;
+        let memory = match () {
+            () if needed < SMALL_LEN_MAX && 2 * needed < whole => Block::of_len(needed.max(kept + kept / 4)),
+            () if whole < BLOCK_FROM => Block::of_len(whole + 1),
+            () => blocks.take(),
         };
-        let room = CHUNK_LEN - self.chunk.len();
-        let (taken, rest) = plaintext.split_at(plaintext.len().min(wanted).min(room));
-        self.chunk.extend_from_slice(taken);
-        self.have += taken.len();
-        unfinished.add(taken.len());
-        if self.want.is_none() {
-            self.want = frame_len(&self.chunk, bounds)?;
+        unfinished.add(memory.len());
+        self.charged += memory.len();
+        let before = std::mem::replace(chunk, Chunk { memory, len: kept });
+        if begins {
+            chunk.memory[..kept].copy_from_slice(before.as_ref());
+            unfinished.release(before.memory.len());
+            self.charged -= before.memory.len();
+        } else {
+            chunks.push(Bytes::from_owner(before));
         }
-        if self.chunk.len() == CHUNK_LEN && self.want != Some(self.have) {
-            self.chunks.push(std::mem::take(&mut self.chunk).freeze());
-        }
-        Ok(rest)
     }
 
     fn reset(&mut self, unfinished: &UnfinishedFrames) {
-        unfinished.release(self.have);
-        *self = Self::default();
+        unfinished.release(self.charged);
+        *self = Self::new(self.blocks.clone());
     }
 
     /// Gives up the frame in progress; its link ends.
@@ -185,7 +253,7 @@ mod tests {
 
     #[test]
     fn frames_come_out_whole_and_in_order_however_their_bytes_are_cut() {
-        let frames: Vec<_> = [42, 43, 1000, CHUNK_LEN - 1, CHUNK_LEN, CHUNK_LEN + 1, 300_000, 42]
+        let frames: Vec<_> = [42, 43, 1000, 70_000, BLOCK_LEN - 1, BLOCK_LEN, BLOCK_LEN + 1, 900_000, 42]
             .into_iter()
             .enumerate()
             .map(|(i, len)| frame(len, i as u8))
@@ -193,7 +261,7 @@ mod tests {
         let stream = frames.concat();
         for step in [1, 3, 41, 16_384, 100_000, stream.len()] {
             let unfinished = UnfinishedFrames::new(usize::MAX);
-            let (mut assembler, mut got) = (Assembler::default(), Vec::new());
+            let (mut assembler, mut got) = (Assembler::new(Blocks::new()), Vec::new());
             for piece in stream.chunks(step) {
                 let fed = assembler.feed(Instant::now(), BOUNDS, &unfinished, piece, |frame| {
                     got.push(frame.pieces().flatten().copied().collect::<Vec<u8>>());
@@ -210,7 +278,7 @@ mod tests {
     fn lengths_outside_the_bounds_end_the_link_before_memory_is_taken() {
         let unfinished = UnfinishedFrames::new(usize::MAX);
         for len in [0u32, 41, (1 << 20) + 1, u32::MAX] {
-            let mut assembler = Assembler::default();
+            let mut assembler = Assembler::new(Blocks::new());
             let fed =
                 assembler.feed(Instant::now(), BOUNDS, &unfinished, &len.to_be_bytes(), |_| unreachable!());
             assert_eq!(fed, Err(CloseReason::FrameLength(len)));
@@ -222,7 +290,7 @@ mod tests {
     #[test]
     fn a_frame_that_dribbles_is_overdue() {
         let unfinished = UnfinishedFrames::new(usize::MAX);
-        let (mut assembler, start) = (Assembler::default(), Instant::now());
+        let (mut assembler, start) = (Assembler::new(Blocks::new()), Instant::now());
         assembler.feed(start, BOUNDS, &unfinished, &frame(1 << 20, 0)[..5000], |_| unreachable!()).unwrap();
         assert!(!assembler.is_overdue(start + Duration::from_secs(40)));
         assert!(assembler.is_overdue(start + Duration::from_secs(41)));

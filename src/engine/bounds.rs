@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::EngineSettings;
+use super::{EngineSettings, blocks::BLOCK_LEN};
 use crate::{
     bounds::{Bound, fixed},
     relay::{
@@ -39,6 +39,17 @@ pub(super) const SEALED_AHEAD_MAX: usize = 256 * 1024;
 /// Bytes of a node link that the kernel may hold and has not sent yet: what is sealed can no longer be
 /// overtaken by control.
 pub(super) const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
+/// Memory of an outgoing queue up to this many bytes is kept for the next turn.
+pub(super) const OUTPUT_KEPT_MAX: usize = 64 * 1024;
+/// So many of those of links that have nothing to send are kept by a reactor for others, and as many buffers in which
+/// frames are gathered that share records.
+pub(super) const OUTPUTS_KEPT_MAX: usize = 128;
+/// Blocks for large frames that a reactor keeps for the next ones, and as many that came back meanwhile. More
+/// are made and freed as they are needed.
+pub(super) const BLOCKS_KEPT_MAX: usize = 64;
+/// Links of a reactor that receive into a block of their own because a large frame is on its way; others put
+/// theirs together out of the receive buffers.
+pub(super) const OWN_RECEIVES_MAX: usize = 32;
 /// Control frames may wait up to this many bytes on one node link, beside its data; one frame may go beyond
 /// it.
 pub(super) const CONTROL_BYTES_MAX: usize = 1 << 20;
@@ -89,6 +100,30 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
         )
         .set_by("[engine] receive_buffers")
         .memory(reactors * receive_bytes),
+        fixed(
+            "little buffers kept for links that send again",
+            2 * OUTPUTS_KEPT_MAX,
+            "buffers",
+            "reactor",
+            "by design: others are freed",
+        )
+        .memory(reactors * 2 * OUTPUTS_KEPT_MAX * OUTPUT_KEPT_MAX),
+        fixed(
+            "blocks kept for large frames",
+            2 * BLOCKS_KEPT_MAX,
+            "blocks",
+            "reactor",
+            "by design: others are freed; those that nothing needed for 0.5 s are too",
+        )
+        .memory(reactors * 2 * BLOCKS_KEPT_MAX * BLOCK_LEN),
+        fixed(
+            "links that receive into a block of their own",
+            OWN_RECEIVES_MAX,
+            "links",
+            "reactor",
+            "a large frame costs one copy more: own_receives_refused",
+        )
+        .memory(reactors * OWN_RECEIVES_MAX * BLOCK_LEN),
         fixed(
             "submission entries",
             settings.ring_entries as usize,

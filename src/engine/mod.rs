@@ -14,14 +14,16 @@
 //!
 //! # Invariants
 //! - A receive buffer goes back to its ring before the completion after it is handled.
-//! - A send buffer stays where it is until its completion has come.
+//! - A send buffer, and a block that a link receives into, stays where it is until its completion has come.
 //! - A link's slot is used again only when the kernel is done with the link before.
 
 mod assemble;
+mod blocks;
 pub mod bounds;
 mod buffers;
 mod descriptor;
 mod mesh;
+mod output;
 mod reactor;
 mod receive;
 mod ring;

@@ -22,6 +22,7 @@ use tracing::{debug, error, warn};
 use super::{
     EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink, Traffic,
     assemble::{FrameBounds, UnfinishedFrames},
+    blocks::Blocks,
     bounds::{
         COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
         PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, SESSION_SHARE, node_frame_len_max,
@@ -56,6 +57,8 @@ const REPORT_SLOTS_MAX: u32 = 256;
 const KIND_WAKE: u64 = 0;
 const KIND_RECEIVE: u64 = 1;
 const KIND_SEND: u64 = 2;
+const KIND_RECEIVE_OWN: u64 = 3;
+const KIND_CALL_OFF: u64 = 4;
 
 /// What the door, the registry and the engine tell a reactor.
 pub(super) enum Command {
@@ -270,6 +273,8 @@ pub(super) struct Reactor {
     // The ring goes first: the kernel must be done with the buffers before they go.
     ring: IoUring,
     buffers: Buffers,
+    /// Memory of large frames.
+    blocks: Blocks,
     shard: Shard,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
@@ -326,6 +331,7 @@ impl Reactor {
             id: parts.id,
             ring,
             buffers,
+            blocks: Blocks::new(),
             shard: Shard::new(parts.shared.clone(), parts.id, parts.seed, now),
             counters: counters.clone(),
             shared: parts.shared,
@@ -583,7 +589,7 @@ impl Reactor {
         let (sealer, opener) = link.tls.unzip();
         self.slots[index as usize] = Some(Slot {
             socket: link.socket,
-            receive: Receive::new(opener, bounds),
+            receive: Receive::new(opener, bounds, self.blocks.clone()),
             token: link.token,
             is_sdk,
             received_frames: 0,
@@ -592,7 +598,7 @@ impl Reactor {
             worn_logged: false,
             worn_since: None,
         });
-        let transmit = Transmit::new(now, key, sealer, is_sdk, queue_bytes_max);
+        let transmit = Transmit::new(now, key, sealer, is_sdk, queue_bytes_max, self.blocks.clone());
         self.io.transmits[index as usize] = Some(transmit);
         self.shard.handle_link_up(now, key, link.up, &mut self.io);
         if self.stopping {
@@ -613,7 +619,19 @@ impl Reactor {
         }
         let fd = types::Fd(slot.socket.as_raw_fd());
         slot.receive.receiving = true;
-        let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(user_data(KIND_RECEIVE, key));
+        let entry = match slot.receive.own_room(&self.unfinished) {
+            Some(room) => opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32)
+                .build()
+                .user_data(user_data(KIND_RECEIVE_OWN, key)),
+            None => opcode::RecvMulti::new(fd, GROUP).build().user_data(user_data(KIND_RECEIVE, key)),
+        };
+        self.push(&entry);
+    }
+
+    /// Ends a pending receive, if it is still pending, so that the link can receive in another way.
+    fn call_off_receive(&mut self, key: LinkKey, kind: u64) {
+        let entry =
+            opcode::AsyncCancel::new(user_data(kind, key)).build().user_data(user_data(KIND_CALL_OFF, key));
         self.push(&entry);
     }
 
@@ -703,17 +721,18 @@ impl Reactor {
             && let Some((user_data, result, flags)) = self.held.pop_front()
         {
             any = true;
-            self.handle_received(link_key(user_data), result, flags);
+            self.handle_receive_completion(user_data, result, flags);
         }
         for completion in completions.drain(..) {
             let (user_data, result, flags) = completion;
             match user_data >> 56 {
-                KIND_RECEIVE if !self.held.is_empty() || self.io.mesh.is_backed_up() => {
+                KIND_RECEIVE | KIND_RECEIVE_OWN if !self.held.is_empty() || self.io.mesh.is_backed_up() => {
                     self.held.push_back(completion);
                     continue;
                 }
-                KIND_RECEIVE => self.handle_received(link_key(user_data), result, flags),
+                KIND_RECEIVE | KIND_RECEIVE_OWN => self.handle_receive_completion(user_data, result, flags),
                 KIND_SEND => self.handle_sent(link_key(user_data), result),
+                KIND_CALL_OFF => {}
                 _ => self.arm_wake(),
             }
             any = true;
@@ -727,9 +746,10 @@ impl Reactor {
         any
     }
 
-    fn handle_received(&mut self, key: LinkKey, result: i32, flags: u32) {
+    fn handle_receive_completion(&mut self, user_data: u64, result: i32, flags: u32) {
+        let key = link_key(user_data);
         if let (Some(id), Ok(len)) = (cqueue::buffer_select(flags), usize::try_from(result)) {
-            self.handle_buffer(key, id, len);
+            self.handle_received(key, Some(id), len);
             self.buffers.give_back(id);
         }
         if cqueue::more(flags) {
@@ -740,6 +760,15 @@ impl Reactor {
         }
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
         slot.receive.receiving = false;
+        let called_off = std::mem::take(&mut slot.receive.called_off);
+        if user_data >> 56 == KIND_RECEIVE_OWN {
+            if let Ok(len) = usize::try_from(result) {
+                self.handle_received(key, None, len);
+            }
+            if called_off && let Some(slot) = self.slots[key.index as usize].as_mut() {
+                slot.receive.end_own(self.io.now, &self.unfinished);
+            }
+        }
         let out_of_buffers = result == -Errno::NOBUFS.raw_os_error();
         if out_of_buffers {
             self.counters.receive_buffers_exhausted.increment();
@@ -747,13 +776,15 @@ impl Reactor {
         match result {
             // Re-armed when this turn's buffers are back.
             _ if result > 0 || out_of_buffers => self.rearm.push(key),
+            _ if called_off && result == -Errno::CANCELED.raw_os_error() => self.rearm.push(key),
             // The peer sends no more, and may read on: what is queued for it still goes out.
             0 => self.io.close(key, CloseReason::ByPeer),
             _ => self.io.abort(key, CloseReason::Broken),
         }
     }
 
-    fn handle_buffer(&mut self, key: LinkKey, id: u16, len: usize) {
+    /// Bytes of a link: in a receive buffer, or in the link's own block.
+    fn handle_received(&mut self, key: LinkKey, id: Option<u16>, len: usize) {
         let Self { slots, io, shard, unfinished, buffers, counters, .. } = self;
         if len == 0 || io.is_ending(key) {
             return;
@@ -764,11 +795,15 @@ impl Reactor {
         slot.received_bytes += len as u64;
         shard.handle_activity(now, key);
         let mut frames = 0;
-        let taken = slot.receive.handle_bytes(now, unfinished, buffers.filled(id, len), |frame| {
+        let handle = |frame: FrameRef<'_>| {
             frames += 1;
             shard.handle_frame(now, key, frame, io);
             !io.is_ending(key)
-        });
+        };
+        let taken = match id {
+            Some(id) => slot.receive.handle_bytes(now, unfinished, buffers.filled(id, len), handle),
+            None => slot.receive.handle_own(now, unfinished, len, handle),
+        };
         slot.received_frames += frames;
         if slot.receive.take_update_request()
             && let Some(transmit) = io.transmit(key)
@@ -782,7 +817,19 @@ impl Reactor {
             Err(CloseReason::ByPeer) => io.close(key, CloseReason::ByPeer),
             Err(reason) => io.abort(key, reason),
         }
-        if unfinished.is_over() {
+        // A receive that is called off may still bring something.
+        let call_off = slot.receive.wants_own() && slot.receive.receiving && !io.is_ending(key) && {
+            let begun = slot.receive.begin_own();
+            slot.receive.called_off = begun;
+            if !begun {
+                counters.own_receives_refused.increment();
+            }
+            begun
+        };
+        if call_off {
+            self.call_off_receive(key, KIND_RECEIVE);
+        }
+        if self.unfinished.is_over() {
             self.drop_slowest_frame();
         }
     }
@@ -827,6 +874,7 @@ impl Reactor {
 
     /// Looks at all links.
     fn sweep(&mut self) {
+        self.blocks.trim();
         self.shard.forget_old_traces();
         self.shard.count_usage();
         let now = self.io.now;
@@ -855,6 +903,12 @@ impl Reactor {
                 self.io.touch(key);
                 continue;
             }
+            if slot.receive.is_own_idle() && slot.receive.receiving && !slot.receive.called_off {
+                slot.receive.called_off = true;
+                self.call_off_receive(key, KIND_RECEIVE_OWN);
+            }
+            let Some(slot) = self.slots[key.index as usize].as_mut() else { continue };
+            let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { continue };
             if slot.receive.is_overdue(now) {
                 self.io.abort(key, CloseReason::FrameUnfinished);
             } else if transmit.is_stalled(now, stall_timeout) {
@@ -1032,7 +1086,7 @@ mod tests {
         let keys = [0, 1].map(|index| LinkKey { index, generation: 1 });
         for key in keys {
             let (sealer, _) = connection();
-            io.transmits.push(Some(Transmit::new(io.now, key, Some(sealer), true, 8 << 20)));
+            io.transmits.push(Some(Transmit::new(io.now, key, Some(sealer), true, 8 << 20, Blocks::new())));
         }
         let send = |io: &mut Io, key| io.send(key, Class::Data, &[0; 500], FrameRef::Slice(&[]));
         let mut taken = 0;

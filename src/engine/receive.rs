@@ -1,10 +1,15 @@
 //! The receiving side of a link: bytes → records → plaintext → frames, in place where they lie whole. Without
 //! TLS the bytes are the plaintext.
+//!
+//! While a large frame comes, its link receives into a block of its own instead of the buffers that all links
+//! share: a record whose end is still to come is then in its place already, and its few bytes are moved only
+//! when the block is full. Records are opened from there into the frame's chunks.
 
-use std::time::Instant;
+use std::{rc::Rc, time::Instant};
 
 use super::{
     assemble::{Assembler, FrameBounds, UnfinishedFrames},
+    blocks::{Block, Blocks},
     bounds::RECORD_COMPLETE_WITHIN,
 };
 use crate::{
@@ -22,22 +27,49 @@ pub(super) struct Receive {
     bounds: FrameBounds,
     /// The beginning of a record whose end is not here yet; counted among the unfinished frames.
     carry: Vec<u8>,
-    /// When the first byte of `carry` came.
+    /// When the first byte of the record in progress came.
     carried_since: Option<Instant>,
     assembler: Assembler,
+    blocks: Blocks,
+    /// Where the link receives while large frames come.
+    own: Option<Own>,
+    /// Whether the last bytes had any of a large frame.
+    is_large: bool,
     /// Whether a receive is pending at the kernel.
     pub(super) receiving: bool,
+    /// Whether that one has been called off.
+    pub(super) called_off: bool,
 }
 
+/// A block that a link receives into. While a receive is pending the kernel writes to it, from `end` on.
+struct Own {
+    memory: Block,
+    /// Where the beginning of a record lies.
+    start: usize,
+    end: usize,
+    /// Whether there was any of a large frame since the last look.
+    used: bool,
+    _right: Rc<()>,
+}
+
+/// What is still to come of a frame for its link to receive into a block of its own.
+const OWN_FROM: usize = 64 * 1024;
+/// Room in it for a receive; if there is less, what is there moves to the front.
+const OWN_ROOM_MIN: usize = 128 * 1024;
+
 impl Receive {
-    pub(super) fn new(opener: Option<Opener>, bounds: FrameBounds) -> Self {
+    pub(super) fn new(opener: Option<Opener>, bounds: FrameBounds, blocks: Blocks) -> Self {
         Self {
             opener,
             bounds,
             carry: Vec::new(),
             carried_since: None,
-            assembler: Assembler::default(),
+            assembler: Assembler::new(blocks.clone()),
+            blocks,
+            own: None,
+            is_large: false,
             receiving: false,
+            called_off: false,
         }
     }
 
@@ -88,18 +120,95 @@ impl Receive {
                 }
             }
         }
-        while let Some(len) = record_len(bytes).map_err(|_| CloseReason::Tls)? {
-            if len > bytes.len() {
-                break;
-            }
-            let (record, rest) = bytes.split_at_mut(len);
-            bytes = rest;
-            if !self.handle_record(now, unfinished, record, &mut handle)? {
-                return Ok(false);
+        let Some(taken) = self.handle_records(now, unfinished, bytes, &mut handle)? else {
+            return Ok(false);
+        };
+        self.carry(now, unfinished, &bytes[taken..]);
+        Ok(true)
+    }
+
+    /// Handles the whole records at the start of `bytes` and gives their length; `None` if `handle` said no.
+    fn handle_records(
+        &mut self,
+        now: Instant,
+        unfinished: &UnfinishedFrames,
+        bytes: &mut [u8],
+        handle: &mut impl FnMut(FrameRef<'_>) -> bool,
+    ) -> Result<Option<usize>, CloseReason> {
+        let mut at = 0;
+        while let Some(len) = record_len(&bytes[at..]).map_err(|_| CloseReason::Tls)?
+            && let Some(record) = bytes.get_mut(at..at + len)
+        {
+            at += len;
+            if !self.handle_record(now, unfinished, record, handle)? {
+                return Ok(None);
             }
         }
-        self.carry(now, unfinished, bytes);
+        Ok(Some(at))
+    }
+
+    /// Whether a large frame is on its way and its link could receive into a block, but does not yet.
+    pub(super) fn wants_own(&self) -> bool {
+        self.opener.is_some() && self.own.is_none() && self.assembler.left() >= OWN_FROM
+    }
+
+    /// Receives into a block from the next receive on; `false` if too many links do.
+    pub(super) fn begin_own(&mut self) -> bool {
+        let Some(right) = self.blocks.take_receive() else { return false };
+        self.own = Some(Own { memory: self.blocks.take(), start: 0, end: 0, used: true, _right: right });
+        true
+    }
+
+    /// Where to receive, if that is into a block. It stays where it is until that receive is over.
+    pub(super) fn own_room(&mut self, unfinished: &UnfinishedFrames) -> Option<&mut [u8]> {
+        let own = self.own.as_mut()?;
+        if own.memory.len() - own.end < OWN_ROOM_MIN || own.start == own.end {
+            own.memory.copy_within(own.start..own.end, 0);
+            (own.start, own.end) = (0, own.end - own.start);
+        }
+        // What came before the block was there.
+        unfinished.release(self.carry.len());
+        own.memory[own.end..][..self.carry.len()].copy_from_slice(&self.carry);
+        own.end += self.carry.len();
+        self.carry = Vec::new();
+        Some(&mut own.memory[own.end..])
+    }
+
+    /// So many bytes came into the block; the rest is as with [`Self::handle_bytes`].
+    pub(super) fn handle_own(
+        &mut self,
+        now: Instant,
+        unfinished: &UnfinishedFrames,
+        len: usize,
+        mut handle: impl FnMut(FrameRef<'_>) -> bool,
+    ) -> Result<bool, CloseReason> {
+        let Some(mut own) = self.own.take() else { return Ok(true) };
+        own.end += len;
+        self.is_large = false;
+        let taken = self.handle_records(now, unfinished, &mut own.memory[own.start..own.end], &mut handle)?;
+        let Some(taken) = taken else { return Ok(false) };
+        own.start += taken;
+        if taken > 0 {
+            self.carried_since = None;
+        }
+        if own.start < own.end {
+            self.carried_since.get_or_insert(now);
+        }
+        own.used |= self.is_large;
+        self.own = Some(own);
         Ok(true)
+    }
+
+    /// Whether the link has a block that it did not need since the last call.
+    pub(super) fn is_own_idle(&mut self) -> bool {
+        self.own.as_mut().is_some_and(|own| !std::mem::replace(&mut own.used, false))
+    }
+
+    /// Receives as other links do again. No receive may be pending.
+    pub(super) fn end_own(&mut self, now: Instant, unfinished: &UnfinishedFrames) {
+        if let Some(own) = self.own.take() {
+            self.carry(now, unfinished, &own.memory[own.start..own.end]);
+        }
     }
 
     fn carry(&mut self, now: Instant, unfinished: &UnfinishedFrames, bytes: &[u8]) {
@@ -124,7 +233,7 @@ impl Receive {
 
     /// Bytes of the frame in progress.
     pub(super) fn progress(&self) -> usize {
-        self.assembler.progress() + self.carry.len()
+        self.assembler.progress() + self.carry.len() + self.own.as_ref().map_or(0, |own| own.end - own.start)
     }
 
     /// Whether the frame or the record in progress has taken too long.
@@ -158,6 +267,16 @@ impl Receive {
         handle: &mut impl FnMut(FrameRef<'_>) -> bool,
     ) -> Result<bool, CloseReason> {
         let Some(opener) = &mut self.opener else { return Err(CloseReason::Tls) };
+        let len = opener.plaintext_len_max(record.len());
+        if let Some(room) = self.assembler.room(unfinished, len) {
+            self.is_large = true;
+            return match opener.open_into(record, room) {
+                Ok(Opened::Data(len)) => Ok(self.assembler.take(unfinished, len, handle)),
+                Ok(Opened::Nothing) => Ok(true),
+                Ok(Opened::CloseNotify) => Err(CloseReason::ByPeer),
+                Err(_) => Err(CloseReason::Tls),
+            };
+        }
         match opener.open_in_place(record) {
             Ok(Opened::Data(plaintext)) => {
                 self.assembler.feed(now, self.bounds, unfinished, plaintext, handle)
@@ -173,10 +292,12 @@ impl Receive {
 mod tests {
     use std::time::Duration;
 
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
     use super::*;
     use crate::{
-        engine::testing::connection,
-        tls::record::{ContentType, Sealer},
+        engine::testing::{connection, connection_of},
+        tls::record::{ContentType, PLAINTEXT_LEN_MAX, Sealer},
     };
 
     const BOUNDS: FrameBounds = FrameBounds { len_min: 42, len_max: 1 << 20 };
@@ -192,7 +313,7 @@ mod tests {
     #[test]
     fn a_record_that_dribbles_is_counted_and_overdue_until_it_is_whole() {
         let (mut sealer, opener) = connection();
-        let (mut receive, start) = (Receive::new(Some(opener), BOUNDS), Instant::now());
+        let (mut receive, start) = (Receive::new(Some(opener), BOUNDS, Blocks::new()), Instant::now());
         let unfinished = UnfinishedFrames::new(usize::MAX);
         let mut record = record(&mut sealer, 9_000);
         let (last, dribbled) = record.split_last_mut().unwrap();
@@ -220,7 +341,7 @@ mod tests {
     #[test]
     fn a_link_that_ends_gives_back_what_it_had_of_a_record() {
         let (mut sealer, opener) = connection();
-        let mut receive = Receive::new(Some(opener), BOUNDS);
+        let mut receive = Receive::new(Some(opener), BOUNDS, Blocks::new());
         let unfinished = UnfinishedFrames::new(10);
         let mut record = record(&mut sealer, 100);
         let taken = receive.handle_bytes(Instant::now(), &unfinished, &mut record[..50], |_| unreachable!());
@@ -228,5 +349,119 @@ mod tests {
         assert!(unfinished.is_over());
         receive.abandon(&unfinished);
         assert_eq!(unfinished.bytes(), 0);
+    }
+
+    /// What a reactor does with what comes off a socket, `step` giving how much comes at once.
+    fn pump(
+        receive: &mut Receive,
+        unfinished: &UnfinishedFrames,
+        mut stream: &[u8],
+        mut step: impl FnMut() -> usize,
+        mut handle: impl FnMut(FrameRef<'_>) -> bool,
+    ) -> Result<usize, CloseReason> {
+        let (now, mut own) = (Instant::now(), 0);
+        while !stream.is_empty() {
+            let mut came = step().clamp(1, stream.len());
+            if let Some(room) = receive.own_room(unfinished) {
+                came = came.min(room.len());
+                room[..came].copy_from_slice(&stream[..came]);
+                receive.handle_own(now, unfinished, came, &mut handle)?;
+                own += came;
+            } else {
+                came = came.min(32 * 1024);
+                receive.handle_bytes(now, unfinished, &mut stream[..came].to_vec(), &mut handle)?;
+            }
+            stream = &stream[came..];
+            if receive.wants_own() {
+                assert!(receive.begin_own());
+            } else if receive.is_own_idle() && step().is_multiple_of(3) {
+                receive.end_own(now, unfinished);
+            }
+        }
+        Ok(own)
+    }
+
+    #[test]
+    fn frames_of_all_lengths_come_out_whole_and_in_order_however_receives_are_cut() {
+        let mut random = SmallRng::seed_from_u64(7);
+        for version in ["1.2", "1.3"] {
+            for record_len in [PLAINTEXT_LEN_MAX, 4_000, 16_000] {
+                let (mut sealer, opener) = connection_of(version);
+                let (mut frames, mut stream) = (Vec::new(), Vec::new());
+                for len in [1 << 20, 42, 900_000, 70_000, 1 << 20, 20_000, 16_384, 5_000, 1 << 20, 300_000] {
+                    let mut frame: Vec<u8> = (0..len).map(|_| random.random()).collect();
+                    frame[..4].copy_from_slice(&(len as u32).to_be_bytes());
+                    for part in frame.chunks(record_len) {
+                        sealer.seal(ContentType::ApplicationData, &[part], &mut stream).unwrap();
+                    }
+                    frames.push(frame);
+                }
+                let unfinished = UnfinishedFrames::new(usize::MAX);
+                let mut receive = Receive::new(Some(opener), BOUNDS, Blocks::new());
+                let mut came = Vec::new();
+                let own = pump(
+                    &mut receive,
+                    &unfinished,
+                    &stream,
+                    || random.random_range(0..400_000),
+                    |frame| {
+                        came.push(frame.pieces().collect::<Vec<_>>().concat());
+                        true
+                    },
+                );
+                assert!(came == frames, "TLS {version}, records of {record_len} bytes");
+                // Nearly all came into the block.
+                assert!(own.unwrap() > stream.len() / 2);
+                assert_eq!((unfinished.bytes(), receive.progress()), (0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_frame_with_a_forged_record_is_lent_to_nobody() {
+        for forged in [0, 1, 20, 63] {
+            let (mut sealer, opener) = connection();
+            let mut stream = Vec::new();
+            let mut frame = vec![7; 1 << 20];
+            frame[..4].copy_from_slice(&(1u32 << 20).to_be_bytes());
+            for part in frame.chunks(PLAINTEXT_LEN_MAX) {
+                sealer.seal(ContentType::ApplicationData, &[part], &mut stream).unwrap();
+            }
+            let record_len = stream.len() / 64;
+            stream[(forged + 1) * record_len - 1] ^= 1;
+            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let mut receive = Receive::new(Some(opener), BOUNDS, Blocks::new());
+            let taken = pump(&mut receive, &unfinished, &stream, || 100_000, |_| panic!("nobody said this"));
+            assert_eq!(taken, Err(CloseReason::Tls), "record {forged}");
+            receive.abandon(&unfinished);
+            assert_eq!(unfinished.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_record_that_dribbles_into_a_block_is_overdue_until_it_is_whole() {
+        let (mut sealer, opener) = connection();
+        let (mut stream, mut frame) = (Vec::new(), vec![7; 1 << 20]);
+        frame[..4].copy_from_slice(&(1u32 << 20).to_be_bytes());
+        for part in frame.chunks(PLAINTEXT_LEN_MAX) {
+            sealer.seal(ContentType::ApplicationData, &[part], &mut stream).unwrap();
+        }
+        let (mut receive, start) = (Receive::new(Some(opener), BOUNDS, Blocks::new()), Instant::now());
+        let unfinished = UnfinishedFrames::new(usize::MAX);
+        assert_eq!(receive.handle_bytes(start, &unfinished, &mut stream[..20_000], |_| true), Ok(true));
+        assert!(receive.wants_own() && receive.begin_own());
+        let mut at = 20_000;
+        let mut come = |receive: &mut Receive, len: usize, now| {
+            receive.own_room(&unfinished).unwrap()[..len].copy_from_slice(&stream[at..at + len]);
+            assert_eq!(receive.handle_own(now, &unfinished, len, |_| true), Ok(true));
+            at += len;
+        };
+        let late = start + RECORD_COMPLETE_WITHIN + Duration::from_millis(1);
+        come(&mut receive, 1, late);
+        assert!(receive.is_overdue(late));
+        // The rest of it, and the beginning of the next.
+        come(&mut receive, 15_000, late);
+        assert!(!receive.is_overdue(late));
+        assert!(receive.is_overdue(late + RECORD_COMPLETE_WITHIN + Duration::from_millis(1)));
     }
 }

@@ -14,15 +14,17 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::bounds::{CLOSE_WITHIN, CONTROL_BYTES_MAX, SEALED_AHEAD_MAX};
+use super::{
+    blocks::Blocks,
+    bounds::{CLOSE_WITHIN, CONTROL_BYTES_MAX, SEALED_AHEAD_MAX},
+    output::Output,
+};
 use crate::{
     relay::{Class, CloseReason, LinkKey, SendError},
-    tls::record::{ContentType, PLAINTEXT_LEN_MAX, SealError, Sealer},
+    tls::record::{PLAINTEXT_LEN_MAX, SealError, Sealer},
     wire::{FrameRef, RetainedFrame},
 };
 
-/// A buffer larger than this is not kept for the next turn.
-const BUFFER_KEPT_MAX: usize = 64 * 1024;
 /// Frames up to this length are sealed at once.
 const SEAL_AT_ONCE_MAX: usize = 64 * 1024;
 /// What a waiting frame is charged beside its own bytes: its place in the queue, and what the allocator
@@ -57,10 +59,12 @@ pub(super) struct Transmit {
     queue_bytes_max: usize,
     /// Plaintext that waits to share a record.
     gathered: Vec<u8>,
-    sealed: Vec<u8>,
+    sealed: Output,
     /// What the kernel is sending, and how much of it is sent.
-    in_flight: Vec<u8>,
+    in_flight: Output,
     sent: usize,
+    /// Where memory for much at once comes from.
+    blocks: Blocks,
     pub(super) sending: bool,
     /// Control, then data; a link to an application has data only.
     waiting: [VecDeque<Waiting>; 2],
@@ -96,6 +100,7 @@ impl Transmit {
         sealer: Option<Sealer>,
         is_sdk: bool,
         queue_bytes_max: usize,
+        blocks: Blocks,
     ) -> Self {
         Self {
             key,
@@ -104,9 +109,10 @@ impl Transmit {
             is_sdk,
             queue_bytes_max,
             gathered: Vec::new(),
-            sealed: Vec::new(),
-            in_flight: Vec::new(),
+            sealed: Output::default(),
+            in_flight: Output::default(),
             sent: 0,
+            blocks,
             sending: false,
             waiting: [VecDeque::new(), VecDeque::new()],
             waiting_bytes: [0; 2],
@@ -162,12 +168,14 @@ impl Transmit {
         if self.closing.is_some() {
             return;
         }
+        let mut record = Vec::new();
         let updated = self.seal_gathered().and_then(|()| match &mut self.sealer {
-            Some(sealer) => sealer.update_keys(&mut self.sealed),
+            Some(sealer) => sealer.update_keys(&mut record),
             None => Ok(()),
         });
-        if updated.is_err() {
-            self.close(now, CloseReason::KeysWorn, true);
+        match updated {
+            Ok(()) => self.sealed.append(&self.blocks, &record),
+            Err(_) => self.close(now, CloseReason::KeysWorn, true),
         }
     }
 
@@ -227,19 +235,22 @@ impl Transmit {
             if self.gathered.len() + len > PLAINTEXT_LEN_MAX {
                 self.seal_gathered()?;
             }
+            if self.gathered.capacity() == 0 {
+                self.gathered = self.blocks.take_gathered();
+            }
             self.gathered.extend_from_slice(head);
             body.pieces().for_each(|piece| self.gathered.extend_from_slice(piece));
             return Ok(());
         }
         self.seal_gathered()?;
-        let Self { sealer, sealed, .. } = self;
-        seal_range(sealer, sealed, head, body, 0, usize::MAX).map(|_| ())
+        self.seal_range(head, body, 0, usize::MAX).map(|_| ())
     }
 
     fn seal_gathered(&mut self) -> Result<(), SealError> {
         if !self.gathered.is_empty() {
-            seal(&mut self.sealer, &[&self.gathered], &mut self.sealed)?;
-            self.gathered.clear();
+            let Self { sealer, sealed, blocks, gathered, .. } = self;
+            sealed.seal(blocks, sealer.as_mut(), &[gathered])?;
+            gathered.clear();
         }
         Ok(())
     }
@@ -258,9 +269,8 @@ impl Transmit {
             }
             self.seal_gathered()?;
             let room = SEALED_AHEAD_MAX.saturating_sub(self.sealed_bytes()).max(1);
-            let Self { sealer, sealed, .. } = self;
             let before = frame.sealed;
-            frame.sealed = seal_range(sealer, sealed, &frame.head, frame.body.as_ref(), before, room)?;
+            frame.sealed = self.seal_range(&frame.head, frame.body.as_ref(), before, room)?;
             self.waiting_bytes[queue] -= frame.sealed - before;
             if frame.sealed < len {
                 self.waiting[queue].push_front(frame);
@@ -272,38 +282,77 @@ impl Transmit {
         Ok(())
     }
 
+    /// Seals bytes `from..` of a frame, about `bytes_max` of them or all. Gives up to where.
+    ///
+    /// Records are full but for the last; where they may be shared, one also ends with its piece, for what
+    /// lies in one piece is sealed from where it lies.
+    fn seal_range(
+        &mut self,
+        head: &[u8],
+        body: FrameRef<'_>,
+        from: usize,
+        bytes_max: usize,
+    ) -> Result<usize, SealError> {
+        let Self { sealer, sealed, blocks, share_records, .. } = self;
+        let len = head.len() + body.len();
+        let end = from.saturating_add(bytes_max).min(len);
+        // What little is left goes along.
+        let end = if len - end < PLAINTEXT_LEN_MAX { len } else { end };
+        sealed.reserve(blocks, end.saturating_sub(from).min(SEALED_AHEAD_MAX));
+        let mut at = from;
+        while at < end {
+            let mut record_end = (at + PLAINTEXT_LEN_MAX).min(len);
+            let mut parts: SmallVec<[&[u8]; 4]> = SmallVec::new();
+            let mut offset = 0;
+            for piece in std::iter::once(head).chain(body.pieces()) {
+                let (start, stop) = (at.max(offset), record_end.min(offset + piece.len()));
+                if start < stop {
+                    parts.push(&piece[start - offset..stop - offset]);
+                    if *share_records && start >= head.len() {
+                        record_end = stop;
+                    }
+                }
+                offset += piece.len();
+                if offset >= record_end {
+                    break;
+                }
+            }
+            sealed.seal(blocks, sealer.as_mut(), &parts)?;
+            at = record_end;
+        }
+        Ok(at)
+    }
+
     /// What to send now, if nothing is being sent: pointer and length, good until [`Self::handle_sent`].
     pub(super) fn next_send(&mut self) -> Result<Option<(*const u8, u32)>, SealError> {
         if self.sending || self.closing.is_some_and(|closing| closing.aborted) {
             return Ok(None);
         }
         if self.sent == self.in_flight.len() {
+            // First of all, so that what is sealed now may lie where this did.
+            self.in_flight.clear();
+            self.sent = 0;
             self.seal_waiting()?;
             self.seal_gathered()?;
             if self.closing.is_some() && !self.is_anything_waiting() && !self.close_notify_sealed {
                 self.close_notify_sealed = true;
                 if let Some(sealer) = &mut self.sealer {
-                    sealer.close_notify(&mut self.sealed)?;
+                    let mut record = Vec::new();
+                    sealer.close_notify(&mut record)?;
+                    self.sealed.append(&self.blocks, &record);
                 }
             }
-            self.in_flight.clear();
-            self.sent = 0;
             std::mem::swap(&mut self.in_flight, &mut self.sealed);
-            if self.in_flight.is_empty() {
-                for buffer in [&mut self.in_flight, &mut self.sealed, &mut self.gathered] {
-                    *buffer = Vec::new();
-                }
+            if self.in_flight.len() == 0 {
+                self.in_flight.give_back(&self.blocks);
+                self.sealed.give_back(&self.blocks);
+                self.blocks.keep_gathered(std::mem::take(&mut self.gathered));
                 self.waiting = Default::default();
                 return Ok(None);
             }
-            for buffer in [&mut self.sealed, &mut self.gathered] {
-                if buffer.capacity() > BUFFER_KEPT_MAX {
-                    *buffer = Vec::new();
-                }
-            }
         }
         self.sending = true;
-        let rest = &self.in_flight[self.sent..];
+        let rest = &self.in_flight.as_slice()[self.sent..];
         Ok(Some((rest.as_ptr(), rest.len() as u32)))
     }
 
@@ -335,52 +384,10 @@ impl Transmit {
     }
 }
 
-/// Appends one record that holds `parts`, or without TLS just these.
-fn seal(sealer: &mut Option<Sealer>, parts: &[&[u8]], out: &mut Vec<u8>) -> Result<(), SealError> {
-    match sealer {
-        Some(sealer) => sealer.seal(ContentType::ApplicationData, parts, out),
-        None => {
-            parts.iter().for_each(|part| out.extend_from_slice(part));
-            Ok(())
-        }
-    }
-}
-
-/// Seals bytes `from..` of a frame, at most about `bytes_max` of them, in records that are full but for the
-/// last. Gives up to where.
-fn seal_range(
-    sealer: &mut Option<Sealer>,
-    out: &mut Vec<u8>,
-    head: &[u8],
-    body: FrameRef<'_>,
-    from: usize,
-    bytes_max: usize,
-) -> Result<usize, SealError> {
-    let len = head.len() + body.len();
-    let end = from.saturating_add(bytes_max).min(len);
-    let mut at = from;
-    while at < end {
-        let record_end = (at + PLAINTEXT_LEN_MAX).min(len);
-        let mut parts: SmallVec<[&[u8]; 4]> = SmallVec::new();
-        let mut offset = 0;
-        for piece in std::iter::once(head).chain(body.pieces()) {
-            let (start, stop) = (at.max(offset), record_end.min(offset + piece.len()));
-            if start < stop {
-                parts.push(&piece[start - offset..stop - offset]);
-            }
-            offset += piece.len();
-            if offset >= record_end {
-                break;
-            }
-        }
-        seal(sealer, &parts, out)?;
-        at = record_end;
-    }
-    Ok(at)
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::{
         engine::testing::connection,
@@ -391,7 +398,7 @@ mod tests {
 
     fn transmit(is_sdk: bool, queue_bytes_max: usize) -> (Transmit, Opener) {
         let (sealer, opener) = connection();
-        (Transmit::new(Instant::now(), KEY, Some(sealer), is_sdk, queue_bytes_max), opener)
+        (Transmit::new(Instant::now(), KEY, Some(sealer), is_sdk, queue_bytes_max, Blocks::new()), opener)
     }
 
     fn send(transmit: &mut Transmit, class: Class, frame: &[u8]) -> Result<(), SendError> {
@@ -400,23 +407,28 @@ mod tests {
 
     /// Lets the peer take everything; gives the plaintext.
     fn drain(transmit: &mut Transmit, opener: &mut Opener) -> Vec<u8> {
+        drain_records(transmit, opener).concat()
+    }
+
+    /// The same record by record.
+    fn drain_records(transmit: &mut Transmit, opener: &mut Opener) -> Vec<Vec<u8>> {
         let mut received = Vec::new();
         loop {
             if !transmit.sending && transmit.next_send().unwrap().is_none() {
                 break;
             }
-            received.extend_from_slice(&transmit.in_flight[transmit.sent..]);
+            received.extend_from_slice(&transmit.in_flight.as_slice()[transmit.sent..]);
             transmit.handle_sent(Instant::now(), usize::MAX / 2);
         }
-        let (mut plaintext, mut rest) = (Vec::new(), received.as_mut_slice());
+        let (mut records, mut rest) = (Vec::new(), received.as_mut_slice());
         while let Some(len) = record_len(rest).unwrap() {
             let (record, others) = rest.split_at_mut(len);
             if let Opened::Data(data) = opener.open_in_place(record).unwrap() {
-                plaintext.extend_from_slice(data);
+                records.push(data.to_vec());
             }
             rest = others;
         }
-        plaintext
+        records
     }
 
     #[test]
@@ -485,7 +497,7 @@ mod tests {
     #[test]
     fn without_tls_what_is_sent_is_what_was_given_and_nothing_follows_it() {
         let now = Instant::now();
-        let mut transmit = Transmit::new(now, KEY, None, true, 64 << 20);
+        let mut transmit = Transmit::new(now, KEY, None, true, 64 << 20, Blocks::new());
         transmit.share_records();
         let (mut given, mut sent) = (Vec::new(), Vec::new());
         for (number, len) in [42, 300, 16_384, 16_385, 70_000, 1 << 20, 300_000, 42].into_iter().enumerate() {
@@ -496,7 +508,7 @@ mod tests {
         transmit.update_keys(now);
         transmit.close(now, CloseReason::Shutdown, false);
         while transmit.next_send().unwrap().is_some() {
-            sent.extend_from_slice(&transmit.in_flight[transmit.sent..]);
+            sent.extend_from_slice(&transmit.in_flight.as_slice()[transmit.sent..]);
             transmit.handle_sent(now, usize::MAX / 2);
         }
         assert!(sent == given);
@@ -515,5 +527,33 @@ mod tests {
         assert!(!transmit.is_flushed());
         assert_eq!(drain(&mut transmit, &mut opener).len(), 1_000_000);
         assert!(transmit.is_flushed() && transmit.close_notify_sealed);
+    }
+
+    #[test]
+    fn a_large_frame_goes_to_applications_in_full_records_and_to_nodes_from_where_its_pieces_lie() {
+        let head = [1; 100];
+        let lens = [278_500, 278_528, 100, 300_000];
+        let chunks: Vec<Bytes> = (2..).zip(lens).map(|(fill, len)| Bytes::from(vec![fill; len])).collect();
+        let len = chunks.iter().map(Bytes::len).sum::<usize>() - 42;
+        let frame = FrameRef::Chunks { chunks: &chunks, skip: 42, len };
+        let whole = [&head[..], &chunks.concat()[42..]].concat();
+        for is_sdk in [true, false] {
+            let (mut transmit, mut opener) = transmit(is_sdk, 8 << 20);
+            for _ in 0..2 {
+                transmit.send(Instant::now(), Class::Data, &head, frame).unwrap();
+            }
+            let records = drain_records(&mut transmit, &mut opener);
+            assert!(records.concat() == [&whole[..], &whole].concat());
+            let (first, second) = records.split_at(records.len() / 2);
+            assert_eq!(first, second);
+            let is_full = |record: &Vec<u8>| record.len() == PLAINTEXT_LEN_MAX;
+            if is_sdk {
+                assert!(first[..first.len() - 1].iter().all(is_full));
+            } else {
+                // But for the one with the head, none has bytes of two pieces.
+                assert!(first[1..].iter().all(|record| record.iter().all(|byte| *byte == record[0])));
+                assert!(first.iter().filter(|record| !is_full(record)).count() <= lens.len() + 1);
+            }
+        }
     }
 }

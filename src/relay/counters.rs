@@ -367,6 +367,8 @@ figures! {
         counter not_held_for_order,
         /// Times that the receive buffers were all in use.
         counter receive_buffers_exhausted,
+        /// Times that a large frame began on a link and too many others received into blocks of their own.
+        counter own_receives_refused,
         /// Links closed because unfinished frames of all links together took too much memory.
         counter unfinished_frames_dropped,
         /// Control frames of node links that were not sent because too many waited.

@@ -283,58 +283,71 @@ impl Sealer {
         self.keys.blocks
     }
 
-    /// Appends one record that holds `parts`, joined.
+    /// Appends one record that holds `parts`, joined. After an error nothing is appended, and nothing more
+    /// can be sealed.
     pub fn seal(
         &mut self,
         content_type: ContentType,
         parts: &[&[u8]],
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
+        let (start, len) = (out.len(), parts.iter().map(|part| part.len()).sum::<usize>());
+        out.resize(start + len + self.overhead(), 0);
+        let sealed = self.seal_into(content_type, parts, &mut out[start..]);
+        out.truncate(start + sealed.unwrap_or(0));
+        sealed.map(|_| ())
+    }
+
+    /// Writes one record that holds `parts`, joined, to the start of `out`; gives the record's length,
+    /// which is [`Self::overhead`] more than theirs, and for which there must be room.
+    pub fn seal_into(
+        &mut self,
+        content_type: ContentType,
+        parts: &[&[u8]],
+        out: &mut [u8],
+    ) -> Result<usize, SealError> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        if len > PLAINTEXT_LEN_MAX {
-            return Err(SealError::TooLong);
-        }
-        let (nonce, sequence) = self.keys.next_nonce().ok_or(SealError::KeysWorn)?;
-        let start = out.len();
         let record_len = len + self.overhead();
+        let out = out.get_mut(..record_len).filter(|_| len <= PLAINTEXT_LEN_MAX).ok_or(SealError::TooLong)?;
+        let (nonce, sequence) = self.keys.next_nonce().ok_or(SealError::KeysWorn)?;
         let outer = if self.keys.tls13 { ContentType::ApplicationData } else { content_type };
-        out.extend_from_slice(&[outer.byte(), 3, 3]);
-        out.extend_from_slice(&((record_len - HEADER_LEN) as u16).to_be_bytes());
+        let (header, protected) = out.split_at_mut(HEADER_LEN + self.keys.explicit_len());
+        header[..3].copy_from_slice(&[outer.byte(), 3, 3]);
+        header[3..HEADER_LEN].copy_from_slice(&((record_len - HEADER_LEN) as u16).to_be_bytes());
         if matches!(self.keys.form, NonceForm::Explicit) {
-            out.extend_from_slice(&nonce[4..]);
+            header[HEADER_LEN..].copy_from_slice(&nonce[4..]);
         }
         let (aad, aad_len) = self.keys.aad(sequence, content_type.byte(), len, record_len);
         let aad = Aad::from(&aad[..aad_len]);
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let body = out.len();
         let inner_type = [content_type.byte()];
         let extra: &[u8] = if self.keys.tls13 { &inner_type } else { &[] };
         match parts {
             // A large piece is encrypted from where it lies; small ones are gathered first.
             [part] if part.len() >= GATHER_BELOW => {
-                out.resize(start + record_len, 0);
-                let (ciphertext, rest) = out[body..].split_at_mut(len);
+                let (ciphertext, rest) = protected.split_at_mut(len);
                 self.keys
                     .key
                     .seal_out_of_place_scatter(nonce, aad, part, ciphertext, extra, rest)
                     .map_err(|_| SealError::KeysWorn)?;
             }
             parts => {
-                for part in parts {
-                    out.extend_from_slice(part);
+                let (content, tag) = protected.split_at_mut(len + extra.len());
+                let mut at = 0;
+                for part in parts.iter().chain([&extra]) {
+                    content[at..at + part.len()].copy_from_slice(part);
+                    at += part.len();
                 }
-                out.extend_from_slice(extra);
-                let tag = self
+                let made = self
                     .keys
                     .key
-                    .seal_in_place_separate_tag(nonce, aad, &mut out[body..])
+                    .seal_in_place_separate_tag(nonce, aad, content)
                     .map_err(|_| SealError::KeysWorn)?;
-                out.extend_from_slice(tag.as_ref());
+                tag.copy_from_slice(made.as_ref());
             }
         }
-        debug_assert_eq!(out.len(), start + record_len);
         self.keys.count_blocks(len);
-        Ok(())
+        Ok(record_len)
     }
 
     /// Appends the alert that ends a connection in order.
@@ -425,8 +438,15 @@ impl Opener {
         })
     }
 
-    /// Opens one whole record into `out`, which must be at least as long as the record; gives the length
-    /// of the plaintext at its start.
+    /// Most bytes of plaintext in a record of such a length, header included.
+    pub fn plaintext_len_max(&self, record_len: usize) -> usize {
+        let overhead = HEADER_LEN + self.keys.explicit_len() + TAG_LEN + usize::from(self.keys.tls13);
+        record_len.saturating_sub(overhead)
+    }
+
+    /// Opens one whole record into `out`, which must be longer than [`Self::plaintext_len_max`] says; gives
+    /// the length of the plaintext at its start. What `out` holds after an error is nothing that anybody
+    /// said.
     pub fn open_into(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened<usize>, OpenError> {
         let (nonce, aad, aad_len) = self.prepare(record)?;
         let protected = &record[HEADER_LEN + self.keys.explicit_len()..];

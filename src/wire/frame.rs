@@ -113,19 +113,11 @@ impl RetainedFrame {
         Self { chunks: smallvec::smallvec![bytes], skip: 0, len }
     }
 
-    /// Lends the frame out again.
+    /// Lends the frame out again. Keeping a long one once more shares its bytes.
     pub fn as_ref(&self) -> FrameRef<'_> {
         match self.chunks.as_slice() {
-            [one] => FrameRef::Slice(&one[self.skip..self.skip + self.len]),
+            [one] if self.len <= HEAD_LEN_MAX => FrameRef::Slice(&one[self.skip..self.skip + self.len]),
             chunks => FrameRef::Chunks { chunks, skip: self.skip, len: self.len },
-        }
-    }
-
-    /// The same so that keeping a long one once more shares its bytes.
-    pub fn as_shared(&self) -> FrameRef<'_> {
-        match self.len <= HEAD_LEN_MAX {
-            true => self.as_ref(),
-            false => FrameRef::Chunks { chunks: &self.chunks, skip: self.skip, len: self.len },
         }
     }
 

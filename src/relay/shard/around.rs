@@ -144,7 +144,7 @@ impl Shard {
         let Some(first) = destinations.first() else { return refused };
         let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
         let packet = Packet { destinations: destinations.clone(), ..self.own_packet(first, subject, false) };
-        if !self.route(now, packet.clone(), content.behind(tickets.into()).as_shared(), None, out) {
+        if !self.route(now, packet.clone(), content.behind(tickets.into()).as_ref(), None, out) {
             self.not_passed(now, packet, FrameRef::Slice(&[]), out);
         }
         self.want_node_tick(now);
@@ -233,7 +233,7 @@ impl Shard {
     ) -> bool {
         // It may be told that it was not sent before the call returns.
         self.note_sent(id, number, true);
-        let is_sent = self.send_packet(now, id, self.own_packet(id, subject, again), frame.as_shared(), out);
+        let is_sent = self.send_packet(now, id, self.own_packet(id, subject, again), frame.as_ref(), out);
         if !is_sent {
             self.note_sent(id, number, false);
         }

@@ -398,7 +398,7 @@ impl Shard {
             match (sent.packet, sent.packet_type) {
                 (Some(packet), _) => {
                     let packet = Packet { again: true, ..*packet };
-                    self.not_passed(now, packet, sent.body.as_shared(), out);
+                    self.not_passed(now, packet, sent.body.as_ref(), out);
                 }
                 (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
                 (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),

@@ -165,8 +165,8 @@ impl Shard {
         for (next, indices) in parts {
             let (part, payload) = packet.part(&indices, payload);
             match next {
-                Some(next) => self.send_to_next(now, part, next, payload.as_shared(), out),
-                None => self.not_passed(now, part, payload.as_shared(), out),
+                Some(next) => self.send_to_next(now, part, next, payload.as_ref(), out),
+                None => self.not_passed(now, part, payload.as_ref(), out),
             }
         }
         true
@@ -309,7 +309,7 @@ impl Shard {
         let own_index = packet.destinations.iter().position(|id| *id == own);
         if let Some(index) = own_index {
             let part = is_shared.then(|| part_of(payload, destinations.len(), &[index]));
-            let for_us = part.as_ref().map_or(payload, RetainedFrame::as_shared);
+            let for_us = part.as_ref().map_or(payload, RetainedFrame::as_ref);
             let home = home_reactor(&source, self.shared.reactors);
             if home == self.id {
                 self.arrive(now, &source, Subject { packet_type, seq }, for_us, out);
@@ -334,7 +334,7 @@ impl Shard {
         let mut payload = payload;
         if own_index.is_some() {
             (packet, part) = packet.part(&others, payload);
-            payload = part.as_shared();
+            payload = part.as_ref();
         }
         self.counters.relayed.increment();
         // No message overtakes those before it.
@@ -360,10 +360,10 @@ impl Shard {
                 }
                 Some(packet) => {
                     let packet = Packet { again: true, tries: 0, ..*packet };
-                    if self.route(now, packet.clone(), body.as_shared(), Some(id), out) {
+                    if self.route(now, packet.clone(), body.as_ref(), Some(id), out) {
                         self.counters.frames_sent_again.increment();
                     } else if packet.from.is_none() {
-                        self.not_passed(now, packet, body.as_shared(), out);
+                        self.not_passed(now, packet, body.as_ref(), out);
                     } else {
                         let packet = Some(Box::new(packet));
                         self.keep_waiting(id, Sent { head, body, packet_type, message, packet, is_kept });
@@ -399,9 +399,9 @@ impl Shard {
         let Parked { frames, .. } = std::mem::take(&mut self.parked);
         for (since, packet, payload) in frames {
             if self.parked.holds(&packet.destinations)
-                || !self.route(now, packet.clone(), payload.as_shared(), None, out)
+                || !self.route(now, packet.clone(), payload.as_ref(), None, out)
             {
-                self.parked.push(since, packet, payload.as_shared());
+                self.parked.push(since, packet, payload.as_ref());
             }
         }
     }
