@@ -7,13 +7,16 @@
 //! cargo run --release --example large -- --tls 1.3 --subscribers 4 target/release/amop
 //! ```
 //!
+//! A forwarder that receives and sends the same bytes without looking at them says what the kernel takes at least.
+//! It sends each frame to one only.
+//!
 //! The node's time is read from /proc. Applications open what arrives while the node warms up and compare it with
 //! what was sent; afterwards they count records, so that the load is cheaper than the node.
 
 use std::{
     error::Error,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -122,7 +125,8 @@ fn main() -> Result<(), Failure> {
             stop.store(true, SeqCst);
             let aead = measuring.join().map_err(|_| "the AEAD failed")??;
             let used = used?;
-            let row = Row { kind, aead, used };
+            let bare = bare(&args, node_core, load_core)?;
+            let row = Row { kind, aead, bare, used };
             println!("round {}: {}", round + 1, row.text(&args));
             rows.push(row);
         }
@@ -134,10 +138,12 @@ fn main() -> Result<(), Failure> {
             values[values.len() / 2]
         };
         println!(
-            "{kind:?}, median of {}: user time {:.2} x the AEAD alone; {:.0} % of its rate",
+            "{kind:?}, median of {}: user time {:.2} x the AEAD alone; {:.0} % of its rate, of {:.0} % that would be left if \
+             nothing but this and the passing of bytes took time",
             args.rounds,
             of(&|row| row.used.user / row.aead),
             of(&|row| 100.0 * row.aead / (row.used.user + row.used.system)),
+            of(&|row| 100.0 * row.aead / (row.aead + row.bare)),
         );
     }
     Ok(())
@@ -147,17 +153,19 @@ fn main() -> Result<(), Failure> {
 struct Row {
     kind: Kind,
     aead: f64,
+    bare: f64,
     used: Used,
 }
 
 impl Row {
     fn text(&self, args: &Args) -> String {
         let per_mebibyte = 1e6 * MEBIBYTE / args.payload as f64;
-        let Self { kind, aead, used } = self;
+        let Self { kind, aead, bare, used } = self;
         format!(
-            "{kind:?}: AEAD {:.0} us/MiB, node {:.0} user + {:.0} system, {:.0} minor faults; user {:.2} x the AEAD, \
+            "{kind:?}: AEAD {:.0} us/MiB, received and sent only {:.0}, node {:.0} user + {:.0} system, {:.0} minor faults; user {:.2} x the AEAD, \
              {:.0} % of its rate; node {:.0} % busy, load {:.0} %; {:.0} MiB/s",
             aead * per_mebibyte,
+            bare * per_mebibyte,
             used.user * per_mebibyte,
             used.system * per_mebibyte,
             used.faults * MEBIBYTE / args.payload as f64,
@@ -260,6 +268,40 @@ impl Aead {
         }
         Ok(taken / f64::from(passes))
     }
+}
+
+/// Seconds of processor time for one payload that only comes and goes: it is received and sent as the node does
+/// it, and not looked at.
+fn bare(args: &Args, node_core: usize, load_core: usize) -> Result<f64, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let connect = || Ok::<_, Failure>((TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0));
+    let ((mut publisher, mut from), (mut to, mut subscriber)) = (connect()?, connect()?);
+    let (payload, frames) = (args.payload, args.frames.min(500));
+    let forward = thread::spawn(move || {
+        pin(node_core)?;
+        let mut buffer = vec![0; 256 * 1024];
+        let begun = cpu_seconds(ClockId::ThreadCPUTime);
+        loop {
+            let len = from.read(&mut buffer)?;
+            if len == 0 {
+                return Ok::<_, Failure>((cpu_seconds(ClockId::ThreadCPUTime) - begun) / frames as f64);
+            }
+            to.write_all(&buffer[..len])?;
+        }
+    });
+    pin(load_core)?;
+    let drain = thread::spawn(move || {
+        let mut buffer = vec![0; 256 * 1024];
+        while subscriber.read(&mut buffer).is_ok_and(|len| len > 0) {}
+    });
+    let bytes = vec![7; payload];
+    for _ in 0..frames {
+        publisher.write_all(&bytes)?;
+    }
+    drop(publisher);
+    let taken = forward.join().map_err(|_| "the forwarder failed")?;
+    drain.join().map_err(|_| "the forwarder's receiver failed")?;
+    taken
 }
 
 struct Node {

@@ -442,8 +442,8 @@ impl Reactor {
 
     fn push(&mut self, entry: &squeue::Entry) {
         for attempt in 0..PUSH_ATTEMPTS_MAX {
-            // SAFETY: callers pass entries whose memory (send buffers, the wake counter, the buffer ring)
-            // and descriptors stay until their completion has been handled.
+            // SAFETY: callers pass entries whose memory (send buffers, blocks that links receive into, the wake
+            // counter, the buffer ring) and descriptors stay until their completion has been handled.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
             }

@@ -53,7 +53,7 @@ struct Own {
 }
 
 /// What is still to come of a frame for its link to receive into a block of its own.
-const OWN_FROM: usize = 64 * 1024;
+const OWN_FROM: usize = 32 * 1024;
 /// Room in it for a receive; if there is less, what is there moves to the front.
 const OWN_ROOM_MIN: usize = 128 * 1024;
 
