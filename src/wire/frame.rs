@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::spare;
+
 /// The longest prefix of a frame that is contiguous in memory whenever the frame is that long: enough
 /// for every header, option list, extension and topic that a decoder looks at. Chunks of large frames
 /// are at least this long.
@@ -86,12 +88,13 @@ impl<'a> FrameRef<'a> {
     pub fn retain(&self) -> RetainedFrame {
         match *self {
             Self::Slice(bytes) => RetainedFrame {
-                chunks: smallvec::smallvec![Bytes::copy_from_slice(bytes)],
+                chunks: smallvec::smallvec![spare::copy(bytes)],
                 skip: 0,
                 len: bytes.len(),
+                is_copy: true,
             },
             Self::Chunks { chunks, skip, len } => {
-                RetainedFrame { chunks: chunks.iter().cloned().collect(), skip, len }
+                RetainedFrame { chunks: chunks.iter().cloned().collect(), skip, len, is_copy: false }
             }
         }
     }
@@ -104,13 +107,23 @@ pub struct RetainedFrame {
     chunks: smallvec::SmallVec<[Bytes; 1]>,
     skip: usize,
     len: usize,
+    /// Whether its bytes were copied for it, into a buffer that can be used again.
+    is_copy: bool,
+}
+
+impl Drop for RetainedFrame {
+    fn drop(&mut self) {
+        if self.is_copy {
+            self.chunks.drain(..).for_each(spare::give_back);
+        }
+    }
 }
 
 impl RetainedFrame {
     /// A frame made of one piece.
     pub fn from_bytes(bytes: Bytes) -> Self {
         let len = bytes.len();
-        Self { chunks: smallvec::smallvec![bytes], skip: 0, len }
+        Self { chunks: smallvec::smallvec![bytes], skip: 0, len, is_copy: false }
     }
 
     /// Lends the frame out again. Keeping a long one once more shares its bytes.
@@ -129,7 +142,7 @@ impl RetainedFrame {
         for chunk in &self.chunks {
             chunks.push(chunk.slice(std::mem::take(&mut skip).min(chunk.len())..));
         }
-        Self { chunks, skip: 0, len }
+        Self { chunks, skip: 0, len, is_copy: false }
     }
 
     /// Length in bytes.

@@ -24,8 +24,10 @@ pub mod trace;
 
 pub(crate) mod hex;
 mod reader;
+mod spare;
 
 pub use code::ResultCode;
 pub use frame::{FrameRef, RetainedFrame};
 pub use node::NodeId;
+pub use spare::SPARE_BYTES_MAX;
 pub use topic::{PrivateTopic, Topic, TopicKind};

@@ -1,0 +1,75 @@
+//! Once traffic flows, the relay allocates nothing for a frame: what a request, a copy or a frame that waits for its
+//! acknowledgement needs is used again. The engine allocates for batches only.
+//!
+//! One test, and a program of its own: the allocator counts for the whole process.
+
+#[path = "../perf/engine.rs"]
+mod engine;
+#[path = "../perf/relay.rs"]
+mod relay;
+
+use engine::Traffic;
+use relay::Relay;
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+const SUBSCRIBERS: u64 = 100;
+/// Before anything is counted: tables and buffers grow to what they need.
+const WARM_UP: usize = 8_000;
+const COUNTED: usize = 2_000;
+/// Messages that go through the engine at once.
+const WINDOW: usize = 20;
+/// A link gives its buffer back when all is sent, and the next batch makes it grow again by doubling: 8 times for each of
+/// two links, and more often where a batch is taken in parts. One for each frame would be beyond it.
+const BATCH_MAX: u64 = 30;
+
+fn allocations(what: &str, times: usize, mut operation: impl FnMut()) -> (String, u64) {
+    (0..WARM_UP / times).for_each(|_| operation());
+    let before = dhat::HeapStats::get().total_blocks;
+    (0..COUNTED / times).for_each(|_| operation());
+    let count = dhat::HeapStats::get().total_blocks - before;
+    (what.to_owned(), count)
+}
+
+#[test]
+fn the_relay_allocates_nothing_for_a_frame_and_the_engine_for_batches_only() {
+    let profiler = dhat::Profiler::builder();
+    // With AMOP_WRITE=1 it writes to dhat-heap.json where what was allocated.
+    let _profiler = match std::env::var_os("AMOP_WRITE") {
+        Some(_) => profiler.build(),
+        None => profiler.testing().build(),
+    };
+    let mut counted = Vec::new();
+
+    for subscribers in [1, 16] {
+        let mut relay = Relay::new(1);
+        let publisher = relay.app(0);
+        (0..subscribers).for_each(|_| _ = relay.subscriber(0));
+        let what = format!("round trip in memory, {subscribers} subscribers");
+        counted.push(allocations(&what, 1, || relay.round_trip(publisher, 0)));
+    }
+    let mut relay = Relay::new(2);
+    let publisher = relay.app(0);
+    (0..SUBSCRIBERS).for_each(|_| _ = relay.subscriber(1));
+    counted.push(allocations("round trip in memory, two nodes", 1, || relay.round_trip(publisher, 1)));
+    counted
+        .push(allocations("multicast in memory, two nodes", 1, || relay.multicast(publisher, SUBSCRIBERS)));
+
+    let in_memory: Vec<_> = counted.iter().filter(|(_, count)| *count > 0).collect();
+    assert!(in_memory.is_empty(), "the relay allocates in {COUNTED} operations: {in_memory:#?}");
+
+    let batches = (COUNTED / WINDOW) as u64 * BATCH_MAX;
+    for (name, subscribers, copies) in [
+        ("one reactor", &[0][..], 0),
+        // The reactor that copies a frame for the other does not get its buffer back, unless as much comes the other way.
+        ("two reactors", &[1], COUNTED as u64),
+    ] {
+        let mut traffic = Traffic::start(subscribers);
+        let (_, count) = allocations(name, WINDOW, || traffic.round_trips(WINDOW));
+        assert!(count <= batches, "{count} allocations in {COUNTED} round trips, {name}");
+        let (_, count) = allocations(name, WINDOW, || traffic.multicasts(WINDOW));
+        assert!(count <= batches + copies, "{count} allocations in {COUNTED} multicasts, {name}");
+        traffic.stop();
+    }
+}
