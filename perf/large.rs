@@ -332,7 +332,9 @@ impl Node {
         });
         let channel = channel.ok_or_else(|| format!("the node does not come up: {log}"))?;
         // It must go on being read.
-        thread::spawn(move || lines.for_each(drop));
+        thread::spawn(move || {
+            lines.filter(|line| !line.contains("\"INFO\"")).for_each(|line| eprintln!("{line}"))
+        });
         Ok(Self { process, channel })
     }
 
@@ -509,6 +511,14 @@ impl Progress {
     }
 }
 
+/// Says at once what ends a thread, for others then wait for it in vain.
+fn spawn(
+    who: &'static str,
+    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> thread::JoinHandle<Result<(), Failure>> {
+    thread::spawn(move || body().inspect_err(|error| eprintln!("{who}: {error}")))
+}
+
 /// Has `count` frames pass, and gives what one took.
 fn run(args: &Args, kind: Kind, subscribers: usize, host: &Path, node: &mut Node) -> Result<Used, Failure> {
     let frame_type = match kind {
@@ -528,7 +538,7 @@ fn run(args: &Args, kind: Kind, subscribers: usize, host: &Path, node: &mut Node
         let mut sealed = Vec::new();
         app.subscribe(&format!("{TOPIC}-{index}"), &mut sealed)?;
         let (progress, wanted) = (progress.clone(), frame.clone());
-        threads.push(thread::spawn(move || {
+        threads.push(spawn("a subscriber", move || {
             for number in 0..total {
                 if number >= WARM_UP {
                     app.skip_frame(wanted.len())?;
@@ -542,7 +552,7 @@ fn run(args: &Args, kind: Kind, subscribers: usize, host: &Path, node: &mut Node
                 }
                 progress.add(index);
             }
-            Ok::<(), Failure>(())
+            Ok(())
         }));
     }
     let mut publisher = App::connect(args, host, node.channel)?;
@@ -554,7 +564,7 @@ fn run(args: &Args, kind: Kind, subscribers: usize, host: &Path, node: &mut Node
     };
     std::mem::swap(&mut answers.opener, &mut publisher.opener);
     let counted = progress.clone();
-    threads.push(thread::spawn(move || {
+    threads.push(spawn("who takes the answers", move || {
         for number in 0..total {
             let answer = answers.frame()?;
             let header = Header::decode(&answer).ok_or("half an answer")?;
