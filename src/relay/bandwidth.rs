@@ -2,11 +2,21 @@
 //!
 //! The bucket is kept as one number: the moment at which it was, or will be, empty. Its level is what
 //! has flowed in since then, at most its capacity; a charge moves the moment into the future.
+//!
+//! # Sessions against each other
+//! Whoever asks most often would get most, for who is refused is not put into a queue but answered. So each session's frames
+//! follow each other on a line on which they are as long as they cost, and the node remembers how far up that line frames have
+//! begun that it let pass (start-time fair queueing, without the queue). A session that is well beyond that has had more
+//! than others: while others ask, too, it passes only from a level that is a reserve higher. So those that have had less find
+//! enough in the bucket when they ask. Nobody is refused for long because of somebody who does not ask: the reserve is there
+//! after an eighth of the burst.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
+
+use super::SessionId;
 
 /// Moments are counted in so many parts of a nanosecond: fine enough for single frames at the highest
 /// rate, and 290 years / 32 long.
@@ -14,6 +24,25 @@ const TICKS_PER_NANOSECOND: i64 = 32;
 const TICKS_PER_SECOND: f64 = 1e9 * TICKS_PER_NANOSECOND as f64;
 /// How far frames that are never refused may push the level below zero.
 const DEBT_MAX: Duration = Duration::from_secs(1);
+
+/// The part of the capacity that is kept for sessions that have had less than others.
+const RESERVE_PART: i64 = 8;
+/// How far ahead of the last a session may be, as a part of the capacity: so one that asks only a little more often than its
+/// part is worth, or many frames at once, still gets that.
+const LEAD_PART: i64 = 32;
+/// Two sessions are rivals while both have asked within so long.
+const RIVALS_WITHIN: Duration = Duration::from_secs(1);
+/// Who asked, and when, is written down again after so long: the reactors share it.
+const NOTED_AGAIN: Duration = Duration::from_millis(10);
+/// No session has this number.
+const NOBODY: u64 = u64::MAX;
+
+/// What a session has had, for [`Limiter::admit_session`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    /// Where on the line its last frame ended.
+    end: i64,
+}
 
 /// A token bucket.
 #[derive(Debug)]
@@ -28,6 +57,13 @@ struct Bucket {
     empty_at: AtomicI64,
     ticks_per_unit: f64,
     capacity_ticks: i64,
+    /// How far up the line of sessions' frames one has begun, less the lead that each may have. It never goes back, so that a
+    /// session's credit for the time that it was away ends with one burst.
+    begun: AtomicI64,
+    /// The session that asked last, and when, and until when it and others are rivals.
+    asked_last: AtomicU64,
+    asked_at: AtomicI64,
+    rivals_until: AtomicI64,
 }
 
 impl Limiter {
@@ -47,6 +83,10 @@ impl Limiter {
             empty_at: AtomicI64::new(-capacity_ticks),
             ticks_per_unit: TICKS_PER_SECOND / units_per_second,
             capacity_ticks,
+            begun: AtomicI64::new(0),
+            asked_last: AtomicU64::new(NOBODY),
+            asked_at: AtomicI64::new(0),
+            rivals_until: AtomicI64::new(0),
         };
         Self { bucket: Some(bucket) }
     }
@@ -65,15 +105,25 @@ impl Limiter {
     /// the node's start.
     pub fn admit(&self, now: Duration, cost: u64) -> bool {
         let Some(bucket) = &self.bucket else { return true };
+        bucket.take(ticks(now), bucket.cost_ticks(cost), 0)
+    }
+
+    /// The same for a session, which while others ask, too, is to get no more than they.
+    pub fn admit_session(&self, now: Duration, cost: u64, session: SessionId, share: &mut Share) -> bool {
+        let Some(bucket) = &self.bucket else { return true };
         let (now, cost) = (ticks(now), bucket.cost_ticks(cost));
-        bucket
-            .empty_at
-            .fetch_update(Relaxed, Relaxed, |empty_at| {
-                let empty_at = empty_at.max(now - bucket.capacity_ticks);
-                let level = now - empty_at;
-                (level >= cost.min(bucket.capacity_ticks)).then(|| empty_at.saturating_add(cost))
-            })
-            .is_ok()
+        let has_rivals = bucket.note_asked(now, session.0);
+        let begun = bucket.begun.load(Relaxed);
+        let begins = share.end.max(begun - bucket.capacity_ticks);
+        let lead = bucket.capacity_ticks / LEAD_PART;
+        let is_ahead = begins - begun > lead;
+        let reserve = if has_rivals && is_ahead { bucket.capacity_ticks / RESERVE_PART } else { 0 };
+        if !bucket.take(now, cost, reserve) {
+            return false;
+        }
+        bucket.begun.fetch_max(begins - lead, Relaxed);
+        share.end = begins.saturating_add(cost);
+        true
     }
 
     /// Charges `cost` units whatever the level is, down to one second's worth below zero.
@@ -89,6 +139,34 @@ impl Limiter {
 }
 
 impl Bucket {
+    /// Charges `cost` if that leaves `reserve`, or the bucket is full and has been for as long as the reserve takes to flow in.
+    /// What flowed in during that time is not lost: only those wait for it who have had more than others, and a full bucket
+    /// refuses nothing but frames that take long to pay for.
+    fn take(&self, now: i64, cost: i64, reserve: i64) -> bool {
+        let capacity = self.capacity_ticks + reserve;
+        let wanted = cost.min(self.capacity_ticks) + reserve;
+        let take = |empty_at: i64| {
+            let empty_at = empty_at.max(now - capacity);
+            (now - empty_at >= wanted).then(|| empty_at.saturating_add(cost))
+        };
+        self.empty_at.fetch_update(Relaxed, Relaxed, take).is_ok()
+    }
+
+    /// Notes who asks; tells whether somebody else has asked lately.
+    fn note_asked(&self, now: i64, session: u64) -> bool {
+        let (last, at) = (self.asked_last.load(Relaxed), self.asked_at.load(Relaxed));
+        if last != session {
+            if last != NOBODY && now - at < ticks(RIVALS_WITHIN) {
+                self.rivals_until.store(now + ticks(RIVALS_WITHIN), Relaxed);
+            }
+            self.asked_last.store(session, Relaxed);
+        }
+        if last != session || now - at >= ticks(NOTED_AGAIN) {
+            self.asked_at.store(now, Relaxed);
+        }
+        now < self.rivals_until.load(Relaxed)
+    }
+
     fn cost_ticks(&self, units: u64) -> i64 {
         (units as f64 * self.ticks_per_unit).ceil() as i64
     }
@@ -174,6 +252,79 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(admitted, 10_000);
+    }
+
+    /// Sessions that ask by turns, each after its own time, for `length`; gives what passed of each.
+    fn rivals(limiter: &Limiter, cost: u64, gaps_us: &[u64], length: Duration) -> Vec<u64> {
+        let mut shares = vec![Share::default(); gaps_us.len()];
+        let (mut passed, mut next) = (vec![0; gaps_us.len()], vec![0; gaps_us.len()]);
+        loop {
+            let first = (0..next.len()).min_by_key(|&session| next[session]).unwrap();
+            let now = Duration::from_micros(next[first]);
+            if now >= length {
+                return passed;
+            }
+            next[first] += gaps_us[first];
+            let id = SessionId(first as u64);
+            passed[first] += u64::from(limiter.admit_session(now, cost, id, &mut shares[first]));
+        }
+    }
+
+    #[test]
+    fn rivals_get_the_same_within_a_frame_and_together_the_whole_cap() {
+        // Frames that cost a fraction of the bucket, nearly all of it, and many times as much.
+        for (rate, cost) in
+            [(131_072.0, 4_126), (131_072_000.0, 4_126), (13_107_200.0, 1 << 20), (1_310_720.0, 1 << 20)]
+        {
+            let seconds = if cost > 1 << 19 { 170 } else { 12 };
+            let length = Duration::from_secs(seconds);
+            for gaps in [[700, 700, 700, 700], [290, 1_900, 2_100, 2_300], [500, 4_000, 4_000, 4_000]] {
+                let dense = gaps.map(|gap| if rate > 1e8 { gap / 40 } else { gap });
+                let limiter = Limiter::new(rate, BURST);
+                let passed = rivals(&limiter, cost, &dense, length);
+                let (most, least) = (passed.iter().max().unwrap(), passed.iter().min().unwrap());
+                assert!(most - least <= 1 + most / 100, "rate {rate}, cost {cost}, {gaps:?}: {passed:?}");
+                let all = passed.iter().sum::<u64>() as f64 * cost as f64;
+                let share = all / (rate * seconds as f64);
+                let one = cost as f64 / (rate * seconds as f64);
+                assert!(
+                    (0.99 - one..=1.01 + one).contains(&share),
+                    "rate {rate}, cost {cost}, {gaps:?}: {share}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_no_rivals_waits_for_no_reserve() {
+        let limiter = Limiter::new(1000.0, BURST);
+        let (mut one, mut other) = (Share::default(), Share::default());
+        let ask = |share: &mut Share, session, ms| {
+            limiter.admit_session(Duration::from_millis(ms), 5000, SessionId(session), share)
+        };
+        assert!(ask(&mut one, 1, 1_000));
+        assert!(!ask(&mut one, 1, 5_999) && ask(&mut one, 1, 6_000));
+        // While somebody else asks, too, it does, and that one does not.
+        assert!(!ask(&mut other, 2, 6_001) && !ask(&mut one, 1, 10_500) && !ask(&mut other, 2, 10_900));
+        assert!(!ask(&mut one, 1, 11_000) && ask(&mut other, 2, 11_000));
+    }
+
+    #[test]
+    fn a_session_that_was_away_has_credit_for_one_burst_at_most() {
+        let limiter = Limiter::new(1_000_000.0, BURST);
+        let mut shares = [Share::default(), Share::default()];
+        let mut passed = [0; 2];
+        for ms in 1_000..21_000 {
+            // The second comes after ten seconds.
+            for session in 0..if ms < 11_000 { 1 } else { 2 } {
+                for _ in 0..4 {
+                    let id = SessionId(session as u64);
+                    let now = Duration::from_millis(ms);
+                    passed[session] += u64::from(limiter.admit_session(now, 1_000, id, &mut shares[session]));
+                }
+            }
+        }
+        assert!(passed[0].abs_diff(15_000) <= 150 && passed[1].abs_diff(5_000) <= 150, "{passed:?}");
     }
 
     #[test]

@@ -215,9 +215,8 @@ impl Shard {
         cost: u64,
         out: &mut impl Outbound,
     ) -> bool {
-        let elapsed = now.saturating_duration_since(self.shared.started);
         // What stays on this node is free, however low the level is.
-        if cost > 0 && !self.shared.limiter.admit(elapsed, cost) {
+        if cost > 0 && !self.admit_bandwidth(now, key, cost) {
             self.warn_over_bandwidth(now, key);
             let (role, refusal) = (Role::Multicast, Refusal::OverBandwidth);
             self.refuse(now, key, (header, role, topic), refusal, ResultCode::OVER_BANDWIDTH, out);

@@ -438,9 +438,15 @@ impl Shard {
                             Some(named) => private_forwarded_len(frame.len(), named.0.len()),
                         };
                     let elapsed = now.saturating_duration_since(self.shared.started);
-                    if !first {
-                        self.shared.limiter.charge(elapsed, cost);
-                    } else if !self.shared.limiter.admit(elapsed, cost) {
+                    let admitted = match origin {
+                        _ if !first => {
+                            self.shared.limiter.charge(elapsed, cost);
+                            true
+                        }
+                        Origin::Session { key, .. } => self.admit_bandwidth(now, key, cost),
+                        Origin::Node { .. } => self.shared.limiter.admit(elapsed, cost),
+                    };
+                    if !admitted {
                         if let Origin::Session { key, .. } = origin {
                             self.warn_over_bandwidth(now, key);
                         }

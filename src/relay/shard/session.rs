@@ -9,6 +9,7 @@ use super::{Link, LinkKind, Shard, push::Push};
 use crate::{
     relay::{
         CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId,
+        bandwidth::Share,
         report::{LinkReport, PeerReport},
         rpc,
         timers::TimerKey,
@@ -40,6 +41,8 @@ pub(super) struct Session {
     /// What it subscribes to, sorted.
     topics: Vec<Topic>,
     pub(super) last_activity: Instant,
+    /// What it has had of the node's outbound bandwidth.
+    bandwidth: Share,
     idle_timer: Option<TimerKey>,
     /// Token bucket of effective topic changes.
     changes_left: f64,
@@ -153,6 +156,7 @@ impl Shard {
             address,
             subject,
             sender: None,
+            bandwidth: Share::default(),
             since: now,
             protocol: json::PROTOCOL_MIN,
             topics: Vec::new(),
@@ -239,6 +243,19 @@ impl Shard {
                 session = session.id.0, address = %session.address, subject = %session.subject,
                 "a session has moved so much data that its TLS keys will wear out; let it reconnect",
             );
+        }
+    }
+
+    /// Whether a frame of a session may leave on node links, which is charged if so.
+    pub(super) fn admit_bandwidth(&mut self, now: Instant, key: LinkKey, cost: u64) -> bool {
+        let Self { shared, links, .. } = self;
+        let elapsed = now.saturating_duration_since(shared.started);
+        let link = links.get_mut(key.index as usize).and_then(Option::as_mut);
+        match link.filter(|link| link.generation == key.generation).map(|link| &mut link.kind) {
+            Some(LinkKind::Sdk(session)) => {
+                shared.limiter.admit_session(elapsed, cost, session.id, &mut session.bandwidth)
+            }
+            _ => shared.limiter.admit(elapsed, cost),
         }
     }
 
