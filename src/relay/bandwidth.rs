@@ -9,7 +9,7 @@
 //! begun that it let pass (start-time fair queueing, without the queue). A session that is well beyond that has had more
 //! than others: while others ask, too, it passes only from a level that is a reserve higher. So those that have had less find
 //! enough in the bucket when they ask. Nobody is refused for long because of somebody who does not ask: the reserve is there
-//! after an eighth of the burst.
+//! after an eighth of the burst, or of the time that the frame takes to pay for if that is longer.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -25,7 +25,7 @@ const TICKS_PER_SECOND: f64 = 1e9 * TICKS_PER_NANOSECOND as f64;
 /// How far frames that are never refused may push the level below zero.
 const DEBT_MAX: Duration = Duration::from_secs(1);
 
-/// The part of the capacity that is kept for sessions that have had less than others.
+/// The part of the capacity, or of what a frame costs that costs more, that is kept for sessions that have had less than others.
 const RESERVE_PART: i64 = 8;
 /// How far ahead of the last a session may be, as a part of the capacity: so one that asks only a little more often than its
 /// part is worth, or many frames at once, still gets that.
@@ -105,7 +105,7 @@ impl Limiter {
     /// the node's start.
     pub fn admit(&self, now: Duration, cost: u64) -> bool {
         let Some(bucket) = &self.bucket else { return true };
-        bucket.take(ticks(now), bucket.cost_ticks(cost), 0)
+        bucket.take(ticks(now), bucket.cost_ticks(cost), 0, 0)
     }
 
     /// The same for a session, which while others ask, too, is to get no more than they.
@@ -117,8 +117,8 @@ impl Limiter {
         let begins = share.end.max(begun - bucket.capacity_ticks);
         let lead = bucket.capacity_ticks / LEAD_PART;
         let is_ahead = begins - begun > lead;
-        let reserve = if has_rivals && is_ahead { bucket.capacity_ticks / RESERVE_PART } else { 0 };
-        if !bucket.take(now, cost, reserve) {
+        let grace = if has_rivals { bucket.capacity_ticks.max(cost) / RESERVE_PART } else { 0 };
+        if !bucket.take(now, cost, if is_ahead { grace } else { 0 }, grace) {
             return false;
         }
         bucket.begun.fetch_max(begins - lead, Relaxed);
@@ -139,14 +139,13 @@ impl Limiter {
 }
 
 impl Bucket {
-    /// Charges `cost` if that leaves `reserve`, or the bucket is full and has been for as long as the reserve takes to flow in.
-    /// What flowed in during that time is not lost: only those wait for it who have had more than others, and a full bucket
-    /// refuses nothing but frames that take long to pay for.
-    fn take(&self, now: i64, cost: i64, reserve: i64) -> bool {
-        let capacity = self.capacity_ticks + reserve;
+    /// Charges `cost` if that leaves `reserve`. A frame that takes more than the whole bucket finds it full and waits for the
+    /// reserve on top; what flows in while rivals may wait so, at most `grace`, is not lost.
+    fn take(&self, now: i64, cost: i64, reserve: i64, grace: i64) -> bool {
+        let beyond = if cost > self.capacity_ticks { grace } else { reserve };
         let wanted = cost.min(self.capacity_ticks) + reserve;
         let take = |empty_at: i64| {
-            let empty_at = empty_at.max(now - capacity);
+            let empty_at = empty_at.max(now - self.capacity_ticks - beyond);
             (now - empty_at >= wanted).then(|| empty_at.saturating_add(cost))
         };
         self.empty_at.fetch_update(Relaxed, Relaxed, take).is_ok()
@@ -273,13 +272,19 @@ mod tests {
     #[test]
     fn rivals_get_the_same_within_a_frame_and_together_the_whole_cap() {
         // Frames that cost a fraction of the bucket, nearly all of it, and many times as much.
-        for (rate, cost) in
-            [(131_072.0, 4_126), (131_072_000.0, 4_126), (13_107_200.0, 1 << 20), (1_310_720.0, 1 << 20)]
-        {
-            let seconds = if cost > 1 << 19 { 170 } else { 12 };
+        let (dense, large) = ([700, 700, 700, 700], [28_000, 29_000, 30_000, 31_000]);
+        let (greedy, large_greedy) = ([290, 1_900, 2_100, 2_300], [9_000, 77_000, 77_000, 77_000]);
+        for (rate, cost, slower, seconds) in [
+            (131_072.0, 4_126, 1.0, 12),
+            (131_072_000.0, 4_126, 0.025, 12),
+            (13_107_200.0, 1 << 20, 1.0, 20),
+            (1_310_720.0, 1 << 20, 1.0, 170),
+            (131_072.0, 1 << 20, 1.0, 330),
+        ] {
             let length = Duration::from_secs(seconds);
-            for gaps in [[700, 700, 700, 700], [290, 1_900, 2_100, 2_300], [500, 4_000, 4_000, 4_000]] {
-                let dense = gaps.map(|gap| if rate > 1e8 { gap / 40 } else { gap });
+            let is_slow = cost as f64 / rate > 5.0;
+            for gaps in if is_slow { [dense, large, large_greedy] } else { [dense, greedy, dense] } {
+                let dense = gaps.map(|gap| (gap as f64 * slower) as u64);
                 let limiter = Limiter::new(rate, BURST);
                 let passed = rivals(&limiter, cost, &dense, length);
                 let (most, least) = (passed.iter().max().unwrap(), passed.iter().min().unwrap());
