@@ -9,7 +9,7 @@
 //! begun that it let pass (start-time fair queueing, without the queue). A session that is well beyond that has had more
 //! than others: while others ask, too, it passes only from a level that is a reserve higher. So those that have had less find
 //! enough in the bucket when they ask. Nobody is refused for long because of somebody who does not ask: the reserve is there
-//! after an eighth of the burst, or of the time that the frame takes to pay for if that is longer.
+//! after an eighth of the burst, for large frames after half of it or an eighth of the time that they take to pay for.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -64,6 +64,9 @@ struct Bucket {
     asked_last: AtomicU64,
     asked_at: AtomicI64,
     rivals_until: AtomicI64,
+    /// How much may flow into the full bucket, and until when.
+    extension: AtomicI64,
+    extended_until: AtomicI64,
 }
 
 impl Limiter {
@@ -87,6 +90,8 @@ impl Limiter {
             asked_last: AtomicU64::new(NOBODY),
             asked_at: AtomicI64::new(0),
             rivals_until: AtomicI64::new(0),
+            extension: AtomicI64::new(0),
+            extended_until: AtomicI64::new(0),
         };
         Self { bucket: Some(bucket) }
     }
@@ -117,7 +122,10 @@ impl Limiter {
         let begins = share.end.max(begun - bucket.capacity_ticks);
         let lead = bucket.capacity_ticks / LEAD_PART;
         let is_ahead = begins - begun > lead;
-        let grace = if has_rivals { bucket.capacity_ticks.max(cost) / RESERVE_PART } else { 0 };
+        let grace = if has_rivals { bucket.grace(cost) } else { 0 };
+        if is_ahead && grace > 0 && bucket.is_large(cost) {
+            bucket.extend(now, grace);
+        }
         if !bucket.take(now, cost, if is_ahead { grace } else { 0 }, grace) {
             return false;
         }
@@ -139,10 +147,34 @@ impl Limiter {
 }
 
 impl Bucket {
-    /// Charges `cost` if that leaves `reserve`. A frame that takes more than the whole bucket finds it full and waits for the
-    /// reserve on top; what flows in while rivals may wait so, at most `grace`, is not lost.
+    /// Whether a frame takes so much of the bucket that there is no room above it for a reserve.
+    fn is_large(&self, cost: i64) -> bool {
+        cost > self.capacity_ticks / 4 * 3
+    }
+
+    /// What is kept for sessions that have had less than others. Large frames come less often: it is more for them, and on top
+    /// of the capacity. That stays within what any window may hold, for 200 of them take 150 bursts to pay for.
+    fn grace(&self, cost: i64) -> i64 {
+        let part = self.capacity_ticks.max(cost) / RESERVE_PART;
+        if self.is_large(cost) { part.max(self.capacity_ticks / 2) } else { part }
+    }
+
+    /// Lets that much flow into a full bucket for a while, for a large frame that waits for its reserve: whoever takes
+    /// something meanwhile would else take that away, too.
+    fn extend(&self, now: i64, grace: i64) {
+        let until = self.extended_until.swap(now + ticks(RIVALS_WITHIN), Relaxed);
+        if now < until {
+            self.extension.fetch_max(grace, Relaxed);
+        } else {
+            self.extension.store(grace, Relaxed);
+        }
+    }
+
+    /// Charges `cost` if that leaves `reserve`. For large frames up to `grace` of what flows into a full bucket is not lost.
     fn take(&self, now: i64, cost: i64, reserve: i64, grace: i64) -> bool {
-        let beyond = if cost > self.capacity_ticks { grace } else { reserve };
+        let extended = now < self.extended_until.load(Relaxed);
+        let extension = if extended { self.extension.load(Relaxed) } else { 0 };
+        let beyond = extension.max(if self.is_large(cost) { grace } else { reserve });
         let wanted = cost.min(self.capacity_ticks) + reserve;
         let take = |empty_at: i64| {
             let empty_at = empty_at.max(now - self.capacity_ticks - beyond);
@@ -282,7 +314,7 @@ mod tests {
             (131_072.0, 1 << 20, 1.0, 330),
         ] {
             let length = Duration::from_secs(seconds);
-            let is_slow = cost as f64 / rate > 5.0;
+            let is_slow = cost as f64 / rate > 0.5;
             for gaps in if is_slow { [dense, large, large_greedy] } else { [dense, greedy, dense] } {
                 let dense = gaps.map(|gap| (gap as f64 * slower) as u64);
                 let limiter = Limiter::new(rate, BURST);
@@ -312,6 +344,24 @@ mod tests {
         // While somebody else asks, too, it does, and that one does not.
         assert!(!ask(&mut other, 2, 6_001) && !ask(&mut one, 1, 10_500) && !ask(&mut other, 2, 10_900));
         assert!(!ask(&mut one, 1, 11_000) && ask(&mut other, 2, 11_000));
+    }
+
+    #[test]
+    fn a_session_with_large_frames_is_not_held_up_for_ever_by_one_that_asks_little() {
+        let limiter = Limiter::new(10_000.0, BURST);
+        let (mut large, mut small) = (Share::default(), Share::default());
+        let (mut passed, mut times) = ([0, 0], 0);
+        for ms in 1_000..61_000 {
+            let now = Duration::from_millis(ms);
+            passed[0] += u64::from(limiter.admit_session(now, 5_000, SessionId(1), &mut large));
+            // One percent of the rate, each a tenth of the bucket.
+            if ms % 1_000 == 500 {
+                times += 1;
+                passed[1] += u64::from(limiter.admit_session(now, 100, SessionId(2), &mut small));
+            }
+        }
+        assert!(passed[0] >= 100, "{passed:?} of 120 that the rate is worth");
+        assert!(passed[1] <= times);
     }
 
     #[test]
