@@ -31,6 +31,18 @@ def load_average():
     return Path("/proc/loadavg").read_text().split()[0]
 
 
+def processor_time():
+    """All and stolen processor time of the machine since it started, in ticks."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(fields), fields[7]
+
+
+def stolen_since(before):
+    """Percent of the machine's time since then that its host gave to others."""
+    (all_before, stolen_before), (all_now, stolen_now) = before, processor_time()
+    return 100 * (stolen_now - stolen_before) / max(all_now - all_before, 1)
+
+
 class Bench:
     def __init__(self, args):
         self.args = args
@@ -109,7 +121,8 @@ class Bench:
         """Runs a load until it is valid; gives its figures."""
         pinned = ["taskset", "-c", str(LOAD_CPU), *[str(part) for part in command]]
         self.note(name, pinned)
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
+            before = processor_time()
             done = subprocess.run(pinned, text=True, capture_output=True)
             lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
             if not lines:
@@ -121,7 +134,7 @@ class Bench:
                               f"{ {key: last[key] for key in ('failed', 'lost', 'unmatched', 'unsent')} }")
             last["valid"] = not rate_counts or (
                 last["node_processor_share"] >= BUSY_MIN and last["own_processor_share"] <= LOAD_MAX)
-            last["load_average"] = load_average()
+            last["load_average"], last["stolen_percent"] = load_average(), stolen_since(before)
             if last["valid"]:
                 break
         for figure in figures:
