@@ -84,7 +84,8 @@ class Bench:
         return process
 
     def note(self, name, command):
-        text = " ".join(str(part) for part in command).replace(str(self.dir), "DIR").replace(str(ROOT) + "/", "")
+        text = " ".join(str(part) for part in command).replace(str(self.dir), "DIR")
+        text = text.replace(str(self.amop.parent), "target/release").replace(str(ROOT) + "/", "")
         self.commands.append((name, text))
 
     def node(self, number=0, engine="", tls="", cpu=SERVER_CPU, alone=True):
@@ -143,7 +144,7 @@ class Bench:
                 figure["server_busy"] = figure.get("node_processor_share", 0) / (1 - stolen_share(before, SERVER_CPU))
                 figure["load_busy"] = figure.get("own_processor_share", 0) / (1 - stolen_share(before, LOAD_CPU))
                 figure["load_average"] = load_average()
-            last["valid"] = not rate_counts or (last["server_busy"] >= BUSY_MIN and last["load_busy"] <= LOAD_MAX)
+                figure["valid"] = not rate_counts or (figure["server_busy"] >= BUSY_MIN and figure["load_busy"] <= LOAD_MAX)
             if last["valid"]:
                 break
         for figure in figures:
