@@ -28,10 +28,10 @@ use std::{
 };
 
 use amop::{
+    load::shake_hands,
     pki::{NetworkPlan, Profile, build_network},
     tls::{
         config::client_config,
-        handshake::Handshake,
         identity::{Identity, Roots},
         record::{ContentType, OVERHEAD_MAX, Opened, Opener, PLAINTEXT_LEN_MAX, Sealer, record_len},
         settings::TlsSettings,
@@ -377,20 +377,7 @@ impl App {
         let mut socket = TcpStream::connect(node)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut handshake = Handshake::client(config)?;
-        let mut buffer = [0; 4096];
-        loop {
-            socket.write_all(&handshake.take_output())?;
-            if handshake.is_complete() {
-                break;
-            }
-            let read = socket.read(&mut buffer)?;
-            if read == 0 {
-                return Err("closed during the handshake".into());
-            }
-            handshake.handle_received(&buffer[..read])?;
-        }
-        let established = handshake.finish()?;
+        let established = shake_hands(&mut socket, &config)?;
         Ok(Self {
             socket,
             sealer: established.sealer,

@@ -8,10 +8,8 @@ use std::{
 };
 
 use amop::{
-    tls::{
-        handshake::Handshake,
-        record::{ContentType, Opened, Opener, PLAINTEXT_LEN_MAX, Sealer, record_len},
-    },
+    load::shake_hands,
+    tls::record::{ContentType, Opened, Opener, PLAINTEXT_LEN_MAX, Sealer, record_len},
     wire::sdk::{HEADER_LEN, Header},
 };
 use rustls::ClientConfig;
@@ -21,25 +19,12 @@ const READ_LEN: usize = 256 * 1024;
 
 /// Connects; gives the two directions.
 pub(super) fn connect(
-    config: Arc<ClientConfig>,
+    config: &Arc<ClientConfig>,
     address: SocketAddr,
 ) -> Result<(Writer, Reader), Box<dyn Error>> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_nodelay(true)?;
-    let mut handshake = Handshake::client(config)?;
-    let mut buffer = [0; 4096];
-    loop {
-        socket.write_all(&handshake.take_output())?;
-        if handshake.is_complete() {
-            break;
-        }
-        let read = socket.read(&mut buffer)?;
-        if read == 0 {
-            return Err("the node closed the connection during the handshake".into());
-        }
-        handshake.handle_received(&buffer[..read])?;
-    }
-    let done = handshake.finish()?;
+    let done = shake_hands(&mut socket, config)?;
     let reading = socket.try_clone()?;
     let writer = Writer { socket, sealer: done.sealer, out: Vec::new() };
     let reader =

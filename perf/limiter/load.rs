@@ -65,7 +65,7 @@ pub(super) fn publish(
     address: SocketAddr,
     offer: Offer,
 ) -> Result<Published, Failed> {
-    let (mut writer, mut reader) = link::connect(config, address).map_err(failed)?;
+    let (mut writer, mut reader) = link::connect(&config, address).map_err(failed)?;
     let (sent, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let start = offer.start;
     let told = answered.clone();
@@ -173,7 +173,7 @@ pub(super) fn subscribe(
     address: SocketAddr,
     start: Instant,
 ) -> Result<Subscriber, Box<dyn Error>> {
-    let (mut writer, mut reader) = link::connect(config, address)?;
+    let (mut writer, mut reader) = link::connect(&config, address)?;
     let topics = format!("[\"{TOPIC}\"]");
     writer.add(&sdk::encode(FrameType::SUBSCRIBE, &[b's'; 32], ResultCode::OK, topics.as_bytes()))?;
     writer.flush()?;

@@ -425,18 +425,9 @@ impl Reactor {
 
     /// Submits, and waits for a completion at most so long.
     fn enter(&mut self, wait: Option<Duration>) {
-        let timeout = types::Timespec::from(wait.unwrap_or_default());
-        let args = types::SubmitArgs::new().timespec(&timeout);
-        match self.ring.submitter().submit_with_args(1, &args) {
-            Ok(_) => {}
-            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
-                // Time is up, a signal came, or completions wait to be taken first.
-                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => {}
-                _ => {
-                    error!(%error, "io_uring_enter failed, the node cannot go on");
-                    std::process::abort();
-                }
-            },
+        if let Err(error) = ring::enter(&self.ring, wait.unwrap_or_default()) {
+            error!(%error, "io_uring_enter failed, the node cannot go on");
+            std::process::abort();
         }
     }
 

@@ -1,8 +1,8 @@
-//! Setting up an io_uring, and saying what to change when that fails.
+//! Setting up and entering an io_uring, and saying what to change when that fails.
 
-use std::io;
+use std::{io, time::Duration};
 
-use io_uring::IoUring;
+use io_uring::{IoUring, types};
 use rustix::io::Errno;
 
 /// Why the engine cannot start. The system's doing; each text says what to change.
@@ -68,5 +68,18 @@ pub(super) fn build(entries: u32) -> Result<IoUring, EngineError> {
             Ok(ring)
         }
         built => built.map_err(|error| EngineError::from_io("io_uring", error)),
+    }
+}
+
+/// Submits, and waits for a completion at most so long. Time being up, a signal, and completions that are to be taken
+/// first are no errors.
+pub(super) fn enter(ring: &IoUring, wait: Duration) -> io::Result<()> {
+    let timeout = types::Timespec::from(wait);
+    match ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout)) {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
+            _ => Err(error),
+        },
     }
 }

@@ -119,16 +119,7 @@ impl Streams {
         mut handle: impl FnMut(&mut Outputs, usize, Input<'_>),
     ) -> io::Result<()> {
         self.flush();
-        let timeout = types::Timespec::from(wait);
-        let args = types::SubmitArgs::new().timespec(&timeout);
-        match self.ring.submitter().submit_with_args(1, &args) {
-            Ok(_) => {}
-            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
-                // Time is up, a signal came, or completions wait to be taken first.
-                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => {}
-                _ => return Err(error),
-            },
-        }
+        ring::enter(&self.ring, wait)?;
         let taken = self.ring.completion().take(COMPLETIONS_PER_TURN);
         self.completions.extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
         let mut completions = std::mem::take(&mut self.completions);

@@ -12,6 +12,7 @@ use rustls::ClientConfig;
 use crate::{
     engine::streams::Outputs,
     tls::{
+        Established,
         handshake::Handshake,
         record::{ContentType, Opened, Opener, PLAINTEXT_LEN_MAX, Sealer, record_len},
     },
@@ -55,6 +56,24 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// Makes a TLS connection of a blocking socket that was dialled.
+pub fn shake_hands(socket: &mut (impl Read + Write), config: &Arc<ClientConfig>) -> io::Result<Established> {
+    let failed = |error: &dyn std::fmt::Display| invalid(&format!("the TLS handshake failed: {error}"));
+    let mut handshake = Handshake::client(config.clone()).map_err(|error| failed(&error))?;
+    let mut bytes = vec![0; 16 * 1024];
+    loop {
+        socket.write_all(&handshake.take_output())?;
+        if handshake.is_complete() {
+            return handshake.finish().map_err(|error| failed(&error));
+        }
+        let len = socket.read(&mut bytes)?;
+        if len == 0 {
+            return Err(failed(&"the node closed the connection; are the certificates of its chain?"));
+        }
+        handshake.handle_received(&bytes[..len]).map_err(|error| failed(&error))?;
+    }
+}
+
 impl Connection {
     /// A connection that is not protected yet.
     pub fn new(address: &str) -> io::Result<Self> {
@@ -68,21 +87,7 @@ impl Connection {
     /// Protects it from here on.
     pub fn secure(&mut self, security: &Security) -> io::Result<()> {
         let Security::Tls { config, shared_records } = security else { return Ok(()) };
-        let failed = |error: &dyn std::fmt::Display| invalid(&format!("the TLS handshake failed: {error}"));
-        let mut handshake = Handshake::client(config.clone()).map_err(|error| failed(&error))?;
-        let mut bytes = vec![0; 16 * 1024];
-        loop {
-            self.socket.write_all(&handshake.take_output())?;
-            if handshake.is_complete() {
-                break;
-            }
-            let len = self.socket.read(&mut bytes)?;
-            if len == 0 {
-                return Err(failed(&"the node closed the connection; are the certificates of its chain?"));
-            }
-            handshake.handle_received(&bytes[..len]).map_err(|error| failed(&error))?;
-        }
-        let established = handshake.finish().map_err(|error| failed(&error))?;
+        let established = shake_hands(&mut self.socket, config)?;
         self.received = established.plaintext;
         self.records = established.received;
         let (sealer, opener) = (established.sealer, established.opener);

@@ -23,7 +23,7 @@ use std::{
 
 pub use amop::Amop;
 pub use figures::{Outcome, Usage};
-pub use link::{CONNECT_WITHIN, Connection, Link, Security};
+pub use link::{CONNECT_WITHIN, Connection, Link, Security, shake_hands};
 pub use protocol::{Protocol, Role, Seen, Ticket, decode_ticket, encode_ticket};
 
 use crate::engine::streams::{Input, Outputs, Streams};
@@ -211,16 +211,16 @@ struct Table {
 
 impl Table {
     fn take(&mut self, due: Instant, publisher: usize, deliveries: u32, awaits_answer: bool) -> Ticket {
+        let fresh = |generation| Pending {
+            generation,
+            due,
+            deliveries,
+            awaits_answer,
+            publisher: publisher as u32,
+            code: 0,
+        };
         let slot = self.free.pop().unwrap_or_else(|| {
-            let publisher = 0;
-            self.pending.push(Pending {
-                generation: 0,
-                due,
-                deliveries: 0,
-                awaits_answer: false,
-                publisher,
-                code: 0,
-            });
+            self.pending.push(fresh(0));
             (self.pending.len() - 1) as u32
         });
         let pending = &mut self.pending[slot as usize];
@@ -282,11 +282,10 @@ impl Table {
         let (due, publisher, code) = (pending.due, pending.publisher, pending.code);
         self.free.push(slot);
         self.done.push((publisher, code == 0));
-        if !self.is_counting {
-        } else if code == 0 {
-            self.outcome.times.saturating_record(now.saturating_duration_since(due).as_nanos() as u64);
-        } else {
-            *self.outcome.failed.entry(code).or_default() += 1;
+        match code {
+            _ if !self.is_counting => {}
+            0 => self.outcome.times.saturating_record(now.saturating_duration_since(due).as_nanos() as u64),
+            code => *self.outcome.failed.entry(code).or_default() += 1,
         }
     }
 }
@@ -496,9 +495,9 @@ impl<P: Protocol> Load<P> {
     fn send(&mut self, publisher: usize, due: Instant) {
         let is_multicast = self.begun % 100 < u64::from(self.mix.multicast_percent);
         self.begun += 1;
-        let all = (0..self.subscribers).skip(publisher).step_by(self.publishers.max(1)).len() as u32;
         let link = &mut self.links[publisher];
         if is_multicast {
+            let all = (publisher..self.subscribers).step_by(self.publishers).len() as u32;
             let ticket = self.table.take(due, publisher, all, P::MULTICASTS_ARE_ANSWERED);
             self.protocol.multicast(publisher, ticket, link.frame());
         } else {

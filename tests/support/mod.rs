@@ -217,23 +217,9 @@ impl RawSdk {
         config: std::sync::Arc<rustls::ClientConfig>,
         mut socket: std::net::TcpStream,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        use std::io::{Read, Write};
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
-        let mut handshake = amop::tls::handshake::Handshake::client(config)?;
-        let mut buffer = [0; 4096];
-        loop {
-            socket.write_all(&handshake.take_output())?;
-            if handshake.is_complete() {
-                break;
-            }
-            let read = socket.read(&mut buffer)?;
-            if read == 0 {
-                return Err("closed during the handshake".into());
-            }
-            handshake.handle_received(&buffer[..read])?;
-        }
-        let established = handshake.finish()?;
+        let established = amop::load::shake_hands(&mut socket, &config)?;
         Ok(Self {
             socket,
             sealer: established.sealer,

@@ -177,12 +177,12 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let mut is_clean = true;
     for pace in args.paces() {
         let run = load.run(pace, &args.span(), report::progress)?;
-        is_clean &= report::print(&args, pace, "", &run);
+        is_clean &= report::print(&args, pace, None, &run);
         if args.mode == Mode::Storm {
             let storm = Storm::start(&args, &security);
             let run = load.run(pace, &args.span(), report::progress)?;
             let made = storm.end()?;
-            is_clean &= report::print(&args, pace, &format!("while others made {made} connections, "), &run);
+            is_clean &= report::print(&args, pace, Some(made), &run);
         }
     }
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(super::FAILURE) })

@@ -16,8 +16,8 @@ pub(super) fn progress(elapsed: Duration, done: u64) {
     }
 }
 
-/// Prints a run; `false` if anything was lost, failed, or not asked for.
-pub(super) fn print(args: &BenchArgs, pace: Pace, while_what: &str, run: &Run) -> bool {
+/// Prints a run; `false` if anything was lost, failed, or not asked for. `handshakes` were made meanwhile by others.
+pub(super) fn print(args: &BenchArgs, pace: Pace, handshakes: Option<usize>, run: &Run) -> bool {
     let outcome = &run.outcome;
     let messages = outcome.times.len();
     let per_second = messages as f64 / run.elapsed.as_secs_f64();
@@ -37,7 +37,7 @@ pub(super) fn print(args: &BenchArgs, pace: Pace, while_what: &str, run: &Run) -
         let more = serde_json::json!({
             "mode": format!("{:?}", args.mode).to_lowercase(), "publishers": args.publishers,
             "subscribers": args.shape().subscribers, "payload": args.payload, "tls": !args.plaintext,
-            "shared_records": !args.own_records, "while": while_what,
+            "shared_records": !args.own_records, "handshakes": handshakes,
         });
         if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
             object.extend(more);
@@ -48,6 +48,8 @@ pub(super) fn print(args: &BenchArgs, pace: Pace, while_what: &str, run: &Run) -
             0 => String::new(),
             _ => format!(" ({deliveries_per_second:.0} deliveries/s)"),
         };
+        let beside =
+            handshakes.map_or(String::new(), |made| format!("while others made {made} connections, "));
         let nodes = match args.pid.as_slice() {
             [] => String::new(),
             _ => format!(
@@ -68,7 +70,7 @@ pub(super) fn print(args: &BenchArgs, pace: Pace, while_what: &str, run: &Run) -
             }
         }
         line!(
-            "{load} {value}: {while_what}{per_second:.0} messages/s{deliveries}, p50 {:.0} µs, p99 {:.0} µs, longest {:.0} µs{nodes}{troubles}; this load used {:.2} processors",
+            "{load} {value}: {beside}{per_second:.0} messages/s{deliveries}, p50 {:.0} µs, p99 {:.0} µs, longest {:.0} µs{nodes}{troubles}; this load used {:.2} processors",
             outcome.micros(0.5),
             outcome.micros(0.99),
             outcome.micros(1.0),
