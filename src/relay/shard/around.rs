@@ -9,11 +9,12 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use rand::RngExt;
 use smallvec::SmallVec;
 
 use super::{
     AckDue, Shard,
-    channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, read_numbers},
+    channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, PATIENCE_SHARES, read_numbers},
     neighbour::forwarded_len,
 };
 use crate::{
@@ -484,8 +485,9 @@ impl Shard {
     /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
     pub(super) fn tick_channels(&mut self, now: Instant, out: &mut impl Outbound) {
         for id in self.kept_for() {
+            let share = self.rng.random_range(PATIENCE_SHARES);
             let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
-            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now));
+            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now, share));
             self.send_again(now, &id, if is_overdue { Which::Oldest } else { Which::Unsent }, out);
         }
     }

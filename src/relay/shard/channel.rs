@@ -32,6 +32,8 @@ pub(in crate::relay) const HELD_MAX: usize = 4_096;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// … up to this.
 const PATIENCE_MAX: Duration = Duration::from_secs(8);
+/// How much of that time it is, by chance.
+pub(super) const PATIENCE_SHARES: std::ops::Range<f64> = 0.5..1.0;
 /// Control payloads that one node may have sent out of their order.
 const CONTROLS_MAX: usize = 64;
 
@@ -41,9 +43,9 @@ pub(super) struct Channel {
     next: u64,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
-    /// When something was kept first, acknowledged or sent again.
-    since: Instant,
     patience: Duration,
+    /// When what is kept is sent again if nothing is heard of it.
+    due: Instant,
     /// All below were taken.
     expected: u64,
     held: BTreeMap<u64, Arrival>,
@@ -159,8 +161,8 @@ impl Channel {
             next: first,
             kept: VecDeque::new(),
             kept_bytes: 0,
-            since: now,
             patience: PATIENCE,
+            due: now + PATIENCE,
             expected: floor.map_or(0, |floor| floor.expected),
             held: BTreeMap::new(),
             held_bytes: 0,
@@ -208,7 +210,7 @@ impl Channel {
         let least = self.kept.front().map_or(number, |kept| kept.number);
         let sealed = self.seal_numbered(sealed_as, subject, (number, least), pieces, len)?;
         if self.kept.is_empty() {
-            (self.since, self.patience) = (now, PATIENCE);
+            (self.patience, self.due) = (PATIENCE, now + PATIENCE);
         }
         self.next += 1;
         let kept = Kept { number, subject, sealed, content: None, is_sent: false };
@@ -313,17 +315,19 @@ impl Channel {
             taken.push(kept.subject);
         }
         if !taken.is_empty() {
-            (self.since, self.patience) = (now, PATIENCE);
+            (self.patience, self.due) = (PATIENCE, now + PATIENCE);
         }
         Some(taken)
     }
 
-    /// Whether there was no news of what is kept for too long; asks for more patience the next time.
-    pub(super) fn is_overdue(&mut self, now: Instant) -> bool {
-        let is_overdue = !self.kept.is_empty() && now.saturating_duration_since(self.since) >= self.patience;
+    /// Whether there was no news of what is kept for too long; asks for more patience the next time, of which `share`
+    /// is what it waits. Shares that differ keep nodes that have the same neighbour with too little room from sending
+    /// at the same moment each time.
+    pub(super) fn is_overdue(&mut self, now: Instant, share: f64) -> bool {
+        let is_overdue = !self.kept.is_empty() && now >= self.due;
         if is_overdue {
-            self.since = now;
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
+            self.due = now + self.patience.mul_f64(share);
         }
         is_overdue
     }
@@ -560,17 +564,17 @@ mod tests {
     #[test]
     fn patience_grows_while_nothing_is_heard_and_begins_anew_with_news() {
         let mut pair = pair();
-        assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND), "nothing is kept");
+        assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND, 1.0), "nothing is kept");
         pair.send(0);
         pair.send(1);
         let mut at = pair.now;
         for wait in [1, 2, 4, 8, 8] {
-            assert!(!pair.sender.is_overdue(at + wait * SECOND - SECOND / 10));
+            assert!(!pair.sender.is_overdue(at + wait * SECOND - SECOND / 10, 1.0));
             at += wait * SECOND;
-            assert!(pair.sender.is_overdue(at));
+            assert!(pair.sender.is_overdue(at, 1.0));
         }
         assert_eq!(pair.sender.acknowledge(at, 71).unwrap(), [subject(0)]);
-        assert!(!pair.sender.is_overdue(at + SECOND / 2));
-        assert!(pair.sender.is_overdue(at + SECOND));
+        assert!(!pair.sender.is_overdue(at + SECOND / 2, 1.0));
+        assert!(pair.sender.is_overdue(at + SECOND, 1.0));
     }
 }
