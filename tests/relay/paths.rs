@@ -178,6 +178,31 @@ fn what_cannot_go_back_from_a_lost_link_is_sent_again_as_soon_as_its_source_hear
 }
 
 #[test]
+fn what_is_kept_for_a_node_goes_to_it_when_it_returns_as_the_neighbour_that_it_was_long_ago() {
+    for seed in 0..4 {
+        let mut net = Network::of_edges(90 + seed, 3, 2, &ring(3));
+        let app = subscribers(&mut net, &[2])[0];
+        let publisher = net.app(0, Behaviour::Silent);
+        net.break_links(0, 2);
+        // In the meantime it is reached over 1; then nothing leads there, and what was known of the link is forgotten.
+        net.run_for(8 * SOON);
+        for number in 0..5u8 {
+            net.multicast(publisher, "t", &[number]);
+        }
+        net.kill(1);
+        net.run_for(7 * SOON);
+        assert_eq!(net.pushed(app, FrameType::MULTICAST), [], "seed {seed}");
+        net.connect(0, 2);
+        net.run_for(SOON);
+        net.multicast(publisher, "t", &[5]);
+        net.run_for(SOON);
+        let pushed = net.pushed(app, FrameType::MULTICAST);
+        let got: Vec<u8> = pushed.into_iter().map(|(_, payload)| payload[0]).collect();
+        assert_eq!(got, [0, 1, 2, 3, 4, 5], "seed {seed}");
+    }
+}
+
+#[test]
 fn order_holds_when_links_of_a_full_mesh_fall_silent_and_return() {
     for seed in 0..2 {
         let mut net = Network::mesh(90 + seed, 5, 2);

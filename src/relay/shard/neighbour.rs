@@ -155,7 +155,7 @@ impl Shard {
             if !given_up {
                 self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
             }
-            self.forget_neighbour(now, &link.peer, out);
+            self.forget_neighbour(now, &link.peer);
             return self.settle_link(now, key, link, out);
         }
         let (active_since, active) = (neighbour.active_since, neighbour.active);
@@ -322,17 +322,21 @@ impl Shard {
             self.give_up_node(now, &id, CloseReason::Broken, out);
         }
         for id in forgotten {
-            self.forget_neighbour(now, &id, out);
+            self.forget_neighbour(now, &id);
         }
     }
 
-    pub(super) fn forget_neighbour(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+    pub(super) fn forget_neighbour(&mut self, now: Instant, id: &NodeId) {
         if let Some(neighbour) = self.neighbours.remove(id) {
             self.windows_bytes -= neighbour.window.bytes;
         }
-        // It may be reached over others.
-        if !self.shared.snapshot.load().paths.contains_key(id) {
-            self.forget_peer(now, id, out);
+        // It may be reached over others, or may have been until a moment ago: what is kept for it is on its way, and
+        // would come after what is sent when it returns.
+        if !self.shared.snapshot.load().paths.contains_key(id)
+            && let Some(peer) = self.peers.get_mut(id)
+        {
+            peer.lost_since.get_or_insert(now);
+            self.want_node_tick(now);
         }
     }
 

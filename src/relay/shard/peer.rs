@@ -166,7 +166,7 @@ impl Shard {
     ) {
         if self.neighbours.contains_key(id) {
             self.give_up_node(now, id, CloseReason::Replaced, out);
-            self.forget_neighbour(now, id, out);
+            self.forget_neighbour(now, id);
         }
         self.begin_peer(now, id, incarnation, out);
     }
