@@ -4,7 +4,9 @@
 //! route topic, a publisher verifies whom it is asked to. A signature is a keyed hash.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +21,7 @@ use amop::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Received};
+use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Received, line};
 
 const SOON: Duration = Duration::from_millis(300);
 const STEP: Duration = Duration::from_millis(1);
@@ -805,6 +807,33 @@ fn a_challenge_names_the_subscribers_node_and_reaches_it_through_any_other() {
         assert_eq!(play.unicast(sender, &asked.route, b"sign this"), 101, "once");
         play.verdict(publisher, 0, &asked.node_id, DATA);
         play.run(SOON);
+        play.expect(publisher, &[subscriber], &[]);
+    }
+}
+
+#[test]
+fn the_answer_to_a_challenge_proves_it_though_what_its_node_tells_of_it_is_lost_on_the_way() {
+    for (seed, reactors) in PLACES {
+        let mut play = Play::new(seed, 0, reactors);
+        play.net = Network::of_edges(seed, 3, reactors, &line(3));
+        let publisher = play.publisher(0, &[1]);
+        let subscriber = play.subscriber(2, Some(1));
+        let (mut notices, lost) = (0, Rc::new(Cell::new(0)));
+        let count = lost.clone();
+        play.net.tamper = Some(Box::new(move |from, to, bytes| {
+            let Ok((header, offset)) = node::Header::decode(bytes) else { return };
+            let is_sealed = header.flags & node::FLAG_SEALED != 0;
+            if (from, to) == (1, 0) && is_sealed && header.packet_type == PacketType::BROADCAST {
+                // After the one that says that the challenge is open.
+                notices += 1;
+                if notices > 1 {
+                    bytes[offset + 30] ^= 1;
+                    count.set(count.get() + 1);
+                }
+            }
+        }));
+        play.run(SOON);
+        assert_eq!(lost.get(), 1);
         play.expect(publisher, &[subscriber], &[]);
     }
 }

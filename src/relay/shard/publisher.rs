@@ -29,7 +29,7 @@ use crate::{
         FrameRef, NodeId, ResultCode, Topic,
         json::{self, ChallengeToken, TopicStatus},
         private::Notice,
-        sdk::{self, FrameType, HEADER_LEN, Seq},
+        sdk::{self, AmopBody, FrameType, HEADER_LEN, Seq},
         topic::{MintedTopic, data_topic_of_marker},
     },
 };
@@ -477,6 +477,26 @@ impl Shard {
             if let Some(&index) = self.session_indices.get(&session) {
                 self.look_at_publisher(now, index, out);
             }
+        }
+    }
+
+    /// A node has answered a unicast of a publisher. If that was its challenge, its subscriber there has answered, though
+    /// what that node tells of it may be lost on the way.
+    pub(super) fn note_challenge_answered(
+        &mut self,
+        now: Instant,
+        index: u32,
+        node: &NodeId,
+        answer: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
+        let body = answer.head().get(HEADER_LEN..).and_then(|body| AmopBody::decode(body).ok());
+        let minted = body.and_then(|body| MintedTopic::decode(body.topic));
+        let (Some(minted), Some(publisher)) = (minted, self.publishers.get(&index)) else { return };
+        let is_asked = |open: &Open| open.number == minted.number && open.topic.as_str() == minted.data;
+        let token = publisher.open.iter().find(|(_, open)| is_asked(open)).map(|(token, _)| *token);
+        if let Some(token) = token {
+            self.challenge_answered(now, publisher.session, &token, Some(node), out);
         }
     }
 

@@ -857,6 +857,11 @@ impl Shard {
             self.note_end(now, &mut request, End::BySession, result_of(frame), step);
             let taken = request.taken;
             if let Origin::Session { key, .. } = request.origin {
+                if self.publishers.contains_key(&key.index)
+                    && let Some((node, _)) = request.nodes.iter().find(|(_, sent)| *sent == message)
+                {
+                    self.note_challenge_answered(now, key.index, &node.id, frame, out);
+                }
                 self.counters.answered_by_subscriber.increment();
                 self.note_latency(now, taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);

@@ -457,6 +457,7 @@ impl World {
                 for topic in DATA {
                     if self.oracle.has_settled_with(now, publisher, &marker_of(topic))
                         && self.oracle.has_settled_with(now, app, topic)
+                        && !self.oracle.may_not_know_of(publisher, app, topic)
                     {
                         if !self.oracle.is_surely_accepted(publisher, app, topic, now, now) {
                             return Err(format!(

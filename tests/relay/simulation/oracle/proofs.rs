@@ -69,6 +69,8 @@ struct Challenge {
     topic: String,
     asked: Instant,
     carried: Option<(AppIndex, Instant)>,
+    /// Its publisher's own session asked, so the answer comes to its node.
+    is_direct: bool,
     payload: Vec<u8>,
     answered: Option<Instant>,
     verdict: Option<(bool, Instant)>,
@@ -160,6 +162,7 @@ impl Oracle {
             topic,
             asked: now,
             carried: None,
+            is_direct: false,
             payload: Vec::new(),
             answered: None,
             verdict: None,
@@ -188,7 +191,7 @@ impl Oracle {
         hold!(self.may_have(app, &challenge.topic, now), "{what} without the data topic");
         hold!(under_topic(&message.frame, own).is_some_and(|frame| frame == bytes), "{what}, altered");
         let payload = bytes[HEADER_LEN + body.payload_offset..].to_vec();
-        let (seq, node) = (message.seq, self.apps[app].node);
+        let (from, seq, node) = (message.from, message.seq, self.apps[app].node);
         for &(other, there, at) in self.proofs.payloads.get(&payload).into_iter().flatten() {
             let handed_on = other != app && there == node && now < at + CARRIED_MEMORY;
             hold!(
@@ -201,6 +204,7 @@ impl Oracle {
         let challenge = &mut proofs.challenges[index];
         challenge.payload = payload;
         challenge.carried = Some((app, now));
+        challenge.is_direct = from == challenge.publisher;
         proofs.by_pair.entry((challenge.publisher, app)).or_default().push(index);
         proofs.waiting.insert((app, seq), index);
         proofs.tally.carried += 1;
@@ -329,7 +333,7 @@ impl Oracle {
         let (here, there) = (self.apps[publisher].node, self.apps[app].node);
         let Some(holds_since) = self.holds_since(app, topic, to) else { return false };
         let Some(publishes_since) = self.holds_since(publisher, &marker_of(topic), to) else { return false };
-        let last = self.pairs(publisher, app, topic).filter(|one| one.verdict.is_some()).last();
+        let last = self.last_judged(publisher, app, topic);
         let Some((challenge, accepted)) = last.and_then(|one| Some((one, one.accepted_since()?))) else {
             return false;
         };
@@ -338,7 +342,31 @@ impl Oracle {
             && holds_since <= carried
             && publishes_since <= challenge.asked
             && self.is_surely_open(challenge, app, accepted)
+            && !self.may_be_unknown(challenge)
             && !self.is_disturbed(here, there, challenge.asked, to)
+    }
+
+    fn last_judged<'a>(
+        &'a self,
+        publisher: AppIndex,
+        app: AppIndex,
+        topic: &'a str,
+    ) -> Option<&'a Challenge> {
+        self.pairs(publisher, app, topic).filter(|one| one.verdict.is_some()).last()
+    }
+
+    /// Whether the publisher's node may never have heard that a challenge was answered: the answer went to another
+    /// one, and what the subscriber's node told it may have been altered on the way.
+    fn may_be_unknown(&self, challenge: &Challenge) -> bool {
+        self.rules.hostile && !challenge.is_direct
+    }
+
+    /// The same of the challenge that was judged last. If there is none, all may have been altered on the way.
+    pub fn may_not_know_of(&self, publisher: AppIndex, app: AppIndex, topic: &str) -> bool {
+        match self.last_judged(publisher, app, topic) {
+            Some(challenge) => self.may_be_unknown(challenge),
+            None => self.rules.hostile,
+        }
     }
 
     /// Since when an application has had a topic without a break that its node must have seen.
