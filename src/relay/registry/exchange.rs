@@ -45,7 +45,10 @@ pub(super) const STEPS_OF_NEIGHBOUR_PER_SECOND_MAX: u32 = 10_000;
 pub(super) const PINS_MAX: usize = WANTS_MAX;
 /// A neighbour whose messages are refused more often per minute loses its link.
 pub(super) const REFUSALS_PER_MINUTE_MAX: u32 = 100;
-/// A node that hears of itself takes a later incarnation at most so often.
+/// A node that hears of itself takes a later incarnation at most so often …
+pub(super) const LIVES_MAX: u32 = 4;
+/// … in this time. Parts of the network that were apart may know it by different lives, so once is not enough; two nodes
+/// with one key must not keep all others busy.
 const LIFE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Another node of the network, as far as this one has heard of it.
@@ -607,11 +610,9 @@ impl Registry {
                 "the network knows this node's id with a later start than ours: it starts its account anew; set this machine's clock right, or give two nodes with one key a key each",
             );
         }
-        let lately = |at: Instant| now.saturating_duration_since(at) < LIFE_INTERVAL;
-        if self.life_since.is_some_and(lately) {
+        if self.lives.take(now, LIFE_INTERVAL, LIVES_MAX).is_none() {
             return;
         }
-        self.life_since = Some(now);
         let incarnation = head.incarnation.saturating_add(1);
         self.shared.set_incarnation(incarnation);
         self.own.begin_life(incarnation);

@@ -35,7 +35,8 @@ use tracing::warn;
 use self::{
     announcements::Announcements,
     exchange::{
-        Known, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
+        Known, LIVES_MAX, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX,
+        STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
     },
     history::Pinned,
     own::OwnRecord,
@@ -271,8 +272,8 @@ pub struct Registry {
     discovered: (BTreeMap<NodeId, String>, bool),
     /// Who was asked for a later record of our own, and when.
     own_asked: Option<(NodeId, Instant)>,
-    /// When a later life was begun because our clock had gone back.
-    life_since: Option<Instant>,
+    /// How often a later life is begun because our clock had gone back.
+    lives: Allowance,
     /// About how many bytes of memory all records but our own take.
     records_bytes: usize,
     /// Grows with everything that JSON-RPC shows.
@@ -361,7 +362,7 @@ impl Registry {
             news: News::default(),
             discovered: (BTreeMap::new(), true),
             own_asked: None,
-            life_since: None,
+            lives: Allowance::new(shared.started, LIVES_MAX),
             records_bytes: 0,
             view_version: 0,
             no_entries: Entries::default(),

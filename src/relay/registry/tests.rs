@@ -888,6 +888,44 @@ fn a_node_whose_clock_went_back_takes_a_later_life_when_it_hears_of_itself() {
 }
 
 #[test]
+fn a_node_whose_clock_went_back_takes_a_later_life_of_each_part_of_the_network_that_knows_another_one() {
+    let edges = [(0, 1), (0, 2)];
+    let mut net = Net::graph(3, &edges);
+    net.unlink(0, 2);
+    net.settle();
+    // Only node 2 hears of a life in between.
+    net.unlink(0, 1);
+    net.nodes[0] = registry(net.now, &net.keys[0], 7);
+    net.link(0, 2);
+    net.settle();
+    net.unlink(0, 2);
+    net.nodes[0] = registry(net.now, &net.keys[0], 0);
+    for (other, life) in [(1, 2), (2, 8)] {
+        net.link(0, other);
+        net.settle();
+        assert_eq!(net.nodes[0].shared.incarnation(), life);
+        net.unlink(0, other);
+        net.link(0, other);
+        net.settle();
+    }
+    assert_eq!(net.lives, [0, 0]);
+}
+
+#[test]
+fn two_nodes_with_one_key_take_later_lives_no_more_often_than_the_bound() {
+    let mut net = Net::mesh(2);
+    net.settle();
+    for life in 2..20 {
+        let changes = set("t", 1);
+        let mut head = net.forge(1, 0, &changes, |head| head.incarnation = 10 * life);
+        head.signature = net.keys[0].sign(&head.digest());
+        net.inject(0, 1, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
+        net.settle();
+    }
+    assert_eq!(net.lives.len(), LIVES_MAX as usize);
+}
+
+#[test]
 fn what_nobody_signed_makes_no_node_take_a_later_life() {
     let mut net = Net::mesh(2);
     let id = net.keys[0].id();
