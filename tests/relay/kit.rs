@@ -27,7 +27,7 @@ use amop::{
         home_reactor,
         ping::{self, Pinged},
         registry::{AnnounceError, Announced, Registry, RegistryCounters},
-        report::{AnnouncementReport, PeerReport},
+        report::{AnnouncementReport, NetworkReport, PeerReport},
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
@@ -281,6 +281,11 @@ impl VirtualNode {
                 _ => None,
             })
             .collect()
+    }
+
+    /// What it knows of the network.
+    pub fn network(&self) -> NetworkReport {
+        self.registry.report_network()
     }
 
     /// The figures of its registry.

@@ -133,6 +133,8 @@ pub struct World {
     /// Applications send nothing more of their own accord.
     pub(super) ending: bool,
     pub(super) faults: usize,
+    /// Sessions that ended.
+    ended: u64,
     looked_at: usize,
     trace: Option<String>,
 }
@@ -236,6 +238,7 @@ impl World {
             calm: false,
             ending: false,
             faults: 0,
+            ended: 0,
             looked_at: 0,
             trace: traced.then(String::new),
         };
@@ -285,6 +288,9 @@ impl World {
     /// Lets everything happen and checks it. The error says what was wrong, with the time.
     pub fn run(&mut self) -> Result<Report, String> {
         let ran = self.run_all();
+        if ran.is_err() && self.trace.is_some() {
+            self.tell_what_nodes_know();
+        }
         ran.map_err(|error| format!("at {}: {error}", self.clock()))?;
         Ok(Report {
             virtual_time: self.net.now - self.start,
@@ -296,6 +302,30 @@ impl World {
             crossings: self.crossings.tally,
             in_spite: self.oracle.in_spite,
         })
+    }
+
+    /// Adds to the trace what every node knows of the others.
+    fn tell_what_nodes_know(&mut self) {
+        for (index, node) in self.net.nodes.iter().enumerate().filter(|(_, node)| node.running) {
+            for known in node.network().nodes {
+                let id = self.net.nodes.iter().position(|other| other.id == known.id);
+                let trace = self.trace.get_or_insert_default();
+                let _ = writeln!(
+                    trace,
+                    "node{index} knows of node{}: {:?}, routed {}, life {}, seq {}, {:?}",
+                    id.map_or("?".to_owned(), |id| id.to_string()),
+                    known.standing,
+                    known.is_routed,
+                    known.incarnation,
+                    known.seq,
+                    known
+                        .entries
+                        .iter()
+                        .map(|(key, value)| (key.escape_ascii().to_string(), value.len()))
+                        .collect::<Vec<_>>(),
+                );
+            }
+        }
     }
 
     /// What happened, a line an event.
@@ -332,8 +362,9 @@ impl World {
         self.oracle.finish(self.net.now)?;
         self.check_that_nobody_waits()?;
         self.crossings.begin_quiet();
+        let ended = self.ended;
         self.run_until(self.net.now + Duration::from_secs(QUIET_SECONDS))?;
-        self.crossings.check_quiet(QUIET_SECONDS, self.has_private_topics)?;
+        self.crossings.check_quiet(QUIET_SECONDS, self.has_private_topics, self.ended - ended)?;
         self.crossings.finish()?;
         self.pending.clear();
         self.actions.clear();
@@ -397,7 +428,9 @@ impl World {
         let due = |index: usize| self.kind == Kind::Mesh || index == turn;
         for (index, node) in self.net.nodes.iter().enumerate().filter(|(index, _)| due(*index)) {
             let settings = &node.shared.settings;
-            let (frame, nodes) = (1_000, self.net.nodes.len());
+            // Of a multicast that goes to several others over one link there is a ticket for each.
+            let nodes = self.net.nodes.len();
+            let frame = 1_000 + 200 * nodes;
             for usage in node.usage() {
                 for (what, used, bound) in [
                     ("requests", usage.requests, settings.pending_requests_max),
@@ -636,6 +669,7 @@ impl World {
 
     /// An application is gone; another one comes in its place.
     fn left(&mut self, app: AppIndex) {
+        self.ended += 1;
         self.oracle.closed(self.net.now, app);
         let node = self.net.apps[app].node;
         if let Some(which) = self.steady.remove(&app) {

@@ -333,7 +333,7 @@ impl Oracle {
         let (here, there) = (self.apps[publisher].node, self.apps[app].node);
         let Some(holds_since) = self.holds_since(app, topic, to) else { return false };
         let Some(publishes_since) = self.holds_since(publisher, &marker_of(topic), to) else { return false };
-        let last = self.last_judged(publisher, app, topic);
+        let last = self.pairs(publisher, app, topic).filter(|one| one.verdict.is_some()).last();
         let Some((challenge, accepted)) = last.and_then(|one| Some((one, one.accepted_since()?))) else {
             return false;
         };
@@ -342,31 +342,9 @@ impl Oracle {
             && holds_since <= carried
             && publishes_since <= challenge.asked
             && self.is_surely_open(challenge, app, accepted)
-            && !self.may_be_unknown(challenge)
+            // What a node tells another one of an answer that does not go there may be altered on the way.
+            && (challenge.is_direct || !self.rules.hostile)
             && !self.is_disturbed(here, there, challenge.asked, to)
-    }
-
-    fn last_judged<'a>(
-        &'a self,
-        publisher: AppIndex,
-        app: AppIndex,
-        topic: &'a str,
-    ) -> Option<&'a Challenge> {
-        self.pairs(publisher, app, topic).filter(|one| one.verdict.is_some()).last()
-    }
-
-    /// Whether the publisher's node may never have heard that a challenge was answered: the answer went to another
-    /// one, and what the subscriber's node told it may have been altered on the way.
-    fn may_be_unknown(&self, challenge: &Challenge) -> bool {
-        self.rules.hostile && !challenge.is_direct
-    }
-
-    /// The same of the challenge that was judged last. If there is none, all may have been altered on the way.
-    pub fn may_not_know_of(&self, publisher: AppIndex, app: AppIndex, topic: &str) -> bool {
-        match self.last_judged(publisher, app, topic) {
-            Some(challenge) => self.may_be_unknown(challenge),
-            None => self.rules.hostile,
-        }
     }
 
     /// Since when an application has had a topic without a break that its node must have seen.
