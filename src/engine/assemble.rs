@@ -17,7 +17,8 @@ use crate::{
     wire::{FrameRef, frame::HEAD_LEN_MAX},
 };
 
-/// While a frame has less than so many bytes, its memory is less than twice what came.
+/// While a frame has less than so many bytes, its memory is a quarter more than what came at most, if more than as much is
+/// still to come.
 const SMALL_LEN_MAX: usize = 32 * 1024;
 /// What at least is still to come for a block to be taken: so it is at least half full in the end.
 const BLOCK_FROM: usize = BLOCK_LEN / 2;
@@ -177,7 +178,7 @@ impl Assembler {
     }
 
     /// Makes room for `more` bytes in one piece. Memory is taken as bytes arrive: while they are few, it is
-    /// little more than they are.
+    /// little more than they are; later it is a block more at most, which is charged whole, for it is there.
     fn reserve(&mut self, unfinished: &UnfinishedFrames, more: usize) {
         let Self { blocks, chunks, chunk, .. } = self;
         if chunk.memory.len() - chunk.len >= more {
@@ -285,6 +286,30 @@ mod tests {
             assembler.abandon(&unfinished);
         }
         assert_eq!(unfinished.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_is_a_quarter_more_than_what_came_at_most_and_later_a_block_more() {
+        for step in [1, 37, 1_000, 5_000, 16_000, 16_384] {
+            let frame = frame(1 << 20, 7);
+            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let mut assembler = Assembler::new(Blocks::new());
+            for piece in frame[..900_000].chunks(step) {
+                // A record is opened where it is to lie, if it belongs to the frame as a whole.
+                if let Some(room) = assembler.room(&unfinished, piece.len()) {
+                    room[..piece.len()].copy_from_slice(piece);
+                    assert!(assembler.take(&unfinished, piece.len(), |_| unreachable!()));
+                } else {
+                    let fed = assembler.feed(Instant::now(), BOUNDS, &unfinished, piece, |_| unreachable!());
+                    assert_eq!(fed, Ok(true));
+                }
+                let (came, taken) = (assembler.progress(), unfinished.bytes());
+                let more = if came < SMALL_LEN_MAX { came / 4 + 1 } else { BLOCK_LEN };
+                assert!((came..=came + more).contains(&taken), "{taken} bytes for {came}, {step} at a time");
+            }
+            assembler.abandon(&unfinished);
+            assert_eq!(unfinished.bytes(), 0);
+        }
     }
 
     #[test]

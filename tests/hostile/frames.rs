@@ -71,6 +71,8 @@ fn a_hundred_sessions_that_dribble_100_mb_frames_count_for_what_arrived() {
     let node = TestNode::start(Profile::Ec, 0, &[], &more);
     let healthy = HealthyPair::start(&node);
     let mut dribblers: Vec<_> = (0..DRIBBLERS).map(|_| connect(&node)).collect();
+    // The node hands a link to its reactor after the handshake's last word.
+    wait_until("all are there", || node.total(|counters| counters.sessions.get()) == 2 + DRIBBLERS as u64);
     for app in &mut dribblers {
         app.send(&header(FRAME_LEN_MAX as u32));
     }
@@ -79,6 +81,7 @@ fn a_hundred_sessions_that_dribble_100_mb_frames_count_for_what_arrived() {
             app.send(&[0; DRIBBLE]);
         }
         healthy.wait_for_exchanges(3);
+        assert_eq!(node.total(|counters| counters.unfinished_frames_dropped.get()), 0);
         assert_eq!(node.total(|counters| counters.sessions.get()), 2 + DRIBBLERS as u64);
     }
     // Past the bound some are closed; how many is the node's to choose, but never the honest.
