@@ -184,6 +184,7 @@ impl Keys {
     }
 
     /// The nonce for the current sequence number, which is then spent.
+    #[inline]
     fn next_nonce(&mut self) -> Option<([u8; NONCE_LEN], u64)> {
         let sequence = self.sequence;
         if sequence >= SEQUENCE_MAX {
@@ -191,12 +192,14 @@ impl Keys {
         }
         self.sequence += 1;
         let mut nonce = *self.iv;
-        for (byte, counter) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
-            *byte ^= counter;
+        if let Some(counted) = nonce.last_chunk_mut::<8>() {
+            *counted = (u64::from_be_bytes(*counted) ^ sequence).to_be_bytes();
         }
         Some((nonce, sequence))
     }
 
+    /// The additional data of a record, and its length.
+    #[inline]
     fn aad(
         &self,
         sequence: u64,
@@ -204,18 +207,16 @@ impl Keys {
         plaintext_len: usize,
         record_len: usize,
     ) -> ([u8; 13], usize) {
-        let mut aad = [0; 13];
         if self.tls13 {
-            aad[..3].copy_from_slice(&[23, 3, 3]);
-            aad[3..5].copy_from_slice(&((record_len - HEADER_LEN) as u16).to_be_bytes());
-            return (aad, 5);
+            let [high, low] = ((record_len - HEADER_LEN) as u16).to_be_bytes();
+            return ([23, 3, 3, high, low, 0, 0, 0, 0, 0, 0, 0, 0], HEADER_LEN);
         }
-        aad[..8].copy_from_slice(&sequence.to_be_bytes());
-        aad[8..11].copy_from_slice(&[content_type, 3, 3]);
-        aad[11..].copy_from_slice(&(plaintext_len as u16).to_be_bytes());
-        (aad, 13)
+        let [a, b, c, d, e, f, g, h] = sequence.to_be_bytes();
+        let [high, low] = (plaintext_len as u16).to_be_bytes();
+        ([a, b, c, d, e, f, g, h, content_type, 3, 3, high, low], 13)
     }
 
+    #[inline]
     fn count_blocks(&mut self, len: usize) {
         self.blocks += len.div_ceil(16) as u64 + 1;
     }
@@ -320,32 +321,31 @@ impl Sealer {
         let (aad, aad_len) = self.keys.aad(sequence, content_type.byte(), len, record_len);
         let aad = Aad::from(&aad[..aad_len]);
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let inner_type = [content_type.byte()];
-        let extra: &[u8] = if self.keys.tls13 { &inner_type } else { &[] };
-        match parts {
-            // A large piece is encrypted from where it lies; small ones are gathered first.
-            [part] if part.len() >= GATHER_BELOW => {
+        let key = &self.keys.key;
+        let sealed = match parts {
+            // One piece is encrypted from where it lies, but a small one of TLS 1.3: its type, which follows it, would
+            // cost more than the copy.
+            [part] if len >= GATHER_BELOW || !self.keys.tls13 => {
                 let (ciphertext, rest) = protected.split_at_mut(len);
-                self.keys
-                    .key
-                    .seal_out_of_place_scatter(nonce, aad, part, ciphertext, extra, rest)
-                    .map_err(|_| SealError::KeysWorn)?;
+                let inner_type = [content_type.byte()];
+                let extra: &[u8] = if self.keys.tls13 { &inner_type } else { &[] };
+                key.seal_out_of_place_scatter(nonce, aad, part, ciphertext, extra, rest)
             }
             parts => {
-                let (content, tag) = protected.split_at_mut(len + extra.len());
-                let mut at = 0;
-                for part in parts.iter().chain([&extra]) {
-                    content[at..at + part.len()].copy_from_slice(part);
-                    at += part.len();
+                let (content, tag) = protected.split_at_mut(protected.len() - TAG_LEN);
+                let mut rest = &mut content[..];
+                for part in parts {
+                    let room;
+                    (room, rest) = rest.split_at_mut(part.len());
+                    room.copy_from_slice(part);
                 }
-                let made = self
-                    .keys
-                    .key
-                    .seal_in_place_separate_tag(nonce, aad, content)
-                    .map_err(|_| SealError::KeysWorn)?;
-                tag.copy_from_slice(made.as_ref());
+                if let [inner_type] = rest {
+                    *inner_type = content_type.byte();
+                }
+                key.seal_in_place_scatter(nonce, aad, content, &[], tag)
             }
-        }
+        };
+        sealed.map_err(|_| SealError::KeysWorn)?;
         self.keys.count_blocks(len);
         Ok(record_len)
     }
@@ -366,7 +366,7 @@ impl Sealer {
     }
 }
 
-/// Below this length a piece is copied and sealed in place.
+/// Below this length a piece is copied and sealed in place where something follows it in the record.
 const GATHER_BELOW: usize = 4_096;
 /// Handshake message: the sender moves on to its next keys.
 const KEY_UPDATE: u8 = 24;
@@ -422,15 +422,15 @@ impl Opener {
 
     /// Opens one whole record, header included, where it lies.
     pub fn open_in_place<'a>(&mut self, record: &'a mut [u8]) -> Result<Opened<&'a mut [u8]>, OpenError> {
-        let body = HEADER_LEN + self.keys.explicit_len();
         let (nonce, aad, aad_len) = self.prepare(record)?;
-        let plaintext = self
-            .keys
+        let (_, protected) = record.split_at_mut(HEADER_LEN + self.keys.explicit_len());
+        let (content, tag) = protected.split_at_mut(protected.len() - TAG_LEN);
+        self.keys
             .key
-            .open_in_place(nonce, Aad::from(&aad[..aad_len]), &mut record[body..])
+            .open_in_place_separate_tag(nonce, Aad::from(&aad[..aad_len]), tag, content)
             .map_err(|_| OpenError::Decrypt)?;
-        let (content_type, len) = self.inner(aad[8], plaintext)?;
-        let plaintext = &mut record[body..body + len];
+        let (content_type, len) = self.inner(aad[8], content)?;
+        let plaintext = &mut content[..len];
         self.finish(content_type, plaintext).map(|opened| match opened {
             Opened::Data(()) => Opened::Data(plaintext),
             Opened::Nothing => Opened::Nothing,
