@@ -118,7 +118,12 @@ impl Mesh {
 
     /// Whether anything is there for `to`.
     pub(super) fn is_empty_for(&self, to: ReactorId) -> bool {
-        (0..self.sleepers.len() as u16).all(|from| self.queues[self.index(ReactorId(from), to)].is_empty())
+        (0..self.sleepers.len() as u16).all(|from| self.is_empty_between(ReactorId(from), to))
+    }
+
+    /// Whether `from` has sent nothing that `to` has not taken.
+    pub(super) fn is_empty_between(&self, from: ReactorId, to: ReactorId) -> bool {
+        self.queues[self.index(from, to)].is_empty()
     }
 }
 

@@ -163,16 +163,19 @@ impl Io {
 
 impl Outbound for Io {
     fn send(&mut self, key: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
-        let now = self.now;
-        let crowded = self.queues_bytes >= self.queues_bytes_max;
-        let transmit = self.transmit(key).ok_or(SendError::Gone)?;
-        if crowded && transmit.charged() > SESSION_SHARE {
-            self.counters.queues_full.increment();
+        let Self { now, transmits, dirty, counters, queues_bytes, queues_bytes_max, .. } = self;
+        let transmit = transmits.get_mut(key.index as usize).and_then(Option::as_mut);
+        let transmit = transmit.filter(|transmit| transmit.key == key).ok_or(SendError::Gone)?;
+        if *queues_bytes >= *queues_bytes_max && transmit.charged() > SESSION_SHARE {
+            counters.queues_full.increment();
             return Err(SendError::Full);
         }
-        let sent = transmit.send(now, class, head, body);
-        self.recount(key.index);
-        self.touch(key);
+        let sent = transmit.send(*now, class, head, body);
+        let before = transmit.charge();
+        *queues_bytes = *queues_bytes - before + transmit.charged();
+        if !std::mem::replace(&mut transmit.is_dirty, true) {
+            dirty.push(key.index);
+        }
         sent
     }
 
@@ -376,7 +379,7 @@ impl Reactor {
     pub(super) fn run(mut self) {
         let mut idle_since: Option<Instant> = None;
         while !(self.stopping && self.slots.iter().all(Option::is_none)) {
-            self.io.now = Instant::now();
+            // The clock is read once a turn, after the wait.
             let mut busy = self.handle_mesh();
             busy |= self.handle_inbox();
             self.handle_time();
@@ -413,14 +416,14 @@ impl Reactor {
     }
 
     fn sleep(&mut self) {
-        let sleeper = self.mesh.clone();
-        let sleeper = &sleeper.sleepers[usize::from(self.id.0)];
-        sleeper.prepare_sleep();
+        let own = usize::from(self.id.0);
+        self.mesh.sleepers[own].prepare_sleep();
         if self.mesh.is_empty_for(self.id) && self.inbox.is_empty() {
             let due = self.shard.poll_timeout().map_or(self.next_sweep, |due| due.min(self.next_sweep));
-            self.enter(Some(due.saturating_duration_since(Instant::now())));
+            // What the turn took so far is waited longer.
+            self.enter(Some(due.saturating_duration_since(self.io.now)));
         }
-        sleeper.awake();
+        self.mesh.sleepers[own].awake();
     }
 
     /// Submits, and waits for a completion at most so long.
@@ -472,6 +475,10 @@ impl Reactor {
         let mut any = false;
         for from in 0..self.shared.reactors {
             let from = ReactorId(from);
+            // Most turns find nothing; to take from an empty queue would cost a fence.
+            if self.mesh.is_empty_between(from, self.id) {
+                continue;
+            }
             for _ in 0..MESH_PER_TURN {
                 let Some(item) = self.mesh.pop(from, self.id) else { break };
                 any = true;

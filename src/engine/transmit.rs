@@ -243,6 +243,11 @@ impl Transmit {
             return Ok(());
         }
         self.seal_gathered()?;
+        if let FrameRef::Slice(bytes) = body
+            && len <= PLAINTEXT_LEN_MAX
+        {
+            return self.sealed.seal(&self.blocks, self.sealer.as_mut(), &[head, bytes]);
+        }
         self.seal_range(head, body, 0, usize::MAX).map(|_| ())
     }
 
