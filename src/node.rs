@@ -142,7 +142,7 @@ impl Node {
                 None => Limiter::unlimited(),
             },
             next_message: AtomicU32::new(rand::random()),
-            admission: ArcSwap::from_pointee(config.membership.admission.clone()),
+            admission: Arc::new(ArcSwap::from_pointee(config.membership.admission.clone())),
             ..Shared::new(signer.id(), incarnation(), reactors, Instant::now(), config.relay.clone())
         });
 

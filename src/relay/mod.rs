@@ -23,6 +23,7 @@ mod allowance;
 pub mod bandwidth;
 pub mod bounds;
 pub mod counters;
+mod current;
 pub(crate) mod log_limit;
 pub mod ping;
 pub mod registry;
@@ -714,9 +715,9 @@ pub struct Shared {
     /// Bounds and times.
     pub settings: settings::Settings,
     /// The lists. Whoever changes them tells the registry ([`RegistryInput::Admission`]).
-    pub admission: arc_swap::ArcSwap<admission::Admission>,
+    pub admission: Arc<arc_swap::ArcSwap<admission::Admission>>,
     /// The topic table and node map.
-    pub snapshot: arc_swap::ArcSwap<snapshot::Snapshot>,
+    pub snapshot: Arc<arc_swap::ArcSwap<snapshot::Snapshot>>,
     /// Outbound bandwidth of the node.
     pub limiter: bandwidth::Limiter,
     /// JSON-RPC requests of the node; one unit each.
@@ -756,8 +757,8 @@ impl Shared {
             own_agency: String::new(),
             own_name: String::new(),
             signer: None,
-            admission: arc_swap::ArcSwap::default(),
-            snapshot: arc_swap::ArcSwap::default(),
+            admission: Arc::default(),
+            snapshot: Arc::default(),
             limiter: bandwidth::Limiter::unlimited(),
             rpc_limiter: bandwidth::Limiter::unlimited(),
             registry_input_bytes: 0.into(),

@@ -46,10 +46,18 @@ pub(super) struct TopicName {
 impl TopicName {
     /// Of at most 254 bytes.
     pub(super) fn new(name: &str) -> Self {
-        let beginning = cut(name, TOPIC_KEPT_MAX);
-        let mut bytes = [0; TOPIC_KEPT_MAX];
-        bytes[..beginning.len()].copy_from_slice(beginning.as_bytes());
-        Self { len: name.len() as u8, kept: beginning.len() as u8, bytes }
+        let mut new = Self { len: 0, kept: 0, bytes: [0; TOPIC_KEPT_MAX] };
+        new.set(name);
+        new
+    }
+
+    /// Makes it another one.
+    pub(super) fn set(&mut self, name: &str) {
+        let beginning = cut(name, TOPIC_KEPT_MAX).as_bytes();
+        if let Some(bytes) = self.bytes.get_mut(..beginning.len()) {
+            bytes.copy_from_slice(beginning);
+        }
+        (self.len, self.kept) = (name.len() as u8, beginning.len() as u8);
     }
 
     pub(super) fn to_text(self) -> String {
@@ -63,6 +71,9 @@ impl TopicName {
 
 /// The beginning of a text, whole characters of it.
 fn cut(text: &str, len_max: usize) -> &str {
+    if text.len() <= len_max {
+        return text;
+    }
     let len = (0..=len_max.min(text.len())).rev().find(|&len| text.is_char_boundary(len));
     &text[..len.unwrap_or(0)]
 }

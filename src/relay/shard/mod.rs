@@ -7,6 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `session` | what an application may say: handshake, heartbeat, subscription, JSON-RPC |
+//! | `seqs` | tables by seq |
 //! | `request` | unicasts: drawing receivers, trying again, answering exactly once |
 //! | `push` | a request at one of our sessions, until it answers |
 //! | `multicast` | copies to everybody |
@@ -44,6 +45,7 @@ mod push;
 mod request;
 mod round_trip;
 mod route;
+mod seqs;
 mod session;
 mod trace;
 
@@ -55,7 +57,6 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use slab::Slab;
 use smallvec::SmallVec;
 
 pub(super) use around::FLOORS_MAX;
@@ -77,15 +78,20 @@ use self::{
     private::Subscribers,
     publisher::Publisher,
     push::PushTimer,
-    request::Request,
+    request::Requests,
     route::Parked,
     session::{LocalTopics, Session},
     trace::Traces,
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryInput, RegistryOutput,
-    RequestId, STATE_BYTES_MAX, SessionId, Shared, counters::Counters, report::LinkReport, sealing::Subject,
-    snapshot::NodeRef, timers::Timers,
+    RequestId, STATE_BYTES_MAX, SessionId, Shared,
+    counters::Counters,
+    current::Current,
+    report::LinkReport,
+    sealing::Subject,
+    snapshot::{NodeRef, Snapshot},
+    timers::Timers,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -100,6 +106,7 @@ const DEFERRED_SUBSCRIPTION_DELAY: Duration = Duration::from_millis(50);
 /// The relay of one reactor.
 pub struct Shard {
     shared: Arc<Shared>,
+    snapshot: Current<Snapshot>,
     counters: Arc<Counters>,
     id: ReactorId,
     rng: SmallRng,
@@ -116,8 +123,7 @@ pub struct Shard {
     /// Pairs of all its publishers.
     pairs: usize,
     desk: Desk,
-    requests: Slab<Request>,
-    requests_started: u32,
+    requests: Requests,
     retained_bytes: usize,
     pushes: usize,
     neighbours: AHashMap<NodeId, Neighbour>,
@@ -171,9 +177,9 @@ pub(super) struct Sizes {
 pub(super) fn sizes() -> Sizes {
     Sizes {
         session: size_of::<Option<Link>>() + size_of::<Session>(),
-        request: size_of::<Request>(),
+        request: request::REQUEST_LEN,
         awaiting: peer::AWAITING_LEN,
-        push: size_of::<push::Push>() + size_of::<crate::wire::sdk::Seq>(),
+        push: size_of::<(seqs::SeqKey, push::Push)>(),
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
@@ -244,6 +250,7 @@ impl Shard {
         let mut rng = SmallRng::seed_from_u64(seed);
         let hashing = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
         Self {
+            snapshot: Current::new(&shared.snapshot),
             counters: shared.counters[usize::from(id.0)].clone(),
             id,
             rng,
@@ -257,8 +264,7 @@ impl Shard {
             desk: Desk::new(hashing.clone()),
             traces: Traces::new(hashing.clone()),
             pings: Pings::new(hashing.clone()),
-            requests: Slab::new(),
-            requests_started: 0,
+            requests: Requests::default(),
             retained_bytes: 0,
             pushes: 0,
             neighbours: AHashMap::with_hasher(hashing.clone()),
@@ -365,7 +371,7 @@ impl Shard {
     ) {
         match message {
             MeshMessage::Deliver { request, audience, excluded } => {
-                self.handle_deliver(now, from, request, audience.as_deref(), &excluded, frame, out);
+                self.handle_deliver(now, from, request, audience.as_deref(), excluded, frame, out);
             }
             MeshMessage::Undeliverable { request, why } => {
                 self.handle_undeliverable(now, request, from, why, out);
@@ -561,7 +567,7 @@ impl Shard {
     /// Whether a drain is complete: no request waits for its answer.
     pub fn is_drained(&self) -> bool {
         // A request whose node was told that nobody answered is kept for a late answer only.
-        self.draining && self.requests.iter().all(|(_, request)| request.is_answered_for_now())
+        self.draining && self.requests.iter().all(request::Request::is_answered_for_now)
     }
 
     /// How full its tables are. Looks at every neighbour.

@@ -118,9 +118,10 @@ impl Shard {
         if self.pushes >= self.shared.settings.pending_pushes_max {
             return false;
         }
+        let seq = self.seq_key(&header.seq);
         let Some(session) = self.session_at(index) else { return false };
         let Some(own) = session.route_topic(challenge.topic.as_str()) else { return false };
-        if sender == Some(session.id) || session.pushes.contains_key(&header.seq) {
+        if sender == Some(session.id) || session.pushes.contains_key(&seq) {
             return false;
         }
         let front = topic_in_front(&header, &own);
@@ -132,7 +133,7 @@ impl Shard {
         let Challenge { publisher, node, token, .. } = *challenge;
         let presented = Presented { own, minted, publisher, node, token };
         let presented = PushFor::Challenge(Box::new(presented));
-        self.note_push(now, index, &header.seq, (coordinator, request), presented);
+        self.note_push(now, index, &seq, (coordinator, request), presented);
         self.counters.challenges_presented.increment();
         true
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use super::{Shard, private::Presented, session::Session};
+use super::{Shard, private::Presented, seqs::SeqKey, session::Session};
 use crate::{
     relay::{
         Class, LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId,
@@ -43,7 +43,7 @@ pub(super) enum PushFor {
 #[derive(Clone, Copy)]
 pub(super) struct PushTimer {
     key: LinkKey,
-    seq: Seq,
+    seq: SeqKey,
 }
 
 impl Shard {
@@ -55,14 +55,15 @@ impl Shard {
         coordinator: ReactorId,
         request: RequestId,
         audience: Option<&Named>,
-        excluded: &[SessionId],
+        excluded: SmallVec<[SessionId; 2]>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let head = frame.head();
         let pushed = match (Header::decode(head), AmopBody::decode(&head[HEADER_LEN..])) {
             (Some(header), Ok(body)) => {
-                let message = (&header.seq, body.topic);
+                let seq = self.seq_key(&header.seq);
+                let message = (&seq, body.topic);
                 self.push_to_any(now, coordinator, request, audience, excluded, message, frame, out)
             }
             _ => Err(NotPushed::NobodyLeft),
@@ -81,8 +82,8 @@ impl Shard {
         coordinator: ReactorId,
         request: RequestId,
         audience: Option<&Named>,
-        excluded: &[SessionId],
-        (seq, topic): (&Seq, &str),
+        mut excluded: SmallVec<[SessionId; 2]>,
+        (seq, topic): (&SeqKey, &str),
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> Result<(), NotPushed> {
@@ -98,8 +99,7 @@ impl Shard {
             _ => return Err(NotPushed::NobodyLeft),
         };
         let mut why = None;
-        let mut failed: SmallVec<[SessionId; 4]> = SmallVec::from_slice(excluded);
-        while let Some(index) = self.draw_session(topic, named.as_deref(), &failed, seq) {
+        while let Some(index) = self.draw_session(topic, named.as_deref(), &excluded, seq) {
             let Some(session) = self.session_at(index) else { break };
             let (key, id) = (session.key, session.id);
             if out.send(key, Class::Data, &[], frame).is_err() {
@@ -110,19 +110,25 @@ impl Shard {
                     session.warn_queue_full();
                 }
                 why = Some(NotPushed::QueueFull(id));
-                failed.push(id);
+                excluded.push(id);
                 continue;
             }
             self.note_push(now, index, seq, (coordinator, request), PushFor::Message);
             self.counters.deliveries.increment();
             return Ok(());
         }
-        Err(why.unwrap_or_else(|| self.why_nobody(topic, named.as_deref(), excluded, seq)))
+        Err(why.unwrap_or_else(|| self.why_nobody(topic, named.as_deref(), &excluded, seq)))
     }
 
     /// Why none of the sessions can be drawn.
     #[cold]
-    fn why_nobody(&self, topic: &str, named: Option<&[u32]>, excluded: &[SessionId], seq: &Seq) -> NotPushed {
+    fn why_nobody(
+        &self,
+        topic: &str,
+        named: Option<&[u32]>,
+        excluded: &[SessionId],
+        seq: &SeqKey,
+    ) -> NotPushed {
         let waits = |&index: &u32| match self.links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
                 !excluded.contains(&session.id) && session.pushes.contains_key(seq)
@@ -140,16 +146,19 @@ impl Shard {
         &mut self,
         now: Instant,
         index: u32,
-        seq: &Seq,
+        seq: &SeqKey,
         (coordinator, request): (ReactorId, RequestId),
         what: PushFor,
     ) {
-        let Some(key) = self.session_at(index).map(|session| session.key) else { return };
-        let timer = Some(self.push_timers.start(now, PushTimer { key, seq: *seq }));
-        if let Some(session) = self.session_at(index) {
-            session.last_activity = now;
-            session.pushes.insert(*seq, Push { coordinator, request, since: now, timer, what });
-        }
+        let Self { links, push_timers, .. } = self;
+        let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
+            links.get_mut(index as usize)
+        else {
+            return;
+        };
+        let timer = Some(push_timers.start(now, PushTimer { key: session.key, seq: *seq }));
+        session.last_activity = now;
+        session.pushes.insert(*seq, Push { coordinator, request, since: now, timer, what });
         self.pushes += 1;
         self.counters.sdk_frames_sent.increment();
     }
@@ -161,7 +170,7 @@ impl Shard {
         topic: &str,
         named: Option<&[u32]>,
         excluded: &[SessionId],
-        seq: &Seq,
+        seq: &SeqKey,
     ) -> Option<u32> {
         let Self { local_topics, links, rng, .. } = self;
         let sessions = named.unwrap_or_else(|| local_topics.sessions(topic));
@@ -193,9 +202,10 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        let seq = self.seq_key(&header.seq);
         let Some(session) = self.session_mut(key) else { return };
         let id = session.id;
-        let Some(push) = session.pushes.remove(&header.seq) else {
+        let Some(push) = session.pushes.remove(&seq) else {
             self.counters.unsolicited_answers.increment();
             return;
         };
@@ -228,7 +238,7 @@ impl Shard {
         push.timer = None;
         let (coordinator, request) = (push.coordinator, push.request);
         self.counters.push_timeouts.increment();
-        self.report_push_failed(now, coordinator, request, id, timer.seq, true, out);
+        self.report_push_failed(now, coordinator, request, id, timer.seq.seq, true, out);
     }
 
     /// The session is gone, and with it every push to it.
@@ -236,7 +246,7 @@ impl Shard {
         let id = session.id;
         for (seq, push) in session.pushes.drain() {
             self.end_push(&push);
-            self.report_push_failed(now, push.coordinator, push.request, id, seq, false, out);
+            self.report_push_failed(now, push.coordinator, push.request, id, seq.seq, false, out);
         }
     }
 
@@ -262,7 +272,8 @@ impl Shard {
     /// The request is over: a late answer of this session would be nobody's.
     pub(super) fn forget_push(&mut self, session: SessionId, seq: &Seq) {
         let Some(&index) = self.session_indices.get(&session) else { return };
-        let push = self.session_at(index).and_then(|session| session.pushes.remove(seq));
+        let seq = self.seq_key(seq);
+        let push = self.session_at(index).and_then(|session| session.pushes.remove(&seq));
         if let Some(push) = push {
             self.end_push(&push);
         }

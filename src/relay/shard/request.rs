@@ -3,7 +3,11 @@
 //! The shard that takes a request coordinates it to its end. A publisher's request may go to sessions
 //! of this node and to other nodes; one that a neighbour sent goes to sessions of this node only.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::hash_map::Entry,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use rand::RngExt;
 use smallvec::SmallVec;
@@ -13,6 +17,7 @@ use super::{
     desk::DESK,
     neighbour::{forwarded_len, private_forwarded_len},
     publisher::Audience,
+    seqs::SeqKey,
     trace::{micros, refused, short_micros},
 };
 use crate::{
@@ -20,7 +25,7 @@ use crate::{
         LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId,
         counters::Outcome,
         home_reactor,
-        snapshot::{NodeEntry, NodeRef, TopicEntry},
+        snapshot::{NodeEntry, NodeRef},
         timers::TimerKey,
         trace::{Known, PENDING_LOOKED_AT_MAX, Sender, TopicName},
     },
@@ -39,24 +44,22 @@ pub(in crate::relay) const TRIES_MAX: usize = 64;
 /// A unicast that waits for its answer.
 pub(super) struct Request {
     generation: u32,
+    /// Whether it waits. Else its slot is free, and all that it had on the heap is gone.
+    is_open: bool,
     origin: Origin,
-    seq: Seq,
+    seq: SeqKey,
     taken: Instant,
     deadline: Instant,
-    /// How long it may take in all, in milliseconds.
-    time_ms: u32,
+    /// How long it may take in all.
+    time: Duration,
     timer: Option<TimerKey>,
     /// The frame, if somebody else could be tried with it.
     retained: Option<RetainedFrame>,
     current: Try,
-    /// Sessions of this node that failed.
-    tried: SmallVec<[SessionId; 2]>,
-    /// Reactors of this node none of whose (other) sessions can take it.
-    exhausted: SmallVec<[ReactorId; 2]>,
+    /// Who failed, once somebody has.
+    failed: Option<Box<Failed>>,
     /// Nodes that failed or are being tried, with the number of the message sent to them.
     nodes: SmallVec<[(NodeRef, u32); 1]>,
-    /// Sessions that are silent and may still answer.
-    silent: SmallVec<[SessionId; 1]>,
     furthest: Furthest,
     /// Who may get a neighbour's message with a private topic.
     audience: Option<Named>,
@@ -69,10 +72,90 @@ pub(super) struct Request {
     steps: Steps,
 }
 
+/// Who failed at this node.
+#[derive(Default)]
+struct Failed {
+    /// Sessions that failed.
+    tried: SmallVec<[SessionId; 2]>,
+    /// Reactors none of whose (other) sessions can take it.
+    exhausted: SmallVec<[ReactorId; 2]>,
+    /// Sessions that are silent and may still answer.
+    silent: SmallVec<[SessionId; 1]>,
+}
+
+/// Memory of a request, in bytes.
+pub(super) const REQUEST_LEN: usize = size_of::<Request>() + size_of::<Failed>() + 16;
+
 impl Request {
     /// Whether its node was told that nobody answered.
     pub(super) fn is_answered_for_now(&self) -> bool {
         self.answered_for_now.is_some()
+    }
+
+    fn tried(&self) -> &[SessionId] {
+        self.failed.as_ref().map_or(&[], |failed| &failed.tried)
+    }
+
+    fn exhausted(&self) -> &[ReactorId] {
+        self.failed.as_ref().map_or(&[], |failed| &failed.exhausted)
+    }
+
+    fn silent(&self) -> &[SessionId] {
+        self.failed.as_ref().map_or(&[], |failed| &failed.silent)
+    }
+
+    fn failed(&mut self) -> &mut Failed {
+        self.failed.get_or_insert_default()
+    }
+
+    /// Whether nobody has been tried yet.
+    fn is_untried(&self) -> bool {
+        self.nodes.is_empty() && self.exhausted().is_empty() && self.tried().is_empty()
+    }
+}
+
+/// The requests of a shard by their index. None is moved while it waits: it is begun where the one before it ended.
+#[derive(Default)]
+pub(super) struct Requests {
+    slots: Vec<Request>,
+    free: Vec<u32>,
+    started: u32,
+}
+
+impl Requests {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Those that wait.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Request> {
+        self.slots.iter().filter(|request| request.is_open)
+    }
+
+    /// The number of the next one.
+    fn next_id(&self) -> RequestId {
+        let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
+        RequestId { index, generation: self.started.wrapping_add(1) }
+    }
+
+    fn get(&self, id: RequestId) -> Option<&Request> {
+        let request = self.slots.get(id.index as usize)?;
+        (request.is_open && request.generation == id.generation).then_some(request)
+    }
+
+    fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        let request = self.slots.get_mut(id.index as usize)?;
+        (request.is_open && request.generation == id.generation).then_some(request)
+    }
+
+    /// Ends one; what it has on the heap goes.
+    fn close(&mut self, id: RequestId) {
+        let Some(request) = self.get_mut(id) else { return };
+        request.is_open = false;
+        (request.retained, request.failed, request.audience) = (None, None, None);
+        request.nodes = SmallVec::new();
+        request.steps = Steps::default();
+        self.free.push(id.index);
     }
 }
 
@@ -152,7 +235,7 @@ impl Request {
             end,
             code: code.0,
             took_us: short_micros(ended.saturating_duration_since(self.taken)),
-            time_ms: self.time_ms,
+            time_ms: u32::try_from(self.time.as_millis()).unwrap_or(u32::MAX),
             origin,
             message,
             size: self.size,
@@ -194,6 +277,15 @@ impl Furthest {
             Self::Pushed => ResultCode::TIMEOUT,
         }
     }
+}
+
+/// What is left to do for a request that is over.
+struct Ended {
+    origin: Origin,
+    seq: SeqKey,
+    taken: Instant,
+    /// Whether its node was told that nobody answered.
+    is_answered_for_now: bool,
 }
 
 enum Candidate {
@@ -241,12 +333,21 @@ impl Shard {
         }
         let pending_max = self.shared.settings.pending_requests_max;
         let full = self.draining || self.requests.len() >= pending_max;
+        let (seq, request) = (self.seq_key(&header.seq), self.requests.next_id());
         let Some(session) = self.session_mut(key) else { return };
-        if session.requests.contains_key(&header.seq) {
+        let (id, is_worn) = (session.id, session.is_worn);
+        let is_in_use = match session.requests.entry(seq) {
+            Entry::Occupied(_) => true,
+            Entry::Vacant(_) if full || is_worn => false,
+            Entry::Vacant(entry) => {
+                entry.insert(request);
+                false
+            }
+        };
+        if is_in_use {
             self.refuse(now, key, message, Refusal::SeqInUse, ResultCode::NOT_DELIVERED, out);
             return;
         }
-        let (id, is_worn) = (session.id, session.is_worn);
         if full {
             self.warn_pending_full(now, key);
         }
@@ -260,11 +361,8 @@ impl Shard {
             return;
         }
         let origin = Origin::Session { key, id };
-        let deadline = now + self.shared.settings.request_timeout;
-        let request = self.open_request(now, origin, header, body.topic, deadline);
-        if let Some(session) = self.session_mut(key) {
-            session.requests.insert(header.seq, request);
-        }
+        let time = self.shared.settings.request_timeout;
+        self.open_request(now, origin, (&seq, header.len), body.topic, time, None);
         self.advance(now, request, body.topic, frame, out);
     }
 
@@ -273,7 +371,7 @@ impl Shard {
         &mut self,
         now: Instant,
         origin: Origin,
-        time_left: std::time::Duration,
+        time_left: Duration,
         audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
@@ -310,55 +408,69 @@ impl Shard {
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             return;
         }
-        let deadline = now + time_left.min(self.shared.settings.request_timeout);
-        let request = self.open_request(now, origin, &header, body.topic, deadline);
-        if let Some(request) = self.request_mut(request) {
-            request.audience = audience;
-        }
+        let time = time_left.min(self.shared.settings.request_timeout);
+        let seq = self.seq_key(&header.seq);
+        let request = self.open_request(now, origin, (&seq, header.len), body.topic, time, audience);
         self.advance(now, request, body.topic, frame, out);
     }
 
+    /// Takes a request up; of its header come the seq and the length.
     fn open_request(
         &mut self,
         now: Instant,
         origin: Origin,
-        header: &Header,
+        (seq, size): (&SeqKey, u32),
         topic: &str,
-        deadline: Instant,
+        time: Duration,
+        audience: Option<Named>,
     ) -> RequestId {
-        self.requests_started = self.requests_started.wrapping_add(1);
-        let entry = self.requests.vacant_entry();
-        let id = RequestId { index: entry.key() as u32, generation: self.requests_started };
+        let id = self.requests.next_id();
         let furthest = match origin {
             Origin::Session { .. } => Furthest::NoReceiver,
             Origin::Node { .. } => Furthest::NotDelivered,
         };
-        entry.insert(Request {
+        let timer = Some(self.request_timers.start(now, id));
+        let deadline = now + time;
+        self.requests.started = id.generation;
+        if self.requests.free.pop().is_some()
+            && let Some(request) = self.requests.slots.get_mut(id.index as usize)
+        {
+            request.generation = id.generation;
+            request.is_open = true;
+            request.origin = origin;
+            request.seq = *seq;
+            (request.taken, request.deadline, request.time) = (now, deadline, time);
+            (request.timer, request.current, request.furthest) = (timer, Try::None, furthest);
+            (request.audience, request.answered_for_now) = (audience, None);
+            request.topic.set(topic);
+            request.size = size;
+            return id;
+        }
+        self.requests.slots.push(Request {
             generation: id.generation,
+            is_open: true,
             origin,
-            seq: header.seq,
+            seq: *seq,
             taken: now,
             deadline,
-            time_ms: u32::try_from(deadline.saturating_duration_since(now).as_millis()).unwrap_or(u32::MAX),
-            timer: Some(self.request_timers.start(now, id)),
+            time,
+            timer,
             retained: None,
             current: Try::None,
-            tried: SmallVec::new(),
-            exhausted: SmallVec::new(),
+            failed: None,
             nodes: SmallVec::new(),
-            silent: SmallVec::new(),
             furthest,
-            audience: None,
+            audience,
             answered_for_now: None,
             topic: TopicName::new(topic),
-            size: header.len,
+            size,
             steps: Steps::default(),
         });
         id
     }
 
     fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
-        self.requests.get_mut(id.index as usize).filter(|request| request.generation == id.generation)
+        self.requests.get_mut(id)
     }
 
     /// Tries the next candidate; answers when there is none.
@@ -400,7 +512,10 @@ impl Shard {
                 Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = Try::Reactor(reactor);
                     request.begin_step(now, Tried::Session, some_session(reactor), 0);
-                    let mut excluded = request.tried.clone();
+                    let mut excluded: SmallVec<[SessionId; 2]> = SmallVec::new();
+                    if !request.tried().is_empty() {
+                        excluded.extend_from_slice(request.tried());
+                    }
                     if let Origin::Session { id, .. } = request.origin {
                         excluded.push(id);
                     }
@@ -414,24 +529,22 @@ impl Shard {
                     let audience = audience.as_deref();
                     let seq = request.seq;
                     let message = (&seq, topic);
-                    let pushed = self.push_to_any(now, own, id, audience, &excluded, message, frame, out);
+                    let pushed = self.push_to_any(now, own, id, audience, excluded, message, frame, out);
                     let Err(why) = pushed else { return };
                     if let Some(request) = self.request_mut(id) {
                         request.end_refused_step(now, why);
-                        request.exhausted.push(own);
+                        request.failed().exhausted.push(own);
                         request.furthest = request.furthest.max(Furthest::NotDelivered);
                     }
                 }
                 Some(Candidate::Node(node, audience)) => {
                     let origin = request.origin;
-                    let first =
-                        request.nodes.is_empty() && request.exhausted.is_empty() && request.tried.is_empty();
-                    let time_left_ms = request
-                        .deadline
-                        .saturating_duration_since(now)
-                        .as_millis()
-                        .try_into()
-                        .unwrap_or(u32::MAX);
+                    let first = request.is_untried();
+                    let time_left = match now == request.taken {
+                        true => request.time,
+                        false => request.deadline.saturating_duration_since(now),
+                    };
+                    let time_left_ms = time_left.as_millis().try_into().unwrap_or(u32::MAX);
                     // What a client offers is admitted or refused; tries after the first are charged.
                     let cost = self.sealed_len(&node.id)
                         + match &audience {
@@ -488,7 +601,7 @@ impl Shard {
     }
 
     pub(super) fn next_message(&self) -> u32 {
-        self.shared.next_message.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        self.shared.next_message.fetch_add(1, Relaxed)
     }
 
     /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet, with
@@ -496,23 +609,22 @@ impl Shard {
     ///
     /// [`Settings::prefers_near`]: crate::relay::settings::Settings::prefers_near
     fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
-        let snapshot = self.shared.snapshot.load();
-        let Some(request) = self.requests.get(id.index as usize) else { return (None, false) };
+        self.snapshot.refresh();
+        let Some(request) = self.requests.get(id) else { return (None, false) };
         let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
             (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
             (TopicKind::Data, Origin::Node { .. }) => request.audience.clone().map(Audience::of_this_node),
             (TopicKind::Route, origin) => {
                 // There is one way, and it is gone once.
-                let untried =
-                    request.exhausted.is_empty() && request.tried.is_empty() && request.nodes.is_empty();
                 let way = self.minted_way(topic, matches!(origin, Origin::Session { .. }));
-                return (way.filter(|_| untried), false);
+                return (way.filter(|_| request.is_untried()), false);
             }
             _ => None,
         };
-        let nobody = TopicEntry::default();
         let accepted = audience.as_ref().map(Audience::entry);
-        let entry = accepted.as_ref().or_else(|| snapshot.topic(topic)).unwrap_or(&nobody);
+        let entry = accepted.as_ref().or_else(|| self.snapshot.topic(topic));
+        let (all_reactors, all_nodes) =
+            entry.map_or((&[][..], &[][..]), |entry| (&entry.reactors[..], &entry.nodes[..]));
         let (publisher, foreign) = match request.origin {
             Origin::Session { key, .. } => (Some(key.index), true),
             Origin::Node { .. } => (None, false),
@@ -520,7 +632,7 @@ impl Shard {
         let own_sessions = self.local_topics.sessions(topic);
         let own = self.id;
         let tried_of =
-            |reactor: ReactorId| request.tried.iter().filter(move |session| session.reactor() == reactor);
+            |reactor: ReactorId| request.tried().iter().filter(move |session| session.reactor() == reactor);
         // Our own sessions are known better than the snapshot knows them.
         let still_subscribes = |session: &&SessionId| {
             self.session_indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
@@ -529,15 +641,14 @@ impl Shard {
         let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();
         // Those that were tried elsewhere may have left, and others be there in their place: who knows is
         // asked.
-        let weight_of = |reactor: ReactorId, count: u64| match request.exhausted.contains(&reactor) {
+        let weight_of = |reactor: ReactorId, count: u64| match request.exhausted().contains(&reactor) {
             true => 0,
             false => count.saturating_sub(tried_of(reactor).count() as u64).max(count.min(1)),
         };
         let own_weight = match audience {
-            _ if request.exhausted.contains(&own) => 0,
+            _ if request.exhausted().contains(&own) => 0,
             None => own_sessions.len().saturating_sub(gone) as u64,
-            Some(_) => entry
-                .reactors
+            Some(_) => all_reactors
                 .iter()
                 .find(|(reactor, _)| *reactor == own)
                 .map_or(0, |&(reactor, count)| weight_of(reactor, count.into())),
@@ -546,9 +657,8 @@ impl Shard {
             let mut parts = audience.iter().flat_map(Audience::by_reactor);
             parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
         };
-        let reactors = entry.reactors.iter().filter(|(reactor, _)| *reactor != own);
-        let nodes = entry
-            .nodes
+        let reactors = all_reactors.iter().filter(|(reactor, _)| *reactor != own);
+        let nodes = all_nodes
             .iter()
             .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
         let here = own_weight
@@ -558,7 +668,7 @@ impl Shard {
             return (None, false);
         }
         // Those at the least distance, where near goes before far; else all.
-        let hops_to = |node: &NodeRef| snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
+        let hops_to = |node: &NodeRef| self.snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
         let hops_max = match self.shared.settings.prefers_near {
             false => u8::MAX,
             true if here > 0 => 0,
@@ -613,7 +723,7 @@ impl Shard {
     fn retry(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
         let Some(request) = self.request_mut(id) else { return };
         request.current = Try::None;
-        if request.tried.len() + request.nodes.len() >= TRIES_MAX {
+        if request.tried().len() + request.nodes.len() >= TRIES_MAX {
             self.counters.tries_exhausted.increment();
             return self.give_up(now, id, out);
         }
@@ -666,7 +776,7 @@ impl Shard {
     ) {
         let Some(request) = self.request_mut(id) else { return };
         request.end_refused_step(now, why);
-        request.exhausted.push(reactor);
+        request.failed().exhausted.push(reactor);
         request.furthest = request.furthest.max(Furthest::NotDelivered);
         if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
             self.retry(now, id, out);
@@ -691,15 +801,15 @@ impl Shard {
         };
         request.furthest = Furthest::Pushed;
         if silent {
-            request.silent.push(session);
-        } else if let Some(position) = request.silent.iter().position(|&other| other == session) {
+            request.failed().silent.push(session);
+        } else if let Some(position) = request.silent().iter().position(|&other| other == session) {
             // It was given up already; now it cannot answer late either.
-            request.silent.swap_remove(position);
+            request.failed().silent.swap_remove(position);
             return;
         }
         let fate = if silent { Fate::Silent } else { Fate::Left };
         request.end_session_step(now, session, fate);
-        request.tried.push(session);
+        request.failed().tried.push(session);
         if silent && !retry_silent {
             self.give_up(now, id, out);
         } else {
@@ -768,11 +878,11 @@ impl Shard {
     fn give_up(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
         let Some(request) = self.request_mut(id) else { return };
         if let Origin::Node { id: node, incarnation, message } = request.origin
-            && !request.silent.is_empty()
+            && !request.silent().is_empty()
             && request.timer.is_some()
         {
             if request.answered_for_now.replace(now).is_none() {
-                let answer = answer_frame(&request.seq, request.furthest.code());
+                let answer = answer_frame(&request.seq.seq, request.furthest.code());
                 self.respond(now, (&node, incarnation, message), true, FrameRef::Slice(&answer), out);
             }
             return;
@@ -789,16 +899,16 @@ impl Shard {
 
     /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
     fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
-        let Some(mut request) = self.end_request(now, id, None, out) else { return };
-        let answer = answer_frame(&request.seq, code);
-        self.note_end(now, &mut request, End::ByNode, code, |_| ());
+        self.note_end(now, id, End::ByNode, code, |_| ());
+        let Some(request) = self.end_request(now, id, None, out) else { return };
+        let answer = answer_frame(&request.seq.seq, code);
         match request.origin {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
                 self.note_latency(now, request.taken, Outcome::of(code));
                 self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
             }
-            Origin::Node { id, incarnation, message } if request.answered_for_now.is_none() => {
+            Origin::Node { id, incarnation, message } if !request.is_answered_for_now => {
                 self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             }
             Origin::Node { .. } => {}
@@ -814,12 +924,12 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        let Some(mut request) = self.end_request(now, id, Some(session), out) else {
+        let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
+        self.note_end(now, id, End::BySession, result_of(frame), step);
+        let Some(request) = self.end_request(now, id, Some(session), out) else {
             self.counters.late_answers.increment();
             return;
         };
-        let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
-        self.note_end(now, &mut request, End::BySession, result_of(frame), step);
         match request.origin {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
@@ -842,7 +952,7 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        let Some(seq) = self.request_mut(id).map(|request| request.seq) else {
+        let Some(request) = self.requests.get(id) else {
             if !by_node {
                 self.counters.late_answers.increment();
             }
@@ -850,18 +960,20 @@ impl Shard {
         };
         // Passed on unchanged, an answer under another seq would answer nothing, or another request: the
         // node has failed.
-        let header = Header::decode(frame.head()).filter(|header| header.seq == seq);
+        let header = Header::decode(frame.head()).filter(|header| header.seq == request.seq.seq);
         if !by_node && header.is_some() {
-            let Some(mut request) = self.end_request(now, id, None, out) else { return };
+            if let Origin::Session { key, .. } = request.origin
+                && self.publishers.contains_key(&key.index)
+                && let Some((node, _)) = request.nodes.iter().find(|(_, sent)| *sent == message)
+            {
+                let node = node.id;
+                self.note_challenge_answered(now, key.index, &node, frame, out);
+            }
             let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
-            self.note_end(now, &mut request, End::BySession, result_of(frame), step);
+            self.note_end(now, id, End::BySession, result_of(frame), step);
+            let Some(request) = self.end_request(now, id, None, out) else { return };
             let taken = request.taken;
             if let Origin::Session { key, .. } = request.origin {
-                if self.publishers.contains_key(&key.index)
-                    && let Some((node, _)) = request.nodes.iter().find(|(_, sent)| *sent == message)
-                {
-                    self.note_challenge_answered(now, key.index, &node.id, frame, out);
-                }
                 self.counters.answered_by_subscriber.increment();
                 self.note_latency(now, taken, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
@@ -888,22 +1000,31 @@ impl Shard {
         id: RequestId,
         answered_by: Option<SessionId>,
         out: &mut impl Outbound,
-    ) -> Option<Request> {
-        self.request_mut(id)?;
-        let request = self.requests.remove(id.index as usize);
+    ) -> Option<Ended> {
+        let request = self.requests.get_mut(id)?;
         if let Some(timer) = request.timer {
             self.request_timers.cancel(timer);
         }
         self.retained_bytes -= request.retained.as_ref().map_or(0, RetainedFrame::len);
-        if let Origin::Session { key, .. } = request.origin
+        let ended = Ended {
+            origin: request.origin,
+            seq: request.seq,
+            taken: request.taken,
+            is_answered_for_now: request.is_answered_for_now(),
+        };
+        let (failed, nodes) = (request.failed.take(), std::mem::take(&mut request.nodes));
+        self.requests.close(id);
+        if let Origin::Session { key, .. } = ended.origin
             && let Some(session) = self.session_mut(key)
         {
-            session.requests.remove(&request.seq);
+            session.requests.remove(&ended.seq);
         }
-        for &session in request.silent.iter().filter(|&&session| Some(session) != answered_by) {
-            self.forget_push_anywhere(session, &request.seq, out);
+        if let Some(failed) = failed {
+            for &session in failed.silent.iter().filter(|&&session| Some(session) != answered_by) {
+                self.forget_push_anywhere(session, &ended.seq.seq, out);
+            }
         }
-        for (node, message) in &request.nodes {
+        for (node, message) in &nodes {
             if node.reactor == self.id {
                 self.forget_forward(now, &node.id, *message);
             } else {
@@ -911,7 +1032,7 @@ impl Shard {
                 out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
             }
         }
-        Some(request)
+        Some(ended)
     }
 
     fn forget_push_anywhere(&mut self, session: SessionId, seq: &Seq, out: &mut impl Outbound) {
@@ -931,9 +1052,11 @@ impl Shard {
         sender: Arc<Sender>,
         out: &mut impl Outbound,
     ) {
-        if let Some(request) = self.end_request(now, id, None, out) {
+        if let Some(request) = self.requests.get(id) {
             let account = request.account(now, End::SenderLeft, ResultCode::OK);
-            self.keep(&request.seq, request.taken, request.topic, Some(sender), account, true);
+            let (seq, taken, topic) = (request.seq.seq, request.taken, request.topic);
+            self.keep(&seq, taken, topic, Some(sender), account, true);
+            self.end_request(now, id, None, out);
         }
     }
 
@@ -969,35 +1092,37 @@ impl Shard {
         self.keep(&header.seq, now, TopicName::new(topic), None, account, true);
     }
 
-    /// Keeps the account of a request that is over, if it is one that is kept; only then the last `step` is
+    /// Keeps the account of a request that is about to end, if it is one that is kept; only then the last `step` is
     /// taken.
     fn note_end(
         &mut self,
         now: Instant,
-        request: &mut Request,
+        id: RequestId,
         end: End,
         code: ResultCode,
         step: impl FnOnce(&mut Request),
     ) {
+        let Some(request) = self.requests.get_mut(id) else { return };
         // The neighbour may have given up before the late answer came to it.
         let failed = code != ResultCode::OK || request.answered_for_now.is_some();
-        if !self.is_kept(failed) {
+        if !(failed || self.shared.tracing.load(Relaxed)) {
             return;
         }
         step(request);
-        let sender = match request.origin {
+        let account = request.account(now, end, code);
+        let (origin, seq, taken, topic) = (request.origin, request.seq.seq, request.taken, request.topic);
+        let sender = match origin {
             Origin::Session { key, .. } => self.sender(key),
             Origin::Node { .. } => None,
         };
-        let account = request.account(now, end, code);
-        self.keep(&request.seq, request.taken, request.topic, sender, account, failed);
+        self.keep(&seq, taken, topic, sender, account, failed);
     }
 
     /// What is known of requests that are not over.
     pub(super) fn pending_of(&mut self, now: Instant, seq: &Seq) -> Vec<Known> {
         let pending = self.requests.iter().take(PENDING_LOOKED_AT_MAX);
-        let pending = pending.filter(|(_, request)| request.seq == *seq).take(ACCOUNTS_MAX);
-        let known = pending.map(|(_, request)| {
+        let pending = pending.filter(|request| request.seq.seq == *seq).take(ACCOUNTS_MAX);
+        let known = pending.map(|request| {
             let age_us = micros(now.saturating_duration_since(request.taken));
             let (end, code) = match request.answered_for_now {
                 Some(_) => (End::ByNode, request.furthest.code()),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
-use super::{Link, LinkKind, Shard, push::Push};
+use super::{Link, LinkKind, Shard, push::Push, seqs::BySeq};
 use crate::{
     relay::{
         CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId,
@@ -52,9 +52,9 @@ pub(super) struct Session {
     /// Whether it is about to be closed, because its keys are worn out: it gets no new requests answered.
     pub(super) is_worn: bool,
     /// Open requests of this publisher, by seq.
-    pub(super) requests: AHashMap<Seq, RequestId>,
+    pub(super) requests: BySeq<RequestId>,
     /// Open pushes to this subscriber, by seq.
-    pub(super) pushes: AHashMap<Seq, Push>,
+    pub(super) pushes: BySeq<Push>,
 }
 
 impl Session {
@@ -166,8 +166,8 @@ impl Shard {
             changes_counted: now,
             deferred: None,
             is_worn: false,
-            requests: AHashMap::with_hasher(self.hashing.clone()),
-            pushes: AHashMap::with_hasher(self.hashing.clone()),
+            requests: BySeq::default(),
+            pushes: BySeq::default(),
         }
     }
 

@@ -1,0 +1,50 @@
+//! Tables by seq. Its hash is taken once for each frame, whatever tables it is looked up in.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hash, Hasher},
+};
+
+use super::Shard;
+use crate::wire::sdk::Seq;
+
+/// A seq and its hash, which is keyed: whoever chooses seqs cannot choose those that collide.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct SeqKey {
+    hash: u64,
+    pub(super) seq: Seq,
+}
+
+impl Hash for SeqKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Gives back the hash that a key brings along.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Brought(u64);
+
+impl Hasher for Brought {
+    fn write(&mut self, bytes: &[u8]) {
+        // Keys of these tables are none but those above.
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A table by seq.
+pub(super) type BySeq<T> = HashMap<SeqKey, T, BuildHasherDefault<Brought>>;
+
+impl Shard {
+    pub(super) fn seq_key(&self, seq: &Seq) -> SeqKey {
+        SeqKey { hash: self.hashing.hash_one(seq), seq: *seq }
+    }
+}
