@@ -246,7 +246,10 @@ impl Transmit {
         if let FrameRef::Slice(bytes) = body
             && len <= PLAINTEXT_LEN_MAX
         {
-            return self.sealed.seal(&self.blocks, self.sealer.as_mut(), &[head, bytes]);
+            // A large one that lies in one piece needs no copy.
+            let parts = [head, bytes];
+            let parts = if head.is_empty() { &parts[1..] } else { &parts[..] };
+            return self.sealed.seal(&self.blocks, self.sealer.as_mut(), parts);
         }
         self.seal_range(head, body, 0, usize::MAX).map(|_| ())
     }

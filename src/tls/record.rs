@@ -323,9 +323,8 @@ impl Sealer {
         let nonce = Nonce::assume_unique_for_key(nonce);
         let key = &self.keys.key;
         let sealed = match parts {
-            // One piece is encrypted from where it lies, but a small one of TLS 1.3: its type, which follows it, would
-            // cost more than the copy.
-            [part] if len >= GATHER_BELOW || !self.keys.tls13 => {
+            // A large piece is encrypted from where it lies; small ones are gathered first.
+            [part] if len >= GATHER_BELOW => {
                 let (ciphertext, rest) = protected.split_at_mut(len);
                 let inner_type = [content_type.byte()];
                 let extra: &[u8] = if self.keys.tls13 { &inner_type } else { &[] };
@@ -366,7 +365,7 @@ impl Sealer {
     }
 }
 
-/// Below this length a piece is copied and sealed in place where something follows it in the record.
+/// Below this length a piece is copied and sealed in place.
 const GATHER_BELOW: usize = 4_096;
 /// Handshake message: the sender moves on to its next keys.
 const KEY_UPDATE: u8 = 24;
