@@ -16,8 +16,10 @@ pub struct Admission {
 
 impl Admission {
     /// Whether this node has to do with another one.
+    #[inline]
     pub fn admits(&self, id: &NodeId) -> bool {
-        !self.blacklist.contains(id) && (self.whitelist.is_empty() || self.whitelist.contains(id))
+        (self.blacklist.is_empty() || !self.blacklist.contains(id))
+            && (self.whitelist.is_empty() || self.whitelist.contains(id))
     }
 }
 

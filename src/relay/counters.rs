@@ -109,7 +109,11 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one. Call it from the owning thread only.
     pub fn record(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.record_micros(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// The same, in microseconds.
+    pub fn record_micros(&self, micros: u64) {
         let log2 = u64::BITS - micros.saturating_sub(1).leading_zeros();
         let bucket = (log2.saturating_sub(BOUND_FIRST_LOG2) as usize).min(BOUNDS);
         self.buckets[bucket].increment();

@@ -17,6 +17,7 @@ impl<T> Current<T> {
     }
 
     /// Takes the newest one. The one before goes, unless others have it.
+    #[inline]
     pub(super) fn refresh(&mut self) {
         let newest = self.newest.load();
         if !Arc::ptr_eq(newest, &self.value) {

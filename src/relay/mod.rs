@@ -772,6 +772,14 @@ impl Shared {
         }
     }
 
+    /// A moment by the limiter's clock; without a limit nobody looks at it.
+    fn limiter_time(&self, now: std::time::Instant) -> Duration {
+        match self.limiter.is_limited() {
+            true => now.saturating_duration_since(self.started),
+            false => Duration::ZERO,
+        }
+    }
+
     /// Whether this node has to do with another one.
     pub fn admits(&self, id: &NodeId) -> bool {
         self.admission.load().admits(id)

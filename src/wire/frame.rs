@@ -87,14 +87,12 @@ impl<'a> FrameRef<'a> {
     /// Keeps the frame beyond the call that lent it: copies a slice, shares chunks.
     pub fn retain(&self) -> RetainedFrame {
         match *self {
-            Self::Slice(bytes) => RetainedFrame {
-                chunks: smallvec::smallvec![spare::copy(bytes)],
-                skip: 0,
-                len: bytes.len(),
-                is_copy: true,
-            },
+            Self::Slice(bytes) if bytes.len() <= HEAD_LEN_MAX => {
+                RetainedFrame(Kept::Copy(spare::copy(bytes)))
+            }
+            Self::Slice(bytes) => RetainedFrame::from_bytes(Bytes::copy_from_slice(bytes)),
             Self::Chunks { chunks, skip, len } => {
-                RetainedFrame { chunks: chunks.iter().cloned().collect(), skip, len, is_copy: false }
+                RetainedFrame(Kept::Shared { chunks: chunks.iter().cloned().collect(), skip, len })
             }
         }
     }
@@ -103,18 +101,40 @@ impl<'a> FrameRef<'a> {
 /// A frame that is kept: for a retry, until a neighbour acknowledged it, or while a slow receiver has
 /// not taken it yet.
 #[derive(Clone, Debug, Default)]
-pub struct RetainedFrame {
-    chunks: smallvec::SmallVec<[Bytes; 1]>,
-    skip: usize,
-    len: usize,
-    /// Whether its bytes were copied for it, into a buffer that can be used again.
-    is_copy: bool,
+pub struct RetainedFrame(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    /// At most [`HEAD_LEN_MAX`] bytes, copied into a buffer that can be used again.
+    Copy(Vec<u8>),
+    Shared {
+        chunks: smallvec::SmallVec<[Bytes; 1]>,
+        skip: usize,
+        len: usize,
+    },
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::Copy(Vec::new())
+    }
+}
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Copy(bytes) => Self::Copy(spare::copy(bytes)),
+            Self::Shared { chunks, skip, len } => {
+                Self::Shared { chunks: chunks.clone(), skip: *skip, len: *len }
+            }
+        }
+    }
 }
 
 impl Drop for RetainedFrame {
     fn drop(&mut self) {
-        if self.is_copy {
-            self.chunks.drain(..).for_each(spare::give_back);
+        if let Kept::Copy(buffer) = &mut self.0 {
+            spare::give_back(std::mem::take(buffer));
         }
     }
 }
@@ -123,36 +143,47 @@ impl RetainedFrame {
     /// A frame made of one piece.
     pub fn from_bytes(bytes: Bytes) -> Self {
         let len = bytes.len();
-        Self { chunks: smallvec::smallvec![bytes], skip: 0, len, is_copy: false }
+        Self(Kept::Shared { chunks: smallvec::smallvec![bytes], skip: 0, len })
     }
 
     /// Lends the frame out again. Keeping a long one once more shares its bytes.
     pub fn as_ref(&self) -> FrameRef<'_> {
-        match self.chunks.as_slice() {
-            [one] if self.len <= HEAD_LEN_MAX => FrameRef::Slice(&one[self.skip..self.skip + self.len]),
-            chunks => FrameRef::Chunks { chunks, skip: self.skip, len: self.len },
+        match &self.0 {
+            Kept::Copy(bytes) => FrameRef::Slice(bytes),
+            Kept::Shared { chunks, skip, len } => match chunks.as_slice() {
+                [one] if *len <= HEAD_LEN_MAX => FrameRef::Slice(&one[*skip..*skip + *len]),
+                chunks => FrameRef::Chunks { chunks, skip: *skip, len: *len },
+            },
         }
     }
 
     /// The frame behind another piece. Long ones are shared.
     pub fn behind(&self, front: Bytes) -> Self {
-        let len = front.len() + self.len;
-        let mut chunks: smallvec::SmallVec<[Bytes; 1]> = smallvec::smallvec![front];
-        let mut skip = self.skip;
-        for chunk in &self.chunks {
-            chunks.push(chunk.slice(std::mem::take(&mut skip).min(chunk.len())..));
+        let len = front.len() + self.len();
+        let mut all: smallvec::SmallVec<[Bytes; 1]> = smallvec::smallvec![front];
+        match &self.0 {
+            Kept::Copy(bytes) => all.push(Bytes::copy_from_slice(bytes)),
+            Kept::Shared { chunks, skip, .. } => {
+                let mut skip = *skip;
+                for chunk in chunks {
+                    all.push(chunk.slice(std::mem::take(&mut skip).min(chunk.len())..));
+                }
+            }
         }
-        Self { chunks, skip: 0, len, is_copy: false }
+        Self(Kept::Shared { chunks: all, skip: 0, len })
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.len
+        match &self.0 {
+            Kept::Copy(bytes) => bytes.len(),
+            Kept::Shared { len, .. } => *len,
+        }
     }
 
     /// Whether there are no bytes at all.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 }
 

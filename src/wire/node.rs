@@ -28,8 +28,16 @@ const _: () = assert!(
 );
 
 /// A node's secp256k1 public key: the uncompressed point without its leading 04 (WIRE §6.1).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Eq, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 64]);
+
+/// In two halves: those are compared on the spot, the whole by a call.
+impl PartialEq for NodeId {
+    fn eq(&self, other: &Self) -> bool {
+        let ((first, second), (other_first, other_second)) = (self.halves(), other.halves());
+        first == other_first && second == other_second
+    }
+}
 
 /// Its first bytes are as good as all: nobody finds many keys that agree in them.
 impl Hash for NodeId {
@@ -45,6 +53,11 @@ impl NodeId {
     /// The 128 hex digits that people know a node by.
     pub fn to_hex(&self) -> String {
         hex::encode(&self.0)
+    }
+
+    fn halves(&self) -> (&[u8; 32], &[u8; 32]) {
+        // Both are there: it is as long as the two.
+        (self.0.first_chunk().unwrap_or(&[0; 32]), self.0.last_chunk().unwrap_or(&[0; 32]))
     }
 
     /// Its first 8 bytes, by which accounts of messages name it.
@@ -180,6 +193,17 @@ impl<'a> Header<'a> {
     }
 
     fn decode_inner(head: &'a [u8]) -> Option<Result<(Self, usize), HeaderError>> {
+        // A header between the two ends of a link: all that is in it is looked at once.
+        if let Some(short) = head.first_chunk::<HEADER_LEN_MIN>()
+            && let [_, _, _, _, v0, v1, t0, t1, s0, s1, s2, s3, hops_left, flags, 0, 0, 0, 0, 0, 0 | 1] =
+                *short
+            && u16::from_be_bytes([v0, v1]) == VERSION
+        {
+            let packet_type = PacketType(i16::from_be_bytes([t0, t1]));
+            let seq = u32::from_be_bytes([s0, s1, s2, s3]);
+            let header = Self { packet_type, seq, hops_left, flags, route: Route::Direct };
+            return Some(Ok((header, HEADER_LEN_MIN)));
+        }
         let mut reader = Reader(head);
         let _len = reader.u32()?;
         let version = reader.u16()?;
@@ -217,20 +241,25 @@ impl<'a> Header<'a> {
         Some(Ok((Self { packet_type, seq, hops_left, flags, route }, offset)))
     }
 
-    /// Appends the header of a frame whose payload is `payload_len` bytes.
-    pub fn encode_into(&self, payload_len: usize, out: &mut SmallVec<[u8; 160]>) {
-        let ids = match self.route {
-            Route::Direct => 0,
-            Route::Named { destinations, .. } => 1 + destinations.len(),
-        };
-        let len = HEADER_LEN_MIN + ids * NodeId::LEN + payload_len;
-        // Put together before it is appended: appending costs more than what is appended.
+    /// Its first bytes, as of a frame between the two ends of a link; the length is that of the whole frame.
+    fn front(&self, len: usize) -> [u8; HEADER_LEN_MIN] {
         let mut front = [0; HEADER_LEN_MIN];
         front[..4].copy_from_slice(&(len as u32).to_be_bytes());
         front[4..6].copy_from_slice(&VERSION.to_be_bytes());
         front[6..8].copy_from_slice(&self.packet_type.0.to_be_bytes());
         front[8..12].copy_from_slice(&self.seq.to_be_bytes());
         front[12..14].copy_from_slice(&[self.hops_left, self.flags]);
+        front
+    }
+
+    /// Appends the header of a frame whose payload is `payload_len` bytes.
+    pub fn encode_into(&self, payload_len: usize, out: &mut SmallVec<[u8; 160]>) {
+        let ids = match self.route {
+            Route::Direct => 0,
+            Route::Named { destinations, .. } => 1 + destinations.len(),
+        };
+        // Put together before it is appended: appending costs more than what is appended.
+        let mut front = self.front(HEADER_LEN_MIN + ids * NodeId::LEN + payload_len);
         match self.route {
             Route::Direct => out.extend_from_slice(&front),
             Route::Named { source, destinations } => {
@@ -272,10 +301,35 @@ const EXTENSION_AUDIENCE: u16 = 2;
 const EXTENSION_TRIED: u16 = 3;
 const EXTENSION_BY_NODE: u16 = 4;
 
+/// An extension without a value.
+const BY_NODE_EXTENSION: [u8; 4] = {
+    let [first, second] = EXTENSION_BY_NODE.to_be_bytes();
+    [first, second, 0, 0]
+};
+
+fn time_left_extension(time_left_ms: u32) -> [u8; 8] {
+    let ([k0, k1], [t0, t1, t2, t3]) = (EXTENSION_TIME_LEFT.to_be_bytes(), time_left_ms.to_be_bytes());
+    [k0, k1, 0, 4, t0, t1, t2, t3]
+}
+
+/// Room for the header and the extensions of a usual frame between the two ends of a link, in bytes.
+pub const HEAD_LEN_USUAL: usize = 40;
+
+const _: () = assert!(HEADER_LEN_MIN + 2 + 8 + 4 <= HEAD_LEN_USUAL);
+
 impl Extensions {
     /// Reads the block at the start of `payload` and gives where the SDK-link frame begins. `None` if
     /// it is malformed or longer than [`EXTENSIONS_LEN_MAX`]; extensions not known here are skipped.
     pub fn decode(payload: &[u8]) -> Option<(Self, usize)> {
+        // None, and what a forwarded unicast has: most frames bring one or the other.
+        match payload {
+            [0, 0, ..] => return Some((Self::default(), 2)),
+            [0, 8, 0, 1, 0, 4, t0, t1, t2, t3, ..] => {
+                let time_left_ms = Some(u32::from_be_bytes([*t0, *t1, *t2, *t3]));
+                return Some((Self { time_left_ms, ..Self::default() }, 2 + 8));
+            }
+            _ => {}
+        }
         let mut reader = Reader(payload);
         let len = usize::from(reader.u16()?);
         if len > EXTENSIONS_LEN_MAX {
@@ -312,6 +366,39 @@ impl Extensions {
         Some((extensions, 2 + len))
     }
 
+    /// The beginning of a frame between the two ends of a link: the header, then these, before an SDK-link frame of so
+    /// many bytes.
+    pub fn encode_behind_header(
+        &self,
+        packet_type: PacketType,
+        seq: u32,
+        frame_len: usize,
+    ) -> SmallVec<[u8; HEAD_LEN_USUAL]> {
+        let header = Header::direct(packet_type, seq);
+        if self.audience.is_some() || !self.tried.is_empty() {
+            let (mut head, mut block) = (SmallVec::new(), SmallVec::new());
+            self.encode_into(&mut block);
+            header.encode_into(block.len() + frame_len, &mut head);
+            return head.iter().chain(&block).copied().collect();
+        }
+        // The usual ones, put together in place.
+        let (mut head, mut end) = ([0; HEAD_LEN_USUAL], HEADER_LEN_MIN + 2);
+        let mut put = |bytes: &[u8]| {
+            head[end..end + bytes.len()].copy_from_slice(bytes);
+            end += bytes.len();
+        };
+        if let Some(time_left_ms) = self.time_left_ms {
+            put(&time_left_extension(time_left_ms));
+        }
+        if self.by_node {
+            put(&BY_NODE_EXTENSION);
+        }
+        let block_len = (end - HEADER_LEN_MIN - 2) as u16;
+        head[HEADER_LEN_MIN..HEADER_LEN_MIN + 2].copy_from_slice(&block_len.to_be_bytes());
+        head[..HEADER_LEN_MIN].copy_from_slice(&header.front(end + frame_len));
+        SmallVec::from_buf_and_len(head, end)
+    }
+
     /// Appends the block, its length first.
     pub fn encode_into(&self, out: &mut SmallVec<[u8; 160]>) {
         let start = out.len();
@@ -319,9 +406,7 @@ impl Extensions {
             None => out.extend_from_slice(&[0; 2]),
             Some(time_left_ms) => {
                 let mut front = [0; 2 + 4 + 4];
-                front[2..4].copy_from_slice(&EXTENSION_TIME_LEFT.to_be_bytes());
-                front[4..6].copy_from_slice(&4u16.to_be_bytes());
-                front[6..].copy_from_slice(&time_left_ms.to_be_bytes());
+                front[2..].copy_from_slice(&time_left_extension(time_left_ms));
                 out.extend_from_slice(&front);
             }
         }
@@ -340,8 +425,7 @@ impl Extensions {
             self.tried.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
         }
         if self.by_node {
-            out.extend_from_slice(&EXTENSION_BY_NODE.to_be_bytes());
-            out.extend_from_slice(&0u16.to_be_bytes());
+            out.extend_from_slice(&BY_NODE_EXTENSION);
         }
         let len = (out.len() - start - 2) as u16;
         out[start..start + 2].copy_from_slice(&len.to_be_bytes());
@@ -382,6 +466,26 @@ mod tests {
         header.encode_into(payload.len(), &mut out);
         out.extend_from_slice(payload);
         out.to_vec()
+    }
+
+    #[test]
+    fn extensions_behind_a_header_are_those_behind_a_header_of_its_own() {
+        let (times, audiences) = ([None, Some(0x1234_5678)], [None, Some(vec![vec![7, 8]])]);
+        for (time_left_ms, audience) in
+            times.into_iter().flat_map(|time| audiences.clone().map(|it| (time, it)))
+        {
+            for (tried, by_node) in [(&[][..], false), (&[][..], true), (&[9][..], false), (&[9][..], true)] {
+                let audience = audience.clone();
+                let extensions = Extensions { time_left_ms, audience, tried: tried.into(), by_node };
+                let mut block = SmallVec::new();
+                extensions.encode_into(&mut block);
+                assert_eq!(Extensions::decode(&block), Some((extensions.clone(), block.len())));
+                let payload = [&block, &b"frame"[..]].concat();
+                let head = extensions.encode_behind_header(PacketType::UNICAST, 7, 5);
+                let whole = encoded(&Header::direct(PacketType::UNICAST, 7), &payload);
+                assert_eq!([&head, &b"frame"[..]].concat(), whole);
+            }
+        }
     }
 
     #[test]

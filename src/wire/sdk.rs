@@ -49,7 +49,8 @@ pub struct Header {
 impl Header {
     /// Reads the header at the start of `bytes`; `None` if fewer than [`HEADER_LEN`] are there.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        // Looked at once for all fields whether they are there.
+        let mut reader = Reader(bytes.first_chunk::<HEADER_LEN>()?);
         Some(Self {
             len: reader.u32()?,
             frame_type: FrameType(reader.u16()?),

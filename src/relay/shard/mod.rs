@@ -86,6 +86,7 @@ use self::{
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryInput, RegistryOutput,
     RequestId, STATE_BYTES_MAX, SessionId, Shared,
+    admission::Admission,
     counters::Counters,
     current::Current,
     report::LinkReport,
@@ -95,6 +96,7 @@ use super::{
 };
 use crate::wire::{FrameRef, NodeId};
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How often node links are looked at: keep-alive, death, grace. A quarter of the shortest time that
 /// depends on it.
 const NODE_TICK: Duration = Duration::from_millis(100);
@@ -107,8 +109,11 @@ const DEFERRED_SUBSCRIPTION_DELAY: Duration = Duration::from_millis(50);
 pub struct Shard {
     shared: Arc<Shared>,
     snapshot: Current<Snapshot>,
+    admission: Current<Admission>,
     counters: Arc<Counters>,
     id: ReactorId,
+    /// The last moment that was asked for by [`Self::nanos`], and what it is.
+    clock: (Instant, u64),
     rng: SmallRng,
     /// Keys all hash tables, so that the seed decides the order in which they are walked, too.
     hashing: RandomState,
@@ -251,8 +256,10 @@ impl Shard {
         let hashing = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
         Self {
             snapshot: Current::new(&shared.snapshot),
+            admission: Current::new(&shared.admission),
             counters: shared.counters[usize::from(id.0)].clone(),
             id,
+            clock: (shared.started, 0),
             rng,
             links: Vec::new(),
             sessions_started: 0,
@@ -631,6 +638,26 @@ impl Shard {
         counters.traces_other_kept.set(others as u64);
     }
 
+    /// Nanoseconds from the node's start to a moment. All that comes at one moment is reckoned once.
+    fn nanos(&mut self, now: Instant) -> u64 {
+        if now != self.clock.0 {
+            let elapsed = now.saturating_duration_since(self.shared.started);
+            self.clock = (now, elapsed.as_secs() * NANOS_PER_SECOND + u64::from(elapsed.subsec_nanos()));
+        }
+        self.clock.1
+    }
+
+    /// Microseconds from a moment, in nanoseconds from the node's start, to another one.
+    fn micros_since(&mut self, now: Instant, nanos: u64) -> u64 {
+        self.nanos(now).saturating_sub(nanos) / 1_000
+    }
+
+    /// Whether this node has to do with another one.
+    fn admits(&mut self, id: &NodeId) -> bool {
+        self.admission.refresh();
+        self.admission.admits(id)
+    }
+
     fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {
         match self.links.get_mut(key.index as usize)? {
             Some(link) if link.generation == key.generation => Some(&mut link.kind),
@@ -639,10 +666,7 @@ impl Shard {
     }
 
     fn session_mut(&mut self, key: LinkKey) -> Option<&mut Session> {
-        match self.link_mut(key)? {
-            LinkKind::Sdk(session) => Some(session),
-            LinkKind::Node(_) => None,
-        }
+        session_of(&mut self.links, key)
     }
 
     fn node_link_mut(&mut self, key: LinkKey) -> Option<&mut NodeLink> {
@@ -658,5 +682,14 @@ impl Shard {
             Some(Link { kind: LinkKind::Sdk(session), .. }) => Some(session),
             _ => None,
         }
+    }
+}
+
+fn session_of(links: &mut [Option<Link>], key: LinkKey) -> Option<&mut Session> {
+    match links.get_mut(key.index as usize)? {
+        Some(Link { generation, kind: LinkKind::Sdk(session) }) if *generation == key.generation => {
+            Some(session)
+        }
+        _ => None,
     }
 }

@@ -9,15 +9,17 @@ use std::{
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{LinkKind, Shard, Usage, around::SHARED_MAX, multicast::Copies, node_link::NodeLink};
+use super::{
+    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Channel, multicast::Copies, node_link::NodeLink,
+};
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
-        RequestId, SendError, home_reactor, sealing::Subject, snapshot::NodeRef,
+        RequestId, SendError, Shared, home_reactor, sealing::Subject, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
-        node::{Extensions, FLAG_SENT_AGAIN, HEADER_LEN_MIN, Header, PacketType, audience_len},
+        node::{Extensions, FLAG_SENT_AGAIN, HEAD_LEN_USUAL, HEADER_LEN_MIN, PacketType, audience_len},
     },
 };
 
@@ -52,6 +54,24 @@ pub(super) struct Neighbour {
     window: Window,
 }
 
+/// What a frame in the window of a neighbour belongs to.
+pub(super) enum Whose {
+    /// It is between the two ends of the link, and is taken only if there is one.
+    Link,
+    /// It is between the two ends of the link.
+    Neighbour,
+    /// It names its ends.
+    Packet(Box<Packet>),
+}
+
+/// Why a frame is not in the window of a neighbour.
+pub(super) enum NotEnqueued {
+    /// There is no link.
+    NotLinked,
+    /// There is no room, or it was given up.
+    NoRoom(Option<Box<Packet>>),
+}
+
 /// Whether messages for a neighbour wait for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
@@ -75,7 +95,7 @@ struct Window {
 
 pub(super) struct Sent {
     /// A frame between the two ends of a link has a short one.
-    pub(super) head: SmallVec<[u8; 40]>,
+    pub(super) head: SmallVec<[u8; HEAD_LEN_USUAL]>,
     pub(super) body: RetainedFrame,
     pub(super) packet_type: PacketType,
     pub(super) message: u32,
@@ -524,13 +544,13 @@ impl Shard {
     ) {
         let is_gone = self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation);
         // One that the lists leave out is told no more than that nobody answers it.
-        if is_gone || (!by_node && !self.shared.admits(node)) {
+        if is_gone || (!by_node && !self.admits(node)) {
             self.counters.late_answers.increment();
             return;
         }
         let extensions = Extensions { by_node, ..Extensions::default() };
         let cost = forwarded_len(answer.len()) + self.sealed_len(node);
-        self.shared.limiter.charge(now.saturating_duration_since(self.shared.started), cost);
+        self.shared.limiter.charge(self.shared.limiter_time(now), cost);
         self.counters.bandwidth_charged_bytes.add(cost);
         if !self.send_amop(now, node, PacketType::UNICAST_RESPONSE, message, &extensions, answer, out) {
             self.counters.dropped_window_full.increment();
@@ -586,14 +606,20 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
-        if packet_type != PacketType::UNICAST_RESPONSE && !self.shared.admits(node) {
+        if packet_type != PacketType::UNICAST_RESPONSE && !self.admits(node) {
             return false;
         }
-        let mut block = SmallVec::new();
-        extensions.encode_into(&mut block);
+        let head = extensions.encode_behind_header(packet_type, message, frame.len());
+        match self.enqueue(now, node, head, frame, (packet_type, message), Whose::Link, out) {
+            Ok(()) => return true,
+            Err(NotEnqueued::NoRoom(_)) => return false,
+            Err(NotEnqueued::NotLinked) => {}
+        }
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
         let is_answer = || packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
-        if !self.is_linked(node) && (is_answer() || self.has_way_around(node)) {
+        if is_answer() || self.has_way_around(node) {
+            let mut block = SmallVec::new();
+            extensions.encode_into(&mut block);
             // None overtakes those before it.
             if self.has_waiting(node) {
                 self.send_waiting_around(now, node, out);
@@ -602,81 +628,87 @@ impl Shard {
             return self.has_room(now, node, share, self.kept_bytes)
                 && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
         }
-        let Some(neighbour) = self.neighbours.get_mut(node) else { return false };
-        let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
-        if given_up && packet_type != PacketType::UNICAST_RESPONSE {
-            return false;
-        }
-        let mut head = SmallVec::new();
-        Header::direct(packet_type, message).encode_into(block.len() + frame.len(), &mut head);
-        head.extend_from_slice(&block);
-        self.enqueue(now, node, &head, frame, packet_type, message, None, out).is_ok()
+        let head = extensions.encode_behind_header(packet_type, message, frame.len());
+        self.enqueue(now, node, head, frame, (packet_type, message), Whose::Neighbour, out).is_ok()
     }
 
     /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
     /// half, or all. `all_bytes` is what all windows or all channels hold: each has a bound of its own, so that nodes
     /// whose channels are full still pass on what others wait for.
     pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, share: usize, all_bytes: usize) -> bool {
-        let settings = &self.shared.settings;
         let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
-        let channel = self.peers.get(node).and_then(|peer| peer.channel.as_ref());
-        let frames = window.map_or(0, |window| window.frames.len() - window.kept)
-            + channel.map_or(0, |channel| channel.frames());
-        let bytes = window.map_or(0, |window| window.bytes) + channel.map_or(0, |channel| channel.bytes().0);
-        if frames >= settings.window_frames_max / share
-            || bytes >= settings.window_bytes_max / share
-            || all_bytes >= settings.windows_bytes_max / usize::from(self.shared.reactors) / share
-        {
-            if self.logs.window_full.admits(now) {
-                warn!(
-                    peer = %node,
-                    "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
-                );
-            }
-            return false;
+        let channel = self.peers.get(node).and_then(|peer| peer.channel.as_deref());
+        let has_room = has_room(&self.shared, window, channel, share, all_bytes);
+        if !has_room {
+            self.warn_no_room(now, node);
         }
-        true
+        has_room
+    }
+
+    #[cold]
+    fn warn_no_room(&mut self, now: Instant, node: &NodeId) {
+        if self.logs.window_full.admits(now) {
+            warn!(
+                peer = %node,
+                "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
+            );
+        }
     }
 
     /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
-    /// Gives back whose it was if there is no room.
+    /// Gives back the packet that it was if there is no room, or it is for a node that was given up, which gets only
+    /// answers.
     #[allow(clippy::too_many_arguments)] // the parts of one frame
     pub(super) fn enqueue(
         &mut self,
         now: Instant,
         node: &NodeId,
-        head: &[u8],
+        head: SmallVec<[u8; HEAD_LEN_USUAL]>,
         frame: FrameRef<'_>,
-        packet_type: PacketType,
-        message: u32,
-        packet: Option<Box<Packet>>,
+        (packet_type, message): (PacketType, u32),
+        whose: Whose,
         out: &mut impl Outbound,
-    ) -> Result<(), Option<Box<Packet>>> {
+    ) -> Result<(), NotEnqueued> {
+        let (packet, only_if_linked) = match whose {
+            Whose::Link => (None, true),
+            Whose::Neighbour => (None, false),
+            Whose::Packet(packet) => (Some(packet), false),
+        };
         // What is kept for its end has its room already; were it refused for what is kept, nothing of that could ever go.
         let is_kept = packet.as_ref().is_some_and(|packet| packet.from.is_none());
         // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
         // costs its publisher the whole request time.
         let share = if packet_type == PacketType::UNICAST_RESPONSE || packet.is_some() { 1 } else { 2 };
+        let neighbour = self.neighbours.get_mut(node);
+        if only_if_linked && neighbour.as_ref().is_none_or(|neighbour| neighbour.active.is_none()) {
+            return Err(NotEnqueued::NotLinked);
+        }
+        let Some(neighbour) = neighbour else { return Err(NotEnqueued::NoRoom(packet)) };
+        let is_given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        if is_given_up && packet.is_none() && packet_type != PacketType::UNICAST_RESPONSE {
+            return Err(NotEnqueued::NoRoom(packet));
+        }
+        let window = &mut neighbour.window;
         let has_room = match is_kept {
-            true => {
-                let kept = self.neighbours.get(node).map_or(0, |neighbour| neighbour.window.kept);
-                kept < self.shared.settings.window_frames_max
+            true => window.kept < self.shared.settings.window_frames_max,
+            false => {
+                let channel = self.peers.get(node).and_then(|peer| peer.channel.as_deref());
+                has_room(&self.shared, Some(window), channel, share, self.windows_bytes)
             }
-            false => self.has_room(now, node, share, self.windows_bytes),
         };
         if !has_room {
-            return Err(packet);
+            if !is_kept {
+                self.warn_no_room(now, node);
+            }
+            return Err(NotEnqueued::NoRoom(packet));
         }
-        let Some(neighbour) = self.neighbours.get_mut(node) else { return Err(packet) };
-        let window = &mut neighbour.window;
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         if let Some(key) = active
-            && out.send(key, Class::Data, head, frame) == Err(SendError::Full)
+            && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
         {
-            return Err(packet);
+            return Err(NotEnqueued::NoRoom(packet));
         }
-        let head = SmallVec::from_slice(head);
         let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
         window.bytes += sent.cost();
         self.windows_bytes += sent.cost();
@@ -698,6 +730,7 @@ impl Shard {
         // Of unicasts of this node that go on from there, with their ends.
         let mut passed: SmallVec<[(NodeId, u32); 4]> = SmallVec::new();
         let window = &mut neighbour.window;
+        let mut peer = self.peers.get_mut(id);
         for sent in window.frames.drain(..count as usize) {
             window.bytes -= sent.cost();
             self.windows_bytes -= sent.cost();
@@ -707,7 +740,7 @@ impl Shard {
             }
             match sent.packet.as_deref() {
                 None => {
-                    if let Some(peer) = self.peers.get_mut(id) {
+                    if let Some(peer) = &mut peer {
                         peer.note_taken(sent.message);
                     }
                 }
@@ -728,6 +761,26 @@ impl Shard {
         }
         true
     }
+}
+
+/// Whether a window and a channel leave room for one more frame, as [`Shard::has_room`] tells it.
+fn has_room(
+    shared: &Shared,
+    window: Option<&Window>,
+    channel: Option<&Channel>,
+    share: usize,
+    all_bytes: usize,
+) -> bool {
+    let settings = &shared.settings;
+    let (window_frames, window_bytes) =
+        window.map_or((0, 0), |window| (window.frames.len() - window.kept, window.bytes));
+    let (channel_frames, channel_bytes) =
+        channel.map_or((0, 0), |channel| (channel.frames(), channel.bytes().0));
+    // A share is one or two: this is less than a division.
+    let halves = u32::from(share > 1);
+    window_frames + channel_frames < settings.window_frames_max >> halves
+        && window_bytes + channel_bytes < settings.window_bytes_max >> halves
+        && all_bytes < (settings.windows_bytes_max / usize::from(shared.reactors)) >> halves
 }
 
 /// What a Hello and its link say.

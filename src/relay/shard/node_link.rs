@@ -386,7 +386,7 @@ impl Shard {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
             _ => return self.bad_amop(now, key, "an AMOP frame that lies about its length or type", out),
         }
-        let is_admitted = self.shared.admits(peer);
+        let is_admitted = self.admits(peer);
         if !is_admitted {
             self.counters.not_admitted.increment();
         }
@@ -398,9 +398,9 @@ impl Shard {
             self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
             return;
         }
-        if !self.is_new_message(now, peer, header.packet_type, header.seq) {
+        let Some(incarnation) = self.take_new_message(now, peer, header.packet_type, header.seq) else {
             return;
-        }
+        };
         // It names but one destination: us.
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
         let audience = audience.map(|numbers| Named::from_numbers(numbers, self.shared.reactors));
@@ -408,9 +408,6 @@ impl Shard {
             self.handle_multicast_of_node(now, (peer, header.seq), audience, frame, out);
             return;
         }
-        let Some(incarnation) = self.peers.get(peer).map(|peer| peer.incarnation) else {
-            return;
-        };
         let time_left = extensions
             .time_left_ms
             .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()));

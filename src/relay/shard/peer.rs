@@ -48,12 +48,17 @@ pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
 /// Memory of a message's identity, in bytes.
 pub(super) const IDENTITY_LEN: usize = size_of::<(Instant, Identity)>();
 
-/// Packet type and number of a message.
-type Identity = (i16, u32);
+/// Packet type and number of a message, in one.
+type Identity = u64;
+
+fn identity_of(packet_type: PacketType, message: u32) -> Identity {
+    u64::from(packet_type.0.cast_unsigned()) << 32 | u64::from(message)
+}
 
 /// Messages of the node that were taken: repeats are dropped.
 struct Identities {
     known: AHashMap<Identity, ()>,
+    /// In the order in which they came, with until when they are remembered.
     order: VecDeque<(Instant, Identity)>,
 }
 
@@ -76,8 +81,8 @@ impl Identities {
         bounds: &IdentityBounds,
         counters: &Counters,
     ) -> bool {
-        while let Some(&(taken, identity)) = self.order.front() {
-            let expired = now.saturating_duration_since(taken) > bounds.memory;
+        while let Some(&(until, identity)) = self.order.front() {
+            let expired = now > until;
             if !expired && self.order.len() < bounds.max {
                 break;
             }
@@ -89,7 +94,7 @@ impl Identities {
         }
         let new = self.known.insert(identity, ()).is_none();
         if new {
-            self.order.push_back((now, identity));
+            self.order.push_back((now + bounds.memory, identity));
         }
         new
     }
@@ -209,16 +214,16 @@ impl Shard {
         }
     }
 
-    /// Whether a message of the node is new; remembers it if so.
-    pub(super) fn is_new_message(
+    /// The life of the node that a message is of, if the message is new; then it is remembered.
+    pub(super) fn take_new_message(
         &mut self,
         now: Instant,
         id: &NodeId,
         packet_type: PacketType,
         message: u32,
-    ) -> bool {
+    ) -> Option<u64> {
         let settings = &self.shared.settings;
-        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let peer = self.peers.get_mut(id)?;
         let before = peer.identities();
         // When all nodes together have their maximum, each keeps what it has, its newest.
         let max = match self.identities < settings.all_identities_max {
@@ -226,12 +231,13 @@ impl Shard {
             false => before.clamp(1, settings.identities_max),
         };
         let bounds = IdentityBounds { max, memory: settings.identity_memory };
-        let new = peer.identities.insert(now, (packet_type.0, message), &bounds, &self.counters);
+        let identity = identity_of(packet_type, message);
+        let new = peer.identities.insert(now, identity, &bounds, &self.counters);
         self.identities = self.identities + peer.identities() - before;
         if !new {
             self.counters.duplicates_dropped.increment();
         }
-        new
+        new.then_some(peer.incarnation)
     }
 
     /// A response of the node: whose request it answers. One that no session gave leaves the door open for a

@@ -25,7 +25,8 @@ const BLIND_DRAWS: usize = 4;
 pub(super) struct Push {
     coordinator: ReactorId,
     request: RequestId,
-    since: Instant,
+    /// In nanoseconds from the node's start.
+    since_nanos: u64,
     /// `None` once it expired: the session is silent, but may still answer.
     timer: Option<TimerKey>,
     what: PushFor,
@@ -150,6 +151,7 @@ impl Shard {
         (coordinator, request): (ReactorId, RequestId),
         what: PushFor,
     ) {
+        let since_nanos = self.nanos(now);
         let Self { links, push_timers, .. } = self;
         let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
             links.get_mut(index as usize)
@@ -158,7 +160,7 @@ impl Shard {
         };
         let timer = Some(push_timers.start(now, PushTimer { key: session.key, seq: *seq }));
         session.last_activity = now;
-        session.pushes.insert(*seq, Push { coordinator, request, since: now, timer, what });
+        session.pushes.insert(*seq, Push { coordinator, request, since_nanos, timer, what });
         self.pushes += 1;
         self.counters.sdk_frames_sent.increment();
     }
@@ -210,7 +212,8 @@ impl Shard {
             return;
         };
         self.end_push(&push);
-        self.counters.latencies.pushes.record(now.saturating_duration_since(push.since));
+        let took = self.micros_since(now, push.since_nanos);
+        self.counters.latencies.pushes.record_micros(took);
         let rewritten = match &push.what {
             PushFor::Message => None,
             PushFor::Challenge(presented) => self.take_challenge_answer(now, presented, frame, out),

@@ -18,6 +18,7 @@ use super::{
     neighbour::{forwarded_len, private_forwarded_len},
     publisher::Audience,
     seqs::SeqKey,
+    session_of,
     trace::{micros, refused, short_micros},
 };
 use crate::{
@@ -49,6 +50,8 @@ pub(super) struct Request {
     origin: Origin,
     seq: SeqKey,
     taken: Instant,
+    /// The same, in nanoseconds from the node's start.
+    taken_nanos: u64,
     deadline: Instant,
     /// How long it may take in all.
     time: Duration,
@@ -108,6 +111,13 @@ impl Request {
         self.failed.get_or_insert_default()
     }
 
+    /// It is over; what it still has on the heap goes.
+    fn close(&mut self) {
+        self.is_open = false;
+        (self.retained, self.audience) = (None, None);
+        self.steps = Steps::default();
+    }
+
     /// Whether nobody has been tried yet.
     fn is_untried(&self) -> bool {
         self.nodes.is_empty() && self.exhausted().is_empty() && self.tried().is_empty()
@@ -146,16 +156,6 @@ impl Requests {
     fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
         let request = self.slots.get_mut(id.index as usize)?;
         (request.is_open && request.generation == id.generation).then_some(request)
-    }
-
-    /// Ends one; what it has on the heap goes.
-    fn close(&mut self, id: RequestId) {
-        let Some(request) = self.get_mut(id) else { return };
-        request.is_open = false;
-        (request.retained, request.failed, request.audience) = (None, None, None);
-        request.nodes = SmallVec::new();
-        request.steps = Steps::default();
-        self.free.push(id.index);
     }
 }
 
@@ -279,11 +279,21 @@ impl Furthest {
     }
 }
 
+/// Who ended a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AnsweredBy {
+    /// This node, or nobody.
+    Nobody,
+    /// A session of this node.
+    Session(SessionId),
+    /// Another node, to which it was sent under this number.
+    Node(u32),
+}
+
 /// What is left to do for a request that is over.
 struct Ended {
     origin: Origin,
-    seq: SeqKey,
-    taken: Instant,
+    taken_nanos: u64,
     /// Whether its node was told that nobody answered.
     is_answered_for_now: bool,
 }
@@ -380,7 +390,7 @@ impl Shard {
         let Some(header) = Header::decode(head) else { return };
         let body = AmopBody::decode(&head[HEADER_LEN..]);
         let Origin::Node { id, incarnation, message } = origin else { return };
-        let is_admitted = self.shared.admits(&id);
+        let is_admitted = self.admits(&id);
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
             _ if !is_admitted => false,
             TopicKind::Ordinary => true,
@@ -430,6 +440,7 @@ impl Shard {
             Origin::Node { .. } => Furthest::NotDelivered,
         };
         let timer = Some(self.request_timers.start(now, id));
+        let taken_nanos = self.nanos(now);
         let deadline = now + time;
         self.requests.started = id.generation;
         if self.requests.free.pop().is_some()
@@ -439,7 +450,8 @@ impl Shard {
             request.is_open = true;
             request.origin = origin;
             request.seq = *seq;
-            (request.taken, request.deadline, request.time) = (now, deadline, time);
+            (request.taken, request.taken_nanos) = (now, taken_nanos);
+            (request.deadline, request.time) = (deadline, time);
             (request.timer, request.current, request.furthest) = (timer, Try::None, furthest);
             (request.audience, request.answered_for_now) = (audience, None);
             request.topic.set(topic);
@@ -452,6 +464,7 @@ impl Shard {
             origin,
             seq: *seq,
             taken: now,
+            taken_nanos,
             deadline,
             time,
             timer,
@@ -551,7 +564,7 @@ impl Shard {
                             None => forwarded_len(frame.len()),
                             Some(named) => private_forwarded_len(frame.len(), named.0.len()),
                         };
-                    let elapsed = now.saturating_duration_since(self.shared.started);
+                    let elapsed = self.shared.limiter_time(now);
                     let admitted = match origin {
                         _ if !first => {
                             self.shared.limiter.charge(elapsed, cost);
@@ -899,13 +912,14 @@ impl Shard {
 
     /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
     fn answer_myself(&mut self, now: Instant, id: RequestId, code: ResultCode, out: &mut impl Outbound) {
-        self.note_end(now, id, End::ByNode, code, |_| ());
-        let Some(request) = self.end_request(now, id, None, out) else { return };
+        let Some(request) = self.requests.get(id) else { return };
         let answer = answer_frame(&request.seq.seq, code);
+        self.note_end(now, id, End::ByNode, code, |_| ());
+        let Some(request) = self.end_request(now, id, AnsweredBy::Nobody, out) else { return };
         match request.origin {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
-                self.note_latency(now, request.taken, Outcome::of(code));
+                self.note_latency(now, &request, Outcome::of(code));
                 self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
             }
             Origin::Node { id, incarnation, message } if !request.is_answered_for_now => {
@@ -926,14 +940,14 @@ impl Shard {
     ) {
         let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
         self.note_end(now, id, End::BySession, result_of(frame), step);
-        let Some(request) = self.end_request(now, id, Some(session), out) else {
+        let Some(request) = self.end_request(now, id, AnsweredBy::Session(session), out) else {
             self.counters.late_answers.increment();
             return;
         };
         match request.origin {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
-                self.note_latency(now, request.taken, Outcome::Answered);
+                self.note_latency(now, &request, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             Origin::Node { id, incarnation, message } => {
@@ -971,11 +985,11 @@ impl Shard {
             }
             let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
             self.note_end(now, id, End::BySession, result_of(frame), step);
-            let Some(request) = self.end_request(now, id, None, out) else { return };
-            let taken = request.taken;
+            let answered = AnsweredBy::Node(message);
+            let Some(request) = self.end_request(now, id, answered, out) else { return };
             if let Origin::Session { key, .. } = request.origin {
                 self.counters.answered_by_subscriber.increment();
-                self.note_latency(now, taken, Outcome::Answered);
+                self.note_latency(now, &request, Outcome::Answered);
                 self.send_to_session(key, &[], frame, out);
             }
             return;
@@ -998,33 +1012,34 @@ impl Shard {
         &mut self,
         now: Instant,
         id: RequestId,
-        answered_by: Option<SessionId>,
+        answered_by: AnsweredBy,
         out: &mut impl Outbound,
     ) -> Option<Ended> {
-        let request = self.requests.get_mut(id)?;
+        let Self { requests, links, .. } = self;
+        let request = requests.get_mut(id)?;
         if let Some(timer) = request.timer {
             self.request_timers.cancel(timer);
         }
         self.retained_bytes -= request.retained.as_ref().map_or(0, RetainedFrame::len);
-        let ended = Ended {
-            origin: request.origin,
-            seq: request.seq,
-            taken: request.taken,
-            is_answered_for_now: request.is_answered_for_now(),
-        };
-        let (failed, nodes) = (request.failed.take(), std::mem::take(&mut request.nodes));
-        self.requests.close(id);
-        if let Origin::Session { key, .. } = ended.origin
-            && let Some(session) = self.session_mut(key)
+        let (origin, taken_nanos) = (request.origin, request.taken_nanos);
+        let is_answered_for_now = request.is_answered_for_now();
+        if let Origin::Session { key, .. } = origin
+            && let Some(session) = session_of(links, key)
         {
-            session.requests.remove(&ended.seq);
+            session.requests.remove(&request.seq);
         }
-        if let Some(failed) = failed {
-            for &session in failed.silent.iter().filter(|&&session| Some(session) != answered_by) {
-                self.forget_push_anywhere(session, &ended.seq.seq, out);
+        let nodes = std::mem::take(&mut request.nodes);
+        let failed = request.failed.take().map(|failed| (failed, request.seq.seq));
+        request.close();
+        requests.free.push(id.index);
+        if let Some((failed, seq)) = failed {
+            let waits = |&&session: &&SessionId| answered_by != AnsweredBy::Session(session);
+            for &session in failed.silent.iter().filter(waits) {
+                self.forget_push_anywhere(session, &seq, out);
             }
         }
-        for (node, message) in &nodes {
+        // Where an answer came from, the home of that node waits for none any more.
+        for (node, message) in nodes.iter().filter(|(_, message)| answered_by != AnsweredBy::Node(*message)) {
             if node.reactor == self.id {
                 self.forget_forward(now, &node.id, *message);
             } else {
@@ -1032,7 +1047,7 @@ impl Shard {
                 out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
             }
         }
-        Some(ended)
+        Some(Ended { origin, taken_nanos, is_answered_for_now })
     }
 
     fn forget_push_anywhere(&mut self, session: SessionId, seq: &Seq, out: &mut impl Outbound) {
@@ -1056,7 +1071,7 @@ impl Shard {
             let account = request.account(now, End::SenderLeft, ResultCode::OK);
             let (seq, taken, topic) = (request.seq.seq, request.taken, request.topic);
             self.keep(&seq, taken, topic, Some(sender), account, true);
-            self.end_request(now, id, None, out);
+            self.end_request(now, id, AnsweredBy::Nobody, out);
         }
     }
 
@@ -1144,8 +1159,9 @@ impl Shard {
         known.into_iter().map(|(known, _)| known).collect()
     }
 
-    fn note_latency(&self, now: Instant, taken: Instant, outcome: Outcome) {
-        self.counters.latencies.requests(outcome).record(now.saturating_duration_since(taken));
+    fn note_latency(&mut self, now: Instant, request: &Ended, outcome: Outcome) {
+        let took = self.micros_since(now, request.taken_nanos);
+        self.counters.latencies.requests(outcome).record_micros(took);
     }
 
     pub(super) fn count_answer(&self, code: ResultCode) {

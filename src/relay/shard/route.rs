@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::{
     Shard,
     around::{SHARED_MAX, TICKET_LEN},
-    neighbour::Sent,
+    neighbour::{NotEnqueued, Sent, Whose},
 };
 use crate::{
     relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
@@ -242,9 +242,10 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        let (packet_type, seq, packet) = (packet.packet_type, packet.seq, Box::new(packet));
-        if let Err(Some(packet)) = self.enqueue(now, next, head, payload, packet_type, seq, Some(packet), out)
-        {
+        let (subject, packet) = ((packet.packet_type, packet.seq), Whose::Packet(Box::new(packet)));
+        let head = SmallVec::from_slice(head);
+        let sent = self.enqueue(now, next, head, payload, subject, packet, out);
+        if let Err(NotEnqueued::NoRoom(Some(packet))) = sent {
             self.not_passed(now, *packet, payload, out);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hash, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
 };
 
 use super::Shard;
@@ -45,6 +45,8 @@ pub(super) type BySeq<T> = HashMap<SeqKey, T, BuildHasherDefault<Brought>>;
 
 impl Shard {
     pub(super) fn seq_key(&self, seq: &Seq) -> SeqKey {
-        SeqKey { hash: self.hashing.hash_one(seq), seq: *seq }
+        let mut hasher = self.hashing.build_hasher();
+        hasher.write(seq);
+        SeqKey { hash: hasher.finish(), seq: *seq }
     }
 }

@@ -249,7 +249,7 @@ impl Shard {
     /// Whether a frame of a session may leave on node links, which is charged if so.
     pub(super) fn admit_bandwidth(&mut self, now: Instant, key: LinkKey, cost: u64) -> bool {
         let Self { shared, links, .. } = self;
-        let elapsed = now.saturating_duration_since(shared.started);
+        let elapsed = shared.limiter_time(now);
         let link = links.get_mut(key.index as usize).and_then(Option::as_mut);
         match link.filter(|link| link.generation == key.generation).map(|link| &mut link.kind) {
             Some(LinkKind::Sdk(session)) => {
