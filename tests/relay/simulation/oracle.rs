@@ -260,6 +260,12 @@ impl Oracle {
             .filter(move |fault| fault.from <= to && fault.to.is_none_or(|end| end + recovered_after >= from))
     }
 
+    /// Whether anything bad happened so late that frames may be on their way that it befell.
+    pub fn was_disturbed_lately(&self, now: Instant) -> bool {
+        let earliest = now.checked_sub(self.rules.request_timeout).unwrap_or(now);
+        self.faults_in(earliest, now).next().is_some()
+    }
+
     /// Whether anything bad happened to two nodes, or to every way between them, so late that it could matter
     /// in that time.
     fn is_disturbed(&self, a: NodeIndex, b: NodeIndex, from: Instant, to: Instant) -> bool {

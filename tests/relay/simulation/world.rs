@@ -410,7 +410,7 @@ impl World {
                 Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
                 Seen::Crossed { from, to, bytes } => {
                     self.oracle.crossed(now, &bytes);
-                    self.crossings.crossed(&self.oracle, (from, to), &bytes)?;
+                    self.crossings.crossed(now, &self.oracle, (from, to), &bytes)?;
                 }
                 Seen::AppClosed { app } => self.left(app),
                 Seen::SessionEnded { app } => self.oracle.closed(now, app),
