@@ -152,9 +152,10 @@ impl Crossings {
             hold!(!is_readable(&bytes[offset..]), "{what} can be read");
             let links = u64::from(HOPS_MAX.saturating_sub(header.hops_left)) + 1;
             // One that waited where its way ended may come by a node again that sees another way now.
+            let others = self.ids.len() as u64 - 1;
             let most = match oracle.was_disturbed_lately(now) {
-                true => u64::from(HOPS_MAX),
-                false => self.ids.len() as u64 - 1,
+                true => u64::from(HOPS_MAX).min(2 * others),
+                false => others,
             };
             hold!(links <= most, "{what} goes over its {links}th link");
             let behind = self.distances[source][from].unwrap_or(0) as u64;
