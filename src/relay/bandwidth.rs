@@ -9,7 +9,8 @@
 //! begun that it let pass (start-time fair queueing, without the queue). A session that is well beyond that has had more
 //! than others: while others ask, too, it passes only from a level that is a reserve higher. So those that have had less find
 //! enough in the bucket when they ask. Nobody is refused for long because of somebody who does not ask: the reserve is there
-//! after an eighth of the burst, for large frames after half of it or an eighth of the time that they take to pay for.
+//! after an eighth of the burst. Large frames come less often, and each takes most of what is there: for them the bucket holds
+//! more, as much as any window may, and the reserve is nearly all of that.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -30,6 +31,8 @@ const RESERVE_PART: i64 = 8;
 /// How far ahead of the last a session may be, as a part of the capacity: so one that asks only a little more often than its
 /// part is worth, or many frames at once, still gets that.
 const LEAD_PART: i64 = 32;
+/// A session that was away has credit for so many of its frames, or for one burst if that is more.
+const CREDIT_FRAMES: i64 = 2;
 /// Two sessions are rivals while both have asked within so long.
 const RIVALS_WITHIN: Duration = Duration::from_secs(1);
 /// Who asked, and when, is written down again after so long: the reactors share it.
@@ -58,7 +61,7 @@ struct Bucket {
     ticks_per_unit: f64,
     capacity_ticks: i64,
     /// How far up the line of sessions' frames one has begun, less the lead that each may have. It never goes back, so that a
-    /// session's credit for the time that it was away ends with one burst.
+    /// session's credit for the time that it was away is bounded.
     begun: AtomicI64,
     /// The session that asked last, and when, and until when it and others are rivals.
     asked_last: AtomicU64,
@@ -119,14 +122,20 @@ impl Limiter {
         let (now, cost) = (ticks(now), bucket.cost_ticks(cost));
         let has_rivals = bucket.note_asked(now, session.0);
         let begun = bucket.begun.load(Relaxed);
-        let begins = share.end.max(begun - bucket.capacity_ticks);
+        let credit = bucket.capacity_ticks.max(cost.saturating_mul(CREDIT_FRAMES));
+        let begins = share.end.max(begun - credit);
         let lead = bucket.capacity_ticks / LEAD_PART;
         let is_ahead = begins - begun > lead;
         let grace = if has_rivals { bucket.grace(cost) } else { 0 };
-        if is_ahead && grace > 0 && bucket.is_large(cost) {
-            bucket.extend(now, grace);
-        }
-        if !bucket.take(now, cost, if is_ahead { grace } else { 0 }, grace) {
+        let reserve = match is_ahead && has_rivals {
+            true if bucket.is_large(cost) => {
+                bucket.extend(now, grace);
+                bucket.reserve_for_large(cost, grace)
+            }
+            true => grace,
+            false => 0,
+        };
+        if !bucket.take(now, cost, reserve, grace) {
             return false;
         }
         bucket.begun.fetch_max(begins - lead, Relaxed);
@@ -152,11 +161,22 @@ impl Bucket {
         cost > self.capacity_ticks / 4 * 3
     }
 
-    /// What is kept for sessions that have had less than others. Large frames come less often: it is more for them, and on top
-    /// of the capacity. That stays within what any window may hold, for 200 of them take 150 bursts to pay for.
+    /// What is kept for sessions that have had less than others; for large frames, what the bucket holds on top of its
+    /// capacity. So its level moves by what two of them cost, a hundredth of 200.
     fn grace(&self, cost: i64) -> i64 {
         let part = self.capacity_ticks.max(cost) / RESERVE_PART;
-        if self.is_large(cost) { part.max(self.capacity_ticks / 2) } else { part }
+        if !self.is_large(cost) {
+            return part;
+        }
+        part.max(2 * cost.min(self.capacity_ticks) - self.capacity_ticks)
+    }
+
+    /// What is kept of a bucket that holds that much more. A little less than all of it: who asks only now and then finds it
+    /// there before anything is lost.
+    fn reserve_for_large(&self, cost: i64, grace: i64) -> i64 {
+        let part = self.capacity_ticks / RESERVE_PART;
+        let all = self.capacity_ticks + grace - cost.min(self.capacity_ticks);
+        (all - part).max(cost / RESERVE_PART).max(part)
     }
 
     /// Lets that much flow into a full bucket for a while, for a large frame that waits for its reserve: whoever takes
@@ -315,7 +335,13 @@ mod tests {
         ] {
             let length = Duration::from_secs(seconds);
             let is_slow = cost as f64 / rate > 0.5;
-            for gaps in if is_slow { [dense, large, large_greedy] } else { [dense, greedy, dense] } {
+            let is_large = cost == 1 << 20;
+            for gaps in match (is_slow, is_large) {
+                (true, _) => vec![dense, large, large_greedy],
+                // As often as frames are paid for, and hardly more often than the session's part is worth.
+                (false, true) => vec![dense, large_greedy, [10_000, 100_000, 100_000, 100_000]],
+                (false, false) => vec![dense, greedy],
+            } {
                 let dense = gaps.map(|gap| (gap as f64 * slower) as u64);
                 let limiter = Limiter::new(rate, BURST);
                 let passed = rivals(&limiter, cost, &dense, length);
