@@ -428,7 +428,7 @@ impl Reactor {
 
     /// Submits, and waits for a completion at most so long.
     fn enter(&mut self, wait: Option<Duration>) {
-        if let Err(error) = ring::enter(&self.ring, wait.unwrap_or_default()) {
+        if let Err(error) = ring::enter(&mut self.ring, wait.unwrap_or_default()) {
             error!(%error, "io_uring_enter failed, the node cannot go on");
             std::process::abort();
         }

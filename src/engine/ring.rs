@@ -58,11 +58,15 @@ impl EngineError {
 /// A ring for one thread, with deferred task work where the kernel has it.
 pub(super) fn build(entries: u32) -> Result<IoUring, EngineError> {
     let mut best = IoUring::builder();
-    best.setup_single_issuer().setup_defer_taskrun().setup_clamp().setup_cqsize(entries * 4);
+    best.setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_clamp()
+        .setup_cqsize(entries * 4);
     match best.build(entries) {
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
             let mut plain = IoUring::builder();
-            plain.setup_coop_taskrun().setup_clamp().setup_cqsize(entries * 4);
+            plain.setup_coop_taskrun().setup_taskrun_flag().setup_clamp().setup_cqsize(entries * 4);
             let ring = plain.build(entries).map_err(|error| EngineError::from_io("io_uring", error))?;
             tracing::warn!("this kernel lacks deferred task work (Linux 6.1): io_uring runs with less speed");
             Ok(ring)
@@ -73,13 +77,47 @@ pub(super) fn build(entries: u32) -> Result<IoUring, EngineError> {
 
 /// Submits, and waits for a completion at most so long. Time being up, a signal, and completions that are to be taken
 /// first are no errors.
-pub(super) fn enter(ring: &IoUring, wait: Duration) -> io::Result<()> {
-    let timeout = types::Timespec::from(wait);
-    match ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout)) {
+pub(super) fn enter(ring: &mut IoUring, wait: Duration) -> io::Result<()> {
+    let entered = if wait.is_zero() {
+        // To wait for no time at all is to go to sleep on a timer: a thread that looks for work asks only if there is some.
+        let queue = ring.submission();
+        if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+            return Ok(());
+        }
+        drop(queue);
+        ring.submit()
+    } else {
+        let timeout = types::Timespec::from(wait);
+        ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout))
+    };
+    match entered {
         Ok(_) => Ok(()),
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
             _ => Err(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use io_uring::opcode;
+
+    use super::*;
+    use crate::engine::wake::Waker;
+
+    #[test]
+    fn who_does_not_wait_is_told_of_what_was_submitted_and_of_what_happened_since() {
+        let (mut ring, waker) = (build(8).unwrap(), Waker::new().unwrap());
+        let mut counter = 0u64;
+        let entry = opcode::Read::new(types::Fd(waker.raw()), (&raw mut counter).cast(), 8).build();
+        // SAFETY: `counter` and the eventfd live until the read is done.
+        unsafe { ring.submission().push(&entry).unwrap() };
+        enter(&mut ring, Duration::ZERO).unwrap();
+        assert!(ring.completion().is_empty());
+        waker.wake();
+        enter(&mut ring, Duration::ZERO).unwrap();
+        assert_eq!(ring.completion().next().map(|entry| entry.result()), Some(8));
+        assert_eq!(counter, 1);
     }
 }

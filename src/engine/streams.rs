@@ -119,7 +119,7 @@ impl Streams {
         mut handle: impl FnMut(&mut Outputs, usize, Input<'_>),
     ) -> io::Result<()> {
         self.flush();
-        ring::enter(&self.ring, wait)?;
+        ring::enter(&mut self.ring, wait)?;
         let taken = self.ring.completion().take(COMPLETIONS_PER_TURN);
         self.completions.extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
         let mut completions = std::mem::take(&mut self.completions);
