@@ -44,6 +44,7 @@ use crate::{
     bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent},
     relay::log_limit::LogLimit,
+    schedule,
     tls::{
         Established,
         config::ServerTls,
@@ -190,10 +191,6 @@ impl Listeners {
     }
 }
 
-/// How much the door gives way to the reactors: a storm of handshakes, each a millisecond of processor time, must not
-/// keep messages waiting.
-const DOOR_NICE: i32 = 10;
-
 impl Door {
     /// Begins to let links in, and to dial. `link_events` gives what the engine reports.
     pub fn open(
@@ -210,8 +207,8 @@ impl Door {
         let counters = Arc::<DoorCounters>::default();
         let counted = counters.clone();
         let run = move || {
-            // Of this thread alone, as Linux has it. Where that is refused, the door works all the same.
-            let _ = rustix::process::setpriority_process(None, DOOR_NICE);
+            // A storm of handshakes, each a millisecond of processor time, must not keep messages waiting.
+            schedule::set_role(schedule::Role::Work);
             let mut builder = tokio_uring::builder();
             let mut ring = tokio_uring::uring_builder();
             ring.setup_coop_taskrun();

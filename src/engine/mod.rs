@@ -57,6 +57,7 @@ use self::{
 };
 use crate::{
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
+    schedule,
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
     wire::{NodeId, sdk::Seq},
 };
@@ -337,6 +338,7 @@ impl Engine {
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let mesh = self.handle.mesh.clone();
         let run = move || {
+            schedule::set_role(schedule::Role::Messages);
             let reactor = pin(core).and_then(|()| Reactor::new(parts));
             match reactor {
                 Ok(reactor) => {
