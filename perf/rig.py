@@ -83,6 +83,15 @@ class Bench:
         self.running.append(process)
         return process
 
+    def more_certs(self, count):
+        """Directories of that many further certificates for applications."""
+        issuer = self.dir / "nodes" / "cert" / "agency" / "channel"
+        directories = [self.dir / f"sdk{number}" for number in range(count)]
+        for directory in directories:
+            if not directory.exists():
+                sh([self.amop, "pki", "sdk", "--agency", issuer, "--name", directory.name, "--out", directory])
+        return [str(directory) for directory in directories]
+
     def note(self, name, command):
         text = " ".join(str(part) for part in command).replace(str(self.dir), "DIR")
         text = text.replace(str(self.amop.parent), "target/release").replace(str(ROOT) + "/", "")
@@ -166,6 +175,12 @@ class Bench:
         self.note("AEAD alone", command)
         each = [json.loads(sh(["taskset", "-c", SERVER_CPU, *command]))["cpu_us_each"] for _ in range(self.args.runs)]
         return statistics.median(each)
+
+    def sockets(self):
+        command = [self.peers, "sockets", "--processors", f"{SERVER_CPU},{LOAD_CPU}"]
+        self.note("bare sockets", command)
+        runs = [json.loads(sh(command)) for _ in range(self.args.runs)]
+        return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
     # What is run. Each gives figures for one run; `alternate` runs them in turn.
 

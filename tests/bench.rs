@@ -47,7 +47,7 @@ fn every_message_of_every_mode_is_answered_and_counted() {
     assert_eq!(runs.len(), 2);
     let mixed =
         figures(&node, &["mixed", "--window", "4", "--subscribers", "5", "--multicast-percent", "30"]);
-    let open = figures(&node, &["--rate", "200", "--own-records"]);
+    let open = figures(&node, &["--rate", "200", "--own-records", "--spin", "--more-topics", "50"]);
     let large = figures(&node, &["--window", "2", "--payload", "300000"]);
     let storm = figures(&node, &["storm", "--rate", "100", "--handshakes", "20"]);
     assert_eq!(storm.len(), 2);

@@ -1,9 +1,10 @@
 //! What the node is measured against, in the same shapes and by the same load: a bare forwarder of bytes, nats-server,
-//! and the AEAD alone. `perf/report` runs all of it side by side.
+//! the AEAD alone, and bare sockets. `perf/report` runs all of it side by side.
 
 mod aead;
 mod floor;
 mod nats;
+mod sockets;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,6 +21,8 @@ enum Command {
     NatsLoad(nats::NatsArgs),
     /// Seal and open records in memory.
     Aead(aead::AeadArgs),
+    /// Round trips over bare sockets, with sleeping and without.
+    Sockets(sockets::SocketsArgs),
 }
 
 /// As `amop bench` has them.
@@ -57,7 +60,7 @@ impl LoadArgs {
 
     fn pace(&self) -> Pace {
         match self.rate {
-            Some(per_second) => Pace::Open { per_second },
+            Some(per_second) => Pace::Open { per_second, spins: false },
             None => Pace::Closed { window: self.window },
         }
     }
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::FloorLoad(args) => floor::load(&args),
         Command::NatsLoad(args) => nats::load(&args),
         Command::Aead(args) => aead::run(&args),
+        Command::Sockets(args) => sockets::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,6 +18,8 @@ pub struct Amop {
     /// A request for each topic, whose seq is still to be filled in.
     requests: Vec<Vec<u8>>,
     topics: Vec<String>,
+    /// To which each subscriber is subscribed besides, and nobody publishes.
+    more_topics: usize,
     /// Told to the node at the beginning: what sort of client this is.
     hello: Option<String>,
     /// First half of each seq, so that two loads at once have different ones.
@@ -49,7 +51,12 @@ impl Amop {
         let request =
             |topic: &String| sdk::encode_amop(FrameType::REQUEST, &[0; 32], ResultCode::OK, topic, &payload);
         let name = encode_ticket(rand::rng().random());
-        Self { requests: topics.iter().map(request).collect(), topics, hello: None, name }
+        Self { requests: topics.iter().map(request).collect(), topics, more_topics: 0, hello: None, name }
+    }
+
+    /// Has each subscriber take so many topics besides its own, which fill the node's table.
+    pub fn with_more_topics(self, more_topics: usize) -> Self {
+        Self { more_topics, ..self }
     }
 
     fn seq(&self, ticket: Ticket) -> Seq {
@@ -85,8 +92,11 @@ impl Protocol for Amop {
         connection.write(&tell(FrameType::HANDSHAKE, hello.as_bytes()))?;
         connection.read(|bytes| self.frame_len(bytes))?;
         if let Role::Subscriber(topic) = role {
-            let topics = format!("[\"{}\"]", self.topics[topic]);
-            connection.write(&tell(FrameType::SUBSCRIBE, topics.as_bytes()))?;
+            let own = &self.topics[topic];
+            let more = (0..self.more_topics).map(|number| format!("{own}-more-{number}"));
+            let topics: Vec<String> = [own.clone()].into_iter().chain(more).collect();
+            connection
+                .write(&tell(FrameType::SUBSCRIBE, serde_json::json!(topics).to_string().as_bytes()))?;
         }
         Ok(connection)
     }

@@ -87,6 +87,8 @@ pub enum Pace {
     Open {
         /// Messages.
         per_second: u32,
+        /// Whether to look for answers without sleeping in between.
+        spins: bool,
     },
 }
 
@@ -154,7 +156,7 @@ impl Run {
         let seconds = self.elapsed.as_secs_f64();
         let (load, value) = match pace {
             Pace::Closed { window } => ("window", window as u64),
-            Pace::Open { per_second } => ("rate", per_second.into()),
+            Pace::Open { per_second, .. } => ("rate", per_second.into()),
         };
         let failed: BTreeMap<String, u64> =
             outcome.failed.iter().map(|(code, &count)| (code.to_string(), count)).collect();
@@ -351,6 +353,7 @@ impl<P: Protocol> Load<P> {
         self.links.push(Link::new(stream, connection));
         // Whoever waits long until all are connected keeps those that are.
         if Instant::now() >= self.next_heartbeat {
+            self.flush()?;
             self.turn(Duration::ZERO)?;
         }
         Ok(())
@@ -426,7 +429,7 @@ impl<P: Protocol> Load<P> {
                 progress(now - count_from, self.table.outcome.times.len());
             }
             let mut wait = end.min(next_progress).saturating_duration_since(now);
-            if let Pace::Open { per_second } = pace {
+            if let Pace::Open { per_second, spins } = pace {
                 let due_at = |number: u64| {
                     start + Duration::from_nanos(number * 1_000_000_000 / u64::from(per_second.max(1)))
                 };
@@ -440,7 +443,7 @@ impl<P: Protocol> Load<P> {
                     sent += 1;
                 }
                 let gap = due_at(sent).saturating_duration_since(now);
-                wait = wait.min(if gap < SPIN_BELOW { Duration::ZERO } else { gap - SPIN_BELOW });
+                wait = wait.min(if spins || gap < SPIN_BELOW { Duration::ZERO } else { gap - SPIN_BELOW });
             }
             self.flush()?;
             self.turn(wait)?;

@@ -3,7 +3,12 @@
 mod offer;
 mod report;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 
@@ -11,6 +16,7 @@ use super::{Failure, connect::ConnectArgs};
 use crate::{
     client::Certificates,
     load::{Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, Usage},
+    schedule,
 };
 
 /// What is measured.
@@ -60,6 +66,9 @@ pub(super) struct BenchArgs {
     /// Links that are subscribed, to one publisher's topic each; as many as publishers unless said.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     subscribers: Option<u32>,
+    /// Topics that each subscriber takes besides, and to which nobody publishes: they fill the node's table.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..10_000))]
+    more_topics: u32,
     /// Payload in bytes.
     #[arg(long, default_value_t = 256)]
     payload: usize,
@@ -78,12 +87,18 @@ pub(super) struct BenchArgs {
     /// Idle: links.
     #[arg(long, default_value_t = 1_000)]
     links: usize,
+    /// Idle: directories of certificates that take turns with that of -c, for a node lets in only so many sessions of one.
+    #[arg(long, value_delimiter = ',', value_name = "DIR")]
+    more_certs: Vec<PathBuf>,
     /// Offer: Mbit (of 1,048,576 bits) of payload a second.
     #[arg(long, default_value_t = 10.0)]
     mbit: f64,
     /// Offer: the subscriber answers once, to be known, and then reads nothing any more.
     #[arg(long)]
     deaf: bool,
+    /// With --rate: look for answers without sleeping. Times are then the node's alone, where the load has a processor of its own.
+    #[arg(long)]
+    spin: bool,
     /// Have each frame in TLS records of its own, both ways, as SDKs other than ours need it.
     #[arg(long)]
     own_records: bool,
@@ -123,16 +138,17 @@ impl BenchArgs {
         }
     }
 
-    fn security(&self) -> Result<Security, Failure> {
+    fn security(&self, certs: &Path) -> Result<Security, Failure> {
         if self.plaintext {
             return Ok(Security::Plain);
         }
-        let config = Certificates::load(&self.connect.certs)?.tls();
+        let config = Certificates::load(certs)?.tls();
         Ok(Security::Tls { config, shared_records: !self.own_records })
     }
 
     fn protocol(&self) -> Amop {
         Amop::new(&self.topic, self.publishers as usize, self.payload, !self.own_records)
+            .with_more_topics(self.more_topics as usize)
     }
 
     fn span(&self) -> Span {
@@ -154,7 +170,10 @@ impl BenchArgs {
     fn paces(&self) -> Vec<Pace> {
         match self.rate.as_slice() {
             [] => self.window.iter().map(|&window| Pace::Closed { window: window.max(1) }).collect(),
-            rates => rates.iter().map(|&per_second| Pace::Open { per_second: per_second.max(1) }).collect(),
+            rates => rates
+                .iter()
+                .map(|&per_second| Pace::Open { per_second: per_second.max(1), spins: self.spin })
+                .collect(),
         }
     }
 }
@@ -166,11 +185,12 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     if args.mode == Mode::Offer {
         return offer::run(&args);
     }
-    let security = args.security()?;
+    let security = args.security(&args.connect.certs)?;
     raise_open_files();
+    schedule::set_role(schedule::Role::Messages);
     let mut load = Load::connect(args.protocol(), &args.shape(), &security)?;
     if args.mode == Mode::Idle {
-        return idle(&args, &mut load, &security);
+        return idle(&args, &mut load, security);
     }
     load.set_mix(args.mix());
     load.wait_until_ready()?;
@@ -195,8 +215,6 @@ struct Storm {
 
 /// Threads that make connections.
 const STORM_THREADS: usize = 4;
-/// How much they give way to the thread that measures.
-const STORM_NICE: i32 = 10;
 
 impl Storm {
     fn start(args: &BenchArgs, security: &Security) -> Self {
@@ -205,8 +223,8 @@ impl Storm {
             let (address, security, protocol) =
                 (args.publish_at().clone(), security.clone(), args.protocol());
             std::thread::spawn(move || {
-                // Of this thread alone, as Linux has it; it goes on without.
-                let _ = rustix::process::setpriority_process(None, STORM_NICE);
+                // They are others' machines: what they take of this one must not keep back the thread that measures.
+                schedule::set_role(schedule::Role::Background);
                 for _ in 0..count {
                     protocol.connect(&address, &security, Role::Idle)?;
                 }
@@ -227,9 +245,13 @@ impl Storm {
 /// How long links idle before memory is looked at.
 const SETTLE: Duration = Duration::from_secs(3);
 
-fn idle(args: &BenchArgs, load: &mut Load<Amop>, security: &Security) -> Result<ExitCode, Failure> {
+fn idle(args: &BenchArgs, load: &mut Load<Amop>, security: Security) -> Result<ExitCode, Failure> {
+    let mut securities = vec![security];
+    for certs in &args.more_certs {
+        securities.push(args.security(certs)?);
+    }
     let before = Usage::of(&args.pid);
-    for made in 1..=args.links {
+    for (made, security) in (1..=args.links).zip(securities.iter().cycle()) {
         load.add(args.publish_at(), security, Role::Idle)?;
         if made % 1_000 == 0 {
             eprintln!("{made} links");

@@ -30,7 +30,7 @@ pub(super) fn print(args: &BenchArgs, pace: Pace, handshakes: Option<usize>, run
     let is_clean = run.is_clean();
     let (load, value) = match pace {
         Pace::Closed { window } => ("window", window as u64),
-        Pace::Open { per_second } => ("rate", per_second.into()),
+        Pace::Open { per_second, .. } => ("rate", per_second.into()),
     };
     if args.json {
         let mut object = run.to_json(pace, what, count);
