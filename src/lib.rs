@@ -16,7 +16,6 @@
 //! | [`keys`] | keys that subscribers of private topics prove themselves with |
 //! | [`client`] | the Rust SDK |
 //! | [`load`] | the load generator of `amop bench` |
-//! | [`schedule`] | which thread goes before which |
 //! | [`pki`] | certificates and ready node directories |
 //! | [`cli`] | the commands of the binary |
 
@@ -32,6 +31,5 @@ pub mod load;
 pub mod node;
 pub mod pki;
 pub mod relay;
-pub mod schedule;
 pub mod tls;
 pub mod wire;

@@ -42,9 +42,8 @@ use self::{
 };
 use crate::{
     bounds::{Bound, fixed},
-    engine::{EngineHandle, LinkEvent},
+    engine::{EngineHandle, LinkEvent, schedule},
     relay::log_limit::LogLimit,
-    schedule,
     tls::{
         Established,
         config::ServerTls,

@@ -27,6 +27,7 @@ mod output;
 mod reactor;
 mod receive;
 mod ring;
+pub mod schedule;
 pub mod streams;
 #[cfg(test)]
 mod testing;
@@ -57,7 +58,6 @@ use self::{
 };
 use crate::{
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
-    schedule,
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
     wire::{NodeId, sdk::Seq},
 };

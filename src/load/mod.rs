@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::engine::schedule::{Role as ThreadRole, set_role as set_thread_role};
 pub use amop::Amop;
 pub use figures::{Outcome, Usage};
 pub use link::{CONNECT_WITHIN, Connection, Link, Security, shake_hands};

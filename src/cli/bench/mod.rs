@@ -15,8 +15,9 @@ use clap::{Args, ValueEnum};
 use super::{Failure, connect::ConnectArgs};
 use crate::{
     client::Certificates,
-    load::{Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, Usage},
-    schedule,
+    load::{
+        Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, ThreadRole, Usage, set_thread_role,
+    },
 };
 
 /// What is measured.
@@ -187,7 +188,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     }
     let security = args.security(&args.connect.certs)?;
     raise_open_files();
-    schedule::set_role(schedule::Role::Messages);
+    set_thread_role(ThreadRole::Messages);
     let mut load = Load::connect(args.protocol(), &args.shape(), &security)?;
     if args.mode == Mode::Idle {
         return idle(&args, &mut load, security);
@@ -224,7 +225,7 @@ impl Storm {
                 (args.publish_at().clone(), security.clone(), args.protocol());
             std::thread::spawn(move || {
                 // They are others' machines: what they take of this one must not keep back the thread that measures.
-                schedule::set_role(schedule::Role::Background);
+                set_thread_role(ThreadRole::Background);
                 for _ in 0..count {
                     protocol.connect(&address, &security, Role::Idle)?;
                 }
