@@ -106,9 +106,9 @@ fn wait_for_completion(ring: &mut IoUring, wait: Duration) -> io::Result<usize> 
         timeout: (&raw const timeout) as u64,
     };
     let submitted = ring.submission().len() as u32;
+    let flags = GET_EVENTS | EXTENDED_ARGUMENT | NO_IOWAIT;
     // SAFETY: what was submitted is for its pusher to answer for. The kernel reads the argument and the timeout, which live
     // until it returns.
-    let flags = GET_EVENTS | EXTENDED_ARGUMENT | NO_IOWAIT;
     unsafe { ring.submitter().enter(submitted, 1, flags, Some(&argument)) }
 }
 
