@@ -1,0 +1,143 @@
+//! Whom a request is tried at next: a reactor of this node, another node, or the desk.
+
+use rand::RngExt;
+
+use super::{super::publisher::Audience, Origin};
+use crate::{
+    relay::{
+        Named, ReactorId, RequestId, SessionId, home_reactor,
+        shard::Shard,
+        snapshot::{NodeEntry, NodeRef},
+    },
+    wire::{TopicKind, node::AUDIENCE_MAX, topic::MintedTopic},
+};
+
+/// Who a request could be tried at.
+pub(super) enum Candidate {
+    /// With a private topic only those of its sessions that are named.
+    Reactor(ReactorId, Option<Box<Named>>),
+    Desk,
+    /// With a private topic only those of its sessions that are named.
+    Node(NodeRef, Option<Box<Named>>),
+}
+
+impl Shard {
+    /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet, with
+    /// [`Settings::prefers_near`] among the nearest only; also tells whether anybody else would be left.
+    ///
+    /// [`Settings::prefers_near`]: crate::relay::settings::Settings::prefers_near
+    pub(super) fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
+        self.snapshot.refresh();
+        let Some(request) = self.requests.get(id) else { return (None, false) };
+        let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
+            (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
+            (TopicKind::Data, Origin::Node { .. }) => request.audience.clone().map(Audience::of_this_node),
+            (TopicKind::Route, origin) => {
+                // There is one way, and it is gone once.
+                let way = self.minted_way(topic, matches!(origin, Origin::Session { .. }));
+                return (way.filter(|_| request.is_untried()), false);
+            }
+            _ => None,
+        };
+        let accepted = audience.as_ref().map(Audience::entry);
+        let entry = accepted.as_ref().or_else(|| self.snapshot.topic(topic));
+        let (all_reactors, all_nodes) =
+            entry.map_or((&[][..], &[][..]), |entry| (&entry.reactors[..], &entry.nodes[..]));
+        let (publisher, foreign) = match request.origin {
+            Origin::Session { key, .. } => (Some(key.index), true),
+            Origin::Node { .. } => (None, false),
+        };
+        let own_sessions = self.local_topics.sessions(topic);
+        let own = self.id;
+        let tried_of =
+            |reactor: ReactorId| request.tried().iter().filter(move |session| session.reactor() == reactor);
+        // Our own sessions are known better than the snapshot knows them.
+        let still_subscribes = |session: &&SessionId| {
+            self.session_indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
+        };
+        let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
+        let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();
+        // Those that were tried elsewhere may have left, and others be there in their place: who knows is
+        // asked.
+        let weight_of = |reactor: ReactorId, count: u64| match request.exhausted().contains(&reactor) {
+            true => 0,
+            false => count.saturating_sub(tried_of(reactor).count() as u64).max(count.min(1)),
+        };
+        let own_weight = match audience {
+            _ if request.exhausted().contains(&own) => 0,
+            None => own_sessions.len().saturating_sub(gone) as u64,
+            Some(_) => all_reactors
+                .iter()
+                .find(|(reactor, _)| *reactor == own)
+                .map_or(0, |&(reactor, count)| weight_of(reactor, count.into())),
+        };
+        let named = |reactor: ReactorId| {
+            let mut parts = audience.iter().flat_map(Audience::by_reactor);
+            parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
+        };
+        let reactors = all_reactors.iter().filter(|(reactor, _)| *reactor != own);
+        let nodes = all_nodes
+            .iter()
+            .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
+        let here = own_weight
+            + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>();
+        let total = here + subscribers_of(nodes.clone());
+        if total == 0 {
+            return (None, false);
+        }
+        // Those at the least distance, where near goes before far; else all.
+        let hops_to = |node: &NodeRef| self.snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
+        let hops_max = match self.shared.settings.prefers_near {
+            false => u8::MAX,
+            true if here > 0 => 0,
+            true => nodes.clone().map(|(node, _)| hops_to(node)).min().unwrap_or(u8::MAX),
+        };
+        let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
+        let mut point = self.rng.random_range(0..here + subscribers_of(nodes.clone()));
+        if point < own_weight {
+            return (Some(Candidate::Reactor(own, named(own))), total > 1);
+        }
+        point -= own_weight;
+        for &(reactor, count) in reactors {
+            let weight = weight_of(reactor, count.into());
+            if point < weight {
+                return (Some(Candidate::Reactor(reactor, named(reactor))), total > 1);
+            }
+            point -= weight;
+        }
+        for (node, count) in nodes {
+            if point < u64::from(*count) {
+                // Should one frame not hold all names, it holds those from a random one on.
+                let named = audience.iter().flat_map(|audience| &audience.nodes);
+                let mut named = named.filter(|(other, _)| other.id == node.id);
+                let named = named.next().map(|(_, named)| {
+                    let from = named.iter().cycle().skip(point as usize);
+                    Box::new(Named(from.take(named.len().min(AUDIENCE_MAX)).copied().collect()))
+                });
+                return (Some(Candidate::Node(node.clone(), named)), total > u64::from(*count));
+            }
+            point -= u64::from(*count);
+        }
+        (None, false)
+    }
+
+    /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the
+    /// topic's node part. `None` if it is no node's.
+    pub(super) fn minted_way(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
+        let minted = MintedTopic::decode(topic)?;
+        if minted.is_at(&self.shared.id) {
+            return Some(Candidate::Desk);
+        }
+        let snapshot = self.shared.snapshot.load();
+        let admission = self.shared.admission.load();
+        let id = *snapshot.paths.keys().find(|id| elsewhere && minted.is_at(id) && admission.admits(id))?;
+        let reactor = home_reactor(&id, self.shared.reactors);
+        // Which life of it does not matter: a challenge of another one is not open.
+        Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))
+    }
+}
+
+/// Sessions of other nodes.
+fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
+    nodes.map(|&(_, count)| u64::from(count)).sum()
+}
