@@ -177,7 +177,7 @@ class Bench:
         return statistics.median(each)
 
     def sockets(self):
-        command = [self.peers, "sockets", "--processors", f"{SERVER_CPU},{LOAD_CPU}"]
+        command = [self.peers, "sockets", "--server", SERVER_CPU, "--load", LOAD_CPU]
         self.note("bare sockets", command)
         runs = [json.loads(sh(command)) for _ in range(self.args.runs)]
         return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
@@ -215,17 +215,18 @@ class Bench:
         finally:
             self.stop_all()
 
-    def alternate(self, *runs):
-        """Runs each of `runs` in turn, as often as said; gives for each the median of processor time and all figures."""
+    def alternate(self, *runs, by="node_cpu_us_each"):
+        """Runs each of `runs` in turn, as often as said; gives for each all figures of the run that is the median in one of them."""
         figures = [[] for _ in runs]
         for _ in range(self.args.runs):
             for run, into in zip(runs, figures):
                 into.append(run())
         medians = []
         for into in figures:
-            ordered = sorted(into, key=lambda one: one["node_cpu_us_each"])
+            ordered = sorted(into, key=lambda one: one[by])
             median = dict(ordered[len(ordered) // 2])
-            median["spread"] = [ordered[0]["node_cpu_us_each"], ordered[-1]["node_cpu_us_each"]]
+            costs = sorted(one["node_cpu_us_each"] for one in into)
+            median["spread"] = [costs[0], costs[-1]]
             median["valid"] = all(one["valid"] for one in into)
             medians.append(median)
         return medians

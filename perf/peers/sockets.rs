@@ -22,9 +22,12 @@ pub(crate) struct SocketsArgs {
     rate: u32,
     #[arg(long, default_value_t = 2)]
     seconds: u64,
-    /// Processors of whoever passes bytes on, and of whoever sends them.
-    #[arg(long, value_delimiter = ',', num_args = 2, default_values_t = [0, 1])]
-    processors: Vec<usize>,
+    /// Processor of whoever passes bytes on.
+    #[arg(long, default_value_t = 0)]
+    server: usize,
+    /// Processor of whoever sends them.
+    #[arg(long, default_value_t = 1)]
+    load: usize,
 }
 
 /// Prints the median round trip in microseconds, either way. As through a node it goes to the other side twice.
@@ -37,7 +40,7 @@ pub(crate) fn run(args: &SocketsArgs) -> Result<(), Box<dyn Error>> {
 
 fn median(args: &SocketsArgs, spins: bool) -> Result<f64, Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let (frame, server, client) = (args.frame, args.processors[0], args.processors[1]);
+    let (frame, server) = (args.frame, args.server);
     let mut near = TcpStream::connect(listener.local_addr()?)?;
     let (far, _) = listener.accept()?;
     let passing = thread::spawn(move || {
@@ -45,7 +48,7 @@ fn median(args: &SocketsArgs, spins: bool) -> Result<f64, Box<dyn Error>> {
         // It ends when the connection does.
         let _ = pass_on(far, frame, spins);
     });
-    pin(client);
+    pin(args.load);
     near.set_nodelay(true)?;
     near.set_nonblocking(true)?;
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
