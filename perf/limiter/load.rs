@@ -132,7 +132,7 @@ fn write(
             continue;
         }
         for _ in 0..count {
-            frame[6..38].copy_from_slice(&seq(offer.start.elapsed(), offered));
+            frame[6..38].copy_from_slice(&seq(offer.start.elapsed(), offer.number, offered));
             writer.add(&frame)?;
             offered += 1;
         }
@@ -142,9 +142,9 @@ fn write(
     Ok(offered)
 }
 
-/// A seq tells when it was sent.
-fn seq(at: Duration, number: u64) -> Seq {
-    let text = format!("{:016x}{number:016x}", at.as_nanos() as u64);
+/// A seq tells when it was sent. No two sessions have the same, for at one subscriber the second would be refused.
+fn seq(at: Duration, session: u32, number: u64) -> Seq {
+    let text = format!("{:016x}{session:04x}{number:012x}", at.as_nanos() as u64);
     text.into_bytes().try_into().expect("32 digits")
 }
 
