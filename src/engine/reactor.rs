@@ -60,6 +60,9 @@ const KIND_SEND: u64 = 2;
 const KIND_RECEIVE_OWN: u64 = 3;
 const KIND_CALL_OFF: u64 = 4;
 
+/// A reactor that looks for work offers its processor to others after so many looks, about 10 µs.
+const LOOKS_PER_YIELD: u32 = 64;
+
 /// What the door, the registry and the engine tell a reactor.
 pub(super) enum Command {
     Adopt(Box<NewLink>),
@@ -378,6 +381,7 @@ impl Reactor {
     /// Runs until it was told to close all links and they are gone.
     pub(super) fn run(mut self) {
         let mut idle_since: Option<Instant> = None;
+        let mut looks = 0u32;
         while !(self.stopping && self.slots.iter().all(Option::is_none)) {
             // The clock is read once a turn, after the wait.
             let mut busy = self.handle_mesh();
@@ -394,6 +398,11 @@ impl Reactor {
                 idle_since = None;
                 self.enter(Some(Duration::ZERO));
             } else if self.spins(&mut idle_since) {
+                looks = looks.wrapping_add(1);
+                if looks.is_multiple_of(LOOKS_PER_YIELD) {
+                    // Whoever was put on this processor would wait until we sleep, for an answer of ours, too.
+                    std::thread::yield_now();
+                }
                 self.enter(Some(Duration::ZERO));
             } else {
                 self.sleep();
