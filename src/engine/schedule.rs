@@ -21,13 +21,20 @@ pub enum Role {
     Background,
 }
 
-/// Says what the thread that calls does from here on. Threads that it starts take after it until they say otherwise.
+/// Says what the thread that calls does from here on. Threads that it starts take after it until they say otherwise. A
+/// policy that the process was started with stays.
 pub fn set_role(role: Role) {
     let (policy, nice, turn) = match role {
         Role::Messages => (libc::SCHED_NORMAL, None, SHORT_TURN),
         Role::Work => (libc::SCHED_NORMAL, Some(WORK_NICE), Duration::ZERO),
         Role::Background => (libc::SCHED_IDLE, None, Duration::ZERO),
     };
+    // SAFETY: it only gives a number.
+    let is_usual = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_NORMAL;
+    if role != Role::Background && !is_usual {
+        // Whoever started us has chosen, real time perhaps.
+        return;
+    }
     // Of this thread alone, as Linux has it.
     let own_nice = rustix::process::getpriority_process(None).unwrap_or(0);
     let attributes = libc::sched_attr {
@@ -72,6 +79,8 @@ mod tests {
             assert_eq!(own().sched_nice, before.sched_nice.max(WORK_NICE));
             set_role(Role::Background);
             assert_eq!(own().sched_policy, libc::SCHED_IDLE as u32);
+            set_role(Role::Messages);
+            assert_eq!(own().sched_policy, libc::SCHED_IDLE as u32, "a policy that is there stays");
         })
         .join()
         .unwrap();

@@ -253,7 +253,13 @@ fn idle(args: &BenchArgs, load: &mut Load<Amop>, security: Security) -> Result<E
     }
     let before = Usage::of(&args.pid);
     for (made, security) in (1..=args.links).zip(securities.iter().cycle()) {
-        load.add(args.publish_at(), security, Role::Idle)?;
+        load.add(args.publish_at(), security, Role::Idle).map_err(|error| {
+            let hint = match made {
+                1 => "",
+                _ => "; does it let in so many sessions of a certificate? See --more-certs",
+            };
+            format!("link {made} of {}: {error}{hint}", args.links)
+        })?;
         if made % 1_000 == 0 {
             eprintln!("{made} links");
         }
