@@ -80,6 +80,23 @@ fn a_node_without_tls_can_be_measured_too() {
 }
 
 #[test]
+fn reactors_that_look_for_work_without_sleeping_answer_all_of_it() {
+    let node = start("[engine]\nreactors=2\nspin_us=1000000\n");
+    for run in figures(&node, &["--window", "1,8", "--publishers", "3"]) {
+        assert_eq!(run["is_clean"], true, "{run}");
+        assert!(count(&run, "messages") > 0, "{run}");
+    }
+}
+
+#[test]
+fn idle_links_take_turns_with_certificates() {
+    let node = start("");
+    let other = host_dir(Profile::Rsa).join("sdk");
+    let idle = figures(&node, &["idle", "--links", "6", "--more-certs", other.to_str().unwrap()]);
+    assert_eq!(count(&idle[0], "links"), 6);
+}
+
+#[test]
 fn publishers_and_subscribers_may_be_at_different_nodes() {
     let near = TestNode::start(Profile::Rsa, 0, &[], "");
     let far = TestNode::start(Profile::Rsa, 1, &[&near], "");
