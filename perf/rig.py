@@ -132,9 +132,9 @@ class Bench:
             time.sleep(0.05)
         raise Trouble(f"nothing listens on port {port}")
 
-    def measure(self, name, command, rate_counts=True):
-        """Runs a load until it is valid; gives its figures."""
-        pinned = ["taskset", "-c", str(LOAD_CPU), *[str(part) for part in command]]
+    def measure(self, name, command, rate_counts=True, under=()):
+        """Runs a load, under another command perhaps, until it is valid; gives its figures."""
+        pinned = [*under, "taskset", "-c", str(LOAD_CPU), *[str(part) for part in command]]
         self.note(name, pinned)
         for _ in range(TRIES):
             before = processor_times()
@@ -163,12 +163,12 @@ class Bench:
               f"{'' if last['valid'] else ' VOID'}", file=sys.stderr)
         return figures if len(figures) > 1 else last
 
-    def bench(self, name, pids, *options, nodes=(0,), rate_counts=True):
+    def bench(self, name, pids, *options, nodes=(0,), rate_counts=True, under=()):
         where = [part for number in nodes for part in ("-n", f"127.0.0.1:{CHANNEL_PORT + number}")]
         command = [self.amop, "bench", *options, *where, "-c", self.certs, "--pid", ",".join(map(str, pids)), "--json"]
         if "--seconds" not in options:
             command += ["--seconds", self.args.seconds]
-        return self.measure(name, command, rate_counts)
+        return self.measure(name, command, rate_counts, under)
 
     def aead(self, frame, frames_per_record):
         command = [self.peers, "aead", "--frame", frame, "--frames-per-record", frames_per_record]

@@ -60,7 +60,7 @@ const KIND_SEND: u64 = 2;
 const KIND_RECEIVE_OWN: u64 = 3;
 const KIND_CALL_OFF: u64 = 4;
 
-/// A reactor that looks for work offers its processor to others after so many looks, about 10 µs.
+/// A reactor that looks for work offers its processor to others after so many looks.
 const LOOKS_PER_YIELD: u32 = 64;
 
 /// What the door, the registry and the engine tell a reactor.
