@@ -311,8 +311,9 @@ pub struct Load<P: Protocol> {
 }
 
 impl<P: Protocol> Load<P> {
-    /// Connects and subscribes everybody.
+    /// Connects and subscribes everybody. The thread that calls is the one that measures from here on.
     pub fn connect(protocol: P, shape: &Shape, security: &Security) -> io::Result<Self> {
+        set_thread_role(ThreadRole::Messages);
         let (buffers, buffer_len) = RECEIVE_BUFFERS;
         let streams = Streams::new(buffers, buffer_len).map_err(io::Error::other)?;
         let table = Table {

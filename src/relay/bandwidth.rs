@@ -164,19 +164,22 @@ impl Bucket {
     /// What is kept for sessions that have had less than others; for large frames, what the bucket holds on top of its
     /// capacity. So its level moves by what two of them cost, a hundredth of 200.
     fn grace(&self, cost: i64) -> i64 {
-        let part = self.capacity_ticks.max(cost) / RESERVE_PART;
-        if !self.is_large(cost) {
-            return part;
+        let least = self.least_reserve(cost);
+        match self.is_large(cost) {
+            true => least.max(2 * cost.min(self.capacity_ticks) - self.capacity_ticks),
+            false => least,
         }
-        part.max(2 * cost.min(self.capacity_ticks) - self.capacity_ticks)
     }
 
     /// What is kept of a bucket that holds that much more. A little less than all of it: who asks only now and then finds it
     /// there before anything is lost.
     fn reserve_for_large(&self, cost: i64, grace: i64) -> i64 {
-        let part = self.capacity_ticks / RESERVE_PART;
         let all = self.capacity_ticks + grace - cost.min(self.capacity_ticks);
-        (all - part).max(cost / RESERVE_PART).max(part)
+        (all - self.capacity_ticks / RESERVE_PART).max(self.least_reserve(cost))
+    }
+
+    fn least_reserve(&self, cost: i64) -> i64 {
+        self.capacity_ticks.max(cost) / RESERVE_PART
     }
 
     /// Lets that much flow into a full bucket for a while, for a large frame that waits for its reserve: whoever takes

@@ -98,7 +98,7 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     deaf: bool,
     /// With --rate: look for answers without sleeping. Times are then the node's alone, where the load has a processor of its own.
-    #[arg(long)]
+    #[arg(long, requires = "rate")]
     spin: bool,
     /// Have each frame in TLS records of its own, both ways, as SDKs other than ours need it.
     #[arg(long)]
@@ -188,7 +188,6 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     }
     let security = args.security(&args.connect.certs)?;
     raise_open_files();
-    set_thread_role(ThreadRole::Messages);
     let mut load = Load::connect(args.protocol(), &args.shape(), &security)?;
     if args.mode == Mode::Idle {
         return idle(&args, &mut load, security);
