@@ -5,6 +5,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`escape`] | what others wrote, made fit for terminals and logs |
 //! | [`wire`] | bytes ⇄ types for SDK links and node links; pure |
 //! | [`relay`] | what the node decides; no sockets, no clock, no randomness of its own |
 //! | [`tls`] | identities, verification, handshakes, the record layer |
@@ -26,6 +27,7 @@ pub mod client;
 pub mod config;
 pub mod door;
 pub mod engine;
+pub mod escape;
 pub mod keys;
 pub mod load;
 pub mod node;

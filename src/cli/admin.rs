@@ -52,7 +52,7 @@ pub(super) fn not_as_asked(admin: &str, status: StatusCode, body: &[u8]) -> Stri
     let said: String = said.lines().next().unwrap_or_default().chars().take(REMARK_LEN_MAX).collect();
     format!(
         "{admin} answers {status}: {}; is it the [admin] port of a node of this version?",
-        super::text::shown(&said)
+        crate::escape::shown(&said)
     )
 }
 

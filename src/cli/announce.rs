@@ -10,9 +10,11 @@ use super::{
     Failure,
     admin::{not_as_asked, parse, post},
     print_line,
-    text::{shown, shown_json},
 };
-use crate::wire::announcement::check_text;
+use crate::{
+    escape::{shown, shown_json},
+    wire::announcement::check_text,
+};
 
 #[derive(Args)]
 #[command(after_help = "\

@@ -13,8 +13,9 @@ use super::{
     Failure,
     admin::{get_text, parse, percent_encode},
     print_line,
-    text::{bytes, dot_string, millis, numbers, quote_for_dot, short, shown, shown_json, table, words},
+    text::{bytes, dot_string, millis, numbers, quote_for_dot, short, table, words},
 };
+use crate::escape::{shown, shown_json};
 
 /// Nodes that are asked for; no node knows more.
 const NODES_MAX: usize = 10_000;

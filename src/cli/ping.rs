@@ -14,9 +14,12 @@ use super::{
     Failure,
     admin::{get, not_as_asked, parse},
     print_line,
-    text::{millis, numbers, short, shown, shown_json, table, words},
+    text::{millis, numbers, short, table, words},
 };
-use crate::wire::NodeId;
+use crate::{
+    escape::{shown, shown_json},
+    wire::NodeId,
+};
 
 /// Exit status where the node has not answered once.
 const UNREACHED: u8 = 3;

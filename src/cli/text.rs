@@ -1,48 +1,8 @@
-//! How commands show what others have named: names of topics and nodes may hold any character.
-//!
-//! # Invariants
-//! - Nothing that is shown moves a terminal's cursor, changes the direction of text, or ends a line.
+//! How commands lay out what they show.
 
 use std::fmt::Write;
 
-/// Makes text fit for a terminal: characters that are not seen, or that control how others are seen, are
-/// written as `\u{…}`, `\n` and so on, and a backslash as two.
-pub(super) fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut escaped = text.escape_debug();
-    while let Some(character) = escaped.next() {
-        if character != '\\' {
-            shown.push(character);
-            continue;
-        }
-        match escaped.next() {
-            // Quotes need no escape here.
-            Some(quote @ ('"' | '\'')) => shown.push(quote),
-            other => {
-                shown.push('\\');
-                shown.extend(other);
-            }
-        }
-    }
-    shown
-}
-
-/// The same for a whole JSON text, which it stays.
-pub(super) fn shown_json(json: &str) -> String {
-    let mut shown = String::with_capacity(json.len());
-    for character in json.chars() {
-        let is_plain = character.is_ascii() && character != '\u{7f}';
-        if is_plain || character.escape_debug().len() == 1 {
-            shown.push(character);
-        } else {
-            // What is beyond ASCII is inside of strings.
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                let _ = write!(shown, "\\u{unit:04x}");
-            }
-        }
-    }
-    shown
-}
+use crate::escape::shown;
 
 /// Text as a quoted string of a DOT file, to be seen as it would be on a terminal.
 pub(super) fn dot_string(text: &str) -> String {
@@ -137,29 +97,7 @@ pub(super) fn millis(micros: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Whatever is or may become a control, a break of lines, or a change of direction.
-    const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\t\0\u{7f}\u{9b}31m\u{85}\u{2028}\u{2029}\u{ad}\u{61c}\u{200b}\u{200e}\u{200f}\u{202a}\u{202d}\u{202e}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}\u{e0001}\u{e000}\u{fff9}";
-
-    #[test]
-    fn nothing_that_controls_a_terminal_is_shown_as_it_is() {
-        let text = shown(HOSTILE);
-        assert!(text.is_ascii() && !text.contains(|character: char| character.is_ascii_control()), "{text}");
-        assert_eq!(shown("a\u{202e}\"b'\\n\n"), "a\\u{202e}\"b'\\\\n\\n");
-        for plain in ["payments/eu-1", "链上信使协议", "Zahlungen für Ö", "платежи", "😀 a"]
-        {
-            assert_eq!(shown(plain), plain);
-        }
-    }
-
-    #[test]
-    fn json_stays_the_same_json_without_characters_that_are_not_seen() {
-        let text = format!("{HOSTILE}\"\\链😀");
-        let json = serde_json::to_string(&[&text]).unwrap();
-        let safe = shown_json(&json);
-        assert!(safe.replace(['链', '😀'], "").is_ascii() && !safe.contains('\u{7f}'), "{safe}");
-        assert_eq!(serde_json::from_str::<Vec<String>>(&safe).unwrap(), [text]);
-    }
+    use crate::escape::tests::HOSTILE;
 
     #[test]
     fn a_string_of_a_drawing_ends_where_it_is_meant_to() {

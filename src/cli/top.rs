@@ -16,8 +16,9 @@ use super::{
     admin::{get_text, parse},
     net::{Link, Network, names, network_path},
     print_line,
-    text::{bytes, millis, numbers, short, shown, table, words},
+    text::{bytes, millis, numbers, short, table, words},
 };
+use crate::escape::shown;
 
 /// Moves to the upper left corner and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[J";

@@ -10,9 +10,11 @@ use super::{
     Failure,
     admin::{get, not_as_asked, parse},
     print_line,
-    text::{shown, shown_json},
 };
-use crate::wire::trace::{seq_from_text, seq_to_text};
+use crate::{
+    escape::{shown, shown_json},
+    wire::trace::{seq_from_text, seq_to_text},
+};
 
 /// Exit status where no node knows the message.
 const UNKNOWN: u8 = 3;
