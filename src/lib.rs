@@ -33,5 +33,6 @@ pub mod load;
 pub mod node;
 pub mod pki;
 pub mod relay;
+mod stop;
 pub mod tls;
 pub mod wire;

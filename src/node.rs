@@ -19,8 +19,9 @@ use crossbeam::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    task::{JoinError, JoinHandle},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     admin::{Admin, AdminError, AdminListener, RegistryRequest, Watched},
@@ -31,6 +32,7 @@ use crate::{
     relay::{
         RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
     },
+    stop::join_by,
     tls::{
         config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
         identity::{Identity, IdentityError, Roots},
@@ -45,6 +47,10 @@ const GATHER: Duration = Duration::from_millis(1);
 const GATHERED_MAX: usize = 1_024;
 /// Questions of the admin endpoint that wait for the registry; further ones are refused.
 const REGISTRY_REQUESTS_MAX: usize = 16;
+/// How long the door may take to close before the reactors are drained, out of the time of the whole stop.
+const DOOR_CLOSED_WITHIN: Duration = Duration::from_secs(1);
+/// How long what should have ended with the reactors may take beyond the time of the stop.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// Open files that a busy node wants.
 const FILES_WANTED: u64 = 65_536;
 
@@ -238,17 +244,32 @@ impl Node {
     }
 
     /// Runs until SIGTERM or SIGINT, then stops in order. A second one ends the process at once. On SIGHUP it
-    /// takes over the membership that `reload` gives. SIGUSR1 switches tracing on, SIGUSR2 off.
-    pub fn run_until(self, signals: Signals, reload: impl Fn() -> Option<Membership>) {
+    /// takes over the membership that `reload` gives, which reads files, and may take as long as they do. SIGUSR1
+    /// switches tracing on, SIGUSR2 off.
+    pub fn run_until(
+        self,
+        signals: Signals,
+        reload: impl Fn() -> Option<Membership> + Clone + Send + 'static,
+    ) {
         let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
             signals;
         runtime.block_on(async {
+            let mut reloading: Option<JoinHandle<Option<Membership>>> = None;
             loop {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    _ = hangup.recv() => if let Some(membership) = reload() {
-                        self.set_membership(membership);
+                    // One at a time, in order; the next one waits in the kernel.
+                    _ = hangup.recv(), if reloading.is_none() => {
+                        reloading = Some(tokio::task::spawn_blocking(reload.clone()));
+                    },
+                    read = ended(&mut reloading) => {
+                        reloading = None;
+                        match read {
+                            Ok(Some(membership)) => self.set_membership(membership),
+                            Ok(None) => {}
+                            Err(error) => error!(%error, "reading the configuration again has failed; this is a fault of amop"),
+                        }
                     },
                     _ = trace.recv() => self.set_tracing(true),
                     _ = trace_no_more.recv() => self.set_tracing(false),
@@ -262,6 +283,7 @@ impl Node {
         });
         self.stop();
         info!("stopped");
+        // A file that is still being read is not waited for.
         runtime.shutdown_background();
     }
 
@@ -275,24 +297,55 @@ impl Node {
         }
     }
 
-    /// Stops: no new links, what is in flight is answered within the bound, links are closed in order.
+    /// Stops: no new links, what is in flight is answered, links are closed in order; all of it within
+    /// `[amop] shutdown_timeout_ms`. What has not ended by then is left behind, and ends with the process.
     pub fn stop(mut self) {
         self.shut_down();
     }
 
     fn shut_down(&mut self) {
-        self.stopping.store(true, Relaxed);
-        self.door.close();
-        if let Some(engine) = self.engine.take() {
-            engine.stop(self.shutdown_timeout);
+        if self.stopping.swap(true, Relaxed) {
+            return;
         }
+        let begun = Instant::now();
+        let end = begun + self.shutdown_timeout;
+        let mut left = Vec::new();
+        // It ends at once unless something hangs in it; then there is one more look at it below.
+        self.door.closed_by(begun + DOOR_CLOSED_WITHIN.min(self.shutdown_timeout / 4));
+        if let Some(engine) = self.engine.take()
+            && !engine.stop(end.saturating_duration_since(Instant::now()))
+        {
+            left.push("reactors");
+        }
+        let end = end.max(Instant::now() + LAST_LOOK);
         self.registry_inputs.take();
-        if let Some(registry) = self.registry.take() {
-            // A registry that has failed has ended.
-            let _ = registry.join();
+        if let Some(registry) = self.registry.take()
+            && join_by(registry, end).is_err()
+        {
+            left.push("registry");
+        }
+        if !self.door.closed_by(end) {
+            left.push("door");
         }
         // To the last, it tells that the node is stopping.
-        self.admin.take();
+        if self.admin.as_mut().is_some_and(|admin| !admin.closed_by(end)) {
+            left.push("admin endpoint");
+        }
+        if !left.is_empty() {
+            let timeout_ms = self.shutdown_timeout.as_millis() as u64;
+            warn!(
+                timeout_ms,
+                left = left.join(", "),
+                "not all parts of the node have ended within [amop] shutdown_timeout_ms; they end with the process",
+            );
+        }
+    }
+}
+
+async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -320,6 +373,29 @@ impl Signals {
         let trace_no_more = signal(SignalKind::user_defined2())?;
         drop(_entered);
         Ok(Self { runtime, terminate, interrupt, hangup, trace, trace_no_more })
+    }
+
+    /// Starts something that may take its time. `None` if the process is told to end meanwhile: nothing is served yet, so
+    /// nothing is waited for.
+    pub fn start<T: Send + 'static>(
+        mut self,
+        start: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<Option<(Self, T)>> {
+        let Self { runtime, terminate, interrupt, .. } = &mut self;
+        let started = runtime.block_on(async {
+            tokio::select! {
+                started = tokio::task::spawn_blocking(start) => Some(started),
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
+            }
+        });
+        let Some(started) = started else {
+            info!("told to end before the node was up");
+            self.runtime.shutdown_background();
+            return Ok(None);
+        };
+        let started = started.map_err(std::io::Error::other)?;
+        Ok(Some((self, started)))
     }
 }
 

@@ -41,7 +41,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -68,6 +68,7 @@ use crate::{
         registry::{AnnounceError, Announced, RegistryCounters},
         report::{NetworkReport, NodeReport},
     },
+    stop::join_by,
     wire::trace::seq_from_text,
 };
 
@@ -85,6 +86,9 @@ const HEADER_BYTES_MAX: usize = 8 * 1024;
 const HEADER_FIELDS_MAX: usize = 64;
 /// How long the endpoint waits when a connection cannot be accepted.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// How long an endpoint that is dropped may take to close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the path of a message's trace begins with; its seq follows.
 const TRACE_PATH: &str = "/trace/";
@@ -205,12 +209,20 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// Answers nobody any more, and waits for its end, at most until then; whether it has come.
+    pub fn closed_by(&mut self, deadline: Instant) -> bool {
+        self.stop.take();
+        self.thread = self.thread.take().and_then(|thread| join_by(thread, deadline).err());
+        self.thread.is_none()
+    }
+}
+
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            // An endpoint that has failed is closed.
-            let _ = thread.join();
+        // One that was told to close has had its time.
+        if self.stop.is_some() {
+            self.closed_by(Instant::now() + CLOSE_WITHIN);
         }
     }
 }

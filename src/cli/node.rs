@@ -61,7 +61,10 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
         tracing::warn!("{warning}");
     }
     let signals = Signals::take()?;
-    Node::start(config)?.run_until(signals, || reload(&args.config));
+    if let Some((signals, node)) = signals.start(|| Node::start(config))? {
+        let path = args.config.clone();
+        node?.run_until(signals, move || reload(&path));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,6 @@
 //! Links to the nodes of `[p2p] node.N`: dialled until they are there, and again when they are lost.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use rand::RngExt;
 use tokio_uring::net::TcpStream;
@@ -81,7 +81,7 @@ async fn pause(backoff: &mut Duration) {
 /// Dials once; `replacing` if a link to the node is there and is to be replaced. Gives who is there, and the
 /// link's token if it was let in.
 async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId>, Option<u64>), Failure> {
-    let addresses = resolve(peer.to_owned()).await?;
+    let addresses = hall.lookups.resolve(peer).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address)).await {
@@ -116,16 +116,4 @@ async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId
         return Ok((id, token));
     }
     Err(last)
-}
-
-/// Looks a name up, on a thread of its own: resolvers block.
-async fn resolve(peer: String) -> Result<Vec<SocketAddr>, std::io::Error> {
-    if let Ok(address) = peer.parse::<SocketAddr>() {
-        return Ok(vec![address]);
-    }
-    tokio::task::spawn_blocking(move || {
-        std::net::ToSocketAddrs::to_socket_addrs(&peer).map(Iterator::collect)
-    })
-    .await
-    .map_err(std::io::Error::other)?
 }

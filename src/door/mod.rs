@@ -18,6 +18,7 @@ mod accept;
 mod counters;
 mod dial;
 mod guests;
+mod lookup;
 mod membership;
 
 use std::{
@@ -39,11 +40,13 @@ pub use self::{counters::DoorCounters, membership::Membership};
 use self::{
     counters::{FailureClass, Logs},
     guests::Guests,
+    lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
 };
 use crate::{
     bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent, schedule},
     relay::log_limit::LogLimit,
+    stop::join_by,
     tls::{
         Established,
         config::ServerTls,
@@ -73,6 +76,8 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 4_096;
+/// How long a door that is dropped may take to close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes read at once during a handshake.
 const READ_LEN: usize = 4_096;
 
@@ -147,6 +152,7 @@ struct Hall {
     settings: DoorSettings,
     engine: EngineHandle,
     guests: RefCell<Guests>,
+    lookups: Lookups,
     counters: Arc<DoorCounters>,
     logs: RefCell<Logs>,
     membership: watch::Receiver<Membership>,
@@ -215,6 +221,7 @@ impl Door {
             builder.start(async move {
                 let hall = Rc::new(Hall {
                     guests: RefCell::new(Guests::new(settings.reactors)),
+                    lookups: Lookups::default(),
                     counters: counted,
                     logs: RefCell::default(),
                     settings,
@@ -242,19 +249,25 @@ impl Door {
         self.membership.send_replace(membership);
     }
 
-    /// Lets nobody in any more and dials nobody.
-    pub fn close(&mut self) {
+    /// Lets nobody in any more and dials nobody. Returns at once.
+    pub fn close(&self) {
         let _ = self.stop.send(true);
-        if let Some(thread) = self.thread.take() {
-            // A door that has failed is closed.
-            let _ = thread.join();
-        }
+    }
+
+    /// Waits until it is closed, at most until then; whether it is. What has not ended by then ends with the process.
+    pub fn closed_by(&mut self, deadline: Instant) -> bool {
+        self.close();
+        self.thread = self.thread.take().and_then(|thread| join_by(thread, deadline).err());
+        self.thread.is_none()
     }
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.close();
+        // One that was told to close has had its time.
+        if !*self.stop.borrow() {
+            self.closed_by(Instant::now() + CLOSE_WITHIN);
+        }
     }
 }
 
@@ -388,6 +401,8 @@ pub(crate) fn bounds() -> Vec<Bound> {
         fixed("input of a handshake", INPUT_LEN_MAX, "bytes", "connection", "closed"),
         fixed("certificates", CERTIFICATES_MAX, "certificates", "connection", "closed"),
         fixed("certificate", CERTIFICATE_LEN_MAX, "bytes", "connection", "closed"),
+        fixed("lookups of names", LOOKUPS_MAX, "threads", "node", "further ones wait"),
+        fixed("lookup of a name", LOOKUP_TIMEOUT.as_millis() as usize, "ms", "dial", "the dial fails"),
         fixed("links", LINKS_PER_NODE_MAX, "links", "neighbour", "not let in: nodes_refused_by_number"),
         fixed(
             "sessions with one certificate",

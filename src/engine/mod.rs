@@ -58,6 +58,7 @@ use self::{
 };
 use crate::{
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
+    stop::{StopTimes, join_by, wait_by},
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
     wire::{NodeId, sdk::Seq},
 };
@@ -121,6 +122,9 @@ pub fn memory_bytes() -> usize {
     let system = rustix::system::sysinfo();
     system.totalram as usize * system.mem_unit as usize
 }
+
+/// How long the reactors of a node that cannot start may take to end.
+const START_FAILED_WITHIN: Duration = Duration::from_secs(1);
 
 const _: () = assert!(RECORD_LEN_MAX < 32 * 1024, "a receive buffer holds a whole record");
 
@@ -326,7 +330,7 @@ impl Engine {
             match engine.spawn(parts, core) {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
-                    engine.stop(Duration::ZERO);
+                    engine.stop(START_FAILED_WITHIN);
                     return Err(error);
                 }
             }
@@ -374,22 +378,23 @@ impl Engine {
         self.handle.clone()
     }
 
-    /// Lets requests in flight be answered within `timeout`, closes all links in order, and ends.
-    pub fn stop(self, timeout: Duration) {
-        let end = Instant::now() + timeout;
-        for index in 0..self.threads.len() {
-            self.handle.command(ReactorId(index as u16), Command::Drain);
-        }
-        while Instant::now() < end && !self.drained.iter().all(|drained| drained.load(Relaxed)) {
-            thread::sleep(Duration::from_millis(5));
-        }
-        for index in 0..self.threads.len() {
-            self.handle.command(ReactorId(index as u16), Command::CloseAll);
-        }
-        for thread in self.threads {
-            // It cannot have panicked: that ends the process.
-            let _ = thread.join();
-        }
+    /// Lets requests in flight be answered, closes all links in order, cuts those that do not close, and ends: all
+    /// of it within `timeout`. `false` if a reactor still runs, which then ends with the process.
+    pub fn stop(self, timeout: Duration) -> bool {
+        let times = StopTimes::new(Instant::now(), timeout);
+        let command = |command: fn() -> Command| {
+            for index in 0..self.threads.len() {
+                self.handle.command(ReactorId(index as u16), command());
+            }
+        };
+        command(|| Command::Drain);
+        wait_by(times.drained_by, || self.drained.iter().all(|drained| drained.load(Relaxed)));
+        command(|| Command::CloseAll);
+        wait_by(times.closed_by, || self.threads.iter().all(thread::JoinHandle::is_finished));
+        command(|| Command::CutAll);
+        // None can have panicked: that ends the process.
+        let left = self.threads.into_iter().filter_map(|thread| join_by(thread, times.ended_by).err());
+        left.count() == 0
     }
 }
 

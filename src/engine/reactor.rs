@@ -74,6 +74,7 @@ pub(super) enum Command {
     Ping { node: Box<NodeId>, number: u64, hops: u8, reply: PingedReply },
     Drain,
     CloseAll,
+    CutAll,
 }
 
 /// Takes a report, on the reactor's thread.
@@ -525,16 +526,20 @@ impl Reactor {
                     self.shard.ping(self.io.now, number, *node, hops, &mut self.io);
                 }
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
-                Command::CloseAll => {
-                    self.stopping = true;
-                    let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|one| one.key).collect();
-                    for key in keys {
-                        self.io.close(key, CloseReason::Shutdown);
-                    }
-                }
+                Command::CloseAll => self.end_all(false),
+                Command::CutAll => self.end_all(true),
             }
         }
         any
+    }
+
+    /// Ends all links: once what is queued is sent, or at once.
+    fn end_all(&mut self, at_once: bool) {
+        self.stopping = true;
+        let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|one| one.key).collect();
+        for key in keys {
+            self.io.end(key, CloseReason::Shutdown, at_once);
+        }
     }
 
     fn report_links(&mut self, from: u32) -> LinkPage {
