@@ -21,6 +21,7 @@
 //! | [`cli`] | the commands of the binary |
 
 pub mod admin;
+mod backoff;
 pub mod bounds;
 pub mod cli;
 pub mod client;

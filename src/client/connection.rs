@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use rand::RngExt;
 use rustls::{
     ClientConfig,
     pki_types::{IpAddr, Ipv4Addr, ServerName},
@@ -20,9 +19,12 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::{debug, info};
 
 use super::{Answer, Inner, Message, MessageKind, lock, new_seq};
-use crate::wire::{
-    PrivateTopic, ResultCode, TopicKind, json,
-    sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
+use crate::{
+    backoff::Backoff,
+    wire::{
+        PrivateTopic, ResultCode, TopicKind, json,
+        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
+    },
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,17 +43,19 @@ pub(super) async fn run(
     mut dropped: watch::Receiver<()>,
     failures: mpsc::Sender<(usize, String)>,
 ) {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     loop {
+        let mut connected: Option<Instant> = None;
         let life = async {
             let stream = connect(&inner.nodes[node].address, config.clone()).await?;
-            backoff = BACKOFF_MIN;
+            connected = Some(Instant::now());
             live(&inner, node, stream, &mut outgoing).await
         };
         let ended = tokio::select! {
             ended = life => ended,
             _ = dropped.changed() => return,
         };
+        backoff.ended_after(connected.map_or(Duration::ZERO, |since| since.elapsed()));
         inner.set_up(node, false);
         if let Err(error) = ended {
             debug!(node = %inner.nodes[node].address, %error, "connection ended");
@@ -59,8 +63,7 @@ pub(super) async fn run(
         }
         // What was meant for the old connection is not for the new one.
         while outgoing.try_recv().is_ok() {}
-        let pause = backoff.mul_f64(rand::rng().random_range(0.7..1.3));
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        let pause = backoff.next_pause(&mut rand::rng());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = dropped.changed() => return,

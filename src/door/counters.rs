@@ -48,6 +48,8 @@ figures! {
         counter dials,
         /// Dials that made no connection or no handshake.
         counter dials_failed,
+        /// Links that were dialled, and that the peer ended within seconds, with no other link to it.
+        counter dials_hung_up,
     }
 }
 

@@ -1,15 +1,22 @@
 //! Links to the nodes of `[p2p] node.N`: dialled until they are there, and again when they are lost.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use rand::RngExt;
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, counters::FailureClass};
-use crate::{tls::handshake::Handshake, wire::NodeId};
+use crate::{
+    backoff::{Backoff, LASTED},
+    tls::handshake::Handshake,
+    wire::NodeId,
+};
 
-/// The first wait after a failure; each further one is twice as long …
+/// The first wait after a failure, or after a link that did not last; each further one is twice as long …
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// … up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -20,7 +27,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps a link to the node at `peer`, whoever dialled it. Who that is goes into `found`.
 pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Option<NodeId>>>) {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    // Whether it was said that there is no link.
     let mut failing = false;
     // The link dialled last.
     let mut last = None;
@@ -28,7 +36,9 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
         // A link that is there and worn out is replaced before it is closed.
         let replacing = last.is_some_and(|token| hall.guests.borrow().is_here(token));
         if !replacing && let Some(id) = found.get() {
-            wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(&id)).await;
+            let lasted = wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(&id)).await;
+            backoff.ended_after(lasted);
+            failing &= lasted < LASTED;
         }
         hall.counters.dials.increment();
         match dial(&hall, &peer, replacing).await {
@@ -37,15 +47,16 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
                 tokio::time::sleep(OWN_ADDRESS_PAUSE).await;
             }
             Ok((id, token)) => {
-                failing = false;
                 found.set(id.or(found.get()));
                 if let Some(token) = token {
-                    backoff = BACKOFF_MIN;
                     last = Some(token);
-                    wait_until_gone(&hall, |hall| hall.guests.borrow().is_fresh(token)).await;
+                    let lasted = wait_until_gone(&hall, |hall| hall.guests.borrow().is_fresh(token)).await;
+                    backoff.ended_after(lasted);
+                    failing &= lasted < LASTED;
                     if hall.guests.borrow().is_here(token) {
                         continue;
                     }
+                    note_hung_up(&hall, &peer, id, lasted, &mut failing);
                 }
                 pause(&mut backoff).await;
             }
@@ -64,18 +75,36 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
     }
 }
 
-async fn wait_until_gone(hall: &Hall, is_there: impl Fn(&Hall) -> bool) {
+/// A link that we dialled is over. Says so once if it was over at once and no other is there: the peer took the
+/// handshake, and does not want the link.
+fn note_hung_up(hall: &Hall, peer: &str, id: Option<NodeId>, lasted: Duration, failing: &mut bool) {
+    let is_linked = id.is_some_and(|id| hall.guests.borrow().has_node(&id));
+    if lasted >= LASTED || is_linked {
+        return;
+    }
+    hall.counters.dials_hung_up.increment();
+    if !std::mem::replace(failing, true) {
+        warn!(
+            %peer, lasted_ms = lasted.as_millis() as u64,
+            "a node of [p2p] took the handshake and ended the link at once; trying on, less and less often. See its log: its \
+             blacklist or whitelist may leave this node out, another node may have this one's key, or it is no node of amop",
+        );
+    }
+}
+
+/// Gives how long it was there.
+async fn wait_until_gone(hall: &Hall, is_there: impl Fn(&Hall) -> bool) -> Duration {
+    let since = Instant::now();
     while is_there(hall) {
         let left = hall.guests.borrow().node_left.clone();
         let _ = tokio::time::timeout(LOOK_INTERVAL, left.notified()).await;
     }
+    since.elapsed()
 }
 
-/// Waits, a little more or less than said so that nodes do not dial in step.
-async fn pause(backoff: &mut Duration) {
-    let jitter = rand::rng().random_range(0.7..1.3);
-    tokio::time::sleep(backoff.mul_f64(jitter)).await;
-    *backoff = (*backoff * 2).min(BACKOFF_MAX);
+async fn pause(backoff: &mut Backoff) {
+    let pause = backoff.next_pause(&mut rand::rng());
+    tokio::time::sleep(pause).await;
 }
 
 /// Dials once; `replacing` if a link to the node is there and is to be replaced. Gives who is there, and the
