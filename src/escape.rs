@@ -6,7 +6,11 @@
 //! - Nothing that is shown moves a terminal's cursor, changes the direction of text, or ends a line.
 //! - Whatever is shown can be told from what it stands for: a backslash is shown as two.
 
-use std::fmt::{self, Display, Write};
+use std::{
+    fmt::{self, Display, Write},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
 /// Makes text fit for a terminal or a line of a log: characters that are not seen, or that control how others are
 /// seen, are written as `\u{…}`, `\n` and so on, and a backslash as two.
@@ -15,6 +19,29 @@ pub fn shown(text: &str) -> String {
     // Strings take everything.
     let _ = write_shown(&mut shown, text);
     shown
+}
+
+/// The same for a text of several lines that is escaped in part already: line ends and backslashes stay.
+pub fn shown_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| line.split('\\').map(shown).collect::<Vec<_>>().join("\\"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The same for bytes that may be text: those that are none are shown as `\x…`.
+pub fn shown_bytes(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let _ = write_shown(&mut text, chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// The same for the name of a file.
+pub fn shown_path(path: &Path) -> String {
+    shown_bytes(path.as_os_str().as_bytes())
 }
 
 /// A value whose text is shown as by [`shown`].
@@ -97,5 +124,18 @@ pub(crate) mod tests {
         let safe = shown_json(&json);
         assert!(safe.replace(['链', '😀'], "").is_ascii() && !safe.contains('\u{7f}'), "{safe}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&safe).unwrap(), [text]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_without_loss() {
+        assert_eq!(shown_bytes(b"pay\xff\xfe \\xff\n"), "pay\\xff\\xfe \\\\xff\\n");
+        assert_eq!(shown_path(Path::new("a\u{1b}[2J.pem")), "a\\u{1b}[2J.pem");
+    }
+
+    #[test]
+    fn lines_of_an_error_stay_lines_and_nothing_else_gets_through() {
+        assert_eq!(shown_lines("a:1: \"\\n\"\nb\u{1b}[2J\r"), "a:1: \"\\n\"\nb\\u{1b}[2J\\r");
+        let text = shown_lines(HOSTILE);
+        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text}");
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     Failure,
     admin::{not_as_asked, parse, post},
-    print_line,
+    output::{ended, print_line},
 };
 use crate::{
     escape::{shown, shown_json},
@@ -71,14 +71,14 @@ pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
     }
     let announced: Announced = parse(admin, &body)?;
     let Announced { number, neighbours, reachable } = announced;
-    if args.json {
-        print_line(&shown_json(&String::from_utf8_lossy(&body)));
+    let said = if args.json {
+        shown_json(&String::from_utf8_lossy(&body))
     } else if reachable == 0 {
-        print_line("no other node can be reached now: nobody else gets it");
+        "no other node can be reached now: nobody else gets it".to_owned()
     } else {
-        print_line(&format!(
+        format!(
             "announcement {number} is on its way; neighbours that it was sent to: {neighbours}, nodes that can be reached: {reachable}"
-        ));
-    }
-    Ok(if reachable == 0 { ExitCode::from(NOBODY) } else { ExitCode::SUCCESS })
+        )
+    };
+    ended(print_line(&said), if reachable == 0 { ExitCode::from(NOBODY) } else { ExitCode::SUCCESS })
 }

@@ -16,6 +16,6 @@ pub(super) struct BoundsArgs {
 
 pub(super) fn run(args: &BoundsArgs) -> Result<ExitCode, Failure> {
     let (config, _) = Config::load(&args.config)?;
-    line!("{}", bounds::table(&bounds::all(&config)).trim_end());
+    line!("{}", bounds::table(&bounds::all(&config)).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

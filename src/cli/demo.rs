@@ -81,8 +81,8 @@ pub(super) fn run(args: &DemoArgs) -> Result<ExitCode, super::Failure> {
     told.map(|()| ExitCode::SUCCESS)
 }
 
-fn say(text: &str) {
-    super::print_line(text);
+fn say(text: &str) -> Result<(), super::output::OutputError> {
+    super::output::print_line(text)
 }
 
 /// Fails the demo unless things are as they should be.
@@ -91,14 +91,14 @@ fn check(holds: bool, what: &str) -> Result<(), super::Failure> {
 }
 
 async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
-    say("AMOP, the short story: three banks, one network, no ledger touched.\n");
+    say("AMOP, the short story: three banks, one network, no ledger touched.\n")?;
     let dir = tempfile::Builder::new().prefix("amop-demo-").tempdir()?;
     let began = Instant::now();
     let (network, channels) = make_network(dir.path())?;
     say(&format!(
         "1. Papers. A consortium needs certificates: a chain CA, an agency, {NODES} nodes, and one for\n   the banks' applications. Made in {} ms, in the layout of FISCO BCOS' build_chain.sh.\n",
         began.elapsed().as_millis()
-    ));
+    ))?;
 
     let began = Instant::now();
     let mut nodes = Vec::new();
@@ -128,7 +128,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
     say(&format!(
         "2. Three nodes start as processes of their own and link up over mutual TLS, each with each.\n   Running and linked after {} ms.\n",
         began.elapsed().as_millis()
-    ));
+    ))?;
 
     let subscribers = [("Bob", 1usize), ("Carol", 1), ("Dave", 2), ("Erin", 0)];
     let (tallies, mut heard) = tokio::sync::mpsc::unbounded_channel();
@@ -168,7 +168,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
         tally.join(", "),
         round_trips[round_trips.len() / 2],
         round_trips[round_trips.len() * 99 / 100],
-    ));
+    ))?;
     check(counts.len() == subscribers.len(), "a subscriber was never drawn")?;
     while heard.try_recv().is_ok() {}
 
@@ -183,11 +183,11 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
         "4. Multicast. \"rates are up\" goes to ALL: {} have it, each once.\n   The node accepted it in {} µs.\n",
         reached.into_iter().collect::<Vec<_>>().join(", "),
         answer.round_trip.as_micros()
-    ));
+    ))?;
 
     let answer = alice.request("nobody-listens-here", b"hello?", SOON).await?;
     check(answer.code == ResultCode::NO_RECEIVER, "a topic without subscribers was not answered with 100")?;
-    say(&format!("5. A topic that nobody has is answered at once: {}.\n", answer.code));
+    say(&format!("5. A topic that nobody has is answered at once: {}.\n", answer.code))?;
 
     let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let answer = alice.request("payments", &file::encode("contract.pdf", &bytes), SOON).await?;
@@ -199,9 +199,9 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
         "6. A file of 5 MB, in one message, to one subscriber: {} has it, byte for byte, after {} ms.\n",
         String::from_utf8_lossy(&answer.payload),
         answer.round_trip.as_millis()
-    ));
+    ))?;
 
-    say("7. Now node 1 is stopped, with Bob and Carol on it, while Alice goes on paying ...");
+    say("7. Now node 1 is stopped, with Bob and Carol on it, while Alice goes on paying ...")?;
     let (mut first, mut rest) = (nodes.remove(0), nodes);
     let mut second = rest.remove(0);
     let stopping = tokio::task::spawn_blocking(move || second.stop().map_err(|error| error.to_string()));
@@ -223,7 +223,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
     say(&format!(
         "   All 300 payments were answered, now by Dave and Erin; the longest took {} ms. Node 1 answered\n   what it had taken, closed its links and ended with status 0.\n",
         longest.as_millis()
-    ));
+    ))?;
 
     drop(clients);
     let status = first.stop()?;
@@ -231,10 +231,10 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
     let status = rest.remove(0).stop()?;
     check(status.success(), "node 2 did not end in order")?;
     drop(dir);
-    say("8. The other nodes are stopped, the certificates are thrown away. Nothing is left behind.\n");
+    say("8. The other nodes are stopped, the certificates are thrown away. Nothing is left behind.\n")?;
     say(
         "Next: `amop pki network` makes such a network to keep, `amop node --help` runs its nodes,\n`amop sub --help` and `amop pub --help` talk over it.",
-    );
+    )?;
     Ok(())
 }
 

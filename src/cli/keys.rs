@@ -11,9 +11,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::keys::{
-    PrivateKey, PublicKey,
-    file::{Key, KeyFile, KeyFileError},
+use crate::{
+    escape::shown_path,
+    keys::{
+        PrivateKey, PublicKey,
+        file::{Key, KeyFile, KeyFileError},
+    },
 };
 
 /// Where a password is looked for before it is asked for.
@@ -183,7 +186,7 @@ pub(super) fn public_key(file_or_digits: &str) -> Result<PublicKey, Failure> {
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         KeysCommand::New { format, out, password, overwrite } => new(*format, out, password, overwrite)?,
-        KeysCommand::Show { file, password } => show(&password.key(file)?),
+        KeysCommand::Show { file, password } => show(&password.key(file)?)?,
         KeysCommand::Convert { file, to, out, password, overwrite } => {
             convert(file, *to, out.as_deref(), password, overwrite)?;
         }
@@ -191,10 +194,11 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(key: &Key) {
+fn show(key: &Key) -> Result<(), Failure> {
     let public = key.public_key();
-    line!("address      {}", public.address_hex());
-    line!("public key   {public}");
+    line!("address      {}", public.address_hex())?;
+    line!("public key   {public}")?;
+    Ok(())
 }
 
 fn new(
@@ -220,9 +224,9 @@ fn new(
     for file in [&public_file, &file("pem.pub")] {
         overwrite.write(file, public.to_pem()?.as_bytes(), false)?;
     }
-    show(&Key::Private(key));
-    line!("private file {}", private_file.display());
-    line!("public file  {}", public_file.display());
+    show(&Key::Private(key))?;
+    line!("private file {}", shown_path(&private_file))?;
+    line!("public file  {}", shown_path(&public_file))?;
     Ok(())
 }
 
@@ -242,7 +246,7 @@ fn convert(
         .map_err(|error| format!("{}: {error}", file.display()))?;
     match out {
         Some(out) => overwrite.write(out, &encoded, is_private)?,
-        None => line!("{}", String::from_utf8_lossy(&encoded).trim_end()),
+        None => line!("{}", String::from_utf8_lossy(&encoded).trim_end())?,
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 //! Each file is one command: its arguments, and what it does. They import `node`, `client`, `load`, `keys`, `pki` and
 //! `config`, and decide nothing about messages.
 
-/// Prints a line; quietly ends in nothing once nobody reads any more.
+/// Prints a line.
 macro_rules! line {
-    ($($argument:tt)*) => { _ = $crate::cli::print_line(&format!($($argument)*)) };
+    ($($argument:tt)*) => { $crate::cli::output::print_line(&format!($($argument)*)) };
 }
 
 mod admin;
@@ -17,6 +17,8 @@ mod demo;
 mod keys;
 mod net;
 mod node;
+mod output;
+mod pid_file;
 mod ping;
 mod pki;
 mod publish;
@@ -76,7 +78,10 @@ const FAILURE: u8 = 1;
 
 /// Runs the command line and gives the exit status.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return output::print_parsed(&said),
+    };
     let done = match cli.command {
         Command::Node(args) => node::run(&args),
         Command::Sub(args) => subscribe::run(args),
@@ -90,25 +95,16 @@ pub fn run() -> ExitCode {
         Command::Top(args) => top::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "amop", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "amop", &mut script);
+            output::ended(output::print_bytes(&script), ExitCode::SUCCESS)
         }
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("amop: {error}");
-        ExitCode::from(FAILURE)
-    })
+    done.unwrap_or_else(|error| output::failed(&*error))
 }
 
 /// What a command can fail with: its text says whose fault it is and what to do.
 type Failure = Box<dyn std::error::Error>;
-
-/// Prints a line; `false` once nobody reads any more.
-fn print_line(line: &str) -> bool {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
-}
 
 /// The runtime of commands that use the client library.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

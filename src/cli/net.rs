@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{
     Failure,
     admin::{get_text, parse, percent_encode},
-    print_line,
+    output::{ended, print_line},
     text::{bytes, dot_string, millis, numbers, quote_for_dot, short, table, words},
 };
 use crate::escape::{shown, shown_json};
@@ -177,8 +177,7 @@ pub(super) fn run(args: &NetArgs) -> Result<ExitCode, Failure> {
         None => {}
     }
     let text = super::runtime()?.block_on(make(args))?;
-    print_line(text.trim_end());
-    Ok(ExitCode::SUCCESS)
+    ended(print_line(text.trim_end()), ExitCode::SUCCESS)
 }
 
 /// The path of what is known of the network, with the nearest nodes.

@@ -7,9 +7,11 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+use super::pid_file::{PidFile, UpFile};
 use crate::{
     config::{Config, logging},
     door::Membership,
+    escape::{shown_lines, shown_path},
     node::{Node, Signals},
 };
 
@@ -31,6 +33,13 @@ pub(super) struct NodeArgs {
     /// Check the configuration and end.
     #[arg(long)]
     check: bool,
+    /// Write the process id into this file and keep it locked while the node lives: a second node with it does not
+    /// start.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Write the process id into this file once the node is up; it goes when the node ends.
+    #[arg(long, value_name = "FILE", requires = "pid_file")]
+    up_file: Option<PathBuf>,
     /// Level of the log, instead of [log] level.
     #[arg(long, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error", "off"])]
     log_level: Option<String>,
@@ -49,9 +58,9 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
     let (config, warnings) = Config::load(&args.config)?;
     if args.check {
         for warning in &warnings {
-            line!("warning: {warning}");
+            line!("warning: {}", shown_lines(warning))?;
         }
-        line!("{}: the configuration can be used", args.config.display());
+        line!("{}: the configuration can be used", shown_path(&args.config))?;
         return Ok(ExitCode::SUCCESS);
     }
     let level = args.log_level.as_deref().unwrap_or(&config.log_level);
@@ -61,9 +70,13 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
         tracing::warn!("{warning}");
     }
     let signals = Signals::take()?;
+    let _pid_file = args.pid_file.as_deref().map(PidFile::take).transpose()?;
+    let up_file = args.up_file.as_deref().map(UpFile::not_yet).transpose()?;
     if let Some((signals, node)) = signals.start(|| Node::start(config))? {
+        let node = node?;
+        up_file.as_ref().map(UpFile::make).transpose()?;
         let path = args.config.clone();
-        node?.run_until(signals, move || reload(&path));
+        node.run_until(signals, move || reload(&path));
     }
     Ok(ExitCode::SUCCESS)
 }

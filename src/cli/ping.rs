@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Failure,
     admin::{get, not_as_asked, parse},
-    print_line,
+    output::{ended, print_line},
     text::{millis, numbers, short, table, words},
 };
 use crate::{
@@ -192,15 +192,12 @@ impl Sum {
 
 pub(super) fn run(args: &PingArgs) -> Result<ExitCode, Failure> {
     let sum = super::runtime()?.block_on(rounds(args))?;
-    if args.json {
-        print_line(&shown_json(&serde_json::to_string(&sum)?));
-    } else {
-        print_line(show(&sum).trim_end());
-    }
-    Ok(if sum.times.answered > 0 { ExitCode::SUCCESS } else { ExitCode::from(UNREACHED) })
+    let said = if args.json { shown_json(&serde_json::to_string(&sum)?) } else { show(&sum) };
+    let status = if sum.times.answered > 0 { ExitCode::SUCCESS } else { ExitCode::from(UNREACHED) };
+    ended(print_line(said.trim_end()), status)
 }
 
-async fn rounds(args: &PingArgs) -> Result<Sum, String> {
+async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
     let mut sum: Option<Sum> = None;
     for number in 1..=args.count {
         let begun = Instant::now();
@@ -208,10 +205,12 @@ async fn rounds(args: &PingArgs) -> Result<Sum, String> {
         let node = sum.as_ref().map_or(&args.node, |sum| &sum.node);
         let round = round(&args.admin, node).await?;
         if round.outcome == "own" {
-            return Err(format!("{} is the node that you ask itself: ping another one", short(&round.node)));
+            return Err(
+                format!("{} is the node that you ask itself: ping another one", short(&round.node)).into()
+            );
         }
         if !args.json {
-            line!("{}", show_round(number, &round));
+            line!("{}", show_round(number, &round))?;
         }
         let is_hopeless = round.outcome == "no_way" && round.hops.is_empty();
         let sum = sum.get_or_insert_with(|| Sum::new(&round));
@@ -224,7 +223,7 @@ async fn rounds(args: &PingArgs) -> Result<Sum, String> {
             tokio::time::sleep(args.interval.saturating_sub(begun.elapsed())).await;
         }
     }
-    sum.ok_or_else(|| "no round was made".to_owned())
+    sum.ok_or_else(|| "no round was made".into())
 }
 
 async fn round(admin: &str, node: &str) -> Result<Round, String> {

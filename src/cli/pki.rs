@@ -8,9 +8,12 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::pki::{
-    Authority, DAYS_MAX, Host, Issued, KeyType, NetworkPlan, Profile, Validity, build_network, write_pair,
-    write_public,
+use crate::{
+    escape::{Shown, shown_path},
+    pki::{
+        Authority, DAYS_MAX, Host, Issued, KeyType, NetworkPlan, Profile, Validity, build_network,
+        write_pair, write_public,
+    },
 };
 
 #[derive(Args)]
@@ -111,9 +114,9 @@ struct NetworkArgs {
     /// First port for applications.
     #[arg(long, default_value_t = 20200)]
     channel_port: u16,
-    /// Address on which nodes listen.
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
-    listen_ip: String,
+    /// Address on which nodes listen: 0.0.0.0 unless said, or :: where a host has an IPv6 address.
+    #[arg(long, value_name = "IP")]
+    listen_ip: Option<String>,
     /// Id of the chain.
     #[arg(long, default_value = "1")]
     chain_id: String,
@@ -145,17 +148,20 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
                 agency: args.agency.clone(),
                 p2p_port: args.p2p_port,
                 channel_port: args.channel_port,
-                listen_ip: args.listen_ip.clone(),
+                listen_ip: args.listen_ip.clone().unwrap_or_else(|| {
+                    let has_v6 = args.listen.iter().any(|host| host.address.starts_with('['));
+                    if has_v6 { "::".to_owned() } else { "0.0.0.0".to_owned() }
+                }),
                 chain_id: args.chain_id.clone(),
                 days: args.days,
                 force: args.force,
             };
             build_network(&plan, &args.out)?;
-            let host = args.out.join(args.listen[0].address.trim_matches(['[', ']']));
-            line!("made {}", args.out.display());
-            line!("  run a node:   amop node -c {}", host.join("node0/config.ini").display());
-            line!("  applications: amop sub TOPIC -c {}", host.join("sdk").display());
-            line!("  keep {} safe: it can make more nodes", args.out.join("cert").display());
+            let host = args.out.join(args.listen[0].directory());
+            line!("made {}", shown_path(&args.out))?;
+            line!("  run a node:   amop node -c {}", shown_path(&host.join("node0/config.ini")))?;
+            line!("  applications: amop sub TOPIC -c {}", shown_path(&host.join("sdk")))?;
+            line!("  keep {} safe: it can make more nodes", shown_path(&args.out.join("cert")))?;
             Ok(ExitCode::SUCCESS)
         }
         PkiCommand::Chain { out, name, rsa, days } => {
@@ -183,7 +189,7 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
 }
 
 fn made(out: &Path) -> Result<ExitCode, super::Failure> {
-    line!("made {}", out.display());
+    line!("made {}", shown_path(out))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -224,22 +230,22 @@ fn show(file: &Path) -> Result<ExitCode, super::Failure> {
     for pem in Pem::iter_from_buffer(&bytes).filter_map(Result::ok).filter(|pem| pem.label == "CERTIFICATE") {
         let certificate = pem.parse_x509().map_err(|error| format!("{}: {error}", file.display()))?;
         let spki = certificate.public_key();
-        line!("subject:   {}", certificate.subject());
-        line!("issuer:    {}", certificate.issuer());
-        line!("version:   {}", certificate.version().0 + 1);
-        line!("valid:     {} to {}", certificate.validity().not_before, certificate.validity().not_after);
+        line!("subject:   {}", Shown(certificate.subject()))?;
+        line!("issuer:    {}", Shown(certificate.issuer()))?;
+        line!("version:   {}", certificate.version().0 + 1)?;
+        line!("valid:     {} to {}", certificate.validity().not_before, certificate.validity().not_after)?;
         let point: &[u8] = &spki.subject_public_key.data;
         let is_elliptic = spki.algorithm.algorithm.to_id_string() == "1.2.840.10045.2.1";
         let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
         match (curve.map(|oid| oid.to_id_string()).as_deref().filter(|_| is_elliptic), point) {
             (Some("1.3.132.0.10"), [4, id @ ..]) if id.len() == 64 => {
                 let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-                line!("key:       secp256k1\nnode id:   {id}");
+                line!("key:       secp256k1\nnode id:   {id}")?;
             }
-            (Some(curve), _) => line!("key:       elliptic curve {curve}"),
-            (None, _) => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size())),
+            (Some(curve), _) => line!("key:       elliptic curve {curve}")?,
+            (None, _) => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size()))?,
         }
-        line!("");
+        line!("")?;
         any = true;
     }
     if !any {

@@ -1,41 +1,62 @@
 //! `amop pub`.
 
 use std::{
-    path::PathBuf,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use base64ct::{Base64, Encoding};
+use clap::{ArgGroup, Args};
 use hdrhistogram::Histogram;
 
-use super::{connect::ConnectArgs, keys::public_key, print_line, subscribe::Output};
+use super::{
+    connect::ConnectArgs,
+    keys::public_key,
+    output::{ended, note, print_line},
+    subscribe::Output,
+};
 use crate::{
     client::{Answer, Client, file},
+    escape::{shown_bytes, shown_json, shown_path},
     keys::PublicKey,
-    wire::{ResultCode, sdk::FRAME_LEN_MAX, trace::seq_to_text},
+    wire::{
+        ResultCode, sdk,
+        topic::{DATA_PREFIX, TOPIC_LEN_MAX},
+        trace::seq_to_text,
+    },
 };
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("payload").required(true).args(["text", "file", "raw", "stdin"])))]
 #[command(after_help = "\
 Examples:
   amop pub payments 'pay 5 to bob' -c nodes/127.0.0.1/sdk
   amop pub payments hello --multicast
-  amop pub reports --file report.pdf
+  amop pub reports --file report.pdf              a file with its name, as the Java SDK's demos send it
+  amop pub blobs --raw picture.png                its bytes and nothing else
+  make_report | amop pub reports --stdin          the same of standard input; - as the text means it, too
   amop pub payments ping --count 1000 --rate 100
   amop pub deals 'for two only' --public-key one.public.pem --public-key two.public.pem --multicast
 
 Exit status: 0 if every message was answered with 0, 2 if any was not or a private topic had no subscriber, 1 on
-other errors.")]
+other errors. With -o json an answer that is no UTF-8 text is answer_base64 instead of answer.")]
 pub(super) struct PublishArgs {
     /// The topic.
     topic: String,
-    /// The text to send.
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    /// The text to send; - is what standard input holds.
     text: Option<String>,
-    /// A file to send, in one message.
+    /// A file to send with its name, in one message.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// A file whose bytes are sent as they are, in one message; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+    /// Send what standard input holds, as it is, in one message.
+    #[arg(long)]
+    stdin: bool,
     #[command(flatten)]
     connect: ConnectArgs,
     /// Send to all subscribers.
@@ -63,22 +84,7 @@ pub(super) struct PublishArgs {
 }
 
 pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
-    let payload = match (&args.file, &args.text) {
-        (Some(path), _) => {
-            let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            if bytes.len() > FRAME_LEN_MAX - 1024 {
-                return Err(format!(
-                    "{}: {} bytes are more than one message carries (100 MiB)",
-                    path.display(),
-                    bytes.len()
-                )
-                .into());
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            file::encode(&name, &bytes)
-        }
-        (None, text) => text.clone().unwrap_or_default().into_bytes(),
-    };
+    let payload = payload(&args)?;
     let seconds = |name: &str, value: f64| {
         Duration::try_from_secs_f64(value).map_err(|_| format!("{name} must be a number of seconds"))
     };
@@ -93,7 +99,7 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
         let (client, _messages) = args.connect.connect().await?;
         let is_heard = keys.is_empty() || introduce(&client, &args.topic, &keys, wait).await?;
         let mut round_trips = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3)?;
-        let mut failed = 0;
+        let (mut failed, mut printed) = (0, Ok(()));
         let start = Instant::now();
         for number in 0..args.count {
             if let Some(gap) = gap {
@@ -117,15 +123,15 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
                 failed += 1;
             }
             if args.count == 1 || args.output == Output::Json || answer.code != ResultCode::OK {
-                let line = describe(&args, &answer);
-                if !print_line(&line) {
+                printed = print_line(&describe(&args, &answer));
+                if printed.is_err() {
                     break;
                 }
             }
         }
-        if args.count > 1 && args.output == Output::Text {
+        if printed.is_ok() && args.count > 1 && args.output == Output::Text {
             let at = |quantile| round_trips.value_at_quantile(quantile);
-            print_line(&format!(
+            printed = print_line(&format!(
                 "{} answered, {failed} not; round trip in µs: min {}, p50 {}, p99 {}, max {}",
                 round_trips.len(),
                 round_trips.min(),
@@ -134,7 +140,8 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
                 round_trips.max(),
             ));
         }
-        Ok(if failed == 0 && is_heard { ExitCode::SUCCESS } else { ExitCode::from(2) })
+        let status = if failed == 0 && is_heard { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        ended(printed, status)
     })
 }
 
@@ -153,32 +160,75 @@ async fn introduce(
         Err(_) => {
             let refused =
                 std::iter::from_fn(|| verdicts.try_recv().ok()).any(|verdict| verdict.key.is_none());
-            eprintln!(
+            note(&format!(
                 "amop: within {wait:?}, nobody has proved to have a key for the private topic {topic:?}{}. A unicast \
                  is answered with 100 now: no subscriber that this publisher has accepted; a multicast is taken with \
                  0 and reaches nobody",
                 if refused { "; who tried has another key" } else { "" },
-            );
+            ));
             Ok(false)
         }
     }
 }
 
+/// What is to be sent.
+fn payload(args: &PublishArgs) -> Result<Vec<u8>, String> {
+    let prefix_len = if args.public_keys.is_empty() { 0 } else { DATA_PREFIX.len() };
+    let len_max = sdk::payload_len_max((args.topic.len() + prefix_len).min(TOPIC_LEN_MAX));
+    let is_stdin =
+        args.stdin || args.text.as_deref() == Some("-") || args.raw.as_deref() == Some(Path::new("-"));
+    if is_stdin {
+        return read(&mut io::stdin().lock(), "standard input", len_max);
+    }
+    let read_file = |path: &Path, len_max: usize| {
+        let name = shown_path(path);
+        let mut file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+        read(&mut file, &name, len_max)
+    };
+    if let Some(path) = &args.raw {
+        return read_file(path, len_max);
+    }
+    if let Some(path) = &args.file {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let bytes = read_file(path, len_max - file::encode(&name, b"").len())?;
+        return Ok(file::encode(&name, &bytes));
+    }
+    Ok(args.text.clone().unwrap_or_default().into_bytes())
+}
+
+/// All bytes, and never more than a message carries.
+fn read(source: &mut dyn Read, name: &str, len_max: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = source.take(len_max as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| format!("{name}: {error}"))?;
+    if bytes.len() > len_max {
+        return Err(format!("{name}: more than the {len_max} bytes that one message to this topic carries"));
+    }
+    Ok(bytes)
+}
+
 fn describe(args: &PublishArgs, answer: &Answer) -> String {
     let micros = answer.round_trip.as_micros();
-    let text = String::from_utf8_lossy(&answer.payload);
+    let seq = seq_to_text(&answer.seq);
     if args.output == Output::Json {
         let code = answer.code.0;
-        return serde_json::json!({
-            "code": code, "meaning": answer.code.describe(), "answer": text, "round_trip_us": micros,
-            "seq": seq_to_text(&answer.seq),
-        })
-        .to_string();
+        let mut object = serde_json::json!({
+            "code": code, "meaning": answer.code.describe(), "round_trip_us": micros, "seq": seq,
+        });
+        match std::str::from_utf8(&answer.payload) {
+            Ok(text) => object["answer"] = text.into(),
+            Err(_) => object["answer_base64"] = Base64::encode_string(&answer.payload).into(),
+        }
+        return shown_json(&object.to_string());
     }
-    match answer.code {
-        ResultCode::OK if args.multicast => format!("accepted by the node in {micros} µs"),
-        ResultCode::OK if text.is_empty() => format!("answered in {micros} µs"),
-        ResultCode::OK => format!("answered in {micros} µs: {text}"),
-        code => format!("{code}, after {micros} µs; seq {}", seq_to_text(&answer.seq)),
+    let mut line = match answer.code {
+        ResultCode::OK if args.multicast => format!("accepted by the node in {micros} µs, seq {seq}"),
+        ResultCode::OK => format!("answered in {micros} µs, seq {seq}"),
+        code => format!("{code}, after {micros} µs, seq {seq}"),
+    };
+    if !answer.payload.is_empty() {
+        line += ": ";
+        line += &shown_bytes(&answer.payload);
     }
+    line
 }

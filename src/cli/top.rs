@@ -15,7 +15,7 @@ use super::{
     Failure,
     admin::{get_text, parse},
     net::{Link, Network, names, network_path},
-    print_line,
+    output::print_line,
     text::{bytes, millis, numbers, short, table, words},
 };
 use crate::escape::shown;
@@ -122,7 +122,7 @@ pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn watch(args: &TopArgs) -> Result<(), String> {
+async fn watch(args: &TopArgs) -> Result<(), Failure> {
     let on_terminal = !args.once && std::io::stdout().is_terminal();
     let mut before = look(&args.admin).await?;
     loop {
@@ -130,7 +130,8 @@ async fn watch(args: &TopArgs) -> Result<(), String> {
         let now = look(&args.admin).await?;
         let text = show(&before, &now);
         let text = if on_terminal { format!("{CLEAR}{}", text.trim_end()) } else { text };
-        if !print_line(&text) || args.once {
+        print_line(&text)?;
+        if args.once {
             return Ok(());
         }
         before = now;

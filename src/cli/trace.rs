@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     Failure,
     admin::{get, not_as_asked, parse},
-    print_line,
+    output::{ended, print_line},
 };
 use crate::{
     escape::{shown, shown_json},
@@ -88,13 +88,9 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         StatusCode::NOT_FOUND if body.first() == Some(&b'{') => false,
         _ => return Err(not_as_asked(admin, status, &body).into()),
     };
-    if args.json {
-        print_line(&shown_json(&String::from_utf8_lossy(&body)));
-    } else {
-        let trace: Trace = parse(admin, &body)?;
-        print_line(show(&trace).trim_end());
-    }
-    Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
+    let said =
+        if args.json { shown_json(&String::from_utf8_lossy(&body)) } else { show(&parse(admin, &body)?) };
+    ended(print_line(said.trim_end()), if is_known { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
 }
 
 /// As people read it.

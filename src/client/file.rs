@@ -2,8 +2,9 @@
 //! the name, the name, the bytes.
 
 use std::{
-    fs::OpenOptions,
-    io::Write,
+    fs::{self, File, Permissions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -34,7 +35,52 @@ pub fn decode(payload: &[u8]) -> Option<(&str, &[u8])> {
 
 /// Writes a received file into `dir` under the last part of its name, never over another: then a number
 /// is added. Gives the path.
-pub fn save(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<PathBuf> {
+///
+/// When this returns, the whole file is on the disk under that name, or, with an error, nothing of it is there.
+pub fn save(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let base = base_name(name);
+    let mut file = tempfile::Builder::new()
+        .prefix(".amop-")
+        .suffix(".part")
+        // As of any file that a program makes: the umask decides.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)?;
+    // Through the file itself, whose errors do not tell the temporary name.
+    file.as_file_mut().write_all(bytes)?;
+    file.as_file().sync_all()?;
+    for number in 0..NAMES_MAX {
+        let name = if number == 0 { base.clone() } else { format!("{base}.{number}") };
+        let path = dir.join(name);
+        match file.persist_noclobber(&path) {
+            Ok(_) => {
+                return match sync_names(dir) {
+                    Ok(()) => Ok(path),
+                    Err(error) => {
+                        // It was this one that was put there; whether it stays is not known.
+                        let _ = fs::remove_file(&path);
+                        Err(error)
+                    }
+                };
+            }
+            Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => file = failed.file,
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Err(io::Error::other("too many files of this name"))
+}
+
+/// Has the names in a directory written, where its file system can be asked to.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    // One that may not be listed can be written into.
+    let Ok(dir) = File::open(dir) else { return Ok(()) };
+    dir.sync_all().or_else(|error| match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::Unsupported => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// The name under which a received file is saved, which leads to no other directory.
+fn base_name(name: &str) -> String {
     let base = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let harmless = |character: &char| !character.is_control();
     let mut base: String = base.chars().filter(harmless).collect();
@@ -44,19 +90,7 @@ pub fn save(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<PathBuf> {
     if base.trim_matches(['.', ' ']).is_empty() {
         base = "file".to_owned();
     }
-    for number in 0..NAMES_MAX {
-        let name = if number == 0 { base.clone() } else { format!("{base}.{number}") };
-        let path = dir.join(name);
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(mut file) => {
-                file.write_all(bytes)?;
-                return Ok(path);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(std::io::Error::other("too many files of this name"))
+    base
 }
 
 #[cfg(test)]
@@ -80,5 +114,19 @@ mod tests {
         for name in ["..", ".", "", "a/", "\n"] {
             assert!(save(dir.path(), name, b"x").unwrap().file_name().is_some());
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_saved_leaves_nothing_and_one_that_is_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let names =
+            || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        assert_eq!(save(&dir.path().join("gone"), "a", b"x").unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(names().is_empty());
+        assert_eq!(save(dir.path(), "a", b"first").unwrap(), dir.path().join("a"));
+        assert_eq!(save(dir.path(), "a", b"second").unwrap(), dir.path().join("a.1"));
+        assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"first");
+        assert_eq!(fs::read(dir.path().join("a.1")).unwrap(), b"second");
+        assert_eq!(names().len(), 2, "{:?}", names());
     }
 }

@@ -80,6 +80,14 @@ pub enum ClientError {
     /// A private topic without keys of subscribers.
     #[error("nobody could read the private topic {0:?}: give at least one public key")]
     NoKeys(String),
+    /// More than one frame holds.
+    #[error("a payload of {len} bytes is more than one message carries: with this topic {max} bytes")]
+    PayloadTooLong {
+        /// Its bytes.
+        len: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// The client has been dropped.
     #[error("the client is closed")]
     Closed,
@@ -364,6 +372,10 @@ impl Client {
         if Topic::new(topic).is_none() {
             return Err(ClientError::Topic(topic.to_owned()));
         }
+        let (len, max) = (payload.len(), sdk::payload_len_max(topic.len()));
+        if len > max {
+            return Err(ClientError::PayloadTooLong { len, max });
+        }
         let mut answer = self.ask_once(frame_type, topic, payload, timeout).await;
         // 99 says that nobody has it: a node that is stopping, or cut off. Another one may do better.
         for _ in 1..self.inner.nodes.len() {
@@ -404,9 +416,15 @@ impl Client {
 
     /// Answers a unicast that came as `message`.
     pub async fn respond(&self, message: &Message, payload: &[u8]) {
+        self.respond_with(message, ResultCode::OK, payload).await;
+    }
+
+    /// Answers a unicast with a code of the application's own, which its publisher is given unchanged: nodes answer
+    /// with 99 to 103.
+    pub async fn respond_with(&self, message: &Message, code: ResultCode, payload: &[u8]) {
         let private = message.is_private.then(|| PrivateTopic::new(&message.topic)).flatten();
         let topic = private.as_ref().map_or(message.topic.as_str(), |private| private.data().as_str());
-        let frame = sdk::encode_amop(FrameType::RESPONSE, &message.seq, ResultCode::OK, topic, payload);
+        let frame = sdk::encode_amop(FrameType::RESPONSE, &message.seq, code, topic, payload);
         // If the connection is gone, the node tries another subscriber.
         let _ = self.inner.nodes[message.node].outgoing.send(frame).await;
     }

@@ -28,6 +28,8 @@ use x509_cert::{
     time::Time,
 };
 
+use super::plan::PlanError;
+
 const OID_RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 const OID_ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
@@ -41,14 +43,9 @@ pub enum PkiError {
     /// To be replaced, but nothing that was made here.
     #[error("{} is not a network that this program made (no cert/ca.crt in it), so it is not replaced", .0.display())]
     NotANetwork(PathBuf),
-    /// Ports beyond the last.
-    #[error("{nodes} nodes from port {first} on go beyond port 65535")]
-    Ports {
-        /// The first node's.
-        first: u16,
-        /// How many.
-        nodes: u16,
-    },
+    /// A network that would not run.
+    #[error("{0}")]
+    Plan(#[from] PlanError),
     /// A file cannot be written or read.
     #[error("{}: {source}", path.display())]
     File {

@@ -4,16 +4,18 @@
 //! for applications; and RSA-2048 pairs of CA and leaf, all of X.509 version 1, for the channel.
 //!
 //! ```text
-//!   certificate ─► network: nodes/127.0.0.1/{node0 …, sdk}, cert/{ca.crt, ca.key, agency/…}
+//!   plan, certificate ─► network: nodes/127.0.0.1/{node0 …, sdk}, cert/{ca.crt, ca.key, agency/…}
 //! ```
 //!
-//! Imports `tls` for nothing but reading in tests.
+//! Imports `config`, which reads what is written here, and a bound of `relay`.
 //!
 //! # Invariants
 //! - Keys are written with mode 0600, and nothing is overwritten unless asked for.
 
 mod certificate;
 mod network;
+mod plan;
 
 pub use certificate::{Authority, DAYS_MAX, Issued, KeyType, PkiError, Validity};
-pub use network::{Host, NetworkPlan, Profile, build_network, write_pair, write_private, write_public};
+pub use network::{build_network, write_pair, write_private, write_public};
+pub use plan::{Host, NetworkPlan, PlanError, Profile};

@@ -11,6 +11,11 @@ pub const HEADER_LEN: usize = 42;
 /// Default bound on a whole frame in bytes, as in FISCO BCOS.
 pub const FRAME_LEN_MAX: usize = 100 * 1024 * 1024;
 
+/// The longest payload of an AMOP frame whose topic has so many bytes on the wire.
+pub const fn payload_len_max(topic_len: usize) -> usize {
+    FRAME_LEN_MAX - HEADER_LEN - 1 - topic_len
+}
+
 /// The type field.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FrameType(pub u16);

@@ -12,12 +12,13 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, connect::ConnectArgs};
+use super::{Failure, connect::ConnectArgs, output::note};
 use crate::{
     client::Certificates,
     load::{
         Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, ThreadRole, Usage, set_thread_role,
     },
+    wire::{sdk::payload_len_max, topic::TOPIC_LEN_MAX},
 };
 
 /// What is measured.
@@ -40,7 +41,7 @@ pub(super) enum Mode {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  amop bench -c nodes/127.0.0.1/sdk --window 1,16,128 --pid $(pgrep -f node0)
+  amop bench -c nodes/127.0.0.1/sdk --window 1,16,128 --pid $(cat nodes/127.0.0.1/node0/amop.pid)
   amop bench -n HOST:20200 -n HOST:20201        publishers at the first node, subscribers at the last
   amop bench --publishers 16 --window 2         sixteen publishers, each with a subscriber of its own
   amop bench multicast --subscribers 100        one publisher, all subscribers on its topic
@@ -180,8 +181,10 @@ impl BenchArgs {
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
-    if args.payload > crate::wire::sdk::FRAME_LEN_MAX - 1024 {
-        return Err("--payload is more than a frame may hold".into());
+    // Publishers' topics have their number behind the name.
+    let len_max = payload_len_max((args.topic.len() + "-9999".len()).min(TOPIC_LEN_MAX));
+    if args.payload > len_max {
+        return Err(format!("--payload: with such a topic a message carries at most {len_max} bytes").into());
     }
     if args.mode == Mode::Offer {
         return offer::run(&args);
@@ -197,12 +200,12 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let mut is_clean = true;
     for pace in args.paces() {
         let run = load.run(pace, &args.span(), report::progress)?;
-        is_clean &= report::print(&args, pace, None, &run);
+        is_clean &= report::print(&args, pace, None, &run)?;
         if args.mode == Mode::Storm {
             let storm = Storm::start(&args, &security);
             let run = load.run(pace, &args.span(), report::progress)?;
             let made = storm.end()?;
-            is_clean &= report::print(&args, pace, Some(made), &run);
+            is_clean &= report::print(&args, pace, Some(made), &run)?;
         }
     }
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(super::FAILURE) })
@@ -260,11 +263,11 @@ fn idle(args: &BenchArgs, load: &mut Load<Amop>, security: Security) -> Result<E
             format!("link {made} of {}: {error}{hint}", args.links)
         })?;
         if made % 1_000 == 0 {
-            eprintln!("{made} links");
+            note(&format!("{made} links"));
         }
     }
     load.idle(SETTLE)?;
-    report::print_idle(args, before, Usage::of(&args.pid));
+    report::print_idle(args, before, Usage::of(&args.pid))?;
     Ok(ExitCode::SUCCESS)
 }
 

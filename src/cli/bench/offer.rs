@@ -88,11 +88,11 @@ async fn offer(
     let overhead = (42 + 1 + args.topic.len() + 20 + 10) as f64;
     let frames = arrived / args.payload as f64;
     let counted = (arrived + frames * overhead) * 8.0 / 1_048_576.0 / elapsed;
-    crate::cli::print_line(&format!(
+    line!(
         "offered {mbit} Mbit/s of payload for {elapsed:.1} s: {counted:.4} Mbit/s arrived as the cap counts it; {} accepted, {} refused with 103, {} other",
         accepted.load(Relaxed),
         refused.load(Relaxed),
         other.load(Relaxed),
-    ));
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{BenchArgs, Mode};
-use crate::load::{Pace, Run, Usage};
+use crate::{
+    cli::output::{OutputError, note},
+    load::{Pace, Run, Usage},
+};
 
 /// A line a second for whoever watches.
 pub(super) fn progress(elapsed: Duration, done: u64) {
@@ -17,7 +20,12 @@ pub(super) fn progress(elapsed: Duration, done: u64) {
 }
 
 /// Prints a run; `false` if anything was lost, failed, or not asked for. `handshakes` were made meanwhile by others.
-pub(super) fn print(args: &BenchArgs, pace: Pace, handshakes: Option<usize>, run: &Run) -> bool {
+pub(super) fn print(
+    args: &BenchArgs,
+    pace: Pace,
+    handshakes: Option<usize>,
+    run: &Run,
+) -> Result<bool, OutputError> {
     let outcome = &run.outcome;
     let messages = outcome.times.len();
     let per_second = messages as f64 / run.elapsed.as_secs_f64();
@@ -42,7 +50,7 @@ pub(super) fn print(args: &BenchArgs, pace: Pace, handshakes: Option<usize>, run
         if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
             object.extend(more);
         }
-        line!("{object}");
+        line!("{object}")?;
     } else {
         let deliveries = match outcome.deliveries {
             0 => String::new(),
@@ -75,20 +83,20 @@ pub(super) fn print(args: &BenchArgs, pace: Pace, handshakes: Option<usize>, run
             outcome.micros(0.99),
             outcome.micros(1.0),
             run.own_share(),
-        );
+        )?;
     }
     if run.is_load_bottleneck(pace) {
-        eprintln!(
+        note(&format!(
             "amop bench: the load itself was at its limit ({:.0} % of a processor, sent {:.0} µs late at p99): this run says more of it than of the node",
             run.own_share() * 100.0,
             run.late_micros(),
-        );
+        ));
     }
-    is_clean
+    Ok(is_clean)
 }
 
 /// Prints what idle links take.
-pub(super) fn print_idle(args: &BenchArgs, before: Usage, after: Usage) {
+pub(super) fn print_idle(args: &BenchArgs, before: Usage, after: Usage) -> Result<(), OutputError> {
     let each = after.resident_kib.saturating_sub(before.resident_kib) as f64 / args.links.max(1) as f64;
     if args.json {
         line!(
@@ -98,13 +106,13 @@ pub(super) fn print_idle(args: &BenchArgs, before: Usage, after: Usage) {
                 "resident_kib_before": before.resident_kib, "resident_kib": after.resident_kib,
                 "kib_per_link": each,
             })
-        );
+        )
     } else {
         line!(
             "{} KiB resident before, {} KiB with {} idle links: {each:.2} KiB a link",
             before.resident_kib,
             after.resident_kib,
             args.links
-        );
+        )
     }
 }
