@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::{admin, config::Config, door, engine, relay};
+use crate::{admin, config::Config, door, engine, log, relay};
 
 /// One bound: how much of what, who sets it, what happens there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub fn all(config: &Config) -> Vec<Room> {
         ("engine", engine::bounds::bounds(&config.engine, &config.relay, reactors)),
         ("relay", relay::bounds::bounds(&config.relay, reactors)),
         ("admin", admin::bounds()),
+        ("log", log::bounds()),
     ]
 }
 

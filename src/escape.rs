@@ -98,12 +98,37 @@ pub fn shown_json(json: &str) -> String {
     shown
 }
 
+/// Text as a quoted string of JSON and of logfmt, made fit to be seen.
+pub fn quoted(text: &str) -> String {
+    shown_json(&serde_json::Value::from(text).to_string())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
     /// Whatever is or may become a control, a break of lines, or a change of direction.
     pub(crate) const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\t\0\u{7f}\u{9b}31m\u{85}\u{2028}\u{2029}\u{ad}\u{61c}\u{200b}\u{200e}\u{200f}\u{202a}\u{202d}\u{202e}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}\u{e0001}\u{e000}\u{fff9}";
+
+    /// Every control, change of direction, and end of a line.
+    pub(crate) fn hostile_characters() -> impl Iterator<Item = char> {
+        let controls = ('\0'..'\u{20}').chain('\u{7f}'..'\u{a0}');
+        let directions =
+            ('\u{200b}'..='\u{200f}').chain('\u{202a}'..='\u{202e}').chain('\u{2060}'..='\u{206f}');
+        let others = ['\u{61c}', '\u{2028}', '\u{2029}', '\u{feff}', '\u{ad}'];
+        controls.chain(directions).chain(others)
+    }
+
+    #[test]
+    fn no_control_no_change_of_direction_and_no_end_of_a_line_is_shown() {
+        for hostile in hostile_characters() {
+            for text in [format!("{hostile}"), format!("a{hostile}b")] {
+                assert!(!shown(&text).contains(hostile), "{hostile:?}");
+                assert!(!quoted(&text).contains(hostile), "{hostile:?}");
+                assert_eq!(serde_json::from_str::<String>(&quoted(&text)).unwrap(), text);
+            }
+        }
+    }
 
     #[test]
     fn nothing_that_controls_a_terminal_is_shown_as_it_is() {

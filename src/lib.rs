@@ -14,6 +14,8 @@
 //! | [`admin`] | figures, health and lists over HTTP |
 //! | [`node`] | one node, put together |
 //! | [`config`] | `config.ini` |
+//! | [`log`] | log lines, and the thread that writes them |
+//! | [`supervise`] | threads and tasks, whose death is noticed |
 //! | [`keys`] | keys that subscribers of private topics prove themselves with |
 //! | [`client`] | the Rust SDK |
 //! | [`load`] | the load generator of `amop bench` |
@@ -31,9 +33,11 @@ pub mod engine;
 pub mod escape;
 pub mod keys;
 pub mod load;
+pub mod log;
 pub mod node;
 pub mod pki;
 pub mod relay;
 mod stop;
+pub mod supervise;
 pub mod tls;
 pub mod wire;

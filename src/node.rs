@@ -19,7 +19,6 @@ use crossbeam::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    task::{JoinError, JoinHandle},
 };
 use tracing::{error, info, warn};
 
@@ -33,6 +32,7 @@ use crate::{
         RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
     },
     stop::join_by,
+    supervise::{Supervisor, blocking, contained_task},
     tls::{
         config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
         identity::{Identity, IdentityError, Roots},
@@ -82,6 +82,11 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// A part of a running node has ended of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a part of the node has ended: {0}; this is a fault of amop, see the log before; the node ends")]
+pub struct PartFailed(&'static str);
+
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -93,6 +98,7 @@ pub struct Node {
     admin: Option<Admin>,
     /// Set once the node has begun to stop.
     stopping: Arc<AtomicBool>,
+    supervisor: Supervisor,
     shutdown_timeout: Duration,
 }
 
@@ -164,10 +170,10 @@ impl Node {
         let registry_counters = registry.counters();
         let (request_sender, requests) = bounded(REGISTRY_REQUESTS_MAX);
         let (discovery, discovered) = watch::channel(BTreeMap::new());
-        let registry = thread::Builder::new()
-            .name("amop-registry".to_owned())
-            .spawn(move || run_registry(registry, &registry_inputs, requests, &handle, &discovery))
-            .map_err(StartError::Thread)?;
+        let stopping = Arc::<AtomicBool>::default();
+        let supervisor = Supervisor::new(stopping.clone());
+        let run = move || run_registry(registry, &registry_inputs, requests, &handle, &discovery);
+        let registry = supervisor.thread("amop-registry", run).map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
             channel_listen: config.channel_listen,
@@ -179,8 +185,7 @@ impl Node {
             p2p_client_tls,
             reactors,
         };
-        let door = Door::open(settings, listeners, engine.handle(), link_events)?;
-        let stopping = Arc::<AtomicBool>::default();
+        let door = Door::open(settings, listeners, engine.handle(), link_events, &supervisor)?;
         let watched = Watched {
             shared: shared.clone(),
             registry_counters,
@@ -190,7 +195,7 @@ impl Node {
             announces: config.admin_announces,
             stopping: stopping.clone(),
         };
-        let admin = admin_listener.map(|listener| Admin::open(listener, watched)).transpose()?;
+        let admin = admin_listener.map(|listener| Admin::open(listener, watched, &supervisor)).transpose()?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %shared.id.to_hex(),
@@ -204,7 +209,17 @@ impl Node {
         );
         let shutdown_timeout = config.shutdown_timeout;
         let (engine, registry, registry_inputs) = (Some(engine), Some(registry), Some(registry_sender));
-        Ok(Self { shared, registry_inputs, engine, door, registry, admin, stopping, shutdown_timeout })
+        Ok(Self {
+            shared,
+            registry_inputs,
+            engine,
+            door,
+            registry,
+            admin,
+            stopping,
+            supervisor,
+            shutdown_timeout,
+        })
     }
 
     /// The node's id.
@@ -243,25 +258,31 @@ impl Node {
         self.door.set_membership(membership);
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops in order. A second one ends the process at once. On SIGHUP it
-    /// takes over the membership that `reload` gives, which reads files, and may take as long as they do. SIGUSR1
-    /// switches tracing on, SIGUSR2 off.
+    /// Waits until a part of the node has ended of itself, by a fault of amop, and names it. The node is to be stopped then.
+    pub async fn failed(&self) -> PartFailed {
+        PartFailed(self.supervisor.ended().await)
+    }
+
+    /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. A second signal ends the
+    /// process at once. On SIGHUP it takes over the membership that `reload` gives, which reads files, and may take as
+    /// long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
     pub fn run_until(
         self,
         signals: Signals,
         reload: impl Fn() -> Option<Membership> + Clone + Send + 'static,
-    ) {
+    ) -> Result<(), PartFailed> {
         let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
             signals;
-        runtime.block_on(async {
-            let mut reloading: Option<JoinHandle<Option<Membership>>> = None;
+        let result = runtime.block_on(async {
+            let mut reloading = None;
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => break,
-                    _ = interrupt.recv() => break,
+                    _ = terminate.recv() => break Ok(()),
+                    _ = interrupt.recv() => break Ok(()),
+                    failed = self.failed() => break Err(failed),
                     // One at a time, in order; the next one waits in the kernel.
                     _ = hangup.recv(), if reloading.is_none() => {
-                        reloading = Some(tokio::task::spawn_blocking(reload.clone()));
+                        reloading = Some(Box::pin(blocking(reload.clone())));
                     },
                     read = ended(&mut reloading) => {
                         reloading = None;
@@ -276,15 +297,21 @@ impl Node {
                 }
             }
         });
+        if let Err(failed) = &result {
+            error!("{failed}");
+        }
         info!("stopping: no new links; what is in flight is answered");
-        runtime.spawn(async move {
+        let entered = runtime.enter();
+        contained_task(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             std::process::exit(130);
         });
+        drop(entered);
         self.stop();
         info!("stopped");
         // A file that is still being read is not waited for.
         runtime.shutdown_background();
+        result
     }
 
     /// Whether accounts of messages that end with 0 are kept, too.
@@ -342,7 +369,7 @@ impl Node {
     }
 }
 
-async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+async fn ended<F: Future + Unpin>(task: &mut Option<F>) -> F::Output {
     match task {
         Some(task) => task.await,
         None => std::future::pending().await,
@@ -384,7 +411,7 @@ impl Signals {
         let Self { runtime, terminate, interrupt, .. } = &mut self;
         let started = runtime.block_on(async {
             tokio::select! {
-                started = tokio::task::spawn_blocking(start) => Some(started),
+                started = blocking(start) => Some(started),
                 _ = terminate.recv() => None,
                 _ = interrupt.recv() => None,
             }
@@ -394,8 +421,7 @@ impl Signals {
             self.runtime.shutdown_background();
             return Ok(None);
         };
-        let started = started.map_err(std::io::Error::other)?;
-        Ok(Some((self, started)))
+        Ok(Some((self, started?)))
     }
 }
 
@@ -499,5 +525,27 @@ fn raise_file_limit() {
             allowed,
             "few files may be open: this bounds the number of links; raise it with ulimit -n or LimitNOFILE="
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{NetworkPlan, build_network};
+
+    #[test]
+    fn a_node_ends_in_order_and_names_the_part_of_it_that_has_died() {
+        let dir = tempfile::tempdir().unwrap();
+        build_network(&NetworkPlan::default(), &dir.path().join("nodes")).unwrap();
+        let text = "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n\
+                    [engine]\nreactors=2\nreceive_buffers=64\n";
+        let (config, _) = Config::parse(text, &dir.path().join("nodes/127.0.0.1/node0")).unwrap();
+        let signals = Signals::take().unwrap();
+        let node = Node::start(config).unwrap();
+        let channel = node.channel_address();
+        let dies = node.supervisor.thread("amop-test", || panic!("meant")).unwrap();
+        assert_eq!(node.run_until(signals, || None), Err(PartFailed("amop-test")));
+        dies.join().unwrap();
+        assert!(std::net::TcpStream::connect(channel).is_err(), "it has stopped");
     }
 }

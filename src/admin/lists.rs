@@ -17,6 +17,7 @@ use crate::{
         report::{NodeLinkState, NodeReport, PeerReport},
         snapshot::{NodeRef, TopicEntry},
     },
+    supervise::blocking,
     wire::Topic,
 };
 
@@ -302,7 +303,7 @@ fn topic_fields<'a>() -> [Field<TopicRow<'a>>; 4] {
 pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
     let (snapshot, query) = (watched.shared.snapshot.load_full(), query.to_owned());
     // There may be a million: on a thread of its own, so that probes are answered meanwhile.
-    let list = tokio::task::spawn_blocking(move || {
+    let list = blocking(move || {
         let fields = topic_fields();
         let query = Query::parse(&query, &fields)?;
         let page = query.page(snapshot.all_topics().collect());

@@ -21,12 +21,14 @@ use super::{Answer, Watched, text, with_body};
 use crate::{
     door::{self, DoorCounters},
     engine::EngineHandle,
+    log,
     relay::{
         Shared,
         counters::{Figure, Histogram, Kind, Outcome},
         registry::{NEIGHBOURS_MAX, NODES_MAX, RegistryCounters},
         settings::SESSIONS_MAX,
     },
+    supervise,
 };
 
 /// The form of the text, by which scrapers know how to read it.
@@ -114,6 +116,7 @@ impl Collector for Figures {
         ] {
             encode_gauge(encoder, name, help, bytes as f64)?;
         }
+        encode_log(encoder)?;
         self.encode_bounds(encoder)?;
         self.encode_process(encoder)
     }
@@ -287,6 +290,20 @@ impl Figures {
     }
 }
 
+/// The log and the threads are the process's, whatever nodes it has.
+fn encode_log(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let log = log::figures();
+    let lost =
+        "Log lines that were lost: whoever reads the log did not keep up, or they could not be written.";
+    encode_counter(encoder, "amop_log_lines_lost", lost, log.lines_lost)?;
+    let waiting = "Bytes of log lines that wait to be written.";
+    encode_gauge(encoder, "amop_log_queue_bytes", waiting, log.queue_bytes as f64)?;
+    let bound = "Bound of the bytes of log lines that wait to be written.";
+    encode_gauge(encoder, "amop_log_queue_bytes_max", bound, log.queue_bytes_max as f64)?;
+    let deaths = "Threads and tasks that have died by a fault of amop; the log says of what.";
+    encode_counter(encoder, "amop_deaths", deaths, supervise::deaths())
+}
+
 fn metric_type(kind: Kind) -> MetricType {
     match kind {
         Kind::Counter => MetricType::Counter,
@@ -304,6 +321,10 @@ fn encode_value(figure: &Figure, encoder: prometheus_client::encoding::MetricEnc
         Kind::Counter => ConstCounter::new(figure.value).encode(encoder),
         Kind::Gauge => ConstGauge::new(figure.value).encode(encoder),
     }
+}
+
+fn encode_counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
 }
 
 fn encode_gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {

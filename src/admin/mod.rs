@@ -69,6 +69,7 @@ use crate::{
         report::{NetworkReport, NodeReport},
     },
     stop::join_by,
+    supervise::{Supervisor, contained_task},
     wire::trace::seq_from_text,
 };
 
@@ -172,7 +173,11 @@ pub struct Admin {
 
 impl Admin {
     /// Begins to answer.
-    pub fn open(listener: AdminListener, watched: Watched) -> Result<Self, AdminError> {
+    pub fn open(
+        listener: AdminListener,
+        watched: Watched,
+        supervisor: &Supervisor,
+    ) -> Result<Self, AdminError> {
         let AdminListener { listener, address } = listener;
         if address.ip().is_loopback() {
             info!(%address, "the admin endpoint is open");
@@ -203,8 +208,7 @@ impl Admin {
             // A list that is being made is not waited for.
             runtime.shutdown_background();
         };
-        let thread =
-            thread::Builder::new().name("amop-admin".to_owned()).spawn(run).map_err(AdminError::Runtime)?;
+        let thread = supervisor.thread("amop-admin", run).map_err(AdminError::Runtime)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -254,7 +258,7 @@ async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
             }
         };
         let (http, desk) = (http.clone(), desk.clone());
-        tokio::spawn(async move {
+        contained_task(async move {
             // Held until the answer is read, and with it the memory of a list.
             let list_place = std::sync::Mutex::new(None);
             let service = service_fn(|request: Request<Incoming>| {

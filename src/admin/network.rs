@@ -20,6 +20,7 @@ use crate::{
         report::{KnownReport, NetworkReport, PeerReport, Standing},
         settings::SESSIONS_MAX,
     },
+    supervise::blocking,
     wire::{
         NodeId, TopicKind,
         state::{self, Entries},
@@ -161,7 +162,7 @@ pub(super) async fn ask_registry(watched: &Watched) -> Result<NetworkReport, Lis
 async fn apart(
     make: impl FnOnce() -> Result<Vec<u8>, ListError> + Send + 'static,
 ) -> Result<Vec<u8>, ListError> {
-    let made = tokio::task::spawn_blocking(make).await;
+    let made = blocking(make).await;
     made.unwrap_or_else(|_| Err(ListError::Unanswered("the list of the network".to_owned())))
 }
 

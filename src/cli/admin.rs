@@ -11,6 +11,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
+use crate::supervise::contained_task;
+
 /// How long the node may take; it may have to wait for others.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of an answer that are read: more than the longest list.
@@ -81,7 +83,7 @@ async fn exchange(
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     // It ends with the answer, and its errors are the answer's.
-    tokio::spawn(connection);
+    contained_task(async { _ = connection.await });
     let request = request.map_err(|error| failed(&error))?;
     let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
     let status = answer.status();

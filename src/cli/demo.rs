@@ -13,6 +13,7 @@ use clap::Args;
 use crate::{
     client::{Certificates, Client, ClientOptions, MessageKind, Messages, file},
     pki::{Host, NetworkPlan, build_network},
+    supervise::{blocking, contained_task},
     wire::ResultCode,
 };
 
@@ -136,7 +137,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
     for (name, node) in subscribers {
         let (client, messages) = connect(&[node]).await?;
         client.subscribe(&["payments", "news"]).await?;
-        tokio::spawn(serve(name, client.clone(), messages, tallies.clone()));
+        contained_task(serve(name, client.clone(), messages, tallies.clone()));
         clients.push(client);
     }
     let mut all = false;
@@ -204,7 +205,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
     say("7. Now node 1 is stopped, with Bob and Carol on it, while Alice goes on paying ...")?;
     let (mut first, mut rest) = (nodes.remove(0), nodes);
     let mut second = rest.remove(0);
-    let stopping = tokio::task::spawn_blocking(move || second.stop().map_err(|error| error.to_string()));
+    let stopping = blocking(move || second.stop().map_err(|error| error.to_string()));
     let (mut answered, mut others) = (0, BTreeMap::<i32, u32>::new());
     let mut longest = Duration::ZERO;
     for number in 0..300 {

@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum};
 
 use super::pid_file::{PidFile, UpFile};
 use crate::{
-    config::{Config, logging},
+    config::Config,
     door::Membership,
     escape::{shown_lines, shown_path},
+    log,
     node::{Node, Signals},
 };
 
@@ -65,7 +66,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
     }
     let level = args.log_level.as_deref().unwrap_or(&config.log_level);
     let json = args.log_format.map_or(config.log_json, |format| format == LogFormat::Json);
-    logging::start(level, json);
+    let _log = log::start(level, json)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -76,7 +77,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
         let node = node?;
         up_file.as_ref().map(UpFile::make).transpose()?;
         let path = args.config.clone();
-        node.run_until(signals, move || reload(&path));
+        node.run_until(signals, move || reload(&path))?;
     }
     Ok(ExitCode::SUCCESS)
 }

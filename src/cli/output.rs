@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{FAILURE, Failure};
-use crate::escape;
+use crate::{escape, log};
 
 /// Standard output took no more.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,6 @@ pub(super) fn failed(error: &(dyn Error + 'static)) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Errors name files, and repeat what others said.
-    note(&format!("amop: {}", escape::shown_lines(&error.to_string())));
+    log::tell(&format!("amop: {}", escape::shown_lines(&error.to_string())));
     ExitCode::from(FAILURE)
 }

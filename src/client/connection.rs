@@ -21,6 +21,7 @@ use tracing::{debug, info};
 use super::{Answer, Inner, Message, MessageKind, lock, new_seq};
 use crate::{
     backoff::Backoff,
+    supervise::contained,
     wire::{
         PrivateTopic, ResultCode, TopicKind, json,
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
@@ -52,7 +53,7 @@ pub(super) async fn run(
             live(&inner, node, stream, &mut outgoing).await
         };
         let ended = tokio::select! {
-            ended = life => ended,
+            ended = contained(life) => ended.unwrap_or_else(|| Err(std::io::Error::other("a fault of amop"))),
             _ = dropped.changed() => return,
         };
         backoff.ended_after(connected.map_or(Duration::ZERO, |since| since.elapsed()));

@@ -34,6 +34,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use self::private::PrivateTopics;
 use crate::{
     keys::{PrivateKey, PublicKey},
+    supervise::contained_task,
     wire::{
         PrivateTopic, ResultCode, Topic,
         sdk::{self, FrameType, Seq},
@@ -213,7 +214,7 @@ impl Client {
             let config = options.certificates.tls();
             let task =
                 connection::run(inner.clone(), index, config, outgoing, dropped.clone(), failures.clone());
-            tokio::spawn(task);
+            contained_task(task);
         }
         drop(failures);
         let mut reasons: HashMap<usize, String> = HashMap::new();

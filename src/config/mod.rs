@@ -11,7 +11,6 @@
 //! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`.
 
 mod ini;
-pub mod logging;
 
 use std::{
     fmt, fs,

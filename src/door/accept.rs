@@ -1,7 +1,7 @@
 //! Links that come in.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -15,6 +15,7 @@ use super::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Hall, counters::FailureC
 use crate::{
     engine::{NewLink, duplicate},
     relay::{LinkUp, home_reactor},
+    supervise::contained_local_task,
     tls::{Established, config::ServerTls, handshake::Handshake},
 };
 
@@ -112,14 +113,14 @@ async fn accept(
             continue;
         }
         let (hall, config) = (hall.clone(), config.clone());
-        tokio_uring::spawn(async move {
+        let underway = Underway { hall: hall.clone(), address: address.ip() };
+        contained_local_task(async move {
             let _ = stream.set_nodelay(true);
             let established = match Handshake::server(config) {
                 Ok(handshake) => hall.shake_hands(&stream, handshake).await,
                 Err(error) => Err(error.into()),
             };
-            hall.guests.borrow_mut().end_handshake(address.ip());
-            drop(place);
+            drop((underway, place));
             match established {
                 Ok(established) => admit(&hall, &stream, address, established),
                 Err(reason) => {
@@ -134,6 +135,18 @@ async fn accept(
                 }
             }
         });
+    }
+}
+
+/// A handshake's place among those of its address.
+struct Underway {
+    hall: Rc<Hall>,
+    address: IpAddr,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.hall.guests.borrow_mut().end_handshake(self.address);
     }
 }
 

@@ -1,9 +1,11 @@
 //! Names looked up, each on a thread of its own: the system's resolver blocks, for half a minute if no server answers, and
 //! cannot be called off. Nothing waits for such a thread to end; neither does the node when it stops.
 
-use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, oneshot};
+
+use crate::supervise::joined_thread;
 
 /// Lookups at once, with those that nobody waits for any more.
 pub(super) const LOOKUPS_MAX: usize = 64;
@@ -42,10 +44,10 @@ impl Lookups {
             // It is never closed.
             let place = self.places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
             let (reply, answer) = oneshot::channel();
-            thread::Builder::new().name("amop-lookup".to_owned()).spawn(move || {
+            joined_thread("amop-lookup", move || {
+                let _place = place;
                 // Who asked may have stopped waiting.
                 let _ = reply.send(look_up());
-                drop(place);
             })?;
             answer.await.map_err(|_| std::io::Error::other("the lookup failed"))?
         };

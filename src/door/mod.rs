@@ -47,6 +47,7 @@ use crate::{
     engine::{EngineHandle, LinkEvent, schedule},
     relay::log_limit::LogLimit,
     stop::join_by,
+    supervise::Supervisor,
     tls::{
         Established,
         config::ServerTls,
@@ -203,6 +204,7 @@ impl Door {
         listeners: Listeners,
         engine: EngineHandle,
         link_events: mpsc::UnboundedReceiver<LinkEvent>,
+        supervisor: &Supervisor,
     ) -> Result<Self, DoorError> {
         let Listeners { channel, channel_plaintext, p2p } = listeners;
         let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
@@ -210,7 +212,7 @@ impl Door {
         let (stop, stopped) = watch::channel(false);
         let (membership, members) = watch::channel(settings.membership.clone());
         let counters = Arc::<DoorCounters>::default();
-        let counted = counters.clone();
+        let (counted, watch) = (counters.clone(), supervisor.clone());
         let run = move || {
             // A storm of handshakes, each a millisecond of processor time, must not keep messages waiting.
             schedule::set_role(schedule::Role::Work);
@@ -229,18 +231,18 @@ impl Door {
                     membership: members,
                     stop: stopped.clone(),
                 });
+                let name = "amop-door, which lets applications in";
                 if channel_plaintext {
-                    tokio_uring::spawn(accept::accept_sessions_without_tls(hall.clone(), channel));
+                    watch.local_task(name, accept::accept_sessions_without_tls(hall.clone(), channel));
                 } else {
-                    tokio_uring::spawn(accept::accept_sessions(hall.clone(), channel));
+                    watch.local_task(name, accept::accept_sessions(hall.clone(), channel));
                 }
-                tokio_uring::spawn(accept::accept_nodes(hall.clone(), p2p));
-                tokio_uring::spawn(membership::keep(hall.clone()));
+                watch.local_task("amop-door, which lets nodes in", accept::accept_nodes(hall.clone(), p2p));
+                watch.local_task("amop-door, which dials nodes", membership::keep(hall.clone()));
                 hall.watch_links(link_events).await;
             });
         };
-        let thread =
-            thread::Builder::new().name("amop-door".to_owned()).spawn(run).map_err(DoorError::Runtime)?;
+        let thread = supervisor.thread("amop-door", run).map_err(DoorError::Runtime)?;
         Ok(Self { stop, membership, thread: Some(thread), channel_address, p2p_address, counters })
     }
 
@@ -295,9 +297,9 @@ impl Hall {
     /// Does a whole handshake within its time.
     async fn shake_hands(&self, stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
         self.counters.handshakes_begun.increment();
-        self.counters.pending_handshakes.increment();
+        let pending = Pending::begin(&self.counters);
         let done = tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await;
-        self.counters.pending_handshakes.decrement();
+        drop(pending);
         let done = done.unwrap_or_else(|_| {
             // What is pending keeps the descriptor open until it completes: a silent peer's read never
             // would. Fails only if the peer has closed already.
@@ -309,6 +311,22 @@ impl Hall {
             Err(failure) => FailureClass::of(failure).counter(&self.counters).increment(),
         }
         done
+    }
+}
+
+/// A handshake in the count of those under way, until it ends in whatever way.
+struct Pending<'a>(&'a DoorCounters);
+
+impl<'a> Pending<'a> {
+    fn begin(counters: &'a DoorCounters) -> Self {
+        counters.pending_handshakes.increment();
+        Self(counters)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pending_handshakes.decrement();
     }
 }
 

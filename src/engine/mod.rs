@@ -10,7 +10,7 @@
 //!                                                               ▼ │ mesh, registry, door
 //! ```
 //!
-//! Imports `relay`, `wire` and `tls`.
+//! Imports `relay`, `wire` and `tls`, and `log` and `supervise`.
 //!
 //! # Invariants
 //! - A receive buffer goes back to its ring before the completion after it is handled.
@@ -57,8 +57,10 @@ use self::{
     wake::Waker,
 };
 use crate::{
+    log,
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
     stop::{StopTimes, join_by, wait_by},
+    supervise,
     tls::record::{Opener, RECORD_LEN_MAX, Sealer},
     wire::{NodeId, sdk::Seq},
 };
@@ -327,7 +329,7 @@ impl Engine {
                 seed: rand::random(),
             };
             let core = (!settings.pin.is_empty()).then(|| settings.pin[index % settings.pin.len()]);
-            match engine.spawn(parts, core) {
+            match engine.start_reactor(parts, core) {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
                     engine.stop(START_FAILED_WITHIN);
@@ -338,7 +340,11 @@ impl Engine {
         Ok(engine)
     }
 
-    fn spawn(&self, parts: ReactorParts, core: Option<usize>) -> Result<thread::JoinHandle<()>, EngineError> {
+    fn start_reactor(
+        &self,
+        parts: ReactorParts,
+        core: Option<usize>,
+    ) -> Result<thread::JoinHandle<()>, EngineError> {
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let mesh = self.handle.mesh.clone();
         let run = move || {
@@ -349,10 +355,8 @@ impl Engine {
                     let _ = started.send(Ok(()));
                     // A reactor that panics leaves its links hanging: better that the whole node ends,
                     // and is started again.
-                    let run = std::panic::AssertUnwindSafe(|| reactor.run());
-                    if std::panic::catch_unwind(run).is_err() {
-                        tracing::error!("a reactor has failed; this is a fault of amop. The node ends");
-                        std::process::abort();
+                    if supervise::caught(|| reactor.run()).is_none() {
+                        log::abort("a reactor has failed; this is a fault of amop");
                     }
                 }
                 Err(error) => {
@@ -362,9 +366,7 @@ impl Engine {
             // The eventfd must outlive the reactor's ring.
             drop(mesh);
         };
-        let thread = thread::Builder::new()
-            .name("amop-reactor".to_owned())
-            .spawn(run)
+        let thread = supervise::joined_thread("amop-reactor", run)
             .map_err(|error| EngineError::from_io("a thread", error))?;
         match start.recv() {
             Ok(Ok(())) => Ok(thread),

@@ -18,6 +18,7 @@ use crate::{
     load::{
         Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, ThreadRole, Usage, set_thread_role,
     },
+    supervise::joined_thread,
     wire::{sdk::payload_len_max, topic::TOPIC_LEN_MAX},
 };
 
@@ -202,7 +203,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         let run = load.run(pace, &args.span(), report::progress)?;
         is_clean &= report::print(&args, pace, None, &run)?;
         if args.mode == Mode::Storm {
-            let storm = Storm::start(&args, &security);
+            let storm = Storm::start(&args, &security)?;
             let run = load.run(pace, &args.span(), report::progress)?;
             let made = storm.end()?;
             is_clean &= report::print(&args, pace, Some(made), &run)?;
@@ -220,12 +221,12 @@ struct Storm {
 const STORM_THREADS: usize = 4;
 
 impl Storm {
-    fn start(args: &BenchArgs, security: &Security) -> Self {
+    fn start(args: &BenchArgs, security: &Security) -> io::Result<Self> {
         let maker = |number: usize| {
             let count = (args.handshakes + number) / STORM_THREADS;
             let (address, security, protocol) =
                 (args.publish_at().clone(), security.clone(), args.protocol());
-            std::thread::spawn(move || {
+            joined_thread("amop-storm", move || {
                 // They are others' machines: what they take of this one must not keep back the thread that measures.
                 set_thread_role(ThreadRole::Background);
                 for _ in 0..count {
@@ -234,7 +235,7 @@ impl Storm {
                 Ok(count)
             })
         };
-        Self { makers: (0..STORM_THREADS).map(maker).collect() }
+        Ok(Self { makers: (0..STORM_THREADS).map(maker).collect::<io::Result<_>>()? })
     }
 
     fn end(self) -> io::Result<usize> {

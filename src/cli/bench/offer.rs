@@ -13,6 +13,7 @@ use super::BenchArgs;
 use crate::{
     cli::{Failure, connect::ConnectArgs},
     client::{Client, MessageKind, Messages},
+    supervise::contained_task,
     wire::ResultCode,
 };
 
@@ -23,7 +24,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         let (subscriber, messages) = at(args.subscribe_at()).connect().await?;
         subscriber.subscribe(&[&args.topic]).await?;
         let received = Arc::new(AtomicU64::new(0));
-        tokio::spawn(answer(subscriber.clone(), messages, received.clone(), args.deaf));
+        contained_task(answer(subscriber.clone(), messages, received.clone(), args.deaf));
         wait_for_subscriber(&args.topic, &publisher).await?;
         offer(args, &publisher, &received, args.mbit).await
     })
@@ -70,7 +71,7 @@ async fn offer(
         sent += 1;
         let (publisher, payload, topic) = (publisher.clone(), payload.clone(), topic.clone());
         let (accepted, refused, other) = (accepted.clone(), refused.clone(), other.clone());
-        tokio::spawn(async move {
+        contained_task(async move {
             let code = publisher
                 .multicast(&topic, &payload, Duration::from_secs(30))
                 .await

@@ -145,7 +145,7 @@ impl Registry {
             signature: [0; 64],
         };
         announcement.signature = self.own.sign(&announcement.digest());
-        info!(number, text = ?text, "announcing to all nodes");
+        info!(number, %text, "announcing to all nodes");
         self.counters.announcements_made.increment();
         self.pass_announcement_on(&announcement, None);
         self.announcements.keep(now, announcement, None);
@@ -215,7 +215,7 @@ impl Registry {
         if self.log_announcements.admits(now) {
             let (agency, name) = self.label_of(&origin);
             // Quoted: whatever character is in it, a terminal does not obey it.
-            info!(node = %origin.to_hex(), agency, name, text = ?announcement.text, "announcement");
+            info!(node = %origin.to_hex(), agency, name, text = %announcement.text, "announcement");
         }
         self.pass_announcement_on(&announcement, Some(from));
         self.announcements.keep(now, announcement, Some(from));

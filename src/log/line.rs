@@ -1,0 +1,147 @@
+//! One line of the log, as logfmt for people or as JSON.
+//!
+//! ```text
+//!   time=2026-11-28T22:43:21.123456Z level=INFO msg="session up" session=3 subject="CN=shop, O=agency"
+//!   {"timestamp":"2026-11-28T22:43:21.123456Z","level":"INFO","fields":{"message":"session up","session":3},"target":"…"}
+//! ```
+//!
+//! # Invariants
+//! - Whatever a value holds, it ends no line, moves no cursor, changes no direction of text, and reads as one value.
+//!   All text passes [`Line::text`], and that alone sees to it.
+
+use std::fmt::{self, Display, Write};
+
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use tracing::{
+    Level,
+    field::{Field, Visit},
+};
+
+use crate::escape::quoted;
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `key=value`, for people and programs.
+    Logfmt {
+        /// Whether levels have colours.
+        colours: bool,
+    },
+    /// One JSON object a line.
+    Json,
+}
+
+const TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+/// A line in the making.
+pub(super) struct Line<'a> {
+    form: Form,
+    target: &'a str,
+    /// All before the message.
+    head: String,
+    message: String,
+    /// All after it.
+    fields: String,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(form: Form, level: Level, target: &'a str) -> Self {
+        let time = OffsetDateTime::now_utc().format(TIME).unwrap_or_default();
+        let head = match form {
+            Form::Json => format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"fields\":{{"),
+            Form::Logfmt { colours: false } => format!("time={time} level={level}"),
+            Form::Logfmt { colours: true } => {
+                let colour = match level {
+                    Level::ERROR => 31,
+                    Level::WARN => 33,
+                    Level::INFO => 32,
+                    _ => 34,
+                };
+                format!("time={time} level=\x1b[{colour}m{level}\x1b[0m")
+            }
+        };
+        Self { form, target, head, message: String::new(), fields: String::new() }
+    }
+
+    /// Adds text, whoever wrote it.
+    pub(super) fn text(&mut self, key: &str, value: &str) {
+        let value = match self.form {
+            Form::Logfmt { .. } if is_bare(value) => value.to_owned(),
+            _ => quoted(value),
+        };
+        self.put(key, &value);
+    }
+
+    /// Adds what looks the same in both forms: numbers, `true` and `false`.
+    pub(super) fn number(&mut self, key: &str, value: impl Display) {
+        self.put(key, &value.to_string());
+    }
+
+    fn put(&mut self, key: &str, value: &str) {
+        let is_message = key == "message";
+        let part = if is_message { &mut self.message } else { &mut self.fields };
+        // Nothing fails to be written into memory.
+        let _ = match self.form {
+            Form::Json => write!(part, ",\"{key}\":{value}"),
+            Form::Logfmt { .. } if is_message => write!(part, " msg={value}"),
+            Form::Logfmt { .. } => write!(part, " {key}={value}"),
+        };
+    }
+
+    /// The line with its end.
+    pub(super) fn finish(self) -> Vec<u8> {
+        let Self { form, target, head, message, fields } = self;
+        match form {
+            Form::Logfmt { .. } => format!("{head}{message}{fields}\n"),
+            Form::Json => {
+                let all = message + &fields;
+                let all = all.strip_prefix(',').unwrap_or_default();
+                format!("{head}{all}}},\"target\":{}}}\n", quoted(target))
+            }
+        }
+        .into_bytes()
+    }
+}
+
+/// Whether a value of logfmt needs no quotes.
+fn is_bare(value: &str) -> bool {
+    let is_plain = |character: char| {
+        !matches!(character, '"' | '=' | '\\')
+            && !character.is_whitespace()
+            && (character.is_ascii_graphic()
+                || (!character.is_ascii() && character.escape_debug().len() == 1))
+    };
+    !value.is_empty() && value.chars().all(is_plain)
+}
+
+impl Visit for Line<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.number(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.number(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.number(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.number(field.name(), value);
+        } else {
+            self.text(field.name(), &value.to_string());
+        }
+    }
+
+    /// Also what is shown by `Display`.
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.text(field.name(), &format!("{value:?}"));
+    }
+}

@@ -1,0 +1,217 @@
+//! The log: events become lines, and one thread writes them to standard error. Nobody else waits for whoever reads it.
+//!
+//! ```text
+//!   event, panic ─► line (logfmt or JSON, escaped) ─► queue (bounded) ─► one thread ─► standard error
+//!                                                       │ full: the line is lost, counted,
+//!                                                       ▼ and that is said once there is room
+//! ```
+//!
+//! `tracing-appender` was looked at: its queue is bounded by lines and not by bytes, its log does not say what it lost,
+//! its end waits for a second whether or not lines are still being taken, and a failed write is not counted.
+//!
+//! Imports `supervise` and `escape`.
+//!
+//! # Invariants
+//! - Whoever logs takes no lock and makes no call that waits for the reader of the log.
+//! - What the queue has taken is written in its order; an orderly end waits for it as long as it is being taken, within
+//!   a bound.
+//! - A line is one line whatever is in it (`line.rs`).
+
+mod line;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    io::{IsTerminal, Write},
+    os::fd::AsFd,
+    panic::PanicHookInfo,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{EnvFilter, Layer, layer::Context, prelude::*};
+
+use self::{
+    line::{Form, Line},
+    queue::{BYTES_MAX, LINES_MAX, Queue},
+};
+use crate::{
+    bounds::{Bound, fixed},
+    supervise,
+};
+
+/// An orderly end waits so long for a reader of the log that takes nothing …
+const STALL_MAX: Duration = Duration::from_secs(2);
+/// … and so long for one that takes lines slowly.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+/// An end that is not in order waits so long for each of its steps.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// A pipe that can be written to takes so much without waiting (POSIX: `PIPE_BUF` of Linux).
+const WRITE_LEN: usize = 4_096;
+
+/// The log of this process, once it has started.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    form: Form,
+    queue: Arc<Queue>,
+}
+
+/// The running log. At its end it waits, within a bound, until what was logged has been written.
+#[must_use = "at its end the log is written out"]
+#[derive(Debug)]
+pub struct Logging(());
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        if let Some(log) = LOG.get() {
+            log.queue.flush(STALL_MAX, FLUSH_MAX);
+        }
+    }
+}
+
+/// Starts logging for the process. `RUST_LOG` goes before `level`. A second start, as in tests, changes nothing.
+pub fn start(level: &str, json: bool) -> std::io::Result<Logging> {
+    let colours = !json && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let form = if json { Form::Json } else { Form::Logfmt { colours } };
+    let queue = Arc::new(Queue::default());
+    if LOG.set(Log { form, queue: queue.clone() }).is_err() {
+        return Ok(Logging(()));
+    }
+    // Not std's handle, whose lock the thread would hold while the reader of the log stalls.
+    let mut sink = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
+    supervise::restarting_thread("amop-log", move || {
+        queue.write_to(&mut sink, |lost| lost_line(form, lost))
+    })?;
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("off,amop={level}")));
+    // Whoever embeds the node may have a subscriber of its own.
+    let _ = tracing_subscriber::registry().with(filter).with(Lines).try_init();
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Logging(()))
+}
+
+/// Figures of the log of this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFigures {
+    /// Lines that were lost: the queue was full, or they could not be written.
+    pub lines_lost: u64,
+    /// Bytes that wait to be written.
+    pub queue_bytes: u64,
+    /// Their bound.
+    pub queue_bytes_max: u64,
+}
+
+/// What the log counts; nothing where it has not started.
+pub fn figures() -> LogFigures {
+    let queue = LOG.get().map(|log| &log.queue);
+    LogFigures {
+        lines_lost: queue.map_or(0, |queue| queue.lines_lost()),
+        queue_bytes: queue.map_or(0, |queue| queue.bytes() as u64),
+        queue_bytes_max: BYTES_MAX as u64,
+    }
+}
+
+/// The bounds of the log.
+pub(crate) fn bounds() -> Vec<Bound> {
+    vec![
+        fixed("lines that wait to be written", LINES_MAX, "lines", "node", "lost: log_lines_lost"),
+        fixed("bytes that wait to be written", BYTES_MAX, "bytes", "node", "lost: log_lines_lost")
+            .memory(BYTES_MAX),
+        fixed(
+            "wait of an orderly end for a reader of the log that takes nothing",
+            STALL_MAX.as_millis() as usize,
+            "ms",
+            "node",
+            "what is not written is lost",
+        ),
+        fixed(
+            "wait of an orderly end for a reader of the log that is slow",
+            FLUSH_MAX.as_millis() as usize,
+            "ms",
+            "node",
+            "what is not written is lost",
+        ),
+    ]
+}
+
+/// Ends the process at once, for a reason that is written even if nobody reads the log as it should.
+pub(crate) fn abort(reason: &str) -> ! {
+    tracing::error!("{reason}: the node ends");
+    let is_written = LOG.get().is_some_and(|log| log.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX));
+    if !is_written {
+        tell(&format!("amop: {reason}: the node ends"));
+    }
+    std::process::abort();
+}
+
+/// Writes a line to standard error past the queue, for what ends the process. It gives up on a reader that stalls.
+pub(crate) fn tell(text: &str) {
+    let Ok(sink) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
+    let mut sink = File::from(sink);
+    let (text, end) = (format!("{text}\n"), Instant::now() + LAST_WORDS_MAX);
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&sink, PollFlags::OUT)], Some(&timeout)) {
+            Ok(0) => return,
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) | Err(_) => {}
+        }
+        match sink.write(&rest[..rest.len().min(WRITE_LEN)]) {
+            Ok(written) if written > 0 => rest = &rest[written..],
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+/// Makes lines of events.
+struct Lines;
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(log) = LOG.get() else { return };
+        let metadata = event.metadata();
+        let mut line = Line::new(log.form, *metadata.level(), metadata.target());
+        event.record(&mut line);
+        // A loss is counted there.
+        log.queue.push(line.finish());
+    }
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let Some(log) = LOG.get() else { return };
+    let mut line = Line::new(log.form, Level::ERROR, module_path!());
+    line.text("message", "a panic; this is a fault of amop");
+    line.text("thread", std::thread::current().name().unwrap_or_default());
+    let what = panic.payload();
+    let what =
+        what.downcast_ref::<&str>().copied().or_else(|| what.downcast_ref::<String>().map(String::as_str));
+    line.text("what", what.unwrap_or_default());
+    if let Some(place) = panic.location() {
+        line.text("place", &place.to_string());
+    }
+    let trace = std::backtrace::Backtrace::capture();
+    if trace.status() == std::backtrace::BacktraceStatus::Captured {
+        line.text("backtrace", &trace.to_string());
+    }
+    let line = line.finish();
+    // A panic while another one unwinds ends the process.
+    let ends = supervise::begin_unwinding();
+    if !log.queue.push(line.clone()) || (ends && !log.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX)) {
+        tell(&String::from_utf8_lossy(&line));
+    }
+}
+
+fn lost_line(form: Form, lost: u64) -> Vec<u8> {
+    let mut line = Line::new(form, Level::WARN, module_path!());
+    line.text("message", "log lines were lost here: whoever reads the log did not keep up");
+    line.number("lost", lost);
+    line.finish()
+}

@@ -1,0 +1,273 @@
+//! Threads and tasks: whichever dies is missed. Nothing else in the crate starts one (`tests/documents.rs` looks).
+//!
+//! | what it is for | by | when it dies |
+//! |---|---|---|
+//! | the node cannot do without it | [`Supervisor::thread`], [`Supervisor::local_task`] | the node ends in order, and names it |
+//! | it begins anew without harm | [`restarting_thread`], [`restarting_local_task`] | it is started again after a pause |
+//! | one connection, one question | [`contained_task`], [`contained_local_task`] | that one is over |
+//! | somebody waits for its result | [`joined_thread`], [`blocking`] | whoever waits gets an error |
+//!
+//! Every panic is logged where it happens (`log`), and counted here.
+//!
+//! Imports nothing of ours.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+
+/// Before what has died is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1_000 });
+
+/// Threads and tasks that have died in this process.
+static DEATHS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Whether a panic unwinds this thread.
+    static IS_UNWINDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Threads and tasks of this process that have died, by faults of amop.
+pub fn deaths() -> u64 {
+    DEATHS.load(Relaxed)
+}
+
+/// Notes a panic of this thread. `true` if another one unwinds it, so that the process ends.
+pub(crate) fn begin_unwinding() -> bool {
+    IS_UNWINDING.replace(true)
+}
+
+/// Runs it. A panic ends here, and is counted.
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if result.is_err() {
+        IS_UNWINDING.set(false);
+        DEATHS.fetch_add(1, Relaxed);
+    }
+    result.ok()
+}
+
+/// The same for a future.
+pub(crate) async fn contained<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| match caught(|| future.as_mut().poll(context)) {
+        Some(poll) => poll.map(Some),
+        None => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+/// Watches what a node cannot do without.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    /// Set once the node has begun to stop; from then on ends are in order.
+    stopping: Arc<AtomicBool>,
+    /// What has ended first.
+    ended: Arc<watch::Sender<Option<&'static str>>>,
+}
+
+impl Supervisor {
+    /// For a node that sets `stopping` before it ends its threads.
+    pub fn new(stopping: Arc<AtomicBool>) -> Self {
+        Self { stopping, ended: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// Waits until a part of the node has ended, though the node was not stopping, and names it.
+    pub async fn ended(&self) -> &'static str {
+        let mut ended = self.ended.subscribe();
+        // The sender is our own.
+        let ended = ended.wait_for(Option::is_some).await.ok().and_then(|name| *name);
+        ended.unwrap_or("the supervisor")
+    }
+
+    /// Starts a thread whose end, before the node is stopped, ends the node.
+    pub fn thread(
+        &self,
+        name: &'static str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let supervisor = self.clone();
+        joined_thread(name, move || {
+            let _ = caught(run);
+            supervisor.note_end(name);
+        })
+    }
+
+    /// The same as a task of the thread that calls.
+    pub fn local_task(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + 'static,
+    ) -> JoinHandle<()> {
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move {
+            let _ = contained(future).await;
+            supervisor.note_end(name);
+        })
+    }
+
+    fn note_end(&self, name: &'static str) {
+        if !self.stopping.load(Relaxed) {
+            self.ended.send_if_modified(|ended| {
+                let is_first = ended.is_none();
+                ended.get_or_insert(name);
+                is_first
+            });
+        }
+    }
+}
+
+/// Starts a thread that runs again after each panic, and ends when `run` returns.
+pub(crate) fn restarting_thread(
+    name: &'static str,
+    mut run: impl FnMut() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    joined_thread(name, move || {
+        while caught(&mut run).is_none() {
+            thread::sleep(RESTART_PAUSE);
+            tracing::warn!(name, "a thread that has failed is started again");
+        }
+    })
+}
+
+/// Starts a task of the thread that calls. It is made again after each panic, and ends when one returns.
+pub(crate) fn restarting_local_task<F: Future<Output = ()> + 'static>(
+    name: &'static str,
+    mut make: impl FnMut() -> F + 'static,
+) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        while contained(make()).await.is_none() {
+            tokio::time::sleep(RESTART_PAUSE).await;
+            tracing::warn!(name, "a task that has failed is started again");
+        }
+    })
+}
+
+/// Starts a task that serves one connection or one question, and nobody waits for. What it holds must be given back by
+/// its being dropped.
+pub(crate) fn contained_task(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async { _ = contained(future).await })
+}
+
+/// The same as a task of the thread that calls.
+pub(crate) fn contained_local_task(future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    tokio::task::spawn_local(async { _ = contained(future).await })
+}
+
+/// Starts a thread whose end somebody waits for.
+pub(crate) fn joined_thread<T: Send + 'static>(
+    name: &'static str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<thread::JoinHandle<T>> {
+    thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Runs what blocks on a thread of its own, from now on, and gives its result.
+pub(crate) fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = io::Result<T>> {
+    let task = tokio::task::spawn_blocking(|| caught(run));
+    async {
+        let result = task.await.map_err(io::Error::other)?;
+        result.ok_or_else(|| io::Error::other("a thread has failed"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supervisor() -> (Supervisor, Arc<AtomicBool>) {
+        let stopping = Arc::<AtomicBool>::default();
+        (Supervisor::new(stopping.clone()), stopping)
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, future)
+    }
+
+    #[test]
+    fn the_first_thread_or_task_that_ends_unasked_is_named_whether_it_panics_or_returns() {
+        for panics in [true, false] {
+            let (supervisor, _) = supervisor();
+            let thread = supervisor.thread("first", move || assert!(!panics, "meant")).unwrap();
+            thread.join().unwrap();
+            assert_eq!(run(supervisor.ended()), "first");
+            supervisor.thread("second", || ()).unwrap().join().unwrap();
+            assert_eq!(run(supervisor.ended()), "first");
+
+            let (supervisor, _) = self::supervisor();
+            let ended = run(async {
+                let _task = supervisor.local_task("a task", async move { assert!(!panics, "meant") });
+                supervisor.ended().await
+            });
+            assert_eq!(ended, "a task");
+        }
+    }
+
+    #[test]
+    fn an_end_while_the_node_stops_is_none_of_a_fault() {
+        let (supervisor, stopping) = supervisor();
+        stopping.store(true, Relaxed);
+        supervisor.thread("asked to", || ()).unwrap().join().unwrap();
+        assert!(supervisor.ended.borrow().is_none());
+    }
+
+    #[test]
+    fn what_may_begin_anew_runs_again_after_each_panic_and_is_counted() {
+        let before = deaths();
+        let runs = run(async {
+            let runs = std::rc::Rc::new(Cell::new(0));
+            let counted = runs.clone();
+            let made = move || {
+                let runs = counted.clone();
+                async move {
+                    runs.set(runs.get() + 1);
+                    tokio::task::yield_now().await;
+                    assert!(runs.get() == 3, "meant");
+                }
+            };
+            restarting_local_task("a task", made).await.unwrap();
+            runs.get()
+        });
+        assert_eq!(runs, 3);
+        let mut left = 2;
+        let thread = restarting_thread("a thread", move || {
+            left -= 1;
+            assert!(left == 0, "meant");
+        });
+        thread.unwrap().join().unwrap();
+        // Other tests may count, too.
+        assert!(deaths() >= before + 3);
+    }
+
+    #[test]
+    fn one_connection_that_panics_is_over_and_gives_back_what_it_held() {
+        run(async {
+            let held = Arc::new(());
+            let (local, sent) = (held.clone(), held.clone());
+            let panics = |held: Arc<()>| async move {
+                let _held = held;
+                tokio::task::yield_now().await;
+                panic!("meant");
+            };
+            contained_local_task(panics(local)).await.unwrap();
+            contained_task(panics(sent)).await.unwrap();
+            assert_eq!(Arc::strong_count(&held), 1);
+            assert!(blocking(|| panic!("meant")).await.is_err_and(|_: io::Error| true));
+            assert_eq!(blocking(|| 7).await.unwrap(), 7);
+        });
+    }
+}
