@@ -23,3 +23,56 @@ fn the_page_of_bounds_is_what_the_code_has() {
         assert!(tables == made, "docs/resources.md is old: AMOP_WRITE=1 cargo test --test documents");
     }
 }
+
+/// Threads and tasks are started in `src/supervise.rs` only, where each one's end is noticed.
+#[test]
+fn nothing_starts_a_thread_or_a_task_past_the_supervisor() {
+    let mut places = Vec::new();
+    look_for_spawns(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut places);
+    assert_eq!(places, [""; 0], "use a function of src/supervise.rs");
+}
+
+fn look_for_spawns(dir: &Path, places: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            look_for_spawns(&path, places);
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("supervise.rs")
+        {
+            let text = std::fs::read_to_string(&path).expect("a source");
+            // Tests come last, and their threads die with them.
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let is_test = path.ends_with("tests.rs") || path.ends_with("testing.rs");
+            let found = code.lines().filter(|line| starts_a_thread(line)).filter(|_| !is_test);
+            places.extend(found.map(|line| format!("{}: {}", path.display(), line.trim())));
+        }
+    }
+}
+
+fn starts_a_thread(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    // A process is started by `spawn()`.
+    ["spawn(", "spawn_local(", "spawn_blocking(", "spawn_unchecked(", "spawn_scoped(", "thread::scope("]
+        .into_iter()
+        .flat_map(|call| code.match_indices(call).map(move |(at, call)| &code[at + call.len()..]))
+        .any(|rest| !rest.starts_with(')'))
+}
+
+#[test]
+fn the_look_for_threads_finds_each_way_to_start_one() {
+    for line in [
+        "    tokio::spawn(async move {",
+        "let task = tokio_uring::spawn(run());",
+        "        .spawn(run)",
+        "std::thread::spawn(move || drop(block));",
+        "tokio::task::spawn_blocking(make).await",
+        "tokio::task::spawn_local(task);",
+        "thread::scope(|scope| {",
+    ] {
+        assert!(starts_a_thread(line), "{line}");
+    }
+    for line in ["            .spawn()?;", "// not thread::spawn(run)", "    respawned = 3;"] {
+        assert!(!starts_a_thread(line), "{line}");
+    }
+}

@@ -126,6 +126,10 @@ pub(super) struct Logs {
     pub(super) not_accepted: LogLimit,
     pub(super) not_let_in: LogLimit,
     pub(super) link_lost: LogLimit,
+    pub(super) dialed: LogLimit,
+    pub(super) not_reached: LogLimit,
+    pub(super) not_there_yet: LogLimit,
+    pub(super) disconnected: LogLimit,
 }
 
 impl Default for Logs {
@@ -135,6 +139,10 @@ impl Default for Logs {
             too_many_handshakes: LogLimit::new("too many handshakes"),
             not_accepted: LogLimit::new("connections not accepted"),
             not_let_in: LogLimit::new("applications and nodes not let in"),
+            dialed: LogLimit::new("nodes dialled"),
+            not_there_yet: LogLimit::new("nodes that are not there yet"),
+            not_reached: LogLimit::new("nodes not reached"),
+            disconnected: LogLimit::new("nodes whose links are closed"),
             link_lost: LogLimit::new("links lost for want of file descriptors"),
         }
     }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, counters::FailureClass};
 use crate::{
     backoff::{Backoff, LASTED},
-    tls::handshake::Handshake,
+    tls::handshake::{Handshake, HandshakeError},
     wire::NodeId,
 };
 
@@ -22,14 +22,15 @@ const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// An address that turned out to be this node's own is tried so rarely.
 const OWN_ADDRESS_PAUSE: Duration = Duration::from_secs(600);
+/// A node without a link for so long is warned of; until then it may be starting, or starting again.
+const WARN_AFTER: Duration = Duration::from_secs(10);
 /// How often it is looked whether a node is still linked, beside being told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps a link to the node at `peer`, whoever dialled it. Who that is goes into `found`.
 pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Option<NodeId>>>) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    // Whether it was said that there is no link.
-    let mut failing = false;
+    let mut absence = Absence::default();
     // The link dialled last.
     let mut last = None;
     loop {
@@ -38,7 +39,7 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
         if !replacing && let Some(id) = found.get() {
             let lasted = wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(&id)).await;
             backoff.ended_after(lasted);
-            failing &= lasted < LASTED;
+            absence.ended_after(lasted);
         }
         hall.counters.dials.increment();
         match dial(&hall, &peer, replacing).await {
@@ -52,22 +53,21 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
                     last = Some(token);
                     let lasted = wait_until_gone(&hall, |hall| hall.guests.borrow().is_fresh(token)).await;
                     backoff.ended_after(lasted);
-                    failing &= lasted < LASTED;
+                    absence.ended_after(lasted);
                     if hall.guests.borrow().is_here(token) {
                         continue;
                     }
-                    note_hung_up(&hall, &peer, id, lasted, &mut failing);
+                    note_hung_up(&hall, &peer, id, lasted, &mut absence);
                 }
                 pause(&mut backoff).await;
             }
             Err(reason) => {
                 hall.counters.dials_failed.increment();
-                // Once a failure; the tries after it are not news.
-                if !std::mem::replace(&mut failing, true) {
-                    let remedy = FailureClass::of(&reason).remedy();
-                    warn!(%peer, %reason, remedy, "cannot reach a node of [p2p]; trying on");
-                } else {
-                    debug!(%peer, %reason, "still cannot reach a node");
+                let remedy = FailureClass::of(&reason).remedy();
+                match absence.note(&hall, Instant::now(), may_pass(&reason)) {
+                    News::First => info!(%peer, %reason, "a node of [p2p] is not there yet; trying on"),
+                    News::Lasts => warn!(%peer, %reason, remedy, "cannot reach a node of [p2p]; trying on"),
+                    News::Old => debug!(%peer, %reason, "still cannot reach a node"),
                 }
                 pause(&mut backoff).await;
             }
@@ -77,19 +77,79 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
 
 /// A link that we dialled is over. Says so once if it was over at once and no other is there: the peer took the
 /// handshake, and does not want the link.
-fn note_hung_up(hall: &Hall, peer: &str, id: Option<NodeId>, lasted: Duration, failing: &mut bool) {
+fn note_hung_up(hall: &Hall, peer: &str, id: Option<NodeId>, lasted: Duration, absence: &mut Absence) {
     let is_linked = id.is_some_and(|id| hall.guests.borrow().has_node(&id));
     if lasted >= LASTED || is_linked {
         return;
     }
     hall.counters.dials_hung_up.increment();
-    if !std::mem::replace(failing, true) {
-        warn!(
-            %peer, lasted_ms = lasted.as_millis() as u64,
+    let lasted_ms = lasted.as_millis() as u64;
+    match absence.note(hall, Instant::now(), true) {
+        News::First => {
+            info!(%peer, lasted_ms, "a node of [p2p] took the handshake and ended the link; trying on")
+        }
+        News::Lasts => warn!(
+            %peer, lasted_ms,
             "a node of [p2p] took the handshake and ended the link at once; trying on, less and less often. See its log: its \
              blacklist or whitelist may leave this node out, another node may have this one's key, or it is no node of amop",
-        );
+        ),
+        News::Old => debug!(%peer, lasted_ms, "a node took the handshake and ended the link again"),
     }
+}
+
+/// A node that there is no link to, and what was said of it.
+#[derive(Debug, Default)]
+struct Absence {
+    since: Option<Instant>,
+    is_warned_of: bool,
+}
+
+/// What a failure tells that was not said before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// There is no link just now, as when a node starts or stops.
+    First,
+    /// It will not come without somebody's doing.
+    Lasts,
+    Old,
+}
+
+impl Absence {
+    /// There was a link for so long.
+    fn ended_after(&mut self, lasted: Duration) {
+        if lasted >= LASTED {
+            *self = Self::default();
+        }
+    }
+
+    /// Another try has failed; `may_pass` if it looks as it does with a node that is about to start or to stop.
+    fn note(&mut self, hall: &Hall, now: Instant, may_pass: bool) -> News {
+        let news = self.news(now, may_pass);
+        let may_log = match news {
+            News::First => hall.may_log(|logs| &mut logs.not_there_yet),
+            News::Lasts => hall.may_log(|logs| &mut logs.not_reached),
+            News::Old => true,
+        };
+        if may_log { news } else { News::Old }
+    }
+
+    fn news(&mut self, now: Instant, may_pass: bool) -> News {
+        let is_first = self.since.is_none();
+        let since = *self.since.get_or_insert(now);
+        let lasts = !may_pass || now.saturating_duration_since(since) >= WARN_AFTER;
+        if lasts && !std::mem::replace(&mut self.is_warned_of, true) {
+            News::Lasts
+        } else if is_first {
+            News::First
+        } else {
+            News::Old
+        }
+    }
+}
+
+/// Whether a failure is what one sees of a node that is about to start or to stop.
+fn may_pass(failure: &Failure) -> bool {
+    matches!(failure, Failure::Io(_) | Failure::Timeout | Failure::Handshake(HandshakeError::Closed))
 }
 
 /// Gives how long it was there.
@@ -139,10 +199,35 @@ async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId
             return Ok((id, None));
         }
         let token = admit_node(hall, &stream, address.to_string(), true, established);
-        if token.is_some() {
+        if token.is_some() && hall.may_log(|logs| &mut logs.dialed) {
             info!(%peer, %address, "dialled a node");
         }
         return Ok((id, token));
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_there_is_warned_of_once_and_only_after_it_had_its_time_to_start() {
+        let (mut absence, start) = (Absence::default(), Instant::now());
+        let at = |at_ms| start + Duration::from_millis(at_ms);
+        assert_eq!(absence.news(at(0), true), News::First);
+        assert_eq!(absence.news(at(9_999), true), News::Old);
+        assert_eq!(absence.news(at(10_000), true), News::Lasts);
+        assert_eq!(absence.news(at(60_000), true), News::Old);
+        absence.ended_after(LASTED - Duration::from_millis(1));
+        assert_eq!(absence.news(at(60_001), true), News::Old, "a link that did not last ends nothing");
+        absence.ended_after(LASTED);
+        assert_eq!(absence.news(at(80_000), true), News::First);
+        assert_eq!(
+            absence.news(at(80_001), false),
+            News::Lasts,
+            "its certificate will not become another one"
+        );
+        assert_eq!(Absence::default().news(at(0), false), News::Lasts);
+    }
 }

@@ -8,6 +8,7 @@ use tracing::info;
 use super::{Hall, dial};
 use crate::{
     relay::{CloseReason, admission::Admission},
+    supervise::restarting_local_task,
     wire::NodeId,
 };
 
@@ -31,8 +32,11 @@ struct Dialer {
 
 impl Dialer {
     fn start(hall: &Rc<Hall>, peer: &str, is_named: bool) -> Self {
-        let found = Rc::default();
-        let task = tokio_uring::spawn(dial::keep_dialing(hall.clone(), peer.to_owned(), Rc::clone(&found)));
+        let found: Rc<Cell<Option<NodeId>>> = Rc::default();
+        let (hall, peer, who) = (hall.clone(), peer.to_owned(), Rc::clone(&found));
+        let task = restarting_local_task("amop-dialer", move || {
+            dial::keep_dialing(hall.clone(), peer.clone(), who.clone())
+        });
         Self { task, is_named, found }
     }
 }
@@ -87,7 +91,9 @@ pub(super) async fn keep(hall: Rc<Hall>) {
 
 fn disconnect(hall: &Hall, id: &NodeId, reason: CloseReason) {
     if hall.guests.borrow().has_node(id) {
-        info!(node = %id.to_hex(), %reason, "closing a node's links");
+        if hall.may_log(|logs| &mut logs.disconnected) {
+            info!(node = %id.to_hex(), %reason, "closing a node's links");
+        }
         hall.engine.close_node(*id, reason);
     }
 }

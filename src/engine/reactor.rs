@@ -17,7 +17,7 @@ use ahash::AHashMap;
 use crossbeam::channel::{Receiver, Sender};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 use super::{
     EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink, Traffic,
@@ -36,6 +36,7 @@ use super::{
     transmit::Transmit,
 };
 use crate::{
+    log,
     relay::{
         Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
         SendError, Shared, SubscriberId,
@@ -439,8 +440,7 @@ impl Reactor {
     /// Submits, and waits for a completion at most so long.
     fn enter(&mut self, wait: Option<Duration>) {
         if let Err(error) = ring::enter(&mut self.ring, wait.unwrap_or_default()) {
-            error!(%error, "io_uring_enter failed, the node cannot go on");
-            std::process::abort();
+            log::abort(&format!("io_uring_enter failed: {error}"));
         }
     }
 
@@ -461,8 +461,7 @@ impl Reactor {
                 }
             }
         }
-        error!("the kernel took no entry of {PUSH_ATTEMPTS_MAX} tries, the node cannot go on");
-        std::process::abort();
+        log::abort(&format!("the kernel took no entry of {PUSH_ATTEMPTS_MAX} tries"));
     }
 
     /// Takes completions off the ring.
@@ -790,7 +789,11 @@ impl Reactor {
             _ if result > 0 || out_of_buffers => self.rearm.push(key),
             _ if called_off && result == -Errno::CANCELED.raw_os_error() => self.rearm.push(key),
             // The peer sends no more, and may read on: what is queued for it still goes out.
-            0 => self.io.close(key, CloseReason::ByPeer),
+            0 => {
+                let is_node = self.slots[key.index as usize].as_ref().is_some_and(|slot| !slot.is_sdk);
+                let reason = if is_node { CloseReason::Vanished } else { CloseReason::ByPeer };
+                self.io.close(key, reason);
+            }
             _ => self.io.abort(key, CloseReason::Broken),
         }
     }
@@ -956,7 +959,7 @@ impl Reactor {
                 && blocks >= limits.sdk_blocks_logged
                 && !std::mem::replace(&mut slot.worn_logged, true)
             {
-                self.shard.warn_keys_wear_out(key);
+                self.shard.warn_keys_wear_out(now, key);
             }
             return;
         }
@@ -982,7 +985,7 @@ impl Reactor {
 /// Keeps the kernel from holding much that was not sent: a node link's control goes before its data.
 fn limit_unsent(socket: &OwnedFd) {
     if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX) {
-        warn!(%error, "TCP_NOTSENT_LOWAT cannot be set: control may wait behind data on a slow node link");
+        debug!(%error, "TCP_NOTSENT_LOWAT cannot be set: control may wait behind data on a slow node link");
     }
 }
 

@@ -177,6 +177,9 @@ pub enum CloseReason {
     /// The peer closed it in order.
     #[error("closed by the peer")]
     ByPeer,
+    /// A node closed the connection and not the TLS link on it, as nodes do that end in order.
+    #[error("closed by the peer out of order")]
+    Vanished,
     /// The connection broke.
     #[error("the connection broke")]
     Broken,
@@ -237,6 +240,7 @@ impl CloseReason {
     /// What an operator can do about it; `None` if nothing is wrong.
     pub fn remedy(&self) -> Option<&'static str> {
         Some(match self {
+            Self::Vanished => "see whether the peer runs: its process may have been killed",
             Self::Broken => "see the peer's log and the network between",
             Self::Tls => {
                 "something on the way changes bytes, or the peer's TLS is at fault: see what it runs"
@@ -734,6 +738,8 @@ pub struct Shared {
     pub failed_tickets: std::sync::atomic::AtomicU64,
     /// How many others.
     pub traced_tickets: std::sync::atomic::AtomicU64,
+    /// Limits of the shards' log lines.
+    pub logs: shard::logs::Logs,
     /// Figures, one set per reactor.
     pub counters: Vec<Arc<counters::Counters>>,
 }
@@ -768,6 +774,7 @@ impl Shared {
             failed_tickets: 0.into(),
             traced_tickets: 0.into(),
             settings,
+            logs: shard::logs::Logs::default(),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
         }
     }

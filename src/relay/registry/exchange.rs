@@ -539,7 +539,9 @@ impl Registry {
                 self.counters.records_taken.increment();
                 self.record_exchanged(&origin, &before);
                 self.news.versions.push((*from, version));
-                info!(node = %origin, peer = %from, "state of a node received whole");
+                if self.log_received.admits(now) {
+                    info!(node = %origin, peer = %from, "state of a node received whole");
+                }
             }
             Ok(Taken::Stale | Taken::Changes(_)) => self.counters.stale.increment(),
             Err(error) => {
@@ -636,7 +638,7 @@ impl Registry {
         }
         match neighbour.refusals.take(now, Duration::from_secs(60), REFUSALS_PER_MINUTE_MAX) {
             // One line a minute says it; the counters say how often.
-            Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX => {
+            Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX && self.log_refused.admits(now) => {
                 warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
             }
             Some(_) => debug!(peer = %from, %error, "state of a neighbour refused"),

@@ -289,6 +289,8 @@ pub struct Registry {
     log_own_id: LogLimit,
     log_bad_state: LogLimit,
     log_no_room: LogLimit,
+    log_received: LogLimit,
+    log_refused: LogLimit,
     log_announcements: LogLimit,
 }
 
@@ -373,6 +375,8 @@ impl Registry {
             outputs: VecDeque::new(),
             next_digest: None,
             log_own_id: LogLimit::new("this node's id elsewhere"),
+            log_received: LogLimit::new("states of nodes received whole"),
+            log_refused: LogLimit::new("neighbours whose state is refused"),
             log_no_room: LogLimit::new("nodes and topics for which there is no room"),
             log_bad_state: LogLimit::new("neighbours that go on to send bad state"),
             log_announcements: LogLimit::new("announcements"),

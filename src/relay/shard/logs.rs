@@ -1,8 +1,10 @@
-//! Limits of a shard's log lines, one for each kind that a peer can cause.
+//! Limits of the shards' log lines, one for each kind that a peer can cause. All shards of a node have them together.
 
 use crate::relay::log_limit::LogLimit;
 
-pub(super) struct Logs {
+/// The limits.
+#[derive(Clone, Debug)]
+pub struct Logs {
     pub(super) sessions_up: LogLimit,
     pub(super) sessions_down: LogLimit,
     pub(super) sessions_cut: LogLimit,
@@ -14,6 +16,7 @@ pub(super) struct Logs {
     pub(super) nodes_down: LogLimit,
     pub(super) nodes_misbehaved: LogLimit,
     pub(super) window_full: LogLimit,
+    pub(super) keys_worn: LogLimit,
 }
 
 impl Default for Logs {
@@ -29,6 +32,7 @@ impl Default for Logs {
             nodes_up: LogLimit::new("node links up"),
             nodes_down: LogLimit::new("node links down"),
             nodes_misbehaved: LogLimit::new("nodes that broke the protocol"),
+            keys_worn: LogLimit::new("sessions whose keys wear out"),
             window_full: LogLimit::new("messages to nodes that do not keep up"),
         }
     }

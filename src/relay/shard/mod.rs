@@ -33,7 +33,7 @@
 mod around;
 mod channel;
 mod desk;
-mod logs;
+pub(super) mod logs;
 mod multicast;
 mod neighbour;
 mod node_link;
@@ -292,7 +292,7 @@ impl Shard {
             next_node_tick: None,
             next_publisher_look: None,
             draining: false,
-            logs: Logs::default(),
+            logs: shared.logs.clone(),
             shared,
         }
     }

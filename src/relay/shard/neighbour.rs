@@ -292,13 +292,19 @@ impl Shard {
             LinkKind::Sdk(_) => false,
         });
         let grace = match reason {
-            CloseReason::ByPeer if !successor => self.shared.settings.node_grace_after_close,
+            CloseReason::ByPeer | CloseReason::Vanished if !successor => {
+                self.shared.settings.node_grace_after_close
+            }
             _ => self.shared.settings.node_grace,
         };
         neighbour.standing = Standing::Lost { until: now + grace };
         if self.logs.nodes_down.admits(now) {
-            let (address, remedy) = (&link.label.address, reason.remedy());
-            warn!(peer = %link.peer, %address, %reason, remedy, "node link down");
+            let (peer, address) = (&link.peer, &link.label.address);
+            match reason.remedy() {
+                Some(remedy) => warn!(%peer, %address, %reason, remedy, "node link down"),
+                // Nodes stop and start again; whoever dials one that does not says so before long.
+                None => info!(%peer, %address, %reason, "node link down"),
+            }
         }
         if let Some((rival, _)) = neighbour.rival.take() {
             self.activate(now, rival, &link.peer, out);

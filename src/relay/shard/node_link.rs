@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     AckDue, LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, peer::Peer, request::Origin,
@@ -193,14 +193,22 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.node_links.decrement();
-        if link.peer_link_number.is_none()
-            && reason != CloseReason::ByPeer
-            && self.logs.nodes_misbehaved.admits(now)
-        {
-            warn!(
-                peer = %link.peer, address = %link.label.address, %reason,
-                "a node link ended before the peer said Hello; nodes of FISCO BCOS 2.x do not, and cannot be peers yet",
-            );
+        if link.peer_link_number.is_none() && self.logs.nodes_misbehaved.admits(now) {
+            let (peer, address) = (&link.peer, &link.label.address);
+            match reason {
+                CloseReason::Idle
+                | CloseReason::NodeFrame
+                | CloseReason::FrameLength(_)
+                | CloseReason::FrameUnfinished => warn!(
+                    %peer, %address, %reason,
+                    "a node link ended before the peer said Hello; nodes of FISCO BCOS 2.x do not, and cannot be peers yet",
+                ),
+                // Of two nodes that dial each other at once, one hangs up.
+                _ => info!(
+                    %peer, %address, %reason,
+                    "a node link ended before the peer said Hello; if that goes on, see the peer's log, which may say why",
+                ),
+            }
         }
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);

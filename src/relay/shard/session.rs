@@ -237,8 +237,10 @@ impl Shard {
     }
 
     /// Says, once a session, that it is to reconnect before long.
-    pub fn warn_keys_wear_out(&mut self, key: LinkKey) {
-        if let Some(session) = self.session_mut(key) {
+    pub fn warn_keys_wear_out(&mut self, now: Instant, key: LinkKey) {
+        if self.logs.keys_worn.admits(now)
+            && let Some(session) = self.session_mut(key)
+        {
             warn!(
                 session = session.id.0, address = %session.address, subject = %session.subject,
                 "a session has moved so much data that its TLS keys will wear out; let it reconnect",
