@@ -53,6 +53,8 @@ const DOOR_CLOSED_WITHIN: Duration = Duration::from_secs(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// Open files that a busy node wants.
 const FILES_WANTED: u64 = 65_536;
+/// Fewer are a mistake of whoever set the limit, for any node.
+const FILES_NEEDED: u64 = 4_096;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -520,11 +522,15 @@ fn raise_file_limit() {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    if let Some(allowed) = allowed.filter(|&allowed| allowed < FILES_WANTED) {
-        warn!(
+    match allowed {
+        Some(allowed @ ..FILES_NEEDED) => warn!(
             allowed,
             "few files may be open: this bounds the number of links; raise it with ulimit -n or LimitNOFILE="
-        );
+        ),
+        Some(allowed @ ..FILES_WANTED) => {
+            info!(allowed, "each link is an open file: for more of them raise ulimit -n or LimitNOFILE=");
+        }
+        _ => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the documents say about the code is made from the code.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use amop::{bounds, config::Config};
 
@@ -27,27 +27,33 @@ fn the_page_of_bounds_is_what_the_code_has() {
 /// Threads and tasks are started in `src/supervise.rs` only, where each one's end is noticed.
 #[test]
 fn nothing_starts_a_thread_or_a_task_past_the_supervisor() {
-    let mut places = Vec::new();
-    look_for_spawns(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut places);
-    assert_eq!(places, [""; 0], "use a function of src/supervise.rs");
-}
-
-fn look_for_spawns(dir: &Path, places: &mut Vec<String>) {
-    for entry in std::fs::read_dir(dir).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            look_for_spawns(&path, places);
-        } else if path.extension().is_some_and(|extension| extension == "rs")
-            && !path.ends_with("supervise.rs")
-        {
-            let text = std::fs::read_to_string(&path).expect("a source");
-            // Tests come last, and their threads die with them.
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-            let is_test = path.ends_with("tests.rs") || path.ends_with("testing.rs");
-            let found = code.lines().filter(|line| starts_a_thread(line)).filter(|_| !is_test);
-            places.extend(found.map(|line| format!("{}: {}", path.display(), line.trim())));
+    for (path, code) in code_below(&source()) {
+        if !path.ends_with("supervise.rs") {
+            let found: Vec<&str> = code.lines().filter(|line| starts_a_thread(line)).collect();
+            assert_eq!(found, [""; 0], "{}: use a function of src/supervise.rs", path.display());
         }
     }
+}
+
+/// The code below a folder, file by file, without tests: they come last.
+fn code_below(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let is_code = path.extension().is_some_and(|extension| extension == "rs");
+        if path.is_dir() {
+            files.extend(code_below(&path));
+        } else if is_code && !path.ends_with("tests.rs") && !path.ends_with("testing.rs") {
+            let text = std::fs::read_to_string(&path).expect("a source");
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
+            files.push((path, code));
+        }
+    }
+    files
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
 fn starts_a_thread(line: &str) -> bool {
@@ -74,5 +80,39 @@ fn the_look_for_threads_finds_each_way_to_start_one() {
     }
     for line in ["            .spawn()?;", "// not thread::spawn(run)", "    respawned = 3;"] {
         assert!(!starts_a_thread(line), "{line}");
+    }
+}
+
+/// Lines before the one that logs, where its limit is looked for.
+const LIMIT_ABOVE: usize = 14;
+/// Lines of the rooms that peers talk to without a limit: those of a start, of an operator's request, of the limit itself.
+const UNLIMITED: [&str; 5] = [
+    "applications are let in WITHOUT TLS",
+    "is in use: waiting up to",
+    "announcing to all nodes",
+    "log lines of a kind were left out",
+    // Whoever calls it asks the limit.
+    "a message for a session is dropped, its queue is full",
+];
+
+/// "At most ten lines of a kind in ten seconds" (README): `relay::log_limit` sees to it where it is asked.
+#[test]
+fn every_log_line_that_peers_can_cause_asks_for_its_limit() {
+    for room in ["relay", "door"] {
+        for (path, code) in code_below(&source().join(room)) {
+            let lines: Vec<&str> = code.lines().collect();
+            for (index, line) in lines.iter().enumerate() {
+                if !["info!(", "warn!(", "error!("].iter().any(|call| line.contains(call)) {
+                    continue;
+                }
+                let above = &lines[index.saturating_sub(LIMIT_ABOVE)..=index];
+                let said = lines[index..lines.len().min(index + 5)].join(" ");
+                let is_limited = ["admits(", "may_log(", "absence.note("]
+                    .iter()
+                    .any(|ask| above.iter().any(|line| line.contains(ask)));
+                let is_known = UNLIMITED.iter().any(|text| said.contains(text));
+                assert!(is_limited || is_known, "{}:{}: {}", path.display(), index + 1, line.trim());
+            }
+        }
     }
 }
