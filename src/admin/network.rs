@@ -23,7 +23,7 @@ use crate::{
     supervise::blocking,
     wire::{
         NodeId, TopicKind,
-        state::{self, Entries},
+        state::{self, Entries, NodeTraits},
     },
 };
 
@@ -80,6 +80,7 @@ struct KnownItem<'a> {
     admitted: bool,
     /// Whether it passes on frames of others.
     relays: bool,
+    frame_bytes_max: u32,
     /// Where its link leads, of a neighbour.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<&'a str>,
@@ -211,7 +212,7 @@ fn show_network<'a>(
             Standing::Lost { since } => Some(clock.show(since)),
             _ => None,
         };
-        let flags = node.entries.get(&[state::KIND_SELF]).and_then(|value| value.first());
+        let traits = NodeTraits::decode(node.entries.get(&[state::KIND_SELF]).unwrap_or_default());
         KnownItem {
             id: node.id.to_hex(),
             standing: standing_name(&node.standing),
@@ -221,7 +222,8 @@ fn show_network<'a>(
             next_hops: node.next_hops.iter().take(NEXT_HOPS_MAX).map(NodeId::to_hex).collect(),
             routed: node.is_routed,
             admitted: node.is_admitted,
-            relays: flags.is_none_or(|flags| flags & state::FLAG_NO_RELAY == 0),
+            relays: traits.relays,
+            frame_bytes_max: traits.frame_len_max,
             address: node.label.as_ref().map(|label| label.address.as_str()),
             advertised: node.entries.get(&[state::KIND_ADDRESS]).and_then(state::address_of),
             agency: node.label.as_ref().map(|label| label.agency.as_str()),

@@ -545,6 +545,9 @@ impl View<'_> {
                 "could not get it: its challenge is not open, or was carried already".to_owned()
             }
             Fate::Sent => return (Some(format!("puts it on the link to {who}")), None),
+            Fate::TooLong => {
+                "was not sent it: it is longer than that node, or those on the way, take".to_owned()
+            }
             Fate::Other => "ended in a way that this version does not know".to_owned(),
         };
         let was_reached = !matches!(
@@ -554,6 +557,7 @@ impl View<'_> {
                 | Fate::SeqInUse
                 | Fate::PushesFull
                 | Fate::OverBandwidth
+                | Fate::TooLong
                 | Fate::ChallengeClosed
         );
         let is_over = step.fate != Fate::Open;
@@ -632,6 +636,7 @@ fn end(account: &Account) -> Option<String> {
         Refusal::KeysWorn => ": the session's TLS keys are worn out",
         Refusal::OverBandwidth => ": the bandwidth limit is reached",
         Refusal::NotAdmitted => ": its node is left out by the lists of this one",
+        Refusal::TooLong => ": it is longer than the node takes ([amop] frame_len_max)",
     };
     let code = account.code().unwrap_or_default();
     match (account.role, account.end) {

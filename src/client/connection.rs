@@ -1,7 +1,7 @@
 //! One connection to one node: made, kept alive, made again.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -146,7 +146,8 @@ async fn read(
     loop {
         while let Some(header) = Header::decode(&buffer) {
             let len = header.len as usize;
-            if !(HEADER_LEN..=sdk::FRAME_LEN_MAX).contains(&len) {
+            let len_max = inner.nodes[node].frame_len_max.load(Relaxed).max(sdk::FRAME_LEN_MAX);
+            if !(HEADER_LEN..=len_max).contains(&len) {
                 return Err(malformed());
             }
             if buffer.len() < len {
@@ -170,6 +171,8 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
     match header.frame_type {
         FrameType::HANDSHAKE => {
             info!(node = %inner.nodes[node].address, "connected");
+            let frame_len_max = json::frame_len_max_of(&data).unwrap_or(sdk::FRAME_LEN_MAX);
+            inner.nodes[node].frame_len_max.store(frame_len_max, Relaxed);
             // In this order: whoever subscribes meanwhile either sees the node up, or is seen here.
             inner.set_up(node, true);
             let _guard = inner.subscribing.lock().await;

@@ -30,6 +30,7 @@ use bytes::Bytes;
 pub use certificates::{Certificates, CertificatesError};
 use rand::RngExt;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tracing::warn;
 
 use self::private::PrivateTopics;
 use crate::{
@@ -81,8 +82,11 @@ pub enum ClientError {
     /// A private topic without keys of subscribers.
     #[error("nobody could read the private topic {0:?}: give at least one public key")]
     NoKeys(String),
-    /// More than one frame holds.
-    #[error("a payload of {len} bytes is more than one message carries: with this topic {max} bytes")]
+    /// More than one frame holds, as long as the node takes them.
+    #[error(
+        "a payload of {len} bytes is more than one message carries: with this topic {max} bytes. How long a message may be \
+         says [amop] frame_len_max of the node"
+    )]
     PayloadTooLong {
         /// Its bytes.
         len: usize,
@@ -165,6 +169,8 @@ struct NodeState {
     address: String,
     outgoing: mpsc::Sender<Vec<u8>>,
     up: AtomicBool,
+    /// The longest frame that it takes, in bytes, once it said so.
+    frame_len_max: AtomicUsize,
 }
 
 struct Inner {
@@ -195,7 +201,8 @@ impl Client {
             .iter()
             .map(|address| {
                 let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
-                (NodeState { address: address.clone(), outgoing, up: AtomicBool::new(false) }, receiver)
+                let (up, frame_len_max) = (AtomicBool::new(false), AtomicUsize::new(sdk::FRAME_LEN_MAX));
+                (NodeState { address: address.clone(), outgoing, up, frame_len_max }, receiver)
             })
             .unzip();
         let inner = Arc::new(Inner {
@@ -373,19 +380,15 @@ impl Client {
         if Topic::new(topic).is_none() {
             return Err(ClientError::Topic(topic.to_owned()));
         }
-        let (len, max) = (payload.len(), sdk::payload_len_max(topic.len()));
-        if len > max {
-            return Err(ClientError::PayloadTooLong { len, max });
-        }
         let mut answer = self.ask_once(frame_type, topic, payload, timeout).await;
-        // 99 says that nobody has it: a node that is stopping, or cut off. Another one may do better.
+        // 99 says that nobody has it: a node that is stopping, cut off, or takes none so long. Another one may do better.
         for _ in 1..self.inner.nodes.len() {
-            if answer.code != ResultCode::NOT_SENT || !answer.payload.is_empty() {
-                break;
+            match &answer {
+                Ok(answer) if answer.code != ResultCode::NOT_SENT || !answer.payload.is_empty() => break,
+                _ => answer = self.ask_once(frame_type, topic, payload, timeout).await,
             }
-            answer = self.ask_once(frame_type, topic, payload, timeout).await;
         }
-        Ok(answer)
+        answer
     }
 
     /// Asks one node.
@@ -395,24 +398,32 @@ impl Client {
         topic: &str,
         payload: &[u8],
         timeout: Duration,
-    ) -> Answer {
+    ) -> Result<Answer, ClientError> {
         let (sent, seq) = (Instant::now(), new_seq());
         let by_client = |code| Answer { code, payload: Bytes::new(), round_trip: sent.elapsed(), seq };
-        let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
         let (answer, answered) = oneshot::channel();
-        let Some(node) = self.inner.usable_node_for(topic) else { return by_client(ResultCode::NOT_SENT) };
+        let Some(node) = self.inner.usable_node_for(topic) else {
+            return Ok(by_client(ResultCode::NOT_SENT));
+        };
+        // The node would close the connection, and with it whatever else waits there.
+        let head_len = sdk::FRAME_LEN_MAX - sdk::payload_len_max(topic.len());
+        let max = self.inner.nodes[node].frame_len_max.load(Relaxed).saturating_sub(head_len);
+        if payload.len() > max {
+            return Err(ClientError::PayloadTooLong { len: payload.len(), max });
+        }
+        let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
         lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
         if self.inner.nodes[node].outgoing.send(frame).await.is_err() {
             lock(&self.inner.pending).remove(&seq);
-            return by_client(ResultCode::NOT_SENT);
+            return Ok(by_client(ResultCode::NOT_SENT));
         }
-        match tokio::time::timeout(timeout, answered).await {
+        Ok(match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(answer)) => answer,
             _ => {
                 lock(&self.inner.pending).remove(&seq);
                 by_client(ResultCode::TIMEOUT)
             }
-        }
+        })
     }
 
     /// Answers a unicast that came as `message`.
@@ -426,6 +437,17 @@ impl Client {
         let private = message.is_private.then(|| PrivateTopic::new(&message.topic)).flatten();
         let topic = private.as_ref().map_or(message.topic.as_str(), |private| private.data().as_str());
         let frame = sdk::encode_amop(FrameType::RESPONSE, &message.seq, code, topic, payload);
+        let len_max = self.inner.nodes[message.node].frame_len_max.load(Relaxed);
+        if frame.len() > len_max {
+            // The node would close the connection.
+            let bytes = frame.len();
+            return warn!(
+                topic,
+                bytes,
+                bytes_max = len_max,
+                "an answer is not sent, it is longer than the node takes"
+            );
+        }
         // If the connection is gone, the node tries another subscriber.
         let _ = self.inner.nodes[message.node].outgoing.send(frame).await;
     }

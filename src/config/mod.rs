@@ -23,7 +23,11 @@ use self::ini::Ini;
 use crate::{
     door::{Membership, is_this_machine},
     engine::{EngineSettings, memory_bytes},
-    relay::{admission::Admission, bandwidth::Limiter, settings::Settings},
+    relay::{
+        admission::Admission,
+        bandwidth::Limiter,
+        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings},
+    },
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
@@ -303,8 +307,13 @@ impl Config {
 
         let ram = memory_bytes() as u64;
         let relay = Settings {
-            frame_len_max: ini.number("amop", "frame_len_max", sdk::FRAME_LEN_MAX as u64, 1024, 1 << 30)
-                as usize,
+            frame_len_max: ini.number(
+                "amop",
+                "frame_len_max",
+                sdk::FRAME_LEN_MAX as u64,
+                1024,
+                FRAME_LEN_SETTABLE_MAX as u64,
+            ) as usize,
             push_timeout: ini.millis("amop", "push_timeout_ms", defaults.push_timeout, 10, 600_000),
             request_timeout: ini.millis(
                 "amop",
@@ -426,7 +435,7 @@ impl Config {
             log_json,
         };
         // Large frames with their node headers must fit the length field.
-        debug_assert!(config.relay.frame_len_max + node::HEADER_LEN_MAX < u32::MAX as usize);
+        debug_assert!(config.relay.frame_len_max + NODE_FRAME_ROOM < u32::MAX as usize);
         ini.finish().map(|warnings| (config, warnings))
     }
 }

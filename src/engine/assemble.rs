@@ -65,6 +65,16 @@ impl UnfinishedFrames {
 pub(super) struct FrameBounds {
     pub(super) len_min: usize,
     pub(super) len_max: usize,
+    /// A frame that is longer than `len_max` and not than this is read over: only its beginning is lent, as a frame whose
+    /// length field says more than is there.
+    pub(super) read_over_max: usize,
+}
+
+/// What of a frame is lent, and how much behind that is read over.
+#[derive(Clone, Copy, Debug)]
+struct FrameLen {
+    lent: usize,
+    read_over: usize,
 }
 
 /// A frame that is not complete yet.
@@ -74,8 +84,10 @@ pub(super) struct Assembler {
     chunk: Chunk,
     /// Bytes that are here.
     have: usize,
-    /// Length of the frame, once its first four bytes are here.
+    /// Length of the frame, or of what is lent of it, once its first four bytes are here.
     want: Option<usize>,
+    /// Bytes that are read over once that is here, or are to be read over next.
+    read_over: usize,
     since: Option<Instant>,
     /// Memory of all chunks in bytes, as it is counted among the unfinished frames.
     charged: usize,
@@ -97,7 +109,7 @@ impl AsRef<[u8]> for Chunk {
 impl Assembler {
     pub(super) fn new(blocks: Blocks) -> Self {
         let (chunks, chunk) = Default::default();
-        Self { blocks, chunks, chunk, have: 0, want: None, since: None, charged: 0 }
+        Self { blocks, chunks, chunk, have: 0, want: None, read_over: 0, since: None, charged: 0 }
     }
 
     /// Cuts frames out of `plaintext` and lends each to `handle`, which tells whether to go on. `false`
@@ -111,12 +123,19 @@ impl Assembler {
         mut handle: impl FnMut(FrameRef<'_>) -> bool,
     ) -> Result<bool, CloseReason> {
         while !plaintext.is_empty() {
+            if self.have == 0 && self.read_over > 0 {
+                let dropped = self.read_over.min(plaintext.len());
+                self.read_over -= dropped;
+                plaintext = &plaintext[dropped..];
+                continue;
+            }
             if self.have == 0
-                && let Some(len) = frame_len(plaintext, bounds)?
-                && len <= plaintext.len()
+                && let Some(FrameLen { lent, read_over }) = frame_len(plaintext, bounds)?
+                && lent <= plaintext.len()
             {
-                let (frame, rest) = plaintext.split_at(len);
+                let (frame, rest) = plaintext.split_at(lent);
                 plaintext = rest;
+                self.read_over = read_over;
                 if !handle(FrameRef::Slice(frame)) {
                     return Ok(false);
                 }
@@ -130,7 +149,9 @@ impl Assembler {
             self.reserve(unfinished, taken.len());
             self.chunk.memory[self.chunk.len..][..taken.len()].copy_from_slice(taken);
             if self.want.is_none() && self.have + taken.len() == 4 {
-                self.want = frame_len(&self.chunk.memory, bounds)?;
+                let len = frame_len(&self.chunk.memory, bounds)?;
+                self.want = len.map(|len| len.lent);
+                self.read_over = len.map_or(0, |len| len.read_over);
             }
             if !self.take(unfinished, taken.len(), &mut handle) {
                 return Ok(false);
@@ -208,7 +229,7 @@ impl Assembler {
 
     fn reset(&mut self, unfinished: &UnfinishedFrames) {
         unfinished.release(self.charged);
-        *self = Self::new(self.blocks.clone());
+        *self = Self { read_over: self.read_over, ..Self::new(self.blocks.clone()) };
     }
 
     /// Gives up the frame in progress; its link ends.
@@ -230,13 +251,18 @@ impl Assembler {
 }
 
 /// The length of the frame at the start of `bytes`, once it is there.
-fn frame_len(bytes: &[u8], bounds: FrameBounds) -> Result<Option<usize>, CloseReason> {
+fn frame_len(bytes: &[u8], bounds: FrameBounds) -> Result<Option<FrameLen>, CloseReason> {
     let Some(len) = bytes.first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_be_bytes(*len);
-    if (bounds.len_min..=bounds.len_max).contains(&(len as usize)) {
-        Ok(Some(len as usize))
-    } else {
-        Err(CloseReason::FrameLength(len))
+    match len as usize {
+        all if (bounds.len_min..=bounds.len_max).contains(&all) => {
+            Ok(Some(FrameLen { lent: all, read_over: 0 }))
+        }
+        all if all > bounds.len_max && all <= bounds.read_over_max => {
+            let lent = all.min(HEAD_LEN_MAX);
+            Ok(Some(FrameLen { lent, read_over: all - lent }))
+        }
+        _ => Err(CloseReason::FrameLength(len)),
     }
 }
 
@@ -244,7 +270,7 @@ fn frame_len(bytes: &[u8], bounds: FrameBounds) -> Result<Option<usize>, CloseRe
 mod tests {
     use super::*;
 
-    const BOUNDS: FrameBounds = FrameBounds { len_min: 42, len_max: 1 << 20 };
+    const BOUNDS: FrameBounds = FrameBounds { len_min: 42, len_max: 1 << 20, read_over_max: 0 };
 
     fn frame(len: usize, fill: u8) -> Vec<u8> {
         let mut frame = vec![fill; len];
@@ -286,6 +312,39 @@ mod tests {
             assembler.abandon(&unfinished);
         }
         assert_eq!(unfinished.bytes(), 0);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_read_over_and_takes_no_memory_beyond_its_beginning() {
+        let bounds = FrameBounds { len_min: 42, len_max: 50_000, read_over_max: 1 << 20 };
+        let (before, long, after) = (frame(1_000, 1), frame(900_000, 2), frame(50_000, 3));
+        let shortest = frame(50_001, 4);
+        let stream = [&before[..], &long, &shortest, &after].concat();
+        for step in [1, 3, 16_384, 100_000, stream.len()] {
+            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let (mut assembler, mut got) = (Assembler::new(Blocks::new()), Vec::new());
+            for piece in stream.chunks(step) {
+                let fed = assembler.feed(Instant::now(), bounds, &unfinished, piece, |frame| {
+                    got.push(frame.pieces().flatten().copied().collect::<Vec<u8>>());
+                    true
+                });
+                assert_eq!(fed, Ok(true));
+                assert!(unfinished.bytes() <= 50_000 + 2 * BLOCK_LEN);
+            }
+            let expected = [
+                before.clone(),
+                long[..HEAD_LEN_MAX].to_vec(),
+                shortest[..HEAD_LEN_MAX].to_vec(),
+                after.clone(),
+            ];
+            assert!(got == expected, "cut every {step} bytes");
+            assert_eq!(unfinished.bytes(), 0);
+        }
+        let mut assembler = Assembler::new(Blocks::new());
+        let unfinished = UnfinishedFrames::new(usize::MAX);
+        let beyond = ((1u32 << 20) + 1).to_be_bytes();
+        let fed = assembler.feed(Instant::now(), bounds, &unfinished, &beyond, |_| unreachable!());
+        assert_eq!(fed, Err(CloseReason::FrameLength((1 << 20) + 1)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     relay::{
         RegistryInput,
         registry::NEIGHBOURS_MAX,
-        settings::{SESSIONS_MAX, Settings},
+        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, SESSIONS_MAX, Settings},
     },
     wire::sdk,
 };
@@ -290,11 +290,8 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
 /// replaces another, and a frame.
 pub(super) fn node_queue_bytes_max(relay: &Settings) -> usize {
     let window = relay.window_bytes_max + relay.window_frames_max * super::transmit::WAITING_COST;
-    2 * window + node_frame_len_max(relay)
+    2 * window + relay.node_frame_len_max()
 }
 
-/// Longest frame on a node link in bytes.
-pub(super) fn node_frame_len_max(relay: &Settings) -> usize {
-    use crate::wire::node;
-    relay.frame_len_max + node::HEADER_LEN_MAX + 2 + node::EXTENSIONS_LEN_MAX
-}
+/// A frame on a node link up to this is read over if it is too long: more than any node may have as its bound.
+pub(super) const NODE_FRAME_LEN_READ_OVER_MAX: usize = FRAME_LEN_SETTABLE_MAX + NODE_FRAME_ROOM;

@@ -24,9 +24,9 @@ use super::{
     assemble::{FrameBounds, UnfinishedFrames},
     blocks::Blocks,
     bounds::{
-        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE,
-        PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, SESSION_SHARE, node_frame_len_max,
-        node_queue_bytes_max,
+        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NODE_FRAME_LEN_READ_OVER_MAX, NOTSENT_BYTES_MAX,
+        PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN,
+        SESSION_SHARE, node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
     descriptor::untaken_bytes,
@@ -590,11 +590,16 @@ impl Reactor {
         let is_sdk = matches!(link.up, LinkUp::Sdk { .. });
         let settings = &self.shared.settings;
         let (bounds, queue_bytes_max) = if is_sdk {
-            let bounds = FrameBounds { len_min: sdk::HEADER_LEN, len_max: settings.frame_len_max };
+            let len_max = settings.frame_len_max;
+            let bounds = FrameBounds { len_min: sdk::HEADER_LEN, len_max, read_over_max: 0 };
             (bounds, settings.session_queue_bytes_max)
         } else {
             limit_unsent(&link.socket);
-            let bounds = FrameBounds { len_min: node::HEADER_LEN_MIN, len_max: node_frame_len_max(settings) };
+            let bounds = FrameBounds {
+                len_min: node::HEADER_LEN_MIN,
+                len_max: settings.node_frame_len_max(),
+                read_over_max: NODE_FRAME_LEN_READ_OVER_MAX,
+            };
             (bounds, node_queue_bytes_max(settings))
         };
         let (sealer, opener) = link.tls.unzip();

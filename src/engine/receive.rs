@@ -300,7 +300,7 @@ mod tests {
         tls::record::{ContentType, PLAINTEXT_LEN_MAX, Sealer},
     };
 
-    const BOUNDS: FrameBounds = FrameBounds { len_min: 42, len_max: 1 << 20 };
+    const BOUNDS: FrameBounds = FrameBounds { len_min: 42, len_max: 1 << 20, read_over_max: 0 };
 
     fn record(sealer: &mut Sealer, frame_len: usize) -> Vec<u8> {
         let mut frame = vec![0; frame_len];

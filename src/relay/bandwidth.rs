@@ -70,6 +70,10 @@ struct Bucket {
     /// How much may flow into the full bucket, and until when.
     extension: AtomicI64,
     extended_until: AtomicI64,
+    /// Units of sessions' frames that were charged and have not left yet.
+    prepaid: AtomicU64,
+    /// Units charged in all.
+    charged: AtomicU64,
 }
 
 impl Limiter {
@@ -95,6 +99,8 @@ impl Limiter {
             rivals_until: AtomicI64::new(0),
             extension: AtomicI64::new(0),
             extended_until: AtomicI64::new(0),
+            prepaid: AtomicU64::new(0),
+            charged: AtomicU64::new(0),
         };
         Self { bucket: Some(bucket) }
     }
@@ -116,10 +122,11 @@ impl Limiter {
         bucket.take(ticks(now), bucket.cost_ticks(cost), 0, 0)
     }
 
-    /// The same for a session, which while others ask, too, is to get no more than they.
-    pub fn admit_session(&self, now: Duration, cost: u64, session: SessionId, share: &mut Share) -> bool {
+    /// The same for a session, which while others ask, too, is to get no more than they. It is charged for what is to
+    /// [leave](Self::leave), or else to be [given back](Self::give_back).
+    pub fn admit_session(&self, now: Duration, units: u64, session: SessionId, share: &mut Share) -> bool {
         let Some(bucket) = &self.bucket else { return true };
-        let (now, cost) = (ticks(now), bucket.cost_ticks(cost));
+        let (now, cost) = (ticks(now), bucket.cost_ticks(units));
         let has_rivals = bucket.note_asked(now, session.0);
         let begun = bucket.begun.load(Relaxed);
         let credit = bucket.capacity_ticks.max(cost.saturating_mul(CREDIT_FRAMES));
@@ -138,15 +145,44 @@ impl Limiter {
         if !bucket.take(now, cost, reserve, grace) {
             return false;
         }
+        bucket.prepaid.fetch_add(units, Relaxed);
+        bucket.charged.fetch_add(units, Relaxed);
         bucket.begun.fetch_max(begins - lead, Relaxed);
         share.end = begins.saturating_add(cost);
         true
     }
 
-    /// Charges `cost` units whatever the level is, down to one second's worth below zero.
-    pub fn charge(&self, now: Duration, cost: u64) {
+    /// So many units leave: what of them was not charged when a session's frame was admitted is charged now, whatever the
+    /// level is.
+    pub fn leave(&self, now: Duration, units: u64) {
         let Some(bucket) = &self.bucket else { return };
-        let (now, cost) = (ticks(now), bucket.cost_ticks(cost));
+        let paid = bucket.take_prepaid(units);
+        if paid < units {
+            self.charge(now, units - paid);
+        }
+    }
+
+    /// So many units that were charged for a session's frame do not leave.
+    pub fn give_back(&self, units: u64) {
+        let Some(bucket) = &self.bucket else { return };
+        let paid = bucket.take_prepaid(units);
+        bucket.charged.fetch_sub(paid, Relaxed);
+        bucket.empty_at.fetch_sub(bucket.cost_ticks(paid), Relaxed);
+    }
+
+    /// Units that were charged for what has left, and those for what is to leave.
+    pub fn charged_and_prepaid(&self) -> (u64, u64) {
+        self.bucket.as_ref().map_or((0, 0), |bucket| {
+            let prepaid = bucket.prepaid.load(Relaxed);
+            (bucket.charged.load(Relaxed) - prepaid, prepaid)
+        })
+    }
+
+    /// Charges `units` whatever the level is, down to one second's worth below zero.
+    pub fn charge(&self, now: Duration, units: u64) {
+        let Some(bucket) = &self.bucket else { return };
+        bucket.charged.fetch_add(units, Relaxed);
+        let (now, cost) = (ticks(now), bucket.cost_ticks(units));
         let _ = bucket.empty_at.fetch_update(Relaxed, Relaxed, |empty_at| {
             let empty_at = empty_at.max(now - bucket.capacity_ticks);
             let lowest = now + ticks(DEBT_MAX);
@@ -156,6 +192,12 @@ impl Limiter {
 }
 
 impl Bucket {
+    /// Uses up so many of the units that were charged and have not left, or as many as there are; gives how many.
+    fn take_prepaid(&self, units: u64) -> u64 {
+        let take = |prepaid: u64| (prepaid > 0).then(|| prepaid.saturating_sub(units));
+        self.prepaid.fetch_update(Relaxed, Relaxed, take).map_or(0, |before| before.min(units))
+    }
+
     /// Whether a frame takes so much of the bucket that there is no room above it for a reserve.
     fn is_large(&self, cost: i64) -> bool {
         cost > self.capacity_ticks / 4 * 3
@@ -293,6 +335,33 @@ mod tests {
         }
         assert!(!limiter.admit(now + Duration::from_millis(999), 1));
         assert!(limiter.admit(now + Duration::from_millis(1002), 1));
+    }
+
+    #[test]
+    fn what_leaves_is_charged_once_whenever_it_is() {
+        let limiter = Limiter::new(1_000.0, BURST);
+        let (now, mut share) = (Duration::from_secs(10), Share::default());
+        assert!(limiter.admit_session(now, 5_000, SessionId(1), &mut share));
+        assert_eq!(limiter.charged_and_prepaid(), (0, 5_000));
+        limiter.leave(now, 4_000);
+        assert_eq!(limiter.charged_and_prepaid(), (4_000, 1_000));
+        // More leaves than was paid for.
+        limiter.leave(now, 1_500);
+        assert_eq!(limiter.charged_and_prepaid(), (5_500, 0));
+        limiter.give_back(700);
+        assert_eq!(limiter.charged_and_prepaid(), (5_500, 0), "nothing is left to be given back");
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_used_by_others() {
+        let limiter = Limiter::new(1_000.0, BURST);
+        let (now, mut share) = (Duration::from_secs(10), Share::default());
+        assert!(limiter.admit_session(now, 5_000, SessionId(1), &mut share));
+        assert!(!limiter.admit(now, 1));
+        limiter.give_back(5_000);
+        assert_eq!(limiter.charged_and_prepaid(), (0, 0));
+        assert!(limiter.admit(now, 100));
+        assert!(!limiter.admit(now, 1), "no more than the bucket holds");
     }
 
     #[test]

@@ -28,8 +28,14 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
     let kept = (trace::KEPT_MAX + 2 * reactors * trace::CHUNK_LEN) * trace::RECORD_LEN
         + trace::KEPT_MAX * (trace::Sender::LEN_MAX + sizes.steps);
     vec![
-        fixed("frame", settings.frame_len_max, "bytes", "frame", "the link is closed: closed_protocol")
-            .set_by("[amop] frame_len_max"),
+        fixed(
+            "frame",
+            settings.frame_len_max,
+            "bytes",
+            "frame",
+            "the session is closed: closed_protocol; of a node read over: read_over; to a node not sent: refused_too_long",
+        )
+        .set_by("[amop] frame_len_max"),
         fixed("sessions", SESSIONS_MAX, "sessions", "node", "not let in: sessions_refused")
             .memory(SESSIONS_MAX * (sizes.session + in_table(16) + 4 * ALLOCATION)),
         fixed(
@@ -304,6 +310,14 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "node",
             "the farther ones are not dialled",
         ),
+        fixed(
+            "different lengths of frames that ways are found for",
+            registry::LONG_WAYS_MAX,
+            "lengths",
+            "node",
+            "longer frames go only through nodes that take the longest: refused_too_long",
+        )
+        .memory(registry::LONG_WAYS_MAX * registry::NODES_MAX * in_table(size_of::<(crate::wire::NodeId, super::snapshot::Path)>())),
         fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes")
             .memory(registry::NODES_MAX * in_table(sizes.peer)),
         fixed(

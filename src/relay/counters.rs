@@ -289,6 +289,11 @@ figures! {
         counter queues_full,
         /// Multicast copies not sent because a neighbour's window was full or its link was gone.
         counter dropped_window_full,
+        /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every way to
+        /// it, take.
+        counter refused_too_long,
+        /// Frames of node links that were read over because they are longer than this node takes.
+        counter read_over,
         /// Multicasts with a private topic and no authorised receiver, and copies for one that is no more.
         counter dropped_unauthorised,
         /// Requests without a retry because no more frames could be kept.
@@ -437,7 +442,7 @@ figures! {
         counter received_bytes,
         /// Bytes sent, as TLS records.
         counter sent_bytes,
-        /// Bytes of AMOP frames charged to the outbound bandwidth.
+        /// Bytes of AMOP frames that left on node links, headers included: what the outbound bandwidth is charged for.
         counter bandwidth_charged_bytes,
     }
     beside {

@@ -4,8 +4,16 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use serde_json::{Value, json};
 
+use self::asked::Asked;
 use super::settings::Settings;
-use crate::wire::{NodeId, TopicKind, json::NODE_VERSION, sdk::HEADER_LEN, state::Entries};
+use crate::wire::{
+    NodeId, PrivateTopic, TopicKind,
+    json::NODE_VERSION,
+    sdk::HEADER_LEN,
+    state::{Entries, topic_sessions_key},
+};
+
+mod asked;
 
 /// Longest request in bytes.
 pub const BODY_LEN_MAX: usize = 1 << 20;
@@ -20,11 +28,14 @@ const REACTOR_BODY_LEN_MAX: usize = 16 << 10;
 /// Longest answer in bytes, however large frames may be. A small batch can ask for large lists many
 /// times over.
 const ANSWER_LEN_MAX: usize = 32 << 20;
-/// Room that an error or a result's frame takes beside the id.
 /// Answers that may be on their way from the registry to the shards, in bytes; beyond that requests are
 /// refused as if there were too many.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
+/// Room that an error or a result's frame takes beside the id.
 const ERROR_LEN_MAX: usize = 512;
+
+/// What is hashed before a subscriber's number for the name that it is listed by.
+const LISTED_DOMAIN: &[u8] = b"amop listed subscriber 1";
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
@@ -127,22 +138,43 @@ pub fn too_large() -> Vec<u8> {
     line(error(&Value::Null, INVALID_REQUEST, "the request is longer than 1 MiB"))
 }
 
-/// The answer to a request beyond `[flow_control] limit_req`. A long request is not read for its id.
-pub fn over_rate(body: &[u8]) -> Vec<u8> {
-    let request = if body.len() < REACTOR_BODY_LEN_MAX { read(body).ok() } else { None };
-    let id = request.and_then(|request| request.get("id").cloned()).unwrap_or_default();
-    line(error(&id, OVER_RATE, "the node's limit of requests per second is reached"))
+/// The answer to a request beyond `[flow_control] limit_req`: an error for each request of it that has an id. `None` for
+/// notifications.
+pub fn over_rate(body: &[u8]) -> Option<Vec<u8>> {
+    let refuse = |id: &Value| error(id, OVER_RATE, "the node's limit of requests per second is reached");
+    match Asked::read(body) {
+        Ok(Asked::One(waits_for)) => waits_for.map(|id| line(refuse(&id))),
+        Ok(Asked::Batch(ids)) => {
+            let errors: Vec<String> = ids.iter().map(refuse).collect();
+            (!errors.is_empty()).then(|| line(format!("[{}]", errors.join(","))))
+        }
+        Err(answer) => Some(answer),
+    }
 }
 
 fn read(body: &[u8]) -> Result<Value, Vec<u8>> {
-    let refuse = |code, message| line(error(&Value::Null, code, message));
+    check(body)?;
+    serde_json::from_slice(body).map_err(|_| not_json())
+}
+
+/// Refuses what is too long, or nested too deeply, to be read.
+fn check(body: &[u8]) -> Result<(), Vec<u8>> {
     if body.len() > BODY_LEN_MAX {
         return Err(too_large());
     }
     if depth(body) > DEPTH_MAX {
-        return Err(refuse(INVALID_REQUEST, "the request is nested deeper than 32 levels"));
+        let message = "the request is nested deeper than 32 levels";
+        return Err(line(error(&Value::Null, INVALID_REQUEST, message)));
     }
-    serde_json::from_slice(body).map_err(|_| refuse(PARSE_ERROR, "the request is not JSON"))
+    Ok(())
+}
+
+fn not_json() -> Vec<u8> {
+    line(error(&Value::Null, PARSE_ERROR, "the request is not JSON"))
+}
+
+fn bad_batch() -> Vec<u8> {
+    line(error(&Value::Null, INVALID_REQUEST, "a batch holds 1 to 1000 requests"))
 }
 
 /// How deeply brackets are nested, outside of strings.
@@ -191,7 +223,7 @@ fn respond(
         return respond_one(request, nodes.as_mut(), settings, left).map(line);
     };
     if batch.is_empty() || batch.len() > BATCH_MAX {
-        return Some(line(error(&Value::Null, INVALID_REQUEST, "a batch holds 1 to 1000 requests")));
+        return Some(bad_batch());
     }
     let mut answers = String::from("[");
     for request in batch {
@@ -296,6 +328,26 @@ impl NodesView<'_> {
 }
 
 impl NodeView<'_> {
+    /// A name for each subscriber of a private topic that looks like its route topic: applications look for such ones to find
+    /// out whether anybody has the topic. It says nothing of the real one, and leads nowhere.
+    fn subscribers_of(&self, topic: &str) -> impl Iterator<Item = String> {
+        let private = PrivateTopic::of_data(topic);
+        let numbers = private.as_ref().and_then(|_| self.entries.get(&topic_sessions_key(topic)));
+        let (numbers, _) = numbers.unwrap_or_default().as_chunks::<8>();
+        let id = self.id;
+        numbers.iter().zip(std::iter::repeat(private)).filter_map(move |(number, private)| {
+            let private = private?;
+            let mut hasher = blake3::Hasher::new();
+            hasher
+                .update(LISTED_DOMAIN)
+                .update(&id.0)
+                .update(number)
+                .update(private.data().as_str().as_bytes());
+            let digits = hasher.finalize().to_hex();
+            Some(private.route(digits.as_bytes().first_chunk()?))
+        })
+    }
+
     /// Appends the five fields of WIRE §1.5, with at most so many bytes of topics.
     fn render(&self, mut topics_len_left: usize, settings: &Settings, out: &mut String) {
         // Writing to a string does not fail.
@@ -310,7 +362,10 @@ impl NodeView<'_> {
         let listed =
             |topic: &&str| matches!(TopicKind::of(topic.as_bytes()), TopicKind::Ordinary | TopicKind::Data);
         let shown = if settings.list_topics { TOPICS_MAX } else { 0 };
-        for (index, topic) in self.entries.topics().filter(listed).take(shown).enumerate() {
+        let names = self.entries.topics().filter(listed).flat_map(|topic| {
+            std::iter::once(Cow::Borrowed(topic)).chain(self.subscribers_of(topic).map(Cow::Owned))
+        });
+        for (index, topic) in names.take(shown).enumerate() {
             let name = json!(topic).to_string();
             let Some(left) = topics_len_left.checked_sub(name.len() + 1) else { break };
             topics_len_left = left;
@@ -398,6 +453,33 @@ mod tests {
     }
 
     #[test]
+    fn subscribers_of_a_private_topic_are_listed_one_name_each_and_it_stays_theirs() {
+        let data = "#!$TopicNeedVerify_p";
+        let with = |numbers: &[u64]| {
+            let mut entries = entries(&[data]);
+            let value: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+            let key = topic_sessions_key(data);
+            entries.apply(&crate::wire::state::Change { key: &key, value: Some(&value) });
+            entries
+        };
+        let names = |entries: &Entries, settings: &Settings| -> Vec<String> {
+            let none = Entries::default();
+            let view = view(entries, &none);
+            let answer = ask_map(r#"{"method":"getNodeInfo","id":1}"#, &view, settings);
+            let topics = answer["result"]["Topic"].as_array().unwrap().clone();
+            topics.into_iter().map(|topic| topic.as_str().unwrap().to_owned()).collect()
+        };
+        let listed = names(&with(&[7, 9]), &Settings::default());
+        assert_eq!((listed.len(), &*listed[0]), (3, data));
+        let of_route = |name: &String| crate::wire::topic::data_topic_of_route(name).map(str::to_owned);
+        assert!(listed[1..].iter().all(|name| of_route(name).as_deref() == Some(data)));
+        assert_eq!(names(&with(&[9]), &Settings::default())[1], listed[2]);
+        assert!(names(&with(&[7]), &Settings { list_topics: false, ..Settings::default() }).is_empty());
+        let many: Vec<u64> = (0..2_048).collect();
+        assert_eq!(names(&with(&many), &Settings::default()).len(), 2_049);
+    }
+
+    #[test]
     fn peers_are_shown_with_their_ordinary_and_data_topics_only() {
         let own = entries(&[]);
         let peer = entries(&[
@@ -469,8 +551,18 @@ mod tests {
 
     #[test]
     fn a_request_over_the_rate_is_refused_with_its_own_id() {
-        let answer: Value = serde_json::from_slice(&over_rate(br#"{"method":"getPeers","id":9}"#)).unwrap();
+        let refused = |body: &[u8]| over_rate(body).map(|answer| serde_json::from_slice(&answer).unwrap());
+        let answer: Value = refused(br#"{"method":"getPeers","id":9}"#).unwrap();
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(9), &json!(OVER_RATE)));
+        assert_eq!(refused(br#"{"method":"getPeers"}"#), None, "a notification");
+        let long = format!(r#"{{"method":"m","params":["{}"]}}"#, "x".repeat(2 * REACTOR_BODY_LEN_MAX));
+        assert_eq!(refused(long.as_bytes()), None, "however long");
+        let answers: Value =
+            refused(br#"[{"method":"m","id":1},{"method":"m"},{"method":"m","id":"b"}]"#).unwrap();
+        assert_eq!(answers.as_array().unwrap().len(), 2);
+        assert_eq!((&answers[0]["id"], &answers[1]["id"]), (&json!(1), &json!("b")));
+        assert!(answers.as_array().unwrap().iter().all(|answer| answer["error"]["code"] == OVER_RATE));
+        assert_eq!(refused(br#"[{"method":"m"},{"method":"n"}]"#), None, "a batch of notifications");
         assert_eq!(classify(&vec![b' '; REACTOR_BODY_LEN_MAX], &Settings::default()), Plan::Registry);
     }
 }

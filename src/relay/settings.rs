@@ -10,6 +10,11 @@ use crate::wire::NodeId;
 /// Sessions of a node (WIRE §1.8).
 pub const SESSIONS_MAX: usize = 65_536;
 
+/// The most that [`Settings::frame_len_max`] may be set to.
+pub const FRAME_LEN_SETTABLE_MAX: usize = 1 << 30;
+/// Bytes that a frame of a node link may have beyond the longest frame of an SDK link: header, tickets or extensions, seal.
+pub const NODE_FRAME_ROOM: usize = crate::wire::frame::HEAD_LEN_MAX;
+
 /// Everything about the relay that an operator may set, and the bounds that nobody need set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -138,6 +143,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Longest frame that is taken on a node link, in bytes.
+    pub fn node_frame_len_max(&self) -> usize {
+        self.frame_len_max + NODE_FRAME_ROOM
+    }
+
+    /// What other nodes are told of [`Self::frame_len_max`].
+    pub fn told_frame_len_max(&self) -> u32 {
+        u32::try_from(self.frame_len_max).unwrap_or(u32::MAX)
+    }
+
     /// Whether publishers of a node may reach this node's subscribers of a data topic.
     pub fn may_publish(&self, data_topic: &str, node: &NodeId) -> bool {
         self.private_publishers.get(data_topic).is_none_or(|nodes| nodes.contains(node))

@@ -55,6 +55,17 @@ pub struct Path {
     pub hops: u8,
     /// The neighbours with which a shortest way begins, by id; never empty.
     pub next: SmallVec<[NodeId; 2]>,
+    /// Longest frame of an SDK link that the node takes, in bytes.
+    pub frame_len_max: u32,
+}
+
+/// How nodes are reached by long frames, which go around nodes that do not take them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LongPaths {
+    /// For frames of an SDK link that are longer than this, in bytes.
+    pub above: u32,
+    /// The nodes that a way leads to.
+    pub paths: BTreeMap<NodeId, Path>,
 }
 
 /// One immutable state of the tables. A clone shares everything; a change to a clone copies the path
@@ -67,6 +78,8 @@ pub struct Snapshot {
     pub neighbours: Arc<[NodeId]>,
     /// The nodes that a way leads to, neighbours included.
     pub paths: Arc<BTreeMap<NodeId, Path>>,
+    /// The same for frames that not all nodes on the way take, the shortest first. Empty if all take all.
+    pub long_paths: Arc<[LongPaths]>,
     /// Grows with every change of the subscribers of private topics.
     pub private_version: u64,
     topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,
@@ -74,6 +87,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// How a node is reached by a frame of an SDK link of so many bytes.
+    pub fn path(&self, id: &NodeId, frame_len: usize) -> Option<&Path> {
+        let long = self.long_paths.iter().rev().find(|long| frame_len > long.above as usize);
+        long.map_or(&*self.paths, |long| &long.paths).get(id)
+    }
+
+    /// Whether a node, and those on the way to it, take a frame of an SDK link of so many bytes. Of a node that no way
+    /// leads to nothing is known.
+    pub fn takes(&self, id: &NodeId, frame_len: usize) -> bool {
+        self.paths
+            .get(id)
+            .is_none_or(|path| frame_len <= path.frame_len_max as usize && self.path(id, frame_len).is_some())
+    }
+
     /// Where the subscribers of an ordinary topic are; `None` if there are none.
     pub fn topic(&self, topic: &str) -> Option<&TopicEntry> {
         self.topics.get(topic)

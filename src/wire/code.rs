@@ -29,7 +29,7 @@ impl ResultCode {
             Self::NOT_SENT => "could not be sent: every link towards a subscriber's node failed or is full",
             Self::NO_RECEIVER => "no node can receive it: nobody subscribes to this topic",
             Self::NOT_DELIVERED => "not delivered: no subscriber's session could take it",
-            Self::TIMEOUT => "timeout: it was delivered, but no answer came in time",
+            Self::TIMEOUT => "timeout: it may have been delivered, but no answer came in time",
             Self::OVER_BANDWIDTH => "over the node's outbound bandwidth limit: nothing was sent",
             _ => "a code chosen by the subscriber",
         }

@@ -19,6 +19,8 @@ pub struct Hello {
     pub link_number: u64,
     /// The sender's number of the link that this one replaces; 0 if none.
     pub replaces: u64,
+    /// Longest frame of an SDK link that the sender takes, in bytes; `None` from nodes that do not say.
+    pub frame_len_max: Option<u32>,
 }
 
 impl Hello {
@@ -33,13 +35,14 @@ impl Hello {
             lane: reader.u16()?,
             link_number: reader.u64()?,
             replaces: reader.u64()?,
+            frame_len_max: reader.u32(),
         };
         (hello.version_min <= hello.version_max).then_some(hello)
     }
 
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(38);
+        let mut out = Vec::with_capacity(42);
         out.extend_from_slice(&self.version_min.to_be_bytes());
         out.extend_from_slice(&self.version_max.to_be_bytes());
         out.extend_from_slice(&self.features.to_be_bytes());
@@ -47,6 +50,9 @@ impl Hello {
         out.extend_from_slice(&self.lane.to_be_bytes());
         out.extend_from_slice(&self.link_number.to_be_bytes());
         out.extend_from_slice(&self.replaces.to_be_bytes());
+        if let Some(frame_len_max) = self.frame_len_max {
+            out.extend_from_slice(&frame_len_max.to_be_bytes());
+        }
         out
     }
 }
@@ -56,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hello_survives_encoding_and_ignores_what_newer_nodes_add() {
+    fn a_hello_survives_encoding_and_ignores_what_newer_nodes_add_and_older_ones_lack() {
         let hello = Hello {
             version_min: 1,
             version_max: 2,
@@ -65,9 +71,13 @@ mod tests {
             lane: 5,
             link_number: 6,
             replaces: 7,
+            frame_len_max: Some(8),
         };
         let mut bytes = hello.encode();
-        assert_eq!(Hello::decode(&bytes[..bytes.len() - 1]), None);
+        let older = Hello { frame_len_max: None, ..hello.clone() };
+        assert_eq!(Hello::decode(&bytes[..bytes.len() - 4]), Some(older.clone()));
+        assert_eq!(Hello::decode(&older.encode()), Some(older));
+        assert_eq!(Hello::decode(&bytes[..bytes.len() - 5]), None);
         bytes.extend_from_slice(b"more");
         assert_eq!(Hello::decode(&bytes), Some(hello));
     }

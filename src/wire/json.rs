@@ -1,6 +1,8 @@
 //! JSON bodies of the SDK link: handshake, heartbeat, subscription, private topics (WIRE §1.3, §1.4,
 //! §1.6, §4).
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{NodeId, hex, topic::Topic};
@@ -68,9 +70,19 @@ impl HandshakeRequest {
     }
 }
 
-/// Body of the answer to a handshake.
-pub fn handshake_answer(protocol: u32) -> String {
-    format!("{{\"nodeVersion\":\"{NODE_VERSION}\",\"protocol\":{protocol}}}\n")
+/// Field of the answer to our own client's handshake: the longest frame that the node takes, in bytes.
+pub const FRAME_LEN_MAX_FIELD: &str = "frameLengthMax";
+
+/// Body of the answer to a handshake; our own client is told how long frames may be.
+pub fn handshake_answer(protocol: u32, frame_len_max: Option<usize>) -> String {
+    let bound = frame_len_max.map_or_else(String::new, |max| format!(",\"{FRAME_LEN_MAX_FIELD}\":{max}"));
+    format!("{{\"nodeVersion\":\"{NODE_VERSION}\",\"protocol\":{protocol}{bound}}}\n")
+}
+
+/// The longest frame that a node takes, as it said in its answer to a handshake.
+pub fn frame_len_max_of(answer: &[u8]) -> Option<usize> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    answer.get(FRAME_LEN_MAX_FIELD)?.as_u64()?.try_into().ok()
 }
 
 /// Body of the answer to a heartbeat in protocol 2 and 3.
@@ -92,7 +104,7 @@ pub enum SubscriptionError {
 pub fn decode_subscription(body: &[u8], topics_max: usize) -> Result<(Vec<Topic>, usize), SubscriptionError> {
     // Read one by one, so that a bomb is refused at the bound and never held whole.
     struct Names {
-        topics: Vec<Topic>,
+        topics: BTreeSet<Topic>,
         skipped: usize,
         topics_max: usize,
         over: bool,
@@ -110,29 +122,26 @@ pub fn decode_subscription(body: &[u8], topics_max: usize) -> Result<(Vec<Topic>
         }
         fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
             while let Some(name) = seq.next_element::<std::borrow::Cow<'de, str>>()? {
-                match Topic::new(&name) {
-                    Some(_) if self.topics.len() == self.topics_max => {
-                        self.over = true;
-                        return Err(serde::de::Error::custom("too many topics"));
-                    }
-                    Some(topic) => self.topics.push(topic),
-                    None => self.skipped += 1,
+                let Some(topic) = Topic::new(&name) else {
+                    self.skipped += 1;
+                    continue;
+                };
+                // One that is named again is no more.
+                if self.topics.insert(topic) && self.topics.len() > self.topics_max {
+                    self.over = true;
+                    return Err(serde::de::Error::custom("too many topics"));
                 }
             }
             Ok(())
         }
     }
 
-    let mut names = Names { topics: Vec::new(), skipped: 0, topics_max, over: false };
+    let mut names = Names { topics: BTreeSet::new(), skipped: 0, topics_max, over: false };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let read = serde::de::DeserializeSeed::deserialize(&mut names, &mut deserializer)
         .and_then(|()| deserializer.end());
     match read {
-        Ok(()) => {
-            names.topics.sort_unstable();
-            names.topics.dedup();
-            Ok((names.topics, names.skipped))
-        }
+        Ok(()) => Ok((names.topics.into_iter().collect(), names.skipped)),
         Err(_) if names.over => Err(SubscriptionError::TooMany(topics_max)),
         Err(_) => Err(SubscriptionError::Malformed),
     }
@@ -218,6 +227,13 @@ mod tests {
     }
 
     #[test]
+    fn our_own_client_is_told_how_long_frames_may_be_and_others_get_what_they_know() {
+        assert_eq!(handshake_answer(3, None), "{\"nodeVersion\":\"2.10.2\",\"protocol\":3}\n");
+        assert_eq!(frame_len_max_of(handshake_answer(3, Some(5_000)).as_bytes()), Some(5_000));
+        assert_eq!(frame_len_max_of(handshake_answer(3, None).as_bytes()), None, "a node of before");
+    }
+
+    #[test]
     fn only_our_own_client_gets_shared_records() {
         let flag = |client: &str| {
             let body = format!(r#"{{"clientType":"{client}","sharedRecords":true}}"#);
@@ -281,6 +297,10 @@ mod tests {
         assert_eq!(decode_subscription(b"[1]", 10), Err(SubscriptionError::Malformed));
         assert_eq!(decode_subscription(br#"["a"] x"#, 10), Err(SubscriptionError::Malformed));
         assert_eq!(decode_subscription(br#"["a","b","c"]"#, 2), Err(SubscriptionError::TooMany(2)));
+        assert_eq!(
+            decode_subscription(br#"["a","b","a","b","b"]"#, 2).map(|(topics, _)| topics.len()),
+            Ok(2)
+        );
         assert_eq!(decode_subscription("[".repeat(100_000).as_bytes(), 2), Err(SubscriptionError::Malformed));
     }
 }

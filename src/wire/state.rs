@@ -18,11 +18,48 @@ pub const KIND_NEIGHBOUR: u8 = 3;
 /// Entry kind: where other nodes reach the node; the key is the kind alone, the value `host:port` as text, see
 /// [`address_of`].
 pub const KIND_ADDRESS: u8 = 5;
-/// Entry kind: what the node is like; the key is the kind alone, the value flags of which bit 0 of the first byte is
-/// [`FLAG_NO_RELAY`]. Without it all flags are 0.
+/// Entry kind: what the node is like; the key is the kind alone, the value a [`NodeTraits`]. Without it they are the usual ones.
 pub const KIND_SELF: u8 = 4;
 /// The node passes on no frames for others.
 pub const FLAG_NO_RELAY: u8 = 1;
+
+/// What a node tells others of itself in an entry of [`KIND_SELF`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeTraits {
+    /// Whether it passes on frames for others.
+    pub relays: bool,
+    /// Longest frame of an SDK link that it takes, in bytes.
+    pub frame_len_max: u32,
+}
+
+impl Default for NodeTraits {
+    fn default() -> Self {
+        Self { relays: true, frame_len_max: super::sdk::FRAME_LEN_MAX as u32 }
+    }
+}
+
+impl NodeTraits {
+    /// Reads a value; what is not there is as usual, what is behind it belongs to newer versions.
+    pub fn decode(value: &[u8]) -> Self {
+        let mut reader = Reader(value);
+        let flags = reader.u8().unwrap_or(0);
+        let usual = Self::default();
+        Self {
+            relays: flags & FLAG_NO_RELAY == 0,
+            frame_len_max: reader.u32().unwrap_or(usual.frame_len_max),
+        }
+    }
+
+    /// The value; `None` if all is as usual.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let usual = Self::default();
+        let mut value = vec![if self.relays { 0 } else { FLAG_NO_RELAY }];
+        if self.frame_len_max != usual.frame_len_max {
+            value.extend_from_slice(&self.frame_len_max.to_be_bytes());
+        }
+        (*self != usual).then_some(value)
+    }
+}
 
 /// Longest key in bytes, kind included.
 pub const KEY_LEN_MAX: usize = 256;

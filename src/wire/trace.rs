@@ -116,6 +116,8 @@ tags! {
         OverBandwidth = "over_bandwidth",
         /// Its node is left out by the blacklist or the whitelist of the one that tells.
         NotAdmitted = "node_not_admitted",
+        /// It is longer than the node that tells takes.
+        TooLong = "too_long",
     }
 }
 
@@ -169,6 +171,8 @@ tags! {
         ChallengeClosed = "challenge_closed",
         /// It was put on the link to the node, where nothing more is heard of it.
         Sent = "sent",
+        /// It is longer than the node, or those on every way to it, take.
+        TooLong = "too_long",
     }
 }
 

@@ -79,6 +79,7 @@ fn take_and_end(listener: &TcpListener, index: usize, ends: Ends) {
             lane: 0,
             link_number: 1,
             replaces: 0,
+            frame_len_max: None,
         };
         let payload = hello.encode();
         let mut frame = SmallVec::new();

@@ -14,10 +14,7 @@ use amop::{
         NodeId, ResultCode,
         announcement::{self, Announcement},
         hello::Hello,
-        node::{
-            EXTENSIONS_LEN_MAX, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MAX, HEADER_LEN_MIN, Header,
-            PacketType, Route,
-        },
+        node::{Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, PacketType, Route},
         private::{Notice, WayEnd},
         sdk::{self, FrameType},
         state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
@@ -143,7 +140,16 @@ fn announced((head, changes): &(Head, Vec<u8>)) -> Vec<u8> {
 }
 
 fn hello(incarnation: u64) -> Hello {
-    Hello { version_min: 1, version_max: 1, features: 0, incarnation, lane: 0, link_number: 1, replaces: 0 }
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        features: 0,
+        incarnation,
+        lane: 0,
+        link_number: 1,
+        replaces: 0,
+        frame_len_max: None,
+    }
 }
 
 fn with_header(header: &Header<'_>, payload: &[u8]) -> Vec<u8> {
@@ -174,11 +180,28 @@ fn knows_topic(node: &TestNode, topic: &str) -> bool {
 }
 
 #[test]
-fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
+fn a_frame_that_is_too_long_for_the_node_is_read_over_and_its_link_goes_on() {
     let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\nframe_len_max=100000\n");
+    let mut peer = Liar::greeted(1, &node);
+    for len in [100_000 + 16_385, 3_000_000] {
+        let payload = vec![7; len - HEADER_LEN_MIN - 2 - 42 - 2];
+        let frame = sdk::encode_amop(FrameType::REQUEST, &seq(5), ResultCode::OK, "t", &payload);
+        peer.say(&packet(PacketType::UNICAST, len as u32, &amop(&frame)));
+    }
+    wait_until("both were read over", || node.total(|counters| counters.read_over.get()) == 2);
+    peer.say(&packet(PacketType::UNICAST, 1, &amop(&amop_frame(FrameType::REQUEST, "t"))));
+    wait_until("what comes behind is taken", || {
+        node.total(|counters| counters.node_frames_received.get()) >= 4
+    });
+    assert_eq!(node.total(|counters| counters.closed_protocol.get()), 0);
+    assert_eq!(node.total(|counters| counters.node_links.get()), 1);
+}
+
+#[test]
+fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
     let healthy = HealthyPair::start(&node);
     let own = node.node().id();
-    let len_max = 100_000 + HEADER_LEN_MAX + 2 + EXTENSIONS_LEN_MAX;
     // A good frame with some bytes replaced.
     let patched = |offset: usize, bytes: &[u8]| {
         let mut frame = packet(PacketType::ACK, 1, &[0; 64]);
@@ -215,7 +238,7 @@ fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
     let after_hello: Vec<(&str, Vec<u8>)> = vec![
         ("a frame of length 0", length(0)),
         ("a frame shorter than its header", length(HEADER_LEN_MIN - 1)),
-        ("a frame just over the limit", length(len_max + 1)),
+        ("a frame that no node could take", length((1 << 30) + (16 << 10) + 1)),
         ("a frame of 4 GB", length(u32::MAX as usize)),
         ("version 0", patched(4, &[0, 0])),
         ("version 2", patched(4, &[0, 2])),

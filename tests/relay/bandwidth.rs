@@ -4,10 +4,163 @@ use std::time::Duration;
 
 use amop::{
     relay::{bandwidth::Limiter, settings::Settings},
-    wire::sdk::FrameType,
+    wire::{
+        node::{FLAG_SENT_AGAIN, Header, PacketType},
+        sdk::FrameType,
+    },
 };
 
-use crate::kit::{Behaviour, Network};
+use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Seen, line};
+
+/// What a multicast of 300 bytes takes on a node link: its own bytes, the node header, the extensions' length.
+const FRAME_LEN: usize = 42 + 2 + 300 + 20 + 2;
+/// Node 0 reaches 3, 4 and 5 over 1 and over 2, which are equally near.
+const TWO_WAYS: [(NodeIndex, NodeIndex); 8] =
+    [(0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (1, 5), (2, 5)];
+
+/// Node 0 has a limit, and subscribers are at 3, 4 and 5.
+fn over_two_ways(seed: u64, reactors: u16, cap: f64) -> (Network, Vec<AppIndex>) {
+    let mut net = Network::new(seed);
+    net.add_limited_node(reactors, Settings::default(), Limiter::new(cap, Duration::from_millis(100)));
+    (1..6).for_each(|_| {
+        net.add_node(reactors, Settings::default());
+    });
+    TWO_WAYS.iter().for_each(|&(one, other)| net.connect(one, other));
+    net.run_for(Duration::from_secs(1));
+    let subscribers = [3, 4, 5].map(|node| net.subscriber(node, &["t"]));
+    net.run_for(Duration::from_secs(1));
+    (net, subscribers.to_vec())
+}
+
+/// Bytes of AMOP frames that crossed from a node.
+fn crossed_from(net: &mut Network, node: NodeIndex) -> u64 {
+    let seen = net.seen.replace(Vec::new()).unwrap_or_default();
+    let of_node = |seen: &Seen| match seen {
+        Seen::Crossed { from, bytes, .. } if *from == node => {
+            let (header, _) = Header::decode(bytes).unwrap();
+            if header.packet_type.is_amop() { bytes.len() as u64 } else { 0 }
+        }
+        _ => 0,
+    };
+    seen.iter().map(of_node).sum()
+}
+
+fn charged(net: &Network, node: NodeIndex) -> u64 {
+    net.nodes[node].total(|counters| counters.bandwidth_charged_bytes.get())
+}
+
+#[test]
+fn a_multicast_is_charged_for_each_link_that_it_leaves_on_and_nothing_is_left_over() {
+    for (seed, reactors) in (0..12).map(|seed| (seed, 1 + seed as u16 % 3)) {
+        let (mut net, _) = over_two_ways(seed, reactors, 1e9);
+        let publisher = net.app(0, Behaviour::Silent);
+        for len in [0, 3_000, 100_000] {
+            net.seen = Some(Vec::new());
+            let before = charged(&net, 0);
+            net.multicast(publisher, "t", &vec![0; len]);
+            net.run_for(Duration::from_micros(900));
+            let paid_ahead: (u64, u64) = net.nodes[0].shared.limiter.charged_and_prepaid();
+            net.run_for(Duration::from_secs(1));
+            let crossed = crossed_from(&mut net, 0);
+            assert_eq!(charged(&net, 0) - before, crossed, "seed {seed}, {len} bytes");
+            let (all, prepaid) = net.nodes[0].shared.limiter.charged_and_prepaid();
+            assert_eq!((all, prepaid), (net.nodes[0].left_bytes(), 0), "seed {seed}, {len} bytes");
+            assert!(paid_ahead.0 + paid_ahead.1 <= all);
+        }
+        net.seen = None;
+    }
+}
+
+#[test]
+fn no_more_than_the_cap_leaves_a_node_whose_multicasts_go_over_two_equal_ways() {
+    let cap = 100_000.0;
+    for (seed, reactors) in [(0, 1), (1, 2), (2, 1), (3, 3)] {
+        let (mut net, _) = over_two_ways(seed, reactors, cap);
+        let publisher = net.app(0, Behaviour::Silent);
+        let (before, start) = (net.nodes[0].left_bytes(), net.now);
+        while net.now - start < Duration::from_secs(12) {
+            net.multicast(publisher, "t", &[0; 1_000]);
+            net.run_for(Duration::from_millis(2));
+        }
+        let share = (net.nodes[0].left_bytes() - before) as f64 / (cap * 12.0);
+        assert!((0.99..=1.02).contains(&share), "seed {seed}: {share}");
+    }
+}
+
+#[test]
+fn what_is_relayed_is_charged_whatever_its_source_says_of_it() {
+    for (flag, packet_type) in
+        [(0, None), (FLAG_SENT_AGAIN, None), (0, Some(PacketType(0x77))), (0, Some(PacketType::BROADCAST))]
+    {
+        let mut net = Network::new(3);
+        net.add_node(1, Settings::default());
+        net.add_limited_node(1, Settings::default(), Limiter::new(1e9, Duration::from_millis(100)));
+        net.add_node(1, Settings::default());
+        line(3).iter().for_each(|&(one, other)| net.connect(one, other));
+        net.run_for(Duration::from_secs(1));
+        net.subscriber(2, &["t"]);
+        net.run_for(Duration::from_secs(1));
+        let publisher = net.app(0, Behaviour::Silent);
+        net.tamper = Some(Box::new(move |from, _, bytes: &mut Vec<u8>| {
+            let is_amop = Header::decode(bytes).unwrap().0.packet_type.is_amop();
+            if from == 0 && is_amop {
+                bytes[13] |= flag;
+                if let Some(packet_type) = packet_type {
+                    bytes[6..8].copy_from_slice(&packet_type.0.to_be_bytes());
+                }
+            }
+        }));
+        for _ in 0..100 {
+            net.multicast(publisher, "t", &[0; 10_000]);
+        }
+        net.run_for(Duration::from_millis(500));
+        net.tamper = None;
+        let relayed = net.nodes[1].total(|counters| counters.relayed_bytes.get());
+        assert!(relayed > 1_000_000 && charged(&net, 1) >= relayed / 100 * 95, "{packet_type:?}");
+        let (all, prepaid) = net.nodes[1].shared.limiter.charged_and_prepaid();
+        assert_eq!((all, prepaid), (charged(&net, 1), 0));
+    }
+}
+
+#[test]
+fn what_goes_another_way_is_charged_each_time_that_it_leaves() {
+    // The links of a ring break in turn while messages and answers are on their way.
+    for (seed, reactors) in [(1, 1), (2, 2), (3, 3)] {
+        let mut net = Network::new(seed);
+        for _ in 0..4 {
+            let limiter = Limiter::new(1e9, Duration::from_millis(100));
+            net.add_limited_node(reactors, Settings::default(), limiter);
+        }
+        let edges = crate::kit::ring(4);
+        edges.iter().for_each(|&(one, other)| net.connect(one, other));
+        net.run_for(Duration::from_secs(1));
+        for node in 0..4 {
+            net.subscriber(node, &["t"]);
+        }
+        net.run_for(Duration::from_secs(1));
+        let publisher = net.app(0, Behaviour::Silent);
+        for (one, other) in edges.iter().cycle().take(12) {
+            for _ in 0..5 {
+                net.unicast(publisher, "t", &[0; 700]);
+                net.multicast(publisher, "t", &[0; 900]);
+            }
+            net.run_for(Duration::from_micros(1_500));
+            net.break_links(*one, *other);
+            net.run_for(Duration::from_millis(700));
+            net.connect(*one, *other);
+            net.run_for(Duration::from_millis(300));
+        }
+        net.run_for(Duration::from_secs(40));
+        let again: u64 = net.nodes.iter().map(|node| node.total(|c| c.frames_sent_again.get())).sum();
+        assert!(again > 0, "nothing was sent again");
+        for node in &net.nodes {
+            let (all, prepaid) = node.shared.limiter.charged_and_prepaid();
+            assert_eq!(all, node.left_bytes());
+            assert_eq!(all, node.total(|counters| counters.bandwidth_charged_bytes.get()));
+            assert_eq!(prepaid, 0);
+        }
+    }
+}
 
 #[test]
 fn between_99_and_101_percent_of_the_cap_arrive_where_more_is_offered() {
@@ -28,9 +181,7 @@ fn between_99_and_101_percent_of_the_cap_arrive_where_more_is_offered() {
             }
             net.run_for(Duration::from_millis(2));
         }
-        // What each frame takes on the node link: its own bytes, the node header, the extensions' length
-        // and the time left.
-        let cost = 42 + 2 + 300 + 30;
+        let cost = FRAME_LEN;
         let window = start + Duration::from_secs(1)..start + Duration::from_secs(11);
         let arrived = net.apps[subscriber]
             .received
@@ -103,7 +254,7 @@ fn offer(reactors: u16, cap: f64, offers: &[f64]) -> (Vec<usize>, f64) {
             arrived[usize::from(*received.data.last().unwrap())] += 1;
         }
     }
-    let share = (arrived.iter().sum::<usize>() * (42 + 2 + 300 + 30)) as f64 / (cap * 9.0) * 100.0;
+    let share = (arrived.iter().sum::<usize>() * FRAME_LEN) as f64 / (cap * 9.0) * 100.0;
     (arrived, share)
 }
 

@@ -35,6 +35,7 @@ use amop::{
     },
     wire::{
         FrameRef, NodeId, ResultCode,
+        frame::HEAD_LEN_MAX,
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
     },
 };
@@ -162,6 +163,8 @@ pub struct Io {
     generations: Vec<u32>,
     effects: Vec<Effect>,
     queue_bytes_max: usize,
+    /// Bytes of data that nodes' links took.
+    left_bytes: u64,
     /// What neighbours told of messages.
     told: Vec<Told>,
     /// What became of pings.
@@ -203,7 +206,7 @@ impl Io {
 }
 
 impl Outbound for Io {
-    fn send(&mut self, key: LinkKey, _: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
+    fn send(&mut self, key: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
         let bound = self.queue_bytes_max;
         let link = self.link(key).filter(|link| link.open).ok_or(SendError::Gone)?;
         if link.sdk && link.queued >= bound {
@@ -211,6 +214,8 @@ impl Outbound for Io {
         }
         let bytes: Vec<u8> = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
         link.queued += bytes.len();
+        let is_data = !link.sdk && class == Class::Data;
+        self.left_bytes += if is_data { bytes.len() as u64 } else { 0 };
         self.effects.push(Effect::Frame { link: key, bytes });
         Ok(())
     }
@@ -268,6 +273,11 @@ impl VirtualNode {
     /// How full the tables of its shards are.
     pub fn usage(&self) -> impl Iterator<Item = Usage> {
         self.shards.iter().map(Shard::usage)
+    }
+
+    /// Bytes of data that have left on its links to other nodes in this life.
+    pub fn left_bytes(&self) -> u64 {
+        self.io.iter().map(|io| io.left_bytes).sum()
     }
 
     /// The last and the smoothed round-trip time of each of its links to another node.
@@ -368,6 +378,8 @@ pub struct Network {
     pub seen: Option<Vec<Seen>>,
     /// Sees, and may change, every frame from node to node as it leaves.
     pub tamper: Option<Tamper>,
+    /// Frames that were longer than the node takes which they came to: their beginning was lent, the rest read over.
+    pub read_over: usize,
     rng: SmallRng,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
     pending: BTreeMap<u64, Event>,
@@ -443,6 +455,7 @@ impl Network {
             timing: Timing::default(),
             seen: None,
             tamper: None,
+            read_over: 0,
             rng: SmallRng::seed_from_u64(seed),
             events: BinaryHeap::new(),
             pending: BTreeMap::new(),
@@ -527,7 +540,11 @@ impl Network {
     pub fn revive(&mut self, node: NodeIndex, clock: Clock) {
         let old = &self.nodes[node];
         let (keys, reactors, settings) = (old.keys.clone(), old.shared.reactors, old.shared.settings.clone());
-        let fresh = self.build_node(keys, reactors, settings, Limiter::unlimited(), clock);
+        let limiter = match old.shared.limiter.units_per_second() {
+            Some(rate) => Limiter::new(rate, Duration::from_millis(100)),
+            None => Limiter::unlimited(),
+        };
+        let fresh = self.build_node(keys, reactors, settings, limiter, clock);
         self.nodes[node] = fresh;
         self.look_at_timers(node);
     }
@@ -972,7 +989,8 @@ impl Network {
                     && !self.is_deaf(to)
                     && let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
                 {
-                    link.queued -= bytes.len();
+                    // What alters frames on the way may make them longer.
+                    link.queued = link.queued.saturating_sub(bytes.len());
                 }
                 if let (Some((from, ..)), End::Node { node: to, incarnation, .. }) = (from, to)
                     && self.is_current(to, incarnation)
@@ -1028,11 +1046,16 @@ impl Network {
         matches!(end, End::App(app) if self.apps[app].behaviour == Behaviour::Deaf)
     }
 
-    fn deliver(&mut self, to: End, bytes: Vec<u8>) {
+    fn deliver(&mut self, to: End, mut bytes: Vec<u8>) {
         match to {
             End::App(app) => self.deliver_to_app(app, &bytes),
             End::Node { node, incarnation, reactor, key } => {
                 if self.is_current(node, incarnation) {
+                    // As the engine does it.
+                    if bytes.len() > self.nodes[node].shared.settings.node_frame_len_max() {
+                        bytes.truncate(HEAD_LEN_MAX);
+                        self.read_over += 1;
+                    }
                     self.drive(node, reactor, |shard, now, io| {
                         shard.handle_activity(now, key);
                         shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);

@@ -8,6 +8,7 @@ mod injection;
 mod kit;
 mod latencies;
 mod lists;
+mod long_frames;
 mod multicast;
 mod named_frames;
 mod node_links;

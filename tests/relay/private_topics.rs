@@ -346,6 +346,42 @@ fn a_challenge_names_the_node_a_fresh_token_and_a_topic_that_nobody_subscribes_t
 }
 
 #[test]
+fn each_subscriber_is_listed_by_a_name_that_leads_nowhere_and_is_not_its_own() {
+    let mut play = Play::new(5, 2, 2);
+    let own: Vec<String> = (0..3).map(|uuid| route(DATA, 0xabc0 + uuid)).collect();
+    for (node, route) in [(0, &own[0]), (1, &own[1]), (1, &own[2])] {
+        let app = play.net.app(node, Behaviour::Silent);
+        play.net.subscribe(app, &[DATA, route]);
+    }
+    play.run(SOON);
+    let asker = play.net.app(0, Behaviour::Silent);
+    let mut listed: Vec<String> = Vec::new();
+    for (method, count) in [("getNodeInfo", 1), ("getPeers", 2)] {
+        let before = play.net.apps[asker].received.len();
+        let body = format!(r#"{{"method":"{method}","params":[1],"id":1}}"#);
+        play.net.frame(asker, FrameType::RPC, body.as_bytes());
+        play.run(SOON);
+        let answer = String::from_utf8(play.net.apps[asker].received[before].data.clone()).unwrap();
+        let names = answer.split('"').filter(|name| name.starts_with("#!$VerifyChannel_"));
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        assert_eq!(names.len(), count, "{method}: {answer}");
+        assert!(answer.contains(&format!("\"{DATA}\"")));
+        listed.extend(names);
+    }
+    let distinct: BTreeSet<&String> = listed.iter().collect();
+    assert_eq!(distinct.len(), 3);
+    for name in &listed {
+        let digits = name.strip_prefix(&format!("#!$VerifyChannel_{DATA}_")).unwrap();
+        assert!(digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()), "{name}");
+        assert!(!own.contains(name));
+        let seq = play.net.unicast(asker, name, b"are you there?");
+        assert_eq!(play.net.answer(asker, &seq, SOON).0, 100, "{name}");
+    }
+    let pushed: usize = (0..3).map(|app| play.net.pushed(app, FrameType::REQUEST).len()).sum();
+    assert_eq!(pushed, 0);
+}
+
+#[test]
 fn a_challenge_comes_under_the_subscribers_own_topic_and_goes_back_under_the_minted_one() {
     for (seed, reactors) in PLACES {
         let mut play = Play::new(seed, 1, reactors);

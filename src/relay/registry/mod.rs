@@ -52,13 +52,13 @@ use super::{
     rpc,
     settings::SESSIONS_MAX,
     signing::NodeSigner,
-    snapshot::{self, NodeEntry, NodeRef, Snapshot},
+    snapshot::{self, LongPaths, NodeEntry, NodeRef, Snapshot},
 };
 use crate::wire::{
     NodeId, Topic, TopicKind,
     node::PacketType,
     sdk::Seq,
-    state::{self, Change, Entries, Head, Message, MessageError, Scope},
+    state::{self, Change, Entries, Head, Message, MessageError, NodeTraits, Scope},
 };
 pub use announcements::{
     ANNOUNCEMENTS_MAX, AnnounceError, Announced, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX,
@@ -67,6 +67,7 @@ pub(in crate::relay) use announcements::{
     MEMORY as ANNOUNCEMENTS_MEMORY, OF_NEIGHBOUR_PER_SECOND_MAX, ORIGINS_MAX,
 };
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
+pub(in crate::relay) use topology::LONG_WAYS_MAX;
 
 mod announcements;
 mod exchange;
@@ -340,8 +341,12 @@ impl Registry {
     /// A registry that knows nobody yet.
     pub fn new(shared: Arc<Shared>, signer: NodeSigner) -> Self {
         let mut own = OwnRecord::new(shared.id, shared.incarnation(), signer);
-        if !shared.settings.relays {
-            own.change(vec![state::KIND_SELF], Some(vec![state::FLAG_NO_RELAY]));
+        let traits = NodeTraits {
+            relays: shared.settings.relays,
+            frame_len_max: shared.settings.told_frame_len_max(),
+        };
+        if let Some(value) = traits.encode() {
+            own.change(vec![state::KIND_SELF], Some(value));
         }
         if let Some(address) = &shared.advertised {
             own.change(vec![state::KIND_ADDRESS], Some(address.clone().into_bytes()));
@@ -517,6 +522,18 @@ impl Registry {
         self.unreached.retain(|id, _| ways.paths.contains_key(id));
     }
 
+    /// The same for long frames, to nodes of which the usual way is kept.
+    fn keep_long_ways(&self, above: u32, usual: &Ways, ways: &mut Ways) {
+        let Some(before) = self.snapshot.long_paths.iter().find(|long| long.above == above) else { return };
+        for (id, path) in &before.paths {
+            let is_kept = self.unreached.contains_key(id) && usual.paths.contains_key(id);
+            if is_kept && !ways.paths.contains_key(id) {
+                let path = topology::Path { hops: path.hops, next: path.next.clone() };
+                ways.paths.insert(*id, path);
+            }
+        }
+    }
+
     /// The nodes that are found by discovery, and where they are; `None` if that is the same as the last time.
     pub fn take_discovered(&mut self) -> Option<BTreeMap<NodeId, String>> {
         let (discovered, is_told) = &mut self.discovered;
@@ -563,10 +580,7 @@ impl Registry {
         if self.rpc_waiting_bytes + request.cost() > RPC_WAITING_BYTES_MAX {
             self.counters.rpc_refused.increment();
             let RpcRequest { reactor, link, seq, body, .. } = request;
-            let body = rpc::over_rate(&body);
-            self.shared.rpc_answer_bytes.fetch_add(body.len(), Relaxed);
-            let output = RegistryOutput::RpcAnswer { link, seq, body: body.into() };
-            return self.outputs.push_back((reactor, output));
+            return self.send_rpc_answer(reactor, link, seq, rpc::over_rate(&body));
         }
         self.rpc_waiting_bytes += request.cost();
         self.rpc_waiting.push_back(request);
@@ -578,7 +592,7 @@ impl Registry {
         let RpcRequest { reactor, link, seq, body, .. } = request;
         let answer = if self.shared.rpc_answer_bytes.load(Relaxed) >= rpc::ANSWERS_BYTES_MAX {
             self.counters.rpc_refused.increment();
-            Some(rpc::over_rate(&body))
+            rpc::over_rate(&body)
         } else {
             let mut cache = std::mem::take(&mut self.rpc_cache);
             let answer =
@@ -586,6 +600,10 @@ impl Registry {
             self.rpc_cache = cache;
             answer
         };
+        self.send_rpc_answer(reactor, link, seq, answer);
+    }
+
+    fn send_rpc_answer(&mut self, reactor: ReactorId, link: LinkKey, seq: Seq, answer: Option<Vec<u8>>) {
         if let Some(body) = answer {
             self.shared.rpc_answer_bytes.fetch_add(body.len(), Relaxed);
             let output = RegistryOutput::RpcAnswer { link, seq, body: body.into() };
@@ -768,19 +786,7 @@ impl Registry {
 
     /// Finds the ways through the network, and puts into the snapshot whom they lead to.
     fn find_ways(&mut self, now: Instant) {
-        let linked = |lost: bool| {
-            let neighbours = self.neighbours.iter().filter(move |(_, neighbour)| lost || !neighbour.is_lost);
-            neighbours.map(|(id, _)| *id)
-        };
-        let mut ways = self.topology.ways(&self.shared.id, linked(false));
-        // What leads only over links that are lost just now goes on to count for a moment: they may return.
-        if self.neighbours.values().any(|neighbour| neighbour.is_lost) {
-            let others = self.topology.ways(&self.shared.id, linked(true));
-            for (id, path) in others.paths {
-                ways.paths.entry(id).or_insert(path);
-            }
-            ways.connected.extend(others.connected);
-        }
+        let mut ways = self.ways_for(0);
         self.keep_ways(now, &mut ways);
         self.counters.ways_found.increment();
         let own = self.shared.id;
@@ -822,12 +828,24 @@ impl Registry {
         }
         let path = |(id, path): (&NodeId, &topology::Path)| {
             let incarnation = self.known.get(id)?.record.version().incarnation;
-            Some((*id, snapshot::Path { incarnation, hops: path.hops, next: path.next.clone() }))
+            let frame_len_max = self.topology.traits(id).frame_len_max;
+            Some((
+                *id,
+                snapshot::Path { incarnation, hops: path.hops, next: path.next.clone(), frame_len_max },
+            ))
         };
         let paths: BTreeMap<NodeId, snapshot::Path> = ways.paths.iter().filter_map(path).collect();
+        let long_paths = |(above, least)| {
+            let mut long_ways = self.ways_for(least);
+            self.keep_long_ways(above, &ways, &mut long_ways);
+            LongPaths { above, paths: long_ways.paths.iter().filter_map(path).collect() }
+        };
+        let long_frames = self.topology.long_frames(self.shared.settings.told_frame_len_max());
+        let long_paths: Vec<LongPaths> = long_frames.into_iter().map(long_paths).collect();
         let is_node_lost = self.snapshot.paths.keys().any(|id| !paths.contains_key(id));
-        if *self.snapshot.paths != paths {
+        if *self.snapshot.paths != paths || *self.snapshot.long_paths != *long_paths {
             self.snapshot.paths = Arc::new(paths);
+            self.snapshot.long_paths = long_paths.into();
             self.snapshot_changed = true;
             let reactors = (0..self.shared.reactors).map(ReactorId);
             let changed = |reactor| (reactor, RegistryOutput::WaysChanged { is_node_lost });
@@ -840,6 +858,24 @@ impl Registry {
         self.counters.nodes_reachable.set(reachable);
         self.counters.nodes_not_admitted.set(not_admitted);
         self.ways = ways;
+    }
+
+    /// The ways for frames of an SDK link of so many bytes. What leads only over links that are lost just now goes on to
+    /// count for a moment: they may return.
+    fn ways_for(&self, frame_len: u32) -> Ways {
+        let linked = |lost: bool| {
+            let neighbours = self.neighbours.iter().filter(move |(_, neighbour)| lost || !neighbour.is_lost);
+            neighbours.map(|(id, _)| *id)
+        };
+        let mut ways = self.topology.ways(&self.shared.id, linked(false), frame_len);
+        if self.neighbours.values().any(|neighbour| neighbour.is_lost) {
+            let others = self.topology.ways(&self.shared.id, linked(true), frame_len);
+            for (id, path) in others.paths {
+                ways.paths.entry(id).or_insert(path);
+            }
+            ways.connected.extend(others.connected);
+        }
+        ways
     }
 
     fn announce(&mut self, payload: Vec<u8>) {
@@ -912,8 +948,7 @@ fn apply_to_topology(topology: &mut Topology, node: &NodeId, change: &Change<'_>
         }
         [state::KIND_ADDRESS] => {}
         [state::KIND_SELF] => {
-            let flags = change.value.and_then(|value| value.first()).copied().unwrap_or(0);
-            topology.set_relays(*node, flags & state::FLAG_NO_RELAY == 0);
+            topology.set_traits(*node, NodeTraits::decode(change.value.unwrap_or_default()));
         }
         _ => return false,
     }

@@ -7,15 +7,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use smallvec::SmallVec;
 
-use crate::wire::{NodeId, node::HOPS_MAX};
+use crate::wire::{NodeId, node::HOPS_MAX, state::NodeTraits};
 
 /// What all records say about edges.
 #[derive(Default)]
 pub(super) struct Topology {
     lists: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// Nodes that pass on nothing for others.
-    ends: BTreeSet<NodeId>,
+    /// Of nodes that are not as usual.
+    traits: BTreeMap<NodeId, NodeTraits>,
 }
+
+/// Bounds on the length of frames that ways are found for, each of its own. Where nodes have more different ones, long
+/// frames go only through those with the highest.
+pub(in crate::relay) const LONG_WAYS_MAX: usize = 4;
 
 /// How a node is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,18 +50,36 @@ impl Topology {
     }
 
     /// A node's record says whether it passes on frames for others.
-    pub(super) fn set_relays(&mut self, node: NodeId, relays: bool) {
-        if relays {
-            self.ends.remove(&node);
+    pub(super) fn set_traits(&mut self, node: NodeId, traits: NodeTraits) {
+        if traits == NodeTraits::default() {
+            self.traits.remove(&node);
         } else {
-            self.ends.insert(node);
+            self.traits.insert(node, traits);
         }
+    }
+
+    /// What a node is like.
+    pub(super) fn traits(&self, node: &NodeId) -> NodeTraits {
+        self.traits.get(node).copied().unwrap_or_default()
+    }
+
+    /// Which long frames need ways of their own, of those that this node takes itself: frames that are longer than the first
+    /// go only through nodes that take the second. The shortest first.
+    pub(super) fn long_frames(&self, own_frame_len_max: u32) -> Vec<(u32, u32)> {
+        let relays = self.traits.values().filter(|traits| traits.relays);
+        let bounds = relays.map(|traits| traits.frame_len_max).chain([NodeTraits::default().frame_len_max]);
+        let bounds: BTreeSet<u32> = bounds.filter(|bound| *bound < own_frame_len_max).collect();
+        let Some(&highest) = bounds.last() else { return Vec::new() };
+        let is_last = |index: usize| index + 1 == LONG_WAYS_MAX;
+        let bounds = bounds.into_iter().take(LONG_WAYS_MAX).enumerate();
+        let bounds = bounds.map(|(index, bound)| (bound, if is_last(index) { highest } else { bound }));
+        bounds.map(|(above, least)| (above, least.saturating_add(1))).collect()
     }
 
     /// Nothing is known of a node any more.
     pub(super) fn forget(&mut self, node: &NodeId) {
         self.lists.remove(node);
-        self.ends.remove(node);
+        self.traits.remove(node);
     }
 
     fn are_linked(&self, one: &NodeId, other: &NodeId) -> bool {
@@ -69,8 +91,13 @@ impl Topology {
         list.filter(move |other| *other != own && self.are_linked(node, other))
     }
 
-    /// Finds all ways that begin with the links to `neighbours`.
-    pub(super) fn ways(&self, own: &NodeId, neighbours: impl Iterator<Item = NodeId>) -> Ways {
+    /// Finds all ways that begin with the links to `neighbours`, for frames of an SDK link of so many bytes.
+    pub(super) fn ways(
+        &self,
+        own: &NodeId,
+        neighbours: impl Iterator<Item = NodeId>,
+        frame_len: u32,
+    ) -> Ways {
         let mut paths: BTreeMap<NodeId, Path> = neighbours
             .map(|neighbour| (neighbour, Path { hops: 1, next: SmallVec::from_slice(&[neighbour]) }))
             .collect();
@@ -82,7 +109,9 @@ impl Topology {
         // Breadth first: whoever is taken from the queue has all of its shortest ways.
         let mut queue: VecDeque<NodeId> = paths.keys().copied().collect();
         while let Some(node) = queue.pop_front() {
-            let passes_on = |path: &&Path| path.hops < HOPS_MAX && !self.ends.contains(&node);
+            let traits = self.traits(&node);
+            let passes_on =
+                |path: &&Path| path.hops < HOPS_MAX && traits.relays && frame_len <= traits.frame_len_max;
             let Some(path) = paths.get(&node).filter(passes_on).cloned() else { continue };
             for next in self.edges(own, &node) {
                 match paths.get_mut(next) {
@@ -145,7 +174,17 @@ mod tests {
 
         fn ways(&self) -> Ways {
             let neighbours = self.edges.iter().filter(|(one, _)| *one == OWN).map(|(_, other)| id(*other));
-            self.topology.ways(&id(OWN), neighbours)
+            self.topology.ways(&id(OWN), neighbours, 0)
+        }
+
+        fn long_path(&self, to: u16, frame_len: u32) -> Option<(u8, Vec<NodeId>)> {
+            let neighbours = self.edges.iter().filter(|(one, _)| *one == OWN).map(|(_, other)| id(*other));
+            let ways = self.topology.ways(&id(OWN), neighbours, frame_len);
+            ways.paths.get(&id(to)).map(|path| (path.hops, path.next.to_vec()))
+        }
+
+        fn set_frame_len_max(&mut self, node: u16, frame_len_max: u32) {
+            self.topology.set_traits(id(node), NodeTraits { frame_len_max, ..NodeTraits::default() });
         }
 
         fn path(&self, to: u16) -> Option<(u8, Vec<NodeId>)> {
@@ -181,14 +220,47 @@ mod tests {
     #[test]
     fn a_node_that_passes_on_nothing_is_reached_and_not_gone_through() {
         let mut graph = Graph::new(&[(0, 1), (1, 2), (0, 3), (3, 4), (4, 2)]);
-        graph.topology.set_relays(id(1), false);
+        graph.topology.set_traits(id(1), NodeTraits { relays: false, ..NodeTraits::default() });
         assert_eq!(graph.path(1), Some((1, vec![id(1)])));
         assert_eq!(graph.path(2), Some((3, vec![id(3)])));
         graph.set(3, 4, false);
         assert_eq!(graph.path(2), None);
         assert!(graph.ways().connected.contains(&id(2)));
-        graph.topology.set_relays(id(1), true);
+        graph.topology.set_traits(id(1), NodeTraits::default());
         assert_eq!(graph.path(2), Some((2, vec![id(1)])));
+    }
+
+    #[test]
+    fn long_frames_go_around_nodes_that_do_not_take_them() {
+        let mut graph = Graph::new(&[(0, 1), (1, 2), (0, 3), (3, 4), (4, 2)]);
+        graph.set_frame_len_max(1, 1_000);
+        assert_eq!(graph.path(2), Some((2, vec![id(1)])));
+        assert_eq!(graph.long_path(2, 1_000), Some((2, vec![id(1)])));
+        assert_eq!(graph.long_path(2, 1_001), Some((3, vec![id(3)])));
+        assert_eq!(
+            graph.long_path(1, 1_001),
+            Some((1, vec![id(1)])),
+            "whether it takes them is not asked here"
+        );
+        graph.set_frame_len_max(4, 2_000);
+        assert_eq!(graph.long_path(2, 2_000), Some((3, vec![id(3)])));
+        assert_eq!(graph.long_path(2, 2_001), None);
+        assert_eq!(graph.topology.long_frames(9_000), [(1_000, 1_001), (2_000, 2_001)]);
+        assert_eq!(graph.topology.long_frames(2_000), [(1_000, 1_001)], "longer ones are not taken here");
+        let usual = NodeTraits::default().frame_len_max;
+        let longest = graph.topology.long_frames(u32::MAX);
+        assert_eq!(longest[2..], [(usual, usual + 1)], "nodes that are as usual do not take all, either");
+        let none = NodeTraits { relays: false, frame_len_max: 5 };
+        graph.topology.set_traits(id(3), none);
+        assert_eq!(
+            graph.topology.long_frames(9_000).len(),
+            2,
+            "a node that passes on nothing does not matter"
+        );
+        (0..20).for_each(|node| graph.set_frame_len_max(10 + node, 3_000 + u32::from(node)));
+        let long_frames = graph.topology.long_frames(9_000);
+        assert_eq!(long_frames.len(), LONG_WAYS_MAX);
+        assert_eq!(long_frames[LONG_WAYS_MAX - 1].1, 3_020);
     }
 
     #[test]

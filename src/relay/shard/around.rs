@@ -7,7 +7,7 @@
 //! - What is in the channel of a node is older than what waits for a link to it. When one comes up, the channel's goes
 //!   first, and stays what it is.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use rand::RngExt;
 use smallvec::SmallVec;
@@ -15,11 +15,10 @@ use smallvec::SmallVec;
 use super::{
     AckDue, Shard,
     channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, PATIENCE_SHARES, read_numbers},
-    neighbour::forwarded_len,
 };
 use crate::{
     relay::{
-        Outbound, Packet, ReactorId,
+        Outbound, Packet,
         sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
         snapshot::NodeRef,
     },
@@ -34,6 +33,8 @@ use crate::{
 pub(in crate::relay) const FLOORS_MAX: usize = 4_096;
 /// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
 pub(super) const SHARED_MAX: usize = 96;
+/// The same of one that is made here. Nodes of before leave no more room for ids and tickets beside the longest frame.
+pub(super) const SHARED_SENT_MAX: usize = 72;
 /// Bytes of a node's ticket before the content of a shared multicast.
 pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN + TAG_LEN;
 
@@ -139,10 +140,16 @@ impl Shard {
                     tickets.extend_from_slice(&ticket);
                     destinations.push(node.id);
                 }
-                None => refused.push(node.id),
+                None => {
+                    refused.push(node.id);
+                    self.give_back((NodeId::LEN + TICKET_LEN) as u64);
+                }
             }
         }
-        let Some(first) = destinations.first() else { return refused };
+        let Some(first) = destinations.first() else {
+            self.give_back(frame.len() as u64);
+            return refused;
+        };
         let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
         let packet = Packet { destinations: destinations.clone(), ..self.own_packet(first, subject, false) };
         if !self.route(now, packet.clone(), content.behind(tickets.into()).as_ref(), None, out) {
@@ -150,35 +157,6 @@ impl Shard {
         }
         self.want_node_tick(now);
         refused
-    }
-
-    /// Bytes that a frame for a node takes besides if it goes over others.
-    pub(super) fn sealed_len(&self, id: &NodeId) -> u64 {
-        match !self.is_linked(id) && self.has_way_around(id) {
-            true => (2 * NodeId::LEN + FRONT_LEN + NUMBERS_LEN + TAG_LEN) as u64,
-            false => 0,
-        }
-    }
-
-    /// Bytes that a multicast for some nodes takes on the links that it leaves on.
-    pub(super) fn multicast_len(&self, nodes: &[(NodeRef, u32)], frame_len: usize) -> u64 {
-        let snapshot = self.shared.snapshot.load();
-        let mut shared: BTreeMap<(ReactorId, NodeId), u64> = BTreeMap::new();
-        let mut direct = 0;
-        for (node, _) in nodes {
-            match snapshot.paths.get(&node.id) {
-                Some(path) if path.hops > 1 => {
-                    let first = path.next.first().copied().unwrap_or(node.id);
-                    *shared.entry((node.reactor, first)).or_default() += 1;
-                }
-                _ => direct += 1,
-            }
-        }
-        let frames = direct + shared.len() as u64;
-        let nodes: u64 = shared.values().sum();
-        frames * forwarded_len(frame_len)
-            + nodes * (NodeId::LEN + TICKET_LEN) as u64
-            + shared.len() as u64 * (NodeId::LEN + TAG_LEN) as u64
     }
 
     /// Keeps a node's share of a multicast; gives its ticket.
@@ -512,8 +490,6 @@ impl Shard {
             if !self.send_kept(now, id, number, &frame, subject, true, out) {
                 return;
             }
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            self.shared.limiter.charge(elapsed, frame.len() as u64);
             self.counters.frames_sent_again.increment();
         }
     }
@@ -565,8 +541,9 @@ impl Shard {
         let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().0;
         self.sealed += 1;
-        channel.void(self.sealed, subject);
+        let unsent = channel.void(self.sealed, subject);
         self.kept_bytes = self.kept_bytes + channel.bytes().0 - before;
+        self.give_back(unsent as u64);
         self.want_node_tick(now);
     }
 }

@@ -289,17 +289,20 @@ impl Channel {
     }
 
     /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
-    /// Should it have been taken already, it stays so.
-    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) {
-        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return };
+    /// Should it have been taken already, it stays so. Gives how many bytes of it no neighbour has taken.
+    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) -> usize {
+        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return 0 };
         let number = self.kept[index].number;
         let least = self.kept.front().map_or(number, |kept| kept.number);
         if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
             let kept = &mut self.kept[index];
+            let unsent = if kept.is_sent { 0 } else { kept.sealed.len() };
             self.kept_bytes -= kept.cost();
             (kept.sealed, kept.is_sent) = (sealed, false);
             self.kept_bytes += kept.cost();
+            return unsent;
         }
+        0
     }
 
     /// The other end has taken all messages below a number; gives which. `None` if they were never sent.

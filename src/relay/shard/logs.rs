@@ -17,6 +17,7 @@ pub struct Logs {
     pub(super) nodes_misbehaved: LogLimit,
     pub(super) window_full: LogLimit,
     pub(super) keys_worn: LogLimit,
+    pub(super) too_long: LogLimit,
 }
 
 impl Default for Logs {
@@ -34,6 +35,7 @@ impl Default for Logs {
             nodes_misbehaved: LogLimit::new("nodes that broke the protocol"),
             keys_worn: LogLimit::new("sessions whose keys wear out"),
             window_full: LogLimit::new("messages to nodes that do not keep up"),
+            too_long: LogLimit::new("messages that are too long for their node"),
         }
     }
 }

@@ -21,6 +21,8 @@
 //! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
 //! | `ping` | finding out the way to another node |
+//! | `charge` | what leaves on node links, and who pays for it |
+//! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `logs` | how many lines are logged |
 //!
@@ -32,6 +34,7 @@
 
 mod around;
 mod channel;
+mod charge;
 mod desk;
 pub(super) mod logs;
 mod multicast;
@@ -47,6 +50,7 @@ mod round_trip;
 mod route;
 mod seqs;
 mod session;
+mod too_long;
 mod trace;
 
 use std::{

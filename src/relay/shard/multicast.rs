@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::{Shard, neighbour::private_forwarded_len, publisher::Audience};
+use super::{Shard, publisher::Audience};
 use crate::{
     relay::{
         Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, SessionId, snapshot::NodeRef,
@@ -41,8 +41,16 @@ impl Copies {
 
     /// A node was sent its copy under a number, or the way to it had no room.
     pub(super) fn note_node(&mut self, node: &NodeId, message: u32, sent: bool) {
+        self.note_fate(node, message, if sent { Fate::Sent } else { Fate::NotTaken });
+    }
+
+    /// A node was not sent its copy, which is longer than it takes.
+    fn note_too_long(&mut self, node: &NodeId) {
+        self.note_fate(node, 0, Fate::TooLong);
+    }
+
+    fn note_fate(&mut self, node: &NodeId, message: u32, fate: Fate) {
         if self.is_kept {
-            let fate = if sent { Fate::Sent } else { Fate::NotTaken };
             self.steps.push(Step { who: node.short(), message, tried: Tried::Node, fate, ..Step::default() });
         }
     }
@@ -73,8 +81,15 @@ impl Shard {
         }
         let snapshot = self.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
-        let nodes = entry.map_or(0, |entry| entry.nodes.len());
-        let cost = entry.map_or(0, |entry| self.multicast_len(&entry.nodes, frame.len()));
+        let all_nodes = entry.map_or(&[][..], |entry| &entry.nodes);
+        let takes = |node: &&NodeRef| snapshot.takes(&node.id, frame.len());
+        let nodes = all_nodes.iter().map(|(node, _)| node);
+        let cost = match all_nodes {
+            [_, ..] if self.shared.limiter.is_limited() => {
+                self.multicast_len(nodes.clone().filter(takes), frame.len())
+            }
+            _ => 0,
+        };
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
@@ -86,12 +101,16 @@ impl Shard {
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
             out.to_reactor(reactor, MeshMessage::Multicast, frame);
         }
-        if nodes == 0 {
+        if all_nodes.is_empty() {
             return self.keep_multicast(now, key, header, body.topic, copies);
         }
         let message = self.next_message();
+        for node in nodes.clone().filter(|node| !takes(node)) {
+            self.note_too_long(now, &node.id, frame.len());
+            copies.note_too_long(&node.id);
+        }
         for reactor in (0..self.shared.reactors).map(ReactorId) {
-            let nodes = entry.nodes.iter().map(|(node, _)| node).filter(|node| node.reactor == reactor);
+            let nodes = nodes.clone().filter(|node| node.reactor == reactor).filter(takes);
             if reactor == self.id {
                 let nodes: SmallVec<[&NodeRef; 8]> = nodes.collect();
                 self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
@@ -156,13 +175,14 @@ impl Shard {
         self.note_subscribers(now, key.index);
         let audience = self.audience(key.index, body.topic);
         // As many frames to a node as it takes to name everybody there.
+        let snapshot = self.shared.snapshot.load_full();
+        let takes = |node: &NodeRef| snapshot.takes(&node.id, frame.len());
         let parts = || {
-            let nodes = audience.nodes.iter();
+            let nodes = audience.nodes.iter().filter(|(node, _)| takes(node));
             nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
         };
-        let cost: u64 = parts()
-            .map(|(node, part)| private_forwarded_len(frame.len(), part.len()) + self.sealed_len(&node.id))
-            .sum();
+        let cost: u64 =
+            parts().map(|(node, part)| self.private_multicast_len(&node.id, frame.len(), part.len())).sum();
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
@@ -171,6 +191,10 @@ impl Shard {
         if audience.is_empty() {
             self.counters.dropped_unauthorised.increment();
             return self.keep_multicast(now, key, header, body.topic, copies);
+        }
+        for (node, _) in audience.nodes.iter().filter(|(node, _)| !takes(node)) {
+            self.note_too_long(now, &node.id, frame.len());
+            copies.note_too_long(&node.id);
         }
         for (node, part) in parts() {
             let (message, part) = (self.next_message(), Named(part.to_vec()));
@@ -223,7 +247,6 @@ impl Shard {
             self.refuse(now, key, (header, role, topic), refusal, ResultCode::OVER_BANDWIDTH, out);
             return false;
         }
-        self.counters.bandwidth_charged_bytes.add(cost);
         true
     }
 

@@ -10,34 +10,23 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
-    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Channel, multicast::Copies, node_link::NodeLink,
+    LinkKind, Shard, Usage, around::SHARED_SENT_MAX, channel::Channel, multicast::Copies, node_link::NodeLink,
 };
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
-        RequestId, SendError, Shared, home_reactor, sealing::Subject, snapshot::NodeRef,
+        RequestId, SendError, Shared, home_reactor, sealing::Subject, settings::NODE_FRAME_ROOM,
+        snapshot::NodeRef,
     },
     wire::{
-        FrameRef, NodeId, RetainedFrame,
-        node::{Extensions, FLAG_SENT_AGAIN, HEAD_LEN_USUAL, HEADER_LEN_MIN, PacketType, audience_len},
+        FrameRef, NodeId, ResultCode, RetainedFrame,
+        node::{Extensions, FLAG_SENT_AGAIN, HEAD_LEN_USUAL, HEADER_LEN_MIN, PacketType},
+        sdk,
     },
 };
 
 /// Where the flags of a node frame's header lie.
 const FLAGS_OFFSET: usize = 13;
-/// Bytes of the extensions of a forwarded unicast: their length, and the time left.
-const FORWARD_EXTENSIONS_LEN: usize = 2 + 4 + 4;
-
-/// Bytes that a frame of an SDK link takes on a node link; what the bandwidth limit charges for it.
-pub(super) fn forwarded_len(frame_len: usize) -> u64 {
-    (HEADER_LEN_MIN + FORWARD_EXTENSIONS_LEN + frame_len) as u64
-}
-
-/// The same with a private topic and so many subscribers named.
-pub(super) fn private_forwarded_len(frame_len: usize, named: usize) -> u64 {
-    forwarded_len(frame_len) + audience_len(named) as u64
-}
-
 /// The audience of a frame for one node.
 fn audience_of(named: &Named) -> Vec<Vec<u64>> {
     vec![named.0.iter().map(|subscriber| subscriber.0).collect()]
@@ -52,6 +41,8 @@ pub(super) struct Neighbour {
     active_since: Instant,
     standing: Standing,
     window: Window,
+    /// Longest frame of an SDK link that it takes, as it said over its links.
+    pub(super) frame_len_max: usize,
 }
 
 /// What a frame in the window of a neighbour belongs to.
@@ -70,6 +61,8 @@ pub(super) enum NotEnqueued {
     NotLinked,
     /// There is no room, or it was given up.
     NoRoom(Option<Box<Packet>>),
+    /// The neighbour does not take frames that are so long.
+    TooLong,
 }
 
 /// Whether messages for a neighbour wait for it.
@@ -110,6 +103,11 @@ impl Sent {
         self.head.len() + self.body.len()
     }
 
+    /// Whether it is passed on for another node.
+    fn is_relayed(&self) -> bool {
+        self.packet.as_ref().is_some_and(|packet| packet.from.is_some())
+    }
+
     /// What it takes in the window: its bytes, its place, and the allocation of its body.
     fn cost(&self) -> usize {
         if self.is_kept {
@@ -147,6 +145,7 @@ impl Shard {
                 active_since: now,
                 standing: Standing::Here,
                 window: Window::default(),
+                frame_len_max: link.frame_len_max,
             };
             self.neighbours.insert(link.peer, neighbour);
             match self.peers.get_mut(&link.peer) {
@@ -243,7 +242,7 @@ impl Shard {
         }
         let incarnation = self.peers.get(peer).map_or(0, |peer| peer.incarnation);
         neighbour.standing = Standing::Here;
-        let mut again = 0;
+        let (mut again, mut bytes) = (0, 0);
         for sent in &mut neighbour.window.frames {
             sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
             if out.send(key, Class::Data, &sent.head, sent.body.as_ref()).is_err() {
@@ -252,10 +251,13 @@ impl Shard {
                 out.abort(key, CloseReason::Broken);
                 break;
             }
-            let elapsed = now.saturating_duration_since(self.shared.started);
-            self.shared.limiter.charge(elapsed, sent.len() as u64);
+            if sent.is_relayed() {
+                self.counters.relayed_bytes.add(sent.len() as u64);
+            }
+            bytes += sent.len();
             again += 1;
         }
+        self.pay(now, bytes);
         self.counters.frames_sent_again.add(again);
         let reactor = self.id;
         let Some(link) = self.node_link_mut(key) else { return };
@@ -438,7 +440,7 @@ impl Shard {
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
         let is_admitted = self.shared.admits(id);
-        if !self.has_way_around(id) || !is_admitted {
+        if !self.has_way_around(id, 0) || !is_admitted {
             self.fail_awaiting(now, id, out);
         }
         if !is_admitted {
@@ -544,20 +546,28 @@ impl Shard {
         &mut self,
         now: Instant,
         (node, incarnation, message): (&NodeId, u64, u32),
-        by_node: bool,
+        is_by_node: bool,
         answer: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let is_gone = self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation);
         // One that the lists leave out is told no more than that nobody answers it.
-        if is_gone || (!by_node && !self.admits(node)) {
+        if is_gone || (!is_by_node && !self.admits(node)) {
             self.counters.late_answers.increment();
             return;
         }
+        let refusal;
+        let (by_node, answer) = match self.takes(node, answer.len()) {
+            true => (is_by_node, answer),
+            // A session has answered, and its answer cannot get there.
+            false => {
+                self.note_too_long(now, node, answer.len());
+                let Some(header) = sdk::Header::decode(answer.head()) else { return };
+                refusal = super::request::answer_frame(&header.seq, ResultCode::TIMEOUT);
+                (true, FrameRef::Slice(&refusal))
+            }
+        };
         let extensions = Extensions { by_node, ..Extensions::default() };
-        let cost = forwarded_len(answer.len()) + self.sealed_len(node);
-        self.shared.limiter.charge(self.shared.limiter_time(now), cost);
-        self.counters.bandwidth_charged_bytes.add(cost);
         if !self.send_amop(now, node, PacketType::UNICAST_RESPONSE, message, &extensions, answer, out) {
             self.counters.dropped_window_full.increment();
         }
@@ -576,7 +586,7 @@ impl Shard {
         let goes_around = |node: &&NodeRef| {
             !self.is_linked(&node.id)
                 && self.shared.admits(&node.id)
-                && self.has_way_around(&node.id)
+                && self.has_way_around(&node.id, frame.len())
                 && !self.has_waiting(&node.id)
         };
         let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
@@ -589,7 +599,7 @@ impl Shard {
             let is_sent = self.forward_multicast(now, &node.id, message, None, frame, out);
             copies.note_node(&node.id, message, is_sent);
         }
-        for nodes in shared.chunks(SHARED_MAX) {
+        for nodes in shared.chunks(SHARED_SENT_MAX) {
             let refused = self.send_shared(now, nodes, message, frame, out);
             for node in nodes {
                 let is_sent = !refused.contains(&node.id);
@@ -612,24 +622,47 @@ impl Shard {
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
+        let is_sent = self.try_send_amop(now, node, packet_type, message, extensions, frame, out);
+        if !is_sent && packet_type != PacketType::UNICAST_RESPONSE {
+            self.give_back((HEADER_LEN_MIN + frame.len()) as u64);
+        }
+        is_sent
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one frame
+    fn try_send_amop(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        packet_type: PacketType,
+        message: u32,
+        extensions: &Extensions,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> bool {
         if packet_type != PacketType::UNICAST_RESPONSE && !self.admits(node) {
+            return false;
+        }
+        if !self.takes(node, frame.len()) {
+            self.note_too_long(now, node, frame.len());
             return false;
         }
         let head = extensions.encode_behind_header(packet_type, message, frame.len());
         match self.enqueue(now, node, head, frame, (packet_type, message), Whose::Link, out) {
             Ok(()) => return true,
-            Err(NotEnqueued::NoRoom(_)) => return false,
+            Err(NotEnqueued::NoRoom(_) | NotEnqueued::TooLong) => return false,
             Err(NotEnqueued::NotLinked) => {}
         }
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
-        let is_answer = || packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
-        if is_answer() || self.has_way_around(node) {
+        let is_answer = packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
+        let has_way = self.has_way_around(node, frame.len());
+        // None overtakes those before it, which may be too long for that way.
+        if has_way && self.has_waiting(node) {
+            self.send_waiting_around(now, node, out);
+        }
+        if is_answer || (has_way && !self.has_waiting(node)) {
             let mut block = SmallVec::new();
             extensions.encode_into(&mut block);
-            // None overtakes those before it.
-            if self.has_waiting(node) {
-                self.send_waiting_around(now, node, out);
-            }
             let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
             return self.has_room(now, node, share, self.kept_bytes)
                 && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
@@ -690,6 +723,10 @@ impl Shard {
             return Err(NotEnqueued::NotLinked);
         }
         let Some(neighbour) = neighbour else { return Err(NotEnqueued::NoRoom(packet)) };
+        // A last look: ways lead around those that do not take what is so long.
+        if head.len() + frame.len() > neighbour.frame_len_max + NODE_FRAME_ROOM {
+            return Err(NotEnqueued::TooLong);
+        }
         let is_given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         if is_given_up && packet.is_none() && packet_type != PacketType::UNICAST_RESPONSE {
             return Err(NotEnqueued::NoRoom(packet));
@@ -710,18 +747,27 @@ impl Shard {
         }
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
-        if let Some(key) = active
-            && out.send(key, Class::Data, &head, frame) == Err(SendError::Full)
-        {
+        let taken = match active {
+            Some(key) => out.send(key, Class::Data, &head, frame),
+            None => Err(SendError::Gone),
+        };
+        if taken == Err(SendError::Full) {
             return Err(NotEnqueued::NoRoom(packet));
         }
         let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
+        let (len, is_relayed) = (sent.len(), sent.is_relayed());
         window.bytes += sent.cost();
         self.windows_bytes += sent.cost();
         window.kept += usize::from(is_kept);
         window.frames.push_back(sent);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
             link.last_sent = now;
+        }
+        if taken.is_ok() {
+            self.pay(now, len);
+            if is_relayed {
+                self.counters.relayed_bytes.add(len as u64);
+            }
         }
         self.counters.node_frames_sent.increment();
         Ok(())
@@ -798,4 +844,6 @@ pub(super) struct LinkFacts {
     pub(super) replaces: u64,
     /// The same by our numbers, if it was dialled here.
     pub(super) replaces_here: u64,
+    /// Longest frame of an SDK link that the peer takes.
+    pub(super) frame_len_max: usize,
 }

@@ -156,6 +156,7 @@ impl Shard {
 
     fn send_hello(&mut self, now: Instant, key: LinkKey, seq: Option<u32>, out: &mut impl Outbound) {
         let incarnation = self.shared.incarnation();
+        let frame_len_max = self.shared.settings.told_frame_len_max();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
             version_min: LINK_VERSION,
@@ -165,6 +166,7 @@ impl Shard {
             lane: 0,
             link_number: link.number,
             replaces: link.replaces,
+            frame_len_max: Some(frame_len_max),
         };
         self.send_control(now, key, PacketType::HELLO, seq, &hello.encode(), out);
     }
@@ -248,6 +250,9 @@ impl Shard {
             return self.misbehaved(now, key, "a frame before its Hello", out);
         }
         let payload = frame.advance(offset);
+        if let Some(len) = whole_len(frame).filter(|len| *len > frame.len()) {
+            return self.handle_read_over(now, key, (&peer, for_us), &header, (payload, len), out);
+        }
         if header.packet_type.is_amop() {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its identity.
@@ -337,6 +342,7 @@ impl Shard {
             dialed: link.dialed,
             replaces: hello.replaces,
             replaces_here: link.replaces,
+            frame_len_max: hello.frame_len_max.map_or(sdk::FRAME_LEN_MAX, |len| len as usize),
         };
         self.settle_link(now, key, &facts, out);
     }
@@ -423,7 +429,7 @@ impl Shard {
         self.handle_request_of_node(now, origin, time_left, audience, frame, out);
     }
 
-    fn handle_response(
+    pub(super) fn handle_response(
         &mut self,
         now: Instant,
         peer: &NodeId,
@@ -446,7 +452,7 @@ impl Shard {
     }
 
     /// Counts a frame as taken, and acknowledges when it is time.
-    fn note_taken(&mut self, now: Instant, key: LinkKey, len: usize, out: &mut impl Outbound) {
+    pub(super) fn note_taken(&mut self, now: Instant, key: LinkKey, len: usize, out: &mut impl Outbound) {
         let (frames_max, bytes_max) =
             (self.shared.settings.ack_frames_max, self.shared.settings.ack_bytes_max);
         let Some(link) = self.node_link_mut(key) else { return };
@@ -592,6 +598,11 @@ impl Shard {
     }
 }
 
+/// Length of a frame as it says itself.
+fn whole_len(frame: FrameRef<'_>) -> Option<usize> {
+    frame.head().first_chunk().map(|len| u32::from_be_bytes(*len) as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -684,6 +695,7 @@ mod tests {
             lane: 0,
             link_number: u64::from(key.generation),
             replaces: 0,
+            frame_len_max: None,
         };
         let hello = frame(PacketType::HELLO, 0, &hello.encode());
         shard.handle_frame(now, key, FrameRef::Slice(&hello), out);

@@ -189,7 +189,7 @@ impl Shard {
                 return self.send_state(now, &node, PacketType::BROADCAST, None, &notice, out);
             }
             let subject = Subject { packet_type: PacketType::BROADCAST, seq: self.next_message() };
-            if self.has_way_around(&node) {
+            if self.has_way_around(&node, 0) {
                 self.send_sealed_control(now, &node, subject, &notice, out);
             }
         } else {

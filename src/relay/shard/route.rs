@@ -18,14 +18,20 @@ use smallvec::SmallVec;
 use super::{
     Shard,
     around::{SHARED_MAX, TICKET_LEN},
+    channel::NUMBERS_LEN,
     neighbour::{NotEnqueued, Sent, Whose},
 };
 use crate::{
-    relay::{Class, MeshMessage, Outbound, Packet, home_reactor, sealing::Subject},
+    relay::{
+        Class, MeshMessage, Outbound, Packet, home_reactor,
+        sealing::{FRONT_LEN, Subject, TAG_LEN},
+        snapshot::Snapshot,
+    },
     wire::{
         FrameRef, NodeId, RetainedFrame,
         node::{
-            FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header, PacketType, Route,
+            EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header,
+            PacketType, Route,
         },
         private::WayEnd,
     },
@@ -37,6 +43,34 @@ pub(in crate::relay) const PARKED_MAX: usize = 4_096;
 pub(in crate::relay) const PARKED_BYTES_MAX: usize = 16 << 20;
 /// Neighbours that a frame is to go to here one after the other, while none of them can take it.
 const TRIES_MAX: u8 = 4;
+
+/// Bytes of a shared multicast's content beside the frame of the SDK link.
+pub(super) const SHARED_CONTENT_ROOM: usize = 2 + TAG_LEN;
+/// The most that a sealed payload has beside the frame of the SDK link.
+const SEALED_ROOM: usize = FRONT_LEN + NUMBERS_LEN + 2 + EXTENSIONS_LEN_MAX + TAG_LEN;
+
+/// What goes from one node to others, as far as its way depends on it.
+pub(super) struct Flow<'a> {
+    pub(super) source: &'a NodeId,
+    /// Length of the frame of the SDK link, as far as it shows.
+    pub(super) len: usize,
+    /// Neighbours that it does not go to.
+    pub(super) except: Option<&'a NodeId>,
+    pub(super) from: Option<&'a NodeId>,
+}
+
+impl Flow<'_> {
+    /// The neighbour that it goes to next. All that one node sends to another one takes one way, so that order holds;
+    /// what different ones send is spread over all shortest ways.
+    pub(super) fn next_hop(&self, snapshot: &Snapshot, destination: &NodeId) -> Option<NodeId> {
+        let path = snapshot.path(destination, self.len)?;
+        let can = |next: &&NodeId| Some(*next) != self.except && Some(*next) != self.from;
+        let count = path.next.iter().filter(can).count();
+        let flow = self.source.0.last_chunk::<4>()?.iter().chain(destination.0.last_chunk::<4>()?);
+        let flow = flow.fold(0, |flow: usize, byte| flow.wrapping_mul(31).wrapping_add((*byte).into()));
+        path.next.iter().filter(can).nth(flow.checked_rem(count)?).copied()
+    }
+}
 
 /// Frames for other nodes that no way leads to just now: the network has changed, and not all have heard of it.
 #[derive(Default)]
@@ -99,6 +133,15 @@ impl Packet {
         head
     }
 
+    /// Length of the frame of an SDK link in a payload of so many bytes: exact for a shared multicast; of what is sealed as a
+    /// whole at most as much less as extensions may take.
+    fn frame_len(&self, payload_len: usize) -> usize {
+        payload_len.saturating_sub(match self.packet_type {
+            PacketType::SHARED_MULTICAST => self.destinations.len() * TICKET_LEN + SHARED_CONTENT_ROOM,
+            _ => SEALED_ROOM,
+        })
+    }
+
     /// The part of a shared multicast for some of its destinations, which are given by their index.
     fn part(&self, indices: &[usize], payload: FrameRef<'_>) -> (Self, RetainedFrame) {
         let destinations = indices.iter().filter_map(|&index| self.destinations.get(index).copied());
@@ -118,22 +161,10 @@ fn part_of(payload: FrameRef<'_>, tickets: usize, indices: &[usize]) -> Retained
 }
 
 impl Shard {
-    /// Whether messages for a node can go over others.
-    pub(super) fn has_way_around(&self, id: &NodeId) -> bool {
+    /// Whether frames of an SDK link of so many bytes can go to a node over others.
+    pub(super) fn has_way_around(&self, id: &NodeId, frame_len: usize) -> bool {
         let snapshot = self.shared.snapshot.load();
-        snapshot.paths.get(id).is_some_and(|path| path.next.iter().any(|next| next != id))
-    }
-
-    /// The neighbour that a frame goes to next. All that one node sends to another one takes one way, so that order holds;
-    /// what different ones send is spread over all shortest ways.
-    fn next_hop(&self, packet: &Packet, destination: &NodeId, except: Option<&NodeId>) -> Option<NodeId> {
-        let snapshot = self.shared.snapshot.load();
-        let path = snapshot.paths.get(destination)?;
-        let can = |next: &&NodeId| Some(*next) != except && Some(*next) != packet.from.as_ref();
-        let count = path.next.iter().filter(can).count();
-        let flow = packet.source.0.last_chunk::<4>()?.iter().chain(destination.0.last_chunk::<4>()?);
-        let flow = flow.fold(0, |flow: usize, byte| flow.wrapping_mul(31).wrapping_add((*byte).into()));
-        path.next.iter().filter(can).nth(flow.checked_rem(count)?).copied()
+        snapshot.path(id, frame_len).is_some_and(|path| path.next.iter().any(|next| next != id))
     }
 
     /// Sends a frame on; `false` if there is no way.
@@ -146,8 +177,11 @@ impl Shard {
         out: &mut impl Outbound,
     ) -> bool {
         let mut parts: SmallVec<[Part; 4]> = SmallVec::new();
+        let snapshot = self.shared.snapshot.load();
+        let len = packet.frame_len(payload.len());
+        let flow = Flow { source: &packet.source, len, except, from: packet.from.as_ref() };
         for (index, destination) in packet.destinations.iter().enumerate() {
-            let next = self.next_hop(&packet, destination, except);
+            let next = flow.next_hop(&snapshot, destination);
             match parts.iter_mut().find(|(other, _)| *other == next) {
                 Some((_, indices)) => indices.push(index),
                 None => parts.push((next, smallvec::smallvec![index])),
@@ -180,16 +214,6 @@ impl Shard {
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        if packet.from.is_some() && packet.tries == 0 && !packet.again {
-            let ids = 1 + packet.destinations.len();
-            let len = (HEADER_LEN_MIN + ids * NodeId::LEN + payload.len()) as u64;
-            self.counters.relayed_bytes.add(len);
-            if packet.packet_type.is_amop() {
-                let elapsed = now.saturating_duration_since(self.shared.started);
-                self.shared.limiter.charge(elapsed, len);
-                self.counters.bandwidth_charged_bytes.add(len);
-            }
-        }
         let home = home_reactor(&next, self.shared.reactors);
         if home == self.id {
             self.pass(now, packet, next, payload, out);
@@ -215,6 +239,8 @@ impl Shard {
                 // Lost without harm.
                 if out.send(link, Class::Control, &head, payload).is_err() {
                     self.counters.dropped_control_full.increment();
+                } else if packet.from.is_some() {
+                    self.pay_for_other(now, &packet, head.len() + payload.len());
                 }
                 return;
             }
@@ -245,8 +271,10 @@ impl Shard {
         let (subject, packet) = ((packet.packet_type, packet.seq), Whose::Packet(Box::new(packet)));
         let head = SmallVec::from_slice(head);
         let sent = self.enqueue(now, next, head, payload, subject, packet, out);
-        if let Err(NotEnqueued::NoRoom(Some(packet))) = sent {
-            self.not_passed(now, *packet, payload, out);
+        match sent {
+            Err(NotEnqueued::NoRoom(Some(packet))) => self.not_passed(now, *packet, payload, out),
+            Err(NotEnqueued::TooLong) => self.note_too_long(now, next, payload.len()),
+            _ => {}
         }
     }
 
@@ -375,7 +403,7 @@ impl Shard {
                     let subject = Subject { packet_type, seq: message };
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
                     self.shared.admits(id)
-                        && self.has_way_around(id)
+                        && self.has_way_around(id, body.len())
                         && self.send_around(now, id, subject, &[front], body.as_ref(), out)
                 }
             };

@@ -357,7 +357,8 @@ impl Shard {
         let Some(session) = self.session_mut(key) else { return };
         session.protocol = protocol;
         debug!(session = session.id.0, client = %request.client_type, protocol, "handshake");
-        let answer = json::handshake_answer(protocol);
+        let frame_len_max = request.shared_records.then_some(self.shared.settings.frame_len_max);
+        let answer = json::handshake_answer(protocol, frame_len_max);
         self.reply(key, FrameType::HANDSHAKE, &header.seq, ResultCode::OK, answer.as_bytes(), out);
         if request.shared_records {
             out.share_records(key);
@@ -571,10 +572,7 @@ impl Shard {
         };
         let elapsed = now.saturating_duration_since(self.shared.started);
         if !self.shared.rpc_limiter.admit(elapsed, 1) {
-            self.counters.rpc_refused.increment();
-            let answer = rpc::over_rate(body);
-            self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
-            return;
+            return self.refuse_rpc(key, header, body, out);
         }
         match rpc::classify(body, &self.shared.settings) {
             rpc::Plan::Answer(answer) => {
@@ -589,11 +587,17 @@ impl Shard {
                     body: bytes::Bytes::copy_from_slice(body),
                 };
                 if !self.to_registry(request, out) {
-                    self.counters.rpc_refused.increment();
-                    let answer = rpc::over_rate(body);
-                    self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+                    self.refuse_rpc(key, header, body, out);
                 }
             }
+        }
+    }
+
+    /// Too many requests: each that waits for an answer gets an error.
+    fn refuse_rpc(&mut self, key: LinkKey, header: &Header, body: &[u8], out: &mut impl Outbound) {
+        self.counters.rpc_refused.increment();
+        if let Some(answer) = rpc::over_rate(body) {
+            self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
         }
     }
 

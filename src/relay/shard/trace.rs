@@ -144,7 +144,7 @@ impl Shard {
             accounts: Vec::new(),
         };
         let is_linked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
-        let is_reached = is_linked || self.has_way_around(&node);
+        let is_reached = is_linked || self.has_way_around(&node, 0);
         if !is_reached || !self.shared.admits(&node) {
             return out.told(told(Asked::NotLinked));
         }

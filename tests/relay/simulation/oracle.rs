@@ -53,6 +53,8 @@ pub struct Rules {
     pub retry_after_push_timeout: bool,
     /// The longest that a frame takes over all links that lie between two nodes, if nothing is wrong.
     pub across: Duration,
+    /// Whether nodes are reached over others.
+    pub relayed: bool,
     /// A node alters some of what it passes on for others.
     pub hostile: bool,
 }
@@ -139,6 +141,8 @@ struct Undisturbed {
 
 pub struct Oracle {
     pub rules: Rules,
+    /// Longest frame of each node.
+    bounds: Vec<usize>,
     graph: Graph,
     pub messages: Vec<Message>,
     apps: Vec<App>,
@@ -170,9 +174,10 @@ pub fn number(frame: &[u8]) -> Option<usize> {
 }
 
 impl Oracle {
-    pub fn new(rules: Rules, graph: Graph) -> Self {
+    pub fn new(rules: Rules, graph: Graph, bounds: Vec<usize>) -> Self {
         Self {
             rules,
+            bounds,
             graph,
             messages: Vec::new(),
             apps: Vec::new(),
@@ -361,6 +366,13 @@ impl Oracle {
                     _ => false,
                 }
         })
+    }
+
+    /// Whether a message can surely get to where an application is: each node has a bound on how long frames are.
+    fn fits(&self, message: &Message, app: AppIndex) -> bool {
+        let (from, to, len) = (self.apps[message.from].node, self.apps[app].node, message.frame.len());
+        let on_the_way = if self.rules.relayed { self.bounds.iter().min() } else { None };
+        from == to || len <= on_the_way.copied().unwrap_or(usize::MAX).min(self.bounds[to])
     }
 
     /// A node has a frame of an application in its hands.
@@ -605,6 +617,7 @@ impl Oracle {
             return Ok(());
         }
         let certain = || self.certain(message, sent, now);
+        let reached = || certain().filter(|app| self.fits(message, *app));
         let slack = self.slack(sent, now);
         let pushed_surely = message.pushes.iter().find(|(app, at)| {
             let there = self.apps[*app].node;
@@ -622,9 +635,10 @@ impl Oracle {
                 hold!(pushed_surely.is_none(), "{what}, though it was pushed");
                 let excused =
                     (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
-                hold!(excused || self.rules.tight, "{what}, though nothing was wrong");
+                let is_long = (0..self.apps.len()).any(|app| !self.fits(message, app));
+                hold!(excused || is_long || self.rules.tight, "{what}, though nothing was wrong");
                 if !self.rules.tight
-                    && let Some(app) = certain().next()
+                    && let Some(app) = reached().next()
                 {
                     return Err(format!("{what}, though app{app} could be reached"));
                 }
@@ -639,7 +653,7 @@ impl Oracle {
                 let is_challenge = TopicKind::of(message.topic.as_bytes()) == TopicKind::Route;
                 hold!(known || is_challenge || self.rules.tight, "{what}, though nobody ever had the topic");
                 if !self.rules.tight
-                    && let Some(app) = certain().next()
+                    && let Some(app) = reached().next()
                 {
                     return Err(format!("{what}, though app{app} could take it"));
                 }
@@ -660,7 +674,7 @@ impl Oracle {
                 {
                     return Err(format!("{what}, though app{app} replied in time"));
                 }
-                let untried = certain().find(|app| {
+                let untried = reached().find(|app| {
                     self.apps[*app].good && !message.pushes.iter().any(|(pushed, _)| pushed == app)
                 });
                 // Whoever was tried may have kept silent for the time of a push; after that the next is due.
@@ -704,6 +718,7 @@ impl Oracle {
             }
             for receiver in (0..self.apps.len()).filter(|&receiver| {
                 !self.apps[receiver].deaf
+                    && self.fits(message, receiver)
                     && self.held(receiver, &message.topic, sent - self.rules.known_after(), until)
                     && !self.is_disturbed(app.node, self.apps[receiver].node, sent, until)
                     && (!is_private

@@ -92,6 +92,11 @@ impl Kind {
 }
 
 /// What a run came to.
+/// The least bound on the length of frames: answers and challenges are below it.
+const LEAST_FRAME_LEN_MAX: usize = 600;
+/// The longest payload where nodes have different bounds; beyond the room that node frames have anyway.
+const LONGEST_FRAME_LEN: usize = 40_000;
+
 #[derive(Default, Debug)]
 pub struct Report {
     pub virtual_time: Duration,
@@ -136,6 +141,8 @@ pub struct World {
     /// Sessions that ended.
     ended: u64,
     looked_at: usize,
+    /// Whether some nodes take less long frames than others.
+    is_mixed: bool,
     trace: Option<String>,
 }
 
@@ -182,12 +189,19 @@ impl World {
             Kind::Mesh => Graph::full(nodes),
             _ => Graph::draw(&mut rng, nodes),
         };
+        let is_mixed = rng.random_bool(0.3);
+        let mut bounds = Vec::new();
         for node in 0..nodes {
             let limiter = match limited {
                 true => Limiter::new(rng.random_range(200.0..20_000.0), Duration::from_millis(100)),
-                false => Limiter::unlimited(),
+                // Nothing is over it, and all is charged.
+                false => Limiter::new(1e12, Duration::from_millis(100)),
             };
-            let settings = Settings { relays: !graph.ends.contains(&node), ..settings.clone() };
+            let mut settings = Settings { relays: !graph.ends.contains(&node), ..settings.clone() };
+            if is_mixed && rng.random_bool(0.4) {
+                settings.frame_len_max = LEAST_FRAME_LEN_MAX + rng.random_range(0..LONGEST_FRAME_LEN);
+            }
+            bounds.push(settings.frame_len_max);
             net.add_limited_node(reactors, settings, limiter);
         }
         // Where a link of two neighbours is lost, there are two.
@@ -213,12 +227,13 @@ impl World {
             request_timeout: settings.request_timeout,
             retry_after_push_timeout: settings.retry_after_push_timeout,
             across,
+            relayed: kind != Kind::Mesh,
             hostile: hostile.is_some(),
         };
         net.tamper = hostile.map(|node| hostile::alters(node, net.nodes[node].id, rng.random()));
         let mut world = Self {
             chaos_ends: start + Duration::from_secs(rng.random_range(10..50)),
-            oracle: Oracle::new(rules, graph.clone()),
+            oracle: Oracle::new(rules, graph.clone(), bounds),
             has_private_topics: rng.random_bool(if kind == Kind::Wide { 0.0 } else { 0.6 }),
             private: Private::default(),
             crossings: Crossings::new(net.nodes.iter().map(|node| node.id), &graph),
@@ -240,6 +255,7 @@ impl World {
             faults: 0,
             ended: 0,
             looked_at: 0,
+            is_mixed,
             trace: traced.then(String::new),
         };
         let graph = world.graph.to_string();
@@ -426,11 +442,22 @@ impl World {
         self.looked_at += 1;
         let turn = self.looked_at % self.net.nodes.len();
         let due = |index: usize| self.kind == Kind::Mesh || index == turn;
+        if self.net.read_over > 0 && !self.oracle.rules.hostile {
+            return Err("a frame came to a node that does not take frames so long".to_owned());
+        }
         for (index, node) in self.net.nodes.iter().enumerate().filter(|(index, _)| due(*index)) {
+            let (charged, _) = node.shared.limiter.charged_and_prepaid();
+            let counted = node.total(|counters| counters.bandwidth_charged_bytes.get());
+            if [charged, counted] != [node.left_bytes(); 2] {
+                let left = node.left_bytes();
+                return Err(format!(
+                    "{left} bytes left node{index}, {charged} were charged, {counted} counted"
+                ));
+            }
             let settings = &node.shared.settings;
             // Of a multicast that goes to several others over one link there is a ticket for each.
             let nodes = self.net.nodes.len();
-            let frame = 1_000 + 200 * nodes;
+            let frame = 1_000 + 200 * nodes + if self.is_mixed { LONGEST_FRAME_LEN } else { 0 };
             for usage in node.usage() {
                 for (what, used, bound) in [
                     ("requests", usage.requests, settings.pending_requests_max),
@@ -713,7 +740,13 @@ impl World {
             2 => sdk::encode(frame_type, &seq, ResultCode::OK, b"\x40short"),
             _ => {
                 let mut payload = (number as u64).to_be_bytes().to_vec();
-                payload.resize(8 + self.rng.random_range(0..300), b'.');
+                // Now and then one that not all nodes take, if some take less than others. What is sealed may have as
+                // much more as extensions take.
+                let bound = self.net.nodes[self.net.apps[app].node].shared.settings.frame_len_max;
+                let is_long = self.is_mixed && self.rng.random_bool(0.2);
+                let most = if is_long { LONGEST_FRAME_LEN } else { 300 };
+                let room = bound.saturating_sub(HEADER_LEN + 1 + topic.len() + 8);
+                payload.resize(8 + self.rng.random_range(0..most).min(room), b'.');
                 sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, &payload)
             }
         };

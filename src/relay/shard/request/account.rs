@@ -103,7 +103,7 @@ pub(super) fn some_session(reactor: ReactorId) -> u64 {
 }
 
 impl Shard {
-    pub(super) fn keep_refused_of_node(
+    pub(in crate::relay::shard) fn keep_refused_of_node(
         &mut self,
         now: Instant,
         (node, message): (&NodeId, u32),

@@ -9,7 +9,7 @@ use crate::{
         shard::Shard,
         snapshot::{NodeEntry, NodeRef},
     },
-    wire::{TopicKind, node::AUDIENCE_MAX, topic::MintedTopic},
+    wire::{NodeId, TopicKind, node::AUDIENCE_MAX, topic::MintedTopic},
 };
 
 /// Who a request could be tried at.
@@ -19,6 +19,8 @@ pub(super) enum Candidate {
     Desk,
     /// With a private topic only those of its sessions that are named.
     Node(NodeRef, Option<Box<Named>>),
+    /// Nobody: the frame is too long for the nodes that are left, of which this is one.
+    TooLong(NodeId),
 }
 
 impl Shard {
@@ -76,14 +78,17 @@ impl Shard {
             parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
         };
         let reactors = all_reactors.iter().filter(|(reactor, _)| *reactor != own);
-        let nodes = all_nodes
+        let untried = all_nodes
             .iter()
             .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
+        let takes = |node: &NodeRef| self.snapshot.takes(&node.id, request.size as usize);
+        let nodes = untried.clone().filter(|(node, _)| takes(node));
         let here = own_weight
             + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>();
         let total = here + subscribers_of(nodes.clone());
         if total == 0 {
-            return (None, false);
+            let too_long = untried.map(|(node, _)| Candidate::TooLong(node.id)).next();
+            return (too_long.filter(|_| request.nodes.is_empty()), false);
         }
         // Those at the least distance, where near goes before far; else all.
         let hops_to = |node: &NodeRef| self.snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);

@@ -18,13 +18,7 @@ use std::{
 use smallvec::SmallVec;
 
 use self::{account::some_session, draw::Candidate};
-use super::{
-    Shard,
-    desk::DESK,
-    neighbour::{forwarded_len, private_forwarded_len},
-    seqs::SeqKey,
-    trace::refused,
-};
+use super::{Shard, desk::DESK, seqs::SeqKey, trace::refused};
 use crate::{
     relay::{
         LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId, snapshot::NodeRef,
@@ -421,6 +415,13 @@ impl Shard {
             }
             match candidate {
                 None => return self.give_up(now, id, out),
+                Some(Candidate::TooLong(node)) => {
+                    request.begin_step(now, Tried::Node, node.short(), 0);
+                    request.end_node_step(now, 0, Fate::TooLong);
+                    request.furthest = request.furthest.max(Furthest::NotSent);
+                    self.note_too_long(now, &node, frame.len());
+                    return self.give_up(now, id, out);
+                }
                 Some(Candidate::Desk) => {
                     request.current = Try::Desk;
                     request.begin_step(now, Tried::Challenged, some_session(DESK), 0);
@@ -472,32 +473,21 @@ impl Shard {
                         false => request.deadline.saturating_duration_since(now),
                     };
                     let time_left_ms = time_left.as_millis().try_into().unwrap_or(u32::MAX);
-                    // What a client offers is admitted or refused; tries after the first are charged.
-                    let cost = self.sealed_len(&node.id)
-                        + match &audience {
-                            None => forwarded_len(frame.len()),
-                            Some(named) => private_forwarded_len(frame.len(), named.0.len()),
-                        };
-                    let elapsed = self.shared.limiter_time(now);
-                    let admitted = match origin {
-                        _ if !first => {
-                            self.shared.limiter.charge(elapsed, cost);
-                            true
-                        }
-                        Origin::Session { key, .. } => self.admit_bandwidth(now, key, cost),
-                        Origin::Node { .. } => self.shared.limiter.admit(elapsed, cost),
-                    };
-                    if !admitted {
-                        if let Origin::Session { key, .. } = origin {
-                            self.warn_over_bandwidth(now, key);
-                        }
+                    // What a client offers is admitted or refused; tries after the first are charged as they leave.
+                    if let Origin::Session { key, .. } = origin
+                        && first
+                        && self.shared.limiter.is_limited()
+                        && let named = audience.as_ref().map(|named| named.0.len())
+                        && let cost = self.unicast_len(&node.id, frame.len(), named)
+                        && !self.admit_bandwidth(now, key, cost)
+                    {
+                        self.warn_over_bandwidth(now, key);
                         if let Some(request) = self.request_mut(id) {
                             request.begin_step(now, Tried::Node, node.id.short(), 0);
                             request.end_node_step(now, 0, Fate::OverBandwidth);
                         }
                         return self.answer_myself(now, id, ResultCode::OVER_BANDWIDTH, out);
                     }
-                    self.counters.bandwidth_charged_bytes.add(cost);
                     let message = self.next_message();
                     if let Some(request) = self.request_mut(id) {
                         request.nodes.push((node.clone(), message));
@@ -595,6 +585,6 @@ impl Shard {
 }
 
 /// A 0x31 of the node's own making: a code and no data.
-fn answer_frame(seq: &Seq, result: ResultCode) -> [u8; HEADER_LEN] {
+pub(super) fn answer_frame(seq: &Seq, result: ResultCode) -> [u8; HEADER_LEN] {
     Header { len: HEADER_LEN as u32, frame_type: FrameType::RESPONSE, seq: *seq, result }.encode()
 }
