@@ -321,3 +321,30 @@ fn a_link_is_measured_and_a_rival_is_probed_without_disturbing_each_other() {
         assert_eq!(replaced.last(), Some(&Some((there_and_back, there_and_back))), "seed {seed}");
     }
 }
+
+#[test]
+fn what_is_sent_again_after_a_pause_longer_than_it_is_remembered_is_known_all_the_same() {
+    let mut net = Network::mesh(31, 2, 1);
+    let subscriber = net.subscriber(1, &["t"]);
+    net.run_for(Duration::from_secs(1));
+    let publisher = net.app(0, Behaviour::Silent);
+    // What node 1 says is lost, acknowledgements among it; then node 0 stands still for long.
+    net.cut_one_way(1, 0);
+    for number in 0..5u8 {
+        net.multicast(publisher, "t", &[number]);
+    }
+    net.run_for(Duration::from_millis(500));
+    net.nodes[0].frozen = true;
+    net.run_for(Duration::from_secs(9));
+    net.connect(1, 0);
+    net.run_for(Duration::from_secs(3));
+    net.nodes[0].frozen = false;
+    net.run_for(Duration::from_millis(100));
+    if net.links_between(0, 1).is_empty() {
+        net.connect(1, 0);
+    }
+    net.run_for(Duration::from_secs(5));
+    let got: Vec<u8> =
+        net.pushed(subscriber, FrameType::MULTICAST).into_iter().map(|(_, payload)| payload[0]).collect();
+    assert_eq!(got, [0, 1, 2, 3, 4]);
+}

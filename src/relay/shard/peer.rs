@@ -81,6 +81,10 @@ impl Identities {
         bounds: &IdentityBounds,
         counters: &Counters,
     ) -> bool {
+        // Whatever is sent again after a pause comes before anything new: nothing is forgotten meanwhile, however old it is.
+        if self.known.contains_key(&identity) {
+            return false;
+        }
         while let Some(&(until, identity)) = self.order.front() {
             let expired = now > until;
             if !expired && self.order.len() < bounds.max {
@@ -92,11 +96,9 @@ impl Identities {
             self.order.pop_front();
             self.known.remove(&identity);
         }
-        let new = self.known.insert(identity, ()).is_none();
-        if new {
-            self.order.push_back((now + bounds.memory, identity));
-        }
-        new
+        self.known.insert(identity, ());
+        self.order.push_back((now + bounds.memory, identity));
+        true
     }
 }
 
