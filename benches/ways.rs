@@ -25,7 +25,10 @@ fn lookup(criterion: &mut Criterion) {
     for nodes in LOOKED_UP {
         let mut random = SmallRng::seed_from_u64(nodes as u64);
         let ids: Vec<NodeId> = (0..nodes).map(|_| NodeId(random.random())).collect();
-        let path = |id: &NodeId| (*id, Path { incarnation: 1, hops: 2, next: smallvec![ids[0], ids[1]] });
+        let next = smallvec![ids[0], ids[1]];
+        let path = |id: &NodeId| {
+            (*id, Path { incarnation: 1, hops: 2, next: next.clone(), frame_len_max: u32::MAX })
+        };
         let paths = Arc::new(ids.iter().map(path).collect());
         let mut snapshot = Snapshot::default();
         snapshot.paths = paths;
