@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`escape`] | what others wrote, made fit for terminals and logs |
+//! | `files` | files that are whole or not there |
 //! | [`wire`] | bytes ⇄ types for SDK links and node links; pure |
 //! | [`relay`] | what the node decides; no sockets, no clock, no randomness of its own |
 //! | [`tls`] | identities, verification, handshakes, the record layer |
@@ -31,6 +32,7 @@ pub mod config;
 pub mod door;
 pub mod engine;
 pub mod escape;
+mod files;
 pub mod keys;
 pub mod load;
 pub mod log;

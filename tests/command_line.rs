@@ -349,14 +349,21 @@ fn what_others_wrote_does_not_reach_a_terminal() {
     }
     // Names of files, on the way to an error too.
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("a\u{1b}[2J.pem");
+    let path = dir.path().join("a\u{1b}[2J\namop: done.pem");
     fs::write(&path, "no certificate").unwrap();
-    for arguments in [&["pki", "show"][..], &["keys", "show"], &["bounds", "-c"], &["node", "--check", "-c"]]
-    {
+    for arguments in [
+        &["pki", "show"][..],
+        &["keys", "show"],
+        &["keys", "new", "--out"],
+        &["pub", "t", "x", "-c"],
+        &["bounds", "-c"],
+        &["node", "--check", "-c"],
+    ] {
         let refused = program(arguments).arg(&path).output().unwrap();
         assert!(!refused.status.success());
         assert_harmless(&refused.stderr);
-        assert!(text(&refused.stderr).contains("a\\u{1b}[2J.pem"), "{}", text(&refused.stderr));
+        let said = text(&refused.stderr);
+        assert!(said.lines().count() == 1 && said.contains("a\\u{1b}[2J\\namop: done.pem"), "{said}");
     }
     node.stop();
 }
@@ -416,6 +423,24 @@ fn as_much_is_sent_as_a_frame_holds_and_more_is_refused_before_any_node_is_asked
     }
     // What a message carries whatever its names are.
     assert!(refused(&["--file"], 104_857_000).contains("no node could be reached"));
+}
+
+#[test]
+fn a_certificate_that_cannot_be_written_is_not_in_the_way_of_the_next_try() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("rsa");
+    let mut chain = vec![PROGRAM, "pki", "chain", "--rsa", "--out"];
+    chain.push(out.to_str().unwrap());
+    // In so many blocks the certificate fits and its key does not, or neither does.
+    for blocks in [3, 1] {
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+        let refused = Command::new("sh").args(["-c", &limited, "sh"]).args(&chain).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains("File too large"), "{}", text(&refused.stderr));
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+    }
+    let made = program(&chain[1..]).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
 }
 
 #[test]

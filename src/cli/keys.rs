@@ -1,8 +1,6 @@
 //! `amop keys`, and how other commands read keys.
 
 use std::{
-    io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,6 +11,7 @@ use zeroize::Zeroizing;
 use super::Failure;
 use crate::{
     escape::shown_path,
+    files::{Unnamed, directory, write_new},
     keys::{
         PrivateKey, PublicKey,
         file::{Key, KeyFile, KeyFileError},
@@ -123,7 +122,7 @@ impl PasswordArgs {
     fn read(&self, for_what: &Path, is_new: bool) -> Result<Zeroizing<String>, Failure> {
         if let Some(file) = &self.password_file {
             let text = std::fs::read_to_string(file).map(Zeroizing::new);
-            let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+            let text = text.map_err(|error| format!("{}: {error}", shown_path(file)))?;
             return Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()));
         }
         match std::env::var(PASSWORD_VARIABLE) {
@@ -136,11 +135,11 @@ impl PasswordArgs {
                 format!(
                     "{} needs a password, and there is no terminal to ask on ({error}): give --password-file or \
                      {PASSWORD_VARIABLE}",
-                    for_what.display()
+                    shown_path(for_what)
                 )
             })
         };
-        let password = ask(format!("Password of {}: ", for_what.display()))?;
+        let password = ask(format!("Password of {}: ", shown_path(for_what)))?;
         if is_new && ask("The same again: ".to_owned())? != password {
             return Err("the two passwords differ; nothing was written".into());
         }
@@ -149,7 +148,7 @@ impl PasswordArgs {
 
     /// The key in a file, with its password if it has one.
     fn key(&self, path: &Path) -> Result<Key, Failure> {
-        let at = |error: KeyFileError| format!("{}: {error}", path.display());
+        let at = |error: KeyFileError| format!("{}: {error}", shown_path(path));
         let file = KeyFile::read(path).map_err(at)?;
         let password =
             if file.needs_password() { self.read(path, false)? } else { Zeroizing::new(String::new()) };
@@ -159,7 +158,7 @@ impl PasswordArgs {
     /// The private key in a file.
     pub(super) fn private_key(&self, path: &Path) -> Result<PrivateKey, Failure> {
         let key = self.key(path)?.into_private();
-        Ok(key.map_err(|error| format!("{}: {error}", path.display()))?)
+        Ok(key.map_err(|error| format!("{}: {error}", shown_path(path)))?)
     }
 }
 
@@ -217,7 +216,7 @@ fn new(
     let file = |suffix: &str| dir.join(format!("{}.{suffix}", public.address_hex()));
     let private_file = file(suffix);
     let private = encode(&Key::Private(key.clone()), format, password, &private_file)?;
-    std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", shown_path(dir)))?;
     overwrite.write(&private_file, &private, true)?;
     let public_file = file("public.pem");
     // The script gives the public key both names, and the SDK looks for either.
@@ -243,7 +242,7 @@ fn convert(
     }
     let key = password.key(file)?;
     let encoded = encode(&key, to, password, out.unwrap_or(file))
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+        .map_err(|error| format!("{}: {error}", shown_path(file)))?;
     match out {
         Some(out) => overwrite.write(out, &encoded, is_private)?,
         None => line!("{}", String::from_utf8_lossy(&encoded).trim_end())?,
@@ -277,26 +276,20 @@ impl OverwriteArgs {
     /// Writes a file whole or not at all, and over another one only if told so.
     fn write(&self, path: &Path, bytes: &[u8], is_private: bool) -> Result<(), Failure> {
         let writing = || {
-            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-            let mut file = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new(".")))?;
-            file.write_all(bytes)?;
-            // It is made for its owner alone.
-            if !is_private {
-                file.as_file().set_permissions(PermissionsExt::from_mode(0o644))?;
-            }
-            file.as_file().sync_all()?;
+            let mode = if is_private { 0o600 } else { 0o644 };
             // A device or a link is no file of ours to replace.
             let is_file = std::fs::symlink_metadata(path).is_ok_and(|there| there.is_file());
-            let placed =
-                if self.force && is_file { file.persist(path) } else { file.persist_noclobber(path) };
-            placed.map_err(|failed| failed.error).map(drop)
+            if self.force && is_file {
+                return Unnamed::write(directory(path), bytes, mode)?.replace(path);
+            }
+            write_new(path, bytes, mode)
         };
         writing().map_err(|error: std::io::Error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => {
-                format!("{} exists already and was not changed; --force replaces a file", path.display())
+                format!("{} exists already and was not changed; --force replaces a file", shown_path(path))
                     .into()
             }
-            _ => format!("{}: {error}", path.display()).into(),
+            _ => format!("{}: {error}", shown_path(path)).into(),
         })
     }
 }

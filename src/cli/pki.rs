@@ -199,7 +199,7 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
     if file("agency.key").is_file() {
         let agency = Authority::load(&file("agency.crt"), &file("agency.key"))?;
         let root = std::fs::read_to_string(file("ca.crt"))
-            .map_err(|error| format!("{}: {error}", file("ca.crt").display()))?;
+            .map_err(|error| format!("{}: {error}", shown_path(&file("ca.crt"))))?;
         let issued = agency.leaf(&args.name, kind, validity)?;
         let above = Issued { certificate: root.clone(), key: String::new(), node_id: None };
         write_pair(&args.out, kind, &issued, &[&agency.issued, &above])?;
@@ -214,7 +214,7 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
     if !authority.is_rsa() {
         return Err(format!(
             "{}: certificates of nodes and applications come from an agency; make one with `amop pki agency`",
-            args.agency.display()
+            shown_path(&args.agency)
         )
         .into());
     }
@@ -225,10 +225,10 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
 
 fn show(file: &Path) -> Result<ExitCode, super::Failure> {
     use x509_parser::pem::Pem;
-    let bytes = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let bytes = fs::read(file).map_err(|error| format!("{}: {error}", shown_path(file)))?;
     let mut any = false;
     for pem in Pem::iter_from_buffer(&bytes).filter_map(Result::ok).filter(|pem| pem.label == "CERTIFICATE") {
-        let certificate = pem.parse_x509().map_err(|error| format!("{}: {error}", file.display()))?;
+        let certificate = pem.parse_x509().map_err(|error| format!("{}: {error}", shown_path(file)))?;
         let spki = certificate.public_key();
         line!("subject:   {}", Shown(certificate.subject()))?;
         line!("issuer:    {}", Shown(certificate.issuer()))?;
@@ -249,7 +249,7 @@ fn show(file: &Path) -> Result<ExitCode, super::Failure> {
         any = true;
     }
     if !any {
-        return Err(format!("{}: no certificate in this file", file.display()).into());
+        return Err(format!("{}: no certificate in this file", shown_path(file)).into());
     }
     Ok(ExitCode::SUCCESS)
 }

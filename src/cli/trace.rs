@@ -97,8 +97,8 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
 fn show(trace: &Trace) -> String {
     let mut text = String::new();
     let _ = match trace.timeline.first() {
-        Some(first) => writeln!(text, "message {}, first seen at {}\n", trace.seq, first.at),
-        None => writeln!(text, "message {}: no node that was asked knows it\n", trace.seq),
+        Some(first) => writeln!(text, "message {}, first seen at {}\n", shown(&trace.seq), shown(&first.at)),
+        None => writeln!(text, "message {}: no node that was asked knows it\n", shown(&trace.seq)),
     };
     for Event { after_us, node, what, .. } in &trace.timeline {
         let after = format!(

@@ -7,17 +7,20 @@ use std::{
 
 use rustls::ClientConfig;
 
-use crate::tls::{
-    config::{ConfigError, client_config},
-    identity::{Identity, IdentityError, Roots},
-    settings::TlsSettings,
+use crate::{
+    escape::shown_path,
+    tls::{
+        config::{ConfigError, client_config},
+        identity::{Identity, IdentityError, Roots},
+        settings::TlsSettings,
+    },
 };
 
 /// Why a directory of certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificatesError {
     /// The three files are not there.
-    #[error("{} holds no ca.crt, sdk.crt and sdk.key; give the directory that does, such as nodes/127.0.0.1/sdk", .0.display())]
+    #[error("{} holds no ca.crt, sdk.crt and sdk.key; give the directory that does, such as nodes/127.0.0.1/sdk", shown_path(.0))]
     Missing(PathBuf),
     /// One of them cannot be used.
     #[error("{0}")]

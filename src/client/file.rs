@@ -2,11 +2,11 @@
 //! the name, the name, the bytes.
 
 use std::{
-    fs::{self, File, Permissions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::PermissionsExt,
+    io,
     path::{Path, PathBuf},
 };
+
+use crate::files::Unnamed;
 
 const MAGIC: [u8; 4] = [0xff, 0xff, 0xff, 0x80];
 /// Longest name in bytes, as file systems have it.
@@ -39,44 +39,16 @@ pub fn decode(payload: &[u8]) -> Option<(&str, &[u8])> {
 /// When this returns, the whole file is on the disk under that name, or, with an error, nothing of it is there.
 pub fn save(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     let base = base_name(name);
-    let mut file = tempfile::Builder::new()
-        .prefix(".amop-")
-        .suffix(".part")
-        // As of any file that a program makes: the umask decides.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(dir)?;
-    // Through the file itself, whose errors do not tell the temporary name.
-    file.as_file_mut().write_all(bytes)?;
-    file.as_file().sync_all()?;
+    let mut file = Unnamed::write(dir, bytes, 0o666)?;
     for number in 0..NAMES_MAX {
         let name = if number == 0 { base.clone() } else { format!("{base}.{number}") };
         let path = dir.join(name);
-        match file.persist_noclobber(&path) {
-            Ok(_) => {
-                return match sync_names(dir) {
-                    Ok(()) => Ok(path),
-                    Err(error) => {
-                        // It was this one that was put there; whether it stays is not known.
-                        let _ = fs::remove_file(&path);
-                        Err(error)
-                    }
-                };
-            }
-            Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => file = failed.file,
-            Err(failed) => return Err(failed.error),
+        match file.place(&path)? {
+            None => return Ok(path),
+            Some(unnamed) => file = unnamed,
         }
     }
     Err(io::Error::other("too many files of this name"))
-}
-
-/// Has the names in a directory written, where its file system can be asked to.
-fn sync_names(dir: &Path) -> io::Result<()> {
-    // One that may not be listed can be written into.
-    let Ok(dir) = File::open(dir) else { return Ok(()) };
-    dir.sync_all().or_else(|error| match error.kind() {
-        ErrorKind::InvalidInput | ErrorKind::Unsupported => Ok(()),
-        _ => Err(error),
-    })
 }
 
 /// The name under which a received file is saved, which leads to no other directory.
@@ -95,6 +67,8 @@ fn base_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, io::ErrorKind};
+
     use super::*;
 
     #[test]

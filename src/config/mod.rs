@@ -23,6 +23,7 @@ use self::ini::Ini;
 use crate::{
     door::{Membership, is_this_machine},
     engine::{EngineSettings, memory_bytes},
+    escape::shown_path,
     relay::{
         admission::Admission,
         bandwidth::Limiter,
@@ -137,13 +138,13 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { path, source } => write!(f, "{}: cannot be read: {source}", path.display()),
+            Self::Read { path, source } => write!(f, "{}: cannot be read: {source}", shown_path(path)),
             Self::Invalid { path, problems } => {
                 for (index, problem) in problems.iter().enumerate() {
                     let separator = if index == 0 { "" } else { "\n" };
                     match problem.line {
-                        0 => write!(f, "{separator}{}: {}", path.display(), problem.text)?,
-                        line => write!(f, "{separator}{}:{line}: {}", path.display(), problem.text)?,
+                        0 => write!(f, "{separator}{}: {}", shown_path(path), problem.text)?,
+                        line => write!(f, "{separator}{}:{line}: {}", shown_path(path), problem.text)?,
                     }
                 }
                 Ok(())
@@ -181,7 +182,7 @@ impl Config {
                     config,
                     warnings
                         .iter()
-                        .map(|warning| format!("{}:{}: {}", path.display(), warning.line, warning.text))
+                        .map(|warning| format!("{}:{}: {}", shown_path(path), warning.line, warning.text))
                         .collect(),
                 )
             })

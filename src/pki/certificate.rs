@@ -30,6 +30,8 @@ use x509_cert::{
 
 use super::plan::PlanError;
 
+use crate::escape::shown_path;
+
 const OID_RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 const OID_ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
@@ -38,16 +40,16 @@ const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// Something is there already.
-    #[error("{} exists already; nothing was changed. Choose another place (or, for a network, say --force to replace it)", .0.display())]
+    #[error("{} exists already; nothing was changed. Choose another place (or, for a network, say --force to replace it)", shown_path(.0))]
     Exists(PathBuf),
     /// To be replaced, but nothing that was made here.
-    #[error("{} is not a network that this program made (no cert/ca.crt in it), so it is not replaced", .0.display())]
+    #[error("{} is not a network that this program made (no cert/ca.crt in it), so it is not replaced", shown_path(.0))]
     NotANetwork(PathBuf),
     /// A network that would not run.
     #[error("{0}")]
     Plan(#[from] PlanError),
     /// A file cannot be written or read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown_path(path))]
     File {
         /// Which file.
         path: PathBuf,
@@ -63,7 +65,7 @@ pub enum PkiError {
     #[error("{0:?} is not a host with a number of nodes, such as 127.0.0.1:4")]
     Host(String),
     /// A file that is no authority's certificate or key, or not of one pair.
-    #[error("{}: not the certificate or key (PEM, PKCS#8, secp256k1 or RSA) of one authority", .0.display())]
+    #[error("{}: not the certificate or key (PEM, PKCS#8, secp256k1 or RSA) of one authority", shown_path(.0))]
     Unusable(PathBuf),
     /// The cryptographic library refused.
     #[error("the cryptographic library could not make or use a key")]

@@ -1,9 +1,8 @@
 //! A directory as `build_chain.sh` lays it out, ready to start.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +10,7 @@ use super::{
     certificate::{Authority, Issued, KeyType, PkiError, Validity},
     plan::{NetworkPlan, Profile},
 };
+use crate::files::write_new;
 
 /// Builds all under `out`, or nothing: it is made beside it and moved there when it is whole. With
 /// `force` it replaces a network that is there, and nothing else.
@@ -124,7 +124,10 @@ pub fn write_pair(dir: &Path, name: &str, issued: &Issued, above: &[&Issued]) ->
         .map(|issued| issued.certificate.as_str())
         .collect();
     write_public(&dir.join(format!("{name}.crt")), &chain)?;
-    write_private(&dir.join(format!("{name}.key")), &issued.key)
+    write_private(&dir.join(format!("{name}.key")), &issued.key).inspect_err(|_| {
+        // Of no use without its key, and in the way of the next try.
+        let _ = fs::remove_file(dir.join(format!("{name}.crt")));
+    })
 }
 
 fn create_dir(dir: &Path) -> Result<(), PkiError> {
@@ -146,13 +149,7 @@ fn write_script(path: &Path, content: &str) -> Result<(), PkiError> {
 }
 
 fn write(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| file.write_all(content.as_bytes()));
-    written.map_err(|source| match source.kind() {
+    write_new(path, content.as_bytes(), mode).map_err(|source| match source.kind() {
         std::io::ErrorKind::AlreadyExists => PkiError::Exists(PathBuf::from(path)),
         _ => PkiError::File { path: path.to_owned(), source },
     })

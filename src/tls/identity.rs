@@ -16,13 +16,13 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::secp256k1::Key;
-use crate::wire::NodeId;
+use crate::{escape::shown_path, wire::NodeId};
 
 /// What is wrong with a file of certificates or keys: the operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown_path(path))]
     Read {
         /// Which file.
         path: PathBuf,
@@ -30,13 +30,17 @@ pub enum IdentityError {
         source: std::io::Error,
     },
     /// There is no certificate in it, or one is malformed.
-    #[error("{}: no readable certificate (PEM, BEGIN CERTIFICATE) in this file", .0.display())]
+    #[error("{}: no readable certificate (PEM, BEGIN CERTIFICATE) in this file", shown_path(.0))]
     Certificate(PathBuf),
     /// There is no usable key in it.
-    #[error("{}: no usable private key in this file: it must be PEM, PKCS#8, RSA or secp256k1, without a password", .0.display())]
+    #[error("{}: no usable private key in this file: it must be PEM, PKCS#8, RSA or secp256k1, without a password", shown_path(.0))]
     Key(PathBuf),
     /// Key and certificate are of different pairs.
-    #[error("{}: this key does not belong to the certificate in {}", key.display(), certificate.display())]
+    #[error(
+        "{}: this key does not belong to the certificate in {}",
+        shown_path(key),
+        shown_path(certificate)
+    )]
     Mismatch {
         /// The key's file.
         key: PathBuf,
@@ -44,7 +48,7 @@ pub enum IdentityError {
         certificate: PathBuf,
     },
     /// A node's key must be secp256k1.
-    #[error("{}: a node's key must be of the curve secp256k1", .0.display())]
+    #[error("{}: a node's key must be of the curve secp256k1", shown_path(.0))]
     NotANode(PathBuf),
 }
 
