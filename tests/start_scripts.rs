@@ -204,9 +204,10 @@ fn a_node_that_was_killed_can_be_started_again() {
     support::wait_until("it is gone", || !lives(pid));
     let stopped = run(&network.node(0).join("stop.sh"));
     assert!(stopped.status.success() && said(&stopped).contains("not running"), "{}", said(&stopped));
-    assert!(run(&start).status.success());
+    let started = run(&start);
+    assert!(started.status.success(), "{}", said(&started));
     assert_ne!(network.pid(0), Some(pid));
-    // A second one by hand is refused at once, and takes nothing from the first.
+    // A second one by hand is refused, and takes nothing from the first.
     let node = |arguments: &[&str]| {
         Command::new(PROGRAM)
             .args(arguments)

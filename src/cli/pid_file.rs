@@ -10,12 +10,16 @@ use std::{
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::escape::shown_path;
 
-/// Times that a file is opened again which its holder removed meanwhile.
-const TRIES_MAX: u32 = 10;
+/// How long a node that was just killed may take until its last thread has let go of the file.
+const RELEASED_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A node's pid file, until this is dropped.
 pub(super) struct PidFile {
@@ -29,24 +33,25 @@ impl PidFile {
     pub(super) fn take(path: &Path) -> Result<Self, String> {
         let name = shown_path(path);
         let failed = |error: io::Error| format!("{name}: {error}");
-        for _ in 0..TRIES_MAX {
+        let end = Instant::now() + RELEASED_WITHIN;
+        loop {
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
             match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(format!("{name}: a node that runs has this file: stop it first"));
+                // Not if one that just ended has removed what was opened here.
+                Ok(()) if is_at(&file, path) => {
+                    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+                    written.map_err(failed)?;
+                    return Ok(Self { path: path.to_owned(), _file: file });
                 }
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            // One that just ended has removed what was opened here.
-            if !is_at(&file, path) {
-                continue;
+            if Instant::now() > end {
+                return Err(format!("{name}: a node that runs has this file: stop it first"));
             }
-            file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-            return Ok(Self { path: path.to_owned(), _file: file });
+            thread::sleep(LOOK_EVERY);
         }
-        Err(format!("{name}: comes and goes: does something else start and end nodes here?"))
     }
 }
 
