@@ -11,9 +11,9 @@ use std::{
 
 use amop::{
     relay::{
-        Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, SendError,
-        Shared, ping::Pinged, registry::Registry, settings::Settings, shard::Shard, signing::NodeSigner,
-        trace::Told,
+        Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
+        RegistryInput, SendError, Shared, ping::Pinged, registry::Registry, settings::Settings, shard::Shard,
+        signing::NodeSigner, trace::Told,
     },
     wire::{
         FrameRef, ResultCode,
@@ -50,17 +50,33 @@ struct Out {
 }
 
 impl Outbound for Out {
-    fn send(&mut self, link: LinkKey, _: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
+    fn send(
+        &mut self,
+        link: LinkKey,
+        _: Class,
+        head: &[u8],
+        body: FrameRef<'_>,
+    ) -> Result<Queued, SendError> {
         if self.ends[link.index as usize].is_none() {
             self.delivered += 1;
             self.last = Some(link);
-            return Ok(());
+            return Ok(Queued::default());
         }
         self.wire.extend_from_slice(head);
         body.pieces().for_each(|piece| self.wire.extend_from_slice(piece));
         self.frames.push((link, self.wire.len()));
-        Ok(())
+        Ok(Queued::default())
     }
+
+    fn progress(&mut self, _: LinkKey) -> Option<LinkProgress> {
+        None
+    }
+
+    fn watch_taken(&mut self, _: LinkKey) {}
+
+    fn watch_room(&mut self, _: LinkKey) {}
+
+    fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 
     fn to_reactor(&mut self, _: ReactorId, _: MeshMessage, _: FrameRef<'_>) {
         panic!("a node of one reactor has no others");

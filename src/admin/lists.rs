@@ -106,6 +106,8 @@ struct Session {
     topics: usize,
     pending_requests: usize,
     pending_pushes: usize,
+    waiting_requests: usize,
+    dropped_copies: u64,
 }
 
 #[derive(Serialize)]
@@ -120,6 +122,8 @@ struct SessionItem<'a> {
     queued_bytes: usize,
     pending_requests: usize,
     pending_pushes: usize,
+    waiting_requests: usize,
+    dropped_copies: u64,
 }
 
 const SESSION_FIELDS: &[Field<Session>] = &[
@@ -132,18 +136,30 @@ const SESSION_FIELDS: &[Field<Session>] = &[
     ("queued_bytes", |a, b| a.link.queued_bytes.cmp(&b.link.queued_bytes)),
     ("pending_requests", |a, b| a.pending_requests.cmp(&b.pending_requests)),
     ("pending_pushes", |a, b| a.pending_pushes.cmp(&b.pending_pushes)),
+    ("waiting_requests", |a, b| a.waiting_requests.cmp(&b.waiting_requests)),
+    ("dropped_copies", |a, b| a.dropped_copies.cmp(&b.dropped_copies)),
 ];
 
 /// The sessions of applications.
 pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
     let query = Query::parse(query, SESSION_FIELDS)?;
     let session = |mut link: LinkReport| match &mut link.link.peer {
-        PeerReport::Session { id, subject, topics, pending_requests, pending_pushes } => Some(Session {
+        PeerReport::Session {
+            id,
+            subject,
+            topics,
+            pending_requests,
+            pending_pushes,
+            waiting_requests,
+            dropped_copies,
+        } => Some(Session {
             id: id.0,
             subject: std::mem::take(subject),
             topics: *topics,
             pending_requests: *pending_requests,
             pending_pushes: *pending_pushes,
+            waiting_requests: *waiting_requests,
+            dropped_copies: *dropped_copies,
             link,
         }),
         PeerReport::Node { .. } => None,
@@ -163,6 +179,8 @@ pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, 
             queued_bytes: session.link.queued_bytes,
             pending_requests: session.pending_requests,
             pending_pushes: session.pending_pushes,
+            waiting_requests: session.waiting_requests,
+            dropped_copies: session.dropped_copies,
         }),
     ))
 }

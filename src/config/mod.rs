@@ -27,7 +27,7 @@ use crate::{
     relay::{
         admission::Admission,
         bandwidth::Limiter,
-        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings},
+        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings, queue_bytes_of},
     },
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
@@ -155,6 +155,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Reactors where nobody set how many: one for each processor that this process may use.
+fn processors() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.min(256) as u16
+}
+
 impl Config {
     /// Reads a file. Paths in it are relative to the file's directory. Also gives warnings, each a line
     /// of text, about what was not understood.
@@ -191,10 +197,7 @@ impl Config {
 
     /// Number of reactors: as set, else one for each processor that this process may use.
     pub fn reactors(&self) -> u16 {
-        self.reactors.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            cores.min(256) as u16
-        })
+        self.reactors.unwrap_or_else(processors)
     }
 
     /// Reads a configuration's text.
@@ -307,14 +310,17 @@ impl Config {
             publishers.into_iter().map(|(name, nodes)| (format!("{DATA_PREFIX}{name}"), nodes)).collect();
 
         let ram = memory_bytes() as u64;
+        let frame_len_max = ini.number(
+            "amop",
+            "frame_len_max",
+            sdk::FRAME_LEN_MAX as u64,
+            1024,
+            FRAME_LEN_SETTABLE_MAX as u64,
+        );
+        // Queues are measured in frames (WIRE §2.3), so that one can always wait while another one is on its way.
+        let two_frames = queue_bytes_of(frame_len_max as usize) as u64;
         let relay = Settings {
-            frame_len_max: ini.number(
-                "amop",
-                "frame_len_max",
-                sdk::FRAME_LEN_MAX as u64,
-                1024,
-                FRAME_LEN_SETTABLE_MAX as u64,
-            ) as usize,
+            frame_len_max: frame_len_max as usize,
             push_timeout: ini.millis("amop", "push_timeout_ms", defaults.push_timeout, 10, 600_000),
             request_timeout: ini.millis(
                 "amop",
@@ -328,14 +334,31 @@ impl Config {
             stall_timeout: ini.millis("amop", "stall_timeout_ms", defaults.stall_timeout, 1_000, 3_600_000),
             session_topics_max: ini.number("amop", "session_topics_max", 10_000, 1, 1_000_000) as usize,
             node_topics_max: ini.number("amop", "node_topics_max", 1_000_000, 1, 1_000_000) as usize,
-            session_queue_bytes_max: ini.number("amop", "session_queue_bytes_max", 8 << 20, 64 << 10, 1 << 32)
-                as usize,
-            window_bytes_max: ini.number("amop", "window_bytes_max", 64 << 20, 1 << 20, 1 << 32) as usize,
+            session_queue_bytes_max: ini.number(
+                "amop",
+                "session_queue_bytes_max",
+                two_frames.max(64 << 10),
+                64 << 10,
+                1 << 32,
+            ) as usize,
+            window_bytes_max: ini.number(
+                "amop",
+                "window_bytes_max",
+                (2 * two_frames).max(64 << 20),
+                1 << 20,
+                1 << 32,
+            ) as usize,
             pending_requests_max: ini.number("amop", "pending_requests_max", 262_144, 1, 1 << 24) as usize,
             node_subscriptions_max: ini.number("amop", "node_subscriptions_max", 1_000_000, 1, 1 << 28)
                 as usize,
             records_bytes_max: ini.number("amop", "records_bytes_max", ram / 16, 1 << 20, 1 << 40) as usize,
-            windows_bytes_max: ini.number("amop", "windows_bytes_max", ram / 16, 1 << 20, 1 << 36) as usize,
+            windows_bytes_max: ini.number(
+                "amop",
+                "windows_bytes_max",
+                (ram / 16).max(4 * two_frames),
+                1 << 20,
+                1 << 36,
+            ) as usize,
             retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
             private_publishers,
@@ -373,14 +396,15 @@ impl Config {
             unfinished_bytes_max: ini.number(
                 "engine",
                 "unfinished_bytes_max",
-                engine_defaults.unfinished_bytes_max as u64,
+                (engine_defaults.unfinished_bytes_max as u64).max(two_frames),
                 1 << 20,
                 1 << 40,
             ) as usize,
             queues_bytes_max: ini.number(
                 "engine",
                 "queues_bytes_max",
-                engine_defaults.queues_bytes_max as u64,
+                (engine_defaults.queues_bytes_max as u64)
+                    .max(two_frames * u64::from(reactors.unwrap_or_else(processors))),
                 1 << 20,
                 1 << 40,
             ) as usize,

@@ -2,7 +2,7 @@
 //! put together in chunks, into which the records of a large frame are opened. Pure; no I/O.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -24,16 +24,44 @@ const SMALL_LEN_MAX: usize = 32 * 1024;
 const BLOCK_FROM: usize = BLOCK_LEN / 2;
 const _: () = assert!(BLOCK_FROM > HEAD_LEN_MAX, "the beginning of a long frame lies in one piece");
 
-/// Memory of unfinished frames and records on all links of the node, and their bound.
+/// Memory of unfinished frames and records on all links of the node, and their bound. Beyond it the link that holds
+/// most of it goes, whichever reactor has it: whoever holds no more than the others is safe.
 #[derive(Debug)]
 pub(super) struct UnfinishedFrames {
     bytes: AtomicUsize,
     bytes_max: usize,
+    /// What the largest holder of each reactor held when it was looked for last.
+    largest: Box<[AtomicUsize]>,
+    /// Which reactors are to look whether their largest holder is to go.
+    asked: Box<[AtomicBool]>,
 }
 
 impl UnfinishedFrames {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), bytes_max }
+    pub(super) fn new(bytes_max: usize, reactors: u16) -> Self {
+        let largest = (0..reactors).map(|_| AtomicUsize::new(0)).collect();
+        let asked = (0..reactors).map(|_| AtomicBool::new(false)).collect();
+        Self { bytes: AtomicUsize::new(0), bytes_max, largest, asked }
+    }
+
+    /// A reactor is to look whether its largest holder is to go.
+    pub(super) fn ask(&self, reactor: usize) {
+        self.asked[reactor].store(true, Relaxed);
+    }
+
+    /// Whether a reactor was asked to.
+    pub(super) fn take_asked(&self, reactor: usize) -> bool {
+        self.asked[reactor].load(Relaxed) && self.asked[reactor].swap(false, Relaxed)
+    }
+
+    /// The largest holder of a reactor holds so much; gives the reactor whose largest holder is to go.
+    pub(super) fn note_largest(&self, reactor: usize, bytes: usize) -> usize {
+        self.largest[reactor].store(bytes, Relaxed);
+        let of_all = self.largest.iter().map(|largest| largest.load(Relaxed));
+        // Where two hold the same, the reactor that looked is right.
+        of_all
+            .enumerate()
+            .max_by_key(|&(other, bytes)| (bytes, other == reactor))
+            .map_or(reactor, |(one, _)| one)
     }
 
     /// Bytes now, and their bound.
@@ -242,6 +270,11 @@ impl Assembler {
         self.have
     }
 
+    /// Its beginning is to count as so much later.
+    pub(super) fn delay(&mut self, by: Duration) {
+        self.since = self.since.map(|since| since + by);
+    }
+
     /// Whether the frame in progress has taken too long.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         let bytes = self.want.unwrap_or(0);
@@ -287,7 +320,7 @@ mod tests {
             .collect();
         let stream = frames.concat();
         for step in [1, 3, 41, 16_384, 100_000, stream.len()] {
-            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let unfinished = UnfinishedFrames::new(usize::MAX, 1);
             let (mut assembler, mut got) = (Assembler::new(Blocks::new()), Vec::new());
             for piece in stream.chunks(step) {
                 let fed = assembler.feed(Instant::now(), BOUNDS, &unfinished, piece, |frame| {
@@ -303,7 +336,7 @@ mod tests {
 
     #[test]
     fn lengths_outside_the_bounds_end_the_link_before_memory_is_taken() {
-        let unfinished = UnfinishedFrames::new(usize::MAX);
+        let unfinished = UnfinishedFrames::new(usize::MAX, 1);
         for len in [0u32, 41, (1 << 20) + 1, u32::MAX] {
             let mut assembler = Assembler::new(Blocks::new());
             let fed =
@@ -321,7 +354,7 @@ mod tests {
         let shortest = frame(50_001, 4);
         let stream = [&before[..], &long, &shortest, &after].concat();
         for step in [1, 3, 16_384, 100_000, stream.len()] {
-            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let unfinished = UnfinishedFrames::new(usize::MAX, 1);
             let (mut assembler, mut got) = (Assembler::new(Blocks::new()), Vec::new());
             for piece in stream.chunks(step) {
                 let fed = assembler.feed(Instant::now(), bounds, &unfinished, piece, |frame| {
@@ -341,7 +374,7 @@ mod tests {
             assert_eq!(unfinished.bytes(), 0);
         }
         let mut assembler = Assembler::new(Blocks::new());
-        let unfinished = UnfinishedFrames::new(usize::MAX);
+        let unfinished = UnfinishedFrames::new(usize::MAX, 1);
         let beyond = ((1u32 << 20) + 1).to_be_bytes();
         let fed = assembler.feed(Instant::now(), bounds, &unfinished, &beyond, |_| unreachable!());
         assert_eq!(fed, Err(CloseReason::FrameLength((1 << 20) + 1)));
@@ -351,7 +384,7 @@ mod tests {
     fn memory_is_a_quarter_more_than_what_came_at_most_and_later_a_block_more() {
         for step in [1, 37, 1_000, 5_000, 16_000, 16_384] {
             let frame = frame(1 << 20, 7);
-            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let unfinished = UnfinishedFrames::new(usize::MAX, 1);
             let mut assembler = Assembler::new(Blocks::new());
             for piece in frame[..900_000].chunks(step) {
                 // A record is opened where it is to lie, if it belongs to the frame as a whole.
@@ -373,10 +406,20 @@ mod tests {
 
     #[test]
     fn a_frame_that_dribbles_is_overdue() {
-        let unfinished = UnfinishedFrames::new(usize::MAX);
+        let unfinished = UnfinishedFrames::new(usize::MAX, 1);
         let (mut assembler, start) = (Assembler::new(Blocks::new()), Instant::now());
         assembler.feed(start, BOUNDS, &unfinished, &frame(1 << 20, 0)[..5000], |_| unreachable!()).unwrap();
         assert!(!assembler.is_overdue(start + Duration::from_secs(40)));
         assert!(assembler.is_overdue(start + Duration::from_secs(41)));
+    }
+
+    #[test]
+    fn the_reactor_with_the_largest_holder_is_named_by_whoever_looks() {
+        let unfinished = UnfinishedFrames::new(100, 3);
+        assert_eq!(unfinished.note_largest(1, 10), 1);
+        assert_eq!(unfinished.note_largest(0, 10), 0);
+        assert_eq!(unfinished.note_largest(2, 90), 2);
+        assert_eq!(unfinished.note_largest(0, 20), 2);
+        assert_eq!(unfinished.note_largest(2, 0), 0);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     relay::{
         RegistryInput,
         registry::NEIGHBOURS_MAX,
+        session_queue::{SESSION_CONTROL_BYTES_MAX, SESSION_SHARE},
         settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, SESSIONS_MAX, Settings},
     },
     wire::sdk,
@@ -68,8 +69,6 @@ pub(super) const LINGER: Duration = Duration::from_millis(500);
 /// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
 pub(super) const REPLACE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Bytes that a session's queue may always have, however full all of them together are.
-pub(super) const SESSION_SHARE: usize = 4 * 1024;
 /// Frames above this many bytes are counted in [`MESH_BYTES_MAX`].
 pub(super) const MESH_SMALL_FRAME_MAX: usize = 1024;
 /// Bytes of large frames that one mesh queue holds; one frame may go beyond it.
@@ -157,7 +156,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             settings.unfinished_bytes_max,
             "bytes",
             "node",
-            "the link whose frame has progressed least is closed: unfinished_frames_dropped",
+            "the link that holds most of them is closed: unfinished_frames_dropped",
         )
         .set_by("[engine] unfinished_bytes_max")
         .memory(settings.unfinished_bytes_max),
@@ -166,16 +165,23 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             relay.session_queue_bytes_max,
             "bytes",
             "session",
-            "a push tries another session, a multicast's copy is lost: dropped_queue_full; an answer closes \
-             the link",
+            "a unicast waits for room or tries another session, a multicast's copy is lost: dropped_queue_full; with so \
+             much of answers the session is read no further: reads_paused",
         )
         .set_by("[amop] session_queue_bytes_max"),
+        fixed(
+            "outgoing replies",
+            SESSION_CONTROL_BYTES_MAX,
+            "bytes",
+            "session",
+            "it is read no further until half of them are sent: reads_paused",
+        ),
         fixed(
             "outgoing queues of all sessions",
             settings.queues_bytes_max,
             "bytes",
             "node",
-            "the same for sessions that have more than their share: queues_full",
+            "the same for the sessions with most waiting: queues_full; a long answer is answered 102: answers_dropped",
         )
         .set_by("[engine] queues_bytes_max")
         // Buffers grow by doubling.

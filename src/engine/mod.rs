@@ -21,9 +21,11 @@ mod assemble;
 mod blocks;
 pub mod bounds;
 mod buffers;
+pub(crate) mod clock;
 mod descriptor;
 mod mesh;
 mod output;
+mod queues;
 mod reactor;
 mod receive;
 mod ring;
@@ -299,7 +301,7 @@ impl Engine {
             .map(|_| Waker::new().map_err(|error| EngineError::from_io("an eventfd", error)))
             .collect::<Result<Vec<_>, _>>()?;
         let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
-        let unfinished = Arc::new(UnfinishedFrames::new(settings.unfinished_bytes_max));
+        let unfinished = Arc::new(UnfinishedFrames::new(settings.unfinished_bytes_max, count));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
         let dropped: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
@@ -425,7 +427,7 @@ mod tests {
         let handle = EngineHandle {
             inboxes: [inbox].into(),
             mesh: Arc::new(Mesh::new(vec![sleeper])),
-            unfinished: Arc::new(UnfinishedFrames::new(1)),
+            unfinished: Arc::new(UnfinishedFrames::new(1, 1)),
             dropped: [AtomicU64::new(0)].into(),
         };
         let frame = || RegistryOutput::ToNode {

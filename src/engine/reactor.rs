@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -17,31 +18,34 @@ use ahash::AHashMap;
 use crossbeam::channel::{Receiver, Sender};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink, Traffic,
     assemble::{FrameBounds, UnfinishedFrames},
     blocks::Blocks,
     bounds::{
-        COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NODE_FRAME_LEN_READ_OVER_MAX, NOTSENT_BYTES_MAX,
-        PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN,
-        SESSION_SHARE, node_queue_bytes_max,
+        CLOSE_WITHIN, COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NODE_FRAME_LEN_READ_OVER_MAX,
+        NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX,
+        REPLACE_WITHIN, node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
+    clock::Clock,
     descriptor::untaken_bytes,
     mesh::{Item, Mesh, MeshSender},
+    queues::Queues,
     receive::Receive,
     ring::{self, EngineError},
-    transmit::Transmit,
+    transmit::{NotTaken, Transmit},
 };
 use crate::{
     log,
     relay::{
-        Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
-        SendError, Shared, SubscriberId,
+        Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
+        RegistryInput, RegistryOutput, SendError, Shared, SubscriberId,
         counters::Counters,
         ping::Pinged,
+        session_queue::NoRoom,
         shard::Shard,
         trace::{KnownHere, Told},
     },
@@ -63,6 +67,9 @@ const KIND_CALL_OFF: u64 = 4;
 
 /// A reactor that looks for work offers its processor to others after so many looks.
 const LOOKS_PER_YIELD: u32 = 64;
+
+/// Turns that take in only what came while the thread stood still.
+const CATCH_UP_TURNS_MAX: usize = 64;
 
 /// What the door, the registry and the engine tell a reactor.
 pub(super) enum Command {
@@ -105,9 +112,10 @@ struct Io {
     asked: AHashMap<u64, ToldReply>,
     /// Who waits for what becomes of pings, by number; as many as the shard has open.
     pinging: AHashMap<u64, PingedReply>,
-    /// What the outgoing queues of all sessions of this reactor take, in bytes.
-    queues_bytes: usize,
-    queues_bytes_max: usize,
+    /// What the outgoing queues of all sessions of this reactor take.
+    queues: Queues,
+    /// Links whose queues the relay wants to know room in.
+    watching_room: Vec<LinkKey>,
 }
 
 impl Io {
@@ -118,8 +126,7 @@ impl Io {
     /// Counts again what a link's queue takes, after it changed.
     fn recount(&mut self, index: u32) {
         if let Some(Some(transmit)) = self.transmits.get_mut(index as usize) {
-            let before = transmit.charge();
-            self.queues_bytes = self.queues_bytes - before + transmit.charged();
+            transmit.recount(&mut self.queues);
         }
     }
 
@@ -137,6 +144,12 @@ impl Io {
             transmit.close(now, reason, aborted);
             self.touch(key);
         }
+    }
+
+    /// What a link's peer sends has come to its end, in order or not.
+    fn end_of_input(&mut self, key: LinkKey, reason: CloseReason) {
+        // It sends no more, and may read on: what is queued for it still goes out.
+        self.end(key, reason, !matches!(reason, CloseReason::ByPeer | CloseReason::Vanished));
     }
 
     fn is_registry_behind(&self) -> bool {
@@ -167,21 +180,60 @@ impl Io {
 }
 
 impl Outbound for Io {
-    fn send(&mut self, key: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
-        let Self { now, transmits, dirty, counters, queues_bytes, queues_bytes_max, .. } = self;
+    fn send(
+        &mut self,
+        key: LinkKey,
+        class: Class,
+        head: &[u8],
+        body: FrameRef<'_>,
+    ) -> Result<Queued, SendError> {
+        let Self { now, transmits, dirty, counters, queues, .. } = self;
         let transmit = transmits.get_mut(key.index as usize).and_then(Option::as_mut);
         let transmit = transmit.filter(|transmit| transmit.key == key).ok_or(SendError::Gone)?;
-        if *queues_bytes >= *queues_bytes_max && transmit.charged() > SESSION_SHARE {
-            counters.queues_full.increment();
-            return Err(SendError::Full);
-        }
-        let sent = transmit.send(*now, class, head, body);
-        let before = transmit.charge();
-        *queues_bytes = *queues_bytes - before + transmit.charged();
+        let sent = transmit.send(*now, class, head, body, queues);
+        transmit.recount(queues);
         if !std::mem::replace(&mut transmit.is_dirty, true) {
             dirty.push(key.index);
         }
-        sent
+        sent.map_err(|why| match why {
+            NotTaken::Gone => SendError::Gone,
+            NotTaken::Full(why) => {
+                if why == NoRoom::Pool {
+                    counters.queues_full.increment();
+                }
+                SendError::Full
+            }
+        })
+    }
+
+    fn progress(&mut self, key: LinkKey) -> Option<LinkProgress> {
+        let now = self.now;
+        let transmit = self.transmit(key)?;
+        transmit.note_taken(now);
+        let (taken, last_taken) = transmit.taken();
+        let (is_receiving_long, is_read_paused) = (transmit.is_receiving_long, transmit.is_read_paused());
+        Some(LinkProgress { taken, last_taken, is_receiving_long, is_read_paused })
+    }
+
+    fn watch_taken(&mut self, key: LinkKey) {
+        if let Some(transmit) = self.transmit(key) {
+            transmit.watches_taken = true;
+        }
+    }
+
+    fn watch_room(&mut self, key: LinkKey) {
+        if let Some(transmit) = self.transmit(key)
+            && !std::mem::replace(&mut transmit.watches_room, true)
+        {
+            self.watching_room.push(key);
+        }
+    }
+
+    fn pause_reading(&mut self, key: LinkKey, pause: bool) {
+        if let Some(transmit) = self.transmit(key) {
+            transmit.relay_pauses = pause;
+            self.touch(key);
+        }
     }
 
     fn to_reactor(&mut self, to: ReactorId, message: MeshMessage, frame: FrameRef<'_>) {
@@ -246,7 +298,7 @@ impl Outbound for Io {
 
 /// What belongs to a link beside its sending side.
 struct Slot {
-    socket: OwnedFd,
+    socket: Rc<OwnedFd>,
     receive: Receive,
     token: u64,
     is_sdk: bool,
@@ -254,6 +306,10 @@ struct Slot {
     received_frames: u64,
     received_bytes: u64,
     ending: Ending,
+    /// Whether a long frame was on its way in when something came last.
+    was_receiving_long: bool,
+    /// Since when it is read no further, because too much waits for its peer.
+    read_paused: Option<Instant>,
     worn_logged: bool,
     /// Since when its keys are worn out.
     worn_since: Option<Instant>,
@@ -291,6 +347,10 @@ pub(super) struct Reactor {
     generations: Vec<u32>,
     free: Vec<u32>,
     io: Io,
+    /// Without the time in which this thread stood still.
+    clock: Clock,
+    /// How long at most the last turn was to wait.
+    wait: Duration,
     mesh: Arc<Mesh>,
     inbox: Receiver<Command>,
     /// Where the kernel puts the eventfd's counter; never freed, since the read outlives the reactor.
@@ -359,9 +419,11 @@ impl Reactor {
                 put_off_subscribers: AHashMap::new(),
                 asked: AHashMap::new(),
                 pinging: AHashMap::new(),
-                queues_bytes: 0,
-                queues_bytes_max,
+                queues: Queues::new(queues_bytes_max),
+                watching_room: Vec::new(),
             },
+            clock: Clock::new(now),
+            wait: Duration::ZERO,
             mesh: parts.mesh,
             inbox: parts.inbox,
             wake_counter: Box::leak(Box::new(0)),
@@ -414,8 +476,32 @@ impl Reactor {
             } else if backed_up {
                 std::thread::yield_now();
             }
+            if self.clock.take_pause() {
+                self.catch_up();
+            }
         }
         self.mesh.leave(self.id);
+    }
+
+    /// This thread stood still: what came meanwhile is handled before any timer.
+    fn catch_up(&mut self) {
+        self.counters.pauses.increment();
+        if self.shard.may_log_pause(self.io.now) {
+            let paused = self.clock.paused();
+            warn!(
+                ?paused,
+                "this node stood still for a while, and does not take it for its peers' silence: see whether its machine, container or virtual machine was stopped, or has too little processor time",
+            );
+        }
+        for _ in 0..CATCH_UP_TURNS_MAX {
+            self.handle_mesh();
+            self.flush();
+            self.io.mesh.flush();
+            self.enter(Some(Duration::ZERO));
+            if !self.handle_completions() {
+                break;
+            }
+        }
     }
 
     fn spins(&self, idle_since: &mut Option<Instant>) -> bool {
@@ -439,7 +525,8 @@ impl Reactor {
 
     /// Submits, and waits for a completion at most so long.
     fn enter(&mut self, wait: Option<Duration>) {
-        if let Err(error) = ring::enter(&mut self.ring, wait.unwrap_or_default()) {
+        self.wait = wait.unwrap_or_default();
+        if let Err(error) = ring::enter(&mut self.ring, self.wait) {
             log::abort(&format!("io_uring_enter failed: {error}"));
         }
     }
@@ -499,6 +586,10 @@ impl Reactor {
 
     fn handle_inbox(&mut self) -> bool {
         let mut any = false;
+        if self.unfinished.take_asked(usize::from(self.id.0)) && self.unfinished.is_over() {
+            self.drop_largest_frame();
+            any = true;
+        }
         while let Ok(command) = self.inbox.try_recv() {
             any = true;
             match command {
@@ -573,7 +664,9 @@ impl Reactor {
             self.sweep();
         }
         self.drained.store(self.shard.is_drained(), Relaxed);
-        self.counters.heartbeat.beat(now.saturating_duration_since(self.shared.started));
+        // By the real time: whoever looks whether this thread hangs goes by that.
+        let real = now + self.clock.paused();
+        self.counters.heartbeat.beat(real.saturating_duration_since(self.shared.started));
     }
 
     fn adopt(&mut self, link: NewLink) {
@@ -588,13 +681,13 @@ impl Reactor {
         *generation = generation.wrapping_add(1);
         let key = LinkKey { index, generation: *generation };
         let is_sdk = matches!(link.up, LinkUp::Sdk { .. });
+        limit_unsent(&link.socket);
         let settings = &self.shared.settings;
         let (bounds, queue_bytes_max) = if is_sdk {
             let len_max = settings.frame_len_max;
             let bounds = FrameBounds { len_min: sdk::HEADER_LEN, len_max, read_over_max: 0 };
             (bounds, settings.session_queue_bytes_max)
         } else {
-            limit_unsent(&link.socket);
             let bounds = FrameBounds {
                 len_min: node::HEADER_LEN_MIN,
                 len_max: settings.node_frame_len_max(),
@@ -603,18 +696,22 @@ impl Reactor {
             (bounds, node_queue_bytes_max(settings))
         };
         let (sealer, opener) = link.tls.unzip();
+        let socket = Rc::new(link.socket);
         self.slots[index as usize] = Some(Slot {
-            socket: link.socket,
+            socket: socket.clone(),
             receive: Receive::new(opener, bounds, self.blocks.clone()),
             token: link.token,
             is_sdk,
             received_frames: 0,
             received_bytes: 0,
             ending: Ending::No,
+            was_receiving_long: false,
+            read_paused: None,
             worn_logged: false,
             worn_since: None,
         });
-        let transmit = Transmit::new(now, key, sealer, is_sdk, queue_bytes_max, self.blocks.clone());
+        let mut transmit = Transmit::new(now, key, sealer, is_sdk, queue_bytes_max, self.blocks.clone());
+        transmit.socket = Some(socket);
         self.io.transmits[index as usize] = Some(transmit);
         self.shard.handle_link_up(now, key, link.up, &mut self.io);
         if self.stopping {
@@ -632,6 +729,9 @@ impl Reactor {
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
         if slot.ending == Ending::Cut {
             return self.io.touch(key);
+        }
+        if slot.read_paused.is_some() {
+            return;
         }
         let fd = types::Fd(slot.socket.as_raw_fd());
         slot.receive.receiving = true;
@@ -668,12 +768,66 @@ impl Reactor {
             .and_then(|_| slot.receive.handle_bytes(now, unfinished, bytes, &mut handle));
         slot.received_frames += frames;
         if let Err(reason) = taken {
-            io.abort(key, reason);
+            io.end_of_input(key, reason);
+        }
+    }
+
+    /// Stops reading a link for which too much waits, or resumes.
+    fn update_reading(&mut self, key: LinkKey) {
+        let now = self.io.now;
+        let Some(pause) = self.io.transmit(key).map(Transmit::is_read_paused) else { return };
+        let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
+        match slot.read_paused {
+            None if pause => {
+                slot.read_paused = Some(now);
+                self.counters.reads_paused.increment();
+                if slot.receive.receiving && !slot.receive.called_off {
+                    slot.receive.called_off = true;
+                    let kind = if slot.receive.is_own() { KIND_RECEIVE_OWN } else { KIND_RECEIVE };
+                    self.call_off_receive(key, kind);
+                }
+            }
+            Some(since) if !pause => {
+                slot.read_paused = None;
+                slot.receive.delay(now.saturating_duration_since(since));
+                if !slot.receive.receiving {
+                    self.arm_receive(key);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the relay where there is room now that it waits for.
+    fn tell_room(&mut self) {
+        let mut at = 0;
+        while let Some(&key) = self.io.watching_room.get(at) {
+            let Io { transmits, queues, .. } = &mut self.io;
+            let transmit = transmits.get_mut(key.index as usize).and_then(Option::as_mut);
+            match transmit.filter(|transmit| transmit.key == key) {
+                Some(transmit) if !transmit.has_room(queues) => at += 1,
+                Some(transmit) => {
+                    transmit.watches_room = false;
+                    self.io.watching_room.swap_remove(at);
+                    self.shard.handle_room(self.io.now, key, &mut self.io);
+                }
+                None => {
+                    self.io.watching_room.swap_remove(at);
+                }
+            }
         }
     }
 
     /// Seals and sends for every link that has something new, and lets go of links that are done.
     fn flush(&mut self) {
+        self.flush_dirty();
+        if !self.io.watching_room.is_empty() {
+            self.tell_room();
+            self.flush_dirty();
+        }
+    }
+
+    fn flush_dirty(&mut self) {
         while let Some(index) = self.io.dirty.pop() {
             let Some(transmit) = self.io.transmits[index as usize].as_mut() else { continue };
             transmit.is_dirty = false;
@@ -692,6 +846,7 @@ impl Reactor {
                 Err(_) => transmit.close(self.io.now, CloseReason::KeysWorn, true),
             }
             self.io.recount(index);
+            self.update_reading(key);
             self.advance_closing(key);
         }
     }
@@ -719,8 +874,9 @@ impl Reactor {
         if slot.ending != Ending::No && !slot.receive.receiving && !sending {
             let token = slot.token;
             self.slots[key.index as usize] = None;
-            let charged = self.io.transmits[key.index as usize].take().map_or(0, |gone| gone.charged());
-            self.io.queues_bytes -= charged;
+            if let Some(gone) = self.io.transmits[key.index as usize].take() {
+                self.io.queues.recount(gone.charged(), 0);
+            }
             self.free.push(key.index);
             self.shard.handle_link_down(self.io.now, key, closing.reason, &mut self.io);
             (self.events)(LinkEvent::Closed(LinkClosed { token, reason: closing.reason }));
@@ -730,7 +886,7 @@ impl Reactor {
     fn handle_completions(&mut self) -> bool {
         self.reap(COMPLETIONS_PER_TURN);
         let mut completions = std::mem::take(&mut self.completions);
-        self.io.now = Instant::now();
+        self.io.now = self.clock.read(Instant::now(), std::mem::take(&mut self.wait));
         let mut any = false;
         // Nothing more is taken in while another reactor is behind; what went out is looked at.
         while !self.io.mesh.is_backed_up()
@@ -793,13 +949,12 @@ impl Reactor {
             // Re-armed when this turn's buffers are back.
             _ if result > 0 || out_of_buffers => self.rearm.push(key),
             _ if called_off && result == -Errno::CANCELED.raw_os_error() => self.rearm.push(key),
-            // The peer sends no more, and may read on: what is queued for it still goes out.
             0 => {
                 let is_node = self.slots[key.index as usize].as_ref().is_some_and(|slot| !slot.is_sdk);
                 let reason = if is_node { CloseReason::Vanished } else { CloseReason::ByPeer };
-                self.io.close(key, reason);
+                self.io.end_of_input(key, reason);
             }
-            _ => self.io.abort(key, CloseReason::Broken),
+            _ => self.io.end_of_input(key, CloseReason::Broken),
         }
     }
 
@@ -832,11 +987,16 @@ impl Reactor {
             counters.keys_updated.increment();
             io.touch(key);
         }
-        match taken {
-            Ok(_) => {}
-            Err(CloseReason::ByPeer) => io.close(key, CloseReason::ByPeer),
-            Err(reason) => io.abort(key, reason),
+        if let Err(reason) = taken {
+            io.end_of_input(key, reason);
         }
+        let is_receiving_long = slot.receive.is_receiving_long();
+        if (is_receiving_long || slot.was_receiving_long)
+            && let Some(transmit) = io.transmit(key)
+        {
+            transmit.is_receiving_long = is_receiving_long;
+        }
+        slot.was_receiving_long = is_receiving_long;
         // A receive that is called off may still bring something.
         let call_off = slot.receive.wants_own() && slot.receive.receiving && !io.is_ending(key) && {
             let begun = slot.receive.begin_own();
@@ -850,14 +1010,14 @@ impl Reactor {
             self.call_off_receive(key, KIND_RECEIVE);
         }
         if self.unfinished.is_over() {
-            self.drop_slowest_frame();
+            self.drop_largest_frame();
         }
     }
 
-    /// The pool of unfinished frames is full: the link whose frame has progressed least goes, of those
-    /// that have not ended already.
-    fn drop_slowest_frame(&mut self) {
-        let slowest = self
+    /// The pool of unfinished frames is full: the link that holds most of it goes, of those of all reactors that have not
+    /// ended already.
+    fn drop_largest_frame(&mut self) {
+        let largest = self
             .slots
             .iter_mut()
             .zip(&self.io.transmits)
@@ -866,10 +1026,19 @@ impl Reactor {
                 let progress = slot.receive.progress();
                 (progress > 0 && transmit.closing.is_none()).then_some((progress, transmit.key, slot))
             })
-            .min_by_key(|&(progress, ..)| progress);
-        if let Some((_, key, slot)) = slowest {
+            .max_by_key(|&(progress, ..)| progress);
+        let bytes = largest.as_ref().map_or(0, |&(progress, ..)| progress);
+        let own = usize::from(self.id.0);
+        let holder = self.unfinished.note_largest(own, bytes);
+        if holder != own {
+            // That one looks again, and passes it on if it has no such link any more.
+            self.unfinished.ask(holder);
+            return self.mesh.sleepers[holder].nudge();
+        }
+        if let Some((_, key, slot)) = largest {
             // At once: until the kernel is done with the link, others would have to go too.
             slot.receive.abandon(&self.unfinished);
+            self.unfinished.note_largest(own, 0);
             self.counters.unfinished_frames_dropped.increment();
             self.io.abort(key, CloseReason::FramePoolFull);
         }
@@ -900,17 +1069,30 @@ impl Reactor {
         let now = self.io.now;
         let dropped = self.dropped[usize::from(self.id.0)].load(Relaxed);
         self.counters.registry_frames_dropped.set(dropped);
-        self.counters.queues_bytes.set(self.io.queues_bytes as u64);
+        self.counters.queues_bytes.set(self.io.queues.pool().bytes as u64);
         let stall_timeout = self.shared.settings.stall_timeout;
         let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|transmit| transmit.key).collect();
         for key in keys {
+            let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { continue };
+            if transmit.needs_look() {
+                transmit.look(now);
+                let (taken, _) = transmit.taken();
+                if std::mem::take(&mut transmit.watches_taken) {
+                    self.shard.handle_taken(now, key, taken, &mut self.io);
+                }
+            }
             let Some(slot) = self.slots[key.index as usize].as_mut() else { continue };
             let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { continue };
+            let (_, last_taken) = transmit.taken();
             if let Some(closing) = &mut transmit.closing {
+                // Whoever only reads on is given the time that one has who takes nothing; a link that this node ends is not.
+                let patience =
+                    if closing.reason == CloseReason::ByPeer { stall_timeout } else { CLOSE_WITHIN };
+                let deadline = closing.deadline.max(last_taken + patience);
                 match slot.ending {
-                    Ending::No => closing.aborted |= now >= closing.deadline,
+                    Ending::No => closing.aborted |= now >= deadline,
                     Ending::Lingers(until) if now >= until => {
-                        if now < closing.deadline && untaken_bytes(&slot.socket) > 0 {
+                        if now < deadline && untaken_bytes(&slot.socket) > 0 {
                             slot.ending = Ending::Lingers(now + LINGER);
                         } else {
                             slot.ending = Ending::Cut;
@@ -929,9 +1111,11 @@ impl Reactor {
             }
             let Some(slot) = self.slots[key.index as usize].as_mut() else { continue };
             let Some(transmit) = self.io.transmits[key.index as usize].as_mut() else { continue };
-            if slot.receive.is_overdue(now) {
+            if slot.read_paused.is_none() && slot.receive.is_overdue(now) {
                 self.io.abort(key, CloseReason::FrameUnfinished);
-            } else if transmit.is_stalled(now, stall_timeout) {
+            } else if let Some(stalled_for) = transmit.stalled_for(now, stall_timeout) {
+                let unsent_bytes = transmit.unsent_bytes();
+                self.shard.warn_stalled(now, key, stalled_for, unsent_bytes);
                 self.io.abort(key, CloseReason::Stalled);
             } else {
                 self.check_keys(key);
@@ -987,10 +1171,10 @@ impl Reactor {
     }
 }
 
-/// Keeps the kernel from holding much that was not sent: a node link's control goes before its data.
+/// Keeps the kernel from holding much that was not sent: a link's control goes before its data.
 fn limit_unsent(socket: &OwnedFd) {
     if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_BYTES_MAX) {
-        debug!(%error, "TCP_NOTSENT_LOWAT cannot be set: control may wait behind data on a slow node link");
+        debug!(%error, "TCP_NOTSENT_LOWAT cannot be set: control may wait behind data on a slow link");
     }
 }
 
@@ -1030,7 +1214,7 @@ mod tests {
             inbox,
             registry,
             wake_fd: wakers[0].raw(),
-            unfinished: Arc::new(UnfinishedFrames::new(usize::MAX)),
+            unfinished: Arc::new(UnfinishedFrames::new(usize::MAX, 2)),
             events: Arc::new(|_| ()),
             drained: Arc::default(),
             dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
@@ -1094,8 +1278,8 @@ mod tests {
             put_off_subscribers: AHashMap::new(),
             asked: AHashMap::new(),
             pinging: AHashMap::new(),
-            queues_bytes: 0,
-            queues_bytes_max,
+            queues: Queues::new(queues_bytes_max),
+            watching_room: Vec::new(),
         }
     }
 
@@ -1113,20 +1297,25 @@ mod tests {
         while send(&mut io, keys[0]).is_ok() {
             taken += 1;
         }
-        assert!((1_000..2_100).contains(&taken), "{taken} frames of 500 bytes where 1 MiB is for all");
+        assert!((500..1_050).contains(&taken), "{taken} frames of 500 bytes where 1 MiB is for all");
         assert_eq!(io.counters.queues_full.get(), 1);
-        let mut share = 0;
+        let mut others = 0;
         while send(&mut io, keys[1]).is_ok() {
-            share += 1;
+            others += 1;
         }
-        assert!((SESSION_SHARE / 600..=SESSION_SHARE / 500 + 1).contains(&share), "{share} frames");
+        assert!((taken / 4..taken).contains(&others), "{others} frames beside {taken}");
         // What is sent makes room.
         let transmit = io.transmits[0].as_mut().unwrap();
-        transmit.next_send().unwrap();
-        transmit.handle_sent(io.now, usize::MAX / 2);
+        for _ in 0..2 {
+            transmit.next_send().unwrap();
+            transmit.handle_sent(io.now, usize::MAX / 2);
+        }
         io.recount(0);
-        assert_eq!(send(&mut io, keys[0]), Ok(()));
-        assert_eq!(io.queues_bytes, io.transmits.iter().flatten().map(Transmit::charged).sum::<usize>());
+        assert!(send(&mut io, keys[0]).is_ok());
+        assert_eq!(
+            io.queues.pool().bytes,
+            io.transmits.iter().flatten().map(Transmit::charged).sum::<usize>()
+        );
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! share: a record whose end is still to come is then in its place already, and its few bytes are moved only
 //! when the block is full. Records are opened from there into the frame's chunks.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use super::{
     assemble::{Assembler, FrameBounds, UnfinishedFrames},
@@ -13,7 +16,7 @@ use super::{
     bounds::RECORD_COMPLETE_WITHIN,
 };
 use crate::{
-    relay::CloseReason,
+    relay::{CloseReason, SMALL_REPLY_LEN_MAX},
     tls::record::{Opened, Opener, record_len},
     wire::FrameRef,
 };
@@ -199,6 +202,22 @@ impl Receive {
         Ok(true)
     }
 
+    /// Whether the link receives into a block.
+    pub(super) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Whether a frame that is no small reply is on its way.
+    pub(super) fn is_receiving_long(&self) -> bool {
+        self.assembler.progress() + self.assembler.left() > SMALL_REPLY_LEN_MAX
+    }
+
+    /// What is on its way was not read for so long: that is not its peer's delay.
+    pub(super) fn delay(&mut self, by: Duration) {
+        self.carried_since = self.carried_since.map(|since| since + by);
+        self.assembler.delay(by);
+    }
+
     /// Whether the link has a block that it did not need since the last call.
     pub(super) fn is_own_idle(&mut self) -> bool {
         self.own.as_mut().is_some_and(|own| !std::mem::replace(&mut own.used, false))
@@ -290,8 +309,6 @@ impl Receive {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
     use super::*;
@@ -314,7 +331,7 @@ mod tests {
     fn a_record_that_dribbles_is_counted_and_overdue_until_it_is_whole() {
         let (mut sealer, opener) = connection();
         let (mut receive, start) = (Receive::new(Some(opener), BOUNDS, Blocks::new()), Instant::now());
-        let unfinished = UnfinishedFrames::new(usize::MAX);
+        let unfinished = UnfinishedFrames::new(usize::MAX, 1);
         let mut record = record(&mut sealer, 9_000);
         let (last, dribbled) = record.split_last_mut().unwrap();
         let mut now = start;
@@ -342,7 +359,7 @@ mod tests {
     fn a_link_that_ends_gives_back_what_it_had_of_a_record() {
         let (mut sealer, opener) = connection();
         let mut receive = Receive::new(Some(opener), BOUNDS, Blocks::new());
-        let unfinished = UnfinishedFrames::new(10);
+        let unfinished = UnfinishedFrames::new(10, 1);
         let mut record = record(&mut sealer, 100);
         let taken = receive.handle_bytes(Instant::now(), &unfinished, &mut record[..50], |_| unreachable!());
         assert_eq!(taken, Ok(true));
@@ -396,7 +413,7 @@ mod tests {
                     }
                     frames.push(frame);
                 }
-                let unfinished = UnfinishedFrames::new(usize::MAX);
+                let unfinished = UnfinishedFrames::new(usize::MAX, 1);
                 let mut receive = Receive::new(Some(opener), BOUNDS, Blocks::new());
                 let mut came = Vec::new();
                 let own = pump(
@@ -429,7 +446,7 @@ mod tests {
             }
             let record_len = stream.len() / 64;
             stream[(forged + 1) * record_len - 1] ^= 1;
-            let unfinished = UnfinishedFrames::new(usize::MAX);
+            let unfinished = UnfinishedFrames::new(usize::MAX, 1);
             let mut receive = Receive::new(Some(opener), BOUNDS, Blocks::new());
             let taken = pump(&mut receive, &unfinished, &stream, || 100_000, |_| panic!("nobody said this"));
             assert_eq!(taken, Err(CloseReason::Tls), "record {forged}");
@@ -447,7 +464,7 @@ mod tests {
             sealer.seal(ContentType::ApplicationData, &[part], &mut stream).unwrap();
         }
         let (mut receive, start) = (Receive::new(Some(opener), BOUNDS, Blocks::new()), Instant::now());
-        let unfinished = UnfinishedFrames::new(usize::MAX);
+        let unfinished = UnfinishedFrames::new(usize::MAX, 1);
         assert_eq!(receive.handle_bytes(start, &unfinished, &mut stream[..20_000], |_| true), Ok(true));
         assert!(receive.wants_own() && receive.begin_own());
         let mut at = 20_000;

@@ -4,11 +4,14 @@
 //!
 //! # Invariants
 //! - What is sealed is sent, in the order sealed; the bound is checked before.
-//! - A frame that has been begun is finished before another.
+//! - A frame that has been begun is finished before another; control goes before data that has not begun.
+//! - Progress is what the peer's machine has taken, not what the kernel here has.
 //! - On links to applications every frame starts a record and shares it with no other (WIRE §1.7).
 
 use std::{
     collections::VecDeque,
+    os::fd::OwnedFd,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -17,10 +20,15 @@ use smallvec::SmallVec;
 use super::{
     blocks::Blocks,
     bounds::{CLOSE_WITHIN, CONTROL_BYTES_MAX, SEALED_AHEAD_MAX},
+    descriptor::untaken_bytes,
     output::Output,
+    queues::{Queues, SharedFrame},
 };
 use crate::{
-    relay::{Class, CloseReason, LinkKey, SendError},
+    relay::{
+        Class, CloseReason, LinkKey, Queued,
+        session_queue::{NoRoom, SessionQueue},
+    },
     tls::record::{PLAINTEXT_LEN_MAX, SealError, Sealer},
     wire::{FrameRef, RetainedFrame},
 };
@@ -40,18 +48,38 @@ const DATA: usize = 1;
 struct Waiting {
     head: SmallVec<[u8; 128]>,
     body: RetainedFrame,
+    class: Class,
     /// Bytes of it that are sealed already.
     sealed: usize,
+    /// Set if the body may be in other queues, too.
+    shared: Option<Rc<SharedFrame>>,
 }
 
 impl Waiting {
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
+
+    /// What of it belongs to this queue alone.
+    fn owned_bytes(&self) -> usize {
+        let body = if self.shared.is_some() { 0 } else { self.body.len() };
+        self.head.len() + body + WAITING_COST
+    }
+}
+
+/// Why a frame was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// The link ends.
+    Gone,
+    /// There is no room for it.
+    Full(NoRoom),
 }
 
 pub(super) struct Transmit {
     pub(super) key: LinkKey,
+    /// Where it goes; `None` in tests.
+    pub(super) socket: Option<Rc<OwnedFd>>,
     /// `None` without TLS.
     sealer: Option<Sealer>,
     is_sdk: bool,
@@ -66,16 +94,34 @@ pub(super) struct Transmit {
     /// Where memory for much at once comes from.
     blocks: Blocks,
     pub(super) sending: bool,
-    /// Control, then data; a link to an application has data only.
+    /// Control, then data.
     waiting: [VecDeque<Waiting>; 2],
     /// Bytes of each that are not sealed yet.
     waiting_bytes: [usize; 2],
+    /// What waits for a session, by class.
+    session_queue: SessionQueue,
+    /// What of that belongs to this queue alone.
+    owned_bytes: usize,
     /// Which queue's first frame has been begun.
     begun: Option<usize>,
     pub(super) closing: Option<Closing>,
     close_notify_sealed: bool,
     last_progress: Instant,
-    /// What the queue took when it was counted last.
+    /// Bytes that the peer was seen to have taken.
+    taken: u64,
+    /// Bytes that were sent when the link was looked at last.
+    sent_at_look: u64,
+    /// Whether the peer had not taken by then what had been sent by the look before.
+    is_slow: bool,
+    /// Whether the relay asks what the peer has taken.
+    pub(super) watches_taken: bool,
+    /// Whether the relay asks for room.
+    pub(super) watches_room: bool,
+    /// Whether the relay wants the link read no further for now.
+    pub(super) relay_pauses: bool,
+    /// Whether a frame that is no small reply is on its way in.
+    pub(super) is_receiving_long: bool,
+    /// What the queue owned when it was counted last.
     charged: usize,
     /// Frames taken to be sent, and bytes sent, since the link came up.
     pub(super) sent_frames: u64,
@@ -104,6 +150,7 @@ impl Transmit {
     ) -> Self {
         Self {
             key,
+            socket: None,
             share_records: !is_sdk && sealer.is_some(),
             sealer,
             is_sdk,
@@ -116,10 +163,19 @@ impl Transmit {
             sending: false,
             waiting: [VecDeque::new(), VecDeque::new()],
             waiting_bytes: [0; 2],
+            session_queue: SessionQueue::default(),
+            owned_bytes: 0,
             begun: None,
             closing: None,
             close_notify_sealed: false,
             last_progress: now,
+            taken: 0,
+            sent_at_look: 0,
+            is_slow: false,
+            watches_taken: false,
+            watches_room: false,
+            relay_pauses: false,
+            is_receiving_long: false,
             charged: 0,
             sent_frames: 0,
             sent_bytes: 0,
@@ -147,14 +203,35 @@ impl Transmit {
         self.waiting_bytes[queue] + self.waiting[queue].len() * WAITING_COST
     }
 
-    /// Counts what the queue of a session takes; gives what it took before. A node link's is bounded by
-    /// its window.
-    pub(super) fn charge(&mut self) -> usize {
-        let now = if self.is_sdk { self.sealed_bytes() + self.waiting_cost(DATA) } else { 0 };
-        std::mem::replace(&mut self.charged, now)
+    /// Counts what the queue of a session owns, after it changed. A node link's is bounded by its window.
+    pub(super) fn recount(&mut self, queues: &mut Queues) {
+        let now = if self.is_sdk { self.sealed_bytes() + self.owned_bytes } else { 0 };
+        queues.recount(std::mem::replace(&mut self.charged, now), now);
     }
 
-    /// What the queue took when it was counted last.
+    /// Whether the session is to be read no further for now.
+    pub(super) fn is_read_paused(&mut self) -> bool {
+        self.is_sdk
+            && self.closing.is_none()
+            && (self.session_queue.is_read_paused(self.queue_bytes_max) || self.relay_pauses)
+    }
+
+    /// Whether a push would be taken.
+    pub(super) fn has_room(&self, queues: &Queues) -> bool {
+        self.closing.is_none() && self.admit_to_session(Class::Data, 0, queues).is_ok()
+    }
+
+    fn admit_to_session(&self, class: Class, len: usize, queues: &Queues) -> Result<(), NoRoom> {
+        let begun = match self.begun {
+            Some(DATA) => {
+                self.waiting[DATA].front().map_or(0, |frame| frame.len() - frame.sealed + WAITING_COST)
+            }
+            _ => 0,
+        };
+        self.session_queue.admit(class, len, begun, self.queue_bytes_max, queues.pool())
+    }
+
+    /// What the queue owned when it was counted last.
     pub(super) fn charged(&self) -> usize {
         self.charged
     }
@@ -195,38 +272,57 @@ impl Transmit {
         class: Class,
         head: &[u8],
         body: FrameRef<'_>,
-    ) -> Result<(), SendError> {
+        queues: &mut Queues,
+    ) -> Result<Queued, NotTaken> {
         if self.closing.is_some() {
-            return Err(SendError::Gone);
+            return Err(NotTaken::Gone);
         }
-        let queue = if self.is_sdk || class == Class::Data { DATA } else { CONTROL };
-        // Neither blocks the other: control gets by a full data queue.
-        let is_full = match queue {
-            CONTROL => self.waiting_cost(CONTROL) >= CONTROL_BYTES_MAX,
-            _ => self.sealed_bytes() + self.waiting_cost(DATA) >= self.queue_bytes_max,
-        };
-        if is_full {
-            return Err(SendError::Full);
+        let queue = if class == Class::Control { CONTROL } else { DATA };
+        let len = head.len() + body.len();
+        if self.is_sdk {
+            self.admit_to_session(class, len, queues).map_err(NotTaken::Full)?;
+        } else {
+            // Neither blocks the other: control gets by a full data queue.
+            let is_full = match queue {
+                CONTROL => self.waiting_cost(CONTROL) >= CONTROL_BYTES_MAX,
+                _ => self.sealed_bytes() + self.waiting_cost(DATA) >= self.queue_bytes_max,
+            };
+            if is_full {
+                return Err(NotTaken::Full(NoRoom::Session));
+            }
         }
         if self.unsent_bytes() == 0 {
             self.last_progress = now;
         }
         self.sent_frames += 1;
-        let len = head.len() + body.len();
         if !self.is_anything_waiting() && len <= SEAL_AT_ONCE_MAX && self.sealed_bytes() < SEALED_AHEAD_MAX {
-            return self.seal_whole(head, body).map_err(|_| {
+            if self.seal_whole(head, body).is_err() {
                 // A record that is half in the buffer must not go out, and nothing after it can.
                 self.close(now, CloseReason::KeysWorn, true);
-                SendError::Gone
-            });
+                return Err(NotTaken::Gone);
+            }
+            return Ok(self.queued());
         }
-        self.waiting[queue].push_back(Waiting {
-            head: SmallVec::from_slice(head),
-            body: body.retain(),
-            sealed: 0,
-        });
+        let shared = if self.is_sdk { queues.share(body) } else { None };
+        let frame =
+            Waiting { head: SmallVec::from_slice(head), body: body.retain(), class, sealed: 0, shared };
         self.waiting_bytes[queue] += len;
-        Ok(())
+        self.session_queue.add(class, len + WAITING_COST);
+        self.owned_bytes += frame.owned_bytes();
+        self.waiting[queue].push_back(frame);
+        Ok(self.queued())
+    }
+
+    /// Where the end of all that is queued now stands. Control that overtakes it moves it by as much as that is long.
+    fn queued(&self) -> Queued {
+        let waiting: usize = self.waiting_bytes.iter().sum();
+        let frames: usize = self.waiting.iter().map(VecDeque::len).sum();
+        let records = waiting / PLAINTEXT_LEN_MAX + frames;
+        let overhead = self.sealer.as_ref().map_or(0, Sealer::overhead) * records;
+        Queued {
+            end: self.sent_bytes + (self.sealed_bytes() + waiting + overhead) as u64,
+            is_behind: frames > 0 || self.is_slow || self.sealed_bytes() > SEAL_AT_ONCE_MAX,
+        }
     }
 
     fn seal_whole(&mut self, head: &[u8], body: FrameRef<'_>) -> Result<(), SealError> {
@@ -272,6 +368,8 @@ impl Transmit {
             let len = frame.len();
             if frame.sealed == 0 && len <= SEAL_AT_ONCE_MAX {
                 self.waiting_bytes[queue] -= len;
+                self.session_queue.remove(frame.class, len + WAITING_COST);
+                self.owned_bytes -= frame.owned_bytes();
                 self.seal_whole(&frame.head, frame.body.as_ref())?;
                 continue;
             }
@@ -280,11 +378,14 @@ impl Transmit {
             let before = frame.sealed;
             frame.sealed = self.seal_range(&frame.head, frame.body.as_ref(), before, room)?;
             self.waiting_bytes[queue] -= frame.sealed - before;
+            self.session_queue.remove(frame.class, frame.sealed - before);
             if frame.sealed < len {
                 self.waiting[queue].push_front(frame);
                 self.begun = Some(queue);
             } else {
                 self.begun = None;
+                self.session_queue.remove(frame.class, WAITING_COST);
+                self.owned_bytes -= frame.owned_bytes();
             }
         }
         Ok(())
@@ -370,7 +471,37 @@ impl Transmit {
         let sent_before = self.sent;
         self.sent = (self.sent + len).min(self.in_flight.len());
         self.sent_bytes += (self.sent - sent_before) as u64;
-        self.last_progress = now;
+        if self.sent > sent_before {
+            // The kernel has room again only because the peer has taken something, or for a first part.
+            self.last_progress = now;
+        }
+    }
+
+    /// Asks the kernel what the peer's machine has taken.
+    pub(super) fn note_taken(&mut self, now: Instant) {
+        let untaken = self.socket.as_ref().map_or(0, |socket| untaken_bytes(socket));
+        let taken = self.sent_bytes.saturating_sub(untaken as u64);
+        if taken > self.taken {
+            self.taken = taken;
+            self.last_progress = now;
+        }
+    }
+
+    /// The same at a regular look, by which a slow peer is known.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.note_taken(now);
+        self.is_slow = self.taken < self.sent_at_look;
+        self.sent_at_look = self.sent_bytes;
+    }
+
+    /// Whether a regular look at the link has something to find.
+    pub(super) fn needs_look(&self) -> bool {
+        self.unsent_bytes() > 0 || self.is_slow || self.watches_taken || self.closing.is_some()
+    }
+
+    /// Bytes that the peer was seen to have taken, and when it last was.
+    pub(super) fn taken(&self) -> (u64, Instant) {
+        (self.taken, self.last_progress)
     }
 
     /// Begins to close; what is queued still goes out.
@@ -386,9 +517,10 @@ impl Transmit {
             || (self.unsent_bytes() == 0 && (self.close_notify_sealed || self.closing.is_none()))
     }
 
-    /// Whether the peer has taken nothing of what is queued for so long.
-    pub(super) fn is_stalled(&self, now: Instant, timeout: Duration) -> bool {
-        self.is_sdk && self.unsent_bytes() > 0 && now.saturating_duration_since(self.last_progress) >= timeout
+    /// For how long the peer has taken nothing of what is queued, if that is too long. A look has been taken.
+    pub(super) fn stalled_for(&self, now: Instant, timeout: Duration) -> Option<Duration> {
+        let stalled_for = now.saturating_duration_since(self.last_progress);
+        (self.is_sdk && self.unsent_bytes() > 0 && stalled_for >= timeout).then_some(stalled_for)
     }
 }
 
@@ -409,8 +541,9 @@ mod tests {
         (Transmit::new(Instant::now(), KEY, Some(sealer), is_sdk, queue_bytes_max, Blocks::new()), opener)
     }
 
-    fn send(transmit: &mut Transmit, class: Class, frame: &[u8]) -> Result<(), SendError> {
-        transmit.send(Instant::now(), class, &[], FrameRef::Slice(frame))
+    fn send(transmit: &mut Transmit, class: Class, frame: &[u8]) -> Result<Queued, NotTaken> {
+        let mut queues = Queues::new(usize::MAX);
+        transmit.send(Instant::now(), class, &[], FrameRef::Slice(frame), &mut queues)
     }
 
     /// Lets the peer take everything; gives the plaintext.
@@ -448,7 +581,7 @@ mod tests {
             taken += data.len();
         }
         assert!(taken > CONTROL_BYTES_MAX);
-        assert_eq!(send(&mut transmit, Class::Control, &[2; 100]), Ok(()));
+        assert!(send(&mut transmit, Class::Control, &[2; 100]).is_ok());
         let received = drain(&mut transmit, &mut opener);
         assert_eq!(received.len(), taken + 100);
         assert!(received[..100] == [2; 100]);
@@ -463,7 +596,7 @@ mod tests {
             taken += control.len();
         }
         assert!((CONTROL_BYTES_MAX..=CONTROL_BYTES_MAX + control.len()).contains(&taken));
-        assert_eq!(send(&mut transmit, Class::Data, &[1; 100]), Ok(()));
+        assert!(send(&mut transmit, Class::Data, &[1; 100]).is_ok());
     }
 
     #[test]
@@ -495,7 +628,7 @@ mod tests {
         while send(&mut transmit, Class::Data, &[3; 42]).is_ok() {
             taken += 1;
             let memory = transmit.sealed_bytes() + transmit.waiting[DATA].len() * size_of::<Waiting>();
-            assert!(memory <= bound + WAITING_COST);
+            assert!(memory <= bound + SEALED_AHEAD_MAX + WAITING_COST);
         }
         assert!(transmit.waiting[DATA].len() > 1_000);
         assert_eq!(drain(&mut transmit, &mut opener).len(), taken * 42);
@@ -510,7 +643,8 @@ mod tests {
         let (mut given, mut sent) = (Vec::new(), Vec::new());
         for (number, len) in [42, 300, 16_384, 16_385, 70_000, 1 << 20, 300_000, 42].into_iter().enumerate() {
             let frame = vec![number as u8; len];
-            transmit.send(now, Class::Data, &frame[..42], FrameRef::Slice(&frame[42..])).unwrap();
+            let body = FrameRef::Slice(&frame[42..]);
+            transmit.send(now, Class::Data, &frame[..42], body, &mut Queues::new(usize::MAX)).unwrap();
             given.extend(frame);
         }
         transmit.update_keys(now);
@@ -531,7 +665,7 @@ mod tests {
             send(&mut transmit, Class::Data, &[5; 10_000]).unwrap();
         }
         transmit.close(Instant::now(), CloseReason::ByPeer, false);
-        assert_eq!(send(&mut transmit, Class::Data, &[5]), Err(SendError::Gone));
+        assert_eq!(send(&mut transmit, Class::Data, &[5]), Err(NotTaken::Gone));
         assert!(!transmit.is_flushed());
         assert_eq!(drain(&mut transmit, &mut opener).len(), 1_000_000);
         assert!(transmit.is_flushed() && transmit.close_notify_sealed);
@@ -548,7 +682,8 @@ mod tests {
         for is_sdk in [true, false] {
             let (mut transmit, mut opener) = transmit(is_sdk, 8 << 20);
             for _ in 0..2 {
-                transmit.send(Instant::now(), Class::Data, &head, frame).unwrap();
+                let mut queues = Queues::new(usize::MAX);
+                transmit.send(Instant::now(), Class::Data, &head, frame, &mut queues).unwrap();
             }
             let records = drain_records(&mut transmit, &mut opener);
             assert!(records.concat() == [&whole[..], &whole].concat());

@@ -55,6 +55,23 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .set_by("[amop] stall_timeout_ms"),
         fixed(
+            "open requests",
+            settings.open_requests_bytes_max(),
+            "bytes",
+            "session",
+            "it is read no further until half of them are answered: reads_paused",
+        )
+        .set_by("[amop] session_queue_bytes_max"),
+        fixed(
+            "requests that wait for room in a session's queue",
+            settings.retained_bytes_max,
+            "bytes",
+            "node",
+            "answered 101 at once: room_waits_refused",
+        )
+        .set_by("[amop] retained_bytes_max")
+        .memory(settings.retained_bytes_max),
+        fixed(
             "topics",
             settings.session_topics_max,
             "topics",

@@ -287,6 +287,16 @@ figures! {
         counter dropped_queue_full,
         /// Frames refused because the queues of all sessions together were full, and this one's not small.
         counter queues_full,
+        /// Requests that waited for room in a session's queue.
+        counter room_waits,
+        /// Requests that could not wait for it, because too much waited.
+        counter room_waits_refused,
+        /// Answers that the memory for what waits for sessions had no room for: answered 102 in their place.
+        counter answers_dropped,
+        /// How often a session was read no further for a while, because too much waited for it or its requests.
+        counter reads_paused,
+        /// How often a reactor stood still, with its process or machine.
+        counter pauses,
         /// Multicast copies not sent because a neighbour's window was full or its link was gone.
         counter dropped_window_full,
         /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every way to

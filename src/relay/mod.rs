@@ -30,6 +30,7 @@ pub mod registry;
 pub mod report;
 pub mod rpc;
 pub mod sealing;
+pub mod session_queue;
 pub mod settings;
 pub mod shard;
 pub mod signing;
@@ -152,13 +153,43 @@ pub enum LinkUp {
     },
 }
 
-/// Which of a node link's two queues a frame waits in. SDK links have one queue and ignore it.
+/// How a frame is queued, and what becomes of it when there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Before everything that waits: Hello, state, acknowledgements.
+    /// Goes before all data that has not begun. On a node link: Hello, state, acknowledgements. To a session: answers of at
+    /// most [`SMALL_REPLY_LEN_MAX`] bytes and what the node itself says.
     Control,
-    /// AMOP frames.
+    /// An answer that a session waits for and that is too long for [`Self::Control`]: it is queued beyond the session's
+    /// bound, and the session is read no further until it has drained (WIRE §2.3). On a node link the same as
+    /// [`Self::Data`].
+    Answer,
+    /// AMOP frames; to a session what is pushed to it. Refused at the bound.
     Data,
+}
+
+/// Answers to a session of at most so many bytes go before pushes (WIRE §2.3).
+pub const SMALL_REPLY_LEN_MAX: usize = 64 * 1024;
+
+/// Where a frame that was queued stands on its link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// The peer has the frame when it has taken so many bytes of this link, counted as [`LinkProgress::taken`] is.
+    pub end: u64,
+    /// Whether it may take a while until it is there: it is long, or others wait before it, or the peer is slow.
+    pub is_behind: bool,
+}
+
+/// How a link gets on.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkProgress {
+    /// Bytes that the peer's machine has taken since the link came up.
+    pub taken: u64,
+    /// When it was last seen to have taken some.
+    pub last_taken: std::time::Instant,
+    /// Whether a frame of more than [`SMALL_REPLY_LEN_MAX`] bytes is on its way in.
+    pub is_receiving_long: bool,
+    /// Whether the link is not read because too much waits for its peer.
+    pub is_read_paused: bool,
 }
 
 /// Why [`Outbound::send`] did not take a frame.
@@ -195,14 +226,14 @@ pub enum CloseReason {
     /// A frame was not complete in time, or unfinished frames took too much memory.
     #[error("a frame was not completed in time")]
     FrameUnfinished,
-    /// The pool of unfinished frames was full and this one had progressed least.
-    #[error("too many unfinished frames at once")]
+    /// The pool of unfinished frames was full and this link held most of it.
+    #[error("too many unfinished frames at once, and this one was the largest")]
     FramePoolFull,
     /// Silent in both directions for too long.
     #[error("silent for too long")]
     Idle,
     /// It did not read what was sent to it.
-    #[error("does not read what is sent to it")]
+    #[error("takes nothing of what is sent to it")]
     Stalled,
     /// The handshake named protocols that are not spoken here.
     #[error("no protocol version in common")]
@@ -286,7 +317,7 @@ pub struct RequestId {
 pub enum NotPushed {
     /// Nobody (else) subscribes there.
     NobodyLeft,
-    /// This session's queue is full, and there is nobody else.
+    /// This session's queue is full, and there is nobody else; or it stayed full for as long as might be waited.
     QueueFull(SessionId),
     /// Those who are left wait for an answer under this seq already.
     SeqInUse,
@@ -310,8 +341,15 @@ pub enum MeshMessage {
         audience: Option<Box<Named>>,
         /// Sessions that must not get it: the publisher and those that were tried already.
         excluded: SmallVec<[SessionId; 2]>,
+        /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
+        wait_for_room: Option<Duration>,
     },
-    /// No (other) session of yours could take the request.
+    /// The request is over, or goes elsewhere: it waits for room no longer.
+    ForgetWait {
+        /// The coordinator's number for the request.
+        request: RequestId,
+    },
+    /// No (other) session of yours could take the request. The frame is the request's if it had waited here, else empty.
     Undeliverable {
         /// The coordinator's number for the request.
         request: RequestId,
@@ -408,6 +446,8 @@ pub enum MeshMessage {
         message: u32,
         /// Milliseconds left for the request.
         time_left_ms: u32,
+        /// Whether it is to wait there for room in a session's queue, for nobody else is left to be tried.
+        may_wait: bool,
         /// For a private topic, who may get it.
         audience: Option<Box<Named>>,
     },
@@ -661,8 +701,25 @@ pub enum RegistryOutput {
 /// effect at once and in order.
 pub trait Outbound {
     /// Queues one whole frame: `head`, then `body`. Both are read before the call returns.
-    fn send(&mut self, link: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>)
-    -> Result<(), SendError>;
+    fn send(
+        &mut self,
+        link: LinkKey,
+        class: Class,
+        head: &[u8],
+        body: FrameRef<'_>,
+    ) -> Result<Queued, SendError>;
+
+    /// How a link gets on. May ask the kernel: not for the path of every frame.
+    fn progress(&mut self, link: LinkKey) -> Option<LinkProgress>;
+
+    /// Asks for [`shard::Shard::handle_taken`] as the peer takes what is queued now.
+    fn watch_taken(&mut self, link: LinkKey);
+
+    /// Asks for one [`shard::Shard::handle_room`] when the link's queue takes data again.
+    fn watch_room(&mut self, link: LinkKey);
+
+    /// Stops or resumes reading a link. What was read already is still handled.
+    fn pause_reading(&mut self, link: LinkKey, pause: bool);
 
     /// Passes a message and a frame (perhaps empty) to another reactor's shard. Never lost: a full mesh
     /// makes this reactor stop reading.

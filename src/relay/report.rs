@@ -33,6 +33,10 @@ pub enum PeerReport {
         pending_requests: usize,
         /// Pushes to it that wait for their answer.
         pending_pushes: usize,
+        /// Requests that wait for room in its queue.
+        waiting_requests: usize,
+        /// Copies of multicasts that its full queue had no room for.
+        dropped_copies: u64,
     },
     /// Another node.
     Node {

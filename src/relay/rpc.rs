@@ -138,6 +138,11 @@ pub fn too_large() -> Vec<u8> {
     line(error(&Value::Null, INVALID_REQUEST, "the request is longer than 1 MiB"))
 }
 
+/// In the place of an answer for which the memory of all that waits for sessions has no room.
+pub fn no_room() -> Vec<u8> {
+    line(error(&Value::Null, OVER_RATE, "the node has no memory for so long an answer now"))
+}
+
 /// The answer to a request beyond `[flow_control] limit_req`: an error for each request of it that has an id. `None` for
 /// notifications.
 pub fn over_rate(body: &[u8]) -> Option<Vec<u8>> {

@@ -46,7 +46,8 @@ pub struct Settings {
     pub pending_pushes_max: usize,
     /// Bytes of frames that the node keeps for a retry; each reactor has an equal share.
     pub retained_bytes_max: usize,
-    /// Bytes that may wait in a session's outgoing queue; one frame may go beyond it.
+    /// Bytes that may wait in a session's outgoing queue, without what is left of the frame that is on its way; one frame
+    /// may go beyond it.
     pub session_queue_bytes_max: usize,
     /// AMOP frames sent to a neighbour and not acknowledged; all but answers stop at half of it.
     pub window_frames_max: usize,
@@ -114,10 +115,10 @@ impl Default for Settings {
             pending_requests_max: 262_144,
             pending_pushes_max: 262_144,
             retained_bytes_max: 256 << 20,
-            session_queue_bytes_max: 8 << 20,
+            session_queue_bytes_max: queue_bytes_of(crate::wire::sdk::FRAME_LEN_MAX),
             window_frames_max: 65_536,
-            window_bytes_max: 64 << 20,
-            windows_bytes_max: 256 << 20,
+            window_bytes_max: 2 * queue_bytes_of(crate::wire::sdk::FRAME_LEN_MAX),
+            windows_bytes_max: 1 << 30,
             identities_max: 262_144,
             all_identities_max: 1 << 19,
             identity_memory: Duration::from_secs(10),
@@ -142,6 +143,11 @@ impl Default for Settings {
     }
 }
 
+/// What a session's queue holds by default: two of the longest frames (WIRE §2.3).
+pub fn queue_bytes_of(frame_len_max: usize) -> usize {
+    2 * frame_len_max
+}
+
 impl Settings {
     /// Longest frame that is taken on a node link, in bytes.
     pub fn node_frame_len_max(&self) -> usize {
@@ -151,6 +157,12 @@ impl Settings {
     /// What other nodes are told of [`Self::frame_len_max`].
     pub fn told_frame_len_max(&self) -> u32 {
         u32::try_from(self.frame_len_max).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of a publisher's requests that may wait for their answers at once before it is read no further: as much as
+    /// two sessions' queues hold.
+    pub fn open_requests_bytes_max(&self) -> usize {
+        2 * self.session_queue_bytes_max
     }
 
     /// Whether publishers of a node may reach this node's subscribers of a data topic.

@@ -1,7 +1,11 @@
-//! Timers that all run equally long: a list in the order of their deadlines, with O(1) insertion and
-//! cancellation. The relay has one for each of its constants.
+//! Timers that nearly all run equally long: a list in the order of their deadlines, with O(1) insertion and
+//! cancellation. The relay has one for each of its constants. The few that run longer, for large frames, are in a
+//! tree beside it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 /// Names a running timer; stale once it expired or was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +17,16 @@ struct Timer<T> {
     deadline: Instant,
     previous: u32,
     next: u32,
+    /// Whether it is in the tree instead of the list.
+    is_other: bool,
     /// `None` while the slot is free.
     payload: Option<T>,
 }
 
-/// Timers of one length, first in, first out.
+/// Timers of one length, first in, first out, and a few of other lengths.
 pub(crate) struct Timers<T> {
     length: Duration,
+    others: BTreeSet<(Instant, u32)>,
     slots: Vec<Timer<T>>,
     free: Vec<u32>,
     first: u32,
@@ -28,23 +35,15 @@ pub(crate) struct Timers<T> {
 
 impl<T> Timers<T> {
     pub(crate) fn new(length: Duration) -> Self {
-        Self { length, slots: Vec::new(), free: Vec::new(), first: NONE, last: NONE }
+        Self { length, others: BTreeSet::new(), slots: Vec::new(), free: Vec::new(), first: NONE, last: NONE }
     }
 
     /// Starts a timer. `now` never goes back between calls.
     pub(crate) fn start(&mut self, now: Instant, payload: T) -> TimerKey {
         let deadline = now + self.length;
-        let timer = Timer { deadline, previous: self.last, next: NONE, payload: Some(payload) };
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = timer;
-                index
-            }
-            None => {
-                self.slots.push(timer);
-                (self.slots.len() - 1) as u32
-            }
-        };
+        let timer =
+            Timer { deadline, previous: self.last, next: NONE, is_other: false, payload: Some(payload) };
+        let index = self.insert(timer);
         match self.last {
             NONE => self.first = index,
             last => self.slots[last as usize].next = index,
@@ -53,10 +52,36 @@ impl<T> Timers<T> {
         TimerKey(index)
     }
 
+    /// Starts a timer that runs for another time than the usual one.
+    pub(crate) fn start_until(&mut self, deadline: Instant, payload: T) -> TimerKey {
+        let timer = Timer { deadline, previous: NONE, next: NONE, is_other: true, payload: Some(payload) };
+        let index = self.insert(timer);
+        self.others.insert((deadline, index));
+        TimerKey(index)
+    }
+
+    fn insert(&mut self, timer: Timer<T>) -> u32 {
+        match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = timer;
+                index
+            }
+            None => {
+                self.slots.push(timer);
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
     /// Stops a running timer. The caller drops its key when the timer expires.
     pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<T> {
         let timer = self.slots.get_mut(key.0 as usize)?;
         let payload = timer.payload.take()?;
+        if timer.is_other {
+            self.others.remove(&(timer.deadline, key.0));
+            self.free.push(key.0);
+            return Some(payload);
+        }
         let (previous, next) = (timer.previous, timer.next);
         match previous {
             NONE => self.first = next,
@@ -72,15 +97,24 @@ impl<T> Timers<T> {
 
     /// When the next timer expires.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        (self.first != NONE).then(|| self.slots[self.first as usize].deadline)
+        self.next().map(|(deadline, _)| deadline)
+    }
+
+    fn next(&self) -> Option<(Instant, u32)> {
+        let usual = (self.first != NONE).then(|| (self.slots[self.first as usize].deadline, self.first));
+        match self.others.first() {
+            None => usual,
+            Some(&other) => Some(usual.map_or(other, |usual| usual.min(other))),
+        }
     }
 
     /// Takes one timer that has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
-        if self.deadline()? > now {
+        let (deadline, index) = self.next()?;
+        if deadline > now {
             return None;
         }
-        self.cancel(TimerKey(self.first))
+        self.cancel(TimerKey(index))
     }
 }
 
@@ -105,5 +139,24 @@ mod tests {
         assert_eq!(expired, [1, 2, 4, 9]);
         assert_eq!(timers.deadline(), None);
         assert_eq!(timers.cancel(again), None);
+    }
+
+    #[test]
+    fn timers_of_other_lengths_expire_at_their_own_time() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut timers = Timers::new(Duration::from_secs(5));
+        let long = timers.start_until(at(60), 'l');
+        timers.start(start, 'u');
+        timers.start_until(at(7), 'o');
+        timers.start(at(3), 'v');
+        let gone = timers.start_until(at(6), 'g');
+        assert_eq!(timers.cancel(gone), Some('g'));
+        assert_eq!(timers.cancel(gone), None);
+        let expired: Vec<_> = std::iter::from_fn(|| timers.pop_expired(at(59))).collect();
+        assert_eq!(expired, ['u', 'o', 'v']);
+        assert_eq!(timers.deadline(), Some(at(60)));
+        assert_eq!(timers.cancel(long), Some('l'));
+        assert_eq!(timers.deadline(), None);
     }
 }

@@ -278,6 +278,9 @@ impl<'a> Header<'a> {
 pub struct Extensions {
     /// Time left for the request in milliseconds.
     pub time_left_ms: Option<u32>,
+    /// Whether a request may wait at its destination for room in a session's queue, since nobody else is left to be
+    /// tried (WIRE §2.3). Only with the time left.
+    pub may_wait: bool,
     /// For each destination in order, the session numbers that may get the frame.
     pub audience: Option<Vec<Vec<u64>>>,
     /// Sessions of the destination that were tried already.
@@ -300,6 +303,8 @@ const EXTENSION_TIME_LEFT: u16 = 1;
 const EXTENSION_AUDIENCE: u16 = 2;
 const EXTENSION_TRIED: u16 = 3;
 const EXTENSION_BY_NODE: u16 = 4;
+/// The time left, of a request that may wait for room. Who does not know it takes the time of its own configuration.
+const EXTENSION_TIME_LEFT_MAY_WAIT: u16 = 5;
 
 /// An extension without a value.
 const BY_NODE_EXTENSION: [u8; 4] = {
@@ -307,8 +312,9 @@ const BY_NODE_EXTENSION: [u8; 4] = {
     [first, second, 0, 0]
 };
 
-fn time_left_extension(time_left_ms: u32) -> [u8; 8] {
-    let ([k0, k1], [t0, t1, t2, t3]) = (EXTENSION_TIME_LEFT.to_be_bytes(), time_left_ms.to_be_bytes());
+fn time_left_extension(time_left_ms: u32, may_wait: bool) -> [u8; 8] {
+    let kind = if may_wait { EXTENSION_TIME_LEFT_MAY_WAIT } else { EXTENSION_TIME_LEFT };
+    let ([k0, k1], [t0, t1, t2, t3]) = (kind.to_be_bytes(), time_left_ms.to_be_bytes());
     [k0, k1, 0, 4, t0, t1, t2, t3]
 }
 
@@ -324,9 +330,9 @@ impl Extensions {
         // None, and what a forwarded unicast has: most frames bring one or the other.
         match payload {
             [0, 0, ..] => return Some((Self::default(), 2)),
-            [0, 8, 0, 1, 0, 4, t0, t1, t2, t3, ..] => {
+            [0, 8, 0, kind @ (1 | 5), 0, 4, t0, t1, t2, t3, ..] => {
                 let time_left_ms = Some(u32::from_be_bytes([*t0, *t1, *t2, *t3]));
-                return Some((Self { time_left_ms, ..Self::default() }, 2 + 8));
+                return Some((Self { time_left_ms, may_wait: *kind == 5, ..Self::default() }, 2 + 8));
             }
             _ => {}
         }
@@ -342,7 +348,10 @@ impl Extensions {
             let len = usize::from(block.u16()?);
             let mut value = Reader(block.take(len)?);
             match kind {
-                EXTENSION_TIME_LEFT => extensions.time_left_ms = Some(value.u32()?),
+                EXTENSION_TIME_LEFT | EXTENSION_TIME_LEFT_MAY_WAIT => {
+                    extensions.time_left_ms = Some(value.u32()?);
+                    extensions.may_wait = kind == EXTENSION_TIME_LEFT_MAY_WAIT;
+                }
                 EXTENSION_AUDIENCE => {
                     let mut audience = Vec::new();
                     while !value.is_empty() {
@@ -388,7 +397,7 @@ impl Extensions {
             end += bytes.len();
         };
         if let Some(time_left_ms) = self.time_left_ms {
-            put(&time_left_extension(time_left_ms));
+            put(&time_left_extension(time_left_ms, self.may_wait));
         }
         if self.by_node {
             put(&BY_NODE_EXTENSION);
@@ -406,7 +415,7 @@ impl Extensions {
             None => out.extend_from_slice(&[0; 2]),
             Some(time_left_ms) => {
                 let mut front = [0; 2 + 4 + 4];
-                front[2..].copy_from_slice(&time_left_extension(time_left_ms));
+                front[2..].copy_from_slice(&time_left_extension(time_left_ms, self.may_wait));
                 out.extend_from_slice(&front);
             }
         }
@@ -476,7 +485,10 @@ mod tests {
         {
             for (tried, by_node) in [(&[][..], false), (&[][..], true), (&[9][..], false), (&[9][..], true)] {
                 let audience = audience.clone();
-                let extensions = Extensions { time_left_ms, audience, tried: tried.into(), by_node };
+                // Only with the time left, so one or the other.
+                let may_wait = time_left_ms.is_some() && by_node;
+                let extensions =
+                    Extensions { time_left_ms, may_wait, audience, tried: tried.into(), by_node };
                 let mut block = SmallVec::new();
                 extensions.encode_into(&mut block);
                 assert_eq!(Extensions::decode(&block), Some((extensions.clone(), block.len())));
@@ -525,6 +537,7 @@ mod tests {
     fn extensions_survive_encoding_and_unknown_ones_are_skipped() {
         let extensions = Extensions {
             time_left_ms: Some(29_000),
+            may_wait: true,
             audience: Some(vec![vec![1, 2], vec![]]),
             tried: SmallVec::from_slice(&[9, 10]),
             by_node: true,

@@ -19,8 +19,8 @@ use std::{
 
 use amop::{
     relay::{
-        Class, CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryInput, RegistryOutput,
-        SendError, Shared,
+        Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
+        RegistryInput, RegistryOutput, SendError, Shared,
         admission::Admission,
         bandwidth::Limiter,
         counters::Counters,
@@ -28,6 +28,7 @@ use amop::{
         ping::{self, Pinged},
         registry::{AnnounceError, Announced, Registry, RegistryCounters},
         report::{AnnouncementReport, NetworkReport, PeerReport},
+        session_queue::{QueuePool, SessionQueue},
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
@@ -148,7 +149,22 @@ struct IoLink {
     other: End,
     sdk: bool,
     open: bool,
-    queued: usize,
+    /// What waits for an application, or is on its way to it.
+    queue: SessionQueue,
+    /// What a slow application's link still has to write: replies, then the others. The first of them is under way.
+    waiting: [VecDeque<(Class, Vec<u8>)>; 2],
+    /// Bytes a second that the application takes; `None` is as fast as they come.
+    rate: Option<u64>,
+    is_writing: Option<usize>,
+    /// Bytes that were queued since it came up, and those of them that the application has taken.
+    queued_in_all: u64,
+    taken: u64,
+    last_taken: Instant,
+    watches_taken: bool,
+    watches_room: bool,
+    relay_pauses: bool,
+    /// What the application has sent, and the node does not read yet.
+    unread: VecDeque<Vec<u8>>,
     /// Frames vanish, as on a cable that was cut.
     cut: bool,
     /// Frames wait on the way until then.
@@ -165,6 +181,9 @@ pub struct Io {
     queue_bytes_max: usize,
     /// Bytes of data that nodes' links took.
     left_bytes: u64,
+    /// What all queues of the reactor may take.
+    pool: Option<QueuePool>,
+    now: Option<Instant>,
     /// What neighbours told of messages.
     told: Vec<Told>,
     /// What became of pings.
@@ -172,7 +191,8 @@ pub struct Io {
 }
 
 enum Effect {
-    Frame { link: LinkKey, bytes: Vec<u8> },
+    Frame { link: LinkKey, class: Class, bytes: Vec<u8> },
+    Resume { link: LinkKey },
     Mesh { to: ReactorId, message: MeshMessage, frame: Vec<u8> },
     Registry(RegistryInput),
     Close { link: LinkKey, reason: CloseReason },
@@ -196,7 +216,17 @@ impl Io {
             other,
             sdk,
             open: true,
-            queued: 0,
+            queue: SessionQueue::default(),
+            waiting: Default::default(),
+            rate: None,
+            is_writing: None,
+            queued_in_all: 0,
+            taken: 0,
+            last_taken: now,
+            watches_taken: false,
+            watches_room: false,
+            relay_pauses: false,
+            unread: VecDeque::new(),
             cut: false,
             stalled_until: None,
             last_arrival: now,
@@ -205,19 +235,101 @@ impl Io {
     }
 }
 
-impl Outbound for Io {
-    fn send(&mut self, key: LinkKey, class: Class, head: &[u8], body: FrameRef<'_>) -> Result<(), SendError> {
-        let bound = self.queue_bytes_max;
-        let link = self.link(key).filter(|link| link.open).ok_or(SendError::Gone)?;
-        if link.sdk && link.queued >= bound {
-            return Err(SendError::Full);
+impl IoLink {
+    /// What is left of the frame that is being written.
+    fn begun(&self) -> usize {
+        match self.is_writing {
+            Some(1) => self.waiting[1].front().map_or(0, |(_, bytes)| bytes.len()),
+            _ => 0,
         }
-        let bytes: Vec<u8> = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
-        link.queued += bytes.len();
+    }
+
+    fn is_read_paused(&mut self, queue_bytes_max: usize) -> bool {
+        self.sdk && (self.queue.is_read_paused(queue_bytes_max) || self.relay_pauses)
+    }
+}
+
+impl Io {
+    fn pool(&self) -> QueuePool {
+        self.pool.unwrap_or(QueuePool { bytes: 0, bytes_max: usize::MAX })
+    }
+
+    /// A link's application has taken a frame.
+    fn note_taken(&mut self, now: Instant, key: LinkKey, class: Class, len: usize) {
+        if let Some(link) = self.link(key)
+            && link.sdk
+        {
+            link.queue.remove(class, len);
+            link.taken += len as u64;
+            link.last_taken = now;
+            if let Some(pool) = &mut self.pool {
+                pool.bytes -= len;
+            }
+        }
+    }
+}
+
+impl Outbound for Io {
+    fn send(
+        &mut self,
+        key: LinkKey,
+        class: Class,
+        head: &[u8],
+        body: FrameRef<'_>,
+    ) -> Result<Queued, SendError> {
+        let (bound, pool) = (self.queue_bytes_max, self.pool());
+        let link = self.link(key).filter(|link| link.open).ok_or(SendError::Gone)?;
+        let len = head.len() + body.len();
+        let mut queued = Queued::default();
+        if link.sdk {
+            let begun = link.begun();
+            link.queue.admit(class, len, begun, bound, pool).map_err(|_| SendError::Full)?;
+            link.queue.add(class, len);
+            link.queued_in_all += len as u64;
+            queued = Queued { end: link.queued_in_all, is_behind: link.rate.is_some() };
+        }
         let is_data = !link.sdk && class == Class::Data;
-        self.left_bytes += if is_data { bytes.len() as u64 } else { 0 };
-        self.effects.push(Effect::Frame { link: key, bytes });
-        Ok(())
+        let (is_sdk, left_bytes) = (link.sdk, if is_data { len as u64 } else { 0 });
+        if let Some(pool) = &mut self.pool
+            && is_sdk
+        {
+            pool.bytes += len;
+        }
+        self.left_bytes += left_bytes;
+        let bytes: Vec<u8> = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
+        self.effects.push(Effect::Frame { link: key, class, bytes });
+        Ok(queued)
+    }
+
+    fn progress(&mut self, key: LinkKey) -> Option<LinkProgress> {
+        let (now, bound) = (self.now?, self.queue_bytes_max);
+        let link = self.link(key)?;
+        // As fast as they come, or not at all: then the kernels between hold what was sent.
+        let (taken, last_taken) = match link.rate {
+            Some(_) => (link.taken, if link.is_writing.is_some() { now } else { link.last_taken }),
+            None => (link.queued_in_all, link.last_taken),
+        };
+        let is_read_paused = link.is_read_paused(bound);
+        Some(LinkProgress { taken, last_taken, is_receiving_long: false, is_read_paused })
+    }
+
+    fn watch_taken(&mut self, key: LinkKey) {
+        if let Some(link) = self.link(key) {
+            link.watches_taken = true;
+        }
+    }
+
+    fn watch_room(&mut self, key: LinkKey) {
+        if let Some(link) = self.link(key) {
+            link.watches_room = true;
+        }
+    }
+
+    fn pause_reading(&mut self, key: LinkKey, pause: bool) {
+        if let Some(link) = self.link(key) {
+            link.relay_pauses = pause;
+            self.effects.push(Effect::Resume { link: key });
+        }
     }
 
     fn to_reactor(&mut self, to: ReactorId, message: MeshMessage, frame: FrameRef<'_>) {
@@ -331,8 +443,13 @@ const REGISTRY: Part = Part::MAX;
 enum Event {
     Frame {
         to: End,
+        class: Class,
         bytes: Vec<u8>,
         from: Option<(NodeIndex, u64, ReactorId, LinkKey)>,
+    },
+    /// A slow application's link has written its frame.
+    Written {
+        from: (NodeIndex, u64, ReactorId, LinkKey),
     },
     LinkDown {
         end: End,
@@ -612,7 +729,8 @@ impl Network {
     pub fn forge(&mut self, from: NodeIndex, to: NodeIndex, bytes: &[u8]) {
         for (reactor, key) in self.links_between(to, from) {
             let to = self.end(to, reactor, key);
-            self.schedule(LINK_LATENCY, Event::Frame { to, bytes: bytes.to_vec(), from: None });
+            let class = Class::Data;
+            self.schedule(LINK_LATENCY, Event::Frame { to, class, bytes: bytes.to_vec(), from: None });
         }
     }
 
@@ -983,14 +1101,12 @@ impl Network {
             return self.nodes[node].parked.push_back(event);
         }
         match event {
-            Event::Frame { to, bytes, from } => {
+            Event::Frame { to, class, bytes, from } => {
                 if let Some((node, incarnation, reactor, key)) = from
                     && self.is_current(node, incarnation)
                     && !self.is_deaf(to)
-                    && let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
                 {
-                    // What alters frames on the way may make them longer.
-                    link.queued = link.queued.saturating_sub(bytes.len());
+                    self.note_taken((node, reactor, key), class, bytes.len());
                 }
                 if let (Some((from, ..)), End::Node { node: to, incarnation, .. }) = (from, to)
                     && self.is_current(to, incarnation)
@@ -998,6 +1114,11 @@ impl Network {
                     self.note(|| Seen::Crossed { from, to, bytes: bytes.clone() });
                 }
                 self.deliver(to, bytes);
+            }
+            Event::Written { from: (node, incarnation, reactor, key) } => {
+                if self.is_current(node, incarnation) {
+                    self.written(node, reactor, key);
+                }
             }
             Event::LinkDown { end, reason } => self.link_down(end, reason),
             Event::Mesh { node, incarnation, from, to, message, frame } => {
@@ -1033,12 +1154,115 @@ impl Network {
                 if closed || !self.is_current(node, incarnation) {
                     return;
                 }
-                self.note(|| Seen::Taken { app, bytes: bytes.clone() });
-                self.drive(node, reactor, |shard, now, io| {
-                    shard.handle_activity(now, key);
-                    shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
-                });
+                let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+                let Some(link) = io.link(key) else { return };
+                link.unread.push_back(bytes);
+                self.read(app, (node, reactor, key));
             }
+        }
+    }
+
+    /// Lets a node take what an application has sent, as far as it reads.
+    fn read(&mut self, app: AppIndex, (node, reactor, key): (NodeIndex, ReactorId, LinkKey)) {
+        loop {
+            let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+            let bound = io.queue_bytes_max;
+            let Some(link) = io.link(key) else { return };
+            if link.is_read_paused(bound) {
+                return;
+            }
+            let Some(bytes) = link.unread.pop_front() else { return };
+            self.note(|| Seen::Taken { app, bytes: bytes.clone() });
+            self.drive(node, reactor, |shard, now, io| {
+                shard.handle_activity(now, key);
+                shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
+            });
+        }
+    }
+
+    /// Lets an application take no more than so many bytes a second from now on.
+    pub fn set_rate(&mut self, app: AppIndex, bytes_per_second: u64) {
+        let Application { node, link: (reactor, key), .. } = self.apps[app];
+        self.nodes[node].io[usize::from(reactor.0)].link(key).expect("it is connected").rate =
+            Some(bytes_per_second);
+    }
+
+    /// Whether applications have sent what their nodes do not read yet.
+    pub fn is_anything_unread(&self) -> bool {
+        let running = self.nodes.iter().filter(|node| node.running);
+        running
+            .flat_map(|node| &node.io)
+            .flat_map(|io| io.links.iter().flatten())
+            .any(|link| !link.unread.is_empty())
+    }
+
+    /// Gives the queues of each reactor of a node so much memory in all.
+    pub fn set_queues_bytes_max(&mut self, node: NodeIndex, bytes_max: usize) {
+        for io in &mut self.nodes[node].io {
+            io.pool = Some(QueuePool { bytes: 0, bytes_max });
+        }
+    }
+
+    /// An application has taken a frame: what the engine tells the relay then.
+    fn note_taken(
+        &mut self,
+        (node, reactor, key): (NodeIndex, ReactorId, LinkKey),
+        class: Class,
+        len: usize,
+    ) {
+        let now = self.now;
+        let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+        io.note_taken(now, key, class, len);
+        let Some(link) = io.link(key) else { return };
+        let (taken, other) = (link.taken, link.other);
+        if std::mem::take(&mut link.watches_taken) {
+            self.drive(node, reactor, |shard, now, io| shard.handle_taken(now, key, taken, io));
+        }
+        self.tell_room(node, reactor);
+        if let End::App(app) = other {
+            self.read(app, (node, reactor, key));
+        }
+    }
+
+    fn tell_room(&mut self, node: NodeIndex, reactor: ReactorId) {
+        let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+        let (bound, pool) = (io.queue_bytes_max, io.pool());
+        let has_room = |link: &IoLink| {
+            link.watches_room && link.queue.admit(Class::Data, 0, link.begun(), bound, pool).is_ok()
+        };
+        let keys: Vec<LinkKey> =
+            io.links.iter().flatten().filter(|link| has_room(link)).map(|link| link.key).collect();
+        for key in keys {
+            if let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) {
+                link.watches_room = false;
+                self.drive(node, reactor, |shard, now, io| shard.handle_room(now, key, io));
+            }
+        }
+    }
+
+    /// Begins to write the next frame to a slow application, if none is being written: replies first.
+    fn write(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
+        let incarnation = self.nodes[node].life;
+        let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
+        let (None, Some(rate)) = (link.is_writing, link.rate) else { return };
+        let Some(queue) = link.waiting.iter().position(|queue| !queue.is_empty()) else { return };
+        link.is_writing = Some(queue);
+        let len = link.waiting[queue][0].1.len();
+        let time = Duration::from_secs_f64(len as f64 / rate as f64);
+        self.schedule(time, Event::Written { from: (node, incarnation, reactor, key) });
+        // What has begun takes no room.
+        self.tell_room(node, reactor);
+    }
+
+    fn written(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
+        let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
+        let Some(queue) = link.is_writing.take() else { return };
+        let Some((class, bytes)) = link.waiting[queue].pop_front() else { return };
+        let other = link.other;
+        self.write(node, reactor, key);
+        self.note_taken((node, reactor, key), class, bytes.len());
+        if let End::App(app) = other {
+            self.schedule(LINK_LATENCY, Event::Frame { to: End::App(app), class, bytes, from: None });
         }
     }
 
@@ -1127,12 +1351,19 @@ impl Network {
         let index = usize::from(reactor.0);
         let virtual_node = &mut self.nodes[node];
         let incarnation = virtual_node.life;
+        virtual_node.io[index].now = Some(now);
         handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
         self.look_at_timer(node, reactor.0);
         for effect in effects {
             match effect {
-                Effect::Frame { link, bytes } => {
+                Effect::Resume { link } => {
+                    let other = self.nodes[node].io[index].link(link).map(|link| link.other);
+                    if let Some(End::App(app)) = other {
+                        self.read(app, (node, reactor, link));
+                    }
+                }
+                Effect::Frame { link, class, bytes } => {
                     let to = self.nodes[node].io[index].link(link).map(|link| link.other);
                     let latency = match to {
                         Some(End::Node { node: to, .. }) => self.latency_between(node, to),
@@ -1150,12 +1381,19 @@ impl Network {
                     if cut {
                         continue;
                     }
+                    if let Some(io_link) = self.nodes[node].io[index].link(link)
+                        && io_link.rate.is_some()
+                    {
+                        io_link.waiting[usize::from(class != Class::Control)].push_back((class, bytes));
+                        self.write(node, reactor, link);
+                        continue;
+                    }
                     let from = Some((node, incarnation, reactor, link));
                     let mut bytes = bytes;
                     if let (Some(tamper), End::Node { node: other, .. }) = (&mut self.tamper, to) {
                         tamper(node, other, &mut bytes);
                     }
-                    self.schedule_at(at, Event::Frame { to, bytes, from });
+                    self.schedule_at(at, Event::Frame { to, class, bytes, from });
                 }
                 Effect::Mesh { to, message, frame } => {
                     let event = Event::Mesh { node, incarnation, from: reactor, to, message, frame };

@@ -4,6 +4,7 @@
 mod announce;
 mod bandwidth;
 mod faults_of_fisco_bcos;
+mod flow;
 mod injection;
 mod kit;
 mod latencies;

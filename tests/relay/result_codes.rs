@@ -93,7 +93,8 @@ fn code_101_where_the_only_subscriber_has_no_room() {
         let publisher = net.app(0, Behaviour::Silent);
         net.multicast(publisher, "t", &[0; 2_000]);
         let seq = net.unicast(publisher, "t", b"x");
-        assert_eq!(net.answer(publisher, &seq, SOON), (101, vec![]));
+        // It waits for room within its time (WIRE §2.3).
+        assert_eq!(net.answer(publisher, &seq, Settings::default().request_timeout), (101, vec![]));
     }
 }
 

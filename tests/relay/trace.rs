@@ -169,7 +169,8 @@ fn code_101_names_the_session_whose_queue_is_full() {
         let publisher = net.app_on(0, ReactorId(0), Behaviour::Silent);
         net.multicast(publisher, "t", &[0; 2_000]);
         let seq = net.unicast(publisher, "t", b"x");
-        assert_eq!(net.answer(publisher, &seq, SOON).0, 101);
+        // It waits for room within its time.
+        assert_eq!(net.answer(publisher, &seq, Settings::default().request_timeout).0, 101);
         let at = account(&mut net, node, &seq);
         assert_eq!(fates(&at), [(Tried::Session, Fate::QueueFull)]);
         assert_eq!(at.steps.as_slice()[0].who, 1 << 48 | 1);

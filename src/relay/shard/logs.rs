@@ -18,6 +18,7 @@ pub struct Logs {
     pub(super) window_full: LogLimit,
     pub(super) keys_worn: LogLimit,
     pub(super) too_long: LogLimit,
+    pub(super) pauses: LogLimit,
 }
 
 impl Default for Logs {
@@ -36,6 +37,7 @@ impl Default for Logs {
             keys_worn: LogLimit::new("sessions whose keys wear out"),
             window_full: LogLimit::new("messages to nodes that do not keep up"),
             too_long: LogLimit::new("messages that are too long for their node"),
+            pauses: LogLimit::new("pauses of this node"),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `seqs` | tables by seq |
 //! | `request` | unicasts: drawing receivers, trying again, answering exactly once |
 //! | `push` | a request at one of our sessions, until it answers |
+//! | `room` | requests that wait for room in a session's queue |
 //! | `multicast` | copies to everybody |
 //! | `publisher` | private topics: whom a publisher has challenged and accepted |
 //! | `desk` | private topics: carrying challenges to subscribers, once and to nobody else |
@@ -29,8 +30,9 @@
 //! # Invariants
 //! - A request sits in the table until it was answered; every path out of the table answers it.
 //! - A session is in the list of a topic exactly if the topic is in its set.
-//! - A push is in its session's table exactly as long as its timer runs or it is silent and may still
-//!   answer.
+//! - A push is in its session's table exactly as long as its frame is on the way, its timer runs, or the session is
+//!   silent and may still answer.
+//! - While a request waits in the line of a session, nothing else is queued there but replies.
 
 mod around;
 mod channel;
@@ -46,6 +48,7 @@ mod private;
 mod publisher;
 mod push;
 mod request;
+mod room;
 mod round_trip;
 mod route;
 mod seqs;
@@ -83,6 +86,7 @@ use self::{
     publisher::Publisher,
     push::PushTimer,
     request::Requests,
+    room::RequestOf,
     route::Parked,
     session::{LocalTopics, Session},
     trace::Traces,
@@ -152,6 +156,12 @@ pub struct Shard {
     push_timers: Timers<PushTimer>,
     request_timers: Timers<RequestId>,
     idle_timers: Timers<LinkKey>,
+    /// Of requests that wait for room …
+    room_timers: Timers<RequestOf>,
+    /// … and in whose line …
+    room_waits: AHashMap<RequestOf, LinkKey>,
+    /// … and what they take.
+    room_bytes: usize,
     deferred_subscriptions: Timers<LinkKey>,
     ack_timers: Timers<AckDue>,
     next_node_tick: Option<Instant>,
@@ -286,11 +296,14 @@ impl Shard {
             windows_bytes: 0,
             kept_bytes: 0,
             identities: 0,
+            room_waits: AHashMap::with_hasher(hashing.clone()),
             hashing,
             node_links_started: 0,
             push_timers: Timers::new(settings.push_timeout),
             request_timers: Timers::new(settings.request_timeout),
             idle_timers: Timers::new(settings.idle_timeout / IDLE_CHECKS_PER_TIMEOUT),
+            room_timers: Timers::new(settings.request_timeout),
+            room_bytes: 0,
             deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
             ack_timers: Timers::new(settings.ack_delay_max),
             next_node_tick: None,
@@ -381,11 +394,15 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         match message {
-            MeshMessage::Deliver { request, audience, excluded } => {
-                self.handle_deliver(now, from, request, audience.as_deref(), excluded, frame, out);
+            MeshMessage::Deliver { request, audience, excluded, wait_for_room } => {
+                let message = (request, audience.as_deref(), excluded, wait_for_room);
+                self.handle_deliver(now, from, message, frame, out);
+            }
+            MeshMessage::ForgetWait { request } => {
+                self.forget_wait((from, request));
             }
             MeshMessage::Undeliverable { request, why } => {
-                self.handle_undeliverable(now, request, from, why, out);
+                self.handle_undeliverable(now, request, from, why, frame, out);
             }
             MeshMessage::PushFailed { request, session, seq, silent } => {
                 self.handle_push_failed(now, request, session, seq, silent, out);
@@ -419,9 +436,10 @@ impl Shard {
             MeshMessage::ChallengeAnswered { publisher, token, node } => {
                 self.challenge_answered(now, publisher, &token, node.as_deref(), out);
             }
-            MeshMessage::Forward { request, node, message, time_left_ms, audience } => {
+            MeshMessage::Forward { request, node, message, time_left_ms, may_wait, audience } => {
                 let audience = audience.as_deref();
-                if !self.forward(now, from, request, &node, message, time_left_ms, audience, frame, out) {
+                let time_left = (time_left_ms, may_wait);
+                if !self.forward(now, from, request, &node, message, time_left, audience, frame, out) {
                     let failed = MeshMessage::ForwardFailed { request, message, taken: false };
                     out.to_reactor(from, failed, FrameRef::Slice(&[]));
                 }
@@ -490,6 +508,7 @@ impl Shard {
             self.push_timers.deadline(),
             self.request_timers.deadline(),
             self.idle_timers.deadline(),
+            self.room_timers.deadline(),
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
             self.traces.deadline(),
@@ -512,6 +531,9 @@ impl Shard {
         }
         while let Some(key) = self.idle_timers.pop_expired(now) {
             self.check_idle(now, key, out);
+        }
+        while let Some(request) = self.room_timers.pop_expired(now) {
+            self.handle_room_timeout(now, request, out);
         }
         while let Some(key) = self.deferred_subscriptions.pop_expired(now) {
             self.apply_deferred_subscription(now, key, out);

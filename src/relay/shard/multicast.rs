@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{Shard, publisher::Audience};
 use crate::{
     relay::{
-        Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, SessionId, snapshot::NodeRef,
+        LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, SessionId, snapshot::NodeRef,
         trace::TopicName,
     },
     wire::{
@@ -313,8 +313,8 @@ impl Shard {
             else {
                 continue;
             };
-            match out.send(session.key, Class::Data, &[], frame) {
-                Ok(()) => {
+            match session.send_data(frame, out) {
+                Ok(_) => {
                     session.last_activity = now;
                     copies.queued += 1;
                     counters.deliveries.increment();
@@ -323,6 +323,7 @@ impl Shard {
                 Err(SendError::Full) => {
                     copies.note_dropped(session.id);
                     counters.dropped_queue_full.increment();
+                    session.dropped_copies += 1;
                     if logs.queue_full.admits(now) {
                         session.warn_queue_full();
                     }

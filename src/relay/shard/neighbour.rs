@@ -503,13 +503,14 @@ impl Shard {
         request: RequestId,
         node: &NodeId,
         message: u32,
-        time_left_ms: u32,
+        (time_left_ms, may_wait): (u32, bool),
         audience: Option<&Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
         let extensions = Extensions {
             time_left_ms: Some(time_left_ms),
+            may_wait,
             audience: audience.map(audience_of),
             ..Extensions::default()
         };

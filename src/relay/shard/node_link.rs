@@ -426,6 +426,7 @@ impl Shard {
             .time_left_ms
             .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()));
         let origin = Origin::Node { id: *peer, incarnation, message: header.seq };
+        let time_left = (time_left, extensions.may_wait);
         self.handle_request_of_node(now, origin, time_left, audience, frame, out);
     }
 
@@ -519,7 +520,7 @@ impl Shard {
         let mut head = SmallVec::new();
         Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
         match out.send(key, Class::Control, &head, FrameRef::Slice(payload)) {
-            Ok(()) => {
+            Ok(_) => {
                 self.counters.node_frames_sent.increment();
                 if let Some(link) = self.node_link_mut(key) {
                     link.last_sent = now;
@@ -608,7 +609,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::relay::{LinkUp, ReactorId, SendError, Shared, settings::Settings};
+    use crate::relay::{LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings};
 
     const OWN: NodeId = NodeId([1; 64]);
     const PEER: NodeId = NodeId([2; 64]);
@@ -638,15 +639,25 @@ mod tests {
             _: Class,
             head: &[u8],
             body: FrameRef<'_>,
-        ) -> Result<(), SendError> {
+        ) -> Result<Queued, SendError> {
             if let Some(refusal) = self.refusal {
                 self.refused += 1;
                 return Err(refusal);
             }
             let frame = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
             self.taken.push((link, frame));
-            Ok(())
+            Ok(Queued::default())
         }
+
+        fn progress(&mut self, _: LinkKey) -> Option<LinkProgress> {
+            None
+        }
+
+        fn watch_taken(&mut self, _: LinkKey) {}
+
+        fn watch_room(&mut self, _: LinkKey) {}
+
+        fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 
         fn to_reactor(&mut self, _: ReactorId, _: MeshMessage, _: FrameRef<'_>) {}
 

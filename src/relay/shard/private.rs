@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{Shard, desk::DESK, multicast::Copies, push::PushFor};
 use crate::{
     relay::{
-        Challenge, Class, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
+        Challenge, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
         SubscriberId, home_reactor, sealing::Subject,
     },
     wire::{
@@ -126,14 +126,14 @@ impl Shard {
         }
         let front = topic_in_front(&header, &own);
         let payload = frame.advance(HEADER_LEN + body.payload_offset);
-        if out.send(session.key, Class::Data, &front, payload).is_err() {
+        let Ok(queued) = session.send_data_behind(&front, payload, out) else {
             self.counters.dropped_queue_full.increment();
             return false;
-        }
+        };
         let Challenge { publisher, node, token, .. } = *challenge;
         let presented = Presented { own, minted, publisher, node, token };
         let presented = PushFor::Challenge(Box::new(presented));
-        self.note_push(now, index, &seq, (coordinator, request), presented);
+        self.note_push(now, index, &seq, (coordinator, request), presented, queued, out);
         self.counters.challenges_presented.increment();
         true
     }
@@ -293,8 +293,8 @@ impl Shard {
                 continue;
             };
             let Some(session) = self.session_at(index) else { continue };
-            match out.send(session.key, Class::Data, &[], frame) {
-                Ok(()) => {
+            match session.send_data(frame, out) {
+                Ok(_) => {
                     session.last_activity = now;
                     copies.queued += 1;
                     self.counters.deliveries.increment();
@@ -303,6 +303,9 @@ impl Shard {
                 Err(SendError::Full) => {
                     copies.note_dropped(session.id);
                     self.counters.dropped_queue_full.increment();
+                    if let Some(session) = self.session_at(index) {
+                        session.dropped_copies += 1;
+                    }
                     if self.logs.queue_full.admits(now)
                         && let Some(session) = self.session_at(index)
                     {

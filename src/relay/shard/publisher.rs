@@ -446,7 +446,7 @@ impl Shard {
         let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
         open.is_asked = true;
         let frame = sdk::encode(FrameType::TOPIC_CERTIFICATION, &seq, ResultCode::OK, body.as_bytes());
-        if out.send(key, Class::Data, &frame, FrameRef::Slice(&[])).is_err() {
+        if out.send(key, Class::Control, &frame, FrameRef::Slice(&[])).is_err() {
             self.counters.dropped_queue_full.increment();
             return;
         }

@@ -1,14 +1,14 @@
 //! A request at one of our sessions, from the push until the session answers (WIRE §2.2).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use super::{Shard, private::Presented, seqs::SeqKey, session::Session};
+use super::{Shard, private::Presented, room::RequestOf, seqs::SeqKey, session::Session, session_of};
 use crate::{
     relay::{
-        Class, LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId,
+        LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, ReactorId, RequestId, SendError, SessionId,
         timers::TimerKey,
     },
     wire::{
@@ -27,9 +27,20 @@ pub(super) struct Push {
     request: RequestId,
     /// In nanoseconds from the node's start.
     since_nanos: u64,
-    /// `None` once it expired: the session is silent, but may still answer.
-    timer: Option<TimerKey>,
+    /// The session has the frame when its machine has taken so many bytes of its link.
+    end: u64,
+    waits_for: WaitsFor,
     what: PushFor,
+}
+
+/// What an open push waits for.
+enum WaitsFor {
+    /// That the session's machine has the frame. The push timeout has not begun (WIRE §2.3).
+    Taken,
+    /// The answer, for the push timeout.
+    Answer(TimerKey),
+    /// The answer, though the session was silent for too long.
+    LateAnswer,
 }
 
 /// What a push is for.
@@ -40,6 +51,12 @@ pub(super) enum PushFor {
     Challenge(Box<Presented>),
 }
 
+/// Who may get a request, who may not, and how long it may wait for room where all their queues are full.
+pub(super) type Receivers<'a> = (Option<&'a Named>, SmallVec<[SessionId; 2]>, Option<Duration>);
+
+/// The same with the coordinator's number for the request.
+pub(super) type DeliverTo<'a> = (RequestId, Option<&'a Named>, SmallVec<[SessionId; 2]>, Option<Duration>);
+
 /// What a push timer is about.
 #[derive(Clone, Copy)]
 pub(super) struct PushTimer {
@@ -49,41 +66,38 @@ pub(super) struct PushTimer {
 
 impl Shard {
     /// The coordinator of a request has drawn this reactor.
-    #[allow(clippy::too_many_arguments)] // the fields of one message
     pub(super) fn handle_deliver(
         &mut self,
         now: Instant,
         coordinator: ReactorId,
-        request: RequestId,
-        audience: Option<&Named>,
-        excluded: SmallVec<[SessionId; 2]>,
+        (request, audience, excluded, wait_for_room): DeliverTo<'_>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let head = frame.head();
+        let request = (coordinator, request);
         let pushed = match (Header::decode(head), AmopBody::decode(&head[HEADER_LEN..])) {
             (Some(header), Ok(body)) => {
                 let seq = self.seq_key(&header.seq);
                 let message = (&seq, body.topic);
-                self.push_to_any(now, coordinator, request, audience, excluded, message, frame, out)
+                let receivers = (audience, excluded, wait_for_room);
+                self.push_to_any(now, request, receivers, message, frame, out)
             }
             _ => Err(NotPushed::NobodyLeft),
         };
         if let Err(why) = pushed {
-            out.to_reactor(coordinator, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
+            self.report_undeliverable(now, request, why, FrameRef::Slice(&[]), out);
         }
     }
 
     /// Pushes a unicast of this seq and topic to one of this shard's subscribers that is not `excluded`, each
-    /// equally likely; with a private topic only to one that the `audience` names. Tells why if none can take it.
-    #[allow(clippy::too_many_arguments)] // the fields of one message
+    /// equally likely; with a private topic only to one that the `audience` names. Where all their queues are full it
+    /// waits for room, if it may. Tells why if none can take it.
     pub(super) fn push_to_any(
         &mut self,
         now: Instant,
-        coordinator: ReactorId,
-        request: RequestId,
-        audience: Option<&Named>,
-        mut excluded: SmallVec<[SessionId; 2]>,
+        request: RequestOf,
+        (audience, mut excluded, wait_for_room): Receivers<'_>,
         (seq, topic): (&SeqKey, &str),
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
@@ -99,26 +113,37 @@ impl Shard {
             }
             _ => return Err(NotPushed::NobodyLeft),
         };
-        let mut why = None;
+        // Whose queue was found full first.
+        let mut full = None;
         while let Some(index) = self.draw_session(topic, named.as_deref(), &excluded, seq) {
             let Some(session) = self.session_at(index) else { break };
-            let (key, id) = (session.key, session.id);
-            if out.send(key, Class::Data, &[], frame).is_err() {
-                self.counters.dropped_queue_full.increment();
-                if self.logs.queue_full.admits(now)
-                    && let Some(session) = self.session_at(index)
-                {
-                    session.warn_queue_full();
+            let id = session.id;
+            match session.send_data(frame, out) {
+                Ok(queued) => {
+                    self.note_push(now, index, seq, request, PushFor::Message, queued, out);
+                    self.counters.deliveries.increment();
+                    return Ok(());
                 }
-                why = Some(NotPushed::QueueFull(id));
-                excluded.push(id);
-                continue;
+                Err(SendError::Full) => full = full.or(Some((index, id))),
+                Err(SendError::Gone) => {}
             }
-            self.note_push(now, index, seq, (coordinator, request), PushFor::Message);
-            self.counters.deliveries.increment();
+            excluded.push(id);
+        }
+        let Some((index, id)) = full else {
+            return Err(self.why_nobody(topic, named.as_deref(), &excluded, seq));
+        };
+        if let Some(time) = wait_for_room
+            && self.wait_for_room(now, (index, time), request, seq, frame, out)
+        {
             return Ok(());
         }
-        Err(why.unwrap_or_else(|| self.why_nobody(topic, named.as_deref(), &excluded, seq)))
+        self.counters.dropped_queue_full.increment();
+        if self.logs.queue_full.admits(now)
+            && let Some(session) = self.session_at(index)
+        {
+            session.warn_queue_full();
+        }
+        Err(NotPushed::QueueFull(id))
     }
 
     /// Why none of the sessions can be drawn.
@@ -143,13 +168,16 @@ impl Shard {
     }
 
     /// Waits for the answer to what was just pushed to the session at `index`.
+    #[allow(clippy::too_many_arguments)] // the fields of one push
     pub(super) fn note_push(
         &mut self,
         now: Instant,
         index: u32,
         seq: &SeqKey,
-        (coordinator, request): (ReactorId, RequestId),
+        (coordinator, request): RequestOf,
         what: PushFor,
+        queued: Queued,
+        out: &mut impl Outbound,
     ) {
         let since_nanos = self.nanos(now);
         let Self { links, push_timers, .. } = self;
@@ -158,11 +186,41 @@ impl Shard {
         else {
             return;
         };
-        let timer = Some(push_timers.start(now, PushTimer { key: session.key, seq: *seq }));
+        let key = session.key;
+        let waits_for = if queued.is_behind {
+            session.untaken.push_back((queued.end, *seq));
+            out.watch_taken(key);
+            WaitsFor::Taken
+        } else {
+            WaitsFor::Answer(push_timers.start(now, PushTimer { key, seq: *seq }))
+        };
         session.last_activity = now;
-        session.pushes.insert(*seq, Push { coordinator, request, since_nanos, timer, what });
+        session
+            .pushes
+            .insert(*seq, Push { coordinator, request, since_nanos, end: queued.end, waits_for, what });
         self.pushes += 1;
         self.counters.sdk_frames_sent.increment();
+    }
+
+    /// A session's machine has taken so many bytes: the push timeout of what ends there begins. Asks to be told again as
+    /// long as anything is on its way.
+    pub fn handle_taken(&mut self, now: Instant, key: LinkKey, taken: u64, out: &mut impl Outbound) {
+        let Self { links, push_timers, .. } = self;
+        let Some(session) = session_of(links, key) else { return };
+        while let Some(&(end, seq)) = session.untaken.front()
+            && end <= taken
+        {
+            session.untaken.pop_front();
+            if let Some(push) = session.pushes.get_mut(&seq)
+                && push.end == end
+                && matches!(push.waits_for, WaitsFor::Taken)
+            {
+                push.waits_for = WaitsFor::Answer(push_timers.start(now, PushTimer { key, seq }));
+            }
+        }
+        if !session.untaken.is_empty() {
+            out.watch_taken(key);
+        }
     }
 
     /// Link index of a random session that subscribes (or is `named`), is not excluded and has no open push
@@ -228,17 +286,30 @@ impl Shard {
     }
 
     fn end_push(&mut self, push: &Push) {
-        if let Some(timer) = push.timer {
+        if let WaitsFor::Answer(timer) = push.waits_for {
             self.push_timers.cancel(timer);
         }
         self.pushes -= 1;
     }
 
     pub(super) fn handle_push_timeout(&mut self, now: Instant, timer: PushTimer, out: &mut impl Outbound) {
-        let Some(session) = self.session_mut(timer.key) else { return };
+        let Self { links, push_timers, .. } = self;
+        let Some(session) = session_of(links, timer.key) else { return };
         let id = session.id;
         let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
-        push.timer = None;
+        let progress = out.progress(timer.key);
+        if progress.is_some_and(|progress| progress.taken < push.end) {
+            // It was thought to be there, and is not: its peer is slow.
+            push.waits_for = WaitsFor::Taken;
+            session.untaken.push_front((push.end, timer.seq));
+            return out.watch_taken(timer.key);
+        }
+        if progress.is_some_and(|progress| progress.is_receiving_long || progress.is_read_paused) {
+            // Who is in the middle of a long frame, or is not read, is not silent.
+            push.waits_for = WaitsFor::Answer(push_timers.start(now, timer));
+            return;
+        }
+        push.waits_for = WaitsFor::LateAnswer;
         let (coordinator, request) = (push.coordinator, push.request);
         self.counters.push_timeouts.increment();
         self.report_push_failed(now, coordinator, request, id, timer.seq.seq, true, out);

@@ -1,14 +1,24 @@
 //! What an application may say to its node (WIRE §1).
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
-use super::{Link, LinkKind, Shard, push::Push, seqs::BySeq};
+use super::{
+    Link, LinkKind, Shard,
+    push::Push,
+    room::Line,
+    seqs::{BySeq, SeqKey},
+};
 use crate::{
     relay::{
-        CloseReason, LinkKey, Outbound, RegistryInput, RequestId, SessionId,
+        Class, CloseReason, LinkKey, Outbound, Queued, RegistryInput, RequestId, SMALL_REPLY_LEN_MAX,
+        SendError, SessionId,
         bandwidth::Share,
         report::{LinkReport, PeerReport},
         rpc,
@@ -53,8 +63,18 @@ pub(super) struct Session {
     pub(super) is_worn: bool,
     /// Open requests of this publisher, by seq.
     pub(super) requests: BySeq<RequestId>,
+    /// Bytes of the frames of those.
+    open_bytes: usize,
+    /// Whether it is read no further because of them.
+    is_read_paused: bool,
     /// Open pushes to this subscriber, by seq.
     pub(super) pushes: BySeq<Push>,
+    /// Where the frames of those end that it has not taken yet, in this order.
+    pub(super) untaken: VecDeque<(u64, SeqKey)>,
+    /// Requests that wait for room in its queue.
+    pub(super) line: Line,
+    /// Copies of multicasts that its full queue had no room for.
+    pub(super) dropped_copies: u64,
 }
 
 impl Session {
@@ -66,10 +86,49 @@ impl Session {
         named.into_iter().find(|topic| data_topic_of_route(topic.as_str()) == Some(data)).cloned()
     }
 
+    /// Queues what is pushed to it: not before those who wait for room.
+    pub(super) fn send_data(
+        &self,
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> Result<Queued, SendError> {
+        self.send_data_behind(&[], frame, out)
+    }
+
+    /// The same behind another piece.
+    pub(super) fn send_data_behind(
+        &self,
+        head: &[u8],
+        frame: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) -> Result<Queued, SendError> {
+        match self.line.is_empty() {
+            true => out.send(self.key, Class::Data, head, frame),
+            false => Err(SendError::Full),
+        }
+    }
+
+    /// A request of it is open now. While those are long in all, it is read no further.
+    pub(super) fn open_request(&mut self, len: usize, bytes_max: usize, out: &mut impl Outbound) {
+        self.open_bytes += len;
+        if self.open_bytes >= bytes_max && !std::mem::replace(&mut self.is_read_paused, true) {
+            out.pause_reading(self.key, true);
+        }
+    }
+
+    /// A request of it is over.
+    pub(super) fn end_request(&mut self, len: usize, bytes_max: usize, out: &mut impl Outbound) {
+        debug_assert!(self.open_bytes >= len, "more requests ended than began");
+        self.open_bytes = self.open_bytes.saturating_sub(len);
+        if self.open_bytes <= bytes_max / 2 && std::mem::take(&mut self.is_read_paused) {
+            out.pause_reading(self.key, false);
+        }
+    }
+
     /// Says that a copy for it is dropped.
     pub(super) fn warn_queue_full(&self) {
         warn!(
-            session = self.id.0, address = %self.address, subject = %self.subject,
+            session = self.id.0, address = %self.address, subject = %self.subject, dropped = self.dropped_copies,
             "a message for a session is dropped, its queue is full: see why the application does not keep up, or raise [amop] session_queue_bytes_max",
         );
     }
@@ -90,6 +149,8 @@ impl Session {
                 topics: self.topics.len(),
                 pending_requests: self.requests.len(),
                 pending_pushes: self.pushes.len(),
+                waiting_requests: self.line.len(),
+                dropped_copies: self.dropped_copies,
             },
         }
     }
@@ -167,7 +228,12 @@ impl Shard {
             deferred: None,
             is_worn: false,
             requests: BySeq::default(),
+            open_bytes: 0,
+            is_read_paused: false,
             pushes: BySeq::default(),
+            untaken: VecDeque::new(),
+            line: Line::new(),
+            dropped_copies: 0,
         }
     }
 
@@ -205,6 +271,7 @@ impl Shard {
             self.abandon_request(now, request, sender, out);
         }
         self.end_pushes(now, &mut session, out);
+        self.end_line(now, std::mem::take(&mut session.line), out);
     }
 
     pub(super) fn handle_sdk_frame(
@@ -284,8 +351,7 @@ impl Shard {
         }
     }
 
-    /// Sends a frame of the node's own making. A session whose queue has no room for it is cut loose:
-    /// it waits for this answer.
+    /// Sends a frame of the node's own making.
     pub(super) fn reply(
         &mut self,
         key: LinkKey,
@@ -307,11 +373,56 @@ impl Shard {
         body: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
-        match out.send(key, crate::relay::Class::Data, head, body) {
-            Ok(()) => self.counters.sdk_frames_sent.increment(),
-            Err(crate::relay::SendError::Gone) => {}
-            Err(crate::relay::SendError::Full) => out.abort(key, CloseReason::Stalled),
+        let class =
+            if head.len() + body.len() <= SMALL_REPLY_LEN_MAX { Class::Control } else { Class::Answer };
+        match out.send(key, class, head, body) {
+            Ok(_) => self.counters.sdk_frames_sent.increment(),
+            Err(SendError::Gone) => {}
+            Err(SendError::Full) => {
+                self.answer_without_room(key, if head.is_empty() { body.head() } else { head }, out)
+            }
         }
+    }
+
+    /// The memory of all queues has no room for an answer, of which the header is here: its session is told so.
+    fn answer_without_room(&mut self, key: LinkKey, head: &[u8], out: &mut impl Outbound) {
+        self.counters.answers_dropped.increment();
+        let Some(header) = Header::decode(head) else { return };
+        let (result, data) = match header.frame_type {
+            // It was delivered, and its outcome does not become known (WIRE §3).
+            FrameType::RESPONSE => (ResultCode::TIMEOUT, Vec::new()),
+            _ => (ResultCode::OK, rpc::no_room()),
+        };
+        let len = (HEADER_LEN + data.len()) as u32;
+        let header = Header { len, result, ..header };
+        // So short an answer is never refused.
+        let _ = out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data));
+        let now = self.clock.0;
+        if !self.logs.over_bound.admits(now) {
+            return;
+        }
+        warn!(
+            session = self.session_mut(key).map(|session| session.id.0),
+            "a long answer is dropped, the memory for what waits for sessions is used up: see which session does not keep up, or raise [engine] queues_bytes_max",
+        );
+    }
+
+    /// Says that a session is about to be cut because it takes nothing.
+    pub fn warn_stalled(&mut self, now: Instant, key: LinkKey, stalled_for: Duration, waiting_bytes: usize) {
+        if self.logs.sessions_cut.admits(now)
+            && let Some(session) = self.session_mut(key)
+        {
+            warn!(
+                session = session.id.0, address = %session.address, subject = %session.subject,
+                ?stalled_for, waiting_bytes,
+                "a session has not taken a byte for too long",
+            );
+        }
+    }
+
+    /// Whether a line may tell that this node stood still.
+    pub fn may_log_pause(&mut self, now: Instant) -> bool {
+        self.logs.pauses.admits(now)
     }
 
     fn handle_heartbeat(
@@ -612,7 +723,13 @@ impl Shard {
     pub(super) fn check_idle(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
         let idle_timeout = self.shared.settings.idle_timeout;
         let Some(session) = self.session_mut(key) else { return };
-        if now.saturating_duration_since(session.last_activity) < idle_timeout {
+        let mut is_active = now.saturating_duration_since(session.last_activity) < idle_timeout;
+        if !is_active && let Some(progress) = out.progress(key) {
+            // It takes what is sent to it, or it is this node that does not read.
+            is_active =
+                progress.is_read_paused || now.saturating_duration_since(progress.last_taken) < idle_timeout;
+        }
+        if is_active {
             let timer = self.idle_timers.start(now, key);
             if let Some(session) = self.session_mut(key) {
                 session.idle_timer = Some(timer);

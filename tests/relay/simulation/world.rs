@@ -40,6 +40,8 @@ const CONVERGED_WITHIN: Duration = Duration::from_secs(12);
 const QUIET_SECONDS: u64 = 11;
 /// What the parts of a node may take to pass on a change of state.
 const STATE_LOCALLY: Duration = Duration::from_millis(5);
+/// What publishers have sent that are read no further is read after so long: their requests end one after the other.
+const ALL_READ_WITHIN: Duration = Duration::from_secs(600);
 /// Longer than any request, and than any session may be silent.
 const UNTIL_ALL_IS_OVER: Duration = Duration::from_secs(75);
 
@@ -117,6 +119,8 @@ pub struct World {
     pub(super) net: Network,
     pub(super) oracle: Oracle,
     pub(super) rng: SmallRng,
+    /// Draws how fast applications read: apart, so that a seed's story stays what it was otherwise.
+    speeds: SmallRng,
     pub(super) private: Private,
     /// Whether applications with private topics come.
     has_private_topics: bool,
@@ -240,6 +244,7 @@ impl World {
             kind,
             graph,
             rng,
+            speeds: SmallRng::seed_from_u64(seed ^ 0x5eed_0f5b_eed5),
             start,
             net,
             actions: BinaryHeap::new(),
@@ -372,6 +377,11 @@ impl World {
                 self.publish(app, topic, false);
                 self.publish(app, topic, true);
             }
+        }
+        // What waits in the connections of applications that are read no further is taken in its turn.
+        let read_by = self.net.now + ALL_READ_WITHIN;
+        while self.net.is_anything_unread() && self.net.now < read_by {
+            self.run_until(self.net.now + Duration::from_secs(1))?;
         }
         // A node that gets a request late in its life may keep it for as long again.
         self.run_until(self.net.now + 2 * self.oracle.rules.request_timeout + Duration::from_secs(12))?;
@@ -660,6 +670,12 @@ impl World {
     fn connect_app(&mut self, node: NodeIndex, character: Character) -> AppIndex {
         let behaviour = if character == Character::Deaf { Behaviour::Deaf } else { Behaviour::Silent };
         let app = self.net.app(node, behaviour);
+        // Readers of all speeds: who is to answer soon gets what is pushed soon.
+        if behaviour == Behaviour::Silent && self.speeds.random_bool(0.3) {
+            let is_quick = matches!(character, Character::Good | Character::Twice | Character::Liar);
+            let rates = if is_quick { 500_000..20_000_000 } else { 5_000..100_000 };
+            self.net.set_rate(app, self.speeds.random_range(rates));
+        }
         self.characters.push(character);
         let good = matches!(character, Character::Good | Character::Twice | Character::Liar);
         self.oracle.add_app(self.net.now, app, node, good, character == Character::Deaf);

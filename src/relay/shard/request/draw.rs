@@ -23,21 +23,43 @@ pub(super) enum Candidate {
     TooLong(NodeId),
 }
 
+/// Who could be tried if the one who was drawn fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Nobody.
+    None,
+    /// Other sessions of the reactor that was drawn.
+    SameReactor,
+    /// Sessions of other reactors or nodes.
+    Elsewhere,
+}
+
+impl Others {
+    /// Of so many subscribers in all, so many are at the reactor that was drawn.
+    fn of(total: u64, here: u64) -> Self {
+        match () {
+            () if total > here => Self::Elsewhere,
+            () if total > 1 => Self::SameReactor,
+            () => Self::None,
+        }
+    }
+}
+
 impl Shard {
     /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet, with
-    /// [`Settings::prefers_near`] among the nearest only; also tells whether anybody else would be left.
+    /// [`Settings::prefers_near`] among the nearest only; also tells who else would be left.
     ///
     /// [`Settings::prefers_near`]: crate::relay::settings::Settings::prefers_near
-    pub(super) fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, bool) {
+    pub(super) fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, Others) {
         self.snapshot.refresh();
-        let Some(request) = self.requests.get(id) else { return (None, false) };
+        let Some(request) = self.requests.get(id) else { return (None, Others::None) };
         let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
             (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
             (TopicKind::Data, Origin::Node { .. }) => request.audience.clone().map(Audience::of_this_node),
             (TopicKind::Route, origin) => {
                 // There is one way, and it is gone once.
                 let way = self.minted_way(topic, matches!(origin, Origin::Session { .. }));
-                return (way.filter(|_| request.is_untried()), false);
+                return (way.filter(|_| request.is_untried()), Others::None);
             }
             _ => None,
         };
@@ -88,7 +110,7 @@ impl Shard {
         let total = here + subscribers_of(nodes.clone());
         if total == 0 {
             let too_long = untried.map(|(node, _)| Candidate::TooLong(node.id)).next();
-            return (too_long.filter(|_| request.nodes.is_empty()), false);
+            return (too_long.filter(|_| request.nodes.is_empty()), Others::None);
         }
         // Those at the least distance, where near goes before far; else all.
         let hops_to = |node: &NodeRef| self.snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
@@ -100,13 +122,13 @@ impl Shard {
         let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
         let mut point = self.rng.random_range(0..here + subscribers_of(nodes.clone()));
         if point < own_weight {
-            return (Some(Candidate::Reactor(own, named(own))), total > 1);
+            return (Some(Candidate::Reactor(own, named(own))), Others::of(total, own_weight));
         }
         point -= own_weight;
         for &(reactor, count) in reactors {
             let weight = weight_of(reactor, count.into());
             if point < weight {
-                return (Some(Candidate::Reactor(reactor, named(reactor))), total > 1);
+                return (Some(Candidate::Reactor(reactor, named(reactor))), Others::of(total, weight));
             }
             point -= weight;
         }
@@ -119,11 +141,12 @@ impl Shard {
                     let from = named.iter().cycle().skip(point as usize);
                     Box::new(Named(from.take(named.len().min(AUDIENCE_MAX)).copied().collect()))
                 });
-                return (Some(Candidate::Node(node.clone(), named)), total > u64::from(*count));
+                let others = if total > u64::from(*count) { Others::Elsewhere } else { Others::None };
+                return (Some(Candidate::Node(node.clone(), named)), others);
             }
             point -= u64::from(*count);
         }
-        (None, false)
+        (None, Others::None)
     }
 
     /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the

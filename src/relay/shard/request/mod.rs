@@ -17,8 +17,11 @@ use std::{
 
 use smallvec::SmallVec;
 
-use self::{account::some_session, draw::Candidate};
-use super::{Shard, desk::DESK, seqs::SeqKey, trace::refused};
+use self::{
+    account::some_session,
+    draw::{Candidate, Others},
+};
+use super::{Shard, desk::DESK, room::WAIT_ENDS_BEFORE, seqs::SeqKey, trace::refused};
 use crate::{
     relay::{
         LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId, snapshot::NodeRef,
@@ -58,6 +61,8 @@ pub(super) struct Request {
     furthest: Furthest,
     /// Who may get a neighbour's message with a private topic.
     audience: Option<Named>,
+    /// Whether it may wait for room where nobody else is left to be tried: a neighbour's, if it said so.
+    may_wait: bool,
     /// When the neighbour was told that nobody answered; a late answer still goes to it.
     answered_for_now: Option<Instant>,
     topic: TopicName,
@@ -279,7 +284,11 @@ impl Shard {
             return;
         }
         let origin = Origin::Session { key, id };
-        let time = self.shared.settings.request_timeout;
+        let bytes_max = self.shared.settings.open_requests_bytes_max();
+        if let Some(session) = self.session_mut(key) {
+            session.open_request(header.len as usize, bytes_max, out);
+        }
+        let time = self.request_time(header.len as usize);
         self.open_request(now, origin, (&seq, header.len), body.topic, time, None);
         self.advance(now, request, body.topic, frame, out);
     }
@@ -289,7 +298,7 @@ impl Shard {
         &mut self,
         now: Instant,
         origin: Origin,
-        time_left: Duration,
+        (time_left, may_wait): (Duration, bool),
         audience: Option<Named>,
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
@@ -326,9 +335,12 @@ impl Shard {
             self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
             return;
         }
-        let time = time_left.min(self.shared.settings.request_timeout);
+        let time = time_left.min(self.request_time(frame.len()));
         let seq = self.seq_key(&header.seq);
         let request = self.open_request(now, origin, (&seq, header.len), body.topic, time, audience);
+        if let Some(request) = self.request_mut(request) {
+            request.may_wait = may_wait;
+        }
         self.advance(now, request, body.topic, frame, out);
     }
 
@@ -347,7 +359,10 @@ impl Shard {
             Origin::Session { .. } => Furthest::NoReceiver,
             Origin::Node { .. } => Furthest::NotDelivered,
         };
-        let timer = Some(self.request_timers.start(now, id));
+        let timer = Some(match self.request_time(size as usize) {
+            usual if usual == self.shared.settings.request_timeout => self.request_timers.start(now, id),
+            longer => self.request_timers.start_until(now + longer, id),
+        });
         let taken_nanos = self.nanos(now);
         let deadline = now + time;
         self.requests.started = id.generation;
@@ -361,7 +376,7 @@ impl Shard {
             (request.taken, request.taken_nanos) = (now, taken_nanos);
             (request.deadline, request.time) = (deadline, time);
             (request.timer, request.current, request.furthest) = (timer, Try::None, furthest);
-            (request.audience, request.answered_for_now) = (audience, None);
+            (request.audience, request.answered_for_now, request.may_wait) = (audience, None, true);
             request.topic.set(topic);
             request.size = size;
             return id;
@@ -382,12 +397,18 @@ impl Shard {
             nodes: SmallVec::new(),
             furthest,
             audience,
+            may_wait: true,
             answered_for_now: None,
             topic: TopicName::new(topic),
             size,
             steps: Steps::default(),
         });
         id
+    }
+
+    /// How long a request with a frame of so many bytes may take (WIRE §2.3).
+    fn request_time(&self, frame_len: usize) -> Duration {
+        self.shared.settings.request_timeout + transfer_time(frame_len)
     }
 
     fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
@@ -406,7 +427,7 @@ impl Shard {
         let own = self.id;
         loop {
             let (candidate, others) = self.draw(id, topic);
-            if others {
+            if others != Others::None {
                 self.retain(id, frame);
             }
             let Some(request) = self.request_mut(id) else { return };
@@ -433,7 +454,8 @@ impl Shard {
                         return out.to_reactor(DESK, MeshMessage::Carry { request: id, sender }, frame);
                     }
                     if !self.carry(now, own, id, sender, frame, out) {
-                        self.handle_undeliverable(now, id, DESK, NotPushed::ChallengeClosed, out);
+                        let why = NotPushed::ChallengeClosed;
+                        self.handle_undeliverable(now, id, DESK, why, FrameRef::Slice(&[]), out);
                     }
                     return;
                 }
@@ -447,17 +469,20 @@ impl Shard {
                     if let Origin::Session { id, .. } = request.origin {
                         excluded.push(id);
                     }
+                    // It waits where it would else end.
+                    let wait_for_room = (others != Others::Elsewhere && request.may_wait)
+                        .then(|| (request.deadline - now).saturating_sub(WAIT_ENDS_BEFORE));
                     if reactor != own {
                         return out.to_reactor(
                             reactor,
-                            MeshMessage::Deliver { request: id, audience, excluded },
+                            MeshMessage::Deliver { request: id, audience, excluded, wait_for_room },
                             frame,
                         );
                     }
-                    let audience = audience.as_deref();
+                    let receivers = (audience.as_deref(), excluded, wait_for_room);
                     let seq = request.seq;
                     let message = (&seq, topic);
-                    let pushed = self.push_to_any(now, own, id, audience, excluded, message, frame, out);
+                    let pushed = self.push_to_any(now, (own, id), receivers, message, frame, out);
                     let Err(why) = pushed else { return };
                     if let Some(request) = self.request_mut(id) {
                         request.end_refused_step(now, why);
@@ -473,6 +498,7 @@ impl Shard {
                         false => request.deadline.saturating_duration_since(now),
                     };
                     let time_left_ms = time_left.as_millis().try_into().unwrap_or(u32::MAX);
+                    let may_wait = others == Others::None;
                     // What a client offers is admitted or refused; tries after the first are charged as they leave.
                     if let Origin::Session { key, .. } = origin
                         && first
@@ -500,12 +526,14 @@ impl Shard {
                             node: node.id,
                             message,
                             time_left_ms,
+                            may_wait,
                             audience,
                         };
                         return out.to_reactor(node.reactor, forward, frame);
                     }
                     let audience = audience.as_deref();
-                    if self.forward(now, own, id, &node.id, message, time_left_ms, audience, frame, out) {
+                    let time_left = (time_left_ms, may_wait);
+                    if self.forward(now, own, id, &node.id, message, time_left, audience, frame, out) {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
@@ -582,6 +610,11 @@ impl Shard {
         };
         counter.increment();
     }
+}
+
+/// What a frame's own length adds to the time of a request: a second for each 100 KiB (WIRE §2.3).
+fn transfer_time(frame_len: usize) -> Duration {
+    Duration::from_secs((frame_len / (100 * 1024)) as u64)
 }
 
 /// A 0x31 of the node's own making: a code and no data.

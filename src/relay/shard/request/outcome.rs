@@ -26,12 +26,8 @@ impl Shard {
         request: RequestId,
         out: &mut impl Outbound,
     ) {
-        let why = NotPushed::ChallengeClosed;
-        if coordinator == self.id {
-            self.handle_undeliverable(now, request, self.id, why, out);
-        } else {
-            out.to_reactor(coordinator, MeshMessage::Undeliverable { request, why }, FrameRef::Slice(&[]));
-        }
+        let (request, why) = ((coordinator, request), NotPushed::ChallengeClosed);
+        self.report_undeliverable(now, request, why, FrameRef::Slice(&[]), out);
     }
 
     pub(in crate::relay::shard) fn handle_undeliverable(
@@ -40,11 +36,18 @@ impl Shard {
         id: RequestId,
         reactor: ReactorId,
         why: NotPushed,
+        frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
+        if !frame.is_empty() {
+            self.retain(id, frame);
+        }
         let Some(request) = self.request_mut(id) else { return };
         request.end_refused_step(now, why);
-        request.failed().exhausted.push(reactor);
+        // If whom it waited for has left, others may have come meanwhile.
+        if frame.is_empty() || why != NotPushed::NobodyLeft {
+            request.failed().exhausted.push(reactor);
+        }
         request.furthest = request.furthest.max(Furthest::NotDelivered);
         if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
             self.retry(now, id, out);
@@ -281,6 +284,7 @@ impl Shard {
         answered_by: AnsweredBy,
         out: &mut impl Outbound,
     ) -> Option<Ended> {
+        let bytes_max = self.shared.settings.open_requests_bytes_max();
         let Self { requests, links, .. } = self;
         let request = requests.get_mut(id)?;
         if let Some(timer) = request.timer {
@@ -293,11 +297,27 @@ impl Shard {
             && let Some(session) = session_of(links, key)
         {
             session.requests.remove(&request.seq);
+            session.end_request(request.size as usize, bytes_max, out);
         }
+        let waits_at = match (request.current, answered_by) {
+            (Try::Reactor(reactor), AnsweredBy::Nobody | AnsweredBy::Node(_)) if request.may_wait => {
+                Some(reactor)
+            }
+            _ => None,
+        };
         let nodes = std::mem::take(&mut request.nodes);
         let failed = request.failed.take().map(|failed| (failed, request.seq.seq));
         request.close();
         requests.free.push(id.index);
+        match waits_at {
+            Some(reactor) if reactor == self.id => {
+                self.forget_wait((reactor, id));
+            }
+            Some(reactor) => {
+                out.to_reactor(reactor, MeshMessage::ForgetWait { request: id }, FrameRef::Slice(&[]));
+            }
+            None => {}
+        }
         if let Some((failed, seq)) = failed {
             let waits = |&&session: &&SessionId| answered_by != AnsweredBy::Session(session);
             for &session in failed.silent.iter().filter(waits) {
