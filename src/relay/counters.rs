@@ -402,6 +402,8 @@ figures! {
         counter registry_changes_put_off,
         /// Links closed because their keys were worn out; node links only if nobody replaced them.
         counter closed_worn,
+        /// Links of a node that was linked already in another life, and alive: two nodes have one key.
+        counter keys_used_twice,
         /// Node links whose keys were worn out, to be replaced.
         counter node_links_worn,
         /// Sessions whose keys were worn out, to be closed.

@@ -654,3 +654,36 @@ fn a_node_that_never_says_hello_or_falls_silent_is_left() {
     wait_until("they are forgotten", || node.node().shared().snapshot.load().neighbours.is_empty());
     healthy.finish();
 }
+
+#[test]
+fn two_nodes_with_one_key_are_counted_whichever_of_them_came_first() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    let twins = || node.total(|counters| counters.keys_used_twice.get());
+    let first = Liar::greeted(1, &node);
+    assert_eq!(twins(), 0);
+    // The one that started later takes the link …
+    let mut later = Liar::connect(1, &node);
+    later.send(PacketType::HELLO, &hello(INCARNATION + 1).encode());
+    later.sync();
+    assert_eq!(twins(), 1);
+    // … and the other one does not get it back.
+    let mut earlier = Liar::connect(1, &node);
+    earlier.send(PacketType::HELLO, &hello(INCARNATION).encode());
+    assert!(earlier.is_closed());
+    assert_eq!(twins(), 2);
+    later.sync();
+    drop(first);
+}
+
+#[test]
+fn a_node_that_is_started_again_is_no_twin() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "");
+    for life in 0..3 {
+        let mut liar = Liar::connect(1, &node);
+        liar.send(PacketType::HELLO, &hello(INCARNATION + life).encode());
+        liar.sync();
+        drop(liar);
+        wait_until("its link is gone", || node.total(|counters| counters.node_links.get()) == 0);
+    }
+    assert_eq!(node.total(|counters| counters.keys_used_twice.get()), 0);
+}

@@ -15,7 +15,7 @@
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     NODES_MAX, Registry, StateError,
@@ -50,6 +50,10 @@ pub(super) const LIVES_MAX: u32 = 4;
 /// … in this time. Parts of the network that were apart may know it by different lives, so once is not enough; two nodes
 /// with one key must not keep all others busy.
 const LIFE_INTERVAL: Duration = Duration::from_secs(10);
+/// Who hears of later lives of itself so often …
+const TWIN_HEARD: u32 = 3;
+/// … each within so long of the one before has a twin: parts of the network that know different lives do not come in such a row.
+const TWIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Another node of the network, as far as this one has heard of it.
 pub(super) struct Known {
@@ -449,7 +453,7 @@ impl Registry {
         let version = version_of(&head);
         let origin = version.origin;
         if origin == self.shared.id {
-            self.hear_of_own_step(now, &head);
+            self.hear_of_own_step(now, from, &head);
             return Ok(());
         }
         if self.known.get(&origin).is_some_and(|known| !known.record.lacks(&version)) {
@@ -521,7 +525,7 @@ impl Registry {
         let version = version_of(&head);
         let origin = version.origin;
         if origin == self.shared.id {
-            self.hear_of_own_step(now, &head);
+            self.hear_of_own_step(now, from, &head);
             return Ok(());
         }
         let Some(known) = self.known.get(&origin) else { return Ok(()) };
@@ -597,7 +601,7 @@ impl Registry {
 
     /// A head of this node's own record. If it is of a life that is not this one, or of a longer one, our clock went
     /// back: a later life begins, so that the network takes what we say (WIRE §6.3).
-    fn hear_of_own_step(&mut self, now: Instant, head: &Head) {
+    fn hear_of_own_step(&mut self, now: Instant, from: &NodeId, head: &Head) {
         let own = self.own.version();
         if (head.incarnation, head.seq) <= (own.incarnation, own.seq) {
             return;
@@ -606,12 +610,7 @@ impl Registry {
             return;
         }
         self.counters.own_id_elsewhere.increment();
-        if self.log_own_id.admits(now) {
-            warn!(
-                incarnation = head.incarnation,
-                "the network knows this node's id with a later start than ours: it starts its account anew; set this machine's clock right, or give two nodes with one key a key each",
-            );
-        }
+        self.say_own_id_elsewhere(now, from, head);
         if self.lives.take(now, LIFE_INTERVAL, LIVES_MAX).is_none() {
             return;
         }
@@ -621,6 +620,31 @@ impl Registry {
         // Also links that are no neighbours' yet have said Hello in the life before.
         let reactors = (0..self.shared.reactors).map(ReactorId);
         self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::NewLife)));
+    }
+
+    /// Once a later life has begun, nobody but another node with our key goes beyond it again and again.
+    fn say_own_id_elsewhere(&mut self, now: Instant, from: &NodeId, head: &Head) {
+        let heard = match self.own_elsewhere {
+            Some((at, heard)) if now.saturating_duration_since(at) < TWIN_WITHIN => heard.saturating_add(1),
+            _ => 1,
+        };
+        self.own_elsewhere = Some((now, heard));
+        if !self.log_own_id.admits(now) {
+            return;
+        }
+        let address = self.neighbours.get(from).map(|neighbour| neighbour.address.as_str());
+        if heard >= TWIN_HEARD {
+            error!(
+                incarnation = head.incarnation, heard_from = %from, address,
+                "two nodes have one key: another node that lives signs as this one, and the network follows whoever spoke last; stop one, and \
+                 give it a key of its own (amop pki). The log of the node that this was heard from may have its address",
+            );
+        } else {
+            warn!(
+                incarnation = head.incarnation, heard_from = %from, address,
+                "the network knows this node's id with a later start than ours: it starts its account anew; set this machine's clock right, or give two nodes with one key a key each",
+            );
+        }
     }
 
     pub(super) fn refuse(&mut self, now: Instant, from: &NodeId, error: StateError) {

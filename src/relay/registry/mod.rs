@@ -273,6 +273,8 @@ pub struct Registry {
     discovered: (BTreeMap<NodeId, String>, bool),
     /// Who was asked for a later record of our own, and when.
     own_asked: Option<(NodeId, Instant)>,
+    /// When a later life of this node was last heard of, and how often in a row.
+    own_elsewhere: Option<(Instant, u32)>,
     /// How often a later life is begun because our clock had gone back.
     lives: Allowance,
     /// About how many bytes of memory all records but our own take.
@@ -369,6 +371,7 @@ impl Registry {
             news: News::default(),
             discovered: (BTreeMap::new(), true),
             own_asked: None,
+            own_elsewhere: None,
             lives: Allowance::new(shared.started, LIVES_MAX),
             records_bytes: 0,
             view_version: 0,

@@ -25,6 +25,7 @@
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
+//! | `twin` | two nodes with one key |
 //! | `logs` | how many lines are logged |
 //!
 //! # Invariants
@@ -55,6 +56,7 @@ mod seqs;
 mod session;
 mod too_long;
 mod trace;
+mod twin;
 
 use std::{
     collections::BTreeMap,

@@ -159,18 +159,11 @@ impl Shard {
         let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
         if link.incarnation < incarnation && !given_up {
-            if self.logs.nodes_misbehaved.admits(now) {
-                warn!(
-                    peer = %link.peer,
-                    "a node's link is refused, for it says that it started before the one that is known: its clock went back, or two nodes have one key",
-                );
-            }
+            self.note_other_life(now, key, &link.peer, true);
             return out.close(key, CloseReason::Duplicate);
         }
         if link.incarnation != incarnation {
-            if self.logs.nodes_up.admits(now) {
-                info!(peer = %link.peer, "the node has restarted");
-            }
+            self.note_other_life(now, key, &link.peer, false);
             if !given_up {
                 self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
             }
