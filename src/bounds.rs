@@ -57,7 +57,7 @@ pub type Room = (&'static str, Vec<Bound>);
 pub fn all(config: &Config) -> Vec<Room> {
     let reactors = usize::from(config.reactors());
     vec![
-        ("door", door::bounds()),
+        ("door", door::bounds(config.address_handshakes_max)),
         ("engine", engine::bounds::bounds(&config.engine, &config.relay, reactors)),
         ("relay", relay::bounds::bounds(&config.relay, reactors)),
         ("admin", admin::bounds()),

@@ -185,6 +185,7 @@ impl Node {
             channel_tls,
             p2p_server_tls,
             p2p_client_tls,
+            address_handshakes_max: config.address_handshakes_max,
             reactors,
         };
         let door = Door::open(settings, listeners, engine.handle(), link_events, &supervisor)?;
@@ -192,6 +193,7 @@ impl Node {
             shared: shared.clone(),
             registry_counters,
             door_counters: door.counters.clone(),
+            address_handshakes_max: config.address_handshakes_max,
             engine: engine.handle(),
             registry: request_sender,
             announces: config.admin_announces,

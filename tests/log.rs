@@ -64,7 +64,7 @@ fn what_peers_cause_is_logged_in_bounded_number_with_who_and_what_to_do() {
     let failed = log.lines("the handshake of an application failed");
     assert!((1..=10).contains(&failed.len()), "10 in 10 s: {}", failed.len());
     assert!(
-        failed[0].contains(&addresses[0]) && failed[0].contains("see that the peer speaks TLS"),
+        failed[0].contains(&addresses[0]) && failed[0].contains("HTTP was sent to a port of TLS"),
         "{failed:?}"
     );
 

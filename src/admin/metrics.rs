@@ -46,6 +46,7 @@ impl Metrics {
             registry: watched.registry_counters.clone(),
             door: watched.door_counters.clone(),
             engine: watched.engine.clone(),
+            address_handshakes_max: watched.address_handshakes_max,
             started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
         }));
         Self(registry)
@@ -65,6 +66,7 @@ struct Figures {
     registry: Arc<RegistryCounters>,
     door: Arc<DoorCounters>,
     engine: EngineHandle,
+    address_handshakes_max: usize,
     /// When the node started.
     started: SystemTime,
 }
@@ -191,8 +193,8 @@ impl Figures {
             ),
             (
                 "amop_address_pending_handshakes_max",
-                "Handshakes at once from one address.",
-                door::HANDSHAKES_PER_ADDRESS_MAX,
+                "Handshakes at once from one address, at each listener.",
+                self.address_handshakes_max,
             ),
             ("amop_topics_max", "Topics of the node's sessions.", settings.node_topics_max),
             (

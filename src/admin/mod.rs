@@ -133,6 +133,8 @@ pub struct Watched {
     pub registry_counters: Arc<RegistryCounters>,
     /// Figures of the door.
     pub door_counters: Arc<DoorCounters>,
+    /// Handshakes at once from one address.
+    pub address_handshakes_max: usize,
     /// For asking the reactors.
     pub engine: EngineHandle,
     /// For asking the registry.

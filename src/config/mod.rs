@@ -21,7 +21,7 @@ use std::{
 
 use self::ini::Ini;
 use crate::{
-    door::{Membership, is_this_machine},
+    door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
     engine::{EngineSettings, memory_bytes},
     escape::shown_path,
     relay::{
@@ -85,6 +85,8 @@ pub struct Config {
     pub relay: Settings,
     /// How long a shutdown may wait for answers.
     pub shutdown_timeout: Duration,
+    /// Handshakes at once from one address, at each listener.
+    pub address_handshakes_max: usize,
     /// The log's level: trace, debug, info, warn, error or off.
     pub log_level: String,
     /// Whether the log is JSON.
@@ -411,6 +413,13 @@ impl Config {
             ..engine_defaults
         };
         let shutdown_timeout = ini.millis("amop", "shutdown_timeout_ms", Duration::from_secs(10), 0, 600_000);
+        let address_handshakes_max = ini.number(
+            "amop",
+            "address_handshakes_max",
+            HANDSHAKES_PER_ADDRESS_MAX as u64,
+            1,
+            HANDSHAKES_MAX as u64,
+        ) as usize;
         let enabled = ini.flag("log", "enable", true);
         let level = ini.parsed(
             "log",
@@ -456,6 +465,7 @@ impl Config {
             engine,
             relay,
             shutdown_timeout,
+            address_handshakes_max,
             log_level: if enabled { level } else { "off".to_owned() },
             log_json,
         };

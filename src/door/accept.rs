@@ -1,17 +1,20 @@
 //! Links that come in.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Hall, counters::FailureClass, is_this_machine};
+use super::{
+    Failure, Greeted, Hall,
+    cause::Cause,
+    is_this_machine,
+    lobby::{Entry, Lobby, Place, WAIT_MAX},
+};
 use crate::{
     engine::{NewLink, duplicate},
     relay::{LinkUp, home_reactor},
@@ -27,7 +30,8 @@ const NO_CERTIFICATE: [u8; 32] = [0; 32];
 
 pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
     let config = hall.settings.channel_tls.clone();
-    accept(hall, listener, config, "an application", |hall, stream, address, established| {
+    accept(hall, listener, config, "an application", |hall, stream, address, greeted| {
+        let established = greeted.established;
         let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
         admit_session(hall, stream, address, fingerprint, subject, Some(established));
     })
@@ -83,11 +87,15 @@ fn admit_session(
 
 pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
     let config = hall.settings.p2p_server_tls.clone();
-    accept(hall, listener, config, "a node", |hall, stream, address, established| {
-        admit_node(hall, stream, address.to_string(), false, established);
+    accept(hall, listener, config, "a node", |hall, stream, address, greeted| {
+        admit_node(hall, stream, address.to_string(), false, greeted);
     })
     .await;
 }
+
+/// Lets in whoever has done its handshake.
+trait Admit: Fn(&Hall, &TcpStream, SocketAddr, Greeted) + Copy + 'static {}
+impl<F: Fn(&Hall, &TcpStream, SocketAddr, Greeted) + Copy + 'static> Admit for F {}
 
 /// Accepts for ever. A bounded number of handshakes is under way at once.
 async fn accept(
@@ -95,58 +103,96 @@ async fn accept(
     listener: TcpListener,
     config: ServerTls,
     what: &'static str,
-    admit: impl Fn(&Hall, &TcpStream, SocketAddr, Established) + Copy + 'static,
+    admit: impl Admit,
 ) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let lobby = Lobby::new(hall.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Some(place) = lobby.place().await else { return };
         let (stream, address) = next_connection(&hall, &listener).await;
-        if !hall.guests.borrow_mut().begin_handshake(address.ip()) {
-            hall.counters.handshakes_refused.increment();
-            if hall.may_log(|logs| &mut logs.too_many_handshakes) {
-                warn!(
-                    %address,
-                    "connection closed: this address has {HANDSHAKES_PER_ADDRESS_MAX} handshakes under way; see what runs there",
-                );
+        match lobby.enter(address.ip(), place) {
+            Entry::Now(place) => {
+                contained_local_task(serve(
+                    hall.clone(),
+                    stream,
+                    address,
+                    config.clone(),
+                    place,
+                    what,
+                    admit,
+                ));
             }
-            continue;
-        }
-        let (hall, config) = (hall.clone(), config.clone());
-        let underway = Underway { hall: hall.clone(), address: address.ip() };
-        contained_local_task(async move {
-            let _ = stream.set_nodelay(true);
-            let established = match Handshake::server(config) {
-                Ok(handshake) => hall.shake_hands(&stream, handshake).await,
-                Err(error) => Err(error.into()),
-            };
-            drop((underway, place));
-            match established {
-                Ok(established) => admit(&hall, &stream, address, established),
-                Err(reason) => {
-                    let class = FailureClass::of(&reason);
-                    let remedy = class.remedy();
-                    if !hall.may_log(|logs| &mut logs.handshake_failed) {
-                    } else if class == FailureClass::Certificate {
-                        warn!(%address, %reason, remedy, "the certificate of {what} was refused");
-                    } else {
-                        info!(%address, %reason, remedy, "the handshake of {what} failed");
+            Entry::Later(waiting) => {
+                let (hall, config) = (hall.clone(), config.clone());
+                hall.counters.connections_waited.increment();
+                hall.counters.waiting_connections.increment();
+                contained_local_task(async move {
+                    let place = waiting.place().await;
+                    hall.counters.waiting_connections.decrement();
+                    match place {
+                        // Boxed, so that those who wait take little memory.
+                        Some(place) => {
+                            Box::pin(serve(hall, stream, address, config, place, what, admit)).await;
+                        }
+                        None => refuse(&hall, address, "it has waited too long"),
                     }
-                }
+                });
             }
-        });
+            Entry::Full => refuse(&hall, address, "too many of its address wait"),
+        }
     }
 }
 
-/// A handshake's place among those of its address.
-struct Underway {
-    hall: Rc<Hall>,
-    address: IpAddr,
+/// A connection is closed for which there was no handshake.
+fn refuse(hall: &Hall, address: SocketAddr, reason: &str) {
+    hall.counters.handshakes_refused.increment();
+    if hall.may_log(|logs| &mut logs.too_many_handshakes) {
+        let address_handshakes_max = hall.settings.address_handshakes_max;
+        warn!(
+            %address, reason, address_handshakes_max, wait_ms_max = WAIT_MAX.as_millis() as u64,
+            "connection closed: its address has all the handshakes under way that it may; see what runs there, or raise [amop] address_handshakes_max",
+        );
+    }
 }
 
-impl Drop for Underway {
-    fn drop(&mut self) {
-        self.hall.guests.borrow_mut().end_handshake(self.address);
+async fn serve(
+    hall: Rc<Hall>,
+    stream: TcpStream,
+    address: SocketAddr,
+    config: ServerTls,
+    place: Place,
+    what: &'static str,
+    admit: impl Admit,
+) {
+    let _ = stream.set_nodelay(true);
+    let greeted = match Handshake::server(config) {
+        Ok(handshake) => hall.shake_hands(&stream, handshake).await,
+        Err(error) => Err(error.into()),
+    };
+    drop(place);
+    match greeted {
+        Ok(greeted) => admit(&hall, &stream, address, greeted),
+        Err(reason) => log_failure(&hall, what, address, &reason),
+    }
+}
+
+fn log_failure(hall: &Hall, what: &str, address: SocketAddr, reason: &Failure) {
+    let cause = Cause::of(reason);
+    if cause == Cause::Probe {
+        debug!(%address, "connection closed before a byte came, as health checks do");
+        return;
+    }
+    if !hall.may_log(|logs| &mut logs.handshake_failed) {
+        return;
+    }
+    let (remedy, cause_name) = (cause.remedy(), cause.name());
+    if cause.is_about_certificate() {
+        warn!(%address, cause = cause_name, %reason, remedy, "the certificate of {what} was refused");
+    } else if cause.needs_somebody() {
+        warn!(%address, cause = cause_name, %reason, remedy, "the handshake of {what} failed");
+    } else {
+        info!(%address, cause = cause_name, %reason, remedy, "the handshake of {what} failed");
     }
 }
 
@@ -154,6 +200,10 @@ async fn next_connection(hall: &Hall, listener: &tokio_uring::net::TcpListener) 
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
+            // It was gone before it was taken.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
+                hall.counters.probes.increment();
+            }
             Err(error) => {
                 hall.counters.accept_failures.increment();
                 if hall.may_log(|logs| &mut logs.not_accepted) {
@@ -171,8 +221,9 @@ pub(super) fn admit_node(
     stream: &TcpStream,
     address: String,
     dialed: bool,
-    established: Established,
+    greeted: Greeted,
 ) -> Option<u64> {
+    let Greeted { established, is_ourselves } = greeted;
     let Some(id) = established.peer.node_id else {
         hall.counters.nodes_refused_by_key.increment();
         if hall.may_log(|logs| &mut logs.not_let_in) {
@@ -184,7 +235,11 @@ pub(super) fn admit_node(
         return None;
     };
     if id == hall.settings.own_id {
-        debug!(%address, "this is ourselves");
+        if is_ourselves {
+            debug!(%address, "this is ourselves");
+        } else {
+            hall.own_key.is_elsewhere(&hall.counters, &address, dialed);
+        }
         return None;
     }
     if !hall.membership.borrow().admission.admits(&id) {

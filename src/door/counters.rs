@@ -1,37 +1,62 @@
 //! What the door counts, and the lines that it logs in bounded number.
 
-use rustls::{AlertDescription, Error as TlsError};
-
-use super::Failure;
-use crate::{
-    relay::{
-        counters::{Counter, figures},
-        log_limit::LogLimit,
-    },
-    tls::handshake::HandshakeError,
-};
+use crate::relay::{counters::figures, log_limit::LogLimit};
 
 figures! {
     /// The figures of the door.
     pub struct DoorCounters {
         /// Handshakes under way now, of links that came in and that were dialled.
         gauge pending_handshakes,
-        /// Handshakes begun.
+        /// Handshakes begun: dialled, or with a peer's first byte.
         counter handshakes_begun,
         /// Handshakes done.
         counter handshakes_done,
-        /// Handshakes that failed because the peer's certificate was missing or not trusted.
-        counter handshakes_failed_certificate,
-        /// Handshakes that failed because the peer spoke no TLS, or none that is spoken here.
-        counter handshakes_failed_tls,
-        /// Handshakes that the peer broke off, or ended because of our certificate.
+        /// Connections whose peer closed before it sent a byte, as health checks do. No handshakes.
+        counter probes,
+        /// Connections closed because their peer sent nothing for the time of a handshake. No handshakes.
+        counter silent_connections,
+        /// Handshakes that failed because the peer spoke something else than TLS: HTTP, the PROXY protocol, AMOP.
+        counter handshakes_failed_not_tls,
+        /// Handshakes that failed for want of a common TLS version.
+        counter handshakes_failed_no_common_version,
+        /// Handshakes that failed for want of a common key exchange group.
+        counter handshakes_failed_no_common_group,
+        /// Handshakes that failed for want of a common cipher suite that goes with our key.
+        counter handshakes_failed_no_common_cipher_suite,
+        /// Handshakes that failed for want of a common kind of signature.
+        counter handshakes_failed_no_common_signature,
+        /// Handshakes that failed because the peer sent no certificate.
+        counter handshakes_failed_no_certificate,
+        /// Handshakes that failed because the peer's certificate is of an authority that is not trusted here.
+        counter handshakes_failed_unknown_authority,
+        /// Handshakes that failed because the peer's certificate, or one above it, has expired.
+        counter handshakes_failed_certificate_expired,
+        /// Handshakes that failed because the peer's certificate, or one above it, is not valid yet.
+        counter handshakes_failed_certificate_not_yet_valid,
+        /// Handshakes that failed because the application's certificate has another issuer than the node's.
+        counter handshakes_failed_certificate_of_other_issuer,
+        /// Handshakes that failed because the peer's certificate is malformed, wrongly signed or for another purpose.
+        counter handshakes_failed_bad_certificate,
+        /// Handshakes that failed because the peer did not accept our certificate, and said so.
+        counter handshakes_failed_own_certificate_refused,
+        /// Handshakes that the peer ended with another alert.
+        counter handshakes_failed_alert,
+        /// Handshakes that failed because the peer sent what makes no sense, or too much.
+        counter handshakes_failed_malformed,
+        /// Handshakes that the peer broke off.
         counter handshakes_failed_closed,
         /// Handshakes that took too long.
         counter handshakes_failed_timeout,
         /// Handshakes whose connection broke.
         counter handshakes_failed_io,
-        /// Connections closed because their address had too many handshakes at once.
+        /// Connections that wait now because their address has its maximum of handshakes under way.
+        gauge waiting_connections,
+        /// Connections that had to wait because their address had its maximum of handshakes under way.
+        counter connections_waited,
+        /// Connections closed because too many waited, or they waited too long.
         counter handshakes_refused,
+        /// Links, and connections of other processes, that bear this node's own key.
+        counter own_key_elsewhere,
         /// Connections that could not be accepted.
         counter accept_failures,
         /// Applications not let in because the node or their certificate had its maximum of sessions.
@@ -51,72 +76,6 @@ figures! {
         /// Links that were dialled, and that the peer ended within seconds, with no other link to it.
         counter dials_hung_up,
     }
-}
-
-/// What made a handshake fail, as far as it tells an operator what to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureClass {
-    Certificate,
-    Tls,
-    Closed,
-    Timeout,
-    Io,
-}
-
-impl FailureClass {
-    pub(super) fn of(failure: &Failure) -> Self {
-        match failure {
-            Failure::Timeout => Self::Timeout,
-            Failure::Io(_) => Self::Io,
-            Failure::Handshake(HandshakeError::Closed) => Self::Closed,
-            Failure::Handshake(
-                HandshakeError::NoCertificate
-                | HandshakeError::Tls(TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented),
-            ) => Self::Certificate,
-            Failure::Handshake(HandshakeError::Tls(TlsError::AlertReceived(alert)))
-                if is_about_certificate(*alert) =>
-            {
-                Self::Closed
-            }
-            Failure::Handshake(_) => Self::Tls,
-        }
-    }
-
-    pub(super) fn counter(self, counters: &DoorCounters) -> &Counter {
-        match self {
-            Self::Certificate => &counters.handshakes_failed_certificate,
-            Self::Tls => &counters.handshakes_failed_tls,
-            Self::Closed => &counters.handshakes_failed_closed,
-            Self::Timeout => &counters.handshakes_failed_timeout,
-            Self::Io => &counters.handshakes_failed_io,
-        }
-    }
-
-    /// What to do about it.
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::Certificate => {
-                "the peer needs a certificate of this network (amop pki show shows one), and both clocks must be right"
-            }
-            Self::Tls => "see that the peer speaks TLS of a version in [tls] of config.ini",
-            Self::Closed => "see the peer's log; it may not accept this node's certificate",
-            Self::Timeout | Self::Io => "see whether the peer runs, and the network between",
-        }
-    }
-}
-
-/// Whether a peer says by it that it does not accept our certificate.
-fn is_about_certificate(alert: AlertDescription) -> bool {
-    use AlertDescription as Alert;
-    matches!(
-        alert,
-        Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-    )
 }
 
 /// One limit for each kind of line.
@@ -145,21 +104,5 @@ impl Default for Logs {
             disconnected: LogLimit::new("nodes whose links are closed"),
             link_lost: LogLimit::new("links lost for want of file descriptors"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_alert_about_our_certificate_sends_to_the_peers_log_and_another_to_the_versions() {
-        let remedy = |alert| {
-            let failure = Failure::Handshake(HandshakeError::Tls(TlsError::AlertReceived(alert)));
-            FailureClass::of(&failure).remedy()
-        };
-        assert!(remedy(AlertDescription::BadCertificate).contains("this node's certificate"));
-        assert!(remedy(AlertDescription::UnknownCA).contains("this node's certificate"));
-        assert!(remedy(AlertDescription::ProtocolVersion).contains("[tls]"));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, counters::FailureClass};
+use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, cause::Cause};
 use crate::{
     backoff::{Backoff, LASTED},
     tls::handshake::{Handshake, HandshakeError},
@@ -43,11 +43,11 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
         }
         hall.counters.dials.increment();
         match dial(&hall, &peer, replacing).await {
-            Ok((id, None)) if id == Some(hall.settings.own_id) => {
+            Ok(Dialled::Ourselves) => {
                 debug!(%peer, "[p2p] node.N names this node itself");
                 tokio::time::sleep(OWN_ADDRESS_PAUSE).await;
             }
-            Ok((id, token)) => {
+            Ok(Dialled::Node { id, token }) => {
                 found.set(id.or(found.get()));
                 if let Some(token) = token {
                     last = Some(token);
@@ -63,10 +63,13 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
             }
             Err(reason) => {
                 hall.counters.dials_failed.increment();
-                let remedy = FailureClass::of(&reason).remedy();
+                let cause = Cause::of(&reason);
+                let (cause, remedy) = (cause.name(), cause.remedy());
                 match absence.note(&hall, Instant::now(), may_pass(&reason)) {
                     News::First => info!(%peer, %reason, "a node of [p2p] is not there yet; trying on"),
-                    News::Lasts => warn!(%peer, %reason, remedy, "cannot reach a node of [p2p]; trying on"),
+                    News::Lasts => {
+                        warn!(%peer, cause, %reason, remedy, "cannot reach a node of [p2p]; trying on")
+                    }
                     News::Old => debug!(%peer, %reason, "still cannot reach a node"),
                 }
                 pause(&mut backoff).await;
@@ -167,9 +170,16 @@ async fn pause(backoff: &mut Backoff) {
     tokio::time::sleep(pause).await;
 }
 
-/// Dials once; `replacing` if a link to the node is there and is to be replaced. Gives who is there, and the
-/// link's token if it was let in.
-async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId>, Option<u64>), Failure> {
+/// Who was dialled.
+enum Dialled {
+    /// The address is one of this node's own.
+    Ourselves,
+    /// A node, and the link's token if it was let in.
+    Node { id: Option<NodeId>, token: Option<u64> },
+}
+
+/// Dials once; `replacing` if a link to the node is there and is to be replaced.
+async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<Dialled, Failure> {
     let addresses = hall.lookups.resolve(peer).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
@@ -186,23 +196,26 @@ async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<(Option<NodeId
         };
         let _ = stream.set_nodelay(true);
         let handshake = Handshake::client(hall.settings.p2p_client_tls.clone())?;
-        let established = match hall.shake_hands(&stream, handshake).await {
-            Ok(established) => established,
+        let greeted = match hall.shake_hands(&stream, handshake).await {
+            Ok(greeted) => greeted,
             Err(error) => {
                 last = error;
                 continue;
             }
         };
-        let id = established.peer.node_id;
+        let id = greeted.established.peer.node_id;
+        if greeted.is_ourselves {
+            return Ok(Dialled::Ourselves);
+        }
         if !replacing && id.is_some_and(|id| hall.guests.borrow().has_node(&id)) {
             // It dialled us in the meantime.
-            return Ok((id, None));
+            return Ok(Dialled::Node { id, token: None });
         }
-        let token = admit_node(hall, &stream, address.to_string(), true, established);
+        let token = admit_node(hall, &stream, address.to_string(), true, greeted);
         if token.is_some() && hall.may_log(|logs| &mut logs.dialed) {
             info!(%peer, %address, "dialled a node");
         }
-        return Ok((id, token));
+        return Ok(Dialled::Node { id, token });
     }
     Err(last)
 }

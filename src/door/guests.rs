@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
     rc::Rc,
 };
 
 use tokio::sync::Notify;
 
-use super::{HANDSHAKES_PER_ADDRESS_MAX, LINKS_PER_NODE_MAX, SESSIONS_PER_CERTIFICATE_MAX};
+use super::{LINKS_PER_NODE_MAX, SESSIONS_PER_CERTIFICATE_MAX};
 use crate::{
     relay::{ReactorId, registry::NEIGHBOURS_MAX, settings::SESSIONS_MAX},
     wire::NodeId,
@@ -46,7 +45,6 @@ pub(super) struct Guests {
     by_certificate: HashMap<[u8; 32], usize>,
     by_reactor: Vec<usize>,
     nodes: HashMap<NodeId, usize>,
-    handshakes: HashMap<IpAddr, usize>,
     /// Told whenever a node's link ends or is to be replaced.
     pub(super) node_left: Rc<Notify>,
 }
@@ -60,27 +58,7 @@ impl Guests {
             by_certificate: HashMap::new(),
             by_reactor: vec![0; usize::from(reactors)],
             nodes: HashMap::new(),
-            handshakes: HashMap::new(),
             node_left: Rc::default(),
-        }
-    }
-
-    /// A handshake begins; `false` if the address has too many.
-    pub(super) fn begin_handshake(&mut self, address: IpAddr) -> bool {
-        let count = self.handshakes.entry(address).or_default();
-        if *count >= HANDSHAKES_PER_ADDRESS_MAX {
-            return false;
-        }
-        *count += 1;
-        true
-    }
-
-    pub(super) fn end_handshake(&mut self, address: IpAddr) {
-        if let Some(count) = self.handshakes.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.handshakes.remove(&address);
-            }
         }
     }
 
@@ -210,17 +188,5 @@ mod tests {
         assert_eq!(guests.admit_node(id(NEIGHBOURS_MAX)), Err(NoRoom::Nodes));
         guests.leave(tokens[0]);
         assert!(guests.admit_node(id(0)).is_ok());
-    }
-
-    #[test]
-    fn handshakes_are_bounded_per_address() {
-        let mut guests = Guests::new(1);
-        let address = IpAddr::from([127, 0, 0, 1]);
-        for _ in 0..HANDSHAKES_PER_ADDRESS_MAX {
-            assert!(guests.begin_handshake(address));
-        }
-        assert!(!guests.begin_handshake(address));
-        guests.end_handshake(address);
-        assert!(guests.begin_handshake(address));
     }
 }

@@ -15,11 +15,14 @@
 //! - Every handshake has a time, an amount of input, and a place among a bounded number.
 
 mod accept;
+mod cause;
 mod counters;
 mod dial;
 mod guests;
+mod lobby;
 mod lookup;
 mod membership;
+mod own_key;
 
 use std::{
     cell::RefCell,
@@ -36,12 +39,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
 
-pub use self::{counters::DoorCounters, membership::Membership};
 use self::{
-    counters::{FailureClass, Logs},
+    cause::Cause,
+    counters::Logs,
     guests::Guests,
+    lobby::{WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
+    own_key::{Dialled, OwnKey},
 };
+pub use self::{counters::DoorCounters, membership::Membership};
 use crate::{
     bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent, schedule},
@@ -51,7 +57,7 @@ use crate::{
     tls::{
         Established,
         config::ServerTls,
-        handshake::{Handshake, HandshakeError, INPUT_LEN_MAX},
+        handshake::{Handshake, HandshakeError, INPUT_LEN_MAX, Offers},
         verify::{CERTIFICATE_LEN_MAX, CERTIFICATES_MAX},
     },
     wire::NodeId,
@@ -64,7 +70,9 @@ pub const HANDSHAKES_MAX: usize = 1_024;
 /// Memory of a handshake beside its input, in bytes: the state of rustls, certificates, its task; about
 /// (`scripts/memory` measures it).
 const HANDSHAKE_MEMORY: usize = 64 * 1024;
-/// Handshakes at once from one address; further ones are closed.
+/// Memory of a connection that waits, in bytes: its task, its place among others, its socket's state here; about.
+const WAITING_MEMORY: usize = 4 * 1024;
+/// Handshakes at once from one address, unless `[amop] address_handshakes_max` says otherwise; further ones wait.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 /// Sessions with one certificate.
 pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
@@ -131,6 +139,8 @@ pub struct DoorSettings {
     pub p2p_server_tls: ServerTls,
     /// For nodes that we dial.
     pub p2p_client_tls: Arc<ClientConfig>,
+    /// Handshakes at once from one address, at each listener.
+    pub address_handshakes_max: usize,
     /// Number of reactors.
     pub reactors: u16,
 }
@@ -154,6 +164,7 @@ struct Hall {
     engine: EngineHandle,
     guests: RefCell<Guests>,
     lookups: Lookups,
+    own_key: OwnKey,
     counters: Arc<DoorCounters>,
     logs: RefCell<Logs>,
     membership: watch::Receiver<Membership>,
@@ -224,6 +235,7 @@ impl Door {
                 let hall = Rc::new(Hall {
                     guests: RefCell::new(Guests::new(settings.reactors)),
                     lookups: Lookups::default(),
+                    own_key: OwnKey::default(),
                     counters: counted,
                     logs: RefCell::default(),
                     settings,
@@ -294,11 +306,14 @@ impl Hall {
         kind(&mut self.logs.borrow_mut()).admits(Instant::now())
     }
 
-    /// Does a whole handshake within its time.
-    async fn shake_hands(&self, stream: &TcpStream, handshake: Handshake) -> Result<Established, Failure> {
-        self.counters.handshakes_begun.increment();
+    /// Does a whole handshake within its time. Who dialled has begun it; of others it is known with their first byte.
+    async fn shake_hands(&self, stream: &TcpStream, mut handshake: Handshake) -> Result<Greeted, Failure> {
+        let dialed = self.own_key.dialling(&handshake);
+        if dialed.is_some() {
+            self.counters.handshakes_begun.increment();
+        }
         let pending = Pending::begin(&self.counters);
-        let done = tokio::time::timeout(HANDSHAKE_TIMEOUT, drive(stream, handshake)).await;
+        let done = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.drive(stream, &mut handshake)).await;
         drop(pending);
         let done = done.unwrap_or_else(|_| {
             // What is pending keeps the descriptor open until it completes: a silent peer's read never
@@ -306,11 +321,48 @@ impl Hall {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             Err(Failure::Timeout)
         });
+        let done = done.map_err(|failure| failure.told_by(&handshake, dialed.is_some())).and_then(|is_own| {
+            let is_ourselves = dialed.as_ref().map_or(is_own, Dialled::came_back);
+            Ok(Greeted { established: handshake.finish()?, is_ourselves })
+        });
         match &done {
             Ok(_) => self.counters.handshakes_done.increment(),
-            Err(failure) => FailureClass::of(failure).counter(&self.counters).increment(),
+            Err(failure) => Cause::of(failure).counter(&self.counters).increment(),
         }
         done
+    }
+
+    /// Goes through a handshake; gives whether it is served here for ourselves.
+    async fn drive(&self, stream: &TcpStream, handshake: &mut Handshake) -> Result<bool, Failure> {
+        let mut buffer = Vec::with_capacity(READ_LEN);
+        let mut failed = None;
+        let mut is_own = false;
+        let is_served = handshake.client_random().is_none();
+        loop {
+            let output = handshake.take_output();
+            if !output.is_empty() {
+                let (written, _) = stream.write_all(output).await;
+                written?;
+            }
+            if let Some(error) = failed {
+                return Err(Failure::Handshake(error));
+            }
+            if handshake.is_complete() {
+                return Ok(is_own);
+            }
+            buffer.clear();
+            let (read, returned) = stream.read(buffer).await;
+            buffer = returned;
+            if read? == 0 {
+                return Err(HandshakeError::Closed.into());
+            }
+            if is_served && !handshake.has_heard() {
+                self.counters.handshakes_begun.increment();
+            }
+            // An alert that tells the peer what is wrong goes out first.
+            failed = handshake.handle_received(&buffer).err();
+            is_own |= is_served && self.own_key.note_served(handshake);
+        }
     }
 }
 
@@ -371,6 +423,13 @@ fn is_in_use(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::AddrInUse
 }
 
+/// A handshake that is done.
+struct Greeted {
+    established: Established,
+    /// Whether this process is at both ends.
+    is_ourselves: bool,
+}
+
 /// Why a connection became no link.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -378,43 +437,72 @@ enum Failure {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
+    /// What the peer, who is the client, offered goes with nothing here.
+    #[error("{error}; it offers {offers}")]
+    Offers { error: HandshakeError, offers: Offers },
     #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
     Timeout,
+    #[error("the peer closed before it sent a byte")]
+    Probe,
+    #[error("the peer sent nothing for {HANDSHAKE_TIMEOUT:?}")]
+    Silent,
 }
 
-async fn drive(stream: &TcpStream, mut handshake: Handshake) -> Result<Established, Failure> {
-    let mut buffer = Vec::with_capacity(READ_LEN);
-    let mut failed = None;
-    loop {
-        let output = handshake.take_output();
-        if !output.is_empty() {
-            let (written, _) = stream.write_all(output).await;
-            written?;
+impl Failure {
+    /// The same, with what the handshake knows of it.
+    fn told_by(self, handshake: &Handshake, dialed: bool) -> Self {
+        if let Some(stranger) = handshake.stranger() {
+            return HandshakeError::Stranger(stranger).into();
         }
-        if let Some(error) = failed {
-            return Err(Failure::Handshake(error));
+        match self {
+            Self::Io(_) | Self::Handshake(HandshakeError::Closed) if !dialed && !handshake.has_heard() => {
+                Self::Probe
+            }
+            Self::Timeout if !dialed && !handshake.has_heard() => Self::Silent,
+            Self::Handshake(error @ HandshakeError::Tls(rustls::Error::PeerIncompatible(_))) => {
+                if let Some(version) = handshake.old_version() {
+                    return HandshakeError::OldVersion(version).into();
+                }
+                match handshake.offers() {
+                    Some(offers) => Self::Offers { error, offers: offers.clone() },
+                    None => error.into(),
+                }
+            }
+            failure => failure,
         }
-        if handshake.is_complete() {
-            return Ok(handshake.finish()?);
-        }
-        buffer.clear();
-        let (read, returned) = stream.read(buffer).await;
-        buffer = returned;
-        if read? == 0 {
-            return Err(HandshakeError::Closed.into());
-        }
-        // An alert that tells the peer what is wrong goes out first.
-        failed = handshake.handle_received(&buffer).err();
     }
 }
 
 /// The bounds of the door.
-pub(crate) fn bounds() -> Vec<Bound> {
+pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
     let handshake = INPUT_LEN_MAX + HANDSHAKE_MEMORY;
     vec![
         fixed("handshakes", HANDSHAKES_MAX, "handshakes", "listener", "further ones wait in the backlog")
             .memory(2 * HANDSHAKES_MAX * handshake),
-        fixed("handshakes", HANDSHAKES_PER_ADDRESS_MAX, "handshakes", "address", "closed"),
+        fixed(
+            "handshakes",
+            address_handshakes_max,
+            "handshakes",
+            "address at a listener",
+            "further ones wait",
+        )
+        .set_by("[amop] address_handshakes_max"),
+        fixed(
+            "connections that wait because of their address",
+            WAITING_MAX,
+            "connections",
+            "listener",
+            "closed: handshakes_refused",
+        )
+        .memory(2 * WAITING_MAX * WAITING_MEMORY),
+        fixed(
+            "connections that wait because of their address",
+            WAITING_PER_ADDRESS_MAX,
+            "connections",
+            "address at a listener",
+            "closed: handshakes_refused",
+        ),
+        fixed("wait because of the address", WAIT_MAX.as_millis() as usize, "ms", "connection", "closed"),
         fixed("handshake", HANDSHAKE_TIMEOUT.as_millis() as usize, "ms", "connection", "closed"),
         fixed("input of a handshake", INPUT_LEN_MAX, "bytes", "connection", "closed"),
         fixed("certificates", CERTIFICATES_MAX, "certificates", "connection", "closed"),

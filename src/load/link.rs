@@ -70,7 +70,11 @@ pub fn shake_hands(socket: &mut (impl Read + Write), config: &Arc<ClientConfig>)
         if len == 0 {
             return Err(failed(&"the node closed the connection; are the certificates of its chain?"));
         }
-        handshake.handle_received(&bytes[..len]).map_err(|error| failed(&error))?;
+        if let Err(error) = handshake.handle_received(&bytes[..len]) {
+            // An alert that tells the node what is wrong. It may have closed already.
+            let _ = socket.write_all(&handshake.take_output());
+            return Err(failed(&error));
+        }
     }
 }
 

@@ -10,7 +10,15 @@ use rustls::{
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
 
-use super::{Established, config::ServerTls, identity::parse, record, verify::describe};
+pub use super::greeting::{Offers, Stranger};
+use super::{
+    Established,
+    config::ServerTls,
+    greeting::{self, GREETING_LEN},
+    identity::parse,
+    record,
+    verify::describe,
+};
 
 /// Most bytes that a peer may send before its handshake is complete (WIRE §1.8).
 pub const INPUT_LEN_MAX: usize = 64 * 1024;
@@ -21,6 +29,12 @@ pub enum HandshakeError {
     /// rustls' reason; most often the peer's certificate or its offers.
     #[error("{0}")]
     Tls(#[from] rustls::Error),
+    /// The peer speaks something else.
+    #[error("the peer speaks {0}")]
+    Stranger(Stranger),
+    /// The client knows nothing newer than this.
+    #[error("the peer speaks {0} at most")]
+    OldVersion(&'static str),
     /// More than [`INPUT_LEN_MAX`] bytes.
     #[error("the peer sent more than a handshake needs")]
     TooLong,
@@ -47,6 +61,12 @@ pub struct Handshake {
     role: Role,
     input: Vec<u8>,
     received: usize,
+    /// The first bytes that the peer sent.
+    greeting: Vec<u8>,
+    /// The random bytes of the client's first message, whichever end that is.
+    client_random: Option<[u8; 32]>,
+    /// What the client offered, if that is the peer.
+    offers: Option<Offers>,
     output: Vec<u8>,
     plaintext: Vec<u8>,
     complete: bool,
@@ -70,6 +90,7 @@ impl Handshake {
         let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
         let mut handshake = Self::new(Role::Client(UnbufferedClientConnection::new(config, nobody)?));
         handshake.advance()?;
+        handshake.client_random = greeting::client_random(&handshake.output);
         Ok(handshake)
     }
 
@@ -78,6 +99,9 @@ impl Handshake {
             role,
             input: Vec::new(),
             received: 0,
+            greeting: Vec::new(),
+            client_random: None,
+            offers: None,
             output: Vec::new(),
             plaintext: Vec::new(),
             complete: false,
@@ -87,11 +111,45 @@ impl Handshake {
     /// Takes bytes from the peer.
     pub fn handle_received(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
         self.received += bytes.len();
+        self.note_greeting(bytes);
         if self.received > INPUT_LEN_MAX {
             return Err(HandshakeError::TooLong);
         }
         self.input.extend_from_slice(bytes);
         if self.complete { Ok(()) } else { self.advance() }
+    }
+
+    fn note_greeting(&mut self, bytes: &[u8]) {
+        let missing = GREETING_LEN - self.greeting.len();
+        self.greeting.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+        if missing > 0 && matches!(self.role, Role::Hello(..)) {
+            self.client_random = greeting::client_random(&self.greeting);
+        }
+    }
+
+    /// Whether the peer has sent anything.
+    pub fn has_heard(&self) -> bool {
+        self.received > 0
+    }
+
+    /// What the peer speaks instead of TLS, if that can be told.
+    pub fn stranger(&self) -> Option<Stranger> {
+        Stranger::of(&self.greeting)
+    }
+
+    /// What the peer speaks at most, if it is a client that is too old for all that is served here.
+    pub fn old_version(&self) -> Option<&'static str> {
+        greeting::old_version(&self.greeting)
+    }
+
+    /// The random bytes of the client's first message, once it is here: both ends of a handshake have the same.
+    pub fn client_random(&self) -> Option<[u8; 32]> {
+        self.client_random
+    }
+
+    /// What the peer offered, if it is the client and has said so.
+    pub fn offers(&self) -> Option<&Offers> {
+        self.offers.as_ref()
     }
 
     /// Bytes to send now; after an error perhaps an alert.
@@ -106,13 +164,14 @@ impl Handshake {
 
     fn advance(&mut self) -> Result<(), HandshakeError> {
         loop {
-            let Self { role, input, output, plaintext, .. } = self;
+            let Self { role, input, output, plaintext, offers, .. } = self;
             let (discard, progress) = match role {
                 Role::Hello(acceptor, tls, seen) => {
-                    let Some(has_alternative) = look(acceptor, &input[*seen..]) else {
+                    let Some((has_alternative, offered)) = look(acceptor, &input[*seen..]) else {
                         *seen = input.len();
                         return Ok(());
                     };
+                    *offers = offered;
                     *role = Role::Server(UnbufferedServerConnection::new(tls.serving(has_alternative))?);
                     continue;
                 }
@@ -175,18 +234,20 @@ impl Handshake {
     }
 }
 
-/// Looks at what came of a peer's first message: whether its offers hold P-256 beside X25519. `None` if more is
-/// needed. What is wrong with it is found, and answered, by the connection that serves it.
-fn look(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Option<bool> {
+/// Looks at what came of a peer's first message: whether its offers hold P-256 beside X25519, and what they are. `None` if
+/// more is needed. What is wrong with it is found, and answered, by the connection that serves it.
+fn look(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Option<(bool, Option<Offers>)> {
     while !bytes.is_empty() {
         if !matches!(acceptor.read_tls(&mut bytes), Ok(1..)) {
-            return Some(false);
+            return Some((false, None));
         }
     }
-    let accepted = acceptor.accept().transpose()?;
-    let groups = accepted.as_ref().ok().and_then(|accepted| accepted.client_hello().named_groups());
-    let offers = |group| groups.is_some_and(|groups| groups.contains(&group));
-    Some(offers(NamedGroup::X25519) && offers(NamedGroup::secp256r1))
+    let Ok(accepted) = acceptor.accept().transpose()? else { return Some((false, None)) };
+    let hello = accepted.client_hello();
+    let groups = hello.named_groups().unwrap_or_default();
+    let offers = |group| groups.contains(&group);
+    let has_alternative = offers(NamedGroup::X25519) && offers(NamedGroup::secp256r1);
+    Some((has_alternative, Some(Offers::new(groups, hello.cipher_suites()))))
 }
 
 /// Does what one state asks for; gives how many bytes of input are done with.

@@ -20,6 +20,7 @@
 //! - One record that does not authenticate ends the connection.
 
 pub mod config;
+mod greeting;
 pub mod handshake;
 pub mod identity;
 pub mod record;

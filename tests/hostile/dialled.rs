@@ -32,12 +32,12 @@ const DIALS: usize = 5;
 /// The least that they take in all: each pause may be a little shorter.
 const LEAST: Duration = Duration::from_millis(2_100);
 
-/// With what a peer ends a connection.
+/// After what a peer ends a connection.
 #[derive(Clone, Copy, Debug)]
-enum Ends {
-    AfterTcp,
-    AfterTls,
-    AfterHello,
+enum EndsAfter {
+    Tcp,
+    Tls,
+    Hello,
 }
 
 fn conf(index: usize) -> PathBuf {
@@ -64,13 +64,13 @@ fn take_handshake(socket: &mut TcpStream, index: usize) -> Established {
 }
 
 /// Takes one connection and ends it.
-fn take_and_end(listener: &TcpListener, index: usize, ends: Ends) {
+fn take_and_end(listener: &TcpListener, index: usize, ends: EndsAfter) {
     let (mut socket, _) = listener.accept().unwrap();
-    if let Ends::AfterTcp = ends {
+    if let EndsAfter::Tcp = ends {
         return;
     }
     let mut link = take_handshake(&mut socket, index);
-    if let Ends::AfterHello = ends {
+    if let EndsAfter::Hello = ends {
         let hello = Hello {
             version_min: 1,
             version_max: 1,
@@ -105,7 +105,7 @@ fn a_peer_that_ends_each_connection_is_dialled_less_and_less_often_wherever_it_e
     let node = TestNode::start(Profile::Ec, 0, &[], &peers);
     std::thread::scope(|scope| {
         for (index, (listener, ends)) in
-            listeners.iter().zip([Ends::AfterTcp, Ends::AfterTls, Ends::AfterHello]).enumerate()
+            listeners.iter().zip([EndsAfter::Tcp, EndsAfter::Tls, EndsAfter::Hello]).enumerate()
         {
             scope.spawn(move || {
                 let mut begun = None;
@@ -114,7 +114,10 @@ fn a_peer_that_ends_each_connection_is_dialled_less_and_less_often_wherever_it_e
                     begun.get_or_insert_with(Instant::now);
                 }
                 let took = begun.unwrap().elapsed();
-                assert!(took >= LEAST, "{DIALS} dials within {took:?} of a peer that ends them {ends:?}");
+                assert!(
+                    took >= LEAST,
+                    "{DIALS} dials within {took:?} of a peer that ends them after {ends:?}"
+                );
             });
         }
     });

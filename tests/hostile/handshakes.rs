@@ -23,7 +23,7 @@ use rustls::ClientConfig;
 
 use crate::{
     healthy::{HealthyPair, answers},
-    support::{RawSdk, TestNode, application_config, host_dir, network_files, wait_until},
+    support::{RawSdk, TestNode, application_config, get, host_dir, network_files, wait_until},
 };
 
 fn ports(node: &TestNode) -> [SocketAddr; 2] {
@@ -243,18 +243,19 @@ fn node_config() -> Arc<ClientConfig> {
     config_of(&conf, "node", &conf.join("ca.crt"))
 }
 
-fn flood_with_half_handshakes(count: usize) {
-    let node = TestNode::start(Profile::Ec, 0, &[], "");
+/// Floods with half handshakes from one address; so many of them are turned away.
+fn flood_with_half_handshakes(count: usize, refused: usize) {
+    let node = TestNode::start(Profile::Ec, 0, &[], "[admin]\nlisten_port=0\n");
     let healthy = HealthyPair::start(&node);
     for (port, config) in ports(&node).into_iter().zip([application_config(Profile::Ec), node_config()]) {
         let mut halves = half_handshakes([127, 0, 0, 2], port, count);
-        // Those beyond the bound are closed at once.
+        // Those beyond the bound of those who wait are closed at once.
         let mut closed = vec![false; count];
         wait_until("those beyond the bound are closed", || {
             for (half, closed) in halves.iter_mut().zip(&mut closed) {
                 *closed = *closed || is_closed_now(half);
             }
-            closed.iter().filter(|&&closed| closed).count() >= count - HANDSHAKES_PER_ADDRESS_MAX
+            closed.iter().filter(|&&closed| closed).count() >= refused
         });
         // Others come in at once, while they stand.
         RawSdk::connect_over(config.clone(), connect_from([127, 0, 0, 3], port)).unwrap();
@@ -267,15 +268,73 @@ fn flood_with_half_handshakes(count: usize) {
     healthy.finish();
 }
 
+/// A figure of the door.
+fn door_figure(node: &TestNode, name: &str) -> u64 {
+    let (_, metrics) = get(node.node().admin_address().unwrap(), "/metrics");
+    let names = [format!("amop_door_{name} "), format!("amop_door_{name}_total ")];
+    let value = |line: &str| names.iter().find_map(|name| line.strip_prefix(name.as_str())?.parse().ok());
+    metrics.lines().find_map(value).unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+#[test]
+fn a_storm_from_one_address_beyond_its_bound_waits_and_all_come_in() {
+    let more = "[admin]\nlisten_port=0\n[amop]\naddress_handshakes_max=2\n";
+    let node = TestNode::start(Profile::Ec, 0, &[], more);
+    let port = ports(&node)[0];
+    // All are there before one of them says a word.
+    let sockets: Vec<TcpStream> = (0..40).map(|_| connect(port)).collect();
+    wait_until("they wait", || door_figure(&node, "waiting_connections") == 38);
+    std::thread::scope(|scope| {
+        for socket in sockets {
+            scope.spawn(|| {
+                let mut app = RawSdk::connect_over(application_config(Profile::Ec), socket).unwrap();
+                assert!(answers(&mut app));
+            });
+        }
+    });
+    for (name, expected) in [
+        ("waiting_connections", 0),
+        ("connections_waited", 38),
+        ("handshakes_refused", 0),
+        ("handshakes_done", 40),
+    ] {
+        assert_eq!(door_figure(&node, name), expected, "{name}");
+    }
+}
+
+#[test]
+fn connections_that_close_before_a_byte_are_probes_and_no_handshakes_on_both_ports() {
+    let node = TestNode::start(Profile::Ec, 0, &[], "[admin]\nlisten_port=0\n");
+    for (index, port) in ports(&node).into_iter().enumerate() {
+        for _ in 0..10 {
+            // As a health check closes: in order, or by a reset.
+            drop(connect(port));
+            let socket = connect(port);
+            socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        let expected = 20 * (index as u64 + 1);
+        wait_until("they are counted", || door_figure(&node, "probes") == expected);
+    }
+    for name in ["handshakes_begun", "handshakes_failed_closed", "handshakes_failed_io", "silent_connections"]
+    {
+        assert_eq!(door_figure(&node, name), 0, "{name}");
+    }
+    // One byte makes it a handshake.
+    connect(ports(&node)[0]).write_all(&[22]).unwrap();
+    wait_until("it is counted", || door_figure(&node, "handshakes_failed_closed") == 1);
+    assert_eq!(door_figure(&node, "handshakes_begun"), 1);
+    assert_eq!(door_figure(&node, "probes"), 40);
+}
+
 #[test]
 fn hundreds_of_half_handshakes_from_one_address_keep_nobody_else_out() {
-    flood_with_half_handshakes(400);
+    flood_with_half_handshakes(400, 0);
 }
 
 #[test]
 #[ignore = "needs 11,000 open files to itself: .ci/run runs it alone"]
 fn ten_thousand_half_handshakes_from_one_address_keep_nobody_else_out() {
-    flood_with_half_handshakes(10_000);
+    flood_with_half_handshakes(10_000, 10_000 - HANDSHAKES_PER_ADDRESS_MAX - 1_024);
 }
 
 #[test]

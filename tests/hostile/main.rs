@@ -2,6 +2,7 @@
 //! exchanging messages at the node under attack, and every one must be answered.
 
 mod bodies;
+mod causes;
 mod dialled;
 mod frames;
 mod handshakes;
