@@ -57,6 +57,11 @@ impl Cause {
             Failure::Handshake(HandshakeError::OldVersion(_)) => Self::NoCommonVersion,
             Failure::Handshake(HandshakeError::TooLong) => Self::Malformed,
             Failure::Handshake(HandshakeError::Suite) => Self::NoCommonCipherSuite,
+            // It has no use for groups.
+            Failure::Offers {
+                error: HandshakeError::Tls(TlsError::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon)),
+                offers,
+            } if !offers.has_ecdhe => Self::NoCommonCipherSuite,
             Failure::Handshake(HandshakeError::Tls(error))
             | Failure::Offers { error: HandshakeError::Tls(error), .. } => Self::of_tls(error),
             Failure::Offers { .. } => Self::Malformed,
@@ -286,6 +291,7 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::handshake::Offers;
 
     #[test]
     fn an_alert_about_our_certificate_sends_to_the_peers_log_and_one_about_versions_to_the_settings() {
@@ -297,5 +303,21 @@ mod tests {
         assert!(remedy(Alert::UnknownCA).contains("this node's certificate"));
         assert!(remedy(Alert::ProtocolVersion).contains("[tls]"));
         assert!(remedy(Alert::HandshakeFailure).contains("[tls]"));
+    }
+
+    #[test]
+    fn a_client_without_cipher_suites_for_groups_is_not_sent_for_a_group() {
+        use rustls::{CipherSuite, NamedGroup};
+        let cause = |suite| {
+            let offers = Offers {
+                groups: vec![NamedGroup::X25519],
+                cipher_suites: vec![suite],
+                has_ecdhe: suite == CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            };
+            let error = HandshakeError::Tls(PeerIncompatible::NoKxGroupsInCommon.into());
+            Cause::of(&Failure::Offers { error, offers })
+        };
+        assert_eq!(cause(CipherSuite::TLS_RSA_WITH_AES_128_GCM_SHA256), Cause::NoCommonCipherSuite);
+        assert_eq!(cause(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256), Cause::NoCommonGroup);
     }
 }

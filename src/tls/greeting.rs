@@ -96,6 +96,8 @@ pub struct Offers {
     pub groups: Vec<NamedGroup>,
     /// Cipher suites, the first few.
     pub cipher_suites: Vec<CipherSuite>,
+    /// Whether any of its cipher suites goes with a group.
+    pub has_ecdhe: bool,
 }
 
 impl Offers {
@@ -108,6 +110,10 @@ impl Offers {
                 .take(NAMED_MAX)
                 .copied()
                 .collect(),
+            has_ecdhe: cipher_suites
+                .iter()
+                .filter_map(|suite| suite.as_str())
+                .any(|name| name.starts_with("TLS13") || name.contains("ECDHE")),
         }
     }
 }

@@ -108,11 +108,13 @@ impl Verifier {
         {
             return Err(CertificateError::InvalidPurpose);
         }
-        self.check_issuer_policy(&leaf)?;
+        let policy = self.check_issuer_policy(&leaf);
         let roots: Vec<_> = self.roots.0.iter().filter_map(|root| parse(root)).collect();
         let mut intermediates: Vec<_> =
             presented.iter().chain(&self.known).filter_map(|certificate| parse(certificate)).collect();
-        search(leaf, &roots, &mut intermediates, now)
+        search(leaf, &roots, &mut intermediates, now)?;
+        // Of another authority is worse than of another agency.
+        policy
     }
 
     fn check_issuer_policy(&self, leaf: &X509Certificate<'_>) -> Result<(), CertificateError> {
@@ -301,6 +303,8 @@ fn search<'a>(
             for candidate in intermediates.extract_if(.., |candidate| is_issuer(candidate)) {
                 match check_issuer(&candidate, depth, false, now) {
                     Ok(()) => above.push(candidate),
+                    // A root that is not ours: whatever else is wrong with it, it is of another authority.
+                    Err(_) if is_self_signed(&candidate) => {}
                     Err(error) => drop(fault.get_or_insert(error)),
                 }
             }
@@ -311,6 +315,10 @@ fn search<'a>(
         level = above;
     }
     Err(fault.unwrap_or(CertificateError::UnknownIssuer))
+}
+
+fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
+    certificate.subject().as_raw() == certificate.issuer().as_raw() && is_signed_by(certificate, certificate)
 }
 
 /// Whether a certificate may stand above others; `below` intermediates are between it and the leaf.

@@ -148,7 +148,7 @@ fn a_failed_handshake_is_counted_by_its_cause_and_the_log_says_what_to_do() {
         let node = Process::start_with(&conf, false, more);
         attempt(node.channel, tried);
         let figure = format!("door_handshakes_failed_{cause}");
-        wait_until("it is counted", || node.figure(&figure) == 1);
+        wait_until(&figure, || node.figure(&figure) == 1);
         let mut lines = Vec::new();
         wait_until("it is logged", || {
             lines = node.logged("the handshake of an application failed");
