@@ -152,3 +152,29 @@ fn files_travel_among_three_nodes_between_java_applications_and_our_own() {
     assert_eq!(file["name"], "对账单.csv");
     assert!(file["content"] == hex(&content));
 }
+
+#[test]
+fn bursts_of_files_reach_a_java_subscriber_whole() {
+    if !have_java() {
+        return;
+    }
+    let (first, second) = two_nodes("");
+    let machine = Machine::start();
+    let mut publisher = machine.connect(&certificates(), &[&first]);
+    let mut subscriber = machine.connect(&certificates(), &[&second]);
+    subscriber.subscribe("files");
+    wait_for_subscribers(&[&first, &second], "files", 1);
+    for (count, len) in [(20, 1_000_000), (5, 20_000_000)] {
+        let (payload, shown) = (noise(len), hex(&noise(len)));
+        (0..count).for_each(|_| publisher.broadcast("files", &payload));
+        for number in 0..count {
+            let received = subscriber.received("files");
+            assert!(received["payload"] == shown, "{len} bytes arrived changed, number {number}");
+        }
+        // The answer is as long as what was asked.
+        let answer = publisher.unicast("files", &payload);
+        assert_eq!(answer["code"], 0);
+        assert!(answer["payload"] == shown, "{len} bytes came back changed");
+        subscriber.received("files");
+    }
+}
