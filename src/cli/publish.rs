@@ -75,20 +75,28 @@ pub(super) struct PublishArgs {
     /// Messages per second; without it the next follows the answer to the last.
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
-    /// How long to wait for an answer, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 35.0)]
-    timeout: f64,
+    /// How long to wait for an answer, in seconds. By default somewhat longer than the node does: 35, and one more for
+    /// each 100 KiB of the message.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
     /// Form of the output.
     #[arg(long, short, value_enum, default_value = "text")]
     output: Output,
 }
+
+/// A node's own time for a request, and some for the way.
+const TIMEOUT_MIN: Duration = Duration::from_secs(35);
 
 pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
     let payload = payload(&args)?;
     let seconds = |name: &str, value: f64| {
         Duration::try_from_secs_f64(value).map_err(|_| format!("{name} must be a number of seconds"))
     };
-    let (timeout, wait) = (seconds("--timeout", args.timeout)?, seconds("--wait", args.wait)?);
+    let timeout = match args.timeout {
+        Some(timeout) => seconds("--timeout", timeout)?,
+        None => TIMEOUT_MIN + sdk::transfer_time(payload.len()),
+    };
+    let wait = seconds("--wait", args.wait)?;
     let keys = args.public_keys.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
     let gap = match args.rate {
         Some(rate) if rate > 0.0 && rate.is_finite() => Some(Duration::from_secs_f64(1.0 / rate)),

@@ -8,6 +8,11 @@ use super::{
 
 /// Length of the fixed header in bytes.
 pub const HEADER_LEN: usize = 42;
+/// What a frame's length adds to the time of a request: a second for each 100 KiB (WIRE §2.3).
+pub fn transfer_time(frame_len: usize) -> std::time::Duration {
+    std::time::Duration::from_secs((frame_len / (100 * 1024)) as u64)
+}
+
 /// Default bound on a whole frame in bytes, as in FISCO BCOS.
 pub const FRAME_LEN_MAX: usize = 100 * 1024 * 1024;
 

@@ -324,6 +324,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut block = smallvec::SmallVec::new();
     Extensions {
         time_left_ms: Some(29_000),
+        may_wait: true,
         audience: Some(vec![vec![1, 2], vec![]]),
         tried: smallvec::smallvec![9, 10],
         by_node: true,

@@ -29,7 +29,7 @@ use crate::{
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
-        sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
         trace::{Account, Fate, Refusal, Role, Steps, Tried},
     },
 };
@@ -408,7 +408,7 @@ impl Shard {
 
     /// How long a request with a frame of so many bytes may take (WIRE §2.3).
     fn request_time(&self, frame_len: usize) -> Duration {
-        self.shared.settings.request_timeout + transfer_time(frame_len)
+        self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
     }
 
     fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
@@ -610,11 +610,6 @@ impl Shard {
         };
         counter.increment();
     }
-}
-
-/// What a frame's own length adds to the time of a request: a second for each 100 KiB (WIRE §2.3).
-fn transfer_time(frame_len: usize) -> Duration {
-    Duration::from_secs((frame_len / (100 * 1024)) as u64)
 }
 
 /// A 0x31 of the node's own making: a code and no data.
