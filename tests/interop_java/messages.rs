@@ -160,21 +160,23 @@ fn bursts_of_files_reach_a_java_subscriber_whole() {
     }
     let (first, second) = two_nodes("");
     let machine = Machine::start();
-    let mut publisher = machine.connect(&certificates(), &[&first]);
     let mut subscriber = machine.connect(&certificates(), &[&second]);
     subscriber.subscribe("files");
     wait_for_subscribers(&[&first, &second], "files", 1);
+    let dir = tempfile::tempdir().unwrap();
     for (count, len) in [(20, 1_000_000), (5, 20_000_000)] {
-        let (payload, shown) = (noise(len), hex(&noise(len)));
-        (0..count).for_each(|_| publisher.broadcast("files", &payload));
+        let (path, shown) = (dir.path().join("payload"), hex(&noise(len)));
+        std::fs::write(&path, noise(len)).unwrap();
+        let path = path.to_str().unwrap();
+        for _ in 0..count {
+            assert_eq!(publish(&first, &["files", "--multicast", "--raw", path])["code"], 0);
+        }
         for number in 0..count {
             let received = subscriber.received("files");
             assert!(received["payload"] == shown, "{len} bytes arrived changed, number {number}");
         }
         // The answer is as long as what was asked.
-        let answer = publisher.unicast("files", &payload);
-        assert_eq!(answer["code"], 0);
-        assert!(answer["payload"] == shown, "{len} bytes came back changed");
-        subscriber.received("files");
+        assert_eq!(publish(&first, &["files", "--raw", path])["code"], 0);
+        assert!(subscriber.received("files")["payload"] == shown, "{len} bytes arrived changed");
     }
 }
