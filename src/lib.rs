@@ -30,6 +30,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod door;
+pub mod encoding;
 pub mod engine;
 pub mod escape;
 mod files;
