@@ -1,8 +1,13 @@
 //! One node, put together: identities, registry, engine, door; started, drained, stopped.
 
+pub mod check;
+mod credentials;
+mod reload;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -26,19 +31,23 @@ use crate::{
     admin::{Admin, AdminError, AdminListener, RegistryRequest, Watched},
     bounds,
     config::{Bandwidth, Config},
-    door::{Door, DoorError, DoorSettings, Listeners, Membership},
+    door::{Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, Listeners, Membership},
     engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
     relay::{
-        RegistryInput, RegistryOutput, Shared, bandwidth::Limiter, registry::Registry, signing::NodeSigner,
+        RegistryInput, RegistryOutput, Shared,
+        bandwidth::Limiter,
+        registry::{NEIGHBOURS_MAX, Registry},
+        settings::SESSIONS_MAX,
     },
     stop::join_by,
     supervise::{Supervisor, blocking, contained_task},
-    tls::{
-        config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
-        identity::{Identity, IdentityError, Roots},
-        verify::IssuerPolicy,
-    },
+    tls::{config::ConfigError, identity::IdentityError, validity::CertificateEnds},
     wire::NodeId,
+};
+
+pub use self::{
+    credentials::{Credentials, Finding, RenewError},
+    reload::{ReloadError, Reloaded, Reread},
 };
 
 /// Changes are gathered this long for one snapshot, unless the last one is older.
@@ -51,10 +60,13 @@ const REGISTRY_REQUESTS_MAX: usize = 16;
 const DOOR_CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// How long what should have ended with the reactors may take beyond the time of the stop.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// Open files that a busy node wants.
-const FILES_WANTED: u64 = 65_536;
 /// Fewer are a mistake of whoever set the limit, for any node.
 const FILES_NEEDED: u64 = 4_096;
+/// Open files of a node with all its links, and some hundred of its own.
+pub const FILES_WANTED: u64 =
+    (SESSIONS_MAX + NEIGHBOURS_MAX * LINKS_PER_NODE_MAX + 2 * HANDSHAKES_MAX + 512) as u64;
+/// How often a running node looks at the time of its certificates.
+const CERTIFICATES_LOOKED_AT_EVERY: Duration = Duration::from_secs(86_400);
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +74,13 @@ pub enum StartError {
     /// Certificates or keys.
     #[error("{0}")]
     Identity(#[from] IdentityError),
+    /// The node's key is kept as key-manager encrypts it.
+    #[error(
+        "{}: no private key in PEM, and [storage_security] enable=true says why: FISCO BCOS keeps it encrypted by key-manager. \
+         Decrypt it first (node.key.bak.*, which encrypt_node_key.sh leaves, is the PEM; docs/migrating.md has another way), put \
+         the PEM there, and set enable=false", crate::escape::shown_path(.0)
+    )]
+    EncryptedOnDisk(PathBuf),
     /// TLS settings.
     #[error("[tls] {link}_versions, {link}_cipher_suites, {link}_groups: {source}")]
     Tls {
@@ -88,9 +107,26 @@ pub enum StartError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a part of the node has ended: {0}; this is a fault of amop, see the log before; the node ends")]
 pub struct PartFailed(&'static str);
+impl StartError {
+    /// Whether it will be the same at each further start, until somebody changes the configuration.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Identity(_) | Self::EncryptedOnDisk(_) | Self::Tls { .. } => true,
+            Self::Engine(error) => matches!(error, EngineError::Pin { .. }),
+            Self::Door(error) => error.is_configuration(),
+            Self::Admin(error) => error.is_configuration(),
+            Self::Thread(_) => false,
+        }
+    }
+}
 
 /// A running node.
 pub struct Node {
+    /// What it runs with, as far as that may change while it does.
+    config: Config,
+    credentials: Credentials,
+    /// When its certificates end, for the metrics.
+    certificates: Arc<ArcSwap<CertificateEnds>>,
     shared: Arc<Shared>,
     /// For the registry, which ends when nobody has one.
     registry_inputs: Option<Sender<RegistryInput>>,
@@ -108,36 +144,9 @@ impl Node {
     /// Starts a node as configured. It lets links in when this returns.
     pub fn start(config: Config) -> Result<Self, StartError> {
         raise_file_limit();
-        let identity = Identity::load(&config.node_certificate, &config.node_key)?;
-        let roots = Roots::load(&config.node_roots)?;
-        let not_a_node = || IdentityError::NotANode(config.node_key.clone());
-        let signer = identity
-            .secp256k1_secret()
-            .and_then(|secret| NodeSigner::from_secret_bytes(&secret))
-            .ok_or_else(not_a_node)?;
-        let channel_identity = Identity::load(&config.channel_certificate, &config.channel_key)?;
-        let channel_roots = Roots::load(&config.channel_roots)?;
-        let policy = if config.check_cert_issuer {
-            same_issuer(&channel_identity, config.check_v1_issuer)
-        } else {
-            IssuerPolicy::default()
-        };
-        let tls = |link: &'static str| move |source| StartError::Tls { link, source };
-        for (link, identity, settings) in
-            [("channel", &channel_identity, &config.channel_tls), ("p2p", &identity, &config.p2p_tls)]
-        {
-            if leaves_out_tls13(identity, settings) {
-                warn!(
-                    "[tls] {link}_versions: 1.3 is left out, for it has no secp256k1, which this key is of"
-                );
-            }
-        }
-        let channel_tls = server_config(&channel_identity, &channel_roots, &config.channel_tls, policy)
-            .map_err(tls("channel"))?;
-        let p2p_server_tls =
-            server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default()).map_err(tls("p2p"))?;
-        let p2p_client_tls = client_config(&identity, &roots, &config.p2p_tls).map_err(tls("p2p"))?;
-
+        let credentials = Credentials::load(&config)?;
+        credentials.log_findings(&config, SystemTime::now());
+        let (identity, signer) = (&credentials.identity, credentials.signer.clone());
         let reactors = config.reactors();
         let memory_bound_mib = memory_bound_mib(&config);
         let listeners =
@@ -146,7 +155,7 @@ impl Node {
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
-            advertised: config.advertised.map(|address| listeners.fill_port(address)).transpose()?,
+            advertised: config.advertised.clone().map(|address| listeners.fill_port(address)).transpose()?,
             signer: Some(signer.clone()),
             own_agency: agency,
             own_name: name,
@@ -178,17 +187,16 @@ impl Node {
         let registry = supervisor.thread("amop-registry", run).map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
-            channel_listen: config.channel_listen,
-            p2p_listen: config.p2p_listen,
-            membership: config.membership,
+            channel_listen: config.channel_listen.clone(),
+            p2p_listen: config.p2p_listen.clone(),
+            membership: config.membership.clone(),
             discovered,
-            channel_tls,
-            p2p_server_tls,
-            p2p_client_tls,
+            tls: credentials.tls.clone(),
             address_handshakes_max: config.address_handshakes_max,
             reactors,
         };
         let door = Door::open(settings, listeners, engine.handle(), link_events, &supervisor)?;
+        let certificates = Arc::new(ArcSwap::from_pointee(credentials.ends()));
         let watched = Watched {
             shared: shared.clone(),
             registry_counters,
@@ -198,6 +206,7 @@ impl Node {
             registry: request_sender,
             announces: config.admin_announces,
             stopping: stopping.clone(),
+            certificates: certificates.clone(),
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched, &supervisor)).transpose()?;
         info!(
@@ -214,6 +223,9 @@ impl Node {
         let shutdown_timeout = config.shutdown_timeout;
         let (engine, registry, registry_inputs) = (Some(engine), Some(registry), Some(registry_sender));
         Ok(Self {
+            config,
+            credentials,
+            certificates,
             shared,
             registry_inputs,
             engine,
@@ -268,17 +280,19 @@ impl Node {
     }
 
     /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. A second signal ends the
-    /// process at once. On SIGHUP it takes over the membership that `reload` gives, which reads files, and may take as
+    /// process at once. On SIGHUP it takes over what `read` gives, which reads files, and may take as
     /// long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
     pub fn run_until(
-        self,
+        mut self,
         signals: Signals,
-        reload: impl Fn() -> Option<Membership> + Clone + Send + 'static,
+        read: impl Fn() -> Option<Reread> + Clone + Send + 'static,
     ) -> Result<(), PartFailed> {
         let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
             signals;
         let result = runtime.block_on(async {
             let mut reloading = None;
+            let first = tokio::time::Instant::now() + CERTIFICATES_LOOKED_AT_EVERY;
+            let mut days = tokio::time::interval_at(first, CERTIFICATES_LOOKED_AT_EVERY);
             loop {
                 tokio::select! {
                     _ = terminate.recv() => break Ok(()),
@@ -286,16 +300,17 @@ impl Node {
                     failed = self.failed() => break Err(failed),
                     // One at a time, in order; the next one waits in the kernel.
                     _ = hangup.recv(), if reloading.is_none() => {
-                        reloading = Some(Box::pin(blocking(reload.clone())));
+                        reloading = Some(Box::pin(blocking(read.clone())));
                     },
                     read = ended(&mut reloading) => {
                         reloading = None;
                         match read {
-                            Ok(Some(membership)) => self.set_membership(membership),
+                            Ok(Some(reread)) => self.reload_and_log(reread),
                             Ok(None) => {}
                             Err(error) => error!(%error, "reading the configuration again has failed; this is a fault of amop"),
                         }
                     },
+                    _ = days.tick() => self.credentials.log_findings(&self.config, SystemTime::now()),
                     _ = trace.recv() => self.set_tracing(true),
                     _ = trace_no_more.recv() => self.set_tracing(false),
                 }

@@ -38,7 +38,9 @@ impl Member {
 
     fn write(dir: &Path, conf: &Path, more: &str) -> PathBuf {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let more = format!("{more}\n[admin]\nlisten_port=0\n");
+        // A file without a section that the running one has is refused.
+        let more =
+            format!("{more}\n[certificate_blacklist]\n[certificate_whitelist]\n[admin]\nlisten_port=0\n");
         write_config(dir, conf, false, [any; 2], &more)
     }
 
@@ -158,6 +160,45 @@ fn a_configuration_that_cannot_be_used_changes_nothing() {
     wait_until("the change of membership", || node.is_linked_with(&third));
     assert!(node.is_linked_with(&other));
     assert_eq!(node.process.figure("node_links"), 2);
+}
+
+#[test]
+fn a_broken_file_takes_neither_peers_nor_lists_away() {
+    let [node, other, kept_out] = [0, 1, 2].map(Member::start);
+    let good = format!("{}[certificate_blacklist]\ncrl.0={}\n", dial(&[&other]), kept_out.id());
+    node.reload(&good);
+    kept_out.reload(&dial(&[&node]));
+    wait_until("the blacklist to hold", || {
+        node.is_linked_with(&other) && node.process.figure("door_nodes_refused_by_list") > 0
+    });
+    let path = node.dir.path().join("config.ini");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let without_lists = whole.replace("[certificate_blacklist]", "").replace("crl.0=", ";");
+    let other_port = whole.replace("listen_port=0\nnode", "listen_port=1\nnode");
+    let broken =
+        ["", "\n", &whole[..whole.len() / 2], &whole[..whole.len() - 20], &without_lists, &other_port];
+    let refusal = "configuration read again and not taken over: everything stays as it is";
+    for (index, text) in broken.into_iter().enumerate() {
+        std::fs::write(&path, text).unwrap();
+        node.hang_up();
+        wait_until("the refusal", || node.process.logged(refusal).len() == index + 1);
+    }
+    assert!(node.process.logged(refusal)[0]["error"].as_str().unwrap().contains("the file is empty"));
+    // What an operator means is done: an empty section is an empty list.
+    node.reload(&dial(&[&other, &kept_out]));
+    wait_until("the node that was kept out", || node.is_linked_with(&kept_out));
+    assert!(node.is_linked_with(&other));
+    node.reload("");
+    wait_until("no peers any more", || !node.is_linked_with(&other));
+}
+
+#[test]
+fn the_lists_of_the_first_releases_hold() {
+    let other = Member::start(1);
+    let lists = format!("{}[crl]\ncrl.0={}\n", dial(&[&other]), other.id());
+    let node = Member::start_with(0, &lists);
+    wait_until("the old blacklist to hold", || node.process.figure("door_nodes_refused_by_list") > 0);
+    assert!(!node.is_linked_with(&other));
 }
 
 #[test]

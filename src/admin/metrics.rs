@@ -1,7 +1,7 @@
 //! `/metrics`: every figure and bound, in the text format of OpenMetrics, which Prometheus reads.
 //!
 //! Names are `amop_` and those of the figures in `relay::counters`, `relay::registry` and `door`, units
-//! last. The only labels are `reactor`, and `outcome` of requests: nothing that a peer could multiply.
+//! last. The only labels are `reactor`, `outcome` of requests, and `certificate`: nothing that a peer could multiply.
 
 use std::{
     fmt,
@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use hyper::StatusCode;
 use prometheus_client::{
     collector::Collector,
@@ -29,6 +30,7 @@ use crate::{
         settings::SESSIONS_MAX,
     },
     supervise,
+    tls::validity::CertificateEnds,
 };
 
 /// The form of the text, by which scrapers know how to read it.
@@ -47,6 +49,7 @@ impl Metrics {
             door: watched.door_counters.clone(),
             engine: watched.engine.clone(),
             address_handshakes_max: watched.address_handshakes_max,
+            certificates: watched.certificates.clone(),
             started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
         }));
         Self(registry)
@@ -67,6 +70,7 @@ struct Figures {
     door: Arc<DoorCounters>,
     engine: EngineHandle,
     address_handshakes_max: usize,
+    certificates: Arc<ArcSwap<CertificateEnds>>,
     /// When the node started.
     started: SystemTime,
 }
@@ -119,6 +123,7 @@ impl Collector for Figures {
             encode_gauge(encoder, name, help, bytes as f64)?;
         }
         encode_log(encoder)?;
+        self.encode_certificates(encoder)?;
         self.encode_bounds(encoder)?;
         self.encode_process(encoder)
     }
@@ -173,6 +178,17 @@ impl Figures {
         )?;
         for (counters, labels) in self.shared.counters.iter().zip(&labels) {
             encode_histogram(family.encode_family(labels)?, &counters.latencies.round_trips)?;
+        }
+        Ok(())
+    }
+
+    fn encode_certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "When a certificate of the node's own ends, since 1970; of several in a file the first that ends.";
+        let (name, seconds) = ("amop_certificate_not_after", Some(&Unit::Seconds));
+        let mut family = encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
+        for (certificate, end) in self.certificates.load().iter() {
+            let labels = [("certificate", *certificate)];
+            ConstGauge::new(*end).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@
 //! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing. Programs on
 //! the machine itself may announce, unless `[admin] announce` is false.
 //!
-//! Imports `relay`, `engine` and `door`; nothing of theirs imports this.
+//! Imports `relay`, `engine`, `door` and types of `tls`; nothing of theirs imports this.
 //!
 //! # Invariants
 //! - It never takes a lock, and never waits, on the path of a frame.
@@ -44,6 +44,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use crossbeam::channel::Sender;
 use http_body_util::Full;
@@ -61,7 +62,7 @@ use tracing::{debug, info, warn};
 use self::{lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
     bounds::{Bound, fixed},
-    door::DoorCounters,
+    door::{DoorCounters, is_refused_address},
     engine::EngineHandle,
     relay::{
         Shared,
@@ -70,6 +71,7 @@ use crate::{
     },
     stop::join_by,
     supervise::{Supervisor, contained_task},
+    tls::validity::CertificateEnds,
     wire::trace::seq_from_text,
 };
 
@@ -115,6 +117,13 @@ pub enum AdminError {
     Runtime(std::io::Error),
 }
 
+impl AdminError {
+    /// Whether it will be the same until somebody changes the configuration.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if is_refused_address(source))
+    }
+}
+
 /// Asks the registry for something, with where the answer goes.
 pub enum RegistryRequest {
     /// Its neighbours.
@@ -143,6 +152,8 @@ pub struct Watched {
     pub announces: bool,
     /// Set once the node has begun to stop.
     pub stopping: Arc<AtomicBool>,
+    /// When the node's certificates end.
+    pub certificates: Arc<ArcSwap<CertificateEnds>>,
 }
 
 /// Where the endpoint listens, before it is opened.

@@ -252,7 +252,7 @@ fn make_network(dir: &Path) -> Result<(PathBuf, Vec<String>), super::Failure> {
     let plan = NetworkPlan {
         hosts: vec![Host { address: "127.0.0.1".to_owned(), nodes: NODES }],
         listen_ip: "127.0.0.1".to_owned(),
-        days: 1,
+        days: 365,
         ..NetworkPlan::default()
     };
     build_network(&plan, &out)?;

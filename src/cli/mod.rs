@@ -31,6 +31,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::{config::ConfigError, node::StartError};
+
 /// A relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains, and its tools.
 ///
 /// To see a whole network at work: amop demo
@@ -75,6 +77,8 @@ enum Command {
 
 /// Exit status of a command that did not do what was asked.
 const FAILURE: u8 = 1;
+/// Exit status where a configuration is refused (`EX_CONFIG` of sysexits.h): the same will happen at each further try.
+const CONFIGURATION_REFUSED: u8 = 78;
 
 /// Runs the command line and gives the exit status.
 pub fn run() -> ExitCode {
@@ -101,6 +105,13 @@ pub fn run() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| output::failed(&*error))
+}
+
+/// The exit status of a command that failed.
+fn status_of(error: &(dyn std::error::Error + 'static)) -> u8 {
+    let is_configuration = error.is::<ConfigError>()
+        || error.downcast_ref::<StartError>().is_some_and(StartError::is_configuration);
+    if is_configuration { CONFIGURATION_REFUSED } else { FAILURE }
 }
 
 /// What a command can fail with: its text says whose fault it is and what to do.

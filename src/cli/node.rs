@@ -3,35 +3,42 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::SystemTime,
 };
 
 use clap::{Args, ValueEnum};
 
-use super::pid_file::{PidFile, UpFile};
+use super::{
+    CONFIGURATION_REFUSED, Failure, output,
+    pid_file::{PidFile, UpFile},
+};
 use crate::{
     config::Config,
-    door::Membership,
     escape::{shown_lines, shown_path},
     log,
-    node::{Node, Signals},
+    node::{Credentials, Finding, Node, Reread, Signals, check},
 };
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   amop node -c nodes/127.0.0.1/node0/config.ini
-  amop node -c config.ini --check        only read and check the configuration
+  amop node -c config.ini --check        only check the configuration, its certificates and ports
+  amop node -c config.ini --check --strict
   amop node -c config.ini --log-format json
 
 The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.
 SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGHUP reads [p2p] node.N,
-[certificate_blacklist] and [certificate_whitelist] again; links with nodes that are not in them any more are
-closed, and messages with nodes that the lists leave out end. Other keys take effect at the next start.")]
+[certificate_blacklist], [certificate_whitelist] and the certificates again; links with nodes that are not in them any
+more are closed, and messages with nodes that the lists leave out end. Certificates hold for new links. Other keys
+take effect at the next start. A file that lacks a section of the running one changes nothing.
+
+Exit status: 0 stopped in order, or checked; 78 the configuration is refused; 1 anything else.")]
 pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
     config: PathBuf,
-    /// Check the configuration and end.
+    /// Check the configuration, the certificates and ports that it names, and end.
     #[arg(long)]
     check: bool,
     /// Write the process id into this file and keep it locked while the node lives: a second node with it does not
@@ -41,6 +48,9 @@ pub(super) struct NodeArgs {
     /// Write the process id into this file once the node is up; it goes when the node ends.
     #[arg(long, value_name = "FILE", requires = "pid_file")]
     up_file: Option<PathBuf>,
+    /// Refuse a configuration about which there is a warning.
+    #[arg(long)]
+    strict: bool,
     /// Level of the log, instead of [log] level.
     #[arg(long, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error", "off"])]
     log_level: Option<String>,
@@ -55,14 +65,18 @@ enum LogFormat {
     Json,
 }
 
-pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
+pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     let (config, warnings) = Config::load(&args.config)?;
     if args.check {
-        for warning in &warnings {
-            line!("warning: {}", shown_lines(warning))?;
+        return run_check(args, &config, warnings);
+    }
+    if args.strict {
+        let found = Credentials::load(&config)?.findings(&config, SystemTime::now());
+        let reasons: Vec<_> =
+            warnings.iter().cloned().chain(found.into_iter().map(|found| found.text)).collect();
+        if !reasons.is_empty() {
+            return Ok(refuse(&reasons));
         }
-        line!("{}: the configuration can be used", shown_path(&args.config))?;
-        return Ok(ExitCode::SUCCESS);
     }
     let level = args.log_level.as_deref().unwrap_or(&config.log_level);
     let json = args.log_format.map_or(config.log_json, |format| format == LogFormat::Json);
@@ -77,23 +91,41 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, super::Failure> {
         let node = node?;
         up_file.as_ref().map(UpFile::make).transpose()?;
         let path = args.config.clone();
-        node.run_until(signals, move || reload(&path))?;
+        node.run_until(signals, move || read_again(&path))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the configuration again, for whom to dial and to let in. One that cannot be used changes nothing.
-fn reload(path: &Path) -> Option<Membership> {
+fn run_check(args: &NodeArgs, config: &Config, warnings: Vec<String>) -> Result<ExitCode, Failure> {
+    let warnings = warnings.into_iter().map(|text| Finding { is_error: false, text });
+    let found = check::findings(config, &args.config, SystemTime::now());
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        warnings.chain(found).partition(|finding| finding.is_error || args.strict);
+    for warning in &warnings {
+        line!("warning: {}", shown_lines(&warning.text))?;
+    }
+    if errors.is_empty() {
+        line!("{}: the configuration can be used", shown_path(&args.config))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(refuse(&errors.into_iter().map(|error| error.text).collect::<Vec<_>>()))
+}
+
+fn refuse(reasons: &[String]) -> ExitCode {
+    for reason in reasons {
+        output::note(&format!("amop: {}", shown_lines(reason)));
+    }
+    ExitCode::from(CONFIGURATION_REFUSED)
+}
+
+/// Reads the configuration again, for a node that runs with it.
+fn read_again(path: &Path) -> Option<Reread> {
     match Config::load(path) {
-        Ok((config, _)) => {
-            let Membership { peers, admission } = &config.membership;
-            tracing::info!(
-                peers = peers.len(),
-                blacklist = admission.blacklist.len(),
-                whitelist = admission.whitelist.len(),
-                "configuration read again: [p2p] node.N and the lists hold from now on, other keys from the next start",
-            );
-            Some(config.membership)
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            Some(Reread::new(config))
         }
         Err(error) => {
             tracing::error!(%error, "configuration read again and not taken over: everything stays as it is");

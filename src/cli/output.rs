@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{FAILURE, Failure};
+use super::{Failure, status_of};
 use crate::{escape, log};
 
 /// Standard output took no more.
@@ -73,5 +73,5 @@ pub(super) fn failed(error: &(dyn Error + 'static)) -> ExitCode {
     }
     // Errors name files, and repeat what others said.
     log::tell(&format!("amop: {}", escape::shown_lines(&error.to_string())));
-    ExitCode::from(FAILURE)
+    ExitCode::from(status_of(error))
 }

@@ -11,10 +11,22 @@ const IGNORED: &[(&str, &str)] = &[
     ("rpc", "jsonrpc_listen_ip"),
     ("rpc", "jsonrpc_listen_port"),
     ("rpc", "disable_dynamic_group"),
+    ("rpc", "channel_thread_count"),
+    ("rpc", "jsonrpc_thread_count"),
+    ("rpc", "act_as_group_member"),
     ("p2p", "enable_compress"),
+    ("p2p", "connection_warning"),
+    ("p2p", "peers_param_limit"),
+    ("p2p", "max_nodes_limit"),
     ("group", "group_data_path"),
     ("group", "group_config_path"),
     ("storage_security", "*"),
+    ("data_secure", "*"),
+    ("network_security", "crypto_provider"),
+    ("network_security", "key_id"),
+    ("network_security", "enckey_id"),
+    ("network_security", "en_key"),
+    ("network_security", "en_cert"),
     ("storage", "*"),
     ("tx_pool", "*"),
     ("tx_execute", "*"),
@@ -29,7 +41,11 @@ const IGNORED: &[(&str, &str)] = &[
     ("log", "max_log_file_size"),
     ("log", "flush"),
     ("log", "logRotationCount"),
+    ("log", "log_flush_threshold"),
 ];
+
+/// Quotation marks that people put around a value.
+const QUOTES: &[char] = &['"', '\'', '“', '‘'];
 
 struct Value {
     text: String,
@@ -40,14 +56,23 @@ struct Value {
 /// A file's values, and what was found wrong so far.
 pub(super) struct Ini {
     values: BTreeMap<(String, String), Value>,
+    /// Each section, and the line where it stands first.
+    sections: BTreeMap<String, u32>,
     /// Every key that was asked for: for telling what an unknown one may have meant.
     known: Vec<(String, String)>,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
 impl Ini {
     pub(super) fn read(text: &str) -> Self {
-        let mut ini = Self { values: BTreeMap::new(), known: Vec::new(), problems: Vec::new() };
+        let mut ini = Self {
+            values: BTreeMap::new(),
+            sections: BTreeMap::new(),
+            known: Vec::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
         let mut section = String::new();
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let number = index as u32 + 1;
@@ -57,7 +82,10 @@ impl Ini {
             }
             for item in Parser::new(line).auto_trim(true) {
                 match item {
-                    Item::Section(name) => section = name.to_owned(),
+                    Item::Section(name) => {
+                        section = name.to_owned();
+                        ini.sections.entry(section.clone()).or_insert(number);
+                    }
                     Item::Property(key, Some(value)) => ini.insert(&section, key, value, number),
                     Item::Comment(_) | Item::Blank | Item::SectionEnd => {}
                     Item::Property(_, None) | Item::Error(_) => {
@@ -85,11 +113,83 @@ impl Ini {
     fn take(&mut self, section: &str, key: &str) -> Option<(String, u32)> {
         let name = (section.to_owned(), key.to_owned());
         let value = self.values.get_mut(&name).map(|value| {
-            value.used = true;
-            (value.text.clone(), value.line)
+            let is_new = !std::mem::replace(&mut value.used, true);
+            (value.text.clone(), value.line, is_new)
         });
         self.known.push(name);
-        value.filter(|(text, _)| !text.is_empty())
+        let (text, line, is_new) = value.filter(|(text, ..)| !text.is_empty())?;
+        if is_quoted(&text) {
+            if is_new {
+                let text = format!(
+                    "[{section}] {key} = {text}: the quotation marks would be part of the value; leave them out"
+                );
+                self.problems.push(Problem { line, text });
+            }
+            return None;
+        }
+        Some((text, line))
+    }
+
+    /// The name under which a section is read that had another one once. As in FISCO BCOS 2.x, the old one counts where the
+    /// new one is absent, or has no key.
+    pub(super) fn renamed(&mut self, name: &'static str, old: &'static str) -> &'static str {
+        self.known.extend([name, old].map(|section| (section.to_owned(), String::new())));
+        let has_keys = |ini: &Self, name: &str| ini.values.keys().any(|(section, _)| section == name);
+        if !has_keys(self, old) {
+            return name;
+        }
+        if !has_keys(self, name) {
+            return old;
+        }
+        for ((_, _), value) in self.values.iter_mut().filter(|((section, _), _)| section == old) {
+            value.used = true;
+        }
+        let line = self.sections.get(old).copied().unwrap_or_default();
+        let text = format!("[{old}] has no effect, for [{name}] is there, which replaces it");
+        self.warnings.push(Problem { line, text });
+        name
+    }
+
+    /// Refuses entries of lists that nobody would read: whoever is on a blacklist would be let in.
+    pub(super) fn refuse_dropped_lists(&mut self, lists: [(&str, &str, &str); 2]) {
+        let mut dropped = Vec::new();
+        for ((section, key), value) in self.values.iter().filter(|(_, value)| !value.used) {
+            let text = if let Some((_, name, prefix)) = lists.iter().find(|(read, ..)| read == section) {
+                format!(
+                    "[{section}] {key} is no entry of this list: those of [{name}] are {prefix}0, {prefix}1, …"
+                )
+            } else if let Some((_, name, _)) = lists.iter().find(|(.., prefix)| key.starts_with(prefix)) {
+                format!(
+                    "[{section}] {key}: entries of this list are read in [{name}] only, and none may be lost"
+                )
+            } else {
+                continue;
+            };
+            dropped.push(Problem { line: value.line, text });
+        }
+        self.problems.extend(dropped);
+    }
+
+    /// Adds a warning about a key.
+    pub(super) fn warn(&mut self, section: &str, key: &str, text: &str) {
+        let line = self.values.get(&(section.to_owned(), key.to_owned())).map_or(0, |value| value.line);
+        self.warnings.push(Problem { line, text: format!("[{section}] {key} {text}") });
+    }
+
+    /// Says of a key what is wrong with it together with others.
+    pub(super) fn fault(&mut self, section: &str, key: &str, text: &str) {
+        let line = self.values.get(&(section.to_owned(), key.to_owned())).map_or(0, |value| value.line);
+        self.problems.push(Problem { line, text: format!("[{section}] {key} {text}") });
+    }
+
+    /// What stands in the file.
+    pub(super) fn value(&self, section: &str, key: &str) -> Option<String> {
+        Some(self.values.get(&(section.to_owned(), key.to_owned()))?.text.clone())
+    }
+
+    /// Whether the file has the key, empty or not.
+    pub(super) fn has(&self, section: &str, key: &str) -> bool {
+        self.values.contains_key(&(section.to_owned(), key.to_owned()))
     }
 
     /// Says that the value of a key cannot be.
@@ -184,6 +284,7 @@ impl Ini {
         must_be: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Vec<T> {
+        self.known.push((section.to_owned(), format!("{prefix}0")));
         let mut keys = self.keys(section, prefix);
         keys.sort_by_key(|key| key[prefix.len()..].parse::<u64>().unwrap_or(u64::MAX));
         keys.iter().filter_map(|key| self.optional(section, key, must_be, &parse)).collect()
@@ -197,6 +298,7 @@ impl Ini {
         must_be: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Vec<(String, T)> {
+        self.known.push((section.to_owned(), format!("{prefix}NAME")));
         let keys = self.keys(section, prefix);
         let value = |key: String| {
             let value = self.optional(section, &key, must_be, &parse)?;
@@ -210,36 +312,92 @@ impl Ini {
         of_section.filter(|(_, key)| key.starts_with(prefix)).map(|(_, key)| key.clone()).collect()
     }
 
-    /// The faults, or warnings about keys that nobody asked for.
+    /// Whether anything of a section is known, here or to FISCO BCOS.
+    pub(super) fn knows_section(&self, section: &str) -> bool {
+        self.known.iter().any(|(known, _)| known == section)
+            || IGNORED.iter().any(|(known, _)| *known == section)
+    }
+
+    /// The sections that mean something, with the line where each stands first.
+    pub(super) fn known_sections(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().map(String::as_str).filter(|section| self.knows_section(section))
+    }
+
+    /// The faults, or warnings about what nobody asked for.
     pub(super) fn finish(mut self) -> Result<Vec<Problem>, Vec<Problem>> {
         if !self.problems.is_empty() {
             self.problems.sort_by_key(|problem| problem.line);
             return Err(self.problems);
         }
-        let is_ignored = |section: &str, key: &str| {
-            IGNORED.iter().any(|(other, name)| *other == section && (*name == "*" || *name == key))
-        };
-        let mut warnings: Vec<Problem> = self
-            .values
-            .iter()
-            .filter(|((section, key), value)| !value.used && !is_ignored(section, key))
-            .map(|((section, key), value)| {
-                let near = self
-                    .known
-                    .iter()
-                    .filter(|(other, name)| other == section && distance(name, key) <= 2)
-                    .map(|(_, name)| format!("; did you mean {name}?"))
-                    .next()
-                    .unwrap_or_default();
-                Problem {
-                    line: value.line,
-                    text: format!("[{section}] {key} is not known and has no effect{near}"),
-                }
-            })
-            .collect();
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.extend(self.unknown_sections());
+        warnings.extend(self.unknown_keys());
         warnings.sort_by_key(|warning| warning.line);
         Ok(warnings)
     }
+
+    fn unknown_sections(&self) -> impl Iterator<Item = Problem> {
+        let unknown = self.sections.iter().filter(|(section, _)| !self.knows_section(section));
+        unknown.map(|(section, &line)| {
+            let known = self
+                .known
+                .iter()
+                .map(|(known, _)| known.as_str())
+                .chain(IGNORED.iter().map(|(known, _)| *known));
+            let near =
+                nearest(section, known).map(|name| format!("; did you mean [{name}]?")).unwrap_or_default();
+            Problem { line, text: format!("[{section}] is not known, and nothing in it has an effect{near}") }
+        })
+    }
+
+    fn unknown_keys(&self) -> impl Iterator<Item = Problem> {
+        let is_ignored = |section: &str, key: &str| {
+            IGNORED.iter().any(|(other, name)| *other == section && (*name == "*" || *name == key))
+        };
+        let unknown = self.values.iter().filter(move |((section, key), value)| {
+            !value.used && (section.is_empty() || self.knows_section(section)) && !is_ignored(section, key)
+        });
+        unknown.map(|((section, key), value)| {
+            let text = if section.is_empty() {
+                format!("{key} stands before the first [section] and has no effect")
+            } else {
+                format!("[{section}] {key} is not known and has no effect{}", self.meant(section, key))
+            };
+            Problem { line: value.line, text }
+        })
+    }
+
+    /// What an unknown key may have meant: one of nearly this name, or one of this name elsewhere.
+    fn meant(&self, section: &str, key: &str) -> String {
+        let here = self.known.iter().filter(|(other, _)| other == section).map(|(_, name)| name.as_str());
+        if let Some(name) = nearest(key, here) {
+            return format!("; did you mean {name}?");
+        }
+        let elsewhere = self.known.iter().find(|(_, name)| name == key);
+        elsewhere.map(|(other, _)| format!("; it belongs in [{other}]")).unwrap_or_default()
+    }
+}
+
+fn is_quoted(text: &str) -> bool {
+    text.starts_with(QUOTES)
+}
+
+/// The name that is meant by a misspelt one, if one is near enough.
+fn nearest<'a>(misspelt: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = misspelt.to_ascii_lowercase();
+    let far = (misspelt.chars().count() / 4).max(2);
+    // Units at the end are what is left out most easily.
+    let without_unit = |name: &str| {
+        ["_ms", "_max", "_bytes_max"]
+            .iter()
+            .filter_map(|unit| name.strip_suffix(unit).map(|name| distance(name, &lower)))
+            .min()
+    };
+    names
+        .map(|name| (distance(name, &lower).min(without_unit(name).unwrap_or(usize::MAX)), name))
+        .filter(|&(distance, name)| distance <= far && distance < name.chars().count())
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, name)| name)
 }
 
 /// How many letters differ (Levenshtein).

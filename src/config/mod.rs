@@ -11,6 +11,8 @@
 //! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`.
 
 mod ini;
+mod ports;
+mod reload;
 
 use std::{
     fmt, fs,
@@ -19,9 +21,10 @@ use std::{
     time::Duration,
 };
 
-use self::ini::Ini;
+use self::{ini::Ini, reload::Written};
 use crate::{
     door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
+    encoding,
     engine::{EngineSettings, memory_bytes},
     escape::shown_path,
     relay::{
@@ -91,6 +94,10 @@ pub struct Config {
     pub log_level: String,
     /// Whether the log is JSON.
     pub log_json: bool,
+    /// Whether FISCO BCOS keeps the node's key encrypted on disk, which is not done here.
+    pub storage_security: bool,
+    /// What the file is made of, by which a broken one is told from it later.
+    written: Written,
 }
 
 /// `[flow_control] outgoing_bandwidth_limit` and what goes with it.
@@ -118,6 +125,16 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// With the place where it is.
+    pub fn at(&self, path: &Path) -> String {
+        match self.line {
+            0 => format!("{}: {}", shown_path(path), self.text),
+            line => format!("{}:{line}: {}", shown_path(path), self.text),
+        }
+    }
+}
+
 /// Why a configuration cannot be used; the operator's to mend.
 #[derive(Debug)]
 pub enum ConfigError {
@@ -142,14 +159,8 @@ impl fmt::Display for ConfigError {
         match self {
             Self::Read { path, source } => write!(f, "{}: cannot be read: {source}", shown_path(path)),
             Self::Invalid { path, problems } => {
-                for (index, problem) in problems.iter().enumerate() {
-                    let separator = if index == 0 { "" } else { "\n" };
-                    match problem.line {
-                        0 => write!(f, "{separator}{}: {}", shown_path(path), problem.text)?,
-                        line => write!(f, "{separator}{}:{line}: {}", shown_path(path), problem.text)?,
-                    }
-                }
-                Ok(())
+                let lines: Vec<_> = problems.iter().map(|problem| problem.at(path)).collect();
+                f.write_str(&lines.join("\n"))
             }
         }
     }
@@ -169,32 +180,22 @@ impl Config {
     pub fn load(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_owned(), source };
         let bytes = fs::read(path).map_err(read)?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-                .iter()
-                .filter(|&&b| b == b'\n')
-                .count();
-            let text = "this line is not UTF-8 text".to_owned();
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                problems: vec![Problem { line: line as u32, text }],
-            }
+        let text = encoding::config_text(&bytes).map_err(|error| ConfigError::Invalid {
+            path: path.to_owned(),
+            problems: vec![Problem { line: error.line(), text: error.to_string() }],
         })?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         Self::parse(&text, directory)
-            .map(|(config, warnings)| {
-                (
-                    config,
-                    warnings
-                        .iter()
-                        .map(|warning| format!("{}:{}: {}", shown_path(path), warning.line, warning.text))
-                        .collect(),
-                )
-            })
+            .map(|(config, warnings)| (config, warnings.iter().map(|warning| warning.at(path)).collect()))
             .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Why a configuration that was read later must not replace this one, with which a node runs; nothing if it may.
+    pub fn refuses_reload(&self, new: &Self) -> Vec<String> {
+        reload::refusals(self, new)
     }
 
     /// Number of reactors: as set, else one for each processor that this process may use.
@@ -208,7 +209,7 @@ impl Config {
         let defaults = Settings::default();
         let engine_defaults = EngineSettings::default();
 
-        let listen_ip = ini.text("rpc", "listen_ip", "0.0.0.0");
+        let listen_ip = ini.address("rpc", "listen_ip", "0.0.0.0");
         let channel_ip = ini.address("rpc", "channel_listen_ip", &listen_ip);
         let channel_listen = (channel_ip, ini.number("rpc", "channel_listen_port", 20200, 0, 65_535) as u16);
         let p2p_ip = ini.address("p2p", "listen_ip", "0.0.0.0");
@@ -219,6 +220,7 @@ impl Config {
             ini.optional("admin", "listen_port", "a number from 0 to 65535", |text| text.parse().ok());
         let admin_listen = admin_port.map(|port| (admin_ip, port));
         let admin_announces = ini.flag("admin", "announce", true);
+        ports::refuse_conflicts(&mut ini, &channel_listen, &p2p_listen, admin_listen);
         let peers = ini.list(
             "p2p",
             "node.",
@@ -237,14 +239,20 @@ impl Config {
         let discovers = ini.flag("p2p", "discover", false);
         let relays = ini.flag("p2p", "relay", true);
         let prefers_near = ini.flag("p2p", "prefer_near", false);
+        // Names of the first releases, which FISCO BCOS 2.x still reads.
+        let blacklist = ini.renamed("certificate_blacklist", "crl");
+        let whitelist = ini.renamed("certificate_whitelist", "cal");
+        let security = ini.renamed("network_security", "secure");
+        let encryption = ini.renamed("storage_security", "data_secure");
         let id = |text: &str| NodeId::from_hex(text);
         let mut ids = |section: &str, prefix: &str| {
             ini.list(section, prefix, "a node id of 128 hex digits", id).into_iter().collect()
         };
-        let admission = Admission {
-            blacklist: ids("certificate_blacklist", "crl."),
-            whitelist: ids("certificate_whitelist", "cal."),
-        };
+        let admission = Admission { blacklist: ids(blacklist, "crl."), whitelist: ids(whitelist, "cal.") };
+        ini.refuse_dropped_lists([
+            (blacklist, "certificate_blacklist", "crl."),
+            (whitelist, "certificate_whitelist", "cal."),
+        ]);
 
         if ini.flag("chain", "sm_crypto", false) {
             ini.refuse("chain", "sm_crypto", "false: national cryptography (SM2, SM3, SM4) is not there yet");
@@ -260,11 +268,18 @@ impl Config {
             ini.parsed("compatibility", "supported_version", (2, 10, 2), "a version such as 2.10.2", version);
         let rsa_channel = ini.flag("chain", "rsa_crypto_channel", false) && version >= (2, 9, 0);
 
-        let data = directory.join(ini.text("network_security", "data_path", "conf/"));
-        let mut file = |key: &str, default: &str| data.join(ini.text("network_security", key, default));
+        let storage_security = ini.flag(encryption, "enable", false);
+        let data = directory.join(ini.text(security, "data_path", "conf/"));
+        if ini.has(security, "ca_path") {
+            _ = ini.text(security, "ca_path", "");
+            ini.warn(security, "ca_path", "is not read: write all roots into ca_cert, one after the other");
+        }
+        let mut file = |key: &str, default: &str| data.join(ini.text(security, key, default));
         let (node_key, node_certificate, node_roots) =
             (file("key", "node.key"), file("cert", "node.crt"), file("ca_cert", "ca.crt"));
         let (channel_certificate, channel_key, channel_roots) = if rsa_channel {
+            // By this name only, in FISCO BCOS too.
+            let data = directory.join(ini.text("network_security", "data_path", "conf/"));
             let dir = data.join("channel_cert");
             (dir.join("node.crt"), dir.join("node.key"), dir.join("ca.crt"))
         } else {
@@ -438,9 +453,11 @@ impl Config {
         let log_json = ini.parsed("log", "format", false, "human or json", |text| match text {
             "human" => Some(false),
             "json" => Some(true),
-            _ => None,
+            // How lines are laid out, in files of the first releases.
+            _ => text.starts_with('%').then_some(false),
         });
 
+        let written = Written::new(text, &ini);
         let config = Self {
             channel_listen,
             p2p_listen,
@@ -468,6 +485,8 @@ impl Config {
             address_handshakes_max,
             log_level: if enabled { level } else { "off".to_owned() },
             log_json,
+            storage_security,
+            written,
         };
         // Large frames with their node headers must fit the length field.
         debug_assert!(config.relay.frame_len_max + NODE_FRAME_ROOM < u32::MAX as usize);
@@ -496,6 +515,9 @@ fn peer(text: &str) -> Option<String> {
 }
 
 fn version(text: &str) -> Option<(u32, u32, u32)> {
+    if matches!(text.to_ascii_lowercase().as_str(), "2.0.0-rc1" | "2.0.0-rc2" | "2.0.0-rc3") {
+        return Some((2, 0, 0));
+    }
     let mut parts = text.split('.').map(|part| part.parse().ok());
     let version = (parts.next()??, parts.next()??, parts.next()??);
     parts.next().is_none().then_some(version)
@@ -574,6 +596,139 @@ mod tests {
             texts,
             [(8, "[p2p] listen_prt is not known and has no effect; did you mean listen_port?")]
         );
+    }
+
+    fn warnings(text: &str) -> Vec<String> {
+        let (_, warnings) = Config::parse(text, Path::new(".")).unwrap();
+        warnings.into_iter().map(|warning| format!("{}: {}", warning.line, warning.text)).collect()
+    }
+
+    #[test]
+    fn a_misspelt_section_or_key_is_answered_with_what_was_meant() {
+        for (text, expected) in [
+            (
+                "[admim]\nlisten_port=1\n",
+                "1: [admim] is not known, and nothing in it has an effect; did you mean [admin]?",
+            ),
+            (
+                "[Network_Security]\n",
+                "1: [Network_Security] is not known, and nothing in it has an effect; did you mean [network_security]?",
+            ),
+            ("[weather]\nrain=1\n", "1: [weather] is not known, and nothing in it has an effect"),
+            (
+                "[p2p]\nlisten_prot=1\n",
+                "2: [p2p] listen_prot is not known and has no effect; did you mean listen_port?",
+            ),
+            (
+                "[amop]\npush_timout=1\n",
+                "2: [amop] push_timout is not known and has no effect; did you mean push_timeout_ms?",
+            ),
+            (
+                "[amop]\nreactors=1\n",
+                "2: [amop] reactors is not known and has no effect; it belongs in [engine]",
+            ),
+            ("a=1\n", "1: a stands before the first [section] and has no effect"),
+            (
+                "[secure]\nca_path=x\n",
+                "2: [secure] ca_path is not read: write all roots into ca_cert, one after the other",
+            ),
+        ] {
+            assert_eq!(warnings(text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn sections_of_the_first_releases_are_read_where_the_new_ones_have_no_key() {
+        let (one, other) = (NodeId([0xab; 64]), NodeId([0x12; 64]));
+        let ids = |section: &str, key: &str, id: NodeId| format!("[{section}]\n{key}.0={}\n", id.to_hex());
+        let lists = |text: &str| {
+            let admission = Config::parse(text, Path::new(".")).unwrap().0.membership.admission;
+            (
+                admission.blacklist.into_iter().collect::<Vec<_>>(),
+                admission.whitelist.into_iter().collect::<Vec<_>>(),
+            )
+        };
+        let old = ids("crl", "crl", one) + &ids("cal", "cal", other);
+        assert_eq!(lists(&old), (vec![one], vec![other]));
+        assert_eq!(warnings(&old), [""; 0]);
+        // FISCO BCOS takes a section without keys for none.
+        assert_eq!(
+            lists(&format!("[certificate_blacklist]\n;crl.0=\n[certificate_whitelist]\n{old}")),
+            (vec![one], vec![other])
+        );
+        let both = ids("certificate_blacklist", "crl", other) + &old;
+        assert_eq!(lists(&both), (vec![other], vec![other]));
+        assert_eq!(
+            warnings(&both),
+            ["3: [crl] has no effect, for [certificate_blacklist] is there, which replaces it"]
+        );
+
+        let paths = |text: &str| {
+            let config = Config::parse(text, Path::new("/n")).unwrap().0;
+            (config.node_key, config.channel_key)
+        };
+        let secure = "[secure]\ndata_path=other/\nkey=k\n";
+        assert_eq!(paths(secure), ("/n/other/k".into(), "/n/other/k".into()));
+        // The channel's own directory has the new name only.
+        assert_eq!(
+            paths(&format!("{secure}[chain]\nrsa_crypto_channel=true\n")),
+            ("/n/other/k".into(), "/n/conf/channel_cert/node.key".into())
+        );
+        assert_eq!(paths(&format!("{secure}[network_security]\nkey=new\n")).0, Path::new("/n/conf/new"));
+        let encrypts = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.storage_security;
+        assert!(encrypts("[data_secure]\nenable=true\n") && !encrypts(""));
+        assert!(!encrypts("[data_secure]\nenable=true\n[storage_security]\nenable=false\n"));
+        // As build_chain.sh of 2.0.0-rc1 writes it.
+        assert_eq!(
+            warnings(
+                "[compatibility]\nsupported_version=2.0.0-rc2\n[log]\nformat=%level|%msg\nlog_flush_threshold=100\n"
+            ),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn no_entry_of_a_list_is_lost_in_another_section_or_under_another_key() {
+        let id = NodeId([0xab; 64]).to_hex();
+        for (text, expected) in [
+            (
+                format!("[certificate_blaklist]\ncrl.0={id}\n"),
+                "2: [certificate_blaklist] crl.0: entries of this list are read in [certificate_blacklist] only, and none may be lost",
+            ),
+            (
+                format!("[p2p]\ncal.0={id}\n"),
+                "2: [p2p] cal.0: entries of this list are read in [certificate_whitelist] only, and none may be lost",
+            ),
+            (
+                format!("[certificate_blacklist]\nclr.0={id}\n"),
+                "2: [certificate_blacklist] clr.0 is no entry of this list: those of [certificate_blacklist] are crl.0, crl.1, …",
+            ),
+        ] {
+            assert_eq!(problems(&text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn quotation_marks_are_no_part_of_a_value() {
+        for value in ["\"conf\"", "\"conf\"/", "'conf'", "“conf”"] {
+            assert_eq!(
+                problems(&format!("[network_security]\ndata_path={value}\n")),
+                [format!(
+                    "2: [network_security] data_path = {value}: the quotation marks would be part of the value; leave them out"
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn every_address_to_listen_on_is_checked_under_its_own_name() {
+        let must_be = "must be an IPv4 or IPv6 address of this machine";
+        assert_eq!(
+            problems("[rpc]\nlisten_ip=localhost\n"),
+            [format!("2: [rpc] listen_ip = \"localhost\" {must_be}")]
+        );
+        let (config, _) = Config::parse("[rpc]\nlisten_ip=[::1]\n", Path::new(".")).unwrap();
+        assert_eq!(config.channel_listen.0, "::1");
     }
 
     #[test]

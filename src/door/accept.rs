@@ -10,7 +10,7 @@ use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{
-    Failure, Greeted, Hall,
+    DoorTls, Failure, Greeted, Hall,
     cause::Cause,
     is_this_machine,
     lobby::{Entry, Lobby, Place, WAIT_MAX},
@@ -29,12 +29,17 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 const NO_CERTIFICATE: [u8; 32] = [0; 32];
 
 pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
-    let config = hall.settings.channel_tls.clone();
-    accept(hall, listener, config, "an application", |hall, stream, address, greeted| {
-        let established = greeted.established;
-        let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
-        admit_session(hall, stream, address, fingerprint, subject, Some(established));
-    })
+    accept(
+        hall,
+        listener,
+        |tls| &tls.channel,
+        "an application",
+        |hall, stream, address, greeted| {
+            let established = greeted.established;
+            let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
+            admit_session(hall, stream, address, fingerprint, subject, Some(established));
+        },
+    )
     .await;
 }
 
@@ -86,10 +91,15 @@ fn admit_session(
 }
 
 pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
-    let config = hall.settings.p2p_server_tls.clone();
-    accept(hall, listener, config, "a node", |hall, stream, address, greeted| {
-        admit_node(hall, stream, address.to_string(), false, greeted);
-    })
+    accept(
+        hall,
+        listener,
+        |tls| &tls.p2p_server,
+        "a node",
+        |hall, stream, address, greeted| {
+            admit_node(hall, stream, address.to_string(), false, greeted);
+        },
+    )
     .await;
 }
 
@@ -101,7 +111,7 @@ impl<F: Fn(&Hall, &TcpStream, SocketAddr, Greeted) + Copy + 'static> Admit for F
 async fn accept(
     hall: Rc<Hall>,
     listener: TcpListener,
-    config: ServerTls,
+    kind: fn(&DoorTls) -> &ServerTls,
     what: &'static str,
     admit: impl Admit,
 ) {
@@ -113,18 +123,10 @@ async fn accept(
         let (stream, address) = next_connection(&hall, &listener).await;
         match lobby.enter(address.ip(), place) {
             Entry::Now(place) => {
-                contained_local_task(serve(
-                    hall.clone(),
-                    stream,
-                    address,
-                    config.clone(),
-                    place,
-                    what,
-                    admit,
-                ));
+                contained_local_task(serve(hall.clone(), stream, address, kind, place, what, admit));
             }
             Entry::Later(waiting) => {
-                let (hall, config) = (hall.clone(), config.clone());
+                let hall = hall.clone();
                 hall.counters.connections_waited.increment();
                 hall.counters.waiting_connections.increment();
                 contained_local_task(async move {
@@ -133,7 +135,7 @@ async fn accept(
                     match place {
                         // Boxed, so that those who wait take little memory.
                         Some(place) => {
-                            Box::pin(serve(hall, stream, address, config, place, what, admit)).await;
+                            Box::pin(serve(hall, stream, address, kind, place, what, admit)).await;
                         }
                         None => refuse(&hall, address, "it has waited too long"),
                     }
@@ -160,12 +162,14 @@ async fn serve(
     hall: Rc<Hall>,
     stream: TcpStream,
     address: SocketAddr,
-    config: ServerTls,
+    kind: fn(&DoorTls) -> &ServerTls,
     place: Place,
     what: &'static str,
     admit: impl Admit,
 ) {
     let _ = stream.set_nodelay(true);
+    // As renewed by now.
+    let config = kind(&hall.tls.load()).clone();
     let greeted = match Handshake::server(config) {
         Ok(handshake) => hall.shake_hands(&stream, handshake).await,
         Err(error) => Err(error.into()),

@@ -195,7 +195,7 @@ async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<Dialled, Failu
             }
         };
         let _ = stream.set_nodelay(true);
-        let handshake = Handshake::client(hall.settings.p2p_client_tls.clone())?;
+        let handshake = Handshake::client(hall.tls.load().p2p_client.clone())?;
         let greeted = match hall.shake_hands(&stream, handshake).await {
             Ok(greeted) => greeted,
             Err(error) => {

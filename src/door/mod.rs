@@ -34,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio_uring::net::TcpStream;
@@ -87,6 +88,10 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 const BACKLOG: i32 = 4_096;
 /// How long a door that is dropped may take to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// Section and key that say where applications are listened for …
+const CHANNEL_KEY: (&str, &str) = ("rpc", "channel_listen_port");
+/// … and where nodes are.
+const P2P_KEY: (&str, &str) = ("p2p", "listen_port");
 /// Bytes read at once during a handshake.
 const READ_LEN: usize = 4_096;
 
@@ -121,6 +126,23 @@ pub enum DoorError {
     Runtime(std::io::Error),
 }
 
+impl DoorError {
+    /// Whether it will be the same until somebody changes the configuration.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Listen { source, .. } => is_refused_address(source),
+            Self::PlaintextForOthers { .. } => true,
+            Self::Runtime(_) => false,
+        }
+    }
+}
+
+/// Whether an address cannot be listened on whoever else runs: it is another machine's, or a port for root only.
+pub(crate) fn is_refused_address(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied | ErrorKind::Other)
+}
+
 /// What the door needs to know.
 pub struct DoorSettings {
     /// This node.
@@ -133,22 +155,30 @@ pub struct DoorSettings {
     pub membership: Membership,
     /// Whom it dials as well, and where: nodes that were found.
     pub discovered: watch::Receiver<BTreeMap<NodeId, String>>,
-    /// For applications.
-    pub channel_tls: ServerTls,
-    /// For nodes that dial us.
-    pub p2p_server_tls: ServerTls,
-    /// For nodes that we dial.
-    pub p2p_client_tls: Arc<ClientConfig>,
+    /// What handshakes are made with at first.
+    pub tls: DoorTls,
     /// Handshakes at once from one address, at each listener.
     pub address_handshakes_max: usize,
     /// Number of reactors.
     pub reactors: u16,
 }
 
+/// What handshakes are made with.
+#[derive(Clone, Debug)]
+pub struct DoorTls {
+    /// For applications.
+    pub channel: ServerTls,
+    /// For nodes that dial us.
+    pub p2p_server: ServerTls,
+    /// For nodes that we dial.
+    pub p2p_client: Arc<ClientConfig>,
+}
+
 /// An open door.
 pub struct Door {
     stop: watch::Sender<bool>,
     membership: watch::Sender<Membership>,
+    tls: Arc<ArcSwap<DoorTls>>,
     thread: Option<thread::JoinHandle<()>>,
     /// Where applications connect.
     pub channel_address: SocketAddr,
@@ -168,6 +198,8 @@ struct Hall {
     counters: Arc<DoorCounters>,
     logs: RefCell<Logs>,
     membership: watch::Receiver<Membership>,
+    /// As it is now: certificates are renewed while the node runs.
+    tls: Arc<ArcSwap<DoorTls>>,
     stop: watch::Receiver<bool>,
 }
 
@@ -186,7 +218,7 @@ impl Listeners {
         channel_plaintext: bool,
         p2p: &(String, u16),
     ) -> Result<Self, DoorError> {
-        let channel = listen(channel, "rpc", "channel_listen_port")?;
+        let channel = listen(channel, CHANNEL_KEY)?;
         if channel_plaintext {
             let address = channel.local_addr().map_err(DoorError::Runtime)?;
             if !is_this_machine(address.ip()) {
@@ -197,7 +229,17 @@ impl Listeners {
                 "applications are let in WITHOUT TLS, whoever runs them on this machine: [tls] channel_plaintext is for measuring only",
             );
         }
-        Ok(Self { channel, channel_plaintext, p2p: listen(p2p, "p2p", "listen_port")? })
+        Ok(Self { channel, channel_plaintext, p2p: listen(p2p, P2P_KEY)? })
+    }
+
+    /// Whether applications could be listened for now.
+    pub fn try_channel(channel: &(String, u16)) -> Result<(), DoorError> {
+        try_listen(channel).map(drop).map_err(|source| refused(channel, CHANNEL_KEY, source))
+    }
+
+    /// Whether nodes could be listened for now.
+    pub fn try_p2p(p2p: &(String, u16)) -> Result<(), DoorError> {
+        try_listen(p2p).map(drop).map_err(|source| refused(p2p, P2P_KEY, source))
     }
 
     /// An address of this node for others: port 0 becomes the one that is listened on.
@@ -222,6 +264,8 @@ impl Door {
         let p2p_address = p2p.local_addr().map_err(DoorError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
         let (membership, members) = watch::channel(settings.membership.clone());
+        let tls = Arc::new(ArcSwap::from_pointee(settings.tls.clone()));
+        let current_tls = tls.clone();
         let counters = Arc::<DoorCounters>::default();
         let (counted, watch) = (counters.clone(), supervisor.clone());
         let run = move || {
@@ -241,6 +285,7 @@ impl Door {
                     settings,
                     engine,
                     membership: members,
+                    tls: current_tls,
                     stop: stopped.clone(),
                 });
                 let name = "amop-door, which lets applications in";
@@ -255,12 +300,17 @@ impl Door {
             });
         };
         let thread = supervisor.thread("amop-door", run).map_err(DoorError::Runtime)?;
-        Ok(Self { stop, membership, thread: Some(thread), channel_address, p2p_address, counters })
+        Ok(Self { stop, membership, tls, thread: Some(thread), channel_address, p2p_address, counters })
     }
 
     /// Dials and lets in whom this says from now on. Links with others are closed at once.
     pub fn set_membership(&self, membership: Membership) {
         self.membership.send_replace(membership);
+    }
+
+    /// Makes handshakes that begin from now on with this.
+    pub fn set_tls(&self, tls: DoorTls) {
+        self.tls.store(Arc::new(tls));
     }
 
     /// Lets nobody in any more and dials nobody. Returns at once.
@@ -382,36 +432,42 @@ impl Drop for Pending<'_> {
     }
 }
 
-fn listen(
+fn try_listen((ip, port): &(String, u16)) -> std::io::Result<TcpListener> {
+    let ip: IpAddr = ip.parse().map_err(std::io::Error::other)?;
+    let address = SocketAddr::new(ip, *port);
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}
+
+fn refused(
     (ip, port): &(String, u16),
-    section: &'static str,
-    key: &'static str,
-) -> Result<TcpListener, DoorError> {
-    let bind = || {
-        let ip: IpAddr = ip.parse().map_err(std::io::Error::other)?;
-        let address = SocketAddr::new(ip, *port);
-        let socket = socket2::Socket::new(
-            socket2::Domain::for_address(address),
-            socket2::Type::STREAM,
-            Some(socket2::Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(TcpListener::from(socket))
-    };
+    (section, key): (&'static str, &'static str),
+    source: std::io::Error,
+) -> DoorError {
+    DoorError::Listen { address: format!("{ip}:{port}"), section, key, source }
+}
+
+fn listen(address: &(String, u16), key: (&'static str, &'static str)) -> Result<TcpListener, DoorError> {
     let end = Instant::now() + LISTEN_WITHIN;
-    let mut bound: std::io::Result<TcpListener> = bind();
+    let mut bound = try_listen(address);
     if bound.as_ref().is_err_and(is_in_use) {
+        let ((ip, port), (section, key)) = (address, key);
         warn!(
             "{ip}:{port} ([{section}] {key}) is in use: waiting up to {LISTEN_WITHIN:?}, as a node that has just ended may need"
         );
     }
     while bound.as_ref().is_err_and(is_in_use) && Instant::now() < end {
         thread::sleep(LISTEN_PAUSE);
-        bound = bind();
+        bound = try_listen(address);
     }
-    bound.map_err(|source| DoorError::Listen { address: format!("{ip}:{port}"), section, key, source })
+    bound.map_err(|source| refused(address, key, source))
 }
 
 /// Whether only this machine itself has the address.

@@ -23,6 +23,7 @@ pub mod bounds;
 mod buffers;
 pub(crate) mod clock;
 mod descriptor;
+mod memory;
 mod mesh;
 mod output;
 mod queues;
@@ -48,6 +49,7 @@ use std::{
 
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::duplicate;
+pub use memory::memory_bytes;
 pub use reactor::{KnownReply, PingedReply, ReportReply, ToldReply};
 pub use ring::EngineError;
 
@@ -119,12 +121,6 @@ impl Default for EngineSettings {
             keys: KeyLimits::default(),
         }
     }
-}
-
-/// Bytes of memory that the machine has.
-pub fn memory_bytes() -> usize {
-    let system = rustix::system::sysinfo();
-    system.totalram as usize * system.mem_unit as usize
 }
 
 /// How long the reactors of a node that cannot start may take to end.
@@ -400,6 +396,19 @@ impl Engine {
         let left = self.threads.into_iter().filter_map(|thread| join_by(thread, times.ended_by).err());
         left.count() == 0
     }
+}
+
+/// Whether reactors could be started so: tried on a thread of its own, which ends at once.
+pub fn check(settings: &EngineSettings) -> Result<(), EngineError> {
+    let (cores, entries) = (settings.pin.clone(), settings.ring_entries);
+    let tried = supervise::joined_thread("amop-check", move || {
+        cores.into_iter().try_for_each(|core| pin(Some(core)))?;
+        ring::build(entries).map(drop)
+    });
+    tried
+        .map_err(|error| EngineError::from_io("a thread", error))?
+        .join()
+        .unwrap_or_else(|_| Err(EngineError::from_io("a thread", std::io::Error::other("it ended at once"))))
 }
 
 fn pin(core: Option<usize>) -> Result<(), EngineError> {

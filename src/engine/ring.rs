@@ -16,7 +16,7 @@ pub enum EngineError {
     Forbidden,
     /// A kernel without io_uring, or without what is needed of it.
     #[error(
-        "this kernel has no io_uring with multishot receives and buffer rings: Linux 6.1 or newer is needed"
+        "this kernel has no io_uring with multishot receives and buffer rings: Linux 6.0 or newer is needed, best 6.1 or newer"
     )]
     OldKernel,
     /// Locked memory is limited.

@@ -16,7 +16,14 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::secp256k1::Key;
-use crate::{escape::shown_path, wire::NodeId};
+use crate::{
+    encoding::{self, NotText},
+    escape::shown_path,
+    wire::NodeId,
+};
+
+/// The curve of SM2, as it is written in DER.
+const SM2_CURVE: &[u8] = b"\x06\x08\x2a\x81\x1c\xcf\x55\x01\x82\x2d";
 
 /// What is wrong with a file of certificates or keys: the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +39,20 @@ pub enum IdentityError {
     /// There is no certificate in it, or one is malformed.
     #[error("{}: no readable certificate (PEM, BEGIN CERTIFICATE) in this file", shown_path(.0))]
     Certificate(PathBuf),
+    /// It is no text, in an encoding that PEM can be in.
+    #[error("{}: {source}", shown_path(path))]
+    NotText {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: NotText,
+    },
+    /// A key that needs a password.
+    #[error("{}: this key needs a password, which a node cannot be given; take it away with: openssl pkey -in KEY -out NEW", shown_path(.0))]
+    Password(PathBuf),
+    /// A key of a kind that is not there.
+    #[error("{}: this is an SM2 key; national cryptography is not there, a node's key must be of the curve secp256k1", shown_path(.0))]
+    NationalCryptography(PathBuf),
     /// There is no usable key in it.
     #[error("{}: no usable private key in this file: it must be PEM, PKCS#8, RSA or secp256k1, without a password", shown_path(.0))]
     Key(PathBuf),
@@ -69,8 +90,7 @@ impl std::fmt::Debug for Identity {
 impl Identity {
     /// Reads a chain (leaf first) and its key, and checks that they belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let pem = read(certificate)?;
-        Self::from_pem(&pem, &Zeroizing::new(read(key)?), certificate, key)
+        Self::from_pem(&read(certificate)?, &read(key)?, certificate, key)
     }
 
     /// The same from what the two files hold; errors name the files.
@@ -81,7 +101,7 @@ impl Identity {
         key: &Path,
     ) -> Result<Self, IdentityError> {
         let chain = certificates(chain, certificate)?;
-        let der = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| IdentityError::Key(key.to_owned()))?;
+        let der = private_key(key_pem, key)?;
         let leaf = parse(&chain[0]).ok_or_else(|| IdentityError::Certificate(certificate.to_owned()))?;
         let public_key = &leaf.public_key().subject_public_key.data;
         let mismatch =
@@ -162,15 +182,35 @@ pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certi
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    fs::read(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let bytes = fs::read(path).map(Zeroizing::new);
+    bytes.map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
-fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    match CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
+fn pem(bytes: &[u8], path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    encoding::pem(bytes).map_err(|source| IdentityError::NotText { path: path.to_owned(), source })
+}
+
+/// The certificates of a PEM file, in their order.
+pub fn certificates(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    match CertificateDer::pem_slice_iter(&pem(bytes, path)?).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(IdentityError::Certificate(path.to_owned())),
     }
+}
+
+/// The private key of a PEM file.
+pub fn private_key(bytes: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+    let pem = pem(bytes, path)?;
+    let has = |wanted: &[u8]| pem.windows(wanted.len()).any(|window| window == wanted);
+    if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(IdentityError::Password(path.to_owned()));
+    }
+    let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| IdentityError::Key(path.to_owned()))?;
+    if der.secret_der().windows(SM2_CURVE.len()).any(|window| window == SM2_CURVE) {
+        return Err(IdentityError::NationalCryptography(path.to_owned()));
+    }
+    Ok(der)
 }
 
 /// The number of a private key on secp256k1, in PKCS#8 or SEC 1; `None` for others.

@@ -12,7 +12,7 @@
 //!   secp256k1 ┘                             └─► record (used by the engine)
 //! ```
 //!
-//! Imports nothing of ours but [`NodeId`].
+//! Imports nothing of ours but [`NodeId`] and `encoding`.
 //!
 //! # Invariants
 //! - Nobody is [`Established`] without a certificate that chains to a configured root and a proof that
@@ -26,6 +26,7 @@ pub mod identity;
 pub mod record;
 pub mod secp256k1;
 pub mod settings;
+pub mod validity;
 pub mod verify;
 
 use crate::wire::NodeId;

@@ -87,7 +87,7 @@ impl Verifier {
         Arc::new(Self { roots: roots.clone(), known: known.to_vec(), policy, algorithms })
     }
 
-    fn verify_chain(
+    pub(super) fn verify_chain(
         &self,
         leaf: &CertificateDer<'_>,
         presented: &[CertificateDer<'_>],

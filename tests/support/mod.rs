@@ -29,7 +29,7 @@ pub fn network_files(profile: Profile) -> &'static Path {
     let dir = cell.get_or_init(|| {
         let dir =
             tempfile::Builder::new().prefix(&format!("amop-test-{name}-")).tempdir().expect("a directory");
-        let plan = NetworkPlan { profile, days: 1, ..NetworkPlan::default() };
+        let plan = NetworkPlan { profile, days: 365, ..NetworkPlan::default() };
         build_network(&plan, &dir.path().join("nodes")).expect("certificates");
         dir
     });

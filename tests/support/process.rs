@@ -18,6 +18,7 @@ pub struct Process {
     /// Where `[admin] listen_port` is set.
     pub admin: Option<SocketAddr>,
     log: Arc<Mutex<Vec<String>>>,
+    before_up: String,
 }
 
 /// Lines of a node's log that are kept.
@@ -80,6 +81,7 @@ impl Process {
                 Some((address("channel")?, address("p2p")?))
             })
             .unwrap_or_else(|| panic!("the node does not come up: {log}"));
+        let before_up = log;
         let log = Arc::<Mutex<Vec<String>>>::default();
         let kept = log.clone();
         // It must go on being read.
@@ -91,7 +93,12 @@ impl Process {
                 }
             });
         });
-        Self { child, channel, p2p, admin, log }
+        Self { child, channel, p2p, admin, log, before_up }
+    }
+
+    /// What it logged before it was up.
+    pub fn before_up(&self) -> &str {
+        &self.before_up
     }
 
     /// What it has logged with such a message since it is up: the fields of each line.

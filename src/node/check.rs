@@ -1,0 +1,147 @@
+//! What would keep a node from starting, found without starting it (`amop node --check`).
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{
+    StartError,
+    credentials::{Credentials, Finding},
+};
+use crate::{admin::AdminListener, config::Config, door::Listeners, engine};
+
+/// Everything that can be said of a configuration on this machine, besides what its text says. Ports are opened for a moment;
+/// one that a node holds which runs with this very `file` is right.
+pub fn findings(config: &Config, file: &Path, now: SystemTime) -> Vec<Finding> {
+    let mut findings = match Credentials::load(config) {
+        Ok(credentials) => credentials.findings(config, now),
+        Err(error) => vec![Finding::error(error)],
+    };
+    findings.extend(closed_ports(config, file));
+    if let Err(error) = engine::check(&config.engine) {
+        findings.push(Finding::error(error));
+    }
+    findings
+}
+
+fn closed_ports(config: &Config, file: &Path) -> impl Iterator<Item = Finding> {
+    let mut findings = Vec::new();
+    for (listen, open) in [
+        (Some(config.channel_listen.clone()), Listeners::try_channel as fn(&_) -> _),
+        (Some(config.p2p_listen.clone()), Listeners::try_p2p),
+    ] {
+        let Some((ip, port)) = listen else { continue };
+        findings.push(((ip.clone(), port), open(&(ip, port)).err().map(StartError::from)));
+    }
+    if let Some((ip, port)) = config.admin_listen {
+        let tried = AdminListener::bind((ip, port)).err().map(StartError::from);
+        findings.push(((ip.to_string(), port), tried));
+    }
+    let refused = findings.into_iter().filter_map(|((ip, port), error)| Some((ip, port, error?)));
+    let found = refused.filter_map(|(ip, port, error)| {
+        if error.is_configuration() {
+            return Some(Finding::error(error));
+        }
+        let holders = holders(SocketAddr::new(ip.parse().ok()?, port));
+        if holders.iter().any(|holder| holder.runs_with(file)) {
+            return None;
+        }
+        let names: Vec<_> = holders.iter().map(|holder| holder.name.as_str()).collect();
+        let by = if names.is_empty() { String::new() } else { format!(" (held by {})", names.join(", ")) };
+        Some(Finding::error(format!("{error}{by}")))
+    });
+    found.collect::<Vec<_>>().into_iter()
+}
+
+/// A process that listens on a port.
+struct Holder {
+    id: u32,
+    name: String,
+}
+
+impl Holder {
+    /// Whether it is a node that was started with this configuration.
+    fn runs_with(&self, file: &Path) -> bool {
+        let process = PathBuf::from(format!("/proc/{}", self.id));
+        let Ok(command) = fs::read(process.join("cmdline")) else { return false };
+        let arguments: Vec<String> =
+            command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        if arguments.get(1).map(String::as_str) != Some("node") {
+            return false;
+        }
+        let given = arguments.iter().enumerate().find_map(|(index, word)| match word.as_str() {
+            "-c" | "--config" => arguments.get(index + 1).cloned(),
+            word => word.strip_prefix("--config=").or_else(|| word.strip_prefix("-c")).map(str::to_owned),
+        });
+        let given = given.unwrap_or_else(|| "config.ini".to_owned());
+        let here = fs::canonicalize(file);
+        let there = fs::canonicalize(process.join("cwd").join(given));
+        matches!((here, there), (Ok(here), Ok(there)) if here == there)
+    }
+}
+
+/// Who listens on the port, as far as this user may see it.
+fn holders(address: SocketAddr) -> Vec<Holder> {
+    let sockets: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .into_iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| listening_sockets(&table, address.port()))
+        .collect();
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let holds = |id: &u32| {
+        let Ok(files) = fs::read_dir(format!("/proc/{id}/fd")) else { return false };
+        files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).any(|target| {
+            let socket = target.to_str().and_then(|name| name.strip_prefix("socket:[")?.strip_suffix(']'));
+            socket.is_some_and(|socket| sockets.contains(socket))
+        })
+    };
+    let holder = |id| {
+        let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+        Holder { id, name: format!("{}, process {id}", name.trim().escape_default()) }
+    };
+    ids.filter(holds).map(holder).collect()
+}
+
+/// The numbers of the sockets that listen on a port, from a table of the kernel (`/proc/net/tcp`).
+fn listening_sockets(table: &str, port: u16) -> Vec<String> {
+    /// `TCP_LISTEN`.
+    const LISTENS: &str = "0A";
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, number) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let (_, local_port) = local.rsplit_once(':')?;
+        let is_it = *state == LISTENS && u16::from_str_radix(local_port, 16) == Ok(port);
+        is_it.then(|| (*number).to_owned())
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn who_holds_a_port_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let holders = holders(address);
+        assert!(holders.iter().any(|holder| holder.id == std::process::id()));
+        assert!(!holders.iter().any(|holder| holder.runs_with(Path::new("Cargo.toml"))));
+    }
+
+    #[test]
+    fn only_listeners_on_the_port_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 111 1\n   \
+                     1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 222 1\n   \
+                     2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 333 1\n";
+        assert_eq!(listening_sockets(table, 8080), ["111"]);
+    }
+}
