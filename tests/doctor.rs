@@ -93,6 +93,33 @@ fn a_ring_can_be_made_where_nodes_run() {
     assert_eq!(find(&checks(&[]), "io_uring")["ok"], true);
 }
 
+#[test]
+fn the_number_of_files_is_the_nodes_own() {
+    let script = fs::read_to_string(DOCTOR).unwrap();
+    let wanted = script.lines().find_map(|line| line.strip_prefix("FILES_WANTED = ")).unwrap();
+    assert_eq!(wanted.replace('_', "").parse(), Ok(amop::node::FILES_WANTED));
+}
+
+#[test]
+fn a_configuration_is_read_as_the_node_reads_it_or_refused_with_the_same_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.ini");
+    let arguments = ["--json", "--config", config.to_str().unwrap()];
+    let text = "; \u{8282}\r\n[engine]\r\nreactors=7\r\n";
+    let utf16: Vec<u8> =
+        "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    for bytes in
+        [utf16.as_slice(), b"; \xbd\xda\n[engine]\nreactors=7\n", b"\xef\xbb\xbf[engine]\nreactors=7\n"]
+    {
+        fs::write(&config, bytes).unwrap();
+        let (_, said) = run(DOCTOR, &arguments);
+        assert!(said.contains("7 (reactors)"), "{said}");
+    }
+    fs::write(&config, "[engine]\nreactors=x\n").unwrap();
+    let refused = Command::new("python3").arg(DOCTOR).args(arguments).output().unwrap();
+    assert_eq!(refused.status.code(), Some(78));
+}
+
 const GOOD: &[(&str, &str)] = &[
     ("proc/sys/kernel/osrelease", "6.8.0-40-generic\n"),
     ("proc/sys/kernel/io_uring_disabled", "0\n"),

@@ -1,7 +1,7 @@
 //! `/metrics`: every figure and bound, in the text format of OpenMetrics, which Prometheus reads.
 //!
 //! Names are `amop_` and those of the figures in `relay::counters`, `relay::registry` and `door`, units
-//! last. The only labels are `reactor`, `outcome` of requests, and `certificate`: nothing that a peer could multiply.
+//! last. The only labels are `reactor`, and `outcome` of requests: nothing that a peer could multiply.
 
 use std::{
     fmt,
@@ -183,12 +183,11 @@ impl Figures {
     }
 
     fn encode_certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "When a certificate of the node's own ends, since 1970; of several in a file the first that ends.";
-        let (name, seconds) = ("amop_certificate_not_after", Some(&Unit::Seconds));
-        let mut family = encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
+        let help = "When this of the node's own certificates ends, since 1970; of several in a file the first that ends.";
         for (certificate, end) in self.certificates.load().iter() {
-            let labels = [("certificate", *certificate)];
-            ConstGauge::new(*end).encode(family.encode_family(&labels)?)?;
+            let name = format!("amop_{certificate}_not_after");
+            let gauge = encoder.encode_descriptor(&name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            ConstGauge::new(*end).encode(gauge)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Failure;
 use crate::{
+    encoding,
     escape::shown_path,
     files::{Unnamed, directory, write_new},
     keys::{
@@ -121,8 +122,10 @@ impl PasswordArgs {
     /// The password; a new one is asked for twice.
     fn read(&self, for_what: &Path, is_new: bool) -> Result<Zeroizing<String>, Failure> {
         if let Some(file) = &self.password_file {
-            let text = std::fs::read_to_string(file).map(Zeroizing::new);
-            let text = text.map_err(|error| format!("{}: {error}", shown_path(file)))?;
+            let bytes = std::fs::read(file).map(Zeroizing::new);
+            let bytes = bytes.map_err(|error| format!("{}: {error}", shown_path(file)))?;
+            let text = encoding::text(&bytes)
+                .map_err(|error| format!("{}: line {}: {error}", shown_path(file), error.line()))?;
             return Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()));
         }
         match std::env::var(PASSWORD_VARIABLE) {

@@ -9,11 +9,13 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
+    encoding,
     escape::{Shown, shown_path},
     pki::{
-        Authority, DAYS_MAX, Host, Issued, KeyType, NetworkPlan, Profile, Validity, build_network,
-        write_pair, write_public,
+        Authority, DAYS_MAX, ExistingKey, Host, Issued, KeyType, NetworkPlan, PkiError, Profile, Validity,
+        build_network, renew_public, write_pair, write_private, write_public,
     },
+    tls::identity::certificates,
 };
 
 #[derive(Args)]
@@ -67,9 +69,17 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
     #[command(after_help = "\
 Example, for one more node of a network that `amop pki network` made:
   amop pki node --agency nodes/cert/agency --name node4 -o node4/conf
-  amop pki node --agency nodes/cert/agency/channel --name node4 -o node4/conf/channel_cert")]
+  amop pki node --agency nodes/cert/agency/channel --name node4 -o node4/conf/channel_cert
+
+Renew the certificate of a node, which keeps its key and with it its node id; kill -HUP has it used without a restart:
+  amop pki node --agency nodes/cert/agency --name node0 -o nodes/127.0.0.1/node0/conf
+Where DIR/node.key is there already, it is certified again, and the old certificate is kept as node.crt.old. --key FILE
+certifies a key from elsewhere.")]
     Node(LeafArgs),
     /// Make an application's certificate: DIR/sdk.crt, sdk.key and ca.crt.
+    #[command(after_help = "\
+Where DIR/sdk.key is there already, it is certified again, and the old certificate is kept as sdk.crt.old. --key FILE
+certifies a key from elsewhere.")]
     Sdk(LeafArgs),
     /// Show what a certificate file holds.
     Show {
@@ -89,6 +99,9 @@ struct LeafArgs {
     /// Where to.
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
+    /// Certify this key instead of a new one: PEM without a password. It is copied to DIR if it is not there.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Days that it is good for.
     #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
     days: u64,
@@ -196,39 +209,109 @@ fn made(out: &Path) -> Result<ExitCode, super::Failure> {
 fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
     let file = |name: &str| args.agency.join(name);
     let validity = Validity::days(args.days);
-    if file("agency.key").is_file() {
-        let agency = Authority::load(&file("agency.crt"), &file("agency.key"))?;
-        let root = std::fs::read_to_string(file("ca.crt"))
-            .map_err(|error| format!("{}: {error}", shown_path(&file("ca.crt"))))?;
-        let issued = agency.leaf(&args.name, kind, validity)?;
-        let above = Issued { certificate: root.clone(), key: String::new(), node_id: None };
-        write_pair(&args.out, kind, &issued, &[&agency.issued, &above])?;
-        write_public(&args.out.join("ca.crt"), &root)?;
-        if kind == "node" {
-            let id = issued.node_id.unwrap_or_default();
-            write_public(&args.out.join("node.nodeid"), &format!("{id}\n"))?;
-        }
-        return made(&args.out);
+    let own_key = args.out.join(format!("{kind}.key"));
+    let key_file = args.key.clone().or_else(|| own_key.is_file().then(|| own_key.clone()));
+    let existing = key_file.map(|path| Ok::<_, PkiError>((ExistingKey::load(&path)?, path))).transpose()?;
+    let issuer = if file("agency.key").is_file() {
+        Authority::load(&file("agency.crt"), &file("agency.key"))?
+    } else {
+        Authority::load(&file("ca.crt"), &file("ca.key"))?
+    };
+    if let Some((key, path)) = &existing {
+        issuer.takes(key, path)?;
     }
-    let authority = Authority::load(&file("ca.crt"), &file("ca.key"))?;
-    if !authority.is_rsa() {
+    let (issued, above, root) = if file("agency.key").is_file() {
+        let root = read_pem(&file("ca.crt"))?;
+        let issued = match &existing {
+            Some((key, _)) => issuer.certify_leaf(key, &args.name, kind, validity)?,
+            None => issuer.leaf(&args.name, kind, validity)?,
+        };
+        let top = Issued { certificate: root.clone(), key: String::new(), node_id: None };
+        (issued, vec![issuer.issued.clone(), top], root)
+    } else if issuer.is_rsa() {
+        let issued = match &existing {
+            Some((key, _)) => issuer.certify_channel_leaf(key, &args.name, validity)?,
+            None => issuer.channel_leaf(&args.name, validity)?,
+        };
+        (issued, Vec::new(), issuer.issued.certificate.clone())
+    } else {
         return Err(format!(
             "{}: certificates of nodes and applications come from an agency; make one with `amop pki agency`",
             shown_path(&args.agency)
         )
         .into());
+    };
+    match &existing {
+        Some((key, _)) => return renew(args, kind, key, &issued, &above, &root),
+        None => write_pair(&args.out, kind, &issued, &above.iter().collect::<Vec<_>>())?,
     }
-    write_pair(&args.out, kind, &authority.channel_leaf(&args.name, validity)?, &[])?;
-    write_public(&args.out.join("ca.crt"), &authority.issued.certificate)?;
+    write_public(&args.out.join("ca.crt"), &root)?;
+    if let Some(id) = issued.node_id.filter(|_| kind == "node") {
+        write_public(&args.out.join("node.nodeid"), &format!("{id}\n"))?;
+    }
     made(&args.out)
 }
 
+fn read_pem(path: &Path) -> Result<String, super::Failure> {
+    let at = |error: &dyn std::fmt::Display| format!("{}: {error}", shown_path(path));
+    let bytes = fs::read(path).map_err(|error| at(&error))?;
+    let pem = encoding::pem(&bytes).map_err(|error| at(&error))?;
+    Ok(String::from_utf8_lossy(&pem).into_owned())
+}
+
+/// Writes a certificate for a key that exists, in the place of an older one for it.
+fn renew(
+    args: &LeafArgs,
+    kind: &str,
+    key: &ExistingKey,
+    issued: &Issued,
+    above: &[Issued],
+    root: &str,
+) -> Result<ExitCode, super::Failure> {
+    let out = |name: &str| args.out.join(name);
+    let (certificate, own_key) = (out(&format!("{kind}.crt")), out(&format!("{kind}.key")));
+    if certificate.is_file() && !key.is_of(&certificate)? {
+        return Err(PkiError::AnotherKey(certificate).into());
+    }
+    if own_key.is_file() && !is_same_key(&own_key, issued)? {
+        return Err(PkiError::Exists(own_key).into());
+    }
+    let is_renewed = certificate.is_file();
+    let chain: String =
+        std::iter::once(issued).chain(above).map(|issued| issued.certificate.as_str()).collect();
+    renew_public(&certificate, &chain)?;
+    if !own_key.is_file() {
+        write_private(&own_key, &issued.key)?;
+    }
+    // What the operator trusts is not changed by renewing a certificate.
+    if !out("ca.crt").is_file() {
+        write_public(&out("ca.crt"), root)?;
+    }
+    if let Some(id) = issued.node_id.as_ref().filter(|_| kind == "node" && !out("node.nodeid").is_file()) {
+        write_public(&out("node.nodeid"), &format!("{id}\n"))?;
+    }
+    if is_renewed {
+        line!(
+            "renewed {}: the key stays; the old certificate is kept as {kind}.crt.old",
+            shown_path(&certificate)
+        )?;
+        line!("  a node takes it without a restart: kill -HUP, or amop node --check first")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    made(&args.out)
+}
+
+/// Whether a key file holds the key that was certified.
+fn is_same_key(path: &Path, issued: &Issued) -> Result<bool, PkiError> {
+    ExistingKey::load(path)?.has_pem(&issued.key)
+}
+
 fn show(file: &Path) -> Result<ExitCode, super::Failure> {
-    use x509_parser::pem::Pem;
+    use x509_parser::prelude::{FromDer, X509Certificate};
     let bytes = fs::read(file).map_err(|error| format!("{}: {error}", shown_path(file)))?;
-    let mut any = false;
-    for pem in Pem::iter_from_buffer(&bytes).filter_map(Result::ok).filter(|pem| pem.label == "CERTIFICATE") {
-        let certificate = pem.parse_x509().map_err(|error| format!("{}: {error}", shown_path(file)))?;
+    for der in certificates(&bytes, file)? {
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|error| format!("{}: {error}", shown_path(file)))?;
         let spki = certificate.public_key();
         line!("subject:   {}", Shown(certificate.subject()))?;
         line!("issuer:    {}", Shown(certificate.issuer()))?;
@@ -246,10 +329,6 @@ fn show(file: &Path) -> Result<ExitCode, super::Failure> {
             (None, _) => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size()))?,
         }
         line!("")?;
-        any = true;
-    }
-    if !any {
-        return Err(format!("{}: no certificate in this file", shown_path(file)).into());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,11 @@ use x509_cert::{
 use zeroize::Zeroizing;
 
 use super::{PrivateKey, PublicKey};
-use crate::{tls::identity::secp256k1_secret, wire::hex};
+use crate::{
+    encoding::{self, NotText},
+    tls::identity::secp256k1_secret,
+    wire::hex,
+};
 
 /// Largest file that is read, in bytes; a key takes less than one KiB.
 const FILE_LEN_MAX: u64 = 64 * 1024;
@@ -65,6 +69,9 @@ pub enum KeyFileError {
     /// PKCS#12 that cannot be opened.
     #[error("this PKCS#12 file cannot be opened: the password is wrong, or the file is damaged ({0})")]
     P12(p12_keystore::error::Error),
+    /// Text in an encoding that is not read.
+    #[error("{0}")]
+    NotText(#[from] NotText),
     /// PKCS#12 whose lengths are not written in advance, as the Java SDK stores keys.
     #[error(
         "this PKCS#12 file is in BER, as the Java SDK stores keys; write it as PEM (openssl pkcs12 -legacy -nodes -in \
@@ -157,10 +164,13 @@ impl KeyFile {
         if bytes.len() as u64 > FILE_LEN_MAX {
             return Err(KeyFileError::TooLong);
         }
-        let format = match bytes.trim_ascii_start() {
+        // A sequence of more than 127 bytes; `0` is a digit too.
+        if matches!(bytes[..], [0x30, 0x80..=0xff, ..]) {
+            return Ok(Self { bytes, format: Format::P12 });
+        }
+        let bytes = encoding::pem(&bytes)?;
+        let format = match bytes.trim_ascii() {
             text if find(text, b"-----BEGIN ") => Format::Pem,
-            // A sequence of more than 127 bytes; `0` is a digit too.
-            [0x30, len, ..] if *len >= 0x80 => Format::P12,
             [] => return Err(KeyFileError::Unknown),
             text if hex_digits(text).is_some() => Format::Hex,
             _ => return Err(KeyFileError::Unknown),

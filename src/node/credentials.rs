@@ -183,10 +183,10 @@ impl Credentials {
     /// When each kind of certificate ends, in seconds since 1970: the first of them, where there are several.
     pub fn ends(&self) -> CertificateEnds {
         let ends = [
-            ("node", self.identity.not_after()),
+            ("node_certificate", self.identity.not_after()),
             ("node_chain", self.identity.chain_not_after()),
             ("node_roots", self.roots.not_after()),
-            ("channel", self.channel_identity.not_after()),
+            ("channel_certificate", self.channel_identity.not_after()),
             ("channel_chain", self.channel_identity.chain_not_after()),
             ("channel_roots", self.channel_roots.not_after()),
         ];

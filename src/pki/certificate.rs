@@ -13,6 +13,7 @@ use aws_lc_rs::{
     rsa,
     signature::{ECDSA_P256K1_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256},
 };
+use rustls::pki_types::PrivateKeyDer;
 use x509_cert::{
     Certificate,
     certificate::{TbsCertificate, Version},
@@ -27,6 +28,9 @@ use x509_cert::{
     spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned},
     time::Time,
 };
+use zeroize::Zeroizing;
+
+use crate::tls::identity::{IdentityError, certificates, private_key};
 
 use super::plan::PlanError;
 
@@ -64,6 +68,20 @@ pub enum PkiError {
     /// `ip:count` was not understood.
     #[error("{0:?} is not a host with a number of nodes, such as 127.0.0.1:4")]
     Host(String),
+    /// A certificate or key that cannot be read.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// A key that is to be certified and is of another kind than the certificate has to be.
+    #[error("{}: this authority certifies keys of {wanted} here, and the key is another", shown_path(path))]
+    KeyType {
+        /// The key's file.
+        path: PathBuf,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// There is a certificate for another key.
+    #[error("{} is the certificate of another key than the one given; nothing was changed. Choose another place", shown_path(.0))]
+    AnotherKey(PathBuf),
     /// A file that is no authority's certificate or key, or not of one pair.
     #[error("{}: not the certificate or key (PEM, PKCS#8, secp256k1 or RSA) of one authority", shown_path(.0))]
     Unusable(PathBuf),
@@ -108,7 +126,49 @@ enum Key {
     Rsa(rsa::KeyPair),
 }
 
+/// A key that is there already, to be certified (again).
+pub struct ExistingKey(Key);
+
+impl ExistingKey {
+    /// Reads it: PEM without a password, in PKCS#8, PKCS#1 or SEC 1.
+    pub fn load(path: &Path) -> Result<Self, PkiError> {
+        Key::load(path).map(Self)
+    }
+
+    /// Whether it is the key that a PEM text of ours holds.
+    pub fn has_pem(&self, pem: &str) -> Result<bool, PkiError> {
+        Ok(self.0.private_pem()? == pem)
+    }
+
+    /// Whether a certificate is for this key.
+    pub fn is_of(&self, certificate: &Path) -> Result<bool, PkiError> {
+        let first = Authority::first_certificate(certificate)?;
+        let spki = first.tbs_certificate.subject_public_key_info.to_der().map_err(|_| PkiError::Crypto)?;
+        Ok(spki == self.0.public_der()?)
+    }
+}
+
 impl Key {
+    fn load(path: &Path) -> Result<Self, PkiError> {
+        let bytes = read(path)?;
+        let der = private_key(&bytes, path)?;
+        let algorithm = &ECDSA_P256K1_SHA256_ASN1_SIGNING;
+        let secp256k1 = || match &der {
+            PrivateKeyDer::Pkcs8(der) => EcdsaKeyPair::from_pkcs8(algorithm, der.secret_pkcs8_der()).ok(),
+            PrivateKeyDer::Sec1(der) => {
+                EcdsaKeyPair::from_private_key_der(algorithm, der.secret_sec1_der()).ok()
+            }
+            _ => None,
+        };
+        let rsa = || match &der {
+            PrivateKeyDer::Pkcs8(der) => rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).ok(),
+            PrivateKeyDer::Pkcs1(der) => rsa::KeyPair::from_der(der.secret_pkcs1_der()).ok(),
+            _ => None,
+        };
+        let key = secp256k1().map(Self::Secp256k1).or_else(|| rsa().map(Self::Rsa));
+        key.ok_or_else(|| IdentityError::Key(path.to_owned()).into())
+    }
+
     fn generate(key_type: KeyType) -> Result<Self, PkiError> {
         Ok(match key_type {
             KeyType::Secp256k1 => loop {
@@ -206,26 +266,19 @@ enum Form {
 impl Authority {
     /// Reads an authority back from its PEM files, to issue more.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, PkiError> {
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
-        };
-        let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
-        let unusable = |path: &Path| PkiError::Unusable(path.to_owned());
-        let parsed = Certificate::load_pem_chain(certificate_pem.as_bytes())
-            .ok()
-            .and_then(|chain| chain.into_iter().next())
-            .ok_or_else(|| unusable(certificate))?;
-        let pkcs8 = x509_cert::der::pem::decode_vec(key_pem.as_bytes()).map_err(|_| unusable(key))?.1;
-        let key_pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256K1_SHA256_ASN1_SIGNING, &pkcs8)
-            .map(Key::Secp256k1)
-            .or_else(|_| rsa::KeyPair::from_pkcs8(&pkcs8).map(Key::Rsa))
-            .map_err(|_| unusable(key))?;
+        let parsed = Self::first_certificate(certificate)?;
+        let key_pair = Key::load(key)?;
         let spki = parsed.tbs_certificate.subject_public_key_info.to_der().map_err(|_| PkiError::Crypto)?;
         if spki != key_pair.public_der()? {
-            return Err(unusable(key));
+            return Err(PkiError::Unusable(key.to_owned()));
         }
         let name = parsed.tbs_certificate.subject.clone();
         Ok(Self { issued: issued(parsed, &key_pair)?, name, key: key_pair })
+    }
+
+    fn first_certificate(path: &Path) -> Result<Certificate, PkiError> {
+        let first = certificates(&read(path)?, path)?.swap_remove(0);
+        Certificate::from_der(&first).map_err(|_| PkiError::Unusable(path.to_owned()))
     }
 
     /// Whether it issues for the RSA profile.
@@ -250,20 +303,54 @@ impl Authority {
         Ok(Self { issued: issued(certificate, &key)?, name, key })
     }
 
-    /// A leaf of version 3 that may issue nothing, with a secp256k1 key; `unit` is `node` or `sdk`.
+    /// A leaf of version 3 that may issue nothing, with a new secp256k1 key; `unit` is `node` or `sdk`.
     pub fn leaf(&self, name: &str, unit: &str, validity: Validity) -> Result<Issued, PkiError> {
-        let key = Key::generate(KeyType::Secp256k1)?;
-        let name = distinguished_name(name, unit)?;
-        let form = Form::Version3 { authority: false };
-        issued(issue(&self.key, &self.name, &key, &name, form, validity)?, &key)
+        self.certify_leaf(&ExistingKey(Key::generate(KeyType::Secp256k1)?), name, unit, validity)
     }
 
-    /// A leaf of version 1 with an RSA key, for the channel.
-    pub fn channel_leaf(&self, name: &str, validity: Validity) -> Result<Issued, PkiError> {
-        let key = Key::generate(KeyType::Rsa2048)?;
-        let name = distinguished_name(name, "agency")?;
-        issued(issue(&self.key, &self.name, &key, &name, Form::Version1, validity)?, &key)
+    /// The same with a key that is there.
+    pub fn certify_leaf(
+        &self,
+        ExistingKey(key): &ExistingKey,
+        name: &str,
+        unit: &str,
+        validity: Validity,
+    ) -> Result<Issued, PkiError> {
+        let name = distinguished_name(name, unit)?;
+        let form = Form::Version3 { authority: false };
+        issued(issue(&self.key, &self.name, key, &name, form, validity)?, key)
     }
+
+    /// A leaf of version 1 with a new RSA key, for the channel.
+    pub fn channel_leaf(&self, name: &str, validity: Validity) -> Result<Issued, PkiError> {
+        self.certify_channel_leaf(&ExistingKey(Key::generate(KeyType::Rsa2048)?), name, validity)
+    }
+
+    /// The same with a key that is there.
+    pub fn certify_channel_leaf(
+        &self,
+        ExistingKey(key): &ExistingKey,
+        name: &str,
+        validity: Validity,
+    ) -> Result<Issued, PkiError> {
+        let name = distinguished_name(name, "agency")?;
+        issued(issue(&self.key, &self.name, key, &name, Form::Version1, validity)?, key)
+    }
+
+    /// Whether leaves of this authority have keys of this kind; `path` is where the key is from.
+    pub fn takes(&self, ExistingKey(key): &ExistingKey, path: &Path) -> Result<(), PkiError> {
+        match (&self.key, key) {
+            (Key::Rsa(_), Key::Rsa(_)) | (Key::Secp256k1(_), Key::Secp256k1(_)) => Ok(()),
+            (Key::Rsa(_), _) => Err(PkiError::KeyType { path: path.to_owned(), wanted: "RSA" }),
+            (Key::Secp256k1(_), _) => {
+                Err(PkiError::KeyType { path: path.to_owned(), wanted: "the curve secp256k1" })
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+    fs::read(path).map(Zeroizing::new).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 fn distinguished_name(common_name: &str, unit: &str) -> Result<Name, PkiError> {

@@ -7,15 +7,16 @@
 //!   plan, certificate ─► network: nodes/127.0.0.1/{node0 …, sdk}, cert/{ca.crt, ca.key, agency/…}
 //! ```
 //!
-//! Imports `config`, which reads what is written here, and a bound of `relay`.
+//! Imports `config`, which reads what is written here, the reading of PEM files from `tls`, and a bound of `relay`.
 //!
 //! # Invariants
-//! - Keys are written with mode 0600, and nothing is overwritten unless asked for.
+//! - Keys are written with mode 0600, and nothing is overwritten unless asked for; a certificate is replaced by one for the
+//!   same key only, and kept beside it.
 
 mod certificate;
 mod network;
 mod plan;
 
-pub use certificate::{Authority, DAYS_MAX, Issued, KeyType, PkiError, Validity};
-pub use network::{build_network, write_pair, write_private, write_public};
+pub use certificate::{Authority, DAYS_MAX, ExistingKey, Issued, KeyType, PkiError, Validity};
+pub use network::{build_network, renew_public, write_pair, write_private, write_public};
 pub use plan::{Host, NetworkPlan, PlanError, Profile};

@@ -10,7 +10,7 @@ use super::{
     certificate::{Authority, Issued, KeyType, PkiError, Validity},
     plan::{NetworkPlan, Profile},
 };
-use crate::files::write_new;
+use crate::files::{Unnamed, directory, write_new};
 
 /// Builds all under `out`, or nothing: it is made beside it and moved there when it is whole. With
 /// `force` it replaces a network that is there, and nothing else.
@@ -142,6 +142,21 @@ pub fn write_private(path: &Path, content: &str) -> Result<(), PkiError> {
 /// Writes a file that anybody may read; fails if there is one.
 pub fn write_public(path: &Path, content: &str) -> Result<(), PkiError> {
     write(path, content, 0o644)
+}
+
+/// Puts a new file in the place of one that may be there, in one step; that one is kept as `NAME.old`.
+pub fn renew_public(path: &Path, content: &str) -> Result<(), PkiError> {
+    let failed = |source| PkiError::File { path: path.to_owned(), source };
+    create_dir(directory(path))?;
+    let new = |bytes: &[u8]| Unnamed::write(directory(path), bytes, 0o644).map_err(failed);
+    let mut old = path.as_os_str().to_owned();
+    old.push(".old");
+    match fs::read(path) {
+        Ok(bytes) => new(&bytes)?.replace(Path::new(&old)).map_err(failed)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    new(content.as_bytes())?.replace(path).map_err(failed)
 }
 
 fn write_script(path: &Path, content: &str) -> Result<(), PkiError> {
