@@ -59,6 +59,28 @@ fn private_files_are_for_their_owner_and_named_after_the_address() {
 }
 
 #[test]
+fn a_password_file_is_read_however_it_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = new_key(dir.path(), "p12");
+    let file = dir.path().join("password");
+    let show = || {
+        let arguments = ["keys", "show", key.to_str().unwrap(), "--password-file", file.to_str().unwrap()];
+        Command::new(PROGRAM).args(arguments).output().unwrap()
+    };
+    let utf16: Vec<u8> =
+        format!("\u{feff}{PASSWORD}\r\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in
+        [format!("{PASSWORD}\n").as_bytes(), format!("\u{feff}{PASSWORD}\r\nmore").as_bytes(), &utf16]
+    {
+        fs::write(&file, bytes).unwrap();
+        out(show());
+    }
+    fs::write(&file, b"\xbd\xda\n").unwrap();
+    let refused = show();
+    assert!(!refused.status.success() && String::from_utf8(refused.stderr).unwrap().contains("GBK"));
+}
+
+#[test]
 fn a_file_is_replaced_only_by_force_and_a_link_or_directory_never() {
     let dir = tempfile::tempdir().unwrap();
     let key = new_key(dir.path(), "pem");

@@ -349,6 +349,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_read_however_its_file_was_saved() {
+        let key = PrivateKey::generate();
+        for text in [key.to_pem().unwrap(), key.to_hex()] {
+            let windows = format!("\u{feff}{}\r\n", text.replace('\n', "\r\n"));
+            let utf16: Vec<u8> = windows.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            assert_eq!(private(read(&windows, "")), key.to_bytes());
+            assert_eq!(private(read(utf16, "")), key.to_bytes());
+        }
+    }
+
+    #[test]
     fn a_public_key_comes_back_from_every_format_and_is_no_private_one() {
         let key = PrivateKey::generate().public_key();
         let compressed = hex::encode(&key.0.serialize());
