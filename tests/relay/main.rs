@@ -17,6 +17,7 @@ mod paths;
 mod ping;
 mod private_topics;
 mod result_codes;
+mod returned_nodes;
 mod session;
 mod simulation;
 mod trace;

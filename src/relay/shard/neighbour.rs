@@ -150,7 +150,7 @@ impl Shard {
             self.neighbours.insert(link.peer, neighbour);
             match self.peers.get_mut(&link.peer) {
                 // It was reached over others.
-                Some(peer) if peer.incarnation == link.incarnation => peer.lost_since = None,
+                Some(peer) if peer.incarnation == link.incarnation => {}
                 _ => self.begin_peer(now, &link.peer, link.incarnation, out),
             }
             return self.activate(now, key, &link.peer, out);
@@ -217,6 +217,10 @@ impl Shard {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = now;
+        if let Some(peer) = self.peers.get_mut(peer) {
+            // One that was given up is back: should its link be lost again, that counts from then.
+            peer.lost_since = None;
+        }
         // What was to go around it is older than what waits for its link.
         let own = self.shared.id;
         let kept = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());

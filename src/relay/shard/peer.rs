@@ -185,11 +185,19 @@ impl Shard {
         let gone: Vec<NodeId> = self
             .peers
             .iter()
-            .filter(|(id, peer)| peer.lost_since.is_some_and(is_over) && !self.neighbours.contains_key(id))
+            .filter(|(_, peer)| peer.lost_since.is_some_and(is_over))
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            self.forget_peer(now, &id, out);
+            let is_on_a_way = self.shared.snapshot.load().paths.contains_key(&id) && self.shared.admits(&id);
+            if self.is_neighbour(&id) || is_on_a_way {
+                // Whoever is there now is not forgotten, whatever was heard of it before.
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.lost_since = None;
+                }
+            } else if !self.neighbours.contains_key(&id) {
+                self.forget_peer(now, &id, out);
+            }
         }
     }
 

@@ -1,0 +1,129 @@
+//! A node that was cut off and returned in the same life is a node like any other: what is on its way to it, or from it,
+//! survives the next loss of its link as long as another way leads there (WIRE §6.4).
+
+use std::time::Duration;
+
+use amop::{relay::settings::Settings, wire::sdk::FrameType};
+
+use crate::kit::{AppIndex, Behaviour, Network, NodeIndex};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Longer than a node that is gone is remembered.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15);
+
+/// How long the node is cut off: its link is lost and comes back, it is given up, or it is let go of.
+const ABSENCES: [Duration; 5] = [
+    Duration::from_millis(500),
+    Duration::from_millis(1_500),
+    Duration::from_secs(3),
+    Duration::from_secs(9),
+    Duration::from_secs(14),
+];
+
+/// Nodes 0, 1 and 2, all linked. Node 1 is cut off for so long and returns, and then long nothing happens.
+fn after_a_return(seed: u64, absence: Duration, topic: &str, answers: Behaviour) -> (Network, AppIndex) {
+    let settings = Settings { push_timeout: 20 * SECOND, ..Settings::default() };
+    let mut net = Network::new(seed);
+    for _ in 0..3 {
+        net.add_node(1, settings.clone());
+    }
+    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+        net.connect(one, other);
+    }
+    net.run_for(SECOND);
+    let subscriber = net.app(1, answers);
+    net.subscribe(subscriber, &[topic]);
+    net.run_for(SECOND);
+    for other in [0, 2] {
+        net.break_links(other, 1);
+    }
+    net.run_for(absence);
+    for other in [0, 2] {
+        net.connect(other, 1);
+    }
+    net.run_for(FORGOTTEN_AFTER);
+    (net, subscriber)
+}
+
+/// The codes of unicasts that `publisher` sends, one a second, and that are answered after 3 s.
+fn codes_of_unicasts(net: &mut Network, publisher: AppIndex, count: usize) -> Vec<i32> {
+    let mut seqs = Vec::new();
+    for _ in 0..count {
+        net.run_for(SECOND);
+        seqs.push(net.unicast(publisher, "t", b"payload"));
+    }
+    net.run_for(10 * SECOND);
+    seqs.iter().map(|seq| net.answers(publisher, seq).first().map_or(-1, |answer| answer.code().0)).collect()
+}
+
+#[test]
+fn unicasts_to_a_node_that_returned_are_answered_when_its_link_is_lost_later() {
+    for (seed, absence) in (0..).zip(ABSENCES) {
+        let (mut net, _) = after_a_return(seed, absence, "t", Behaviour::Echo(3 * SECOND));
+        net.break_links(0, 1);
+        let publisher = net.app(0, Behaviour::Silent);
+        let codes = codes_of_unicasts(&mut net, publisher, 20);
+        assert!(codes.iter().all(|code| *code == 0), "absent for {absence:?}: {codes:?}");
+    }
+}
+
+#[test]
+fn answers_of_a_node_that_returned_arrive_when_the_link_is_lost_later() {
+    // The other way round: the publisher is at the node that was away.
+    for (seed, absence) in (0..).zip(ABSENCES) {
+        let (mut net, _) = after_a_return(seed, absence, "other", Behaviour::Silent);
+        let subscriber = net.app(0, Behaviour::Echo(3 * SECOND));
+        net.subscribe(subscriber, &["t"]);
+        net.run_for(SECOND);
+        net.break_links(0, 1);
+        let publisher = net.app(1, Behaviour::Silent);
+        let codes = codes_of_unicasts(&mut net, publisher, 20);
+        assert!(codes.iter().all(|code| *code == 0), "absent for {absence:?}: {codes:?}");
+        assert_eq!(net.pushed(subscriber, FrameType::REQUEST).len(), 20, "absent for {absence:?}");
+    }
+}
+
+#[test]
+fn multicasts_to_a_node_that_returned_all_arrive_when_its_link_is_lost_later() {
+    const COUNT: u32 = 2_000;
+    for (seed, absence) in (0..).zip(ABSENCES) {
+        let (mut net, subscriber) = after_a_return(seed, absence, "t", Behaviour::Silent);
+        net.break_links(0, 1);
+        let publisher = net.app(0, Behaviour::Silent);
+        // In the middle of what is sent from now on falls when the link would be given up, and the node forgotten.
+        net.run_for(Duration::from_millis(10_500));
+        for number in 0..COUNT {
+            net.multicast(publisher, "t", &number.to_be_bytes());
+            net.run_for(Duration::from_micros(900));
+        }
+        net.run_for(20 * SECOND);
+        let pushed = net.pushed(subscriber, FrameType::MULTICAST).into_iter();
+        let got: Vec<u32> =
+            pushed.map(|(_, payload)| u32::from_be_bytes(payload.try_into().unwrap())).collect();
+        assert!(got.iter().copied().eq(0..COUNT), "absent for {absence:?}: {} of {COUNT}", got.len());
+    }
+}
+
+#[test]
+fn a_node_farther_away_that_returned_is_not_forgotten_when_its_way_changes_later() {
+    // 0 - 1 - 3 and 0 - 2 - 3: node 3 loses both of its links, and has them again.
+    for (seed, absence) in (0..).zip(ABSENCES) {
+        let mut net = Network::of_edges(seed, 4, 1, &[(0, 1), (0, 2), (1, 3), (2, 3)]);
+        let subscriber = net.app(3, Behaviour::Echo(3 * SECOND));
+        net.subscribe(subscriber, &["t"]);
+        let each = |net: &mut Network, act: fn(&mut Network, NodeIndex, NodeIndex)| {
+            [1, 2].into_iter().for_each(|other| act(net, other, 3));
+        };
+        each(&mut net, Network::break_links);
+        net.run_for(absence);
+        each(&mut net, Network::connect);
+        net.run_for(FORGOTTEN_AFTER);
+        // Now it is a neighbour for a while, and then no more.
+        net.connect(0, 3);
+        net.run_for(SECOND);
+        net.break_links(0, 3);
+        let publisher = net.app(0, Behaviour::Silent);
+        let codes = codes_of_unicasts(&mut net, publisher, 20);
+        assert!(codes.iter().all(|code| *code == 0), "absent for {absence:?}: {codes:?}");
+    }
+}
