@@ -20,5 +20,6 @@ mod result_codes;
 mod returned_nodes;
 mod session;
 mod simulation;
+mod state_requests;
 mod trace;
 mod unicast;

@@ -9,34 +9,31 @@
 //!
 //! # Invariants
 //! - What a neighbour claims to have is only an offer: it is asked for once, and forgotten if nothing comes of it.
-//! - For one record one request is under way, and at most [`WANTS_MAX`] are at one neighbour.
+//! - Requests are bounded, and one that ends leaves nothing behind (`requests`).
 //! - A record that no path leads to is offered to nobody, so that one whose node is gone dies out.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use smallvec::SmallVec;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    NODES_MAX, Registry, StateError,
+    NODES_MAX, Neighbour, Registry, StateError,
     history::{Held, Pinned},
     record::{Record, Taken, version_of},
+    requests::{Offers, Requests, WANTS_MAX},
 };
 use crate::{
     relay::{CloseReason, ReactorId, RegistryOutput, signing, snapshot::NodeRef},
     wire::{
         NodeId,
         node::PacketType,
-        state::{self, Head, Message, MessageError, Scope, Version},
+        state::{self, Head, Message, MessageError, Scope, Step, Version},
     },
 };
 
-/// After so long without a reply something is asked of another neighbour, or again.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Neighbours that are noted as having something newer of one record.
-const OFFERS_MAX: usize = 8;
-/// Requests to one neighbour that are under way.
-const WANTS_MAX: usize = 32;
 /// Requests of one neighbour that are answered per second.
 pub(super) const REQUESTS_PER_SECOND_MAX: u32 = 1_024;
 /// Steps of one neighbour that are looked at per second, of whatever origin.
@@ -59,39 +56,21 @@ const TWIN_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Known {
     pub(super) record: Record,
     /// Neighbours that say that they have something newer.
-    offers: SmallVec<[Offer; 1]>,
-    asked: Option<Asked>,
+    offers: Offers,
     /// As the snapshot names it, while its entries are in there.
     pub(super) routed: Option<NodeRef>,
     /// Since when it is in no part of the network that this node is in; `None` if it is.
     pub(super) lost_since: Option<Instant>,
 }
 
-#[derive(Clone, Copy)]
-struct Offer {
-    neighbour: NodeId,
-    version: Version,
-}
-
-#[derive(Clone, Copy)]
-struct Asked {
-    neighbour: NodeId,
-    at: Instant,
-}
-
 impl Known {
     fn new(now: Instant, floor: Version) -> Self {
         Self {
             record: Record::new(now, floor),
-            offers: SmallVec::new(),
-            asked: None,
+            offers: Offers::default(),
             routed: None,
             lost_since: Some(now),
         }
-    }
-
-    fn forget_offer(&mut self, neighbour: &NodeId) {
-        self.offers.retain(|offer| offer.neighbour != *neighbour);
     }
 }
 
@@ -145,20 +124,21 @@ impl Registry {
             (PacketType::STATE_REPLY, Message::Steps(steps)) => {
                 let origin = steps.first().ok_or(StateError::Malformed)?.0.origin;
                 self.end_request(from, &origin)?;
-                for (head, changes) in steps {
-                    if head.origin != origin {
-                        return Err(StateError::Malformed);
-                    }
-                    self.take_step(now, from, head, changes, false)?;
-                }
+                let before = self.progress(&origin);
+                let taken = self.take_steps_of(now, from, &origin, steps);
+                self.note_reply(from, &origin, before, &taken);
                 // One reply may not hold all.
                 self.ask(now, &origin);
+                taken?;
             }
             (PacketType::STATE_REPLY, Message::Part { head, after, last, entries }) => {
                 let origin = head.origin;
                 self.end_request(from, &origin)?;
-                self.take_part(now, from, head, after, last, entries)?;
+                let before = self.progress(&origin);
+                let taken = self.take_part(now, from, head, after, last, entries);
+                self.note_reply(from, &origin, before, &taken);
                 self.ask(now, &origin);
+                taken?;
             }
             (PacketType::STATE_SEQ, Message::Digest { scope: Scope::ALL, hash }) => {
                 if hash != state::versions_hash(&mut self.shared_versions()) {
@@ -184,7 +164,7 @@ impl Registry {
     /// A neighbour says how far it knows a record.
     fn handle_offer(&mut self, now: Instant, from: &NodeId, version: &Version, is_reply: bool) {
         if version.origin == self.shared.id {
-            self.hear_of_own(now, from, version);
+            self.hear_of_own(now, from, version, is_reply);
             return;
         }
         if !self.known.contains_key(&version.origin) && (version.seq == 0 || !self.admit_origin(now, version))
@@ -192,11 +172,11 @@ impl Registry {
             return;
         }
         let Some(known) = self.known.get_mut(&version.origin) else { return };
-        let was_asked = is_reply && known.asked.is_some_and(|asked| asked.neighbour == *from);
+        let was_asked = is_reply && self.requests.asked(&version.origin) == Some(from);
         if was_asked && !known.record.lacks(version) {
             // The answer to a request for something newer: there is nothing.
-            self.forget_request(&version.origin);
-            self.forget_offer(&version.origin, from);
+            self.requests.end(&version.origin);
+            known.offers.forget(from);
         } else {
             self.note_offer(from, version);
         }
@@ -205,19 +185,39 @@ impl Registry {
 
     fn note_offer(&mut self, from: &NodeId, version: &Version) {
         let Some(known) = self.known.get_mut(&version.origin) else { return };
-        known.forget_offer(from);
         if known.record.lacks(version) {
-            if known.offers.len() >= OFFERS_MAX {
-                known.offers.remove(0);
-            }
-            known.offers.push(Offer { neighbour: *from, version: *version });
+            known.offers.note(from, version);
             self.behind.insert(version.origin);
+        } else {
+            known.offers.forget(from);
         }
     }
 
-    fn forget_offer(&mut self, origin: &NodeId, neighbour: &NodeId) {
-        if let Some(known) = self.known.get_mut(origin) {
-            known.forget_offer(neighbour);
+    /// How far a record has come here, a transfer in parts included.
+    fn progress(&self, origin: &NodeId) -> Option<(Version, usize)> {
+        self.known.get(origin).map(|known| (known.record.version(), known.record.transferred()))
+    }
+
+    /// A neighbour has replied about a record that had come as far as `before`.
+    fn note_reply(
+        &mut self,
+        from: &NodeId,
+        origin: &NodeId,
+        before: Option<(Version, usize)>,
+        taken: &Result<(), StateError>,
+    ) {
+        let is_further = self.progress(origin) != before;
+        if *origin == self.shared.id {
+            // All that it can say of this node it has said now.
+            self.own_offers.forget(from);
+        }
+        let Some(known) = self.known.get_mut(origin) else { return };
+        match taken {
+            // The record contradicts what is known here: the same neighbour may have it whole.
+            Ok(()) if is_further => known.offers.note_success(from),
+            Err(StateError::Chain | StateError::Fork) | Ok(()) => known.offers.note_failure(from),
+            // What this neighbour has is of no use.
+            Err(_) => known.offers.forget(from),
         }
     }
 
@@ -241,7 +241,7 @@ impl Registry {
 
     /// A new link to a neighbour, perhaps in a new life: nothing that it said before holds.
     pub(super) fn begin_exchange(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
-        self.end_exchange(id);
+        self.end_exchange(now, id);
         // What it signed counts, however late that says it was; what only a Hello said does not outlive its link.
         let is_kept =
             |known: &Known| known.record.is_known() && known.record.version().incarnation >= incarnation;
@@ -269,98 +269,109 @@ impl Registry {
         versions
     }
 
-    /// A neighbour is asked for nothing any more.
-    pub(super) fn end_exchange(&mut self, id: &NodeId) {
+    /// A neighbour is asked for nothing any more; others are asked for what it was asked for.
+    pub(super) fn end_exchange(&mut self, now: Instant, id: &NodeId) {
         for known in self.known.values_mut() {
-            known.forget_offer(id);
-            known.asked.take_if(|asked| asked.neighbour == *id);
+            known.offers.forget(id);
         }
+        self.own_offers.forget(id);
         if let Some(neighbour) = self.neighbours.get_mut(id) {
-            neighbour.wants = 0;
             neighbour.pinned.clear();
+        }
+        self.end_requests_of(now, id);
+    }
+
+    /// What a neighbour was asked for it will not answer any more.
+    pub(super) fn end_requests_of(&mut self, now: Instant, id: &NodeId) {
+        for origin in self.requests.end_all_of(id) {
+            self.ask(now, &origin);
         }
     }
 
-    /// Lets go of what was asked of neighbours that did not answer in time.
+    /// Asks others for what neighbours did not answer in time.
     pub(super) fn expire_requests(&mut self, now: Instant) {
-        let is_late = |asked: &Asked| now.saturating_duration_since(asked.at) >= REQUEST_TIMEOUT;
-        let late = self.known.iter().filter(|(_, known)| known.asked.as_ref().is_some_and(is_late));
-        let late: Vec<NodeId> = late.map(|(origin, _)| *origin).collect();
-        for origin in late {
-            if let Some(neighbour) = self.forget_request(&origin)
-                && self.known.get(&origin).is_some_and(|known| known.offers.len() > 1)
-            {
-                self.forget_offer(&origin, &neighbour);
+        let mut is_any_late = false;
+        while let Some((origin, neighbour)) = self.requests.end_late(now) {
+            is_any_late = true;
+            if origin == self.shared.id {
+                self.own_offers.note_failure(&neighbour);
+            } else if let Some(known) = self.known.get_mut(&origin) {
+                known.offers.note_failure(&neighbour);
             }
+            self.ask(now, &origin);
         }
+        if is_any_late {
+            self.ask_for_all(now);
+        }
+    }
+
+    /// Asks for all that is lacking here and that nobody is asked for.
+    pub(super) fn ask_for_all(&mut self, now: Instant) {
         for origin in self.behind.clone() {
             self.ask(now, &origin);
         }
     }
 
-    /// Notes that the request for a record is over; gives whom it was made of.
-    fn forget_request(&mut self, origin: &NodeId) -> Option<NodeId> {
-        let asked = self.known.get_mut(origin)?.asked.take()?;
-        if let Some(neighbour) = self.neighbours.get_mut(&asked.neighbour) {
-            neighbour.wants = neighbour.wants.saturating_sub(1);
-        }
-        Some(asked.neighbour)
-    }
-
     /// A reply came. An error if none was asked for.
     fn end_request(&mut self, from: &NodeId, origin: &NodeId) -> Result<(), StateError> {
-        if *origin == self.shared.id {
-            let was_asked = self.own_asked.take_if(|(neighbour, _)| neighbour == from);
-            return was_asked.map(drop).ok_or(StateError::Unasked);
-        }
-        let asked = self.known.get(origin).and_then(|known| known.asked);
-        if asked.is_none_or(|asked| asked.neighbour != *from) {
+        if self.requests.asked(origin) != Some(from) {
             return Err(StateError::Unasked);
         }
-        self.forget_request(origin);
+        self.requests.end(origin);
         Ok(())
     }
 
     /// Asks for what is newer of a record, if anybody has it and nobody is asked yet.
     pub(super) fn ask(&mut self, now: Instant, origin: &NodeId) {
+        if *origin == self.shared.id {
+            return self.ask_for_own(now);
+        }
         let Some(known) = self.known.get_mut(origin) else {
             self.behind.remove(origin);
             return;
         };
         let record = &known.record;
-        known.offers.retain(|offer| record.lacks(&offer.version));
-        let best = known.offers.iter().max_by_key(|offer| (offer.version.incarnation, offer.version.seq));
-        let Some(&Offer { neighbour: from, .. }) = best else {
+        known.offers.retain(|version| record.lacks(version));
+        if known.offers.is_empty() {
             self.behind.remove(origin);
             if !known.record.is_known() && !self.neighbours.contains_key(origin) {
                 self.forget_record(origin);
             }
             return;
+        }
+        if self.requests.asked(origin).is_some() {
+            return;
+        }
+        let Some(from) = known.offers.best(|id| can_be_asked(&self.neighbours, &self.requests, id)) else {
+            return;
         };
-        if known.asked.is_some() {
-            return;
-        }
-        let Some(neighbour) = self.neighbours.get_mut(&from) else { return known.forget_offer(&from) };
-        if neighbour.wants >= WANTS_MAX {
-            return;
-        }
         let Some((version, after)) = known.record.want(now) else { return };
         let want = Message::Want { known: version, after }.encode();
-        known.asked = Some(Asked { neighbour: from, at: now });
-        neighbour.wants += 1;
+        self.requests.begin(now, *origin, from);
         self.send(&from, PacketType::STATE_REQUEST, None, want);
+    }
+
+    /// The same for this node's own record.
+    fn ask_for_own(&mut self, now: Instant) {
+        let own = self.own.version();
+        self.own_offers.retain(|version| (version.incarnation, version.seq) > (own.incarnation, own.seq));
+        if self.requests.asked(&own.origin).is_some() {
+            return;
+        }
+        let best = self.own_offers.best(|id| can_be_asked(&self.neighbours, &self.requests, id));
+        let Some(from) = best else { return };
+        let known = Version { origin: own.origin, incarnation: 0, seq: 0 };
+        self.requests.begin(now, own.origin, from);
+        self.send(&from, PacketType::STATE_REQUEST, None, Message::Want { known, after: b"" }.encode());
     }
 
     /// A neighbour has answered: asks it for the next of the records that wait.
     fn ask_for_more(&mut self, now: Instant, from: &NodeId) {
-        let has_room = |registry: &Self| {
-            registry.neighbours.get(from).is_some_and(|neighbour| neighbour.wants < WANTS_MAX)
-        };
-        if self.behind.is_empty() || !has_room(self) {
+        if self.behind.is_empty() || !self.requests.has_room(from) {
             return;
         }
         for origin in self.behind.clone() {
-            if !has_room(self) {
+            if !self.requests.has_room(from) {
                 return;
             }
             self.ask(now, &origin);
@@ -442,6 +453,23 @@ impl Registry {
         self.counters.records_bytes.set(bytes as u64);
     }
 
+    /// Takes the steps of one record that were asked for.
+    fn take_steps_of(
+        &mut self,
+        now: Instant,
+        from: &NodeId,
+        origin: &NodeId,
+        steps: Vec<Step<'_>>,
+    ) -> Result<(), StateError> {
+        for (head, changes) in steps {
+            if head.origin != *origin {
+                return Err(StateError::Malformed);
+            }
+            self.take_step(now, from, head, changes, false)?;
+        }
+        Ok(())
+    }
+
     fn take_step(
         &mut self,
         now: Instant,
@@ -495,13 +523,17 @@ impl Registry {
             }
             Ok(Taken::Gap) => {
                 self.note_offer(from, &version);
-                self.ask(now, &origin);
+                if announced {
+                    self.ask(now, &origin);
+                }
             }
             Ok(Taken::Stale | Taken::Partly) => self.counters.stale.increment(),
             Err(error) => {
                 if error == StateError::Chain {
                     self.note_offer(from, &version);
-                    self.ask(now, &origin);
+                    if announced {
+                        self.ask(now, &origin);
+                    }
                 }
                 return Err(match error {
                     // The origin has signed both; who passes one on has done no wrong.
@@ -548,11 +580,7 @@ impl Registry {
                 }
             }
             Ok(Taken::Stale | Taken::Changes(_)) => self.counters.stale.increment(),
-            Err(error) => {
-                // What this neighbour has is of no use.
-                self.forget_offer(&origin, from);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -586,17 +614,17 @@ impl Registry {
     }
 
     /// Somebody says that it has a later record of this node: only what we have signed is believed.
-    fn hear_of_own(&mut self, now: Instant, from: &NodeId, version: &Version) {
+    fn hear_of_own(&mut self, now: Instant, from: &NodeId, version: &Version, is_reply: bool) {
         let own = self.own.version();
-        if (version.incarnation, version.seq) <= (own.incarnation, own.seq) {
-            return;
+        if (version.incarnation, version.seq) > (own.incarnation, own.seq) {
+            self.own_offers.note(from, version);
+        } else {
+            self.own_offers.forget(from);
+            if is_reply && self.requests.asked(&own.origin) == Some(from) {
+                self.requests.end(&own.origin);
+            }
         }
-        if self.own_asked.is_some_and(|(_, at)| now.saturating_duration_since(at) < REQUEST_TIMEOUT) {
-            return;
-        }
-        self.own_asked = Some((*from, now));
-        let known = Version { origin: self.shared.id, incarnation: 0, seq: 0 };
-        self.send(from, PacketType::STATE_REQUEST, None, Message::Want { known, after: b"" }.encode());
+        self.ask_for_own(now);
     }
 
     /// A head of this node's own record. If it is of a life that is not this one, or of a longer one, our clock went
@@ -676,6 +704,11 @@ impl Registry {
             }
         }
     }
+}
+
+/// Whether a neighbour's link is there, and one more request may go to it.
+fn can_be_asked(neighbours: &BTreeMap<NodeId, Neighbour>, requests: &Requests, id: &NodeId) -> bool {
+    neighbours.get(id).is_some_and(|neighbour| !neighbour.is_lost) && requests.has_room(id)
 }
 
 /// As few messages as the bounds allow.

@@ -40,6 +40,7 @@ use self::{
     },
     history::Pinned,
     own::OwnRecord,
+    requests::{Offers, Requests},
     topology::{Topology, Ways},
 };
 use super::{
@@ -75,6 +76,7 @@ mod history;
 mod own;
 mod record;
 mod report;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -271,10 +273,11 @@ pub struct Registry {
     news: News,
     /// Neighbours, and their neighbours, that tell their address; and whether that was told.
     discovered: (BTreeMap<NodeId, String>, bool),
-    /// Who was asked for a later record of our own, and when.
-    own_asked: Option<(NodeId, Instant)>,
     /// When a later life of this node was last heard of, and how often in a row.
     own_elsewhere: Option<(Instant, u32)>,
+    /// Neighbours that say that they have a later record of our own.
+    own_offers: Offers,
+    requests: Requests,
     /// How often a later life is begun because our clock had gone back.
     lives: Allowance,
     /// About how many bytes of memory all records but our own take.
@@ -307,8 +310,6 @@ struct Neighbour {
     is_lost: bool,
     /// Records as this neighbour is fetching them, and when it last asked.
     pinned: BTreeMap<NodeId, (Pinned, Instant)>,
-    /// Our requests to it that are under way.
-    wants: usize,
     requests: Allowance,
     steps: Allowance,
     announcements: Allowance,
@@ -370,8 +371,9 @@ impl Registry {
             ways: Ways::default(),
             news: News::default(),
             discovered: (BTreeMap::new(), true),
-            own_asked: None,
             own_elsewhere: None,
+            own_offers: Offers::default(),
+            requests: Requests::default(),
             lives: Allowance::new(shared.started, LIVES_MAX),
             records_bytes: 0,
             view_version: 0,
@@ -413,8 +415,8 @@ impl Registry {
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }
-            RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(&id, incarnation),
-            RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(&id, incarnation),
+            RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(now, &id, incarnation),
+            RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(now, &id, incarnation),
             RegistryInput::Admission => self.topology_changed = true,
             RegistryInput::State { from, packet_type: PacketType::BROADCAST, payload, .. } => {
                 if let Err(error) = self.handle_announcement(now, &from, &payload) {
@@ -479,7 +481,7 @@ impl Registry {
         let rpc = self.rpc_waiting.front().map(|request| request.since);
         let unreached = self.unreached.values().min().filter(|_| !self.topology_changed);
         let unreached = unreached.map(|since| *since + WAY_GRACE);
-        [rpc, unreached, self.next_digest].into_iter().flatten().min()
+        [rpc, unreached, self.requests.next_late(), self.next_digest].into_iter().flatten().min()
     }
 
     /// Says to all neighbours what this node has, asks again for what it still lacks, and lets go of nodes that
@@ -488,6 +490,7 @@ impl Registry {
         if self.unreached.values().any(|since| now.saturating_duration_since(*since) >= WAY_GRACE) {
             self.topology_changed = true;
         }
+        self.expire_requests(now);
         if self.next_digest.is_none_or(|due| due > now) {
             return;
         }
@@ -497,7 +500,7 @@ impl Registry {
         for neighbour in self.neighbours.values_mut() {
             neighbour.pinned.retain(|_, (_, used)| !is_old(*used, PIN_TIMEOUT));
         }
-        self.expire_requests(now);
+        self.ask_for_all(now);
         self.tombstones.retain(|_, (_, since)| !is_old(*since, TOMBSTONE_MEMORY));
         let lost = |known: &Known| known.lost_since.is_some_and(|since| is_old(since, LOST_MEMORY));
         let gone: Vec<NodeId> =
@@ -675,7 +678,6 @@ impl Registry {
             since: now,
             is_lost: false,
             pinned: BTreeMap::new(),
-            wants: 0,
             requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
             steps: Allowance::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
             announcements: Allowance::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
@@ -694,9 +696,9 @@ impl Registry {
         self.begin_exchange(now, &id, incarnation);
     }
 
-    fn handle_node_down(&mut self, id: &NodeId, incarnation: u64) {
+    fn handle_node_down(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
         if self.neighbours.get(id).is_some_and(|neighbour| neighbour.entry.incarnation == incarnation) {
-            self.end_exchange(id);
+            self.end_exchange(now, id);
             self.announcements.forget_neighbour(id);
             self.neighbours.remove(id);
             self.own.change(state::neighbour_key(id), None);
@@ -705,13 +707,14 @@ impl Registry {
     }
 
     /// Others are told at once, and ways around it are used; what has no other way waits for its return.
-    fn handle_link_lost(&mut self, id: &NodeId, incarnation: u64) {
+    fn handle_link_lost(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
         if let Some(neighbour) = self.neighbours.get_mut(id)
             && neighbour.entry.incarnation == incarnation
         {
             neighbour.is_lost = true;
             self.own.change(state::neighbour_key(id), None);
             self.topology_changed = true;
+            self.end_requests_of(now, id);
         }
     }
 
@@ -759,6 +762,7 @@ impl Registry {
     /// Takes a record out of everything that was made of it.
     fn forget_record(&mut self, origin: &NodeId) {
         self.behind.remove(origin);
+        self.requests.end(origin);
         let Some(known) = self.known.remove(origin) else { return };
         self.records_bytes -= known.record.footprint();
         self.counters.records_bytes.set(self.records_bytes as u64);

@@ -126,6 +126,11 @@ impl Record {
         offered > known || (offered == known && (self.forked || !self.is_known()) && version.seq > 0)
     }
 
+    /// Bytes of a whole record that have arrived in parts so far.
+    pub(super) fn transferred(&self) -> usize {
+        self.transfer.as_ref().map_or(0, |transfer| transfer.entries.footprint())
+    }
+
     /// What to ask somebody for; `None` while there is no room.
     pub(super) fn want(&self, now: Instant) -> Option<(Version, &[u8])> {
         if self.no_room_since.is_some_and(|since| now.saturating_duration_since(since) < NO_ROOM_PAUSE) {
