@@ -5,7 +5,7 @@ mod credentials;
 mod reload;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -138,10 +138,19 @@ pub struct Node {
     stopping: Arc<AtomicBool>,
     supervisor: Supervisor,
     shutdown_timeout: Duration,
+    facts: Facts,
+}
+
+/// What is logged of a node when it is up.
+struct Facts {
+    profile: &'static str,
+    memory_bound_mib: u64,
+    bandwidth_mbit: Option<f64>,
 }
 
 impl Node {
-    /// Starts a node as configured. It lets links in when this returns.
+    /// Starts a node as configured. It lets nodes in when this returns, and applications as soon as it [is
+    /// ready](Self::is_ready).
     pub fn start(config: Config) -> Result<Self, StartError> {
         raise_file_limit();
         let credentials = Credentials::load(&config)?;
@@ -183,7 +192,8 @@ impl Node {
         let (discovery, discovered) = watch::channel(BTreeMap::new());
         let stopping = Arc::<AtomicBool>::default();
         let supervisor = Supervisor::new(stopping.clone());
-        let run = move || run_registry(registry, &registry_inputs, requests, &handle, &discovery);
+        let (settling, settled) = watch::channel(BTreeSet::new());
+        let run = move || run_registry(registry, &registry_inputs, requests, &handle, &discovery, &settling);
         let registry = supervisor.thread("amop-registry", run).map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
@@ -191,6 +201,8 @@ impl Node {
             p2p_listen: config.p2p_listen.clone(),
             membership: config.membership.clone(),
             discovered,
+            settled,
+            ready_timeout: config.relay.ready_timeout,
             tls: credentials.tls.clone(),
             address_handshakes_max: config.address_handshakes_max,
             reactors,
@@ -205,21 +217,16 @@ impl Node {
             engine: engine.handle(),
             registry: request_sender,
             announces: config.admin_announces,
+            ready: door.ready.clone(),
             stopping: stopping.clone(),
             certificates: certificates.clone(),
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched, &supervisor)).transpose()?;
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            node = %shared.id.to_hex(),
-            channel = %door.channel_address,
-            p2p = %door.p2p_address,
-            profile = if config.rsa_channel { "RSA" } else { "EC" },
-            reactors,
+        let facts = Facts {
+            profile: if config.rsa_channel { "RSA" } else { "EC" },
             memory_bound_mib,
-            bandwidth_mbit = config.bandwidth.map(|limit| limit.bytes_per_second * 8.0 / 1_048_576.0),
-            "the node is up",
-        );
+            bandwidth_mbit: config.bandwidth.map(|limit| limit.bytes_per_second * 8.0 / 1_048_576.0),
+        };
         let shutdown_timeout = config.shutdown_timeout;
         let (engine, registry, registry_inputs) = (Some(engine), Some(registry), Some(registry_sender));
         Ok(Self {
@@ -235,7 +242,28 @@ impl Node {
             stopping,
             supervisor,
             shutdown_timeout,
+            facts,
         })
+    }
+
+    /// Whether it knows the network, as far as that answers, and lets applications in.
+    pub fn is_ready(&self) -> bool {
+        *self.door.ready.borrow()
+    }
+
+    fn say_that_it_is_up(&self) {
+        let Facts { profile, memory_bound_mib, bandwidth_mbit } = self.facts;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = %self.shared.id.to_hex(),
+            channel = %self.channel_address(),
+            p2p = %self.p2p_address(),
+            profile,
+            reactors = self.shared.reactors,
+            memory_bound_mib,
+            bandwidth_mbit,
+            "the node is up",
+        );
     }
 
     /// The node's id.
@@ -280,11 +308,12 @@ impl Node {
     }
 
     /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. A second signal ends the
-    /// process at once. On SIGHUP it takes over what `read` gives, which reads files, and may take as
-    /// long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
+    /// process at once. Calls `when_up` once applications are let in. On SIGHUP it takes over what `read` gives, which reads
+    /// files, and may take as long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
     pub fn run_until(
         mut self,
         signals: Signals,
+        when_up: impl FnOnce(),
         read: impl Fn() -> Option<Reread> + Clone + Send + 'static,
     ) -> Result<(), PartFailed> {
         let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
@@ -293,8 +322,18 @@ impl Node {
             let mut reloading = None;
             let first = tokio::time::Instant::now() + CERTIFICATES_LOOKED_AT_EVERY;
             let mut days = tokio::time::interval_at(first, CERTIFICATES_LOOKED_AT_EVERY);
+            let mut opened = self.door.ready.clone();
+            let mut when_up = Some(when_up);
             loop {
                 tokio::select! {
+                    is_open = async { opened.wait_for(|is_open| *is_open).await.is_ok() }, if when_up.is_some() => {
+                        if let Some(when_up) = when_up.take()
+                            && is_open
+                        {
+                            self.say_that_it_is_up();
+                            when_up();
+                        }
+                    }
                     _ = terminate.recv() => break Ok(()),
                     _ = interrupt.recv() => break Ok(()),
                     failed = self.failed() => break Err(failed),
@@ -481,6 +520,7 @@ fn run_registry(
     mut requests: Receiver<RegistryRequest>,
     engine: &EngineHandle,
     discovery: &watch::Sender<BTreeMap<NodeId, String>>,
+    settling: &watch::Sender<BTreeSet<NodeId>>,
 ) {
     let counters = registry.counters();
     let mut last = Instant::now();
@@ -518,6 +558,9 @@ fn run_registry(
         registry.publish(last);
         if let Some(discovered) = registry.take_discovered() {
             discovery.send_replace(discovered);
+        }
+        if let Some(settled) = registry.take_settled() {
+            settling.send_replace(settled);
         }
         while let Some((reactor, output)) = registry.poll_output() {
             let is_answer = matches!(output, RegistryOutput::RpcAnswer { .. });
@@ -567,7 +610,7 @@ mod tests {
         let node = Node::start(config).unwrap();
         let channel = node.channel_address();
         let dies = node.supervisor.thread("amop-test", || panic!("meant")).unwrap();
-        assert_eq!(node.run_until(signals, || None), Err(PartFailed("amop-test")));
+        assert_eq!(node.run_until(signals, || (), || None), Err(PartFailed("amop-test")));
         dies.join().unwrap();
         assert!(std::net::TcpStream::connect(channel).is_err(), "it has stopped");
     }

@@ -21,13 +21,24 @@ pub(super) fn live(reactors: &[Arc<Counters>], since_start: Duration) -> Answer 
     }
 }
 
+/// Where a node is between its start and its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It lets no application in yet.
+    Starting,
+    Up,
+    Stopping,
+}
+
 /// 200 while the node takes new work.
-pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, stopping: bool) -> Answer {
-    if stopping {
-        return text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stopping: what is in flight is answered, no new links",
-        );
+pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, phase: Phase) -> Answer {
+    let reason = match phase {
+        Phase::Up => None,
+        Phase::Starting => Some("starting: the state of other nodes is on its way, no application is let in"),
+        Phase::Stopping => Some("stopping: what is in flight is answered, no new links"),
+    };
+    if let Some(reason) = reason {
+        return text(StatusCode::SERVICE_UNAVAILABLE, reason);
     }
     match hung_reactor(reactors, since_start) {
         None => text(StatusCode::OK, "ready"),
@@ -52,7 +63,7 @@ mod tests {
         let reactors: Vec<Arc<Counters>> = vec![Arc::default(), Arc::default()];
         let second = Duration::from_secs(1);
         let status = |since_start| {
-            (live(&reactors, since_start).status(), ready(&reactors, since_start, false).status())
+            (live(&reactors, since_start).status(), ready(&reactors, since_start, Phase::Up).status())
         };
         assert_eq!(status(9 * second), (StatusCode::OK, StatusCode::OK));
         reactors[0].heartbeat.beat(9 * second);
@@ -61,5 +72,18 @@ mod tests {
         reactors[1].heartbeat.beat(10 * second);
         assert_eq!(status(10 * second), (StatusCode::OK, StatusCode::OK));
         assert_eq!(status(19 * second), none);
+    }
+
+    #[test]
+    fn a_node_that_starts_or_stops_is_live_and_not_ready() {
+        let reactors = [Arc::default()];
+        for (phase, code) in [
+            (Phase::Starting, StatusCode::SERVICE_UNAVAILABLE),
+            (Phase::Up, StatusCode::OK),
+            (Phase::Stopping, StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            assert_eq!(ready(&reactors, Duration::ZERO, phase).status(), code);
+        }
+        assert_eq!(live(&reactors, Duration::ZERO).status(), StatusCode::OK);
     }
 }

@@ -56,10 +56,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use self::{lists::ListError, metrics::Metrics, ping::PingError};
+use self::{health::Phase, lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
     bounds::{Bound, fixed},
     door::{DoorCounters, is_refused_address},
@@ -150,6 +150,8 @@ pub struct Watched {
     pub registry: Sender<RegistryRequest>,
     /// Whether programs on this machine may announce (`[admin] announce`).
     pub announces: bool,
+    /// Whether applications are let in.
+    pub ready: watch::Receiver<bool>,
     /// Set once the node has begun to stop.
     pub stopping: Arc<AtomicBool>,
     /// When the node's certificates end.
@@ -313,8 +315,12 @@ impl Desk {
             "/metrics" => return self.metrics.answer(),
             "/livez" => return health::live(&shared.counters, shared.started.elapsed()),
             "/readyz" => {
-                let stopping = self.watched.stopping.load(Relaxed);
-                return health::ready(&shared.counters, shared.started.elapsed(), stopping);
+                let phase = match (self.watched.stopping.load(Relaxed), *self.watched.ready.borrow()) {
+                    (true, _) => Phase::Stopping,
+                    (false, false) => Phase::Starting,
+                    (false, true) => Phase::Up,
+                };
+                return health::ready(&shared.counters, shared.started.elapsed(), phase);
             }
             "/nodes" | "/sessions" | "/links" | "/topics" | "/network" | "/network/topics" => {}
             path if path.starts_with(TRACE_PATH) => {}

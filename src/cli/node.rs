@@ -89,9 +89,13 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     let up_file = args.up_file.as_deref().map(UpFile::not_yet).transpose()?;
     if let Some((signals, node)) = signals.start(|| Node::start(config))? {
         let node = node?;
-        up_file.as_ref().map(UpFile::make).transpose()?;
         let path = args.config.clone();
-        node.run_until(signals, move || read_again(&path))?;
+        let when_up = || {
+            if let Some(Err(error)) = up_file.as_ref().map(UpFile::make) {
+                tracing::error!(%error, "cannot write the file that says that the node is up (--up-file)");
+            }
+        };
+        node.run_until(signals, when_up, move || read_again(&path))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -338,6 +338,7 @@ impl Config {
         let two_frames = queue_bytes_of(frame_len_max as usize) as u64;
         let relay = Settings {
             frame_len_max: frame_len_max as usize,
+            ready_timeout: ini.millis("amop", "ready_timeout_ms", defaults.ready_timeout, 0, 600_000),
             push_timeout: ini.millis("amop", "push_timeout_ms", defaults.push_timeout, 10, 600_000),
             request_timeout: ini.millis(
                 "amop",

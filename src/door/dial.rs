@@ -42,7 +42,16 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
             absence.ended_after(lasted);
         }
         hall.counters.dials.increment();
-        match dial(&hall, &peer, replacing).await {
+        let dialled = dial(&hall, &peer, replacing).await;
+        hall.note_dialed(
+            &peer,
+            match &dialled {
+                Ok(Dialled::Ourselves) => Some(hall.settings.own_id),
+                Ok(Dialled::Node { id, .. }) => *id,
+                Err(_) => None,
+            },
+        );
+        match dialled {
             Ok(Dialled::Ourselves) => {
                 debug!(%peer, "[p2p] node.N names this node itself");
                 tokio::time::sleep(OWN_ADDRESS_PAUSE).await;

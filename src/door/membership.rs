@@ -58,6 +58,7 @@ pub(super) async fn keep(hall: Rc<Hall>) {
         for peer in gone {
             let Some(dialer) = dialers.remove(&peer) else { continue };
             dialer.task.abort();
+            hall.note_dialed(&peer, None);
             let Some(id) = dialer.found.get() else { continue };
             // It may be named by another address; and whoever was found is not cut because it is so no more.
             if dialer.is_named && dialers.values().all(|other| other.found.get() != Some(id)) {

@@ -22,11 +22,12 @@ mod guests;
 mod lobby;
 mod lookup;
 mod membership;
+mod opening;
 mod own_key;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
@@ -36,7 +37,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
 
@@ -52,7 +53,7 @@ pub use self::{counters::DoorCounters, membership::Membership};
 use crate::{
     bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent, schedule},
-    relay::log_limit::LogLimit,
+    relay::{log_limit::LogLimit, readiness::Readiness},
     stop::join_by,
     supervise::Supervisor,
     tls::{
@@ -155,6 +156,10 @@ pub struct DoorSettings {
     pub membership: Membership,
     /// Whom it dials as well, and where: nodes that were found.
     pub discovered: watch::Receiver<BTreeMap<NodeId, String>>,
+    /// The neighbours whose state is here.
+    pub settled: watch::Receiver<BTreeSet<NodeId>>,
+    /// How long the state of the named peers that answer is waited for before applications are let in.
+    pub ready_timeout: Duration,
     /// What handshakes are made with at first.
     pub tls: DoorTls,
     /// Handshakes at once from one address, at each listener.
@@ -180,6 +185,8 @@ pub struct Door {
     membership: watch::Sender<Membership>,
     tls: Arc<ArcSwap<DoorTls>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// Whether applications are let in.
+    pub ready: watch::Receiver<bool>,
     /// Where applications connect.
     pub channel_address: SocketAddr,
     /// Where nodes connect.
@@ -195,6 +202,9 @@ struct Hall {
     guests: RefCell<Guests>,
     lookups: Lookups,
     own_key: OwnKey,
+    readiness: RefCell<Readiness>,
+    /// Told whenever it is known of one more peer whether it answers.
+    dialed: Notify,
     counters: Arc<DoorCounters>,
     logs: RefCell<Logs>,
     membership: watch::Receiver<Membership>,
@@ -205,7 +215,8 @@ struct Hall {
 
 /// Where the door listens, before it is opened.
 pub struct Listeners {
-    channel: TcpListener,
+    /// Nobody is to connect there before the node is ready.
+    channel: socket2::Socket,
     channel_plaintext: bool,
     p2p: TcpListener,
 }
@@ -218,9 +229,9 @@ impl Listeners {
         channel_plaintext: bool,
         p2p: &(String, u16),
     ) -> Result<Self, DoorError> {
-        let channel = listen(channel, CHANNEL_KEY)?;
+        let channel = claim(channel, CHANNEL_KEY, |_| Ok(()))?;
         if channel_plaintext {
-            let address = channel.local_addr().map_err(DoorError::Runtime)?;
+            let address = address_of(&channel)?;
             if !is_this_machine(address.ip()) {
                 return Err(DoorError::PlaintextForOthers { address });
             }
@@ -229,17 +240,18 @@ impl Listeners {
                 "applications are let in WITHOUT TLS, whoever runs them on this machine: [tls] channel_plaintext is for measuring only",
             );
         }
-        Ok(Self { channel, channel_plaintext, p2p: listen(p2p, P2P_KEY)? })
+        let p2p = claim(p2p, P2P_KEY, |socket| socket.listen(BACKLOG))?;
+        Ok(Self { channel, channel_plaintext, p2p: p2p.into() })
     }
 
     /// Whether applications could be listened for now.
     pub fn try_channel(channel: &(String, u16)) -> Result<(), DoorError> {
-        try_listen(channel).map(drop).map_err(|source| refused(channel, CHANNEL_KEY, source))
+        bind(channel).map(drop).map_err(|source| refused(channel, CHANNEL_KEY, source))
     }
 
     /// Whether nodes could be listened for now.
     pub fn try_p2p(p2p: &(String, u16)) -> Result<(), DoorError> {
-        try_listen(p2p).map(drop).map_err(|source| refused(p2p, P2P_KEY, source))
+        bind(p2p).map(drop).map_err(|source| refused(p2p, P2P_KEY, source))
     }
 
     /// An address of this node for others: port 0 becomes the one that is listened on.
@@ -251,7 +263,8 @@ impl Listeners {
 }
 
 impl Door {
-    /// Begins to let links in, and to dial. `link_events` gives what the engine reports.
+    /// Begins to let nodes in, and to dial; applications as soon as the node is [`Self::ready`]. `link_events` gives what
+    /// the engine reports.
     pub fn open(
         settings: DoorSettings,
         listeners: Listeners,
@@ -260,12 +273,13 @@ impl Door {
         supervisor: &Supervisor,
     ) -> Result<Self, DoorError> {
         let Listeners { channel, channel_plaintext, p2p } = listeners;
-        let channel_address = channel.local_addr().map_err(DoorError::Runtime)?;
+        let channel_address = address_of(&channel)?;
         let p2p_address = p2p.local_addr().map_err(DoorError::Runtime)?;
         let (stop, stopped) = watch::channel(false);
         let (membership, members) = watch::channel(settings.membership.clone());
         let tls = Arc::new(ArcSwap::from_pointee(settings.tls.clone()));
         let current_tls = tls.clone();
+        let (opened, ready) = watch::channel(false);
         let counters = Arc::<DoorCounters>::default();
         let (counted, watch) = (counters.clone(), supervisor.clone());
         let run = move || {
@@ -276,7 +290,11 @@ impl Door {
             ring.setup_coop_taskrun();
             builder.entries(512).uring_builder(&ring);
             builder.start(async move {
+                let peers = &settings.membership.peers;
+                let readiness = Readiness::new(Instant::now(), settings.ready_timeout, peers);
                 let hall = Rc::new(Hall {
+                    readiness: RefCell::new(readiness),
+                    dialed: Notify::new(),
                     guests: RefCell::new(Guests::new(settings.reactors)),
                     lookups: Lookups::default(),
                     own_key: OwnKey::default(),
@@ -288,19 +306,24 @@ impl Door {
                     tls: current_tls,
                     stop: stopped.clone(),
                 });
-                let name = "amop-door, which lets applications in";
-                if channel_plaintext {
-                    watch.local_task(name, accept::accept_sessions_without_tls(hall.clone(), channel));
-                } else {
-                    watch.local_task(name, accept::accept_sessions(hall.clone(), channel));
-                }
+                let accepting = opening::accept_when_ready(hall.clone(), channel, channel_plaintext, opened);
+                watch.local_task("amop-door, which lets applications in", accepting);
                 watch.local_task("amop-door, which lets nodes in", accept::accept_nodes(hall.clone(), p2p));
                 watch.local_task("amop-door, which dials nodes", membership::keep(hall.clone()));
                 hall.watch_links(link_events).await;
             });
         };
         let thread = supervisor.thread("amop-door", run).map_err(DoorError::Runtime)?;
-        Ok(Self { stop, membership, tls, thread: Some(thread), channel_address, p2p_address, counters })
+        Ok(Self {
+            stop,
+            membership,
+            tls,
+            thread: Some(thread),
+            ready,
+            channel_address,
+            p2p_address,
+            counters,
+        })
     }
 
     /// Dials and lets in whom this says from now on. Links with others are closed at once.
@@ -349,6 +372,15 @@ impl Hall {
                 _ = stop.wait_for(|stopped| *stopped) => return,
             }
         }
+    }
+
+    /// A named peer was dialled; whether a node is there, and which.
+    fn note_dialed(&self, peer: &str, id: Option<NodeId>) {
+        match id.filter(|id| *id != self.settings.own_id) {
+            Some(id) => self.readiness.borrow_mut().note_answer(peer, id),
+            None => self.readiness.borrow_mut().note_absence(peer),
+        }
+        self.dialed.notify_waiters();
     }
 
     /// Whether a line of this kind may be logged now.
@@ -432,7 +464,7 @@ impl Drop for Pending<'_> {
     }
 }
 
-fn try_listen((ip, port): &(String, u16)) -> std::io::Result<TcpListener> {
+fn bind((ip, port): &(String, u16)) -> std::io::Result<socket2::Socket> {
     let ip: IpAddr = ip.parse().map_err(std::io::Error::other)?;
     let address = SocketAddr::new(ip, *port);
     let socket = socket2::Socket::new(
@@ -442,8 +474,7 @@ fn try_listen((ip, port): &(String, u16)) -> std::io::Result<TcpListener> {
     )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(TcpListener::from(socket))
+    Ok(socket)
 }
 
 fn refused(
@@ -454,9 +485,15 @@ fn refused(
     DoorError::Listen { address: format!("{ip}:{port}"), section, key, source }
 }
 
-fn listen(address: &(String, u16), key: (&'static str, &'static str)) -> Result<TcpListener, DoorError> {
+/// Takes an address, and does with the socket what is to be done.
+fn claim(
+    address: &(String, u16),
+    key: (&'static str, &'static str),
+    and_then: impl Fn(&socket2::Socket) -> std::io::Result<()>,
+) -> Result<socket2::Socket, DoorError> {
+    let take = || bind(address).and_then(|socket| and_then(&socket).map(|()| socket));
     let end = Instant::now() + LISTEN_WITHIN;
-    let mut bound = try_listen(address);
+    let mut bound = take();
     if bound.as_ref().is_err_and(is_in_use) {
         let ((ip, port), (section, key)) = (address, key);
         warn!(
@@ -465,9 +502,14 @@ fn listen(address: &(String, u16), key: (&'static str, &'static str)) -> Result<
     }
     while bound.as_ref().is_err_and(is_in_use) && Instant::now() < end {
         thread::sleep(LISTEN_PAUSE);
-        bound = try_listen(address);
+        bound = take();
     }
     bound.map_err(|source| refused(address, key, source))
+}
+
+fn address_of(socket: &socket2::Socket) -> Result<SocketAddr, DoorError> {
+    let address = socket.local_addr().map_err(DoorError::Runtime)?;
+    address.as_socket().ok_or_else(|| DoorError::Runtime(std::io::ErrorKind::AddrNotAvailable.into()))
 }
 
 /// Whether only this machine itself has the address.

@@ -39,6 +39,14 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         fixed("sessions", SESSIONS_MAX, "sessions", "node", "not let in: sessions_refused")
             .memory(SESSIONS_MAX * (sizes.session + in_table(16) + 4 * ALLOCATION)),
         fixed(
+            "the wait for the state of others",
+            millis(settings.ready_timeout),
+            "ms",
+            "start, and new link",
+            "applications are let in, unicasts answered without it",
+        )
+        .set_by("[amop] ready_timeout_ms"),
+        fixed(
             "silence in both directions",
             millis(settings.idle_timeout),
             "ms",

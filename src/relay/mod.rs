@@ -26,6 +26,7 @@ pub mod counters;
 mod current;
 pub(crate) mod log_limit;
 pub mod ping;
+pub mod readiness;
 pub mod registry;
 pub mod report;
 pub mod rpc;
@@ -688,6 +689,8 @@ pub enum RegistryOutput {
         /// No way leads any more to a node that may have had frames of others.
         is_node_lost: bool,
     },
+    /// To all: more of the state of neighbours is here that was waited for.
+    StateCame,
     /// A neighbour's link is to be closed.
     CloseNode {
         /// Which neighbour.

@@ -20,6 +20,9 @@ pub const NODE_FRAME_ROOM: usize = crate::wire::frame::HEAD_LEN_MAX;
 pub struct Settings {
     /// Longest frame on an SDK link, in bytes, header included (WIRE §1.1).
     pub frame_len_max: usize,
+    /// How long the state of other nodes is waited for: at the start by all applications, and later, where a link is
+    /// new, by messages for which no receiver is known.
+    pub ready_timeout: Duration,
     /// How long a pushed session may take to answer before another is tried (WIRE §3).
     pub push_timeout: Duration,
     /// How long a request may take in all (WIRE §3).
@@ -102,6 +105,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             frame_len_max: crate::wire::sdk::FRAME_LEN_MAX,
+            ready_timeout: Duration::from_secs(5),
             push_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             retry_after_push_timeout: true,

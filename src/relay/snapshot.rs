@@ -70,10 +70,12 @@ pub struct LongPaths {
 
 /// One immutable state of the tables. A clone shares everything; a change to a clone copies the path
 /// to one entry, O(log n) of the number of topics.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Grows with every publication.
     pub version: u64,
+    /// Whether the state of all neighbours is here. Until then somebody may subscribe who is not known yet.
+    pub is_complete: bool,
     /// Ids of the neighbours that are up.
     pub neighbours: Arc<[NodeId]>,
     /// The nodes that a way leads to, neighbours included.
@@ -84,6 +86,21 @@ pub struct Snapshot {
     pub private_version: u64,
     topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,
     private: GenericHashMap<Topic, Arc<PrivateEntry>, ahash::RandomState, DefaultSharedPtr>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            is_complete: true,
+            neighbours: Arc::default(),
+            paths: Arc::default(),
+            long_paths: Arc::default(),
+            private_version: 0,
+            topics: GenericHashMap::default(),
+            private: GenericHashMap::default(),
+        }
+    }
 }
 
 impl Snapshot {

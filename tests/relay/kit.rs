@@ -405,6 +405,11 @@ impl VirtualNode {
             .collect()
     }
 
+    /// The neighbours whose state it has.
+    pub fn settled(&self) -> &BTreeSet<NodeId> {
+        self.registry.settled()
+    }
+
     /// What it knows of the network.
     pub fn network(&self) -> NetworkReport {
         self.registry.report_network()

@@ -23,3 +23,4 @@ mod simulation;
 mod state_requests;
 mod trace;
 mod unicast;
+mod unsettled;

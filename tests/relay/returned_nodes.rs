@@ -105,6 +105,28 @@ fn multicasts_to_a_node_that_returned_all_arrive_when_its_link_is_lost_later() {
 }
 
 #[test]
+fn what_waited_at_a_node_on_the_way_for_one_that_was_given_up_is_not_delivered_twice_when_that_returns() {
+    for seed in 0..4 {
+        let mut net = Network::of_edges(seed, 3, 1, &[(0, 1), (1, 2), (0, 2)]);
+        let subscriber = net.app(2, Behaviour::Silent);
+        net.subscribe(subscriber, &["t"]);
+        let publisher = net.app(0, Behaviour::Silent);
+        // It is pushed, and node 0 does not learn that it was taken: it sends it again, over node 1.
+        net.cut_one_way(2, 0);
+        net.unicast(publisher, "t", b"payload");
+        net.run_for(Duration::from_millis(10));
+        assert_eq!(net.pushed(subscriber, FrameType::REQUEST).len(), 1);
+        net.break_links(1, 2);
+        net.break_links(0, 2);
+        // Longer than node 2 remembers what it took.
+        net.run_for(Duration::from_millis(10_500));
+        net.connect(1, 2);
+        net.run_for(5 * SECOND);
+        assert_eq!(net.pushed(subscriber, FrameType::REQUEST).len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_node_farther_away_that_returned_is_not_forgotten_when_its_way_changes_later() {
     // 0 - 1 - 3 and 0 - 2 - 3: node 3 loses both of its links, and has them again.
     for (seed, absence) in (0..).zip(ABSENCES) {

@@ -60,6 +60,19 @@ impl TestNode {
         more: &str,
         change: impl FnOnce(&mut amop::config::Config),
     ) -> Self {
+        let node = Self::starting(profile, index, peers, more, change);
+        wait_until("applications are let in", || node.node().is_ready());
+        node
+    }
+
+    /// The same, of a node that need not let applications in yet.
+    pub fn starting(
+        profile: Profile,
+        index: usize,
+        peers: &[&TestNode],
+        more: &str,
+        change: impl FnOnce(&mut amop::config::Config),
+    ) -> Self {
         let dir = host_dir(profile).join(format!("node{index}"));
         let mut text = format!(
             "[chain]\nrsa_crypto_channel={}\n[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n\

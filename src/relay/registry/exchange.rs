@@ -56,7 +56,7 @@ const TWIN_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Known {
     pub(super) record: Record,
     /// Neighbours that say that they have something newer.
-    offers: Offers,
+    pub(super) offers: Offers,
     /// As the snapshot names it, while its entries are in there.
     pub(super) routed: Option<NodeRef>,
     /// Since when it is in no part of the network that this node is in; `None` if it is.
@@ -150,6 +150,9 @@ impl Registry {
             (PacketType::STATE_SEQ | PacketType::STATE_REPLY, Message::List(versions)) => {
                 for version in &versions {
                     self.handle_offer(now, from, version, packet_type == PacketType::STATE_REPLY);
+                }
+                if let Some(neighbour) = self.neighbours.get_mut(from) {
+                    neighbour.catch_up.hear(from, &versions);
                 }
             }
             (PacketType::STATE_REQUEST, message @ (Message::WantList | Message::Want { .. })) => {

@@ -34,6 +34,7 @@ use tracing::warn;
 
 use self::{
     announcements::Announcements,
+    catch_up::CatchUp,
     exchange::{
         Known, LIVES_MAX, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX,
         STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
@@ -71,6 +72,7 @@ pub(in crate::relay) use own::HISTORY_LEN_MAX;
 pub(in crate::relay) use topology::LONG_WAYS_MAX;
 
 mod announcements;
+mod catch_up;
 mod exchange;
 mod history;
 mod own;
@@ -278,6 +280,11 @@ pub struct Registry {
     /// Neighbours that say that they have a later record of our own.
     own_offers: Offers,
     requests: Requests,
+    /// Neighbours whose state is on its way.
+    unsettled: BTreeSet<NodeId>,
+    /// Neighbours whose state is here, and whether that is to be told.
+    settled: BTreeSet<NodeId>,
+    settled_changed: bool,
     /// How often a later life is begun because our clock had gone back.
     lives: Allowance,
     /// About how many bytes of memory all records but our own take.
@@ -308,6 +315,8 @@ struct Neighbour {
     since: Instant,
     /// Its link is lost and may return.
     is_lost: bool,
+    /// How far its state has come here.
+    catch_up: CatchUp,
     /// Records as this neighbour is fetching them, and when it last asked.
     pinned: BTreeMap<NodeId, (Pinned, Instant)>,
     requests: Allowance,
@@ -374,6 +383,9 @@ impl Registry {
             own_elsewhere: None,
             own_offers: Offers::default(),
             requests: Requests::default(),
+            unsettled: BTreeSet::new(),
+            settled: BTreeSet::new(),
+            settled_changed: false,
             lives: Allowance::new(shared.started, LIVES_MAX),
             records_bytes: 0,
             view_version: 0,
@@ -439,6 +451,14 @@ impl Registry {
         if std::mem::take(&mut self.topology_changed) {
             self.find_ways(now);
         }
+        self.look_at_catch_ups();
+        let is_complete = self.unsettled.is_empty();
+        let was_complete = std::mem::replace(&mut self.snapshot.is_complete, is_complete);
+        self.snapshot_changed |= is_complete != was_complete;
+        if !was_complete && self.snapshot_changed {
+            let reactors = (0..self.shared.reactors).map(ReactorId);
+            self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::StateCame)));
+        }
         if std::mem::take(&mut self.snapshot_changed) {
             self.snapshot.version += 1;
             self.shared.snapshot.store(Arc::new(self.snapshot.clone()));
@@ -481,7 +501,10 @@ impl Registry {
         let rpc = self.rpc_waiting.front().map(|request| request.since);
         let unreached = self.unreached.values().min().filter(|_| !self.topology_changed);
         let unreached = unreached.map(|since| *since + WAY_GRACE);
-        [rpc, unreached, self.requests.next_late(), self.next_digest].into_iter().flatten().min()
+        [rpc, unreached, self.requests.next_late(), self.next_settled(), self.next_digest]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Says to all neighbours what this node has, asks again for what it still lacks, and lets go of nodes that
@@ -491,6 +514,7 @@ impl Registry {
             self.topology_changed = true;
         }
         self.expire_requests(now);
+        self.expire_catch_ups(now);
         if self.next_digest.is_none_or(|due| due > now) {
             return;
         }
@@ -677,6 +701,7 @@ impl Registry {
             name: String::new(),
             since: now,
             is_lost: false,
+            catch_up: CatchUp::Settled,
             pinned: BTreeMap::new(),
             requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
             steps: Allowance::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
@@ -694,11 +719,13 @@ impl Registry {
         self.neighbours_changed();
         self.next_digest.get_or_insert(now + DIGEST_INTERVAL);
         self.begin_exchange(now, &id, incarnation);
+        self.begin_catch_up(now, &id);
     }
 
     fn handle_node_down(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
         if self.neighbours.get(id).is_some_and(|neighbour| neighbour.entry.incarnation == incarnation) {
             self.end_exchange(now, id);
+            self.end_catch_up(id);
             self.announcements.forget_neighbour(id);
             self.neighbours.remove(id);
             self.own.change(state::neighbour_key(id), None);

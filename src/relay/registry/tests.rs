@@ -147,7 +147,9 @@ impl Net {
                     RegistryOutput::CloseNode { id, .. } => self.closed.push((from, id)),
                     RegistryOutput::NewLife => self.lives.push(from),
                     // The snapshot says the same.
-                    RegistryOutput::Reach { .. } | RegistryOutput::WaysChanged { .. } => {}
+                    RegistryOutput::Reach { .. }
+                    | RegistryOutput::WaysChanged { .. }
+                    | RegistryOutput::StateCame => {}
                 }
             }
         }

@@ -87,7 +87,7 @@ use self::{
     private::Subscribers,
     publisher::Publisher,
     push::PushTimer,
-    request::Requests,
+    request::{Requests, Unsettled},
     room::RequestOf,
     route::Parked,
     session::{LocalTopics, Session},
@@ -139,6 +139,8 @@ pub struct Shard {
     pairs: usize,
     desk: Desk,
     requests: Requests,
+    /// Those for which no receiver is known as long as the state of a neighbour is on its way.
+    unsettled: Unsettled,
     retained_bytes: usize,
     pushes: usize,
     neighbours: AHashMap<NodeId, Neighbour>,
@@ -288,6 +290,7 @@ impl Shard {
             traces: Traces::new(hashing.clone()),
             pings: Pings::new(hashing.clone()),
             requests: Requests::default(),
+            unsettled: Unsettled::default(),
             retained_bytes: 0,
             pushes: 0,
             neighbours: AHashMap::with_hasher(hashing.clone()),
@@ -499,6 +502,7 @@ impl Shard {
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(now, &id, incarnation, out),
             RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(now, is_node_lost, out),
+            RegistryOutput::StateCame => self.try_unsettled(now, out),
             RegistryOutput::NewLife => self.begin_life(now, out),
             RegistryOutput::CloseNode { id, reason } => self.close_node(now, &id, reason, out),
         }

@@ -67,6 +67,7 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.multicasts.increment();
+        self.try_unsettled_first(now, out);
         let head = frame.head();
         let Ok(body) = AmopBody::decode(&head[HEADER_LEN..]) else {
             self.counters.bad_bodies.increment();

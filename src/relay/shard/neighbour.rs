@@ -726,7 +726,8 @@ impl Shard {
             return Err(NotEnqueued::TooLong);
         }
         let is_given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
-        if is_given_up && packet.is_none() && packet_type != PacketType::UNICAST_RESPONSE {
+        // What is passed on for others would wait for longer than its end remembers what it took.
+        if is_given_up && (packet.is_some() || packet_type != PacketType::UNICAST_RESPONSE) {
             return Err(NotEnqueued::NoRoom(packet));
         }
         let window = &mut neighbour.window;

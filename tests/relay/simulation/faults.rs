@@ -36,11 +36,12 @@ impl World {
         self.dial_if_missing(from, to);
     }
 
-    fn dial_if_missing(&mut self, from: NodeIndex, to: NodeIndex) {
+    pub(super) fn dial_if_missing(&mut self, from: NodeIndex, to: NodeIndex) {
         if self.can_connect(from, to) && self.net.links_between(from, to).is_empty() {
             self.say(|| format!("node{from} dials node{to}"));
             self.crossings.dialed(from, to);
             self.net.connect(from, to);
+            self.oracle.linked(self.net.now, from, to);
         }
     }
 
@@ -132,6 +133,7 @@ impl World {
                 if self.can_connect(a, b) {
                     self.crossings.dialed(from, to);
                     self.net.connect(from, to);
+                    self.oracle.linked(self.net.now, from, to);
                 }
                 self.after(Duration::ZERO, Action::Mend { fault, how: Mend::Nothing });
             }
@@ -219,9 +221,15 @@ impl World {
             self.after(short, Action::Mend { fault, how: Mend::Kill(node) });
         } else {
             self.say(|| format!("FAULT node{node} is killed"));
-            self.net.kill(node);
+            self.kill(node);
         }
         self.after(long + Duration::from_secs(1), Action::Mend { fault, how: Mend::Revive(node, clock) });
+    }
+
+    fn kill(&mut self, node: NodeIndex) {
+        self.net.kill(node);
+        self.starts.stop(node);
+        self.oracle.stopped(node);
     }
 
     pub(super) fn mend(&mut self, fault: usize, how: Mend) {
@@ -251,13 +259,15 @@ impl World {
             }
             Mend::Kill(node) => {
                 self.say(|| format!("node{node} ends"));
-                return self.net.kill(node);
+                return self.kill(node);
             }
             Mend::Revive(node, clock) => {
                 self.say(|| format!("node{node} starts, its clock {clock:?}"));
                 self.net.revive(node, clock);
                 self.crossings.revived(node);
                 self.troubled.remove(&node);
+                self.oracle.end_fault(self.net.now, fault);
+                return self.begin_start(node);
             }
         }
         self.oracle.end_fault(self.net.now, fault);

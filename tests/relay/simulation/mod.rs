@@ -7,8 +7,10 @@
 //! | `faults` | what befalls nodes and links |
 //! | `hostile` | a node that alters what it passes on |
 //! | `graph` | which nodes are linked |
+//! | `starts` | when nodes let applications in |
 //! | `private` | what applications do with private topics: prove keys, or try to look so |
 //! | `oracle` | what must be true of it |
+//! | `oracle/starts` | what a node must know since it lets applications in |
 //! | `oracle/proofs` | who has proved which key to whom, and may therefore get what |
 //! | `crossings` | what may go over the links between nodes |
 //!
@@ -23,6 +25,7 @@ mod graph;
 mod hostile;
 mod oracle;
 mod private;
+mod starts;
 mod world;
 
 use std::{

@@ -28,6 +28,7 @@ macro_rules! hold {
 }
 
 pub mod proofs;
+mod starts;
 
 use proofs::{Proofs, is_reply};
 
@@ -157,6 +158,7 @@ pub struct Oracle {
     /// Challenges that carry the payload of another message, by their seq.
     handed_on: BTreeMap<Seq, usize>,
     pub proofs: Proofs,
+    since: starts::Since,
     /// Answers by code, for the report.
     pub codes: BTreeMap<i32, u64>,
     pub pushes: u64,
@@ -189,6 +191,7 @@ impl Oracle {
             by_seq: BTreeMap::new(),
             handed_on: BTreeMap::new(),
             proofs: Proofs::default(),
+            since: starts::Since::default(),
             codes: BTreeMap::new(),
             pushes: 0,
             in_spite: 0,
@@ -629,6 +632,11 @@ impl Oracle {
                 hold!(message.pushes.is_empty(), "{what}, though it was pushed");
                 if let Some(app) = certain().next() {
                     return Err(format!("{what}, though app{app} subscribes"));
+                }
+                if let Some(app) = self.known_to_subscribe(message, sent, now) {
+                    return Err(format!(
+                        "{what}, though app{app} subscribes and a way led there all the time that it had to be known"
+                    ));
                 }
             }
             ResultCode::NOT_SENT => {

@@ -26,12 +26,13 @@ use super::{
     hostile,
     oracle::{Oracle, Rules, Verdict, number, proofs::Tally},
     private::{AUTHORISED_WITHIN, Asked, DATA, Private},
+    starts::Starts,
 };
 use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Seen, Timing};
 
 pub(super) const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", DATA[0], "_block_notify_1"];
 /// Topics of subscribers that go on as long as their node does, and answer at once; each has one.
-const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
+pub(super) const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
 /// Nodes of wide networks, by turns.
 const WIDE: [usize; 5] = [20, 40, 60, 100, 200];
 /// After the faults stop, everything works again within this.
@@ -122,6 +123,7 @@ pub struct World {
     /// Draws how fast applications read: apart, so that a seed's story stays what it was otherwise.
     speeds: SmallRng,
     pub(super) private: Private,
+    pub(super) starts: Starts,
     /// Whether applications with private topics come.
     has_private_topics: bool,
     start: Instant,
@@ -240,6 +242,7 @@ impl World {
             oracle: Oracle::new(rules, graph.clone(), bounds),
             has_private_topics: rng.random_bool(if kind == Kind::Wide { 0.0 } else { 0.6 }),
             private: Private::default(),
+            starts: Starts::default(),
             crossings: Crossings::new(net.nodes.iter().map(|node| node.id), &graph),
             kind,
             graph,
@@ -285,8 +288,12 @@ impl World {
                 _ => vec![(a, b), (b, a)],
             };
             for &(from, to) in &dialers {
+                self.starts.names(from, to);
                 self.after(Duration::ZERO, Action::Door { from, to });
             }
+        }
+        for node in 0..nodes {
+            self.begin_start(node);
         }
         let more = if self.has_private_topics { 4 } else { 0 };
         for _ in 0..self.rng.random_range(2..=12) + more {
@@ -440,10 +447,15 @@ impl World {
                 }
                 Seen::AppClosed { app } => self.left(app),
                 Seen::SessionEnded { app } => self.oracle.closed(now, app),
-                Seen::LinkClosed { .. } => {}
+                Seen::LinkClosed { node, other, .. } => {
+                    if self.net.links_between(node, other).is_empty() {
+                        self.oracle.unlinked(node, other);
+                    }
+                }
                 Seen::Delivered { app, bytes } => self.delivered(app, &bytes),
             }
         }
+        self.look_at_starts();
         self.check_bounds()
     }
 
@@ -633,7 +645,7 @@ impl World {
                 }
             }
             Action::Arrive(node) => {
-                if !self.net.nodes[node].running || self.net.nodes[node].frozen {
+                if !self.lets_in(node) {
                     let later = self.millis(100..2_000);
                     return self.after(later, Action::Arrive(node));
                 }
@@ -655,10 +667,16 @@ impl World {
         }
     }
 
+    fn lets_in(&self, node: NodeIndex) -> bool {
+        let virtual_node = &self.net.nodes[node];
+        virtual_node.running && !virtual_node.frozen && self.starts.serves(node)
+    }
+
     /// Whoever is gone comes again.
     fn arrive_steady(&mut self, node: NodeIndex, which: usize) {
-        if !self.net.nodes[node].running || self.net.nodes[node].frozen {
-            let later = self.millis(100..2_000);
+        if !self.lets_in(node) {
+            // Whoever was there a moment ago tries again and again.
+            let later = self.millis(1..500);
             return self.after(later, Action::ArriveSteady { node, which });
         }
         let app = self.connect_app(node, Character::Good);

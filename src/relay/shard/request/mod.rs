@@ -8,6 +8,7 @@
 mod account;
 mod draw;
 mod outcome;
+mod unsettled;
 
 use std::{
     collections::hash_map::Entry,
@@ -33,6 +34,7 @@ use crate::{
         trace::{Account, Fate, Refusal, Role, Steps, Tried},
     },
 };
+pub(super) use unsettled::Unsettled;
 
 /// Sessions and nodes that one request is tried at.
 pub(in crate::relay) const TRIES_MAX: usize = 64;
@@ -230,6 +232,7 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         self.counters.requests.increment();
+        self.try_unsettled_first(now, out);
         let body = match AmopBody::decode(&frame.head()[HEADER_LEN..]) {
             Ok(body) => body,
             Err(_) => {
@@ -429,6 +432,9 @@ impl Shard {
             let (candidate, others) = self.draw(id, topic);
             if others != Others::None {
                 self.retain(id, frame);
+            }
+            if candidate.is_none() && self.waits_for_state(now, id, frame) {
+                return;
             }
             let Some(request) = self.request_mut(id) else { return };
             if now >= request.deadline {

@@ -1,0 +1,78 @@
+//! Opens the port for applications once the node knows the network (`relay/readiness.rs`): before that it would tell them
+//! that nobody subscribes though somebody does.
+
+use std::{
+    collections::BTreeSet,
+    net::TcpListener,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use super::{BACKLOG, Hall, accept};
+use crate::wire::NodeId;
+
+/// Between two tries to listen on a port that somebody else has taken in the meantime.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Lets applications in as soon as the node is ready; `ready` is told then.
+pub(super) async fn accept_when_ready(
+    hall: Rc<Hall>,
+    socket: socket2::Socket,
+    plaintext: bool,
+    ready: watch::Sender<bool>,
+) {
+    wait_for_state(&hall).await;
+    let listener = listen(socket).await;
+    ready.send_replace(true);
+    if plaintext {
+        accept::accept_sessions_without_tls(hall, listener).await;
+    } else {
+        accept::accept_sessions(hall, listener).await;
+    }
+}
+
+async fn wait_for_state(hall: &Hall) {
+    let mut settled: watch::Receiver<BTreeSet<NodeId>> = hall.settings.settled.clone();
+    let left = hall.guests.borrow().node_left.clone();
+    let deadline = hall.readiness.borrow().deadline();
+    loop {
+        // From here on nothing is missed.
+        let (dialed, left) = (hall.dialed.notified(), left.notified());
+        let is_ready = {
+            let guests = hall.guests.borrow();
+            let settled = settled.borrow_and_update();
+            hall.readiness.borrow_mut().is_ready(Instant::now(), &settled, |id| guests.has_node(id))
+        };
+        if is_ready {
+            break;
+        }
+        tokio::select! {
+            () = dialed => {}
+            () = left => {}
+            Ok(()) = settled.changed() => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+    }
+    for peer in hall.readiness.borrow().awaited() {
+        warn!(
+            %peer,
+            "applications are let in though the state of this node is not here: what it alone knows may be answered by 100; \
+             see why it does not answer, or raise [amop] ready_timeout_ms",
+        );
+    }
+}
+
+/// The port was taken at the start; that nobody else listens on it shows only now.
+async fn listen(socket: socket2::Socket) -> TcpListener {
+    let mut is_said = false;
+    while let Err(error) = socket.listen(BACKLOG) {
+        if !std::mem::replace(&mut is_said, true) {
+            error!(%error, "cannot listen on the port for applications ([rpc] channel_listen_port); trying on: is another node running?");
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+    socket.into()
+}

@@ -1,0 +1,116 @@
+//! Whether what a neighbour knows has come here since its link is up. Until then nobody can be told for certain that a
+//! topic has no subscriber.
+//!
+//! A neighbour says first, by a list in which it is itself, how far it knows every record. Its state is here when none
+//! of those is lacking any more, or it could not give one.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use super::Registry;
+use crate::wire::{NodeId, state::Version};
+
+/// How far the state of a neighbour has come.
+pub(super) enum CatchUp {
+    /// It has not said what it knows; the link is up since then.
+    Unheard { since: Instant },
+    /// These are on their way.
+    Behind { since: Instant, lacking: Vec<Version> },
+    /// All is here, or was waited for long enough.
+    Settled,
+}
+
+impl CatchUp {
+    /// The first list of a neighbour came.
+    pub(super) fn hear(&mut self, of: &NodeId, versions: &[Version]) {
+        if let Self::Unheard { since } = *self
+            && versions.iter().any(|version| version.origin == *of)
+        {
+            *self = Self::Behind { since, lacking: versions.to_vec() };
+        }
+    }
+
+    /// Since when it is waited for; `None` if it is not.
+    fn since(&self) -> Option<Instant> {
+        match self {
+            Self::Unheard { since } | Self::Behind { since, .. } => Some(*since),
+            Self::Settled => None,
+        }
+    }
+}
+
+impl Registry {
+    /// The neighbours whose state is here.
+    pub fn settled(&self) -> &BTreeSet<NodeId> {
+        &self.settled
+    }
+
+    /// The same, if it is not what it was the last time.
+    pub fn take_settled(&mut self) -> Option<BTreeSet<NodeId>> {
+        std::mem::take(&mut self.settled_changed).then(|| self.settled.clone())
+    }
+
+    /// The state of a neighbour is waited for, for its link is new.
+    pub(super) fn begin_catch_up(&mut self, now: Instant, id: &NodeId) {
+        if let Some(neighbour) = self.neighbours.get_mut(id) {
+            neighbour.catch_up = CatchUp::Unheard { since: now };
+            self.unsettled.insert(*id);
+            self.settled_changed |= self.settled.remove(id);
+        }
+    }
+
+    /// The state of a neighbour that is gone is not waited for.
+    pub(super) fn end_catch_up(&mut self, id: &NodeId) {
+        self.unsettled.remove(id);
+        self.settled_changed |= self.settled.remove(id);
+    }
+
+    /// Looks whose state is here now; before the snapshot goes out.
+    pub(super) fn look_at_catch_ups(&mut self) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let is_coming = |version: &Version| {
+            let known = self.known.get(&version.origin);
+            known.is_some_and(|known| known.record.lacks(version) && !known.offers.is_empty())
+        };
+        let mut here = Vec::new();
+        for id in &self.unsettled {
+            let Some(neighbour) = self.neighbours.get_mut(id) else { continue };
+            if let CatchUp::Behind { lacking, .. } = &mut neighbour.catch_up {
+                lacking.retain(is_coming);
+                if lacking.is_empty() {
+                    here.push(*id);
+                }
+            }
+        }
+        self.settle(&here);
+    }
+
+    /// Waits no longer for those whose state was waited for long enough.
+    pub(super) fn expire_catch_ups(&mut self, now: Instant) {
+        let timeout = self.shared.settings.ready_timeout;
+        let is_late = |id: &&NodeId| {
+            let since = self.neighbours.get(id).and_then(|neighbour| neighbour.catch_up.since());
+            since.is_none_or(|since| now >= since + timeout)
+        };
+        let late: Vec<NodeId> = self.unsettled.iter().filter(is_late).copied().collect();
+        self.settle(&late);
+    }
+
+    fn settle(&mut self, neighbours: &[NodeId]) {
+        for id in neighbours {
+            if let Some(neighbour) = self.neighbours.get_mut(id) {
+                neighbour.catch_up = CatchUp::Settled;
+                self.settled.insert(*id);
+                self.settled_changed = true;
+            }
+            self.unsettled.remove(id);
+        }
+    }
+
+    /// When the next neighbour is not waited for any more.
+    pub(super) fn next_settled(&self) -> Option<Instant> {
+        let since = self.unsettled.iter().filter_map(|id| self.neighbours.get(id)?.catch_up.since());
+        since.min().map(|since| since + self.shared.settings.ready_timeout)
+    }
+}

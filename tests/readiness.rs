@@ -1,0 +1,146 @@
+//! When a node that has just started lets applications in, over real sockets: not before it can tell them the truth
+//! (WIRE §3, code 100), and not never.
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use amop::{
+    pki::Profile,
+    wire::{
+        ResultCode,
+        sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+    },
+};
+use support::{RawSdk, TestNode, get, wait_until};
+
+const ADMIN: &str = "[admin]\nlisten_port=0\n";
+const FOR_EVER: &str = "[amop]\nready_timeout_ms=600000\n";
+
+fn seq(number: u32) -> Seq {
+    format!("{number:032}").into_bytes().try_into().unwrap()
+}
+
+/// Subscribes, and answers everything until the node goes.
+fn serve(mut app: RawSdk, topic: &'static str) -> std::thread::JoinHandle<()> {
+    let topics = serde_json::to_vec(&[topic]).unwrap();
+    app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, &topics));
+    std::thread::spawn(move || {
+        while let Some(frame) = app.frame() {
+            let header = Header::decode(&frame).unwrap();
+            let answer = sdk::encode(FrameType::RESPONSE, &header.seq, ResultCode::OK, &frame[HEADER_LEN..]);
+            app.send(&answer);
+        }
+    })
+}
+
+fn request(app: &mut RawSdk, number: u32, topic: &str) -> ResultCode {
+    app.send(&sdk::encode_amop(FrameType::REQUEST, &seq(number), ResultCode::OK, topic, b"payload"));
+    Header::decode(&app.frame().expect("an answer")).unwrap().result
+}
+
+fn readyz(node: &TestNode) -> u16 {
+    get(node.node().admin_address().expect("it is configured"), "/readyz").0
+}
+
+fn is_closed(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_err()
+}
+
+/// What `more` begins with to name one more peer.
+fn peer(number: usize, address: SocketAddr) -> String {
+    format!("node.{number}={address}\n")
+}
+
+#[test]
+fn the_first_message_after_each_start_is_answered_by_a_subscriber_elsewhere() {
+    // The subscriber is at a neighbour, or behind one.
+    let far = TestNode::start(Profile::Ec, 2, &[], "");
+    let near = TestNode::start(Profile::Ec, 1, &[&far], "");
+    let subscribers = [
+        serve(RawSdk::connect(Profile::Ec, &near), "near"),
+        serve(RawSdk::connect(Profile::Ec, &far), "far"),
+    ];
+    near.wait_for_subscribers("near", 1);
+    near.wait_for_subscribers("far", 1);
+    for start in 0..6 {
+        let node = TestNode::start(Profile::Ec, 0, &[&near], "");
+        let mut app = RawSdk::connect(Profile::Ec, &node);
+        for (number, topic) in (1..).zip(["near", "far", "far", "near"]) {
+            assert_eq!(request(&mut app, number, topic), ResultCode::OK, "start {start}, message {number}");
+        }
+        node.stop();
+    }
+    near.stop();
+    far.stop();
+    subscribers.into_iter().for_each(|subscriber| subscriber.join().unwrap());
+}
+
+#[test]
+fn the_port_is_closed_and_the_node_not_ready_while_a_peer_may_answer() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = peer(0, silent.local_addr().unwrap()) + FOR_EVER + ADMIN;
+    let node = TestNode::starting(Profile::Ec, 0, &[], &more, |_| {});
+    let (dialed, _) = silent.accept().unwrap();
+    assert!(is_closed(node.node().channel_address()));
+    assert_eq!(readyz(&node), 503);
+    assert_eq!(get(node.node().admin_address().unwrap(), "/livez").0, 200);
+    // Other nodes are let in meanwhile.
+    let other = TestNode::start(Profile::Ec, 1, &[&node], "");
+    node.wait_for_neighbours(&[&other]);
+    assert!(is_closed(node.node().channel_address()) && !node.node().is_ready());
+    // It hangs up: it is not waited for.
+    drop((dialed, silent));
+    wait_until("the node is ready", || node.node().is_ready());
+    assert_eq!(readyz(&node), 200);
+    let subscriber = serve(RawSdk::connect(Profile::Ec, &other), "t");
+    node.wait_for_subscribers("t", 1);
+    assert_eq!(request(&mut RawSdk::connect(Profile::Ec, &node), 1, "t"), ResultCode::OK);
+    node.stop();
+    other.stop();
+    subscriber.join().unwrap();
+}
+
+#[test]
+fn a_peer_that_never_answers_is_waited_for_as_long_as_is_configured() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = peer(0, silent.local_addr().unwrap()) + "[amop]\nready_timeout_ms=50\n";
+    let node = TestNode::start(Profile::Ec, 0, &[], &more);
+    assert_eq!(request(&mut RawSdk::connect(Profile::Ec, &node), 1, "t"), ResultCode::NO_RECEIVER);
+    node.stop();
+}
+
+#[test]
+fn peers_that_do_not_answer_and_the_node_itself_are_not_waited_for() {
+    // Ports where nobody listens, who is not admitted, and this node's own.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let stranger = TestNode::start(Profile::Ec, 1, &[], "");
+    let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let id = stranger.node().id().to_hex();
+    let more = peer(1, nobody) + &peer(2, own) + FOR_EVER + &format!("[certificate_blacklist]\ncrl.0={id}\n");
+    let change = |config: &mut amop::config::Config| config.p2p_listen.1 = own.port();
+    let node = TestNode::start_with(Profile::Ec, 0, &[&stranger], &more, change);
+    node.stop();
+    stranger.stop();
+}
+
+#[test]
+fn a_peer_that_is_removed_while_it_is_waited_for_is_waited_for_no_more() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = peer(0, silent.local_addr().unwrap()) + FOR_EVER;
+    let node = TestNode::starting(Profile::Ec, 0, &[], &more, |_| {});
+    let _dialed = silent.accept().unwrap();
+    assert!(!node.node().is_ready());
+    node.node().set_membership(amop::door::Membership::default());
+    wait_until("the node is ready", || node.node().is_ready());
+    node.stop();
+}
+
+#[test]
+fn a_node_stops_in_order_while_it_waits() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = peer(0, silent.local_addr().unwrap()) + FOR_EVER;
+    let node = TestNode::starting(Profile::Ec, 0, &[], &more, |_| {});
+    let _dialed = silent.accept().unwrap();
+    node.stop();
+}
