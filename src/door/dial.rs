@@ -43,14 +43,7 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
         }
         hall.counters.dials.increment();
         let dialled = dial(&hall, &peer, replacing).await;
-        hall.note_dialed(
-            &peer,
-            match &dialled {
-                Ok(Dialled::Ourselves) => Some(hall.settings.own_id),
-                Ok(Dialled::Node { id, .. }) => *id,
-                Err(_) => None,
-            },
-        );
+        hall.note_dialed(&peer, dialled.as_ref().ok().and_then(Dialled::node));
         match dialled {
             Ok(Dialled::Ourselves) => {
                 debug!(%peer, "[p2p] node.N names this node itself");
@@ -185,6 +178,16 @@ enum Dialled {
     Ourselves,
     /// A node, and the link's token if it was let in.
     Node { id: Option<NodeId>, token: Option<u64> },
+}
+
+impl Dialled {
+    /// The other node, if there is one.
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Ourselves => None,
+            Self::Node { id, .. } => *id,
+        }
+    }
 }
 
 /// Dials once; `replacing` if a link to the node is there and is to be replaced.

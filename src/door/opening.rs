@@ -44,7 +44,7 @@ async fn wait_for_state(hall: &Hall) {
         let is_ready = {
             let guests = hall.guests.borrow();
             let settled = settled.borrow_and_update();
-            hall.readiness.borrow_mut().is_ready(Instant::now(), &settled, |id| guests.has_node(id))
+            hall.readiness.borrow_mut().is_ready(Instant::now(), &guests.nodes(), &settled)
         };
         if is_ready {
             break;

@@ -1,8 +1,8 @@
 //! When a node that has just started may let applications in: not before it knows the network, or it would tell them
 //! that nobody subscribes (WIRE §3, code 100) though somebody does.
 //!
-//! It waits for the nodes that its configuration names and that answer the first dial, until the registry has their
-//! state ([`Registry::settled`]); and for nobody longer than `[amop] ready_timeout_ms`. Once it is ready it stays so:
+//! It waits for the nodes that its configuration names and that answer the first dial, and for whoever has dialled it by
+//! then, until the registry has their state ([`Registry::settled`]); and for nobody longer than `[amop] ready_timeout_ms`. Once it is ready it stays so:
 //! what is said later while a neighbour's state is on its way, waits for that (`shard/request/unsettled.rs`).
 //!
 //! [`Registry::settled`]: super::registry::Registry::settled
@@ -43,16 +43,11 @@ impl Readiness {
         self.awaited.remove(peer);
     }
 
-    /// Whether the node is ready. `settled` are the neighbours whose state is here; who answered and has no link any
-    /// more is not waited for.
-    pub fn is_ready(
-        &mut self,
-        now: Instant,
-        settled: &BTreeSet<NodeId>,
-        is_linked: impl Fn(&NodeId) -> bool,
-    ) -> bool {
-        self.awaited.retain(|_, id| id.is_none_or(|id| is_linked(&id) && !settled.contains(&id)));
-        self.awaited.is_empty() || now >= self.deadline
+    /// Whether the node is ready. `linked` are the nodes that have a link, whoever dialled it, and `settled` those of them
+    /// whose state is here; who answered and has no link any more is not waited for.
+    pub fn is_ready(&mut self, now: Instant, linked: &BTreeSet<NodeId>, settled: &BTreeSet<NodeId>) -> bool {
+        self.awaited.retain(|_, id| id.is_none_or(|id| linked.contains(&id) && !settled.contains(&id)));
+        (self.awaited.is_empty() && linked.is_subset(settled)) || now >= self.deadline
     }
 
     /// The peers whose state is not here.
@@ -83,23 +78,33 @@ mod tests {
     #[test]
     fn a_node_that_names_no_peers_is_ready_at_once() {
         let now = Instant::now();
-        assert!(starting(now, &[]).is_ready(now, &BTreeSet::new(), |_| true));
+        assert!(starting(now, &[]).is_ready(now, &BTreeSet::new(), &BTreeSet::new()));
     }
 
     #[test]
     fn the_state_of_all_peers_that_answer_is_waited_for() {
         let now = Instant::now();
         let mut readiness = starting(now, &["a:1", "b:1", "c:1"]);
-        let mut settled = BTreeSet::new();
-        assert!(!readiness.is_ready(now, &settled, |_| true), "nobody was dialled");
+        let (linked, mut settled) = (BTreeSet::from([id(2), id(3)]), BTreeSet::new());
+        assert!(!readiness.is_ready(now, &linked, &settled), "nobody was dialled");
         readiness.note_absence("a:1");
         readiness.note_answer("b:1", id(2));
         readiness.note_answer("c:1", id(3));
         settled.insert(id(2));
-        assert!(!readiness.is_ready(now, &settled, |_| true));
+        assert!(!readiness.is_ready(now, &linked, &settled));
         assert_eq!(readiness.awaited().collect::<Vec<_>>(), ["c:1"]);
         settled.insert(id(3));
-        assert!(readiness.is_ready(now, &settled, |_| true));
+        assert!(readiness.is_ready(now, &linked, &settled));
+    }
+
+    #[test]
+    fn the_state_of_whoever_has_dialled_is_waited_for() {
+        let now = Instant::now();
+        let mut readiness = starting(now, &[]);
+        let dialled_us = BTreeSet::from([id(7)]);
+        assert!(!readiness.is_ready(now, &dialled_us, &BTreeSet::new()));
+        assert!(readiness.is_ready(now, &dialled_us, &dialled_us));
+        assert!(readiness.is_ready(now + TIMEOUT, &dialled_us, &BTreeSet::new()));
     }
 
     #[test]
@@ -107,17 +112,18 @@ mod tests {
         let now = Instant::now();
         let mut readiness = starting(now, &["a:1", "b:1"]);
         readiness.note_answer("a:1", id(1));
-        assert!(!readiness.is_ready(now, &BTreeSet::new(), |_| true));
+        assert!(!readiness.is_ready(now, &BTreeSet::from([id(1)]), &BTreeSet::new()));
         readiness.note_absence("b:1");
-        assert!(readiness.is_ready(now, &BTreeSet::new(), |linked| *linked != id(1)));
+        assert!(readiness.is_ready(now, &BTreeSet::new(), &BTreeSet::new()));
     }
 
     #[test]
     fn nobody_is_waited_for_longer_than_the_timeout() {
         let now = Instant::now();
         let mut readiness = starting(now, &["a:1"]);
-        assert!(!readiness.is_ready(now + TIMEOUT - Duration::from_nanos(1), &BTreeSet::new(), |_| true));
-        assert!(readiness.is_ready(readiness.deadline(), &BTreeSet::new(), |_| true));
+        let none = BTreeSet::new();
+        assert!(!readiness.is_ready(now + TIMEOUT - Duration::from_nanos(1), &none, &none));
+        assert!(readiness.is_ready(readiness.deadline(), &none, &none));
         assert_eq!(readiness.awaited().count(), 1);
     }
 }

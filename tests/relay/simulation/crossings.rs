@@ -32,8 +32,9 @@ const VERSION_BYTES: u64 = 64 + 8 + 8;
 /// A record of a node in these networks, or its latest steps, on average.
 const RECORD_BYTES: u64 = 4_000;
 
-/// A message at its source: node and how often it had been started, number, packet type; and where it goes.
-type Identity = (NodeIndex, u64, u32, i16, NodeIndex);
+/// A message at its source: node and how often it had been started, number, packet type; where it goes; and how many hops
+/// it had left, where it may go round.
+type Identity = (NodeIndex, u64, u32, i16, NodeIndex, u8);
 /// From where to where.
 type Way = (NodeIndex, NodeIndex);
 
@@ -172,8 +173,14 @@ impl Crossings {
         }
         // A node that says that it waits no longer may hear of an answer after that, and passes it on.
         let times = if header.packet_type == PacketType::UNICAST_RESPONSE { 2 } else { 1 };
+        // Nodes that do not know alike yet that a link is lost may pass a unicast round; each time it has fewer hops left.
+        let may_go_round = header.packet_type == PacketType::UNICAST
+            && header.flags & FLAG_SEALED != 0
+            && oracle.was_disturbed_lately(now);
+        let round = if may_go_round { header.hops_left } else { 0 };
         for destination in destinations {
-            let identity = (source, self.starts[source], header.seq, header.packet_type.0, destination);
+            let identity =
+                (source, self.starts[source], header.seq, header.packet_type.0, destination, round);
             let count = self.seen.entry((identity, (from, to))).or_default();
             *count += 1;
             hold!(*count <= times, "{what} crosses there again");

@@ -63,13 +63,11 @@ impl World {
         let mut ready = Vec::new();
         for (&node, readiness) in &mut self.starts.waiting {
             let (net, virtual_node) = (&self.net, &self.net.nodes[node]);
-            let is_linked = |id: &_| {
-                let other = net.nodes.iter().position(|other| other.id == *id);
-                other.is_some_and(|other| !net.links_between(node, other).is_empty())
-            };
+            let is_linked = |other: &NodeIndex| !net.links_between(node, *other).is_empty();
+            let linked = (0..net.nodes.len()).filter(is_linked).map(|other| net.nodes[other].id).collect();
             if virtual_node.running
                 && !virtual_node.frozen
-                && readiness.is_ready(now, virtual_node.settled(), is_linked)
+                && readiness.is_ready(now, &linked, virtual_node.settled())
             {
                 ready.push((node, readiness.awaited().count()));
             }
