@@ -414,7 +414,7 @@ impl Config {
             unfinished_bytes_max: ini.number(
                 "engine",
                 "unfinished_bytes_max",
-                (engine_defaults.unfinished_bytes_max as u64).max(two_frames),
+                (engine_defaults.unfinished_bytes_max as u64).max(frame_len_max),
                 1 << 20,
                 1 << 40,
             ) as usize,
