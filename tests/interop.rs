@@ -134,7 +134,7 @@ fn a_wrong_configuration_ends_the_start_with_its_line() {
     let config = dir.path().join("config.ini");
     std::fs::write(&config, "[p2p]\nlisten_port=many\n").unwrap();
     let output = Command::new(PROGRAM).args(["node", "-c"]).arg(&config).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(78));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         text.contains("config.ini:2: [p2p] listen_port = \"many\" must be a number from 0 to 65535"),

@@ -124,6 +124,30 @@ fn requests_that_wait_go_elsewhere_when_their_session_leaves() {
 }
 
 #[test]
+fn who_waited_for_room_is_not_pushed_beyond_the_bound_of_pushes() {
+    let mut net = Network::new(8);
+    let bounds = Settings { session_queue_bytes_max: 200_000, pending_pushes_max: 2, ..Settings::default() };
+    net.add_node(1, bounds);
+    let slow = net.app(0, Behaviour::Silent);
+    net.set_rate(slow, 100_000);
+    net.subscribe(slow, &["t", "u"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    for _ in 0..3 {
+        net.multicast(publisher, "t", &[7; 100_000]);
+    }
+    // All wait for room, which there is after a second.
+    let seqs: Vec<_> = (0..4).map(|_| net.unicast(publisher, "u", b"x")).collect();
+    let mut pushes_max = 0;
+    for _ in 0..100 {
+        net.run_for(Duration::from_millis(100));
+        pushes_max = pushes_max.max(net.nodes[0].usage().map(|usage| usage.pushes).sum());
+    }
+    assert_eq!(pushes_max, 2);
+    let codes: Vec<i32> = seqs.iter().map(|seq| net.answer(publisher, seq, SECOND).0).collect();
+    assert_eq!(codes, [102, 102, 101, 101]);
+}
+
+#[test]
 fn a_publisher_whose_open_requests_are_long_is_read_no_further_until_they_end() {
     let (mut net, publisher, subscriber) = slow(1, 1, 1_000_000);
     let seqs: Vec<_> = (0..40).map(|_| net.unicast(publisher, "t", &[7; 100_000])).collect();

@@ -75,7 +75,9 @@ impl Shard {
             let frame = waiter.frame.as_ref();
             let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
             let is_in_use = session.pushes.contains_key(&waiter.seq);
-            let refused = if is_in_use {
+            let refused = if self.pushes >= self.shared.settings.pending_pushes_max {
+                Some(NotPushed::PushesFull)
+            } else if is_in_use {
                 Some(NotPushed::SeqInUse)
             } else if !self.subscribes(key.index, body.topic) {
                 Some(NotPushed::NobodyLeft)
