@@ -265,7 +265,7 @@ impl Reloadable {
     fn reload(&self, more: &str) {
         Self::write(&self.config, more);
         kill_process(Pid::from_child(&self.process.child), Signal::HUP).unwrap();
-        let taken = "configuration read again: [p2p] node.N and the lists hold from now on, other keys from the next start";
+        let taken = "configuration read again: [p2p] node.N, the lists and the certificates hold from now on, other keys from the next start";
         wait_until("it is read again", || !self.process.logged(taken).is_empty());
     }
 }
@@ -273,7 +273,8 @@ impl Reloadable {
 #[test]
 fn what_a_reload_says_changes_no_listener() {
     let node = Reloadable::start(PLAINTEXT);
-    node.reload("");
+    // A file without the section would be refused.
+    node.reload("[tls]\nchannel_plaintext=false\n");
     assert!(PlainSdk::connect(node.process.channel).is_served());
     assert!(RawSdk::connect_with(application_config(Profile::Ec), node.process.channel).is_err());
 
