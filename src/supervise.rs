@@ -3,9 +3,9 @@
 //! | what it is for | by | when it dies |
 //! |---|---|---|
 //! | the node cannot do without it | [`Supervisor::thread`], [`Supervisor::local_task`] | the node ends in order, and names it |
-//! | it begins anew without harm | [`restarting_thread`], [`restarting_local_task`] | it is started again after a pause |
-//! | one connection, one question | [`contained_task`], [`contained_local_task`] | that one is over |
-//! | somebody waits for its result | [`joined_thread`], [`blocking`] | whoever waits gets an error |
+//! | it begins anew without harm | `restarting_thread`, `restarting_local_task` | it is started again after a pause |
+//! | one connection, one question | `contained_task`, `contained_local_task` | that one is over |
+//! | somebody waits for its result | `joined_thread`, `blocking` | whoever waits gets an error |
 //!
 //! Every panic is logged where it happens (`log`), and counted here.
 //!
