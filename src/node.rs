@@ -160,19 +160,22 @@ fn wait_for_ready(door: &Door) {
     }
 }
 
-impl Node {
-    /// Starts a node as configured. It lets nodes in when this returns, and applications as soon as it [is
-    /// ready](Self::is_ready).
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        raise_file_limit();
-        let credentials = Credentials::load(&config)?;
-        credentials.log_findings(&config, SystemTime::now());
+/// A node that has what it needs: files are read, addresses are taken. Nobody has been let in, so that it can be dropped.
+pub struct PreparedNode {
+    config: Config,
+    credentials: Credentials,
+    listeners: Listeners,
+    admin_listener: Option<AdminListener>,
+}
+
+impl PreparedNode {
+    /// Lets nodes in from now on, and applications as soon as it [is ready](Node::is_ready). Takes a moment: whoever is told
+    /// to end meanwhile is to stop the node that this gives.
+    pub fn serve(self) -> Result<Node, StartError> {
+        let Self { config, credentials, listeners, admin_listener } = self;
         let (identity, signer) = (&credentials.identity, credentials.signer.clone());
         let reactors = config.reactors();
         let memory_bound_mib = memory_bound_mib(&config);
-        let listeners =
-            Listeners::bind(&config.channel_listen, config.channel_plaintext, &config.p2p_listen)?;
-        let admin_listener = config.admin_listen.map(AdminListener::bind).transpose()?;
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
@@ -242,7 +245,7 @@ impl Node {
         };
         let shutdown_timeout = config.shutdown_timeout;
         let (engine, registry, registry_inputs) = (Some(engine), Some(registry), Some(registry_sender));
-        Ok(Self {
+        Ok(Node {
             config,
             credentials,
             certificates,
@@ -257,6 +260,24 @@ impl Node {
             shutdown_timeout,
             facts,
         })
+    }
+}
+
+impl Node {
+    /// Starts a node as configured.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::prepare(config)?.serve()
+    }
+
+    /// All of a start that may take its time.
+    pub fn prepare(config: Config) -> Result<PreparedNode, StartError> {
+        raise_file_limit();
+        let credentials = Credentials::load(&config)?;
+        credentials.log_findings(&config, SystemTime::now());
+        let listeners =
+            Listeners::bind(&config.channel_listen, config.channel_plaintext, &config.p2p_listen)?;
+        let admin_listener = config.admin_listen.map(AdminListener::bind).transpose()?;
+        Ok(PreparedNode { config, credentials, listeners, admin_listener })
     }
 
     /// Whether it knows the network, as far as that answers, and lets applications in.
@@ -473,26 +494,26 @@ impl Signals {
         Ok(Self { runtime, terminate, interrupt, hangup, trace, trace_no_more })
     }
 
-    /// Starts something that may take its time. `None` if the process is told to end meanwhile: nothing is served yet, so
+    /// Does something that may take its time. `None` if the process is told to end meanwhile: nothing is served yet, so
     /// nothing is waited for.
-    pub fn start<T: Send + 'static>(
+    pub fn prepare<T: Send + 'static>(
         mut self,
-        start: impl FnOnce() -> T + Send + 'static,
+        prepare: impl FnOnce() -> T + Send + 'static,
     ) -> std::io::Result<Option<(Self, T)>> {
         let Self { runtime, terminate, interrupt, .. } = &mut self;
-        let started = runtime.block_on(async {
+        let prepared = runtime.block_on(async {
             tokio::select! {
-                started = blocking(start) => Some(started),
+                prepared = blocking(prepare) => Some(prepared),
                 _ = terminate.recv() => None,
                 _ = interrupt.recv() => None,
             }
         });
-        let Some(started) = started else {
+        let Some(prepared) = prepared else {
             info!("told to end before the node was up");
             self.runtime.shutdown_background();
             return Ok(None);
         };
-        Ok(Some((self, started?)))
+        Ok(Some((self, prepared?)))
     }
 }
 

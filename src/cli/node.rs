@@ -87,8 +87,8 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::take()?;
     let _pid_file = args.pid_file.as_deref().map(PidFile::take).transpose()?;
     let up_file = args.up_file.as_deref().map(UpFile::not_yet).transpose()?;
-    if let Some((signals, node)) = signals.start(|| Node::start(config))? {
-        let node = node?;
+    if let Some((signals, prepared)) = signals.prepare(|| Node::prepare(config))? {
+        let node = prepared?.serve()?;
         let path = args.config.clone();
         let when_up = || {
             if let Some(Err(error)) = up_file.as_ref().map(UpFile::make) {

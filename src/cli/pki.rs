@@ -4,9 +4,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, Subcommand, ValueEnum};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     encoding,
@@ -208,7 +210,10 @@ fn made(out: &Path) -> Result<ExitCode, super::Failure> {
 
 fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
     let file = |name: &str| args.agency.join(name);
-    let validity = Validity::days(args.days);
+    let mut validity = Validity::days(args.days);
+    if let Some(not_before) = begin_of(&args.out.join(format!("{kind}.crt"))) {
+        validity = validity.replacing(not_before);
+    }
     let own_key = args.out.join(format!("{kind}.key"));
     let key_file = args.key.clone().or_else(|| own_key.is_file().then(|| own_key.clone()));
     let existing = key_file.map(|path| Ok::<_, PkiError>((ExistingKey::load(&path)?, path))).transpose()?;
@@ -250,6 +255,14 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
         write_public(&args.out.join("node.nodeid"), &format!("{id}\n"))?;
     }
     made(&args.out)
+}
+
+/// From when on the certificate is good that lies there; `None` if none does.
+fn begin_of(certificate: &Path) -> Option<SystemTime> {
+    let first = certificates(&fs::read(certificate).ok()?, certificate).ok()?.into_iter().next()?;
+    let (_, certificate) = X509Certificate::from_der(&first).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 fn read_pem(path: &Path) -> Result<String, super::Failure> {
@@ -307,7 +320,6 @@ fn is_same_key(path: &Path, issued: &Issued) -> Result<bool, PkiError> {
 }
 
 fn show(file: &Path) -> Result<ExitCode, super::Failure> {
-    use x509_parser::prelude::{FromDer, X509Certificate};
     let bytes = fs::read(file).map_err(|error| format!("{}: {error}", shown_path(file)))?;
     for der in certificates(&bytes, file)? {
         let (_, certificate) =

@@ -149,7 +149,9 @@ impl Io {
     /// What a link's peer sends has come to its end, in order or not.
     fn end_of_input(&mut self, key: LinkKey, reason: CloseReason) {
         // It sends no more, and may read on: what is queued for it still goes out.
-        self.end(key, reason, !matches!(reason, CloseReason::ByPeer | CloseReason::Vanished));
+        let has_failed = self.transmit(key).is_some_and(|transmit| transmit.has_failed);
+        let reads_on = !has_failed && matches!(reason, CloseReason::ByPeer | CloseReason::Vanished);
+        self.end(key, reason, !reads_on);
     }
 
     fn is_registry_behind(&self) -> bool {
@@ -951,7 +953,12 @@ impl Reactor {
             _ if called_off && result == -Errno::CANCELED.raw_os_error() => self.rearm.push(key),
             0 => {
                 let is_node = self.slots[key.index as usize].as_ref().is_some_and(|slot| !slot.is_sdk);
-                let reason = if is_node { CloseReason::Vanished } else { CloseReason::ByPeer };
+                let has_failed = self.io.transmit(key).is_some_and(|transmit| transmit.has_failed);
+                let reason = match is_node {
+                    _ if has_failed => CloseReason::Broken,
+                    true => CloseReason::Vanished,
+                    false => CloseReason::ByPeer,
+                };
                 self.io.end_of_input(key, reason);
             }
             _ => self.io.end_of_input(key, CloseReason::Broken),
@@ -1054,7 +1061,16 @@ impl Reactor {
             }
             Err(_) => {
                 transmit.handle_sent(now, 0);
-                transmit.close(now, CloseReason::Broken, true);
+                transmit.has_failed = true;
+                let slot = self.slots[key.index as usize].as_ref();
+                let reading = slot.filter(|slot| slot.read_paused.is_none() && transmit.closing.is_none());
+                if let Some(slot) = reading {
+                    // A peer that has closed in order may be gone before its last record is read here. The receive ends once all is
+                    // read that came, and then the link does.
+                    let _ = rustix::net::shutdown(slot.socket.as_fd(), rustix::net::Shutdown::Both);
+                } else {
+                    transmit.close(now, CloseReason::Broken, true);
+                }
             }
         }
         self.io.recount(key.index);
@@ -1188,79 +1204,154 @@ fn user_data(kind: u64, key: LinkKey) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crossbeam::channel::unbounded;
+    use crossbeam::channel::{Receiver, unbounded};
 
     use super::*;
     use crate::{
         engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
         relay::settings::Settings,
-        tls::record::ContentType,
+        tls::record::{ContentType, Sealer},
         wire::{NodeId, ResultCode},
     };
 
+    /// A reactor on this thread, with one session, and the ends of what it hangs on.
+    struct Fixture {
+        reactor: Reactor,
+        mesh: Arc<Mesh>,
+        events: Receiver<LinkEvent>,
+        peer: std::os::unix::net::UnixStream,
+        peer_sealer: Sealer,
+        _inputs: Receiver<RegistryInput>,
+        _wakers: [Waker; 2],
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let (registry, _inputs) = unbounded();
+            let (_, inbox) = unbounded();
+            let _wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
+            let mesh = Arc::new(Mesh::new(_wakers.iter().cloned().map(Sleeper::new).collect()));
+            let shared = Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), Settings::default());
+            let settings =
+                EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
+            let (note, events) = unbounded();
+            let mut reactor = Reactor::new(ReactorParts {
+                id: ReactorId(0),
+                shared: Arc::new(shared),
+                settings,
+                mesh: mesh.clone(),
+                inbox,
+                registry,
+                wake_fd: _wakers[0].raw(),
+                unfinished: Arc::new(UnfinishedFrames::new(usize::MAX, 2)),
+                events: Arc::new(move |event| _ = note.send(event)),
+                drained: Arc::default(),
+                dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
+                seed: 0,
+            })
+            .unwrap();
+            let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+            let ((peer_sealer, opener), (sealer, _)) = (connection(), connection());
+            reactor.adopt(NewLink {
+                token: 1,
+                reactor: ReactorId(0),
+                socket: socket.into(),
+                up: LinkUp::Sdk { address: String::new(), subject: String::new() },
+                tls: Some((sealer, opener)),
+                plaintext: Vec::new(),
+                received: Vec::new(),
+            });
+            Self { reactor, mesh, events, peer, peer_sealer, _inputs, _wakers }
+        }
+
+        fn key(&self) -> LinkKey {
+            self.reactor.io.transmits[0].as_ref().unwrap().key
+        }
+
+        /// The other reactor does not look into its mail.
+        fn back_up(&mut self) {
+            for _ in 0..MESH_QUEUE_LEN + 1 {
+                self.reactor.io.to_reactor(ReactorId(1), MeshMessage::Multicast, FrameRef::Slice(&[]));
+            }
+            assert!(self.reactor.io.mesh.is_backed_up());
+        }
+
+        /// It does.
+        fn catch_up(&mut self) {
+            while self.mesh.pop(ReactorId(0), ReactorId(1)).is_some() {}
+            self.reactor.io.mesh.flush();
+        }
+
+        fn beat() -> Vec<u8> {
+            sdk::encode(sdk::FrameType::HEARTBEAT, &[0; 32], ResultCode::OK, b"0")
+        }
+
+        /// The node sends something; goes on until that is done with and something has come.
+        fn send_while_something_comes(&mut self) {
+            let key = self.key();
+            self.reactor.io.send(key, Class::Data, &Self::beat(), FrameRef::Slice(&[])).unwrap();
+            self.reactor.flush();
+            assert!(self.reactor.io.transmit(key).unwrap().sending);
+            while self.reactor.io.transmit(key).unwrap().sending || self.reactor.held.is_empty() {
+                self.reactor.enter(Some(SWEEP_INTERVAL));
+                self.reactor.handle_completions();
+            }
+        }
+
+        /// The kernel is to be done with the buffers before they go.
+        fn finish(mut self) -> CloseReason {
+            self.reactor.io.abort(self.key(), CloseReason::Shutdown);
+            while self.reactor.slots[0].is_some() {
+                self.reactor.flush();
+                self.reactor.enter(Some(SWEEP_INTERVAL));
+                self.reactor.handle_completions();
+            }
+            let closed = self.events.try_iter().find_map(|event| match event {
+                LinkEvent::Closed(closed) => Some(closed.reason),
+                _ => None,
+            });
+            closed.unwrap()
+        }
+    }
+
     #[test]
     fn what_was_sent_is_seen_to_while_another_reactor_is_behind_and_what_came_waits() {
-        let (registry, _inputs) = unbounded();
-        let (_inbox, inbox) = unbounded();
-        let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
-        let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
-        let shared = Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), Settings::default());
-        let settings = EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
-        let mut reactor = Reactor::new(ReactorParts {
-            id: ReactorId(0),
-            shared: Arc::new(shared),
-            settings,
-            mesh: mesh.clone(),
-            inbox,
-            registry,
-            wake_fd: wakers[0].raw(),
-            unfinished: Arc::new(UnfinishedFrames::new(usize::MAX, 2)),
-            events: Arc::new(|_| ()),
-            drained: Arc::default(),
-            dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
-            seed: 0,
-        })
-        .unwrap();
-        let (socket, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let ((mut peer_sealer, opener), (sealer, _)) = (connection(), connection());
-        reactor.adopt(NewLink {
-            token: 1,
-            reactor: ReactorId(0),
-            socket: socket.into(),
-            up: LinkUp::Sdk { address: String::new(), subject: String::new() },
-            tls: Some((sealer, opener)),
-            plaintext: Vec::new(),
-            received: Vec::new(),
-        });
-        let key = reactor.io.transmits[0].as_ref().unwrap().key;
-        let frames_received = |reactor: &Reactor| reactor.counters.sdk_frames_received.get();
-
-        let nothing = FrameRef::Slice(&[]);
-        for _ in 0..MESH_QUEUE_LEN + 1 {
-            reactor.io.to_reactor(ReactorId(1), MeshMessage::Multicast, nothing);
-        }
-        let beat = sdk::encode(sdk::FrameType::HEARTBEAT, &[0; 32], ResultCode::OK, b"0");
+        let mut fixture = Fixture::new();
+        let frames_received = |fixture: &Fixture| fixture.reactor.counters.sdk_frames_received.get();
+        fixture.back_up();
         let mut record = Vec::new();
-        peer_sealer.seal(ContentType::ApplicationData, &[&beat], &mut record).unwrap();
-        std::io::Write::write_all(&mut peer, &record).unwrap();
-        reactor.io.send(key, Class::Data, &beat, nothing).unwrap();
-        reactor.flush();
-        assert!(reactor.io.transmit(key).unwrap().sending && reactor.io.mesh.is_backed_up());
-        while reactor.io.transmit(key).unwrap().sending || reactor.held.is_empty() {
-            reactor.enter(Some(SWEEP_INTERVAL));
-            reactor.handle_completions();
-        }
-        assert_eq!(frames_received(&reactor), 0);
-        while mesh.pop(ReactorId(0), ReactorId(1)).is_some() {}
-        reactor.io.mesh.flush();
-        assert!(reactor.handle_completions());
-        assert_eq!((frames_received(&reactor), reactor.held.len()), (1, 0));
-        // The kernel is to be done with the buffers before they go.
-        reactor.io.abort(key, CloseReason::Shutdown);
-        while reactor.slots[0].is_some() {
-            reactor.flush();
-            reactor.enter(Some(SWEEP_INTERVAL));
-            reactor.handle_completions();
+        fixture.peer_sealer.seal(ContentType::ApplicationData, &[&Fixture::beat()], &mut record).unwrap();
+        std::io::Write::write_all(&mut fixture.peer, &record).unwrap();
+        fixture.send_while_something_comes();
+        assert_eq!(frames_received(&fixture), 0);
+        fixture.catch_up();
+        assert!(fixture.reactor.handle_completions());
+        assert_eq!((frames_received(&fixture), fixture.reactor.held.len()), (1, 0));
+        assert_eq!(fixture.finish(), CloseReason::Shutdown);
+    }
+
+    /// What the peer said last lies unread when a send fails since it has gone: that tells why, not the send.
+    #[test]
+    fn a_peer_that_has_ended_in_order_is_not_said_to_have_broken_off_when_a_send_finds_it_gone() {
+        for says_so in [true, false] {
+            let mut fixture = Fixture::new();
+            fixture.back_up();
+            let mut record = Vec::new();
+            fixture.peer_sealer.seal(ContentType::ApplicationData, &[&Fixture::beat()], &mut record).unwrap();
+            if says_so {
+                fixture.peer_sealer.close_notify(&mut record).unwrap();
+            }
+            std::io::Write::write_all(&mut fixture.peer, &record).unwrap();
+            fixture.peer = std::os::unix::net::UnixStream::pair().unwrap().0;
+            fixture.send_while_something_comes();
+            fixture.catch_up();
+            let key = fixture.key();
+            while !fixture.reactor.io.is_ending(key) {
+                fixture.reactor.handle_completions();
+                fixture.reactor.enter(Some(SWEEP_INTERVAL));
+            }
+            let reason = if says_so { CloseReason::ByPeer } else { CloseReason::Broken };
+            assert_eq!(fixture.finish(), reason);
         }
     }
 

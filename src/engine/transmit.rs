@@ -94,6 +94,8 @@ pub(super) struct Transmit {
     /// Where memory for much at once comes from.
     blocks: Blocks,
     pub(super) sending: bool,
+    /// A send failed. Nothing goes out any more, and what came in before may tell why.
+    pub(super) has_failed: bool,
     /// Control, then data.
     waiting: [VecDeque<Waiting>; 2],
     /// Bytes of each that are not sealed yet.
@@ -161,6 +163,7 @@ impl Transmit {
             sent: 0,
             blocks,
             sending: false,
+            has_failed: false,
             waiting: [VecDeque::new(), VecDeque::new()],
             waiting_bytes: [0; 2],
             session_queue: SessionQueue::default(),
@@ -213,6 +216,7 @@ impl Transmit {
     pub(super) fn is_read_paused(&mut self) -> bool {
         self.is_sdk
             && self.closing.is_none()
+            && !self.has_failed
             && (self.session_queue.is_read_paused(self.queue_bytes_max) || self.relay_pauses)
     }
 
@@ -434,7 +438,7 @@ impl Transmit {
 
     /// What to send now, if nothing is being sent: pointer and length, good until [`Self::handle_sent`].
     pub(super) fn next_send(&mut self) -> Result<Option<(*const u8, u32)>, SealError> {
-        if self.sending || self.closing.is_some_and(|closing| closing.aborted) {
+        if self.sending || self.has_failed || self.closing.is_some_and(|closing| closing.aborted) {
             return Ok(None);
         }
         if self.sent == self.in_flight.len() {

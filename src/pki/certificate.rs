@@ -119,6 +119,14 @@ impl Validity {
         let days = days.min(DAYS_MAX);
         Self { not_before: now - hour, not_after: now + Duration::from_secs(86_400 * days) }
     }
+
+    /// The same for a certificate that takes the place of one that is good from then on: it begins later, so that the two
+    /// can be told apart also when both are made within a second.
+    pub fn replacing(self, not_before: SystemTime) -> Self {
+        let later = not_before + Duration::from_secs(1);
+        // Not in the future: a clock may have gone back.
+        Self { not_before: self.not_before.max(later.min(SystemTime::now())), ..self }
+    }
 }
 
 enum Key {
@@ -418,4 +426,20 @@ fn issue(
         signature_algorithm: signer.algorithm(),
         signature: BitString::from_bytes(&signature).map_err(crypto)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_replaces_a_certificate_begins_later_and_not_in_the_future() {
+        let (made, second) = (Validity::days(30), Duration::from_secs(1));
+        let again = made.replacing(made.not_before);
+        assert_eq!((again.not_before, again.not_after), (made.not_before + second, made.not_after));
+        let long_ago = made.not_before - Duration::from_secs(86_400);
+        assert_eq!(made.replacing(long_ago).not_before, made.not_before);
+        let ahead = made.replacing(SystemTime::now() + Duration::from_secs(86_400));
+        assert!(ahead.not_before > made.not_before && ahead.not_before <= SystemTime::now());
+    }
 }
