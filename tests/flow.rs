@@ -203,6 +203,32 @@ fn long_answers_reach_who_asked_for_them_however_slowly_it_reads() {
 }
 
 #[test]
+fn an_answer_that_comes_slowly_has_the_time_that_its_length_gives() {
+    const SHORT_REQUEST: &str = "[amop]\nrequest_timeout_ms=3000\npush_timeout_ms=3000\n";
+    let there = TestNode::start(Profile::Ec, 0, &[], SHORT_REQUEST);
+    let here = TestNode::start(Profile::Ec, 1, &[&there], SHORT_REQUEST);
+    here.wait_for_neighbours(&[&there]);
+    let mut subscriber = RawSdk::connect(Profile::Ec, &there);
+    subscriber.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(9), ResultCode::OK, br#"["t"]"#));
+    here.wait_for_subscribers("t", 1);
+    for (node, [long, other]) in [(&here, [0, 1]), (&there, [2, 3])] {
+        let mut publisher = RawSdk::connect(Profile::Ec, node);
+        for number in [long, other] {
+            publisher.send(&message(FrameType::REQUEST, number, 100));
+            subscriber.frame().unwrap();
+        }
+        // 10 s more for this one. That the time of the other is up tells that this one's would be.
+        let answer = sdk::encode(FrameType::RESPONSE, &seq(long), ResultCode::OK, &payload(1 << 20, long));
+        let (first, rest) = answer.split_at(200_000);
+        subscriber.send(first);
+        let timed_out = Header::decode(&publisher.frame().unwrap()).unwrap();
+        assert_eq!((timed_out.seq, timed_out.result), (seq(other), ResultCode::TIMEOUT));
+        subscriber.send(rest);
+        assert_eq!(publisher.frame().unwrap(), answer);
+    }
+}
+
+#[test]
 fn any_number_of_heartbeats_at_once_is_answered() {
     let node = TestNode::start(Profile::Ec, 0, &[], SHORT_PUSH);
     let mut app = RawSdk::connect(Profile::Ec, &node);

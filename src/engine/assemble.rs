@@ -270,6 +270,11 @@ impl Assembler {
         self.have
     }
 
+    /// The beginning of the frame in progress, as far as it is here.
+    pub(super) fn head(&self) -> &[u8] {
+        self.chunks.first().map_or(self.chunk.as_ref(), |chunk| chunk)
+    }
+
     /// Its beginning is to count as so much later.
     pub(super) fn delay(&mut self, by: Duration) {
         self.since = self.since.map(|since| since + by);

@@ -310,6 +310,8 @@ struct Slot {
     ending: Ending,
     /// Whether a long frame was on its way in when something came last.
     was_receiving_long: bool,
+    /// How many frames had come whole when the relay was told that a long one has begun.
+    long_told_after: Option<u64>,
     /// Since when it is read no further, because too much waits for its peer.
     read_paused: Option<Instant>,
     worn_logged: bool,
@@ -708,6 +710,7 @@ impl Reactor {
             received_bytes: 0,
             ending: Ending::No,
             was_receiving_long: false,
+            long_told_after: None,
             read_paused: None,
             worn_logged: false,
             worn_since: None,
@@ -1004,6 +1007,14 @@ impl Reactor {
             transmit.is_receiving_long = is_receiving_long;
         }
         slot.was_receiving_long = is_receiving_long;
+        if is_receiving_long
+            && slot.is_sdk
+            && slot.long_told_after != Some(slot.received_frames)
+            && let Some(head) = slot.receive.long_head()
+        {
+            slot.long_told_after = Some(slot.received_frames);
+            shard.handle_frame_begun(now, key, head, io);
+        }
         // A receive that is called off may still bring something.
         let call_off = slot.receive.wants_own() && slot.receive.receiving && !io.is_ending(key) && {
             let begun = slot.receive.begin_own();

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     relay::{CloseReason, SMALL_REPLY_LEN_MAX},
     tls::record::{Opened, Opener, record_len},
-    wire::FrameRef,
+    wire::{FrameRef, sdk},
 };
 
 /// What a TLS connection begins with: type and major version of a handshake's record.
@@ -210,6 +210,12 @@ impl Receive {
     /// Whether a frame that is no small reply is on its way.
     pub(super) fn is_receiving_long(&self) -> bool {
         self.assembler.progress() + self.assembler.left() > SMALL_REPLY_LEN_MAX
+    }
+
+    /// The beginning of such a frame, once its header is here.
+    pub(super) fn long_head(&self) -> Option<&[u8]> {
+        let head = self.assembler.head();
+        (self.is_receiving_long() && head.len() >= sdk::HEADER_LEN).then_some(head)
     }
 
     /// What is on its way was not read for so long: that is not its peer's delay.

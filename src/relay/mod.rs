@@ -375,6 +375,13 @@ pub enum MeshMessage {
         /// Who answered.
         session: SessionId,
     },
+    /// A long answer to a request has begun to come.
+    AnswerBegun {
+        /// The coordinator's number for the request.
+        request: RequestId,
+        /// Length of the 0x31 in bytes.
+        len: u32,
+    },
     /// The request is over; forget the push to this session.
     ForgetPush {
         /// The pushed session.

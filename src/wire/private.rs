@@ -67,6 +67,13 @@ pub enum Notice {
         /// The last 16 bytes of that frame, which only nodes on its way have seen.
         tag: [u8; 16],
     },
+    /// An answer to a unicast of the receiver has begun to come to the sender.
+    AnswerBegun {
+        /// The receiver's number for the unicast.
+        message: u32,
+        /// Length of the answer's frame in bytes.
+        len: u32,
+    },
 }
 
 /// Why a frame did not get further.
@@ -111,8 +118,9 @@ const TRACED: u8 = 5;
 const PING: u8 = 6;
 const PONG: u8 = 7;
 const WAY_ENDED: u8 = 8;
+const ANSWER_BEGUN: u8 = 10;
 
-const _: () = assert!(WAY_ENDED < super::announcement::KIND);
+const _: () = assert!(WAY_ENDED < super::announcement::KIND && super::announcement::KIND < ANSWER_BEGUN);
 
 impl Notice {
     /// Reads a payload; `None` if it is malformed or of a kind that is not known here. Bytes behind the known
@@ -147,6 +155,7 @@ impl Notice {
                 destination: reader.u64()?,
                 tag: reader.array()?,
             },
+            ANSWER_BEGUN => Self::AnswerBegun { message: reader.u32()?, len: reader.u32()? },
             _ => return None,
         })
     }
@@ -196,6 +205,11 @@ impl Notice {
                 out.extend_from_slice(&destination.to_be_bytes());
                 out.extend_from_slice(tag);
             }
+            Self::AnswerBegun { message, len } => {
+                out.push(ANSWER_BEGUN);
+                out.extend_from_slice(&message.to_be_bytes());
+                out.extend_from_slice(&len.to_be_bytes());
+            }
         }
         out
     }
@@ -222,6 +236,7 @@ mod tests {
             Notice::Pong { number: 9 },
             Notice::WayEnded { seq: 10, why: WayEnd::HopsUsed, destination: 11, tag: [12; 16] },
             Notice::WayEnded { seq: 10, why: WayEnd::NoWay, destination: 11, tag: [12; 16] },
+            Notice::AnswerBegun { message: 13, len: 14 },
         ] {
             let mut bytes = notice.encode();
             for cut in 0..bytes.len() {

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use amop::{relay::settings::Settings, wire::sdk::FrameType};
+use amop::{
+    relay::settings::Settings,
+    wire::{
+        ResultCode,
+        sdk::{self, FrameType, Seq},
+    },
+};
 
-use crate::kit::{Behaviour, Network};
+use crate::kit::{Behaviour, Network, line};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -54,6 +60,70 @@ fn who_has_the_message_and_says_nothing_is_silent_after_the_push_timeout() {
     // 8 s until the last byte is there, and 5 s of silence.
     assert!((13 * SECOND..14 * SECOND).contains(&took), "{took:?}");
     assert_eq!(net.answer(publisher, &seq, SECOND).0, 102);
+}
+
+#[test]
+fn a_request_has_as_much_more_time_as_its_answer_takes_to_come() {
+    // Over a link, over a node between, and none.
+    for nodes in [1, 2, 3] {
+        for reactors in [1, 3] {
+            let mut net = Network::of_edges(9, nodes, reactors, &line(nodes));
+            net.run_for(SECOND);
+            let subscriber = net.app(nodes - 1, Behaviour::Silent);
+            net.subscribe(subscriber, &["t"]);
+            let publisher = net.app(0, Behaviour::Silent);
+            net.run_for(SECOND);
+            // A hundred and a half times 100 KiB.
+            let answer_of =
+                |seq: &Seq| sdk::encode(FrameType::RESPONSE, seq, ResultCode::OK, &[1; 10_290_000]);
+            let began = net.now;
+            let seqs: Vec<_> = (0..2).map(|_| net.unicast(publisher, "t", b"x")).collect();
+            net.run_for(SECOND);
+            let [first, second] = [answer_of(&seqs[0]), answer_of(&seqs[1])];
+            net.begin_long(subscriber, &first);
+            // Not as long as the idle timeout: the bytes on their way are not played here.
+            net.run_for(50 * SECOND);
+            assert!(net.answers(publisher, &seqs[0]).is_empty(), "{nodes} nodes of {reactors}");
+            net.end_long(subscriber, first);
+            let (code, data) = net.answer(publisher, &seqs[0], SECOND);
+            assert_eq!((code, data.len()), (0, 10_290_000), "{nodes} nodes of {reactors}");
+            // Of the other nobody knew that it would be long.
+            let answer = net.answers(publisher, &seqs[1])[0];
+            assert_eq!(answer.code().0, 102);
+            assert!(answer.at - began < 40 * SECOND);
+            net.end_long(subscriber, second);
+            net.run_for(SECOND);
+            assert_eq!(net.answers(publisher, &seqs[1]).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_begins_and_does_not_come_gives_no_more_time_than_its_length() {
+    for nodes in [1, 2] {
+        let mut net = Network::of_edges(9, nodes, 1, &line(nodes));
+        net.run_for(SECOND);
+        let subscriber = net.app(nodes - 1, Behaviour::Silent);
+        net.subscribe(subscriber, &["t"]);
+        let publisher = net.app(0, Behaviour::Silent);
+        net.run_for(SECOND);
+        let began = net.now;
+        let seq = net.unicast(publisher, "t", b"x");
+        net.run_for(SECOND);
+        // Again and again: it adds up to nothing. What is no answer, and what answers nothing, gives none.
+        for (frame_type, seq) in [
+            (FrameType::RESPONSE, seq),
+            (FrameType::RESPONSE, seq),
+            (FrameType::REQUEST, seq),
+            (FrameType::RESPONSE, [0xee; 32]),
+        ] {
+            net.begin_long(subscriber, &sdk::encode(frame_type, &seq, ResultCode::OK, &[1; 1_030_000]));
+            net.run_for(SECOND);
+        }
+        assert_eq!(net.answer(publisher, &seq, 100 * SECOND), (102, vec![]), "{nodes} nodes");
+        let took = net.now - began;
+        assert!((40 * SECOND..41 * SECOND).contains(&took), "{took:?}");
+    }
 }
 
 #[test]

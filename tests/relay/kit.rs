@@ -165,6 +165,8 @@ struct IoLink {
     relay_pauses: bool,
     /// What the application has sent, and the node does not read yet.
     unread: VecDeque<Vec<u8>>,
+    /// The application is in the middle of a long frame.
+    is_sending_long: bool,
     /// Frames vanish, as on a cable that was cut.
     cut: bool,
     /// Frames wait on the way until then.
@@ -227,6 +229,7 @@ impl Io {
             watches_room: false,
             relay_pauses: false,
             unread: VecDeque::new(),
+            is_sending_long: false,
             cut: false,
             stalled_until: None,
             last_arrival: now,
@@ -309,8 +312,8 @@ impl Outbound for Io {
             Some(_) => (link.taken, if link.is_writing.is_some() { now } else { link.last_taken }),
             None => (link.queued_in_all, link.last_taken),
         };
-        let is_read_paused = link.is_read_paused(bound);
-        Some(LinkProgress { taken, last_taken, is_receiving_long: false, is_read_paused })
+        let (is_receiving_long, is_read_paused) = (link.is_sending_long, link.is_read_paused(bound));
+        Some(LinkProgress { taken, last_taken, is_receiving_long, is_read_paused })
     }
 
     fn watch_taken(&mut self, key: LinkKey) {
@@ -942,6 +945,26 @@ impl Network {
         let at = self.app_latency.get(&app).copied().unwrap_or(self.now).max(self.now + latency);
         self.app_latency.insert(app, at);
         self.schedule_at(at, Event::AppSends { app, bytes });
+    }
+
+    /// Begins to send a long frame, of which the node has no more than the beginning for now.
+    pub fn begin_long(&mut self, app: AppIndex, frame: &[u8]) {
+        self.sends_long(app, true);
+        let Application { node, link: (reactor, key), .. } = self.apps[app];
+        let head = &frame[..sdk::HEADER_LEN];
+        self.drive(node, reactor, |shard, now, io| shard.handle_frame_begun(now, key, head, io));
+    }
+
+    /// The rest of it is sent.
+    pub fn end_long(&mut self, app: AppIndex, frame: Vec<u8>) {
+        self.sends_long(app, false);
+        self.bytes(app, frame);
+    }
+
+    fn sends_long(&mut self, app: AppIndex, whether: bool) {
+        let Application { node, link: (reactor, key), .. } = self.apps[app];
+        let link = self.nodes[node].io[usize::from(reactor.0)].link(key);
+        link.expect("it is connected").is_sending_long = whether;
     }
 
     pub fn disconnect(&mut self, app: AppIndex) {

@@ -40,6 +40,7 @@ mod channel;
 mod charge;
 mod desk;
 pub(super) mod logs;
+mod long_answer;
 mod multicast;
 mod neighbour;
 mod node_link;
@@ -463,6 +464,7 @@ impl Shard {
             MeshMessage::ForwardAnswer { request, message, by_node } => {
                 self.answer_from_node(now, request, message, by_node, frame, out);
             }
+            MeshMessage::AnswerBegun { request, len } => self.handle_answer_begun(now, request, len, out),
             MeshMessage::ForgetForward { node, message, report } => {
                 if let Some((request, taken)) = self.forget_forward(now, &node, message)
                     && report

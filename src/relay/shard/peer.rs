@@ -134,6 +134,11 @@ impl Peer {
         self.awaiting.insert(message, Awaiting { coordinator, request, taken: false });
     }
 
+    /// Whose answer is awaited from it under this number.
+    pub(super) fn awaited(&self, message: u32) -> Option<(ReactorId, RequestId)> {
+        self.awaiting.get(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
+    }
+
     /// A unicast was taken by it.
     pub(super) fn note_taken(&mut self, message: u32) {
         if let Some(awaiting) = self.awaiting.get_mut(&message) {

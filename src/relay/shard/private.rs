@@ -223,6 +223,9 @@ impl Shard {
             Notice::Traced(part) => return self.handle_trace_part(now, peer, *part, out),
             Notice::Ping { number } => return self.handle_ping(now, peer, number, out),
             Notice::Pong { number } => return self.handle_pong(now, peer, number, out),
+            Notice::AnswerBegun { message, len } => {
+                return self.handle_answer_begun_elsewhere(now, peer, (message, len), out);
+            }
             Notice::WayEnded { seq, why, destination, tag } => {
                 return self.handle_way_ended(now, peer, (seq, why, destination, tag), out);
             }

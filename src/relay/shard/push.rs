@@ -33,6 +33,13 @@ pub(super) struct Push {
     what: PushFor,
 }
 
+impl Push {
+    /// Whose it is: the coordinator, and its number for the request.
+    pub(super) fn request(&self) -> RequestOf {
+        (self.coordinator, self.request)
+    }
+}
+
 /// What an open push waits for.
 enum WaitsFor {
     /// That the session's machine has the frame. The push timeout has not begun (WIRE §2.3).

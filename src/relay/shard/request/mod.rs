@@ -414,6 +414,21 @@ impl Shard {
         self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
     }
 
+    /// Gives a request, of what it has used included, so much more time than its own frame does; never less than it has.
+    /// Gives whose it is, if that changed anything.
+    pub(super) fn extend_request(&mut self, id: RequestId, by: Duration) -> Option<Origin> {
+        let Self { requests, request_timers, shared, .. } = self;
+        let request = requests.get_mut(id)?;
+        let time = shared.settings.request_timeout + sdk::transfer_time(request.size as usize) + by;
+        let deadline = request.taken + time;
+        // Without a timer its time is up already.
+        let timer = request.timer.filter(|_| deadline > request.deadline)?;
+        request_timers.cancel(timer);
+        (request.deadline, request.time) = (deadline, time);
+        request.timer = Some(request_timers.start_until(deadline, id));
+        Some(request.origin)
+    }
+
     fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
         self.requests.get_mut(id)
     }
