@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     DoorTls, Failure, Greeted, Hall,
-    cause::Cause,
+    cause::{Cause, Peer},
     is_this_machine,
     lobby::{Entry, Lobby, Place, WAIT_MAX},
 };
@@ -33,7 +33,7 @@ pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
         hall,
         listener,
         |tls| &tls.channel,
-        "an application",
+        Peer::Application,
         |hall, stream, address, greeted| {
             let established = greeted.established;
             let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
@@ -95,7 +95,7 @@ pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
         hall,
         listener,
         |tls| &tls.p2p_server,
-        "a node",
+        Peer::Node,
         |hall, stream, address, greeted| {
             admit_node(hall, stream, address.to_string(), false, greeted);
         },
@@ -112,7 +112,7 @@ async fn accept(
     hall: Rc<Hall>,
     listener: TcpListener,
     kind: fn(&DoorTls) -> &ServerTls,
-    what: &'static str,
+    peer: Peer,
     admit: impl Admit,
 ) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
@@ -123,7 +123,7 @@ async fn accept(
         let (stream, address) = next_connection(&hall, &listener).await;
         match lobby.enter(address.ip(), place) {
             Entry::Now(place) => {
-                contained_local_task(serve(hall.clone(), stream, address, kind, place, what, admit));
+                contained_local_task(serve(hall.clone(), stream, address, kind, place, peer, admit));
             }
             Entry::Later(waiting) => {
                 let hall = hall.clone();
@@ -135,13 +135,13 @@ async fn accept(
                     match place {
                         // Boxed, so that those who wait take little memory.
                         Some(place) => {
-                            Box::pin(serve(hall, stream, address, kind, place, what, admit)).await;
+                            Box::pin(serve(hall, stream, address, kind, place, peer, admit)).await;
                         }
                         None => refuse(&hall, address, "it has waited too long"),
                     }
                 });
             }
-            Entry::Full => refuse(&hall, address, "too many of its address wait"),
+            Entry::Full { reason } => refuse(&hall, address, reason),
         }
     }
 }
@@ -164,7 +164,7 @@ async fn serve(
     address: SocketAddr,
     kind: fn(&DoorTls) -> &ServerTls,
     place: Place,
-    what: &'static str,
+    peer: Peer,
     admit: impl Admit,
 ) {
     let _ = stream.set_nodelay(true);
@@ -177,11 +177,11 @@ async fn serve(
     drop(place);
     match greeted {
         Ok(greeted) => admit(&hall, &stream, address, greeted),
-        Err(reason) => log_failure(&hall, what, address, &reason),
+        Err(reason) => log_failure(&hall, peer, address, &reason),
     }
 }
 
-fn log_failure(hall: &Hall, what: &str, address: SocketAddr, reason: &Failure) {
+fn log_failure(hall: &Hall, peer: Peer, address: SocketAddr, reason: &Failure) {
     let cause = Cause::of(reason);
     if cause == Cause::Probe {
         debug!(%address, "connection closed before a byte came, as health checks do");
@@ -190,13 +190,13 @@ fn log_failure(hall: &Hall, what: &str, address: SocketAddr, reason: &Failure) {
     if !hall.may_log(|logs| &mut logs.handshake_failed) {
         return;
     }
-    let (remedy, cause_name) = (cause.remedy(), cause.name());
+    let (remedy, cause_name) = (cause.remedy(peer), cause.name());
     if cause.is_about_certificate() {
-        warn!(%address, cause = cause_name, %reason, remedy, "the certificate of {what} was refused");
+        warn!(%address, cause = cause_name, %reason, remedy, "the certificate of {peer} was refused");
     } else if cause.needs_somebody() {
-        warn!(%address, cause = cause_name, %reason, remedy, "the handshake of {what} failed");
+        warn!(%address, cause = cause_name, %reason, remedy, "the handshake of {peer} failed");
     } else {
-        info!(%address, cause = cause_name, %reason, remedy, "the handshake of {what} failed");
+        info!(%address, cause = cause_name, %reason, remedy, "the handshake of {peer} failed");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Why a handshake failed, by what an operator can do about it.
 
+use std::fmt;
+
 use rustls::{
     AlertDescription as Alert, CertificateError, Error as TlsError, PeerIncompatible, PeerMisbehaved,
 };
@@ -12,6 +14,26 @@ use crate::{
         verify::Refusal,
     },
 };
+
+/// Who is at the other end, as far as it is known before the handshake is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// It connected to the port for applications.
+    Application,
+    /// It connected to the port for nodes.
+    Node,
+    /// We dialled it.
+    Dialled,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Application => "an application",
+            Self::Node | Self::Dialled => "a node",
+        })
+    }
+}
 
 /// What made a handshake fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,32 +221,24 @@ impl Cause {
 
     /// Whether it is somebody who belongs here, most likely, and cannot come in until somebody does something.
     pub(super) fn needs_somebody(self) -> bool {
-        match self {
-            Self::NoCommonVersion
-            | Self::NoCommonGroup
-            | Self::NoCommonCipherSuite
-            | Self::NoCommonSignature
-            | Self::NoCertificate
-            | Self::UnknownAuthority
-            | Self::Expired
-            | Self::NotYetValid
-            | Self::OtherIssuer
-            | Self::BadCertificate
-            | Self::OwnCertificateRefused => true,
-            Self::Probe
-            | Self::Silent
-            | Self::Stranger(_)
-            | Self::Alert
-            | Self::Malformed
-            | Self::Closed
-            | Self::Timeout
-            | Self::Io => false,
-        }
+        self.is_about_certificate()
+            || matches!(
+                self,
+                Self::NoCommonVersion
+                    | Self::NoCommonGroup
+                    | Self::NoCommonCipherSuite
+                    | Self::NoCommonSignature
+                    | Self::OwnCertificateRefused
+            )
     }
 
     /// What to do about it.
-    pub(super) fn remedy(self) -> &'static str {
+    pub(super) fn remedy(self, peer: Peer) -> &'static str {
         match self {
+            Self::Stranger(stranger) if peer == Peer::Dialled && stranger != Stranger::NationalTls => {
+                "no node answers at this address: let [p2p] node.N name the [p2p] listen_port of a node, or see what that node says \
+                 of itself by [p2p] advertise"
+            }
             Self::Probe => "nothing: health checks do this",
             Self::Silent => "see what connects and says nothing; a health check should close at once",
             Self::Stranger(Stranger::Http) => {
@@ -257,6 +271,10 @@ impl Cause {
             Self::NoCommonSignature => {
                 "the peer and this node have no kind of signature in common: let it offer SHA-256 with RSA and ECDSA, or see whether [chain] \
                  rsa_crypto_channel is what the application expects"
+            }
+            Self::NoCertificate if peer != Peer::Application => {
+                "the peer sent no certificate: give that node the node.crt and node.key of this network (amop pki makes them), or see \
+                 what else connects to this port"
             }
             Self::NoCertificate => {
                 "the peer sent no certificate: give the application the sdk.crt and sdk.key of this network (amop pki makes them)"
@@ -297,12 +315,37 @@ mod tests {
     fn an_alert_about_our_certificate_sends_to_the_peers_log_and_one_about_versions_to_the_settings() {
         let remedy = |alert| {
             let failure = Failure::Handshake(HandshakeError::Tls(TlsError::AlertReceived(alert)));
-            Cause::of(&failure).remedy()
+            Cause::of(&failure).remedy(Peer::Application)
         };
         assert!(remedy(Alert::BadCertificate).contains("this node's certificate"));
         assert!(remedy(Alert::UnknownCA).contains("this node's certificate"));
         assert!(remedy(Alert::ProtocolVersion).contains("[tls]"));
         assert!(remedy(Alert::HandshakeFailure).contains("[tls]"));
+    }
+
+    #[test]
+    fn whoever_dialled_a_stranger_is_sent_to_its_own_configuration() {
+        for stranger in [
+            Stranger::Http,
+            Stranger::Proxy,
+            Stranger::Ssh,
+            Stranger::PlainAmop,
+            Stranger::Ssl2,
+            Stranger::Other,
+        ] {
+            let cause = Cause::Stranger(stranger);
+            assert!(cause.remedy(Peer::Dialled).contains("[p2p] node.N"), "{stranger}");
+            assert!(!cause.remedy(Peer::Node).contains("node.N"), "{stranger}");
+        }
+    }
+
+    #[test]
+    fn only_applications_are_sent_for_the_certificate_of_an_sdk() {
+        assert!(Cause::NoCertificate.remedy(Peer::Application).contains("sdk.crt"));
+        for peer in [Peer::Node, Peer::Dialled] {
+            let remedy = Cause::NoCertificate.remedy(peer);
+            assert!(remedy.contains("node.crt") && !remedy.contains("sdk"), "{remedy}");
+        }
     }
 
     #[test]

@@ -9,7 +9,11 @@ use std::{
 use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
-use super::{Failure, HANDSHAKE_TIMEOUT, Hall, accept::admit_node, cause::Cause};
+use super::{
+    Failure, HANDSHAKE_TIMEOUT, Hall,
+    accept::admit_node,
+    cause::{Cause, Peer},
+};
 use crate::{
     backoff::{Backoff, LASTED},
     tls::handshake::{Handshake, HandshakeError},
@@ -66,7 +70,7 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
             Err(reason) => {
                 hall.counters.dials_failed.increment();
                 let cause = Cause::of(&reason);
-                let (cause, remedy) = (cause.name(), cause.remedy());
+                let (cause, remedy) = (cause.name(), cause.remedy(Peer::Dialled));
                 match absence.note(&hall, Instant::now(), may_pass(&reason)) {
                     News::First => info!(%peer, %reason, "a node of [p2p] is not there yet; trying on"),
                     News::Lasts => {
@@ -106,7 +110,8 @@ fn note_hung_up(hall: &Hall, peer: &str, id: Option<NodeId>, lasted: Duration, a
 #[derive(Debug, Default)]
 struct Absence {
     since: Option<Instant>,
-    is_warned_of: bool,
+    /// The last of what was logged.
+    said: Option<News>,
 }
 
 /// What a failure tells that was not said before.
@@ -129,26 +134,27 @@ impl Absence {
 
     /// Another try has failed; `may_pass` if it looks as it does with a node that is about to start or to stop.
     fn note(&mut self, hall: &Hall, now: Instant, may_pass: bool) -> News {
-        let news = self.news(now, may_pass);
-        let may_log = match news {
+        self.news(now, may_pass, |news| match news {
             News::First => hall.may_log(|logs| &mut logs.not_there_yet),
             News::Lasts => hall.may_log(|logs| &mut logs.not_reached),
             News::Old => true,
-        };
-        if may_log { news } else { News::Old }
+        })
     }
 
-    fn news(&mut self, now: Instant, may_pass: bool) -> News {
-        let is_first = self.since.is_none();
+    /// What is not `admitted` to the log now is news at the next try still.
+    fn news(&mut self, now: Instant, may_pass: bool, admitted: impl FnOnce(News) -> bool) -> News {
         let since = *self.since.get_or_insert(now);
         let lasts = !may_pass || now.saturating_duration_since(since) >= WARN_AFTER;
-        if lasts && !std::mem::replace(&mut self.is_warned_of, true) {
-            News::Lasts
-        } else if is_first {
-            News::First
-        } else {
-            News::Old
+        let news = match self.said {
+            None | Some(News::First) if lasts => News::Lasts,
+            None => News::First,
+            Some(_) => News::Old,
+        };
+        if news == News::Old || !admitted(news) {
+            return News::Old;
         }
+        self.said = Some(news);
+        news
     }
 }
 
@@ -239,20 +245,33 @@ mod tests {
     #[test]
     fn a_node_that_is_not_there_is_warned_of_once_and_only_after_it_had_its_time_to_start() {
         let (mut absence, start) = (Absence::default(), Instant::now());
-        let at = |at_ms| start + Duration::from_millis(at_ms);
-        assert_eq!(absence.news(at(0), true), News::First);
-        assert_eq!(absence.news(at(9_999), true), News::Old);
-        assert_eq!(absence.news(at(10_000), true), News::Lasts);
-        assert_eq!(absence.news(at(60_000), true), News::Old);
+        let news = |absence: &mut Absence, at_ms, may_pass| {
+            absence.news(start + Duration::from_millis(at_ms), may_pass, |_| true)
+        };
+        assert_eq!(news(&mut absence, 0, true), News::First);
+        assert_eq!(news(&mut absence, 9_999, true), News::Old);
+        assert_eq!(news(&mut absence, 10_000, true), News::Lasts);
+        assert_eq!(news(&mut absence, 60_000, true), News::Old);
         absence.ended_after(LASTED - Duration::from_millis(1));
-        assert_eq!(absence.news(at(60_001), true), News::Old, "a link that did not last ends nothing");
+        assert_eq!(news(&mut absence, 60_001, true), News::Old, "a link that did not last ends nothing");
         absence.ended_after(LASTED);
-        assert_eq!(absence.news(at(80_000), true), News::First);
+        assert_eq!(news(&mut absence, 80_000, true), News::First);
         assert_eq!(
-            absence.news(at(80_001), false),
+            news(&mut absence, 80_001, false),
             News::Lasts,
             "its certificate will not become another one"
         );
-        assert_eq!(Absence::default().news(at(0), false), News::Lasts);
+        assert_eq!(news(&mut Absence::default(), 0, false), News::Lasts);
+    }
+
+    #[test]
+    fn a_warning_that_the_log_had_no_room_for_comes_with_a_later_try() {
+        let (mut absence, start) = (Absence::default(), Instant::now());
+        let late = start + WARN_AFTER;
+        assert_eq!(absence.news(start, true, |_| false), News::Old);
+        assert_eq!(absence.news(start, true, |_| true), News::First);
+        assert_eq!(absence.news(late, true, |_| false), News::Old);
+        assert_eq!(absence.news(late, true, |_| true), News::Lasts);
+        assert_eq!(absence.news(late, true, |_| true), News::Old);
     }
 }

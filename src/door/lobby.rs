@@ -59,8 +59,10 @@ pub(super) struct Waiting {
 pub(super) enum Entry {
     Now(Place),
     Later(Waiting),
-    /// No seat is left.
-    Full,
+    /// No seat is left, and why.
+    Full {
+        reason: &'static str,
+    },
 }
 
 impl Lobby {
@@ -90,9 +92,11 @@ impl Lobby {
             return Entry::Now(Place { lobby: self.clone(), ip, permits: Some((place, place_of_address)) });
         }
         if address.waiting.get() >= self.seats_per_address {
-            return Entry::Full;
+            return Entry::Full { reason: "too many of its address wait" };
         }
-        let Ok(_seat) = self.seats.clone().try_acquire_owned() else { return Entry::Full };
+        let Ok(_seat) = self.seats.clone().try_acquire_owned() else {
+            return Entry::Full { reason: "too many wait, of all addresses" };
+        };
         address.waiting.set(address.waiting.get() + 1);
         Entry::Later(Waiting { lobby: self.clone(), ip, address, _seat })
     }
@@ -208,15 +212,18 @@ mod tests {
             assert_eq!((lobby.seats.available_permits(), lobby.seats_per_address), (8, 6));
             let mut there = Vec::new();
             let mut seated = Vec::new();
-            for (last, seats) in [(1, 6), (2, 2)] {
+            for (last, seats, full) in [(1, 6, "its address"), (2, 2, "all addresses")] {
                 there.extend([begin(&lobby, last).await, begin(&lobby, last).await]);
                 for _ in 0..seats {
                     seated.push(wait(&lobby, last).await);
                 }
-                assert!(matches!(enter(&lobby, last).await, Entry::Full));
+                let entry = enter(&lobby, last).await;
+                assert!(matches!(entry, Entry::Full { reason } if reason.contains(full)));
             }
             there.extend([begin(&lobby, 3).await, begin(&lobby, 3).await]);
-            assert!(matches!(enter(&lobby, 3).await, Entry::Full), "all seats are taken");
+            assert!(
+                matches!(enter(&lobby, 3).await, Entry::Full { reason } if reason.contains("all addresses"))
+            );
             seated.pop();
             assert!(matches!(enter(&lobby, 3).await, Entry::Later(_)));
         });
