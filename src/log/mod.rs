@@ -12,7 +12,7 @@
 //! Imports `supervise` and `escape`.
 //!
 //! # Invariants
-//! - Whoever logs takes no lock and makes no call that waits for the reader of the log.
+//! - Whoever logs waits for no reader of the log: it makes no call that does, and takes no lock that is held meanwhile.
 //! - What the queue has taken is written in its order; an orderly end waits for it as long as it is being taken, within
 //!   a bound.
 //! - A line is one line whatever is in it (`line.rs`).
@@ -141,12 +141,27 @@ pub(crate) fn bounds() -> Vec<Bound> {
 
 /// Ends the process at once, for a reason that is written even if nobody reads the log as it should.
 pub(crate) fn abort(reason: &str) -> ! {
-    tracing::error!("{reason}: the node ends");
-    let is_written = LOG.get().is_some_and(|log| log.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX));
-    if !is_written {
-        tell(&format!("amop: {reason}: the node ends"));
+    let message = format!("{reason}: the node ends");
+    match LOG.get() {
+        // Past the filter: whoever wants no log wants to know why there is no node.
+        Some(log) => {
+            let mut line = Line::new(log.form, Level::ERROR, module_path!());
+            line.text("message", &message);
+            log.say(line.finish(), true);
+        }
+        None => tell(&format!("amop: {message}")),
     }
     std::process::abort();
+}
+
+impl Log {
+    /// Logs what must not be lost: past the queue if that is full, or if the process `ends` before it is empty.
+    fn say(&self, line: Vec<u8>, ends: bool) {
+        let is_taken = self.queue.push(line.clone());
+        if !is_taken || (ends && !self.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX)) {
+            tell(String::from_utf8_lossy(&line).trim_end());
+        }
+    }
 }
 
 /// Writes a line to standard error past the queue, for what ends the process. It gives up on a reader that stalls.
@@ -201,12 +216,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
         line.text("backtrace", &trace.to_string());
     }
-    let line = line.finish();
     // A panic while another one unwinds ends the process.
-    let ends = supervise::begin_unwinding();
-    if !log.queue.push(line.clone()) || (ends && !log.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX)) {
-        tell(&String::from_utf8_lossy(&line));
-    }
+    log.say(line.finish(), supervise::begin_unwinding());
 }
 
 fn lost_line(form: Form, lost: u64) -> Vec<u8> {

@@ -241,3 +241,17 @@ fn json_has_numbers_as_numbers_and_the_target() {
     let nothing = Line::new(Form::Json, Level::INFO, "amop").finish();
     serde_json::from_slice::<serde_json::Value>(&nothing).unwrap();
 }
+
+#[test]
+fn a_process_that_ends_itself_says_why_also_where_nothing_is_logged() {
+    const MARK: &str = "AMOP_TEST_ABORTS";
+    if std::env::var_os(MARK).is_some() {
+        let _log = start("off", false);
+        abort("meant");
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = "log::tests::a_process_that_ends_itself_says_why_also_where_nothing_is_logged";
+    let ended = again.args(["--exact", name, "--nocapture"]).env(MARK, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("meant: the node ends"), "{said}");
+}
