@@ -57,6 +57,9 @@ pub enum CertificateFault {
         /// Who issued it, as it says.
         issuer: String,
     },
+    /// One above it is out of its time, and others lead to the roots.
+    #[error("has one above it in its file that {0}; it is not needed: take it out")]
+    NotNeeded(Box<CertificateFault>),
     /// A chain that is refused for another reason.
     #[error("cannot be used with these roots, others would refuse it: {reason}; subject {subject}")]
     Refused {
@@ -70,7 +73,7 @@ pub enum CertificateFault {
 impl CertificateFault {
     /// Whether it keeps others from accepting the certificate now.
     pub fn is_error(&self) -> bool {
-        !matches!(self, Self::ExpiresSoon { .. })
+        !matches!(self, Self::ExpiresSoon { .. } | Self::NotNeeded(_))
     }
 }
 
@@ -118,15 +121,20 @@ impl Identity {
     /// What is wrong with the certificate and those above it in its file, at that time, for somebody who trusts these roots.
     pub fn faults(&self, roots: &Roots, now: SystemTime) -> Vec<CertificateFault> {
         let seconds = seconds(now);
-        let mut faults: Vec<_> =
-            self.chain.iter().filter_map(|certificate| of_time(certificate, seconds)).collect();
-        if faults.iter().any(CertificateFault::is_error) {
-            return faults;
-        }
         let verifier = Verifier::new(roots, &[], IssuerPolicy::default());
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds.unsigned_abs()));
         let (leaf, above) = (self.leaf(), &self.chain[1..]);
-        if let Err(reason) = verifier.verify_chain(leaf, above, time) {
+        let verified = verifier.verify_chain(leaf, above, time);
+        let in_file = above.iter().filter_map(|certificate| of_time(certificate, seconds));
+        let in_file = in_file.map(|fault| match &verified {
+            Ok(()) if fault.is_error() => CertificateFault::NotNeeded(Box::new(fault)),
+            _ => fault,
+        });
+        let mut faults: Vec<_> = of_time(leaf, seconds).into_iter().chain(in_file).collect();
+        if faults.iter().any(CertificateFault::is_error) {
+            return faults;
+        }
+        if let Err(reason) = verified {
             let names = |certificate: &CertificateDer<'_>| {
                 let certificate = parse(certificate)?;
                 Some((certificate.subject().to_string(), certificate.issuer().to_string()))
@@ -220,6 +228,13 @@ mod tests {
         // The agency's end is the node's end, too.
         let long = identity(&agency.leaf("node0", "node", days(900)).unwrap(), &[&agency]);
         assert!(matches!(&long.faults(&good, now + 201 * DAY)[..], [CertificateFault::Expired { .. }]));
+        // One that is out of its time beside those that lead to the roots is passed over by others, too.
+        let past = Validity { not_before: now - 2 * DAY, not_after: now - DAY };
+        let old = Authority::root(KeyType::Secp256k1, "old", past).unwrap();
+        let more = identity(&agency.leaf("node0", "node", days(100)).unwrap(), &[&agency, &old]);
+        let faults = more.faults(&good, now);
+        assert!(matches!(&faults[..], [CertificateFault::NotNeeded(_)]), "{faults:?}");
+        assert!(!faults[0].is_error() && faults[0].to_string().contains("has expired on"), "{}", faults[0]);
         let foreign = roots(&Authority::root(KeyType::Secp256k1, "chain", days(1000)).unwrap());
         let faults = node.faults(&foreign, now);
         assert!(matches!(&faults[..], [CertificateFault::Foreign { .. }]), "{faults:?}");
