@@ -1,10 +1,10 @@
 //! The built program as a process of its own.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -40,6 +40,37 @@ pub fn write_config(dir: &Path, conf: &Path, rsa: bool, listen: [SocketAddr; 2],
     );
     std::fs::write(&config, text).unwrap();
     config
+}
+
+/// What a program that ends of itself prints, and its status. It fails the test if it does not end.
+pub fn output(command: &mut Command) -> Output {
+    output_of(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// The same of one that runs; of what is piped.
+pub fn output_of(mut child: Child) -> Output {
+    fn read(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.map(|mut pipe| pipe.read_to_end(&mut bytes)).transpose().unwrap();
+            bytes
+        })
+    }
+    let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
+    let end = std::time::Instant::now() + super::BOUND;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if std::time::Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            let said = [stdout.join().unwrap(), stderr.join().unwrap()].concat();
+            panic!("the program does not end: {}", String::from_utf8_lossy(&said));
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(1));
+    };
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
 /// Starts a node and waits for nothing.
