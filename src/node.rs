@@ -31,7 +31,10 @@ use crate::{
     admin::{Admin, AdminError, AdminListener, RegistryRequest, Watched},
     bounds,
     config::{Bandwidth, Config},
-    door::{Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, Listeners, Membership},
+    door::{
+        Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, Listeners, Membership, Opening,
+        is_in_use,
+    },
     engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
     relay::{
         RegistryInput, RegistryOutput, Shared,
@@ -65,6 +68,8 @@ const FILES_NEEDED: u64 = 4_096;
 /// Open files of a node with all its links, and some hundred of its own.
 pub const FILES_WANTED: u64 =
     (SESSIONS_MAX + NEIGHBOURS_MAX * LINKS_PER_NODE_MAX + 2 * HANDSHAKES_MAX + 512) as u64;
+/// Most starts are ready within this.
+const READY_SOON: Duration = Duration::from_millis(500);
 /// How often a running node looks at the time of its certificates.
 const CERTIFICATES_LOOKED_AT_EVERY: Duration = Duration::from_secs(86_400);
 
@@ -107,10 +112,23 @@ pub enum StartError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a part of the node has ended: {0}; this is a fault of amop, see the log before; the node ends")]
 pub struct PartFailed(&'static str);
+
 impl StartError {
+    /// Whether somebody else has an address.
+    fn is_address_in_use(&self) -> bool {
+        match self {
+            Self::Door(DoorError::Listen { source, .. }) | Self::Admin(AdminError::Listen { source, .. }) => {
+                is_in_use(source)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it will be the same at each further start, until somebody changes the configuration.
     pub fn is_configuration(&self) -> bool {
         match self {
+            // It may be on a disk that is not there yet.
+            Self::Identity(IdentityError::Read { .. }) => false,
             Self::Identity(_) | Self::EncryptedOnDisk(_) | Self::Tls { .. } => true,
             Self::Engine(error) => matches!(error, EngineError::Pin { .. }),
             Self::Door(error) => error.is_configuration(),
@@ -148,14 +166,11 @@ struct Facts {
     bandwidth_mbit: Option<f64>,
 }
 
-/// Most starts are ready within this.
-const READY_SOON: Duration = Duration::from_millis(500);
-
 /// Whoever sees the admin endpoint answer and connects at once is let in, where that takes no time to speak of; `/readyz`
 /// tells of longer starts.
 fn wait_for_ready(door: &Door) {
     let end = Instant::now() + READY_SOON;
-    while !*door.ready.borrow() && Instant::now() < end {
+    while *door.opening.borrow() != Opening::Open && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -223,7 +238,9 @@ impl PreparedNode {
             reactors,
         };
         let door = Door::open(settings, listeners, engine.handle(), link_events, &supervisor)?;
-        wait_for_ready(&door);
+        if admin_listener.is_some() {
+            wait_for_ready(&door);
+        }
         let certificates = Arc::new(ArcSwap::from_pointee(credentials.ends()));
         let watched = Watched {
             shared: shared.clone(),
@@ -233,7 +250,7 @@ impl PreparedNode {
             engine: engine.handle(),
             registry: request_sender,
             announces: config.admin_announces,
-            ready: door.ready.clone(),
+            opening: door.opening.clone(),
             stopping: stopping.clone(),
             certificates: certificates.clone(),
         };
@@ -282,7 +299,7 @@ impl Node {
 
     /// Whether it knows the network, as far as that answers, and lets applications in.
     pub fn is_ready(&self) -> bool {
-        *self.door.ready.borrow()
+        *self.door.opening.borrow() == Opening::Open
     }
 
     fn say_that_it_is_up(&self) {
@@ -342,13 +359,13 @@ impl Node {
     }
 
     /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. A second signal ends the
-    /// process at once. Calls `when_up` once applications are let in. On SIGHUP it takes over what `read` gives, which reads
-    /// files, and may take as long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
+    /// process at once. Calls `when_up` once applications are let in. On SIGHUP it takes over what `read` gives, which knows
+    /// what the node runs with, reads files, and may take as long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
     pub fn run_until(
         mut self,
         signals: Signals,
         when_up: impl FnOnce(),
-        read: impl Fn() -> Option<Reread> + Clone + Send + 'static,
+        read: impl Fn(&Config) -> Option<Reread> + Clone + Send + 'static,
     ) -> Result<(), PartFailed> {
         let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
             signals;
@@ -356,11 +373,11 @@ impl Node {
             let mut reloading = None;
             let first = tokio::time::Instant::now() + CERTIFICATES_LOOKED_AT_EVERY;
             let mut days = tokio::time::interval_at(first, CERTIFICATES_LOOKED_AT_EVERY);
-            let mut opened = self.door.ready.clone();
+            let mut opening = self.door.opening.clone();
             let mut when_up = Some(when_up);
             loop {
                 tokio::select! {
-                    is_open = async { opened.wait_for(|is_open| *is_open).await.is_ok() }, if when_up.is_some() => {
+                    is_open = async { opening.wait_for(|now| *now == Opening::Open).await.is_ok() }, if when_up.is_some() => {
                         if let Some(when_up) = when_up.take()
                             && is_open
                         {
@@ -371,9 +388,10 @@ impl Node {
                     _ = terminate.recv() => break Ok(()),
                     _ = interrupt.recv() => break Ok(()),
                     failed = self.failed() => break Err(failed),
-                    // One at a time, in order; the next one waits in the kernel.
+                    // One at a time. Signals that come meanwhile are one, which is looked at afterwards.
                     _ = hangup.recv(), if reloading.is_none() => {
-                        reloading = Some(Box::pin(blocking(read.clone())));
+                        let (read, running) = (read.clone(), self.config.clone());
+                        reloading = Some(Box::pin(blocking(move || read(&running))));
                     },
                     read = ended(&mut reloading) => {
                         reloading = None;
@@ -644,7 +662,7 @@ mod tests {
         let node = Node::start(config).unwrap();
         let channel = node.channel_address();
         let dies = node.supervisor.thread("amop-test", || panic!("meant")).unwrap();
-        assert_eq!(node.run_until(signals, || (), || None), Err(PartFailed("amop-test")));
+        assert_eq!(node.run_until(signals, || (), |_| None), Err(PartFailed("amop-test")));
         dies.join().unwrap();
         assert!(std::net::TcpStream::connect(channel).is_err(), "it has stopped");
     }

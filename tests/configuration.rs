@@ -6,7 +6,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::{Duration, SystemTime},
 };
 
@@ -21,7 +21,7 @@ use amop::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    process::{PROGRAM, Process, write_config},
+    process::{PROGRAM, Process, output, output_of, write_config},
     wait_until,
 };
 
@@ -63,7 +63,7 @@ impl Site {
 }
 
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = Command::new(PROGRAM).args(arguments).output().unwrap();
+    let Output { status, stdout, stderr } = output(Command::new(PROGRAM).args(arguments));
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout) + &text(stderr))
 }
@@ -95,12 +95,22 @@ fn a_configuration_that_cannot_be_used_is_refused_by_check_and_start_alike() {
         .unwrap();
     };
     let data_path = format!("data_path={}", site.conf().display());
+    // What may be another way at the next start, when a disk or an address is there, is no reason to try no more.
+    for (from, to, expected) in [
+        (data_path.as_str(), "data_path=nowhere", "nowhere/node.crt: No such file"),
+        ("channel_listen_ip=127.0.0.1", "channel_listen_ip=203.0.113.1", "203.0.113.1"),
+        ("[engine]", "[admin]\nlisten_ip=203.0.113.1\nlisten_port=1\n[engine]", "203.0.113.1"),
+    ] {
+        change(from, to);
+        for ((status, said), expected_status) in [(check(&good, &[]), 78), (start(&good), 1)] {
+            assert_eq!(status, Some(expected_status), "{to}: {said}");
+            assert!(said.contains(expected) && !said.contains("can be used"), "{to}: {said}");
+        }
+    }
     for (from, to, expected) in [
         ("[engine]", "listen_prot=1\n[engine]\npin=4000", "pin"),
-        (data_path.as_str(), "data_path=nowhere", "nowhere/node.crt: No such file"),
         (data_path.as_str(), "data_path=\"conf\"", "quotation marks"),
         ("channel_listen_ip=127.0.0.1", "listen_ip=localhost", "[rpc] listen_ip"),
-        ("channel_listen_ip=127.0.0.1", "channel_listen_ip=203.0.113.1", "203.0.113.1"),
         (
             "channel_listen_port=0",
             "channel_listen_port=30300\n[admin]\nlisten_port=30300",
@@ -116,20 +126,32 @@ fn a_configuration_that_cannot_be_used_is_refused_by_check_and_start_alike() {
             assert!(!said.contains("can be used"), "{said}");
         }
     }
-    assert_eq!(check(Path::new("nowhere.ini"), &[]).0, Some(78));
-    assert_eq!(run(&["bounds", "-c", "nowhere.ini"]).0, Some(78));
+    assert_eq!(check(Path::new("nowhere.ini"), &[]).0, Some(1));
+    assert_eq!(start(Path::new("nowhere.ini")).0, Some(1));
+}
+
+#[test]
+fn errors_are_told_and_the_status_is_theirs_also_if_nobody_reads_the_warnings() {
+    let site = Site::new();
+    let config = site.config("[admim]\nlisten_port=1\n[engine]\npin=4000\n");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut check = Command::new(PROGRAM);
+    check.args(["node", "--check", "-c"]).arg(&config).stdout(writer).stderr(Stdio::piped());
+    let Output { status, stderr, .. } = output_of(check.spawn().unwrap());
+    let said = String::from_utf8(stderr).unwrap();
+    assert!(status.code() == Some(78) && said.contains("pin"), "{status}: {said}");
 }
 
 #[test]
 fn certificates_and_keys_that_do_not_fit_are_refused_by_check_and_start_alike() {
     type Break = fn(&Site);
-    let breaks: [(&str, Break); 7] = [
+    let breaks: [(&str, Break); 6] = [
         ("does not belong to the certificate", |site| {
             fs::copy(site.conf().join("channel_cert/node.key"), site.conf().join("node.key"))
                 .map(drop)
                 .unwrap();
         }),
-        ("No such file", |site| fs::remove_file(site.conf().join("node.key")).unwrap()),
         ("no readable certificate", |site| fs::write(site.conf().join("ca.crt"), "").unwrap()),
         ("no readable certificate", |site| {
             let path = site.conf().join("node.crt");
@@ -333,6 +355,31 @@ fn renewed_certificates_are_taken_for_new_links_and_broken_ones_are_not() {
     fs::write(conf.join("ca.crt"), roots).unwrap();
     assert_eq!(hang_up(&node, TAKEN)["certificates"], "as before");
     assert_eq!(presented(&site, &node), after);
+}
+
+#[test]
+fn other_keys_of_a_configuration_that_is_read_again_change_nothing_about_certificates() {
+    let site = Site::new();
+    let node = Process::run(&site.config("[admin]\nlisten_port=0\n"));
+    let before = presented(&site, &node);
+    // With these from its start it would show other certificates, and take no RSA.
+    let more = "[admin]\nlisten_port=0\n[tls]\nchannel_cipher_suites=ECDHE-ECDSA-AES128-GCM-SHA256\n";
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    write_config(site.dir.path(), &site.conf(), false, [any; 2], more);
+    assert_eq!(hang_up(&node, TAKEN)["certificates"], "as before");
+    assert_eq!(presented(&site, &node), before);
+    // Also with certificates that are renewed.
+    let dir = site.conf().join("channel_cert");
+    for name in ["node.crt", "node.key"] {
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    let leaf = site.channel().channel_leaf("FISCO-BCOS", Validity::days(77)).unwrap();
+    write_pair(&dir, "node", &leaf, &[]).unwrap();
+    assert_eq!(hang_up(&node, TAKEN)["certificates"], "new, for new links");
+    assert_ne!(presented(&site, &node), before);
+    // And they are read from where they were.
+    write_config(site.dir.path(), Path::new("/nowhere"), false, [any; 2], more);
+    assert_eq!(hang_up(&node, TAKEN)["certificates"], "as before");
 }
 
 #[test]

@@ -137,6 +137,31 @@ fn a_peer_that_is_removed_while_it_is_waited_for_is_waited_for_no_more() {
 }
 
 #[test]
+fn a_node_whose_port_is_taken_while_it_starts_says_so_and_opens_once_it_is_free() {
+    // Both may take the address as long as nobody listens there.
+    let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    other.set_reuse_address(true).unwrap();
+    other.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = other.local_addr().unwrap().as_socket().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = peer(0, silent.local_addr().unwrap()) + FOR_EVER + ADMIN;
+    let node = TestNode::starting(Profile::Ec, 0, &[], &more, |config| {
+        config.channel_listen = (address.ip().to_string(), address.port());
+    });
+    let dialed = silent.accept().unwrap();
+    let reason = || get(node.node().admin_address().unwrap(), "/readyz").1;
+    assert!(reason().contains("the state of other nodes"), "{}", reason());
+    other.listen(1).unwrap();
+    drop((dialed, silent));
+    wait_until("it says that the port is taken", || reason().contains("[rpc] channel_listen_port"));
+    assert_eq!(readyz(&node), 503);
+    drop(other);
+    wait_until("the node is ready", || node.node().is_ready());
+    assert_eq!(readyz(&node), 200);
+    node.stop();
+}
+
+#[test]
 fn a_node_stops_in_order_while_it_waits() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let more = peer(0, silent.local_addr().unwrap()) + FOR_EVER;

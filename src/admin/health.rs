@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use hyper::StatusCode;
 
 use super::{Answer, text};
-use crate::relay::{ReactorId, counters::Counters};
+use crate::{
+    door::Opening,
+    relay::{ReactorId, counters::Counters},
+};
 
 /// A reactor looks at its links twice a second; one that has not turned for so long hangs.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
@@ -24,17 +27,35 @@ pub(super) fn live(reactors: &[Arc<Counters>], since_start: Duration) -> Answer 
 /// Where a node is between its start and its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It lets no application in yet.
-    Starting,
+    /// It lets no application in yet, as long as the state of other nodes is on its way …
+    AwaitsState,
+    /// … or as somebody else listens on the port for them.
+    AwaitsPort,
     Up,
     Stopping,
+}
+
+impl Phase {
+    pub(super) fn of(opening: Opening, stopping: bool) -> Self {
+        match opening {
+            _ if stopping => Self::Stopping,
+            Opening::AwaitsState => Self::AwaitsState,
+            Opening::AwaitsPort => Self::AwaitsPort,
+            Opening::Open => Self::Up,
+        }
+    }
 }
 
 /// 200 while the node takes new work.
 pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, phase: Phase) -> Answer {
     let reason = match phase {
         Phase::Up => None,
-        Phase::Starting => Some("starting: the state of other nodes is on its way, no application is let in"),
+        Phase::AwaitsState => {
+            Some("starting: the state of other nodes is on its way, no application is let in")
+        }
+        Phase::AwaitsPort => {
+            Some("starting: somebody else listens on the port for applications, [rpc] channel_listen_port")
+        }
         Phase::Stopping => Some("stopping: what is in flight is answered, no new links"),
     };
     if let Some(reason) = reason {
@@ -78,7 +99,8 @@ mod tests {
     fn a_node_that_starts_or_stops_is_live_and_not_ready() {
         let reactors = [Arc::default()];
         for (phase, code) in [
-            (Phase::Starting, StatusCode::SERVICE_UNAVAILABLE),
+            (Phase::AwaitsState, StatusCode::SERVICE_UNAVAILABLE),
+            (Phase::AwaitsPort, StatusCode::SERVICE_UNAVAILABLE),
             (Phase::Up, StatusCode::OK),
             (Phase::Stopping, StatusCode::SERVICE_UNAVAILABLE),
         ] {

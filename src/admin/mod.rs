@@ -62,7 +62,7 @@ use tracing::{debug, info, warn};
 use self::{health::Phase, lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
     bounds::{Bound, fixed},
-    door::{DoorCounters, is_refused_address},
+    door::{DoorCounters, Opening, is_refused_address},
     engine::EngineHandle,
     relay::{
         Shared,
@@ -151,7 +151,7 @@ pub struct Watched {
     /// Whether programs on this machine may announce (`[admin] announce`).
     pub announces: bool,
     /// Whether applications are let in.
-    pub ready: watch::Receiver<bool>,
+    pub opening: watch::Receiver<Opening>,
     /// Set once the node has begun to stop.
     pub stopping: Arc<AtomicBool>,
     /// When the node's certificates end.
@@ -315,11 +315,8 @@ impl Desk {
             "/metrics" => return self.metrics.answer(),
             "/livez" => return health::live(&shared.counters, shared.started.elapsed()),
             "/readyz" => {
-                let phase = match (self.watched.stopping.load(Relaxed), *self.watched.ready.borrow()) {
-                    (true, _) => Phase::Stopping,
-                    (false, false) => Phase::Starting,
-                    (false, true) => Phase::Up,
-                };
+                let stopping = self.watched.stopping.load(Relaxed);
+                let phase = Phase::of(*self.watched.opening.borrow(), stopping);
                 return health::ready(&shared.counters, shared.started.elapsed(), phase);
             }
             "/nodes" | "/sessions" | "/links" | "/topics" | "/network" | "/network/topics" => {}

@@ -109,7 +109,7 @@ pub fn run() -> ExitCode {
 
 /// The exit status of a command that failed.
 fn status_of(error: &(dyn std::error::Error + 'static)) -> u8 {
-    let is_configuration = error.is::<ConfigError>()
+    let is_configuration = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_configuration)
         || error.downcast_ref::<StartError>().is_some_and(StartError::is_configuration);
     if is_configuration { CONFIGURATION_REFUSED } else { FAILURE }
 }

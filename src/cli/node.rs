@@ -95,7 +95,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
                 tracing::error!(%error, "cannot write the file that says that the node is up (--up-file)");
             }
         };
-        node.run_until(signals, when_up, move || read_again(&path))?;
+        node.run_until(signals, when_up, move |running| read_again(running, &path))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -105,14 +105,22 @@ fn run_check(args: &NodeArgs, config: &Config, warnings: Vec<String>) -> Result<
     let found = check::findings(config, &args.config, SystemTime::now());
     let (errors, warnings): (Vec<_>, Vec<_>) =
         warnings.chain(found).partition(|finding| finding.is_error || args.strict);
-    for warning in &warnings {
-        line!("warning: {}", shown_lines(&warning.text))?;
-    }
-    if errors.is_empty() {
-        line!("{}: the configuration can be used", shown_path(&args.config))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(refuse(&errors.into_iter().map(|error| error.text).collect::<Vec<_>>()))
+    let is_usable = errors.is_empty();
+    let status = match is_usable {
+        true => ExitCode::SUCCESS,
+        // Whoever reads no further than some of the warnings gets the status all the same.
+        false => refuse(&errors.into_iter().map(|error| error.text).collect::<Vec<_>>()),
+    };
+    let print = || {
+        for warning in &warnings {
+            line!("warning: {}", shown_lines(&warning.text))?;
+        }
+        if is_usable {
+            line!("{}: the configuration can be used", shown_path(&args.config))?;
+        }
+        Ok(())
+    };
+    output::ended(print(), status)
 }
 
 fn refuse(reasons: &[String]) -> ExitCode {
@@ -122,14 +130,14 @@ fn refuse(reasons: &[String]) -> ExitCode {
     ExitCode::from(CONFIGURATION_REFUSED)
 }
 
-/// Reads the configuration again, for a node that runs with it.
-fn read_again(path: &Path) -> Option<Reread> {
+/// Reads the configuration again, for a node that runs.
+fn read_again(running: &Config, path: &Path) -> Option<Reread> {
     match Config::load(path) {
         Ok((config, warnings)) => {
             for warning in warnings {
                 tracing::warn!("{warning}");
             }
-            Some(Reread::new(config))
+            Some(Reread::new(running, config))
         }
         Err(error) => {
             tracing::error!(%error, "configuration read again and not taken over: everything stays as it is");

@@ -168,6 +168,14 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl ConfigError {
+    /// Whether it will be the same at each further start, until somebody changes the configuration. A file that cannot be
+    /// read may be on a disk that is not there yet.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Invalid { .. })
+    }
+}
+
 /// Reactors where nobody set how many: one for each processor that this process may use.
 fn processors() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -196,6 +204,13 @@ impl Config {
     /// Why a configuration that was read later must not replace this one, with which a node runs; nothing if it may.
     pub fn refuses_reload(&self, new: &Self) -> Vec<String> {
         reload::refusals(self, new)
+    }
+
+    /// What a running node takes of a configuration that was read later, which [`Self::refuses_reload`] does not refuse: whom
+    /// it dials and lets in. All else is as it was when it started.
+    pub fn take_over(&mut self, new: Self) {
+        self.membership = new.membership;
+        self.written = new.written;
     }
 
     /// Number of reactors: as set, else one for each processor that this process may use.

@@ -49,7 +49,7 @@ use self::{
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     own_key::{Dialled, OwnKey},
 };
-pub use self::{counters::DoorCounters, membership::Membership};
+pub use self::{counters::DoorCounters, membership::Membership, opening::Opening};
 use crate::{
     bounds::{Bound, fixed},
     engine::{EngineHandle, LinkEvent, schedule},
@@ -89,10 +89,12 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 const BACKLOG: i32 = 4_096;
 /// How long a door that is dropped may take to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
-/// Section and key that say where applications are listened for …
-const CHANNEL_KEY: (&str, &str) = ("rpc", "channel_listen_port");
-/// … and where nodes are.
-const P2P_KEY: (&str, &str) = ("p2p", "listen_port");
+/// Section and key that say where is listened …
+pub(crate) type ListenKey = (&'static str, &'static str);
+/// … for applications …
+pub(crate) const CHANNEL_KEY: ListenKey = ("rpc", "channel_listen_port");
+/// … and for nodes.
+pub(crate) const P2P_KEY: ListenKey = ("p2p", "listen_port");
 /// Bytes read at once during a handshake.
 const READ_LEN: usize = 4_096;
 
@@ -138,10 +140,11 @@ impl DoorError {
     }
 }
 
-/// Whether an address cannot be listened on whoever else runs: it is another machine's, or a port for root only.
+/// Whether an address cannot be listened on whoever else runs, and whenever: it is none, or a port for root only. One that
+/// this machine has not may come, as it does while a machine starts.
 pub(crate) fn is_refused_address(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied | ErrorKind::Other)
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Other)
 }
 
 /// What the door needs to know.
@@ -186,7 +189,7 @@ pub struct Door {
     tls: Arc<ArcSwap<DoorTls>>,
     thread: Option<thread::JoinHandle<()>>,
     /// Whether applications are let in.
-    pub ready: watch::Receiver<bool>,
+    pub opening: watch::Receiver<Opening>,
     /// Where applications connect.
     pub channel_address: SocketAddr,
     /// Where nodes connect.
@@ -244,14 +247,9 @@ impl Listeners {
         Ok(Self { channel, channel_plaintext, p2p: p2p.into() })
     }
 
-    /// Whether applications could be listened for now.
-    pub fn try_channel(channel: &(String, u16)) -> Result<(), DoorError> {
-        bind(channel).map(drop).map_err(|source| refused(channel, CHANNEL_KEY, source))
-    }
-
-    /// Whether nodes could be listened for now.
-    pub fn try_p2p(p2p: &(String, u16)) -> Result<(), DoorError> {
-        bind(p2p).map(drop).map_err(|source| refused(p2p, P2P_KEY, source))
+    /// Whether an address could be taken now that is set by such a key.
+    pub(crate) fn check(address: &(String, u16), key: ListenKey) -> Result<(), DoorError> {
+        bind(address).map(drop).map_err(|source| refused(address, key, source))
     }
 
     /// An address of this node for others: port 0 becomes the one that is listened on.
@@ -263,7 +261,7 @@ impl Listeners {
 }
 
 impl Door {
-    /// Begins to let nodes in, and to dial; applications as soon as the node is [`Self::ready`]. `link_events` gives what
+    /// Begins to let nodes in, and to dial; applications as soon as it is [`Opening::Open`]. `link_events` gives what
     /// the engine reports.
     pub fn open(
         settings: DoorSettings,
@@ -279,7 +277,7 @@ impl Door {
         let (membership, members) = watch::channel(settings.membership.clone());
         let tls = Arc::new(ArcSwap::from_pointee(settings.tls.clone()));
         let current_tls = tls.clone();
-        let (opened, ready) = watch::channel(false);
+        let (opened, opening) = watch::channel(Opening::AwaitsState);
         let counters = Arc::<DoorCounters>::default();
         let (counted, watch) = (counters.clone(), supervisor.clone());
         let run = move || {
@@ -319,7 +317,7 @@ impl Door {
             membership,
             tls,
             thread: Some(thread),
-            ready,
+            opening,
             channel_address,
             p2p_address,
             counters,
@@ -477,18 +475,14 @@ fn bind((ip, port): &(String, u16)) -> std::io::Result<socket2::Socket> {
     Ok(socket)
 }
 
-fn refused(
-    (ip, port): &(String, u16),
-    (section, key): (&'static str, &'static str),
-    source: std::io::Error,
-) -> DoorError {
+fn refused((ip, port): &(String, u16), (section, key): ListenKey, source: std::io::Error) -> DoorError {
     DoorError::Listen { address: format!("{ip}:{port}"), section, key, source }
 }
 
 /// Takes an address, and does with the socket what is to be done.
 fn claim(
     address: &(String, u16),
-    key: (&'static str, &'static str),
+    key: ListenKey,
     and_then: impl Fn(&socket2::Socket) -> std::io::Result<()>,
 ) -> Result<socket2::Socket, DoorError> {
     let take = || bind(address).and_then(|socket| and_then(&socket).map(|()| socket));
@@ -517,7 +511,7 @@ pub fn is_this_machine(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-fn is_in_use(error: &std::io::Error) -> bool {
+pub(crate) fn is_in_use(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::AddrInUse
 }
 

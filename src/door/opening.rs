@@ -14,19 +14,30 @@ use tracing::{error, warn};
 use super::{BACKLOG, Hall, accept};
 use crate::wire::NodeId;
 
-/// Between two tries to listen on a port that somebody else has taken in the meantime.
+/// How far a node that starts is on its way to let applications in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The state of other nodes is on its way.
+    AwaitsState,
+    /// Somebody else listens on the port.
+    AwaitsPort,
+    /// Applications are let in.
+    Open,
+}
+
+/// Between two tries to listen on a port that somebody else has taken meanwhile.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Lets applications in as soon as the node is ready; `ready` is told then.
+/// Lets applications in as soon as the node is ready; `opening` is told how far that is.
 pub(super) async fn accept_when_ready(
     hall: Rc<Hall>,
     socket: socket2::Socket,
     plaintext: bool,
-    ready: watch::Sender<bool>,
+    opening: watch::Sender<Opening>,
 ) {
     wait_for_state(&hall).await;
-    let listener = listen(socket).await;
-    ready.send_replace(true);
+    let listener = listen(socket, &opening).await;
+    opening.send_replace(Opening::Open);
     if plaintext {
         accept::accept_sessions_without_tls(hall, listener).await;
     } else {
@@ -66,10 +77,9 @@ async fn wait_for_state(hall: &Hall) {
 }
 
 /// The port was taken at the start; that nobody else listens on it shows only now.
-async fn listen(socket: socket2::Socket) -> TcpListener {
-    let mut is_said = false;
+async fn listen(socket: socket2::Socket, opening: &watch::Sender<Opening>) -> TcpListener {
     while let Err(error) = socket.listen(BACKLOG) {
-        if !std::mem::replace(&mut is_said, true) {
+        if opening.send_replace(Opening::AwaitsPort) != Opening::AwaitsPort {
             error!(%error, "cannot listen on the port for applications ([rpc] channel_listen_port); trying on: is another node running?");
         }
         tokio::time::sleep(LISTEN_AGAIN).await;

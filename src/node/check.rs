@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -12,7 +11,12 @@ use super::{
     StartError,
     credentials::{Credentials, Finding},
 };
-use crate::{admin::AdminListener, config::Config, door::Listeners, engine};
+use crate::{
+    admin::AdminListener,
+    config::Config,
+    door::{CHANNEL_KEY, Listeners, P2P_KEY},
+    engine,
+};
 
 /// Everything that can be said of a configuration on this machine, besides what its text says. Ports are opened for a moment;
 /// one that a node holds which runs with this very `file` is right.
@@ -29,32 +33,27 @@ pub fn findings(config: &Config, file: &Path, now: SystemTime) -> Vec<Finding> {
 }
 
 fn closed_ports(config: &Config, file: &Path) -> impl Iterator<Item = Finding> {
-    let mut findings = Vec::new();
-    for (listen, open) in [
-        (Some(config.channel_listen.clone()), Listeners::try_channel as fn(&_) -> _),
-        (Some(config.p2p_listen.clone()), Listeners::try_p2p),
-    ] {
-        let Some((ip, port)) = listen else { continue };
-        findings.push(((ip.clone(), port), open(&(ip, port)).err().map(StartError::from)));
+    let (channel, p2p) = (&config.channel_listen, &config.p2p_listen);
+    let mut tried = vec![
+        (channel.1, Listeners::check(channel, CHANNEL_KEY).map_err(StartError::from)),
+        (p2p.1, Listeners::check(p2p, P2P_KEY).map_err(StartError::from)),
+    ];
+    if let Some(admin) = config.admin_listen {
+        tried.push((admin.1, AdminListener::bind(admin).map(drop).map_err(StartError::from)));
     }
-    if let Some((ip, port)) = config.admin_listen {
-        let tried = AdminListener::bind((ip, port)).err().map(StartError::from);
-        findings.push(((ip.to_string(), port), tried));
-    }
-    let refused = findings.into_iter().filter_map(|((ip, port), error)| Some((ip, port, error?)));
-    let found = refused.filter_map(|(ip, port, error)| {
-        if error.is_configuration() {
+    tried.into_iter().filter_map(|(port, tried)| {
+        let error = tried.err()?;
+        if !error.is_address_in_use() {
             return Some(Finding::error(error));
         }
-        let holders = holders(SocketAddr::new(ip.parse().ok()?, port));
+        let holders = holders(port);
         if holders.iter().any(|holder| holder.runs_with(file)) {
             return None;
         }
         let names: Vec<_> = holders.iter().map(|holder| holder.name.as_str()).collect();
         let by = if names.is_empty() { String::new() } else { format!(" (held by {})", names.join(", ")) };
         Some(Finding::error(format!("{error}{by}")))
-    });
-    found.collect::<Vec<_>>().into_iter()
+    })
 }
 
 /// A process that listens on a port.
@@ -85,11 +84,11 @@ impl Holder {
 }
 
 /// Who listens on the port, as far as this user may see it.
-fn holders(address: SocketAddr) -> Vec<Holder> {
+fn holders(port: u16) -> Vec<Holder> {
     let sockets: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .into_iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| listening_sockets(&table, address.port()))
+        .flat_map(|table| listening_sockets(&table, port))
         .collect();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
@@ -130,8 +129,7 @@ mod tests {
     #[test]
     fn who_holds_a_port_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let holders = holders(address);
+        let holders = holders(listener.local_addr().unwrap().port());
         assert!(holders.iter().any(|holder| holder.id == std::process::id()));
         assert!(!holders.iter().any(|holder| holder.runs_with(Path::new("Cargo.toml"))));
     }

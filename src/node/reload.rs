@@ -25,23 +25,24 @@ pub struct Reloaded {
     pub has_new_certificates: bool,
 }
 
-/// A configuration that was read again, and the certificates that it names. Reading files may take long; the rest does not.
+/// A configuration that was read again, and the certificates. Reading files may take long; the rest does not.
 pub struct Reread {
     config: Config,
     credentials: Result<Credentials, StartError>,
 }
 
 impl Reread {
-    /// Reads the certificates of a configuration.
-    pub fn new(config: Config) -> Self {
-        Self { credentials: Credentials::load(&config), config }
+    /// Reads the certificates anew that a node runs with: from where it has them, and for the TLS that it speaks. Where
+    /// others are, and what else is to be spoken, holds from the next start on.
+    pub fn new(running: &Config, config: Config) -> Self {
+        Self { credentials: Credentials::load(running), config }
     }
 }
 
 impl Node {
-    /// Dials and lets in whom this configuration says from now on, and uses the certificates and roots that it names for new
-    /// links; those that are there stay. One that lacks what the running one has, or whose certificates cannot be used, changes
-    /// nothing. The other keys hold from the next start on.
+    /// Dials and lets in whom this configuration says from now on, and uses the certificates and roots as their files are now
+    /// for new links; those that are there stay. A configuration that lacks what the running one has, or certificates that
+    /// cannot be used, change nothing. The other keys hold from the next start on.
     pub fn reload(&mut self, read: Reread, now: SystemTime) -> Result<Reloaded, ReloadError> {
         let Reread { config: new, credentials } = read;
         let lacking = self.config.refuses_reload(&new);
@@ -49,7 +50,7 @@ impl Node {
             return Err(ReloadError::Lacking(lacking));
         }
         let credentials = credentials.map_err(RenewError::Unusable)?;
-        self.credentials.accept(&credentials, &new, now)?;
+        self.credentials.accept(&credentials, &self.config, now)?;
         let has_new_certificates = !credentials.is_same(&self.credentials);
         if has_new_certificates {
             self.door.set_tls(credentials.tls.clone());
@@ -59,7 +60,7 @@ impl Node {
         if new.membership != self.config.membership {
             self.set_membership(new.membership.clone());
         }
-        self.config = new;
+        self.config.take_over(new);
         Ok(Reloaded { has_new_certificates })
     }
 
