@@ -280,19 +280,11 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "not taken, they come again: not_held_for_order; their bytes count as those in windows",
         ),
         fixed(
-            "nodes that no way leads to and that sent something all the same",
-            shard::STRANGERS_MAX,
-            "nodes",
-            "reactor",
-            "refused: strangers_refused",
-        )
-        .memory(reactors * shard::STRANGERS_MAX * in_table(sizes.peer)),
-        fixed(
             "nodes of which it is remembered how far their messages were",
             shard::FLOORS_MAX,
             "nodes",
             "reactor",
-            "any of them is forgotten",
+            "the node begins a later life: its links to nodes are made anew",
         )
         .memory(reactors * shard::FLOORS_MAX * in_table(sizes.floor)),
         fixed(

@@ -376,7 +376,7 @@ figures! {
         counter pings_not_answered,
         /// Answers to pings that were not waited for, or not of this node.
         counter ping_answers_ignored,
-        /// Sealed payloads of nodes that no way leads to, refused because there were too many such nodes.
+        /// Sealed payloads of nodes that are not known, refused.
         counter strangers_refused,
         /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever way they came.
         counter not_admitted,

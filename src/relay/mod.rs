@@ -635,6 +635,11 @@ pub enum RegistryInput {
     },
     /// The lists have changed.
     Admission,
+    /// As many nodes have sent sealed messages as can be remembered, so that a later life is to begin.
+    LifeUsedUp {
+        /// The life that is to end.
+        incarnation: u64,
+    },
     /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour, or a BROADCAST that is an announcement.
     State {
         /// The neighbour that sent it.
@@ -785,6 +790,8 @@ pub struct Shared {
     pub signer: Option<signing::NodeSigner>,
     /// Bounds and times.
     pub settings: settings::Settings,
+    /// Whether it was forgotten how far the messages of some nodes were that the lists left out.
+    pub has_forgotten: std::sync::atomic::AtomicBool,
     /// The lists. Whoever changes them tells the registry ([`RegistryInput::Admission`]).
     pub admission: Arc<arc_swap::ArcSwap<admission::Admission>>,
     /// The topic table and node map.
@@ -830,6 +837,7 @@ impl Shared {
             own_agency: String::new(),
             own_name: String::new(),
             signer: None,
+            has_forgotten: false.into(),
             admission: Arc::default(),
             snapshot: Arc::default(),
             limiter: bandwidth::Limiter::unlimited(),

@@ -1,17 +1,19 @@
 //! Frames that name their ends, as nobody honest makes them (WIRE §6.2, §6.4): each is dropped where it must be, and
 //! counted there; nothing of it is delivered, and the nodes go on working.
 
-use std::time::Duration;
+use std::{cell::RefCell, collections::BTreeSet, ops::Range, rc::Rc, sync::Arc, time::Duration};
 
 use amop::{
     relay::{
+        admission::Admission,
         counters::Counters,
         sealing::{Seal, Subject},
         settings::Settings,
         signing::NodeSigner,
+        snapshot::Path,
     },
     wire::{
-        ResultCode,
+        NodeId, ResultCode,
         node::{DESTINATIONS_MAX, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, Header, PacketType, Route},
         sdk::{self, FrameType},
     },
@@ -118,7 +120,7 @@ fn each_strange_destination_source_and_number_of_hops_is_counted_for_what_it_is(
         ),
         ("our own id as source", named(&own, &[far]), [1, 0, 0, 0, 0]),
         ("our own id as source and destination", named(&own, &[own]), [1, 0, 0, 0, 0]),
-        ("no key as source", named(&no_key, &[own]), [0, 0, 0, 0, 1]),
+        ("no key as source", named(&no_key, &[own]), [0, 0, 0, 0, 0]),
         ("nobody as source", named(&nobody, &[far]), [0, 1, 0, 0, 0]),
         ("nobody as destination", named(&hostile, &[nobody]), [0, 1, 0, 0, 0]),
         ("back to where it came from", named(&far, &[hostile]), [0, 1, 0, 0, 0]),
@@ -281,27 +283,204 @@ fn the_highest_numbers_of_a_channel_cannot_be_counted_beyond() {
     assert_eq!(net.pushed(apps[0], FrameType::MULTICAST).len(), got);
 }
 
+/// A sealed multicast of a node that somebody invents, for node 1.
+fn invented(net: &Network, number: u32, payload: &[u8]) -> (NodeId, Vec<u8>) {
+    let mut key = [1; 32];
+    key[..4].copy_from_slice(&number.to_be_bytes());
+    let signer = NodeSigner::from_secret_bytes(&key).expect("a key");
+    let sealed = sealed_by(net, &signer, 1, 0, &[payload]);
+    (signer.id(), frame(named(&signer.id().0, &[net.nodes[1].id.0]), &sealed))
+}
+
 #[test]
-fn nodes_that_somebody_invents_take_no_more_room_than_there_is_and_are_forgotten() {
-    let (mut net, _) = line(6);
-    let own = net.nodes[1].id.0;
+fn nodes_that_somebody_invents_are_not_taken_up() {
+    let (mut net, apps) = line(6);
     let peers = |net: &Network| net.nodes[1].usage().map(|usage| usage.peers).sum::<usize>();
     let before = peers(&net);
     let message = multicast(&mut net);
     let payload = [[0; 16].as_slice(), &message].concat();
-    for number in 0..3_000u32 {
-        let mut key = [1; 32];
-        key[..4].copy_from_slice(&number.to_be_bytes());
-        let signer = NodeSigner::from_secret_bytes(&key).expect("a key");
-        let sealed = sealed_by(&net, &signer, 1, 0, &[&payload]);
-        net.forge(HOSTILE, 1, &frame(named(&signer.id().0, &[own]), &sealed));
+    for number in 0..300 {
+        let (_, bytes) = invented(&net, number, &payload);
+        net.forge(HOSTILE, 1, &bytes);
     }
     net.run_for(SOON);
-    // Two reactors.
-    let bound = 2 * amop::relay::shard::STRANGERS_MAX;
-    assert!(peers(&net) > before && peers(&net) <= before + bound, "{}", peers(&net));
-    assert!(net.nodes[1].total(|counters| counters.strangers_refused.get()) >= 3_000 - bound as u64);
-    net.connect(HOSTILE, 1);
-    net.run_for(30 * SOON);
     assert_eq!(peers(&net), before);
+    assert_eq!(net.nodes[1].total(|counters| counters.strangers_refused.get()), 300);
+    assert_that_all_works(&mut net, &apps);
+}
+
+const VICTIM: NodeIndex = 4;
+
+/// The line with one more node, which the others reach over the hostile one only.
+fn line_with_victim(seed: u64) -> (Network, Vec<AppIndex>, AppIndex) {
+    let (mut net, apps) = line(seed);
+    net.add_node(2, Settings { idle_timeout: 1_000 * SOON, ..Settings::default() });
+    net.connect(HOSTILE, VICTIM);
+    net.run_for(SOON);
+    let publisher = net.app(VICTIM, Behaviour::Silent);
+    (net, apps, publisher)
+}
+
+/// What a node sends while it publishes, as the hostile node passes it on to its neighbour; `lost` keeps it back.
+fn recorded(net: &mut Network, publisher: AppIndex, lost: bool) -> Vec<Vec<u8>> {
+    let (frames, victim) = (Rc::<RefCell<Vec<Vec<u8>>>>::default(), net.nodes[VICTIM].id.0);
+    let all = frames.clone();
+    net.tamper = Some(Box::new(move |from, to, bytes| {
+        if let Ok((Header { packet_type, route: Route::Named { source, .. }, .. }, offset)) =
+            Header::decode(bytes)
+            && (from, to) == (HOSTILE, 1)
+            && *source == victim
+            && packet_type.is_amop()
+        {
+            all.borrow_mut().push(bytes.clone());
+            if lost {
+                bytes[offset..].iter_mut().for_each(|byte| *byte ^= 1);
+            }
+        }
+    }));
+    net.multicast(publisher, "t", b"pay 5 to bob");
+    net.run_for(SOON / 5);
+    net.tamper = None;
+    frames.take()
+}
+
+fn got(net: &Network, app: AppIndex) -> usize {
+    net.pushed(app, FrameType::MULTICAST).len()
+}
+
+/// Sends what was recorded again; gives how much of it is delivered.
+fn replayed(net: &mut Network, frames: &[Vec<u8>], app: AppIndex) -> usize {
+    let before = got(net, app);
+    frames.iter().for_each(|frame| send(net, frame));
+    got(net, app) - before
+}
+
+/// A node on the only way records a message, cuts its source off, and has nodes that it invents send until it is
+/// forgotten how far the source had come.
+fn replay_after_strangers(seed: u64, whitelisted: bool) {
+    let (mut net, apps, publisher) = line_with_victim(seed);
+    if whitelisted {
+        let whitelist = net.nodes.iter().map(|node| node.id).collect();
+        net.set_admission(1, Admission { blacklist: BTreeSet::new(), whitelist });
+    }
+    let frames = recorded(&mut net, publisher, false);
+    assert_eq!(got(&net, apps[0]), 1);
+    assert_eq!(replayed(&mut net, &frames, apps[0]), 0, "at once");
+    net.break_links(HOSTILE, VICTIM);
+    net.run_for(30 * SOON);
+    assert_eq!(replayed(&mut net, &frames, apps[0]), 0, "after it was let go");
+    let message = multicast(&mut net);
+    let payload = [[0; 16].as_slice(), &message].concat();
+    for round in 0..30 {
+        for number in 0..600 {
+            let (_, bytes) = invented(&net, 600 * round + number, &payload);
+            net.forge(HOSTILE, 1, &bytes);
+        }
+        net.run_for(SOON);
+        if net.links_between(HOSTILE, 1).is_empty() {
+            net.connect(HOSTILE, 1);
+        }
+        net.run_for(13 * SOON);
+        assert_eq!(replayed(&mut net, &frames, apps[0]), 0, "round {round}");
+    }
+}
+
+#[test]
+fn strangers_do_not_have_it_forgotten_how_far_a_node_had_come() {
+    replay_after_strangers(17, false);
+}
+
+#[test]
+fn strangers_do_not_either_where_the_lists_leave_them_out() {
+    replay_after_strangers(10, true);
+}
+
+/// Has so many invented nodes send that somebody has told records of. Those are made known here for the time in which they
+/// send, as if a way led to them.
+fn send_as_known(net: &mut Network, numbers: Range<u32>) {
+    let message = multicast(net);
+    let payload = [[0; 16].as_slice(), &message].concat();
+    let all: Vec<u32> = numbers.collect();
+    for some in all.chunks(1_000) {
+        let frames: Vec<(NodeId, Vec<u8>)> =
+            some.iter().map(|&number| invented(net, number, &payload)).collect();
+        let mut snapshot = (**net.nodes[1].shared.snapshot.load()).clone();
+        let mut paths = (*snapshot.paths).clone();
+        let hostile = net.nodes[HOSTILE].id;
+        let path =
+            Path { incarnation: 1, hops: 2, next: [hostile].as_slice().into(), frame_len_max: u32::MAX };
+        paths.extend(frames.iter().map(|(id, _)| (*id, path.clone())));
+        snapshot.paths = Arc::new(paths);
+        let before = net.nodes[1].shared.snapshot.swap(Arc::new(snapshot));
+        frames.iter().for_each(|(_, bytes)| net.forge(HOSTILE, 1, bytes));
+        net.run_for(SOON / 10);
+        net.nodes[1].shared.snapshot.store(before);
+        if net.links_between(HOSTILE, 1).is_empty() {
+            net.connect(HOSTILE, 1);
+        }
+        net.run_for(SOON);
+    }
+}
+
+#[test]
+fn where_no_more_can_be_remembered_a_later_life_begins_and_nothing_is_taken_twice() {
+    let (mut net, apps, publisher) = line_with_victim(11);
+    let frames = recorded(&mut net, publisher, false);
+    net.break_links(HOSTILE, VICTIM);
+    net.run_for(30 * SOON);
+    let life = net.nodes[1].shared.incarnation();
+    let max = amop::relay::shard::FLOORS_MAX as u32;
+    // One of two reactors is full with about half of them.
+    send_as_known(&mut net, 0..max);
+    assert_eq!(net.nodes[1].shared.incarnation(), life, "there is room");
+    assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
+    send_as_known(&mut net, max..2 * max + 2_000);
+    assert!(net.nodes[1].shared.incarnation() > life);
+    assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
+    net.connect(HOSTILE, VICTIM);
+    for (one, other) in [(0, 1), (1, 2)] {
+        if net.links_between(one, other).is_empty() {
+            net.connect(one, other);
+        }
+    }
+    net.run_for(5 * SOON);
+    let before = got(&net, apps[0]);
+    net.multicast(publisher, "t", b"new");
+    net.run_for(5 * SOON);
+    assert_eq!(got(&net, apps[0]), before + 1, "what is new is taken");
+}
+
+#[test]
+fn nodes_that_the_lists_leave_out_are_forgotten_first_and_when_they_are_admitted_a_later_life_begins() {
+    let (mut net, apps, publisher) = line_with_victim(12);
+    let whitelist: BTreeSet<NodeId> = net.nodes.iter().map(|node| node.id).collect();
+    net.set_admission(1, Admission { blacklist: BTreeSet::new(), whitelist });
+    let frames = recorded(&mut net, publisher, false);
+    net.break_links(HOSTILE, VICTIM);
+    net.run_for(30 * SOON);
+    let life = net.nodes[1].shared.incarnation();
+    send_as_known(&mut net, 0..2 * amop::relay::shard::FLOORS_MAX as u32 + 2_000);
+    assert_eq!(net.nodes[1].shared.incarnation(), life);
+    assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
+    net.run_for(30 * SOON);
+    let peers = net.nodes[1].usage().map(|usage| usage.peers).sum::<usize>();
+    assert!(peers <= net.nodes.len(), "{peers} are remembered");
+    net.set_admission(1, Admission::default());
+    net.run_for(SOON);
+    assert_eq!(net.nodes[1].shared.incarnation(), life + 1);
+}
+
+#[test]
+fn a_life_before_that_of_the_record_is_over() {
+    let (mut net, apps, publisher) = line_with_victim(13);
+    let frames = recorded(&mut net, publisher, true);
+    assert_eq!(got(&net, apps[0]), 0);
+    net.restart(VICTIM, 3 * SOON);
+    net.connect(HOSTILE, VICTIM);
+    net.run_for(5 * SOON);
+    let late = |net: &Network| net.nodes[1].total(|counters| counters.sealed_late.get());
+    let before = late(&net);
+    assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
+    // One of the frames is for node 1, the others for those behind it.
+    assert_eq!(late(&net), before + 1);
 }

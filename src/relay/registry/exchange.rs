@@ -14,6 +14,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -645,8 +646,14 @@ impl Registry {
         if self.lives.take(now, LIFE_INTERVAL, LIVES_MAX).is_none() {
             return;
         }
-        let incarnation = head.incarnation.saturating_add(1);
+        self.begin_life(head.incarnation);
+    }
+
+    /// Begins a life that is later than another one.
+    pub(super) fn begin_life(&mut self, after: u64) {
+        let incarnation = after.saturating_add(1);
         self.shared.set_incarnation(incarnation);
+        self.shared.has_forgotten.store(false, Relaxed);
         self.own.begin_life(incarnation);
         // Also links that are no neighbours' yet have said Hello in the life before.
         let reactors = (0..self.shared.reactors).map(ReactorId);

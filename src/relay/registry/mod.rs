@@ -429,7 +429,24 @@ impl Registry {
             }
             RegistryInput::LinkLost { id, incarnation } => self.handle_link_lost(now, &id, incarnation),
             RegistryInput::NodeDown { id, incarnation } => self.handle_node_down(now, &id, incarnation),
-            RegistryInput::Admission => self.topology_changed = true,
+            RegistryInput::Admission => {
+                self.topology_changed = true;
+                if self.shared.has_forgotten.swap(false, Relaxed) {
+                    // Messages of them that somebody kept would be delivered now.
+                    self.begin_life(self.own.version().incarnation);
+                }
+            }
+            RegistryInput::LifeUsedUp { incarnation } => {
+                if incarnation == self.own.version().incarnation {
+                    if self.log_no_room.admits(now) {
+                        warn!(
+                            "so many nodes have sent messages over others that no more can be remembered: all links to nodes are made anew; \
+                             see who they are by `amop net`, and let in less of them by [certificate_whitelist]",
+                        );
+                    }
+                    self.begin_life(incarnation);
+                }
+            }
             RegistryInput::State { from, packet_type: PacketType::BROADCAST, payload, .. } => {
                 if let Err(error) = self.handle_announcement(now, &from, &payload) {
                     self.refuse(now, &from, error);

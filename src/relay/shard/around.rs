@@ -6,8 +6,10 @@
 //!   nothing is heard of it for long.
 //! - What is in the channel of a node is older than what waits for a link to it. When one comes up, the channel's goes
 //!   first, and stays what it is.
+//! - Nothing is taken twice in a life of this node: whoever has a channel has a floor, which outlives the channel.
+//! - Nothing is made known, or forgotten, by nodes that nobody has heard of: anybody can invent them.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use rand::RngExt;
 use smallvec::SmallVec;
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     relay::{
-        Outbound, Packet,
+        Outbound, Packet, RegistryInput,
         sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
         snapshot::NodeRef,
     },
@@ -29,8 +31,9 @@ use crate::{
     },
 };
 
-/// Channels that were let go and are remembered, so that nothing of them comes twice.
-pub(in crate::relay) const FLOORS_MAX: usize = 4_096;
+/// Nodes of which it is remembered how far their messages were, so that nothing comes twice. Where there would be more,
+/// this node begins a later life, in which nothing of before opens.
+pub const FLOORS_MAX: usize = 16_384;
 /// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
 pub(super) const SHARED_MAX: usize = 96;
 /// The same of one that is made here. Nodes of before leave no more room for ids and tickets beside the longest frame.
@@ -40,9 +43,6 @@ pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN +
 
 const _: () = assert!(HEADER_LEN_MIN + NodeId::LEN + SHARED_MAX * (NodeId::LEN + TICKET_LEN) <= HEAD_LEN_MAX);
 
-/// Nodes that no way leads to and of which something is remembered all the same, because something came from them:
-/// the network may not have been heard of them yet, or somebody invents them.
-pub const STRANGERS_MAX: usize = 256;
 /// Messages of a channel that are sent again at once when nothing is heard of them.
 const SENT_AGAIN_MAX: usize = 64;
 
@@ -246,12 +246,50 @@ impl Shard {
         let peer = self.peers.get_mut(id)?;
         if peer.channel.is_none() {
             let life = peer.incarnation;
-            let floor = floor_of(self.floors.get(id), life)?;
             let secret = self.shared.signer.as_ref()?.share_with(*id)?;
             let seal = Seal::new(secret, self.shared.incarnation(), life)?;
-            peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed, floor)));
+            let floor = self.take_floor(id, life, out)?;
+            let first = self.sealed;
+            let peer = self.peers.get_mut(id)?;
+            peer.channel = Some(Box::new(Channel::new(now, seal, first, floor)));
         }
-        peer.channel.as_deref_mut()
+        self.peers.get_mut(id)?.channel.as_deref_mut()
+    }
+
+    /// How far a life of a node had come before its channel was let go. From now on it is remembered. `None` if that life
+    /// is over, or if there is no room.
+    fn take_floor(&mut self, id: &NodeId, life: u64, out: &mut impl Outbound) -> Option<Floor> {
+        let begun = Floor::begin(life);
+        if let Some(floor) = self.floors.get_mut(id) {
+            if floor.life < life {
+                *floor = begun;
+            }
+            return (floor.life == life).then_some(*floor);
+        }
+        if self.floors.len() >= FLOORS_MAX && !self.make_room_for_floors(out) {
+            return None;
+        }
+        self.floors.insert(*id, begun);
+        Some(begun)
+    }
+
+    /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
+    /// them. If all are admitted, none can be forgotten in this life of the node.
+    fn make_room_for_floors(&mut self, out: &mut impl Outbound) -> bool {
+        let before = self.floors.len();
+        let admission = self.shared.admission.load();
+        let peers = &self.peers;
+        self.floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
+        if self.floors.len() < before {
+            self.shared.has_forgotten.store(true, Relaxed);
+            return true;
+        }
+        let incarnation = self.shared.incarnation();
+        if self.life_asked != Some(incarnation) && out.to_registry(RegistryInput::LifeUsedUp { incarnation })
+        {
+            self.life_asked = Some(incarnation);
+        }
+        false
     }
 
     /// Lets go of the channel with a node. Nothing of it is taken again.
@@ -262,13 +300,11 @@ impl Shard {
         }
         let (kept, held) = channel.bytes();
         self.kept_bytes -= kept + held;
-        if self.floors.len() >= FLOORS_MAX
-            && !self.floors.contains_key(id)
-            && let Some(any) = self.floors.keys().next().copied()
-        {
-            self.floors.remove(&any);
+        let floor = self.floors.get_mut(id);
+        debug_assert!(floor.is_some(), "whoever has a channel has a floor");
+        if let Some(floor) = floor.filter(|floor| floor.life <= channel.floor().life) {
+            *floor = channel.floor();
         }
-        self.floors.insert(*id, channel.floor());
     }
 
     /// A sealed payload for this node, at the home of its source.
@@ -286,13 +322,16 @@ impl Shard {
         let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
             return self.counters.sealed_refused.increment();
         };
+        let peer = self.peers.get(source).map(|peer| peer.incarnation);
+        let recorded = self.shared.snapshot.load().paths.get(source).map(|path| path.incarnation);
+        if peer.max(recorded).is_none() {
+            // Its source sends it again, and is known by then if it is not invented.
+            return self.counters.strangers_refused.increment();
+        }
         let floor = self.floors.get(source).map(|floor| floor.life);
-        let known = self.peers.get(source).map(|peer| peer.incarnation).max(floor);
+        let known = peer.max(recorded).max(floor);
         if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
             return self.counters.sealed_late.increment();
-        }
-        if !self.peers.contains_key(source) && !self.is_reached(source) && !self.has_room_for_stranger() {
-            return self.counters.strangers_refused.increment();
         }
         if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
             return self.counters.sealed_refused.increment();
@@ -323,10 +362,6 @@ impl Shard {
         self.neighbours.contains_key(id) || self.shared.snapshot.load().paths.contains_key(id)
     }
 
-    fn has_room_for_stranger(&self) -> bool {
-        self.peers.values().filter(|peer| peer.lost_since.is_some()).count() < STRANGERS_MAX
-    }
-
     /// Opens a payload in place. Only what opens makes a life of its source known.
     fn open(
         &mut self,
@@ -348,14 +383,14 @@ impl Shard {
         if !is_known_life {
             self.replace_life(now, source, lives.source, out);
         }
-        let floor = floor_of(self.floors.get(source), lives.source)?;
-        let is_reached = self.is_reached(source);
-        if !is_reached {
+        let floor = self.take_floor(source, lives.source, out)?;
+        // The registry tells nothing of those that the lists leave out.
+        let stays = self.is_reached(source) && self.shared.admits(source);
+        if !stays {
             self.want_node_tick(now);
         }
         let peer = self.peers.get_mut(source)?;
-        if !is_reached {
-            // Forgotten again unless a way to it becomes known.
+        if !stays {
             peer.lost_since.get_or_insert(now);
         }
         // A number that is free, as none is sealed under the next one yet.
@@ -545,13 +580,5 @@ impl Shard {
         self.kept_bytes = self.kept_bytes + channel.bytes().0 - before;
         self.give_back(unsent as u64);
         self.want_node_tick(now);
-    }
-}
-
-/// What is known of a life of a node whose channel was let go. `None` if that life is over.
-fn floor_of(floor: Option<&Floor>, life: u64) -> Option<Option<Floor>> {
-    match floor {
-        Some(floor) if floor.life > life => None,
-        floor => Some(floor.filter(|floor| floor.life == life).copied()),
     }
 }

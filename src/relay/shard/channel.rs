@@ -133,6 +133,13 @@ pub(super) struct Floor {
     control: Option<u64>,
 }
 
+impl Floor {
+    /// Of a life of which nothing came yet.
+    pub(super) fn begin(life: u64) -> Self {
+        Self { life, expected: 0, control: None }
+    }
+}
+
 /// Which control payloads came, by the number that they are sealed under.
 #[derive(Default)]
 struct Controls {
@@ -155,7 +162,7 @@ impl Controls {
 
 impl Channel {
     /// `first` is a number that no message had in these lives of the two nodes.
-    pub(super) fn new(now: Instant, seal: Seal, first: u64, floor: Option<Floor>) -> Self {
+    pub(super) fn new(now: Instant, seal: Seal, first: u64, floor: Floor) -> Self {
         Self {
             seal,
             next: first,
@@ -163,10 +170,10 @@ impl Channel {
             kept_bytes: 0,
             patience: PATIENCE,
             due: now + PATIENCE,
-            expected: floor.map_or(0, |floor| floor.expected),
+            expected: floor.expected,
             held: BTreeMap::new(),
             held_bytes: 0,
-            controls: Controls { floor: floor.and_then(|floor| floor.control), ..Controls::default() },
+            controls: Controls { floor: floor.control, ..Controls::default() },
             unacknowledged: (0, 0),
             ack_timer: None,
             way: (0, SmallVec::new()),
@@ -422,8 +429,8 @@ mod tests {
 
     fn pair() -> Pair {
         let now = Instant::now();
-        let sender = Channel::new(now, seal(1, 2), 70, None);
-        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, None), sealed: 70 }
+        let sender = Channel::new(now, seal(1, 2), 70, Floor::begin(1));
+        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, Floor::begin(1)), sealed: 70 }
     }
 
     fn subject(seq: u32) -> Subject {
@@ -520,14 +527,14 @@ mod tests {
         }
         assert!(pair.receiver.is_new_control(9));
         let floor = pair.receiver.floor();
-        pair.receiver = Channel::new(pair.now, seal(2, 1), 50, Some(floor));
+        pair.receiver = Channel::new(pair.now, seal(2, 1), 50, floor);
         for (seq, sealed) in (0..).zip(&sealed) {
             assert_eq!(pair.accept(seq, sealed), Err(Accepted::Known));
         }
         assert!(!pair.receiver.is_new_control(9));
         assert!(pair.receiver.is_new_control(10));
         // The sender forgets, too; its numbers go on.
-        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, None);
+        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, Floor::begin(1));
         let next = pair.send(3);
         assert_eq!(pair.accept(3, &next), Ok(vec![3]));
     }

@@ -69,8 +69,7 @@ use ahash::{AHashMap, RandomState};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use smallvec::SmallVec;
 
-pub(super) use around::FLOORS_MAX;
-pub use around::STRANGERS_MAX;
+pub use around::FLOORS_MAX;
 pub(super) use channel::HELD_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
@@ -149,8 +148,10 @@ pub struct Shard {
     parked: Parked,
     /// How many payloads were sealed in this life.
     sealed: u64,
-    /// Of channels that were let go.
+    /// Of all nodes that have, or had, a channel in this life of the node.
     floors: AHashMap<NodeId, Floor>,
+    /// The life of the node in the place of which a later one was asked for.
+    life_asked: Option<u64>,
     /// Bytes in the windows of all neighbours.
     windows_bytes: usize,
     /// Bytes in the channels with all nodes that are no neighbours.
@@ -299,6 +300,7 @@ impl Shard {
             parked: Parked::default(),
             sealed: 0,
             floors: AHashMap::with_hasher(hashing.clone()),
+            life_asked: None,
             windows_bytes: 0,
             kept_bytes: 0,
             identities: 0,
