@@ -120,6 +120,17 @@ fn peers_are_added_and_removed_while_a_node_runs() {
 }
 
 #[test]
+fn a_peer_that_is_removed_while_it_keeps_silent_in_its_handshake_is_hung_up_on() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let member = Member::start_with(0, &format!("node.0={}\n", silent.local_addr().unwrap()));
+    let mut dialled = silent.accept().unwrap().0;
+    // Far less than a handshake may take.
+    dialled.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    member.reload("");
+    std::io::Read::read_to_end(&mut dialled, &mut Vec::new()).expect("it is closed");
+}
+
+#[test]
 fn a_node_that_is_put_on_the_blacklist_is_cut_off_at_once_and_let_in_again_when_it_is_taken_off() {
     let [node, other, third] = [0, 1, 2].map(Member::start);
     let peers = dial(&[&other, &third]);

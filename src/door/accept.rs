@@ -16,7 +16,7 @@ use super::{
     lobby::{Entry, Lobby, Place, WAIT_MAX},
 };
 use crate::{
-    engine::{NewLink, duplicate},
+    engine::{NewLink, duplicate, shut_down},
     relay::{LinkUp, home_reactor},
     supervise::contained_local_task,
     tls::{Established, config::ServerTls, handshake::Handshake},
@@ -171,12 +171,13 @@ async fn serve(
     // As renewed by now.
     let config = kind(&hall.tls.load()).clone();
     let greeted = match Handshake::server(config) {
-        Ok(handshake) => hall.shake_hands(&stream, handshake).await,
+        Ok(handshake) => hall.shake_hands(&stream, handshake, std::future::pending()).await,
         Err(error) => Err(error.into()),
     };
     drop(place);
     match greeted {
         Ok(greeted) => admit(&hall, &stream, address, greeted),
+        Err(Failure::GivenUp) => {}
         Err(reason) => log_failure(&hall, peer, address, &reason),
     }
 }
@@ -202,7 +203,13 @@ fn log_failure(hall: &Hall, peer: Peer, address: SocketAddr, reason: &Failure) {
 
 async fn next_connection(hall: &Hall, listener: &tokio_uring::net::TcpListener) -> (TcpStream, SocketAddr) {
     loop {
-        match listener.accept().await {
+        let accepting = listener.accept();
+        let never = std::future::pending::<()>();
+        let Ok(accepted) = hall.operations.run(accepting, never, || _ = shut_down(listener)).await else {
+            // The door closes, and this ends with it.
+            return std::future::pending().await;
+        };
+        match accepted {
             Ok(accepted) => return accepted,
             // It was gone before it was taken.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {

@@ -72,7 +72,7 @@ impl Cause {
             Failure::Probe => Self::Probe,
             Failure::Silent => Self::Silent,
             Failure::Timeout => Self::Timeout,
-            Failure::Io(_) => Self::Io,
+            Failure::Io(_) | Failure::GivenUp => Self::Io,
             Failure::Handshake(HandshakeError::Closed) => Self::Closed,
             Failure::Handshake(HandshakeError::NoCertificate) => Self::NoCertificate,
             Failure::Handshake(HandshakeError::Stranger(stranger)) => Self::Stranger(*stranger),

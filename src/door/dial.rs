@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -196,12 +197,20 @@ impl Dialled {
     }
 }
 
+/// Connects without the ring: it has no way to end a connect that is under way, and this may be dropped at any time.
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = tokio::net::TcpStream::connect(address).await?.into_std()?;
+    // On the ring, what would block waits.
+    stream.set_nonblocking(false)?;
+    Ok(TcpStream::from_std(stream))
+}
+
 /// Dials once; `replacing` if a link to the node is there and is to be replaced.
-async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<Dialled, Failure> {
+async fn dial(hall: &Rc<Hall>, peer: &str, replacing: bool) -> Result<Dialled, Failure> {
     let addresses = hall.lookups.resolve(peer).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
-        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address)).await {
+        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 last = error.into();
@@ -214,8 +223,8 @@ async fn dial(hall: &Hall, peer: &str, replacing: bool) -> Result<Dialled, Failu
         };
         let _ = stream.set_nodelay(true);
         let handshake = Handshake::client(hall.tls.load().p2p_client.clone())?;
-        let greeted = match hall.shake_hands(&stream, handshake).await {
-            Ok(greeted) => greeted,
+        let (stream, greeted) = match hall.shake_hands_apart(stream, handshake).await {
+            Ok(done) => done,
             Err(error) => {
                 last = error;
                 continue;

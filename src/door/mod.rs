@@ -13,6 +13,7 @@
 //! # Invariants
 //! - Nothing of the door's is pending on a descriptor that it has given away.
 //! - Every handshake has a time, an amount of input, and a place among a bounded number.
+//! - No operation is dropped while it is under way: its socket is shut down, and its end awaited (`operations.rs`).
 
 mod accept;
 mod cause;
@@ -23,6 +24,7 @@ mod lobby;
 mod lookup;
 mod membership;
 mod opening;
+mod operations;
 mod own_key;
 
 use std::{
@@ -37,7 +39,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
 
@@ -47,15 +49,16 @@ use self::{
     guests::Guests,
     lobby::{WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
+    operations::{CalledOff, Operations},
     own_key::{Dialled, OwnKey},
 };
 pub use self::{counters::DoorCounters, membership::Membership, opening::Opening};
 use crate::{
     bounds::{Bound, fixed},
-    engine::{EngineHandle, LinkEvent, schedule},
+    engine::{EngineHandle, LinkEvent, schedule, shut_down},
     relay::{log_limit::LogLimit, readiness::Readiness},
     stop::join_by,
-    supervise::Supervisor,
+    supervise::{Supervisor, contained_local_task},
     tls::{
         Established,
         config::ServerTls,
@@ -204,6 +207,7 @@ struct Hall {
     engine: EngineHandle,
     guests: RefCell<Guests>,
     lookups: Lookups,
+    operations: Operations,
     own_key: OwnKey,
     readiness: RefCell<Readiness>,
     /// Told whenever it is known of one more peer whether it answers.
@@ -295,6 +299,7 @@ impl Door {
                     dialed: Notify::new(),
                     guests: RefCell::new(Guests::new(settings.reactors)),
                     lookups: Lookups::default(),
+                    operations: Operations::default(),
                     own_key: OwnKey::default(),
                     counters: counted,
                     logs: RefCell::default(),
@@ -309,6 +314,7 @@ impl Door {
                 watch.local_task("amop-door, which lets nodes in", accept::accept_nodes(hall.clone(), p2p));
                 watch.local_task("amop-door, which dials nodes", membership::keep(hall.clone()));
                 hall.watch_links(link_events).await;
+                hall.operations.end_all().await;
             });
         };
         let thread = supervisor.thread("amop-door", run).map_err(DoorError::Runtime)?;
@@ -386,21 +392,34 @@ impl Hall {
         kind(&mut self.logs.borrow_mut()).admits(Instant::now())
     }
 
-    /// Does a whole handshake within its time. Who dialled has begun it; of others it is known with their first byte.
-    async fn shake_hands(&self, stream: &TcpStream, mut handshake: Handshake) -> Result<Greeted, Failure> {
+    /// Does a whole handshake within its time, unless it is given up. Who dialled has begun it; of others it is known with
+    /// their first byte. Must be awaited to its end.
+    async fn shake_hands(
+        &self,
+        stream: &TcpStream,
+        mut handshake: Handshake,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<Greeted, Failure> {
         let dialed = self.own_key.dialling(&handshake);
         if dialed.is_some() {
             self.counters.handshakes_begun.increment();
         }
         let pending = Pending::begin(&self.counters);
-        let done = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.drive(stream, &mut handshake)).await;
+        let called_off = async {
+            tokio::select! {
+                () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Failure::Timeout,
+                () = given_up => Failure::GivenUp,
+            }
+        };
+        let driven = self.drive(stream, &mut handshake);
+        // Fails only if the peer has closed already.
+        let done = self.operations.run(driven, called_off, || _ = shut_down(stream)).await;
         drop(pending);
-        let done = done.unwrap_or_else(|_| {
-            // What is pending keeps the descriptor open until it completes: a silent peer's read never
-            // would. Fails only if the peer has closed already.
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-            Err(Failure::Timeout)
-        });
+        let done = match done {
+            Ok(done) => done,
+            Err(CalledOff::For(Failure::GivenUp) | CalledOff::Ending) => return Err(Failure::GivenUp),
+            Err(CalledOff::For(failure)) => Err(failure),
+        };
         let done = done.map_err(|failure| failure.told_by(&handshake, dialed.is_some())).and_then(|is_own| {
             let is_ourselves = dialed.as_ref().map_or(is_own, Dialled::came_back);
             Ok(Greeted { established: handshake.finish()?, is_ourselves })
@@ -408,6 +427,27 @@ impl Hall {
         match &done {
             Ok(_) => self.counters.handshakes_done.increment(),
             Err(failure) => Cause::of(failure).counter(&self.counters).increment(),
+        }
+        done
+    }
+
+    /// The same in a task of its own, for whoever may be dropped before its end: that gives it up.
+    async fn shake_hands_apart(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        handshake: Handshake,
+    ) -> Result<(TcpStream, Greeted), Failure> {
+        let (mut reply, answer) = oneshot::channel();
+        let hall = self.clone();
+        contained_local_task(async move {
+            let done = hall.shake_hands(&stream, handshake, reply.closed()).await;
+            // Whoever dialled may be gone.
+            let _ = reply.send(done.map(|greeted| (stream, greeted)));
+        });
+        let done = answer.await.unwrap_or(Err(Failure::GivenUp));
+        if self.operations.are_ending() {
+            // Whoever dialled ends with the door.
+            return std::future::pending().await;
         }
         done
     }
@@ -538,6 +578,8 @@ enum Failure {
     Probe,
     #[error("the peer sent nothing for {HANDSHAKE_TIMEOUT:?}")]
     Silent,
+    #[error("the door closes, or nobody wants it any more")]
+    GivenUp,
 }
 
 impl Failure {

@@ -14,6 +14,13 @@ pub fn duplicate(socket: &impl AsRawFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 0)?)
 }
 
+/// Ends whatever is pending on an open socket, whether it is connected or listens.
+pub fn shut_down(socket: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: as in `duplicate`.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    Ok(rustix::net::shutdown(borrowed, rustix::net::Shutdown::Both)?)
+}
+
 /// `SIOCOUTQ`: the same number as `TIOCOUTQ`.
 const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 

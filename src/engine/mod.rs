@@ -48,7 +48,7 @@ use std::{
 };
 
 use crossbeam::channel::{Sender, unbounded};
-pub use descriptor::duplicate;
+pub use descriptor::{duplicate, shut_down};
 pub use memory::memory_bytes;
 pub use reactor::{KnownReply, PingedReply, ReportReply, ToldReply};
 pub use ring::EngineError;
