@@ -5,7 +5,7 @@ mod support;
 use std::{path::Path, sync::Arc};
 
 use amop::{
-    pki::{Authority, KeyType, Profile, Validity, write_private, write_public},
+    pki::{Authority, KeyType, Profile, Validity, write_pair, write_private, write_public},
     tls::{
         Established, PeerCertificate,
         config::{ConfigError, client_config, leaves_out_tls13, same_issuer, server_config},
@@ -238,6 +238,35 @@ fn applications_of_another_agency_are_refused_where_the_issuer_is_checked() {
     assert!(handshake(&server, &client, &default, &default, strict).is_ok());
 }
 
+/// An agency can issue an authority of whatever name it likes.
+#[test]
+fn an_application_below_an_authority_that_has_but_the_name_of_the_nodes_agency_is_refused() {
+    let (dir, good) = (tempfile::tempdir().unwrap(), Validity::days(1));
+    let chain = Authority::root(KeyType::Secp256k1, "chain", good).unwrap();
+    let save = |name: &str, above: &[&Authority]| {
+        let issued = above[0].leaf(name, "sdk", good).unwrap();
+        let above: Vec<_> = above.iter().map(|authority| &authority.issued).collect();
+        let dir = dir.path().join(name);
+        write_pair(&dir, "x", &issued, &above).unwrap();
+        write_public(&dir.join("ca.crt"), &chain.issued.certificate).unwrap();
+        side(&dir, "x")
+    };
+    let (one, other) = (chain.agency("one", good).unwrap(), chain.agency("other", good).unwrap());
+    let named_like_other = one.agency("other", good).unwrap();
+    let node = save("node", &[&other]);
+    let connect = |application: &Side| {
+        let default = TlsSettings::default();
+        handshake(&node, application, &default, &default, same_issuer(&node.identity, false))
+    };
+    assert!(connect(&save("own", &[&other])).is_ok());
+    assert!(connect(&save("theirs", &[&one])).is_err());
+    assert!(connect(&save("posing", &[&named_like_other, &one])).is_err());
+    // Its chain is good otherwise.
+    let default = TlsSettings::default();
+    let posing = save("let-in", &[&named_like_other, &one]);
+    assert!(handshake(&node, &posing, &default, &default, IssuerPolicy::default()).is_ok());
+}
+
 #[test]
 fn a_handshake_takes_a_bounded_amount_of_input() {
     let server = node(Profile::Ec);
@@ -329,9 +358,9 @@ fn present(
     let default = TlsSettings::default();
     let mut config = Arc::unwrap_or_clone(client_config(&client.identity, &client.roots, &default).unwrap());
     // The issuer is the agency, which is no root.
-    let issuer = same_issuer(&client.identity, true).issuer.unwrap();
     let schemes = [rustls::SignatureScheme::ECDSA_NISTP256_SHA256];
     let known = config.client_auth_cert_resolver.resolve(&[], &schemes).unwrap();
+    let issuer = Certificate::from_der(&known.cert[0]).unwrap().tbs_certificate.issuer.to_der().unwrap();
     let presented = rustls::sign::CertifiedKey::new(chain(&known.cert), known.key.clone());
     config.client_auth_cert_resolver = Arc::new(Cautious(Arc::new(presented), issuer));
     let server_side =

@@ -12,7 +12,7 @@ use rustls::{
 };
 
 use super::{
-    identity::{Identity, Roots, parse},
+    identity::{Identity, Roots},
     settings::TlsSettings,
     verify::{IssuerPolicy, Verifier},
 };
@@ -60,8 +60,7 @@ fn provider(settings: &TlsSettings) -> Arc<CryptoProvider> {
 
 /// The policy that a peer's certificate must have the same issuer as ours.
 pub fn same_issuer(identity: &Identity, also_version_1: bool) -> IssuerPolicy {
-    let issuer = parse(identity.leaf()).map(|leaf| leaf.issuer().as_raw().to_vec());
-    IssuerPolicy { issuer, also_version_1 }
+    IssuerPolicy { like: Some(identity.leaf().clone()), also_version_1 }
 }
 
 /// How links that come in are served.

@@ -10,6 +10,8 @@
 //!   settings ─┼─► config ─► handshake ─► Established { peer, sealer, opener }
 //!   verify ───┤                             │
 //!   secp256k1 ┘                             └─► record (used by the engine)
+//!
+//!   verify ─► path ─► signature
 //! ```
 //!
 //! Imports nothing of ours but [`NodeId`] and `encoding`.
@@ -23,9 +25,11 @@ pub mod config;
 mod greeting;
 pub mod handshake;
 pub mod identity;
+pub mod path;
 pub mod record;
 pub mod secp256k1;
 pub mod settings;
+pub mod signature;
 pub mod validity;
 pub mod verify;
 

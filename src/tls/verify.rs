@@ -1,12 +1,12 @@
 //! One verifier for both roles: certificates as FISCO BCOS makes them (WIRE §1.8).
 //!
 //! webpki refuses version 1 certificates, which `build_chain.sh` makes for the channel; so chains are
-//! checked here: by raw subject and signature, validity, CA flags and key usage. Host names mean
+//! checked here and in [`super::path`]: by raw subject and signature, validity, CA flags and key usage. Host names mean
 //! nothing in a consortium and are never looked at.
 
 use std::sync::Arc;
 
-use aws_lc_rs::{digest, signature as aws};
+use aws_lc_rs::digest;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -14,38 +14,26 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::ParsedExtension,
-    oid_registry::{
-        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
-        OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
-        OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512, OID_SIG_ED25519,
-        OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, Oid,
-    },
-    x509::{SubjectPublicKeyInfo, X509Version},
-};
+use x509_parser::certificate::X509Certificate;
 
 use super::{
     PeerCertificate,
     identity::{Roots, parse},
-    secp256k1,
+    path::{Certificate, Checks, SIGNATURES_MAX, check_extensions, check_validity, issuer_of},
+    signature::{KeyKind, PublicKey, RSA_EXPONENT_MAX, RSA_MODULUS_BITS_MAX},
 };
-use crate::wire::NodeId;
 
 /// Certificates that a peer may present.
 pub const CERTIFICATES_MAX: usize = 10;
 /// Longest certificate in bytes that is looked at.
 pub const CERTIFICATE_LEN_MAX: usize = 16 * 1024;
 
-/// The curve's OID: 1.3.132.0.10.
-const OID_SECP256K1: [u64; 5] = [1, 3, 132, 0, 10];
-
 /// Whose certificates must have been issued by whom, beyond the roots (`[network_security]`).
 #[derive(Clone, Debug, Default)]
 pub struct IssuerPolicy {
-    /// A peer's certificate with basic constraints must have this issuer (raw DER), if set.
-    pub issuer: Option<Vec<u8>>,
+    /// A peer's certificate with basic constraints must have the issuer of this one, if set: its name and its key. Names
+    /// alone would let in whoever an authority elsewhere gives the name of this one's issuer.
+    pub like: Option<CertificateDer<'static>>,
     /// Also certificates of version 1 must.
     pub also_version_1: bool,
 }
@@ -59,6 +47,14 @@ pub enum Refusal {
     /// One is longer than [`CERTIFICATE_LEN_MAX`].
     #[error("a certificate of more than {CERTIFICATE_LEN_MAX} bytes")]
     CertificateTooLong,
+    /// The key of the certificate, or of one above it that is no root, is an RSA key beyond the bounds.
+    #[error(
+        "an RSA key of more than {RSA_MODULUS_BITS_MAX} bits, or with an exponent of more than {RSA_EXPONENT_MAX}"
+    )]
+    KeyTooLarge,
+    /// More than [`SIGNATURES_MAX`] would have to be checked, and one for each certificate of ours.
+    #[error("no way to a root was found by checking {SIGNATURES_MAX} signatures")]
+    TooManySignatures,
     /// [`IssuerPolicy`] wants another issuer.
     #[error("the certificate's issuer is not the node's ([network_security] check_cert_issuer)")]
     NotTheNodesIssuer,
@@ -73,18 +69,42 @@ impl From<Refusal> for CertificateError {
 /// Checks chains and handshake signatures.
 #[derive(Debug)]
 pub struct Verifier {
-    roots: Roots,
+    roots: Vec<Certificate>,
     /// Certificates of our own chain: a peer of the same agency need not present them again.
-    known: Vec<CertificateDer<'static>>,
-    policy: IssuerPolicy,
+    known: Vec<Certificate>,
+    policy: Option<SameIssuer>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Who issued our own certificate, and so must have issued those of others.
+#[derive(Debug)]
+struct SameIssuer {
+    name: Vec<u8>,
+    /// Of those certificates of its issuer that are here. None will do for anybody if there are none.
+    keys: Vec<PublicKey>,
+    also_version_1: bool,
 }
 
 impl Verifier {
     /// A verifier that trusts `roots`, and may use `known` certificates on the way to them.
     pub fn new(roots: &Roots, known: &[CertificateDer<'static>], policy: IssuerPolicy) -> Arc<Self> {
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Arc::new(Self { roots: roots.clone(), known: known.to_vec(), policy, algorithms })
+        let parsed = |certificates: &[CertificateDer<'_>], read: fn(&X509Certificate<'_>) -> Certificate| {
+            certificates.iter().filter_map(|der| Some(read(&parse(der)?))).collect::<Vec<_>>()
+        };
+        let (roots, known) = (parsed(&roots.0, Certificate::root), parsed(known, Certificate::below_root));
+        let policy = policy.like.map(|own| {
+            let own = parse(&own).map(|own| Certificate::below_root(&own));
+            let is_issuer =
+                |authority: &&Certificate| own.as_ref().is_some_and(|own| own.is_issued_by(authority));
+            let issuers = roots.iter().chain(&known).filter(is_issuer);
+            SameIssuer {
+                name: own.as_ref().map(|own| own.issuer().to_vec()).unwrap_or_default(),
+                keys: issuers.filter_map(Certificate::key).cloned().collect(),
+                also_version_1: policy.also_version_1,
+            }
+        });
+        Arc::new(Self { roots, known, policy, algorithms })
     }
 
     pub(super) fn verify_chain(
@@ -92,6 +112,18 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         presented: &[CertificateDer<'_>],
         now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        let ours = self.roots.len() + self.known.len();
+        self.verify_chain_with(leaf, presented, now, &mut Checks::up_to(SIGNATURES_MAX + ours))
+    }
+
+    /// The same, with so many checks of signatures.
+    pub(super) fn verify_chain_with(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+        checks: &mut Checks,
     ) -> Result<(), CertificateError> {
         let now = i64::try_from(now.as_secs()).map_err(|_| CertificateError::Expired)?;
         if presented.len() >= CERTIFICATES_MAX {
@@ -102,28 +134,38 @@ impl Verifier {
         }
         let leaf = parse(leaf).ok_or(CertificateError::BadEncoding)?;
         check_extensions(&leaf)?;
-        check_validity(&leaf, now)?;
+        let validity = leaf.validity();
+        check_validity(validity.not_before.timestamp(), validity.not_after.timestamp(), now)?;
         if let Ok(Some(usage)) = leaf.key_usage()
             && !usage.value.digital_signature()
         {
             return Err(CertificateError::InvalidPurpose);
         }
-        let policy = self.check_issuer_policy(&leaf);
-        let roots: Vec<_> = self.roots.0.iter().filter_map(|root| parse(root)).collect();
-        let mut intermediates: Vec<_> =
-            presented.iter().chain(&self.known).filter_map(|certificate| parse(certificate)).collect();
-        search(leaf, &roots, &mut intermediates, now)?;
+        let read = Certificate::below_root(&leaf);
+        if read.key().is_some_and(|key| !key.is_within_bounds()) {
+            return Err(Refusal::KeyTooLarge.into());
+        }
+        let parsed = presented.iter().filter_map(|der| Some(Certificate::below_root(&parse(der)?)));
+        let presented: Vec<Certificate> = parsed.collect();
+        let others = self.known.iter().chain(&presented);
+        let issuer = issuer_of(&read, &self.roots, others, now, checks)?;
         // Of another authority is worse than of another agency.
-        policy
+        self.check_issuer_policy(&leaf, issuer)
     }
 
-    fn check_issuer_policy(&self, leaf: &X509Certificate<'_>) -> Result<(), CertificateError> {
-        let Some(issuer) = &self.policy.issuer else { return Ok(()) };
+    fn check_issuer_policy(
+        &self,
+        leaf: &X509Certificate<'_>,
+        issuer: &Certificate,
+    ) -> Result<(), CertificateError> {
+        let Some(own) = &self.policy else { return Ok(()) };
         let concerned = match leaf.basic_constraints() {
             Ok(Some(_)) => true,
-            _ => self.policy.also_version_1,
+            _ => own.also_version_1,
         };
-        if concerned && leaf.issuer().as_raw() != issuer {
+        let is_same = leaf.issuer().as_raw() == own.name
+            && issuer.key().is_some_and(|key| own.keys.iter().any(|own_key| own_key.is_same(key)));
+        if concerned && !is_same {
             return Err(Refusal::NotTheNodesIssuer.into());
         }
         Ok(())
@@ -137,15 +179,8 @@ impl Verifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         let leaf = parse(certificate).ok_or(CertificateError::BadEncoding)?;
         // In TLS 1.2 the curve is the certificate's, whatever the scheme is called.
-        let valid = match key_kind(leaf.public_key()) {
-            Some(KeyKind::Secp256k1(point)) => {
-                secp256k1::verify(point, signed.scheme, message, signed.signature())
-            }
-            Some(kind) => tls12_algorithm(&kind, signed.scheme)
-                .is_some_and(|algorithm| verify_with(algorithm, &kind, message, signed.signature())),
-            None => false,
-        };
-        if valid {
+        let key = PublicKey::of(leaf.public_key());
+        if key.is_some_and(|key| key.verify(signed.scheme, message, signed.signature())) {
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(CertificateError::BadSignature.into())
@@ -254,229 +289,22 @@ impl Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let leaf = parse(certificate).ok_or(CertificateError::BadEncoding)?;
-        let kind = key_kind(leaf.public_key());
-        if let Some(kind @ KeyKind::Rsa(_)) = kind {
+        if let Some(key) = PublicKey::of(leaf.public_key())
+            && key.kind() == KeyKind::Rsa
+        {
             let pss = matches!(
                 signed.scheme,
                 SignatureScheme::RSA_PSS_SHA256
                     | SignatureScheme::RSA_PSS_SHA384
                     | SignatureScheme::RSA_PSS_SHA512
             );
-            let valid = pss
-                && tls12_algorithm(&kind, signed.scheme)
-                    .is_some_and(|algorithm| verify_with(algorithm, &kind, message, signed.signature()));
-            return if valid {
+            return if pss && key.verify(signed.scheme, message, signed.signature()) {
                 Ok(HandshakeSignatureValid::assertion())
             } else {
                 Err(CertificateError::BadSignature.into())
             };
         }
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-}
-
-/// Looks for a way from a leaf up to a root, by all certificates that there are: one that has expired may
-/// have a successor of the same name. It goes up level by level and asks of each certificate once, where
-/// it is nearest to the leaf and so farthest from the bound on its path; that bounds the signatures that
-/// are checked by the square of the certificates. Without a way it gives the first fault met, which is
-/// that of the way that seemed most likely.
-fn search<'a>(
-    leaf: X509Certificate<'a>,
-    roots: &[X509Certificate<'_>],
-    intermediates: &mut Vec<X509Certificate<'a>>,
-    now: i64,
-) -> Result<(), CertificateError> {
-    let mut fault = None;
-    let mut level = vec![leaf];
-    for depth in 0.. {
-        let mut above = Vec::new();
-        for current in &level {
-            let is_issuer = |candidate: &X509Certificate<'_>| {
-                candidate.subject().as_raw() == current.issuer().as_raw() && is_signed_by(current, candidate)
-            };
-            for root in roots.iter().filter(|root| is_issuer(root)) {
-                match check_issuer(root, depth, true, now) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => drop(fault.get_or_insert(error)),
-                }
-            }
-            for candidate in intermediates.extract_if(.., |candidate| is_issuer(candidate)) {
-                match check_issuer(&candidate, depth, false, now) {
-                    Ok(()) => above.push(candidate),
-                    // A root that is not ours: whatever else is wrong with it, it is of another authority.
-                    Err(_) if is_self_signed(&candidate) => {}
-                    Err(error) => drop(fault.get_or_insert(error)),
-                }
-            }
-        }
-        if above.is_empty() {
-            break;
-        }
-        level = above;
-    }
-    Err(fault.unwrap_or(CertificateError::UnknownIssuer))
-}
-
-fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
-    certificate.subject().as_raw() == certificate.issuer().as_raw() && is_signed_by(certificate, certificate)
-}
-
-/// Whether a certificate may stand above others; `below` intermediates are between it and the leaf.
-fn check_issuer(
-    certificate: &X509Certificate<'_>,
-    below: usize,
-    is_root: bool,
-    now: i64,
-) -> Result<(), CertificateError> {
-    check_extensions(certificate)?;
-    check_validity(certificate, now)?;
-    check_authority(certificate, below, is_root)
-}
-
-/// Whether all that a certificate says of its use can be read, and nothing is critical that nobody reads
-/// here (RFC 5280, section 4.2).
-fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
-    certificate.extensions_map().map_err(|_| CertificateError::BadEncoding)?;
-    for extension in certificate.extensions() {
-        match extension.parsed_extension() {
-            ParsedExtension::BasicConstraints(_) | ParsedExtension::KeyUsage(_) => {}
-            _ if extension.oid == OID_X509_EXT_BASIC_CONSTRAINTS
-                || extension.oid == OID_X509_EXT_KEY_USAGE =>
-            {
-                return Err(CertificateError::BadEncoding);
-            }
-            _ if extension.critical => return Err(CertificateError::UnhandledCriticalExtension),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn check_validity(certificate: &X509Certificate<'_>, now: i64) -> Result<(), CertificateError> {
-    let validity = certificate.validity();
-    if now < validity.not_before.timestamp() {
-        Err(CertificateError::NotValidYet)
-    } else if now > validity.not_after.timestamp() {
-        Err(CertificateError::Expired)
-    } else {
-        Ok(())
-    }
-}
-
-/// Whether a certificate may have issued others; `below` intermediates stand between it and the leaf.
-fn check_authority(
-    certificate: &X509Certificate<'_>,
-    below: usize,
-    is_root: bool,
-) -> Result<(), CertificateError> {
-    if let Ok(Some(usage)) = certificate.key_usage()
-        && !usage.value.key_cert_sign()
-    {
-        return Err(CertificateError::InvalidPurpose);
-    }
-    match certificate.basic_constraints() {
-        Ok(Some(constraints)) if constraints.value.ca => match constraints.value.path_len_constraint {
-            Some(longest) if below > longest as usize => Err(CertificateError::InvalidPurpose),
-            _ => Ok(()),
-        },
-        // Roots are trusted by configuration, and old ones have no extensions.
-        Ok(None) if is_root && certificate.version() != X509Version::V3 => Ok(()),
-        Ok(None) if is_root && certificate.extensions().is_empty() => Ok(()),
-        _ => Err(CertificateError::InvalidPurpose),
-    }
-}
-
-enum KeyKind<'a> {
-    Secp256k1(&'a [u8]),
-    P256(&'a [u8]),
-    P384(&'a [u8]),
-    Rsa(&'a [u8]),
-    Ed25519(&'a [u8]),
-}
-
-fn key_kind<'a>(key: &'a SubjectPublicKeyInfo<'_>) -> Option<KeyKind<'a>> {
-    let bits: &[u8] = &key.subject_public_key.data;
-    let algorithm = &key.algorithm.algorithm;
-    if *algorithm == OID_PKCS1_RSAENCRYPTION {
-        return Some(KeyKind::Rsa(bits));
-    }
-    if *algorithm == OID_SIG_ED25519 {
-        return Some(KeyKind::Ed25519(bits));
-    }
-    if *algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
-        return None;
-    }
-    let curve = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
-    if Oid::from(&OID_SECP256K1).is_ok_and(|oid| oid == curve) {
-        Some(KeyKind::Secp256k1(bits))
-    } else if curve == OID_EC_P256 {
-        Some(KeyKind::P256(bits))
-    } else if curve == OID_NIST_EC_P384 {
-        Some(KeyKind::P384(bits))
-    } else {
-        None
-    }
-}
-
-type Algorithm = &'static dyn aws::VerificationAlgorithm;
-
-fn tls12_algorithm(kind: &KeyKind<'_>, scheme: SignatureScheme) -> Option<Algorithm> {
-    Some(match (kind, scheme) {
-        (KeyKind::Rsa(_), SignatureScheme::RSA_PKCS1_SHA256) => &aws::RSA_PKCS1_2048_8192_SHA256,
-        (KeyKind::Rsa(_), SignatureScheme::RSA_PKCS1_SHA384) => &aws::RSA_PKCS1_2048_8192_SHA384,
-        (KeyKind::Rsa(_), SignatureScheme::RSA_PKCS1_SHA512) => &aws::RSA_PKCS1_2048_8192_SHA512,
-        (KeyKind::Rsa(_), SignatureScheme::RSA_PSS_SHA256) => &aws::RSA_PSS_2048_8192_SHA256,
-        (KeyKind::Rsa(_), SignatureScheme::RSA_PSS_SHA384) => &aws::RSA_PSS_2048_8192_SHA384,
-        (KeyKind::Rsa(_), SignatureScheme::RSA_PSS_SHA512) => &aws::RSA_PSS_2048_8192_SHA512,
-        (KeyKind::P256(_), SignatureScheme::ECDSA_NISTP256_SHA256) => &aws::ECDSA_P256_SHA256_ASN1,
-        (KeyKind::P256(_), SignatureScheme::ECDSA_NISTP384_SHA384) => &aws::ECDSA_P256_SHA384_ASN1,
-        (KeyKind::P384(_), SignatureScheme::ECDSA_NISTP384_SHA384) => &aws::ECDSA_P384_SHA384_ASN1,
-        (KeyKind::P384(_), SignatureScheme::ECDSA_NISTP256_SHA256) => &aws::ECDSA_P384_SHA256_ASN1,
-        (KeyKind::Ed25519(_), SignatureScheme::ED25519) => &aws::ED25519,
-        _ => return None,
-    })
-}
-
-fn verify_with(algorithm: Algorithm, kind: &KeyKind<'_>, message: &[u8], signature: &[u8]) -> bool {
-    let (KeyKind::Secp256k1(key)
-    | KeyKind::P256(key)
-    | KeyKind::P384(key)
-    | KeyKind::Rsa(key)
-    | KeyKind::Ed25519(key)) = kind;
-    aws::UnparsedPublicKey::new(algorithm, key).verify(message, signature).is_ok()
-}
-
-/// Whether the issuer's key made the signature on a certificate.
-fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> bool {
-    // The algorithm stands there twice, and only one of them is signed.
-    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
-        return false;
-    }
-    let Some(kind) = key_kind(issuer.public_key()) else { return false };
-    let oid = &certificate.signature_algorithm.algorithm;
-    let scheme = if *oid == OID_PKCS1_SHA256WITHRSA {
-        SignatureScheme::RSA_PKCS1_SHA256
-    } else if *oid == OID_PKCS1_SHA384WITHRSA {
-        SignatureScheme::RSA_PKCS1_SHA384
-    } else if *oid == OID_PKCS1_SHA512WITHRSA {
-        SignatureScheme::RSA_PKCS1_SHA512
-    } else if *oid == OID_SIG_ECDSA_WITH_SHA256 {
-        SignatureScheme::ECDSA_NISTP256_SHA256
-    } else if *oid == OID_SIG_ECDSA_WITH_SHA384 {
-        SignatureScheme::ECDSA_NISTP384_SHA384
-    } else if *oid == OID_SIG_ECDSA_WITH_SHA512 {
-        SignatureScheme::ECDSA_NISTP521_SHA512
-    } else if *oid == OID_SIG_ED25519 {
-        SignatureScheme::ED25519
-    } else {
-        return false;
-    };
-    let message = certificate.tbs_certificate.as_ref();
-    let signature = &certificate.signature_value.data;
-    match &kind {
-        KeyKind::Secp256k1(point) => secp256k1::verify(point, scheme, message, signature),
-        kind => tls12_algorithm(kind, scheme)
-            .is_some_and(|algorithm| verify_with(algorithm, kind, message, signature)),
     }
 }
 
@@ -487,13 +315,7 @@ pub(crate) fn describe(certificate: &X509Certificate<'_>) -> PeerCertificate {
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
         attribute.as_str().map(str::to_owned).unwrap_or_default()
     };
-    let node_id = match key_kind(certificate.public_key()) {
-        Some(KeyKind::Secp256k1(point)) => ::secp256k1::PublicKey::from_slice(point).ok().map(|key| {
-            let [_, id @ ..] = key.serialize_uncompressed();
-            NodeId(id)
-        }),
-        _ => None,
-    };
+    let node_id = PublicKey::of(certificate.public_key()).and_then(|key| key.node_id());
     let mut fingerprint = [0; 32];
     let signed = certificate.tbs_certificate.as_ref();
     fingerprint.copy_from_slice(digest::digest(&digest::SHA256, signed).as_ref());
