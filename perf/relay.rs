@@ -74,7 +74,7 @@ impl Outbound for Out {
 
     fn watch_taken(&mut self, _: LinkKey) {}
 
-    fn watch_room(&mut self, _: LinkKey) {}
+    fn watch_room(&mut self, _: LinkKey, _: usize) {}
 
     fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 

@@ -296,7 +296,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
 /// replaces another, and a frame.
 pub(super) fn node_queue_bytes_max(relay: &Settings) -> usize {
     let window = relay.window_bytes_max + relay.window_frames_max * super::transmit::WAITING_COST;
-    2 * window + relay.node_frame_len_max()
+    2 * window + relay.node_link_frame_len_max()
 }
 
 /// A frame on a node link up to this is read over if it is too long: more than any node may have as its bound.

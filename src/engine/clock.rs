@@ -12,12 +12,13 @@ pub(crate) struct Clock {
     /// What the pauses took.
     paused: Duration,
     last: Instant,
-    is_pause_over: bool,
+    /// What of that was since [`Self::take_pause`].
+    new_pause: Duration,
 }
 
 impl Clock {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { paused: Duration::ZERO, last: now, is_pause_over: false }
+        Self { paused: Duration::ZERO, last: now, new_pause: Duration::ZERO }
     }
 
     /// The time at the real time `now`, when at most `waited` was to pass since the last call.
@@ -25,15 +26,15 @@ impl Clock {
         let beyond = now.saturating_duration_since(self.last).saturating_sub(waited);
         if let Some(pause) = beyond.checked_sub(PAUSE_MIN) {
             self.paused += pause;
-            self.is_pause_over |= !pause.is_zero();
+            self.new_pause += pause;
         }
         self.last = now;
         now - self.paused
     }
 
-    /// Whether there was a pause since the last call.
-    pub(crate) fn take_pause(&mut self) -> bool {
-        std::mem::take(&mut self.is_pause_over)
+    /// How long the pause was that there was since the last call, if there was one.
+    pub(crate) fn take_pause(&mut self) -> Option<Duration> {
+        Some(std::mem::take(&mut self.new_pause)).filter(|pause| !pause.is_zero())
     }
 
     /// What the pauses took in all.
@@ -53,9 +54,9 @@ mod tests {
         let mut clock = Clock::new(start);
         assert_eq!(clock.read(at(400), Duration::ZERO), at(400));
         assert_eq!(clock.read(at(10_400), Duration::from_secs(10)), at(10_400));
-        assert!(!clock.take_pause());
+        assert_eq!(clock.take_pause(), None);
         assert_eq!(clock.read(at(20_400), Duration::from_secs(1)), at(11_900));
-        assert!(clock.take_pause() && !clock.take_pause());
+        assert_eq!([clock.take_pause(), clock.take_pause()], [Some(Duration::from_millis(8_500)), None]);
         assert_eq!(clock.paused(), Duration::from_millis(8_500));
         assert_eq!(clock.read(at(20_500), Duration::ZERO), at(12_000));
         // It never goes back, and never stands still for good.

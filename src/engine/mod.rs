@@ -388,7 +388,9 @@ impl Engine {
             }
         };
         command(|| Command::Drain);
-        wait_by(times.drained_by, || self.drained.iter().all(|drained| drained.load(Relaxed)));
+        // Those that have not been started have nothing to finish.
+        let drained = &self.drained[..self.threads.len()];
+        wait_by(times.drained_by, || drained.iter().all(|drained| drained.load(Relaxed)));
         command(|| Command::CloseAll);
         wait_by(times.closed_by, || self.threads.iter().all(thread::JoinHandle::is_finished));
         command(|| Command::CutAll);

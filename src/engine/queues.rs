@@ -41,6 +41,11 @@ impl Queues {
         QueuePool { bytes: self.owned_bytes + self.shared_bytes.get(), bytes_max: self.bytes_max }
     }
 
+    #[cfg(test)]
+    pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     /// What one queue owns has changed.
     pub(super) fn recount(&mut self, before: usize, after: usize) {
         self.owned_bytes = self.owned_bytes + after - before;

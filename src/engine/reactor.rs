@@ -209,11 +209,11 @@ impl Outbound for Io {
     }
 
     fn progress(&mut self, key: LinkKey) -> Option<LinkProgress> {
-        let now = self.now;
+        let (now, pool) = (self.now, self.queues.pool());
         let transmit = self.transmit(key)?;
         transmit.note_taken(now);
         let (taken, last_taken) = transmit.taken();
-        let (is_receiving_long, is_read_paused) = (transmit.is_receiving_long, transmit.is_read_paused());
+        let (is_receiving_long, is_read_paused) = (transmit.is_receiving_long, transmit.is_read_paused(pool));
         Some(LinkProgress { taken, last_taken, is_receiving_long, is_read_paused })
     }
 
@@ -223,9 +223,9 @@ impl Outbound for Io {
         }
     }
 
-    fn watch_room(&mut self, key: LinkKey) {
+    fn watch_room(&mut self, key: LinkKey, len: usize) {
         if let Some(transmit) = self.transmit(key)
-            && !std::mem::replace(&mut transmit.watches_room, true)
+            && transmit.room_wanted.replace(len).is_none()
         {
             self.watching_room.push(key);
         }
@@ -480,20 +480,19 @@ impl Reactor {
             } else if backed_up {
                 std::thread::yield_now();
             }
-            if self.clock.take_pause() {
-                self.catch_up();
+            if let Some(pause) = self.clock.take_pause() {
+                self.catch_up(pause);
             }
         }
         self.mesh.leave(self.id);
     }
 
     /// This thread stood still: what came meanwhile is handled before any timer.
-    fn catch_up(&mut self) {
+    fn catch_up(&mut self, pause: Duration) {
         self.counters.pauses.increment();
         if self.shard.may_log_pause(self.io.now) {
-            let paused = self.clock.paused();
             warn!(
-                ?paused,
+                ?pause,
                 "this node stood still for a while, and does not take it for its peers' silence: see whether its machine, container or virtual machine was stopped, or has too little processor time",
             );
         }
@@ -694,7 +693,7 @@ impl Reactor {
         } else {
             let bounds = FrameBounds {
                 len_min: node::HEADER_LEN_MIN,
-                len_max: settings.node_frame_len_max(),
+                len_max: settings.node_link_frame_len_max(),
                 read_over_max: NODE_FRAME_LEN_READ_OVER_MAX,
             };
             (bounds, node_queue_bytes_max(settings))
@@ -780,7 +779,8 @@ impl Reactor {
     /// Stops reading a link for which too much waits, or resumes.
     fn update_reading(&mut self, key: LinkKey) {
         let now = self.io.now;
-        let Some(pause) = self.io.transmit(key).map(Transmit::is_read_paused) else { return };
+        let pool = self.io.queues.pool();
+        let Some(pause) = self.io.transmit(key).map(|transmit| transmit.is_read_paused(pool)) else { return };
         let Some(slot) = self.slots[key.index as usize].as_mut() else { return };
         match slot.read_paused {
             None if pause => {
@@ -803,22 +803,18 @@ impl Reactor {
         }
     }
 
-    /// Tells the relay where there is room now that it waits for.
+    /// Tells the relay where there is room now that it waits for: once for each link, for whoever still waits then has
+    /// found none.
     fn tell_room(&mut self) {
-        let mut at = 0;
-        while let Some(&key) = self.io.watching_room.get(at) {
-            let Io { transmits, queues, .. } = &mut self.io;
+        for key in std::mem::take(&mut self.io.watching_room) {
+            let Io { transmits, queues, watching_room, .. } = &mut self.io;
             let transmit = transmits.get_mut(key.index as usize).and_then(Option::as_mut);
-            match transmit.filter(|transmit| transmit.key == key) {
-                Some(transmit) if !transmit.has_room(queues) => at += 1,
-                Some(transmit) => {
-                    transmit.watches_room = false;
-                    self.io.watching_room.swap_remove(at);
-                    self.shard.handle_room(self.io.now, key, &mut self.io);
-                }
-                None => {
-                    self.io.watching_room.swap_remove(at);
-                }
+            let Some(transmit) = transmit.filter(|transmit| transmit.key == key) else { continue };
+            if transmit.room_wanted.is_some_and(|len| transmit.has_room(len, queues)) {
+                transmit.room_wanted = None;
+                self.shard.handle_room(self.io.now, key, &mut self.io);
+            } else {
+                watching_room.push(key);
             }
         }
     }
@@ -892,6 +888,7 @@ impl Reactor {
         self.reap(COMPLETIONS_PER_TURN);
         let mut completions = std::mem::take(&mut self.completions);
         self.io.now = self.clock.read(Instant::now(), std::mem::take(&mut self.wait));
+        self.shard.set_paused(self.clock.paused());
         let mut any = false;
         // Nothing more is taken in while another reactor is behind; what went out is looked at.
         while !self.io.mesh.is_backed_up()
@@ -1016,7 +1013,8 @@ impl Reactor {
             shard.handle_frame_begun(now, key, head, io);
         }
         // A receive that is called off may still bring something.
-        let call_off = slot.receive.wants_own() && slot.receive.receiving && !io.is_ending(key) && {
+        let may_call_off = slot.receive.receiving && !slot.receive.called_off && !io.is_ending(key);
+        let call_off = may_call_off && slot.receive.wants_own() && {
             let begun = slot.receive.begin_own();
             slot.receive.called_off = begun;
             if !begun {
@@ -1035,31 +1033,38 @@ impl Reactor {
     /// The pool of unfinished frames is full: the link that holds most of it goes, of those of all reactors that have not
     /// ended already.
     fn drop_largest_frame(&mut self) {
-        let largest = self
-            .slots
-            .iter_mut()
-            .zip(&self.io.transmits)
-            .filter_map(|(slot, transmit)| {
-                let (slot, transmit) = (slot.as_mut()?, transmit.as_ref()?);
-                let progress = slot.receive.progress();
-                (progress > 0 && transmit.closing.is_none()).then_some((progress, transmit.key, slot))
-            })
-            .max_by_key(|&(progress, ..)| progress);
-        let bytes = largest.as_ref().map_or(0, |&(progress, ..)| progress);
         let own = usize::from(self.id.0);
-        let holder = self.unfinished.note_largest(own, bytes);
+        let (bytes, key) = self.largest_frame().unzip();
+        let holder = self.unfinished.note_largest(own, bytes.unwrap_or(0));
         if holder != own {
             // That one looks again, and passes it on if it has no such link any more.
             self.unfinished.ask(holder);
             return self.mesh.sleepers[holder].nudge();
         }
-        if let Some((_, key, slot)) = largest {
-            // At once: until the kernel is done with the link, others would have to go too.
+        let Some(key) = key else { return };
+        // At once: until the kernel is done with the link, others would have to go too.
+        if let Some(slot) = self.slots[key.index as usize].as_mut() {
             slot.receive.abandon(&self.unfinished);
-            self.unfinished.note_largest(own, 0);
-            self.counters.unfinished_frames_dropped.increment();
-            self.io.abort(key, CloseReason::FramePoolFull);
         }
+        self.counters.unfinished_frames_dropped.increment();
+        self.io.abort(key, CloseReason::FramePoolFull);
+        self.note_largest_frame();
+    }
+
+    /// The link that holds most bytes of an unfinished frame, and how many.
+    fn largest_frame(&self) -> Option<(usize, LinkKey)> {
+        let links = self.slots.iter().zip(&self.io.transmits).filter_map(|(slot, transmit)| {
+            let (slot, transmit) = (slot.as_ref()?, transmit.as_ref()?);
+            let progress = slot.receive.progress();
+            (progress > 0 && transmit.closing.is_none()).then_some((progress, transmit.key))
+        });
+        links.max_by_key(|&(progress, _)| progress)
+    }
+
+    /// Lets the other reactors know how much that is.
+    fn note_largest_frame(&mut self) {
+        let bytes = self.largest_frame().map_or(0, |(bytes, _)| bytes);
+        self.unfinished.note_largest(usize::from(self.id.0), bytes);
     }
 
     fn handle_sent(&mut self, key: LinkKey, result: i32) {
@@ -1097,6 +1102,7 @@ impl Reactor {
         let dropped = self.dropped[usize::from(self.id.0)].load(Relaxed);
         self.counters.registry_frames_dropped.set(dropped);
         self.counters.queues_bytes.set(self.io.queues.pool().bytes as u64);
+        self.note_largest_frame();
         let stall_timeout = self.shared.settings.stall_timeout;
         let keys: Vec<LinkKey> = self.io.transmits.iter().flatten().map(|transmit| transmit.key).collect();
         for key in keys {
@@ -1220,7 +1226,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
-        relay::settings::Settings,
+        relay::{RequestId, settings::Settings},
         tls::record::{ContentType, Sealer},
         wire::{NodeId, ResultCode},
     };
@@ -1338,6 +1344,37 @@ mod tests {
         fixture.catch_up();
         assert!(fixture.reactor.handle_completions());
         assert_eq!((frames_received(&fixture), fixture.reactor.held.len()), (1, 0));
+        assert_eq!(fixture.finish(), CloseReason::Shutdown);
+    }
+
+    #[test]
+    fn whom_memory_has_no_room_for_is_looked_at_once_a_turn() {
+        let mut fixture = Fixture::new();
+        let key = fixture.key();
+        let frame = |frame_type, data: &[u8]| sdk::encode(frame_type, &[b'0'; 32], ResultCode::OK, data);
+        let Reactor { shard, io, .. } = &mut fixture.reactor;
+        let subscribe = frame(sdk::FrameType::SUBSCRIBE, br#"["t"]"#);
+        shard.handle_frame(io.now, key, FrameRef::Slice(&subscribe), io);
+        // Others use up all memory: no more than a little is taken for each.
+        io.queues.recount(0, usize::MAX / 2);
+        io.queues.set_bytes_max(1);
+        let request = [&[2, b't'][..], &[7; 5_000]].concat();
+        let request = frame(sdk::FrameType::REQUEST, &request);
+        let deliver = MeshMessage::Deliver {
+            request: RequestId { index: 0, generation: 0 },
+            audience: None,
+            excluded: Default::default(),
+            wait_for_room: Some(Duration::from_secs(10)),
+        };
+        shard.handle_mesh(io.now, ReactorId(1), deliver, FrameRef::Slice(&request), io);
+        assert_eq!(fixture.reactor.counters.room_waits.get(), 1);
+        // It comes back, though the frame has no room yet.
+        fixture.reactor.flush();
+        assert_eq!(fixture.reactor.io.watching_room, [key]);
+        fixture.reactor.io.queues.set_bytes_max(usize::MAX);
+        fixture.reactor.flush();
+        assert!(fixture.reactor.io.watching_room.is_empty());
+        assert_eq!(fixture.reactor.counters.deliveries.get(), 1);
         assert_eq!(fixture.finish(), CloseReason::Shutdown);
     }
 

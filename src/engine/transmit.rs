@@ -27,7 +27,7 @@ use super::{
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Queued,
-        session_queue::{NoRoom, SessionQueue},
+        session_queue::{NoRoom, QueuePool, SessionQueue},
     },
     tls::record::{PLAINTEXT_LEN_MAX, SealError, Sealer},
     wire::{FrameRef, RetainedFrame},
@@ -117,8 +117,8 @@ pub(super) struct Transmit {
     is_slow: bool,
     /// Whether the relay asks what the peer has taken.
     pub(super) watches_taken: bool,
-    /// Whether the relay asks for room.
-    pub(super) watches_room: bool,
+    /// For how many bytes the relay asks for room.
+    pub(super) room_wanted: Option<usize>,
     /// Whether the relay wants the link read no further for now.
     pub(super) relay_pauses: bool,
     /// Whether a frame that is no small reply is on its way in.
@@ -176,7 +176,7 @@ impl Transmit {
             sent_at_look: 0,
             is_slow: false,
             watches_taken: false,
-            watches_room: false,
+            room_wanted: None,
             relay_pauses: false,
             is_receiving_long: false,
             charged: 0,
@@ -213,16 +213,16 @@ impl Transmit {
     }
 
     /// Whether the session is to be read no further for now.
-    pub(super) fn is_read_paused(&mut self) -> bool {
+    pub(super) fn is_read_paused(&mut self, pool: QueuePool) -> bool {
         self.is_sdk
             && self.closing.is_none()
             && !self.has_failed
-            && (self.session_queue.is_read_paused(self.queue_bytes_max) || self.relay_pauses)
+            && (self.session_queue.is_read_paused(self.queue_bytes_max, pool) || self.relay_pauses)
     }
 
-    /// Whether a push would be taken.
-    pub(super) fn has_room(&self, queues: &Queues) -> bool {
-        self.closing.is_none() && self.admit_to_session(Class::Data, 0, queues).is_ok()
+    /// Whether a push of so many bytes would be taken.
+    pub(super) fn has_room(&self, len: usize, queues: &Queues) -> bool {
+        self.closing.is_none() && self.admit_to_session(Class::Data, len, queues).is_ok()
     }
 
     fn admit_to_session(&self, class: Class, len: usize, queues: &Queues) -> Result<(), NoRoom> {
@@ -232,7 +232,8 @@ impl Transmit {
             }
             _ => 0,
         };
-        self.session_queue.admit(class, len, begun, self.queue_bytes_max, queues.pool())
+        let (sealed, pool) = (self.sealed_bytes(), queues.pool());
+        self.session_queue.admit(class, len, begun, sealed, self.queue_bytes_max, pool)
     }
 
     /// What the queue owned when it was counted last.
@@ -503,9 +504,11 @@ impl Transmit {
         self.unsent_bytes() > 0 || self.is_slow || self.watches_taken || self.closing.is_some()
     }
 
-    /// Bytes that the peer was seen to have taken, and when it last was.
+    /// Up to where the peer was seen to have taken what was queued, and when it last was. Where [`Self::queued`] says that
+    /// something ends is reckoned, with a record too many sometimes: once all is taken, so is that.
     pub(super) fn taken(&self) -> (u64, Instant) {
-        (self.taken, self.last_progress)
+        let is_all_taken = self.unsent_bytes() == 0 && self.taken == self.sent_bytes;
+        (if is_all_taken { u64::MAX } else { self.taken }, self.last_progress)
     }
 
     /// Begins to close; what is queued still goes out.
@@ -574,6 +577,17 @@ mod tests {
             rest = others;
         }
         records
+    }
+
+    #[test]
+    fn once_all_is_taken_so_is_each_frame_whatever_its_end_was_reckoned_to_be() {
+        let (mut transmit, mut opener) = transmit(true, 8 << 20);
+        let ends: Vec<u64> =
+            (0..3).map(|_| send(&mut transmit, Class::Data, &[7; 80_000]).unwrap().end).collect();
+        assert!(transmit.taken().0 < ends[0]);
+        drain(&mut transmit, &mut opener);
+        transmit.note_taken(Instant::now());
+        assert!(transmit.taken().0 >= ends[2]);
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Limiter {
     pub fn charged_and_prepaid(&self) -> (u64, u64) {
         self.bucket.as_ref().map_or((0, 0), |bucket| {
             let prepaid = bucket.prepaid.load(Relaxed);
-            (bucket.charged.load(Relaxed) - prepaid, prepaid)
+            (bucket.charged.load(Relaxed).saturating_sub(prepaid), prepaid)
         })
     }
 

@@ -78,7 +78,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "answered 101 at once: room_waits_refused",
         )
         .set_by("[amop] retained_bytes_max")
-        .memory(settings.retained_bytes_max),
+        .memory(settings.retained_bytes_max + reactors * settings.frame_len_max),
         fixed(
             "topics",
             settings.session_topics_max,
@@ -144,7 +144,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "no other try: retention_refused",
         )
         .set_by("[amop] retained_bytes_max")
-        .memory(settings.retained_bytes_max),
+        .memory(settings.retained_bytes_max + reactors * settings.frame_len_max),
         fixed(
             "pushes that wait for their answer",
             settings.pending_pushes_max,

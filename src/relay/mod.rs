@@ -730,8 +730,8 @@ pub trait Outbound {
     /// Asks for [`shard::Shard::handle_taken`] as the peer takes what is queued now.
     fn watch_taken(&mut self, link: LinkKey);
 
-    /// Asks for one [`shard::Shard::handle_room`] when the link's queue takes data again.
-    fn watch_room(&mut self, link: LinkKey);
+    /// Asks for one [`shard::Shard::handle_room`] when the link's queue takes so many bytes of data again.
+    fn watch_room(&mut self, link: LinkKey, len: usize);
 
     /// Stops or resumes reading a link. What was read already is still handled.
     fn pause_reading(&mut self, link: LinkKey, pause: bool);
@@ -851,14 +851,6 @@ impl Shared {
             settings,
             logs: shard::logs::Logs::default(),
             counters: (0..reactors).map(|_| Arc::default()).collect(),
-        }
-    }
-
-    /// A moment by the limiter's clock; without a limit nobody looks at it.
-    fn limiter_time(&self, now: std::time::Instant) -> Duration {
-        match self.limiter.is_limited() {
-            true => now.saturating_duration_since(self.started),
-            false => Duration::ZERO,
         }
     }
 

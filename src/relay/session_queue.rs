@@ -8,7 +8,8 @@
 //! ```
 //!
 //! # Invariants
-//! - A small reply of the node's own is always taken, an answer unless the memory of all is used up.
+//! - A small reply of the node's own is always taken, an answer unless the memory of all is used up. Then whoever has
+//!   replies waiting is read no further, too.
 //! - A session that is read no further is read again once half of what stopped it has gone.
 //! - What all sessions of a reactor have waiting stays below the pool's bound and one frame, and
 //!   [`SESSION_SHARE`] for each of them.
@@ -16,7 +17,7 @@
 use super::{Class, SMALL_REPLY_LEN_MAX};
 
 /// Bytes of control frames that may wait for a session before it is read no further, and before answers among them
-/// count as others do.
+/// count as others do; [`SESSION_SHARE`] where the memory of all is used up.
 pub const SESSION_CONTROL_BYTES_MAX: usize = 1 << 20;
 /// Bytes that a session's queue may always have, however full all of them together are.
 pub const SESSION_SHARE: usize = 4 * 1024;
@@ -38,10 +39,16 @@ impl QueuePool {
     /// Whether a session that has so many bytes waiting may have more of them: it may have as much as is still free.
     /// So the sessions with most waiting take no more first, and there is always room left for others.
     fn admits(&self, own: usize, len: usize) -> bool {
-        match self.bytes_max.checked_sub(self.bytes) {
-            None | Some(0) => own + len <= SESSION_SHARE,
-            Some(free) => own <= free,
-        }
+        if self.is_full() { own + len <= SESSION_SHARE } else { own <= self.bytes_max - self.bytes }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
+    }
+
+    /// How many bytes of control frames may wait for a session.
+    fn control_bytes_max(&self) -> usize {
+        if self.is_full() { SESSION_SHARE } else { SESSION_CONTROL_BYTES_MAX }
     }
 }
 
@@ -70,24 +77,25 @@ impl SessionQueue {
     }
 
     /// Whether a frame of `len` bytes may be queued. `begun` is what is left of a frame that is on its way already: it
-    /// takes none of the bound's room.
+    /// takes none of the bound's room. `sealed` bytes wait for the session that have left this queue.
     pub fn admit(
         &self,
         class: Class,
         len: usize,
         begun: usize,
+        sealed: usize,
         bytes_max: usize,
         pool: QueuePool,
     ) -> Result<(), NoRoom> {
         let is_exempt = match class {
-            Class::Control => len <= OWN_REPLY_LEN_MAX || self.control < SESSION_CONTROL_BYTES_MAX,
+            Class::Control => len <= OWN_REPLY_LEN_MAX || self.control < pool.control_bytes_max(),
             Class::Answer => false,
             Class::Data if (self.answers + self.pushes).saturating_sub(begun) >= bytes_max => {
                 return Err(NoRoom::Session);
             }
             Class::Data => false,
         };
-        if is_exempt || pool.admits(self.bytes(), len) { Ok(()) } else { Err(NoRoom::Pool) }
+        if is_exempt || pool.admits(self.bytes() + sealed, len) { Ok(()) } else { Err(NoRoom::Pool) }
     }
 
     /// So many bytes of a class wait now that did not.
@@ -111,10 +119,10 @@ impl SessionQueue {
     }
 
     /// Whether the session is to be read no further for now; to be asked whenever the queue has changed.
-    pub fn is_read_paused(&mut self, bytes_max: usize) -> bool {
+    pub fn is_read_paused(&mut self, bytes_max: usize, pool: QueuePool) -> bool {
         let part = if self.is_read_paused { 2 } else { 1 };
         self.is_read_paused =
-            self.control >= SESSION_CONTROL_BYTES_MAX / part || self.answers >= (bytes_max / part).max(1);
+            self.control >= pool.control_bytes_max() / part || self.answers >= (bytes_max / part).max(1);
         self.is_read_paused
     }
 }
@@ -129,18 +137,24 @@ mod tests {
     #[test]
     fn pushes_are_refused_at_the_bound_and_replies_are_not() {
         let mut queue = SessionQueue::default();
-        assert!(queue.admit(Class::Data, 5_000, 0, 1_000, ROOM).is_ok(), "one frame may go beyond the bound");
+        assert!(
+            queue.admit(Class::Data, 5_000, 0, 0, 1_000, ROOM).is_ok(),
+            "one frame may go beyond the bound"
+        );
         queue.add(Class::Data, 5_000);
-        assert!(queue.admit(Class::Data, 1, 0, 1_000, ROOM).is_err());
-        assert!(queue.admit(Class::Data, 1, 4_000, 1_000, ROOM).is_err());
+        assert!(queue.admit(Class::Data, 1, 0, 0, 1_000, ROOM).is_err());
+        assert!(queue.admit(Class::Data, 1, 4_000, 0, 1_000, ROOM).is_err());
         // What has begun leaves the room behind it.
-        assert!(queue.admit(Class::Data, 1, 4_001, 1_000, ROOM).is_ok());
-        assert!(queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, 0, 1_000, NONE).is_ok());
-        assert!(queue.admit(Class::Answer, 100 << 20, 0, 1_000, ROOM).is_ok());
-        assert!(queue.admit(Class::Answer, 100 << 20, 0, 1_000, NONE).is_err());
+        assert!(queue.admit(Class::Data, 1, 4_001, 0, 1_000, ROOM).is_ok());
+        assert!(queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, 0, 0, 1_000, NONE).is_ok());
+        assert!(
+            queue.admit(Class::Data, 1, 0, 0, usize::MAX, QueuePool { bytes: 1, bytes_max: 5_000 }).is_err()
+        );
+        assert!(queue.admit(Class::Answer, 100 << 20, 0, 0, 1_000, ROOM).is_ok());
+        assert!(queue.admit(Class::Answer, 100 << 20, 0, 0, 1_000, NONE).is_err());
         queue.add(Class::Control, SESSION_CONTROL_BYTES_MAX);
-        assert!(queue.admit(Class::Control, OWN_REPLY_LEN_MAX, 0, 1_000, NONE).is_ok());
-        assert!(queue.admit(Class::Control, OWN_REPLY_LEN_MAX + 1, 0, 1_000, NONE).is_err());
+        assert!(queue.admit(Class::Control, OWN_REPLY_LEN_MAX, 0, 0, 1_000, NONE).is_ok());
+        assert!(queue.admit(Class::Control, OWN_REPLY_LEN_MAX + 1, 0, 0, 1_000, NONE).is_err());
     }
 
     #[test]
@@ -149,15 +163,15 @@ mod tests {
             let mut queue = SessionQueue::default();
             queue.add(class, bytes_max - 1);
             queue.add(Class::Data, 1 << 30);
-            assert!(!queue.is_read_paused(10_000));
+            assert!(!queue.is_read_paused(10_000, ROOM));
             queue.add(class, 1);
-            assert!(queue.is_read_paused(10_000));
+            assert!(queue.is_read_paused(10_000, ROOM));
             queue.remove(class, bytes_max / 2);
-            assert!(queue.is_read_paused(10_000));
+            assert!(queue.is_read_paused(10_000, ROOM));
             queue.remove(class, 1);
-            assert!(!queue.is_read_paused(10_000));
+            assert!(!queue.is_read_paused(10_000, ROOM));
             queue.add(class, 1);
-            assert!(!queue.is_read_paused(10_000));
+            assert!(!queue.is_read_paused(10_000, ROOM));
         }
     }
 
@@ -170,7 +184,7 @@ mod tests {
             let mut is_any_taken = true;
             while std::mem::take(&mut is_any_taken) {
                 for queue in &mut queues {
-                    if queue.admit(Class::Data, 10_000, 0, usize::MAX, pool).is_ok() {
+                    if queue.admit(Class::Data, 10_000, 0, 0, usize::MAX, pool).is_ok() {
                         queue.add(Class::Data, 10_000);
                         pool.bytes += 10_000;
                         is_any_taken = true;
@@ -182,7 +196,21 @@ mod tests {
                 assert!(queue.bytes().abs_diff(fair) <= 20_000, "{hogs}: {} of {fair}", queue.bytes());
             }
             assert!(pool.bytes < pool.bytes_max);
-            assert!(SessionQueue::default().admit(Class::Data, 10_000, 0, usize::MAX, pool).is_ok());
+            assert!(SessionQueue::default().admit(Class::Data, 10_000, 0, 0, usize::MAX, pool).is_ok());
         }
+    }
+
+    #[test]
+    fn where_memory_is_used_up_each_session_has_its_share_and_no_more_whatever_waits_for_it() {
+        let mut queue = SessionQueue::default();
+        assert!(queue.admit(Class::Data, SESSION_SHARE, 0, 0, usize::MAX, NONE).is_ok());
+        // What is sealed already counts, too.
+        assert!(queue.admit(Class::Data, SESSION_SHARE, 0, 1, usize::MAX, NONE).is_err());
+        queue.add(Class::Control, SESSION_SHARE);
+        assert!(queue.admit(Class::Control, OWN_REPLY_LEN_MAX, 0, 0, usize::MAX, NONE).is_ok());
+        assert!(queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, 0, 0, usize::MAX, NONE).is_err());
+        assert!(queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, 0, 0, usize::MAX, ROOM).is_ok());
+        assert!(queue.is_read_paused(usize::MAX, NONE));
+        assert!(!queue.is_read_paused(usize::MAX, ROOM));
     }
 }

@@ -14,6 +14,8 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const FRAME_LEN_SETTABLE_MAX: usize = 1 << 30;
 /// Bytes that a frame of a node link may have beyond the longest frame of an SDK link: header, tickets or extensions, seal.
 pub const NODE_FRAME_ROOM: usize = crate::wire::frame::HEAD_LEN_MAX;
+/// Longest frame with state in bytes (docs/node-link.md 7.1).
+const STATE_FRAME_LEN_MAX: usize = super::shard::STATE_PAYLOAD_LEN_MAX + crate::wire::node::HEADER_LEN_MAX;
 
 /// Everything about the relay that an operator may set, and the bounds that nobody need set.
 #[derive(Clone, Debug)]
@@ -47,7 +49,8 @@ pub struct Settings {
     pub pending_requests_max: usize,
     /// Pushes to one reactor's sessions that wait for their answer.
     pub pending_pushes_max: usize,
-    /// Bytes of frames that the node keeps for a retry; each reactor has an equal share.
+    /// Bytes of frames that the node keeps for a retry, and as many for requests that wait for room in a session's queue; each
+    /// reactor has an equal share of both, and one frame may go beyond it.
     pub retained_bytes_max: usize,
     /// Bytes that may wait in a session's outgoing queue, without what is left of the frame that is on its way; one frame
     /// may go beyond it.
@@ -153,9 +156,15 @@ pub fn queue_bytes_of(frame_len_max: usize) -> usize {
 }
 
 impl Settings {
-    /// Longest frame that is taken on a node link, in bytes.
+    /// Longest frame with a message that is taken on a node link, in bytes.
     pub fn node_frame_len_max(&self) -> usize {
         self.frame_len_max + NODE_FRAME_ROOM
+    }
+
+    /// Longest frame of a node link that is not read over, in bytes: what nodes say of themselves does not depend on how
+    /// long messages may be.
+    pub fn node_link_frame_len_max(&self) -> usize {
+        self.node_frame_len_max().max(STATE_FRAME_LEN_MAX)
     }
 
     /// What other nodes are told of [`Self::frame_len_max`].

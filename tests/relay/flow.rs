@@ -178,6 +178,54 @@ fn a_unicast_goes_to_whom_has_room_before_it_waits() {
 }
 
 #[test]
+fn a_request_that_a_silent_session_answers_late_waits_for_room_no_longer() {
+    let mut net = Network::new(7);
+    let settings = Settings { session_queue_bytes_max: 20_000, ..Settings::default() };
+    net.add_node(1, settings);
+    let [silent, full] = [(); 2].map(|()| net.app(0, Behaviour::Silent));
+    net.set_rate(full, 1_000);
+    net.subscribe(silent, &["t"]);
+    net.subscribe(full, &["t", "m"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    for _ in 0..3 {
+        net.multicast(publisher, "m", &[7; 10_000]);
+    }
+    let seq = net.unicast(publisher, "t", b"x");
+    // Once the one was silent for too long, it waits for room in the other one's queue.
+    net.run_for(6 * SECOND);
+    assert_eq!(net.nodes[0].total(|counters| counters.room_waits.get()), 1);
+    net.bytes(silent, sdk::encode(FrameType::RESPONSE, &seq, ResultCode::OK, b"late"));
+    assert_eq!(net.answer(publisher, &seq, SECOND), (0, b"late".to_vec()));
+    // Far longer than the queue takes to drain.
+    net.run_for(60 * SECOND);
+    assert_eq!(net.pushed(full, FrameType::MULTICAST).len(), 3);
+    assert_eq!(net.pushed(full, FrameType::REQUEST).len(), 0);
+    assert_eq!(net.nodes[0].miscount(), None);
+}
+
+#[test]
+fn the_longest_message_waits_for_room_however_little_is_kept_in_all() {
+    let mut net = Network::new(7);
+    let settings = Settings { session_queue_bytes_max: 1, retained_bytes_max: 10, ..Settings::default() };
+    net.add_node(1, settings);
+    let subscriber = net.app(0, Behaviour::Echo(Duration::ZERO));
+    net.set_rate(subscriber, 100_000);
+    net.subscribe(subscriber, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.multicast(publisher, "t", &[7; 100_000]);
+    net.multicast(publisher, "t", &[7; 100_000]);
+    net.run_for(Duration::from_millis(100));
+    // Two such are too many.
+    let publishers = [(); 2].map(|()| net.app(0, Behaviour::Silent));
+    let seqs = publishers.map(|publisher| net.unicast(publisher, "t", &[8; 100_000]));
+    net.run_for(10 * SECOND);
+    let mut codes = [0, 1].map(|one| net.answer(publishers[one], &seqs[one], SECOND).0);
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 101]);
+    assert_eq!(net.nodes[0].miscount(), None);
+}
+
+#[test]
 fn requests_that_wait_go_elsewhere_when_their_session_leaves() {
     let (mut net, publisher, subscriber) = slow(1, 1, 1);
     for _ in 0..3 {

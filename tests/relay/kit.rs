@@ -161,7 +161,8 @@ struct IoLink {
     taken: u64,
     last_taken: Instant,
     watches_taken: bool,
-    watches_room: bool,
+    /// For how many bytes the relay asks for room.
+    room_wanted: Option<usize>,
     relay_pauses: bool,
     /// What the application has sent, and the node does not read yet.
     unread: VecDeque<Vec<u8>>,
@@ -226,7 +227,7 @@ impl Io {
             taken: 0,
             last_taken: now,
             watches_taken: false,
-            watches_room: false,
+            room_wanted: None,
             relay_pauses: false,
             unread: VecDeque::new(),
             is_sending_long: false,
@@ -247,8 +248,8 @@ impl IoLink {
         }
     }
 
-    fn is_read_paused(&mut self, queue_bytes_max: usize) -> bool {
-        self.sdk && (self.queue.is_read_paused(queue_bytes_max) || self.relay_pauses)
+    fn is_read_paused(&mut self, queue_bytes_max: usize, pool: QueuePool) -> bool {
+        self.sdk && (self.queue.is_read_paused(queue_bytes_max, pool) || self.relay_pauses)
     }
 }
 
@@ -286,7 +287,7 @@ impl Outbound for Io {
         let mut queued = Queued::default();
         if link.sdk {
             let begun = link.begun();
-            link.queue.admit(class, len, begun, bound, pool).map_err(|_| SendError::Full)?;
+            link.queue.admit(class, len, begun, 0, bound, pool).map_err(|_| SendError::Full)?;
             link.queue.add(class, len);
             link.queued_in_all += len as u64;
             queued = Queued { end: link.queued_in_all, is_behind: link.rate.is_some() };
@@ -305,14 +306,14 @@ impl Outbound for Io {
     }
 
     fn progress(&mut self, key: LinkKey) -> Option<LinkProgress> {
-        let (now, bound) = (self.now?, self.queue_bytes_max);
+        let (now, bound, pool) = (self.now?, self.queue_bytes_max, self.pool());
         let link = self.link(key)?;
         // As fast as they come, or not at all: then the kernels between hold what was sent.
         let (taken, last_taken) = match link.rate {
             Some(_) => (link.taken, if link.is_writing.is_some() { now } else { link.last_taken }),
             None => (link.queued_in_all, link.last_taken),
         };
-        let (is_receiving_long, is_read_paused) = (link.is_sending_long, link.is_read_paused(bound));
+        let (is_receiving_long, is_read_paused) = (link.is_sending_long, link.is_read_paused(bound, pool));
         Some(LinkProgress { taken, last_taken, is_receiving_long, is_read_paused })
     }
 
@@ -322,9 +323,9 @@ impl Outbound for Io {
         }
     }
 
-    fn watch_room(&mut self, key: LinkKey) {
+    fn watch_room(&mut self, key: LinkKey, len: usize) {
         if let Some(link) = self.link(key) {
-            link.watches_room = true;
+            link.room_wanted = Some(len);
         }
     }
 
@@ -385,6 +386,11 @@ pub struct VirtualNode {
 }
 
 impl VirtualNode {
+    /// What a shard has counted wrongly.
+    pub fn miscount(&self) -> Option<String> {
+        self.shards.iter().find_map(Shard::miscount)
+    }
+
     /// How full the tables of its shards are.
     pub fn usage(&self) -> impl Iterator<Item = Usage> {
         self.shards.iter().map(Shard::usage)
@@ -503,8 +509,6 @@ pub struct Network {
     pub seen: Option<Vec<Seen>>,
     /// Sees, and may change, every frame from node to node as it leaves.
     pub tamper: Option<Tamper>,
-    /// Frames that were longer than the node takes which they came to: their beginning was lent, the rest read over.
-    pub read_over: usize,
     rng: SmallRng,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
     pending: BTreeMap<u64, Event>,
@@ -580,7 +584,6 @@ impl Network {
             timing: Timing::default(),
             seen: None,
             tamper: None,
-            read_over: 0,
             rng: SmallRng::seed_from_u64(seed),
             events: BinaryHeap::new(),
             pending: BTreeMap::new(),
@@ -1194,9 +1197,9 @@ impl Network {
     fn read(&mut self, app: AppIndex, (node, reactor, key): (NodeIndex, ReactorId, LinkKey)) {
         loop {
             let io = &mut self.nodes[node].io[usize::from(reactor.0)];
-            let bound = io.queue_bytes_max;
+            let (bound, pool) = (io.queue_bytes_max, io.pool());
             let Some(link) = io.link(key) else { return };
-            if link.is_read_paused(bound) {
+            if link.is_read_paused(bound, pool) {
                 return;
             }
             let Some(bytes) = link.unread.pop_front() else { return };
@@ -1256,13 +1259,14 @@ impl Network {
         let io = &mut self.nodes[node].io[usize::from(reactor.0)];
         let (bound, pool) = (io.queue_bytes_max, io.pool());
         let has_room = |link: &IoLink| {
-            link.watches_room && link.queue.admit(Class::Data, 0, link.begun(), bound, pool).is_ok()
+            link.room_wanted
+                .is_some_and(|len| link.queue.admit(Class::Data, len, link.begun(), 0, bound, pool).is_ok())
         };
         let keys: Vec<LinkKey> =
             io.links.iter().flatten().filter(|link| has_room(link)).map(|link| link.key).collect();
         for key in keys {
             if let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) {
-                link.watches_room = false;
+                link.room_wanted = None;
                 self.drive(node, reactor, |shard, now, io| shard.handle_room(now, key, io));
             }
         }
@@ -1304,9 +1308,8 @@ impl Network {
             End::Node { node, incarnation, reactor, key } => {
                 if self.is_current(node, incarnation) {
                     // As the engine does it.
-                    if bytes.len() > self.nodes[node].shared.settings.node_frame_len_max() {
+                    if bytes.len() > self.nodes[node].shared.settings.node_link_frame_len_max() {
                         bytes.truncate(HEAD_LEN_MAX);
-                        self.read_over += 1;
                     }
                     self.drive(node, reactor, |shard, now, io| {
                         shard.handle_activity(now, key);

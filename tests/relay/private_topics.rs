@@ -557,6 +557,34 @@ fn what_one_session_proved_holds_for_no_other() {
 }
 
 #[test]
+fn what_waits_for_room_does_not_go_to_who_has_taken_the_topic_anew() {
+    let mut net = Network::new(1);
+    net.add_node(1, Settings { session_queue_bytes_max: 100_000, ..Settings::default() });
+    let mut play = Play { net, parts: BTreeMap::new(), payloads: 0 };
+    let subscriber = play.subscriber(0, Some(1));
+    let publisher = play.publisher(0, &[1]);
+    play.run(SOON);
+    play.expect(publisher, &[subscriber], &[]);
+    play.net.set_rate(subscriber, 20_000);
+    let payload = |number| vec![number; 60_000];
+    for number in 0..3 {
+        play.net.multicast(publisher, DATA, &payload(number));
+    }
+    let seq = play.net.unicast(publisher, DATA, &payload(3));
+    play.run(SOON);
+    assert_eq!(play.total(|counters| counters.room_waits.get()), 1);
+    // It signs nothing any more.
+    play.part(subscriber).signs_with = None;
+    play.subscribe(subscriber, &["other"]);
+    play.run(SOON);
+    play.take_topics(subscriber, &[DATA], 77);
+    play.run(Duration::from_secs(20));
+    assert!(!play.messages(subscriber).contains(&payload(3)), "it was accepted under another number");
+    assert_eq!(play.net.answer(publisher, &seq, SOON).0, 101);
+    assert_eq!(play.net.nodes[0].miscount(), None);
+}
+
+#[test]
 fn each_publisher_judges_for_itself() {
     let mut play = Play::new(14, 1, 2);
     let publishers = [play.publisher(0, &[1]), play.publisher(0, &[2]), play.publisher(0, &[1, 2])];

@@ -204,6 +204,12 @@ impl Channel {
         (self.kept_bytes, self.held_bytes)
     }
 
+    /// For checks: both, counted anew.
+    pub(super) fn bytes_anew(&self) -> usize {
+        let kept: usize = self.kept.iter().map(Kept::cost).sum();
+        kept + self.held.values().map(Arrival::cost).sum::<usize>()
+    }
+
     /// Seals a message under a number of the node's that none was sealed under, and keeps it.
     pub(super) fn keep<'a>(
         &mut self,

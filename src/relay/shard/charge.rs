@@ -108,7 +108,7 @@ impl Shard {
 
     /// A frame of so many bytes leaves on a node link. It is charged, as far as nobody has paid for it.
     pub(super) fn pay(&self, now: Instant, len: usize) {
-        self.shared.limiter.leave(self.shared.limiter_time(now), len as u64);
+        self.shared.limiter.leave(self.limiter_time(now), len as u64);
         self.counters.bandwidth_charged_bytes.add(len as u64);
     }
 

@@ -74,6 +74,12 @@ impl Desk {
         }
     }
 
+    /// For checks: open challenges, their ends, and those of other nodes as they are counted and counted anew.
+    pub(super) fn counted(&self) -> (usize, usize, usize, usize) {
+        let of_nodes = self.open.values().filter(|open| open.challenge.node.is_some()).count();
+        (self.open.len(), self.ends.len(), self.of_nodes.values().sum(), of_nodes)
+    }
+
     /// Lets go of what is over.
     fn expire(&mut self, now: Instant) {
         while let Some(&(until, number)) = self.ends.first()

@@ -49,6 +49,7 @@ mod ping;
 mod private;
 mod publisher;
 mod push;
+mod recount;
 mod request;
 mod room;
 mod round_trip;
@@ -72,6 +73,7 @@ use smallvec::SmallVec;
 pub use around::FLOORS_MAX;
 pub(super) use channel::HELD_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
+pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
 pub(super) use route::{PARKED_BYTES_MAX, PARKED_MAX};
@@ -88,7 +90,7 @@ use self::{
     publisher::Publisher,
     push::PushTimer,
     request::{Requests, Unsettled},
-    room::RequestOf,
+    room::RoomWaits,
     route::Parked,
     session::{LocalTopics, Session},
     trace::Traces,
@@ -124,6 +126,8 @@ pub struct Shard {
     id: ReactorId,
     /// The last moment that was asked for by [`Self::nanos`], and what it is.
     clock: (Instant, u64),
+    /// What this shard's time leaves out of the real one.
+    paused: Duration,
     rng: SmallRng,
     /// Keys all hash tables, so that the seed decides the order in which they are walked, too.
     hashing: RandomState,
@@ -162,12 +166,7 @@ pub struct Shard {
     push_timers: Timers<PushTimer>,
     request_timers: Timers<RequestId>,
     idle_timers: Timers<LinkKey>,
-    /// Of requests that wait for room …
-    room_timers: Timers<RequestOf>,
-    /// … and in whose line …
-    room_waits: AHashMap<RequestOf, LinkKey>,
-    /// … and what they take.
-    room_bytes: usize,
+    room_waits: RoomWaits,
     deferred_subscriptions: Timers<LinkKey>,
     ack_timers: Timers<AckDue>,
     next_node_tick: Option<Instant>,
@@ -280,6 +279,7 @@ impl Shard {
             counters: shared.counters[usize::from(id.0)].clone(),
             id,
             clock: (shared.started, 0),
+            paused: Duration::ZERO,
             rng,
             links: Vec::new(),
             sessions_started: 0,
@@ -304,14 +304,12 @@ impl Shard {
             windows_bytes: 0,
             kept_bytes: 0,
             identities: 0,
-            room_waits: AHashMap::with_hasher(hashing.clone()),
+            room_waits: RoomWaits::new(settings.request_timeout, hashing.clone()),
             hashing,
             node_links_started: 0,
             push_timers: Timers::new(settings.push_timeout),
             request_timers: Timers::new(settings.request_timeout),
             idle_timers: Timers::new(settings.idle_timeout / IDLE_CHECKS_PER_TIMEOUT),
-            room_timers: Timers::new(settings.request_timeout),
-            room_bytes: 0,
             deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
             ack_timers: Timers::new(settings.ack_delay_max),
             next_node_tick: None,
@@ -502,7 +500,7 @@ impl Shard {
                 self.send_state(now, &to, packet_type, seq, &payload, out);
             }
             RegistryOutput::RpcAnswer { link, seq, body } => {
-                self.send_rpc_answer(link, &seq, &body, out);
+                self.send_rpc_answer(now, link, &seq, &body, out);
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(now, &id, incarnation, out),
             RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(now, is_node_lost, out),
@@ -518,7 +516,7 @@ impl Shard {
             self.push_timers.deadline(),
             self.request_timers.deadline(),
             self.idle_timers.deadline(),
-            self.room_timers.deadline(),
+            self.room_waits.deadline(),
             self.deferred_subscriptions.deadline(),
             self.ack_timers.deadline(),
             self.traces.deadline(),
@@ -542,7 +540,7 @@ impl Shard {
         while let Some(key) = self.idle_timers.pop_expired(now) {
             self.check_idle(now, key, out);
         }
-        while let Some(request) = self.room_timers.pop_expired(now) {
+        while let Some(request) = self.room_waits.pop_expired(now) {
             self.handle_room_timeout(now, request, out);
         }
         while let Some(key) = self.deferred_subscriptions.pop_expired(now) {
@@ -630,6 +628,16 @@ impl Shard {
             all_identities: self.identities,
             topics: self.local_topics.len(),
         }
+    }
+
+    /// This shard's time stood still for so long in all: what the reactors have in common goes by the real time.
+    pub fn set_paused(&mut self, paused: Duration) {
+        self.paused = paused;
+    }
+
+    /// A moment by the clock of the limiters, which all reactors have in common.
+    fn limiter_time(&self, now: Instant) -> Duration {
+        (now + self.paused).saturating_duration_since(self.shared.started)
     }
 
     /// Passes a state frame or a JSON-RPC request on, if there is room.

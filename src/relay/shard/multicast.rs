@@ -94,7 +94,7 @@ impl Shard {
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
-        self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
+        self.reply(now, key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
         let mut copies = self.copies();
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
         self.deliver_multicast(now, body.topic, frame, &mut copies, out);
@@ -187,7 +187,7 @@ impl Shard {
         if !self.admit_multicast(now, key, header, body.topic, cost, out) {
             return;
         }
-        self.reply(key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
+        self.reply(now, key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
         let mut copies = self.copies();
         if audience.is_empty() {
             self.counters.dropped_unauthorised.increment();

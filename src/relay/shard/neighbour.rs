@@ -62,7 +62,7 @@ pub(super) enum NotEnqueued {
     /// There is no room, or it was given up.
     NoRoom(Option<Box<Packet>>),
     /// The neighbour does not take frames that are so long.
-    TooLong,
+    TooLong(Option<Box<Packet>>),
 }
 
 /// Whether messages for a neighbour wait for it.
@@ -125,6 +125,11 @@ impl Neighbour {
     pub(super) fn usage(&self) -> Usage {
         let window_frames = self.window.frames.len() - self.window.kept;
         Usage { window_frames, window_bytes: self.window.bytes, ..Usage::default() }
+    }
+
+    /// For checks.
+    pub(super) fn window_bytes_anew(&self) -> usize {
+        self.window.frames.iter().map(Sent::cost).sum()
     }
 }
 
@@ -648,7 +653,7 @@ impl Shard {
         let head = extensions.encode_behind_header(packet_type, message, frame.len());
         match self.enqueue(now, node, head, frame, (packet_type, message), Whose::Link, out) {
             Ok(()) => return true,
-            Err(NotEnqueued::NoRoom(_) | NotEnqueued::TooLong) => return false,
+            Err(NotEnqueued::NoRoom(_) | NotEnqueued::TooLong(_)) => return false,
             Err(NotEnqueued::NotLinked) => {}
         }
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
@@ -723,7 +728,7 @@ impl Shard {
         let Some(neighbour) = neighbour else { return Err(NotEnqueued::NoRoom(packet)) };
         // A last look: ways lead around those that do not take what is so long.
         if head.len() + frame.len() > neighbour.frame_len_max + NODE_FRAME_ROOM {
-            return Err(NotEnqueued::TooLong);
+            return Err(NotEnqueued::TooLong(packet));
         }
         let is_given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         // What is passed on for others would wait for longer than its end remembers what it took.

@@ -27,7 +27,7 @@ use crate::{
 /// Version of the node link that is spoken here.
 const LINK_VERSION: u16 = 1;
 /// Longest payload of a state frame that is passed to the registry.
-const STATE_PAYLOAD_LEN_MAX: usize = 2 << 20;
+pub(in crate::relay) const STATE_PAYLOAD_LEN_MAX: usize = 2 << 20;
 
 /// One link to another node.
 pub(super) struct NodeLink {
@@ -250,7 +250,11 @@ impl Shard {
             return self.misbehaved(now, key, "a frame before its Hello", out);
         }
         let payload = frame.advance(offset);
-        if let Some(len) = whole_len(frame).filter(|len| *len > frame.len()) {
+        let is_too_long = |len: &usize| {
+            let message_max = self.shared.settings.node_frame_len_max();
+            *len > frame.len() || (header.packet_type.is_amop() && *len > message_max)
+        };
+        if let Some(len) = whole_len(frame).filter(is_too_long) {
             return self.handle_read_over(now, key, (&peer, for_us), &header, (payload, len), out);
         }
         if header.packet_type.is_amop() {
@@ -655,7 +659,7 @@ mod tests {
 
         fn watch_taken(&mut self, _: LinkKey) {}
 
-        fn watch_room(&mut self, _: LinkKey) {}
+        fn watch_room(&mut self, _: LinkKey, _: usize) {}
 
         fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 

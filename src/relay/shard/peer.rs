@@ -129,6 +129,11 @@ impl Peer {
         self.identities.order.len()
     }
 
+    /// For checks: identities, by the table that they are looked for in.
+    pub(super) fn identities_anew(&self) -> usize {
+        self.identities.known.len()
+    }
+
     /// A unicast was sent to it.
     pub(super) fn await_answer(&mut self, message: u32, coordinator: ReactorId, request: RequestId) {
         self.awaiting.insert(message, Awaiting { coordinator, request, taken: false });

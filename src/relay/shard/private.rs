@@ -49,6 +49,19 @@ impl Subscribers {
     pub(super) fn index_of(&self, number: SubscriberId, topic: &str) -> Option<u32> {
         self.by_number.get(&number).filter(|(_, held)| held.as_str() == topic).map(|(index, _)| *index)
     }
+
+    /// For checks: those by session, and those by number.
+    pub(super) fn counted(&self) -> (usize, usize) {
+        (self.by_session.len(), self.by_number.len())
+    }
+
+    /// Under which number the session with that link index holds a topic.
+    pub(super) fn number_of(&self, index: u32, topic: &str) -> Option<SubscriberId> {
+        if TopicKind::of(topic.as_bytes()) != TopicKind::Data {
+            return None;
+        }
+        self.by_session.get(&(index, Topic::new(topic)?)).copied()
+    }
 }
 
 /// What an answer to a challenge is matched with.

@@ -241,6 +241,13 @@ impl Publisher {
     }
 }
 
+impl Publisher {
+    /// For checks: its pairs, counted anew.
+    pub(super) fn pairs_len(&self) -> usize {
+        self.topics.values().map(|pairs| pairs.pairs.len()).sum()
+    }
+}
+
 impl Shard {
     /// A session took markers, or dropped them.
     pub(super) fn change_markers(

@@ -140,7 +140,7 @@ impl Shard {
             return Err(self.why_nobody(topic, named.as_deref(), &excluded, seq));
         };
         if let Some(time) = wait_for_room
-            && self.wait_for_room(now, (index, time), request, seq, frame, out)
+            && self.wait_for_room(now, (index, time), request, (seq, topic), frame, out)
         {
             return Ok(());
         }
@@ -308,7 +308,8 @@ impl Shard {
         if progress.is_some_and(|progress| progress.taken < push.end) {
             // It was thought to be there, and is not: its peer is slow.
             push.waits_for = WaitsFor::Taken;
-            session.untaken.push_front((push.end, timer.seq));
+            let at = session.untaken.partition_point(|&(end, _)| end <= push.end);
+            session.untaken.insert(at, (push.end, timer.seq));
             return out.watch_taken(timer.key);
         }
         if progress.is_some_and(|progress| progress.is_receiving_long || progress.is_read_paused) {

@@ -8,11 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ahash::{AHashMap, RandomState};
+
 use super::{Link, LinkKind, Shard, push::PushFor, seqs::SeqKey};
 use crate::{
     relay::{
         Class, LinkKey, MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SendError, SessionId,
-        timers::TimerKey,
+        SubscriberId,
+        timers::{TimerKey, Timers},
     },
     wire::{
         FrameRef, RetainedFrame,
@@ -32,60 +35,125 @@ pub(super) struct Waiter {
     seq: SeqKey,
     frame: RetainedFrame,
     timer: TimerKey,
+    /// With a private topic, under which number the session has proved that it may get it.
+    subscriber: Option<SubscriberId>,
 }
 
 /// Those who wait for room in one session's queue, in the order in which they came.
 pub(super) type Line = VecDeque<Waiter>;
 
+/// All of a shard's requests that stand in lines.
+///
+/// # Invariants
+/// - Each stands in the line of the session that is noted here, and has a timer.
+/// - `bytes` are those of their frames.
+pub(super) struct RoomWaits {
+    timers: Timers<RequestOf>,
+    sessions: AHashMap<RequestOf, LinkKey>,
+    bytes: usize,
+}
+
+impl RoomWaits {
+    pub(super) fn new(request_timeout: Duration, hashing: RandomState) -> Self {
+        let sessions = AHashMap::with_hasher(hashing);
+        Self { timers: Timers::new(request_timeout), sessions, bytes: 0 }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<RequestOf> {
+        self.timers.pop_expired(now)
+    }
+
+    fn enter(&mut self, deadline: Instant, key: LinkKey, request: RequestOf, len: usize) -> TimerKey {
+        self.sessions.insert(request, key);
+        self.bytes += len;
+        self.timers.start_until(deadline, request)
+    }
+
+    fn leave(&mut self, waiter: &Waiter) {
+        self.timers.cancel(waiter.timer);
+        self.sessions.remove(&waiter.request);
+        self.bytes -= waiter.frame.len();
+    }
+
+    /// For checks: requests and bytes, as they were counted when they came and went.
+    pub(super) fn counted(&self) -> (usize, usize) {
+        (self.sessions.len(), self.bytes)
+    }
+}
+
+/// The same of one line, counted anew.
+pub(super) fn count(line: &Line) -> (usize, usize) {
+    (line.len(), line.iter().map(|waiter| waiter.frame.len()).sum())
+}
+
 impl Shard {
-    /// Puts a request into the line of a session for so long. `false` if too much waits already.
+    /// Puts a request into the line of a session for so long. `false` if too much waits already; one frame may go beyond
+    /// the bound, so that there is always room for the longest.
     pub(super) fn wait_for_room(
         &mut self,
         now: Instant,
         (index, time): (u32, Duration),
         request: RequestOf,
-        seq: &SeqKey,
+        (seq, topic): (&SeqKey, &str),
         frame: FrameRef<'_>,
         out: &mut impl Outbound,
     ) -> bool {
         let bytes_max = self.shared.settings.retained_bytes_max / usize::from(self.shared.reactors);
-        if self.room_bytes + frame.len() > bytes_max {
+        if self.room_waits.bytes >= bytes_max {
             self.counters.room_waits_refused.increment();
             return false;
         }
-        let Self { links, room_timers, .. } = self;
+        let subscriber = self.subscribers.number_of(index, topic);
+        let Self { links, room_waits, .. } = self;
         let Some(Some(Link { kind: LinkKind::Sdk(session), .. })) = links.get_mut(index as usize) else {
             return false;
         };
-        let timer = room_timers.start_until(now + time, request);
-        session.line.push_back(Waiter { request, seq: *seq, frame: frame.retain(), timer });
         let key = session.key;
-        self.room_bytes += frame.len();
-        self.room_waits.insert(request, key);
+        let timer = room_waits.enter(now + time, key, request, frame.len());
+        session.line.push_back(Waiter { request, seq: *seq, frame: frame.retain(), timer, subscriber });
         self.counters.room_waits.increment();
-        out.watch_room(key);
+        self.watch_room(key, out);
         true
+    }
+
+    /// Asks to be told when the first in a line has room.
+    fn watch_room(&mut self, key: LinkKey, out: &mut impl Outbound) {
+        if let Some(first) = self.session_mut(key).and_then(|session| session.line.front()) {
+            out.watch_room(key, first.frame.len());
+        }
+    }
+
+    /// Whether what waits is still for the session: nothing is for who has dropped the topic, and a private topic that it
+    /// took anew is another one to it.
+    fn is_still_for(&self, key: LinkKey, waiter: &Waiter, topic: &str) -> bool {
+        match waiter.subscriber {
+            Some(number) => self.subscribers.index_of(number, topic) == Some(key.index),
+            None => self.subscribes(key.index, topic),
+        }
     }
 
     /// A session's queue, which was full, takes data again.
     pub fn handle_room(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
         while let Some(session) = self.session_mut(key) {
-            let id = session.id;
             let Some(waiter) = session.line.pop_front() else { return };
-            let frame = waiter.frame.as_ref();
-            let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
             let is_in_use = session.pushes.contains_key(&waiter.seq);
-            let refused = if self.pushes >= self.shared.settings.pending_pushes_max {
-                Some(NotPushed::PushesFull)
-            } else if is_in_use {
-                Some(NotPushed::SeqInUse)
-            } else if !self.subscribes(key.index, body.topic) {
-                Some(NotPushed::NobodyLeft)
+            let frame = waiter.frame.as_ref();
+            let body = AmopBody::decode(&frame.head()[HEADER_LEN..]);
+            let is_for_it = body.is_ok_and(|body| self.is_still_for(key, &waiter, body.topic));
+            let why = if self.pushes >= self.shared.settings.pending_pushes_max {
+                NotPushed::PushesFull
+            } else if is_in_use || !is_for_it {
+                // It cannot be this session. Others may have room meanwhile.
+                NotPushed::NobodyLeft
             } else {
                 match out.send(key, Class::Data, &[], frame) {
                     Ok(queued) => {
                         let (request, seq) = (waiter.request, waiter.seq);
-                        self.leave_line(&waiter);
+                        self.room_waits.leave(&waiter);
                         self.note_push(now, key.index, &seq, request, PushFor::Message, queued, out);
                         self.counters.deliveries.increment();
                         continue;
@@ -94,16 +162,13 @@ impl Shard {
                         if let Some(session) = self.session_mut(key) {
                             session.line.push_front(waiter);
                         }
-                        out.watch_room(key);
-                        return;
+                        return self.watch_room(key, out);
                     }
-                    Err(SendError::Gone) => Some(NotPushed::QueueFull(id)),
+                    Err(SendError::Gone) => NotPushed::NobodyLeft,
                 }
             };
-            self.leave_line(&waiter);
-            if let Some(why) = refused {
-                self.report_undeliverable(now, waiter.request, why, waiter.frame.as_ref(), out);
-            }
+            self.room_waits.leave(&waiter);
+            self.report_undeliverable(now, waiter.request, why, waiter.frame.as_ref(), out);
         }
     }
 
@@ -128,29 +193,23 @@ impl Shard {
 
     /// Takes a request out of the line in which it stands; gives whose that is, and its frame.
     fn leave(&mut self, request: RequestOf) -> Option<(SessionId, RetainedFrame)> {
-        let key = self.room_waits.get(&request).copied()?;
+        let key = self.room_waits.sessions.get(&request).copied()?;
         let session = self.session_mut(key)?;
         let id = session.id;
         let at = session.line.iter().position(|waiter| waiter.request == request)?;
         let waiter = session.line.remove(at)?;
-        self.leave_line(&waiter);
+        self.room_waits.leave(&waiter);
         Some((id, waiter.frame))
     }
 
     /// A session is gone, and with it its line: other sessions may be there by now.
     pub(super) fn end_line(&mut self, now: Instant, line: Line, out: &mut impl Outbound) {
         for waiter in &line {
-            self.leave_line(waiter);
+            self.room_waits.leave(waiter);
         }
         for waiter in line {
             self.report_undeliverable(now, waiter.request, NotPushed::NobodyLeft, waiter.frame.as_ref(), out);
         }
-    }
-
-    fn leave_line(&mut self, waiter: &Waiter) {
-        self.room_timers.cancel(waiter.timer);
-        self.room_waits.remove(&waiter.request);
-        self.room_bytes -= waiter.frame.len();
     }
 
     /// Tells a request's coordinator that no session here can take it. `frame` is the request's, where it was kept here,

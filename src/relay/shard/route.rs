@@ -89,6 +89,15 @@ impl Parked {
         self.frames.is_empty()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// For checks.
+    pub(super) fn bytes_anew(&self) -> usize {
+        self.frames.iter().map(|(_, _, payload)| payload.len()).sum()
+    }
+
     /// `false` if there is no room.
     fn push(&mut self, now: Instant, packet: Packet, payload: FrameRef<'_>) -> bool {
         if self.frames.len() >= PARKED_MAX || self.bytes + payload.len() > PARKED_BYTES_MAX {
@@ -273,7 +282,13 @@ impl Shard {
         let sent = self.enqueue(now, next, head, payload, subject, packet, out);
         match sent {
             Err(NotEnqueued::NoRoom(Some(packet))) => self.not_passed(now, *packet, payload, out),
-            Err(NotEnqueued::TooLong) => self.note_too_long(now, next, payload.len()),
+            Err(NotEnqueued::TooLong(packet)) => {
+                self.note_too_long(now, next, payload.len());
+                // Of our own: the ways around who does not take it are not known yet.
+                if let Some(packet) = packet.filter(|packet| packet.source == self.shared.id) {
+                    self.not_passed(now, *packet, payload, out);
+                }
+            }
             _ => {}
         }
     }

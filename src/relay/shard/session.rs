@@ -78,6 +78,16 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Topics that it subscribes to.
+    pub(super) fn topics_len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// Bytes of the frames of its open requests.
+    pub(super) fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
     /// Its own route topic for a data topic: what its challenges are to come under.
     pub(super) fn route_topic(&self, data: &str) -> Option<Topic> {
         let front = format!("{ROUTE_PREFIX}{data}_");
@@ -165,6 +175,11 @@ pub(super) struct LocalTopics {
 impl LocalTopics {
     pub(super) fn new(hashing: RandomState) -> Self {
         Self { by_topic: AHashMap::with_hasher(hashing) }
+    }
+
+    /// For checks: pairs of session and topic.
+    pub(super) fn pairs(&self) -> usize {
+        self.by_topic.values().map(Vec::len).sum()
     }
 
     /// Link indices of the sessions that subscribe to `topic`.
@@ -287,14 +302,14 @@ impl Shard {
             FrameType::REQUEST => self.handle_request(now, key, &header, frame, out),
             FrameType::RESPONSE => self.handle_session_answer(now, key, &header, frame, out),
             FrameType::MULTICAST => self.handle_multicast(now, key, &header, frame, out),
-            FrameType::HEARTBEAT => self.handle_heartbeat(key, &header, frame, out),
+            FrameType::HEARTBEAT => self.handle_heartbeat(now, key, &header, frame, out),
             FrameType::HANDSHAKE => self.handle_handshake(now, key, &header, frame, out),
             FrameType::SUBSCRIBE => self.handle_subscribe(now, key, frame, out),
             FrameType::RPC => self.handle_rpc(now, key, &header, frame, out),
             FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => {
                 // An empty topic, then a result that is not 0: there is no ledger to watch.
                 let body = b"\x01{\"result\":-41002}\n";
-                self.reply(key, header.frame_type, &header.seq, ResultCode::OK, body, out);
+                self.reply(now, key, header.frame_type, &header.seq, ResultCode::OK, body, out);
             }
             FrameType::TOPIC_STATUS => self.handle_verdict(now, key, frame, out),
             // An acknowledgement, which nobody waits for.
@@ -317,8 +332,8 @@ impl Shard {
 
     /// Whether a frame of a session may leave on node links, which is charged if so.
     pub(super) fn admit_bandwidth(&mut self, now: Instant, key: LinkKey, cost: u64) -> bool {
+        let elapsed = self.limiter_time(now);
         let Self { shared, links, .. } = self;
-        let elapsed = shared.limiter_time(now);
         let link = links.get_mut(key.index as usize).and_then(Option::as_mut);
         match link.filter(|link| link.generation == key.generation).map(|link| &mut link.kind) {
             Some(LinkKind::Sdk(session)) => {
@@ -352,8 +367,10 @@ impl Shard {
     }
 
     /// Sends a frame of the node's own making.
+    #[allow(clippy::too_many_arguments)] // the fields of one frame
     pub(super) fn reply(
         &mut self,
+        now: Instant,
         key: LinkKey,
         frame_type: FrameType,
         seq: &Seq,
@@ -362,12 +379,13 @@ impl Shard {
         out: &mut impl Outbound,
     ) {
         let header = Header { len: (HEADER_LEN + data.len()) as u32, frame_type, seq: *seq, result };
-        self.send_to_session(key, &header.encode(), FrameRef::Slice(data), out);
+        self.send_to_session(now, key, &header.encode(), FrameRef::Slice(data), out);
     }
 
     /// Sends a frame that the session waits for.
     pub(super) fn send_to_session(
         &mut self,
+        now: Instant,
         key: LinkKey,
         head: &[u8],
         body: FrameRef<'_>,
@@ -379,13 +397,13 @@ impl Shard {
             Ok(_) => self.counters.sdk_frames_sent.increment(),
             Err(SendError::Gone) => {}
             Err(SendError::Full) => {
-                self.answer_without_room(key, if head.is_empty() { body.head() } else { head }, out)
+                self.answer_without_room(now, key, if head.is_empty() { body.head() } else { head }, out)
             }
         }
     }
 
     /// The memory of all queues has no room for an answer, of which the header is here: its session is told so.
-    fn answer_without_room(&mut self, key: LinkKey, head: &[u8], out: &mut impl Outbound) {
+    fn answer_without_room(&mut self, now: Instant, key: LinkKey, head: &[u8], out: &mut impl Outbound) {
         self.counters.answers_dropped.increment();
         let Some(header) = Header::decode(head) else { return };
         let (result, data) = match header.frame_type {
@@ -397,7 +415,6 @@ impl Shard {
         let header = Header { len, result, ..header };
         // So short an answer is never refused.
         let _ = out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data));
-        let now = self.clock.0;
         if !self.logs.over_bound.admits(now) {
             return;
         }
@@ -427,6 +444,7 @@ impl Shard {
 
     fn handle_heartbeat(
         &mut self,
+        now: Instant,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
@@ -438,7 +456,7 @@ impl Shard {
             (1, _) => return,
             _ => json::HEARTBEAT_ANSWER,
         };
-        self.reply(key, FrameType::HEARTBEAT, &header.seq, ResultCode::OK, answer, out);
+        self.reply(now, key, FrameType::HEARTBEAT, &header.seq, ResultCode::OK, answer, out);
     }
 
     fn handle_handshake(
@@ -470,7 +488,7 @@ impl Shard {
         debug!(session = session.id.0, client = %request.client_type, protocol, "handshake");
         let frame_len_max = request.shared_records.then_some(self.shared.settings.frame_len_max);
         let answer = json::handshake_answer(protocol, frame_len_max);
-        self.reply(key, FrameType::HANDSHAKE, &header.seq, ResultCode::OK, answer.as_bytes(), out);
+        self.reply(now, key, FrameType::HANDSHAKE, &header.seq, ResultCode::OK, answer.as_bytes(), out);
         if request.shared_records {
             out.share_records(key);
         }
@@ -673,7 +691,7 @@ impl Shard {
         let body = if body.len() > rpc::BODY_LEN_MAX {
             self.counters.rpc_refused.increment();
             let answer = rpc::too_large();
-            self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            self.reply(now, key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
             return;
         } else if body.len() == body.head().len() {
             body.head()
@@ -681,13 +699,13 @@ impl Shard {
             whole = body.pieces().collect::<Vec<_>>().concat();
             &whole[..]
         };
-        let elapsed = now.saturating_duration_since(self.shared.started);
+        let elapsed = self.limiter_time(now);
         if !self.shared.rpc_limiter.admit(elapsed, 1) {
-            return self.refuse_rpc(key, header, body, out);
+            return self.refuse_rpc(now, key, header, body, out);
         }
         match rpc::classify(body, &self.shared.settings) {
             rpc::Plan::Answer(answer) => {
-                self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+                self.reply(now, key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
             }
             rpc::Plan::Nothing => {}
             rpc::Plan::Registry => {
@@ -698,24 +716,38 @@ impl Shard {
                     body: bytes::Bytes::copy_from_slice(body),
                 };
                 if !self.to_registry(request, out) {
-                    self.refuse_rpc(key, header, body, out);
+                    self.refuse_rpc(now, key, header, body, out);
                 }
             }
         }
     }
 
     /// Too many requests: each that waits for an answer gets an error.
-    fn refuse_rpc(&mut self, key: LinkKey, header: &Header, body: &[u8], out: &mut impl Outbound) {
+    fn refuse_rpc(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        header: &Header,
+        body: &[u8],
+        out: &mut impl Outbound,
+    ) {
         self.counters.rpc_refused.increment();
         if let Some(answer) = rpc::over_rate(body) {
-            self.reply(key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            self.reply(now, key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
         }
     }
 
-    pub(super) fn send_rpc_answer(&mut self, key: LinkKey, seq: &Seq, body: &[u8], out: &mut impl Outbound) {
+    pub(super) fn send_rpc_answer(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        seq: &Seq,
+        body: &[u8],
+        out: &mut impl Outbound,
+    ) {
         self.shared.rpc_answer_bytes.fetch_sub(body.len(), std::sync::atomic::Ordering::Relaxed);
         if self.session_mut(key).is_some() {
-            self.reply(key, FrameType::RPC, seq, ResultCode::OK, body, out);
+            self.reply(now, key, FrameType::RPC, seq, ResultCode::OK, body, out);
         }
     }
 

@@ -464,9 +464,6 @@ impl World {
         self.looked_at += 1;
         let turn = self.looked_at % self.net.nodes.len();
         let due = |index: usize| self.kind == Kind::Mesh || index == turn;
-        if self.net.read_over > 0 && !self.oracle.rules.hostile {
-            return Err("a frame came to a node that does not take frames so long".to_owned());
-        }
         for (index, node) in self.net.nodes.iter().enumerate().filter(|(index, _)| due(*index)) {
             let (charged, _) = node.shared.limiter.charged_and_prepaid();
             let counted = node.total(|counters| counters.bandwidth_charged_bytes.get());
@@ -476,6 +473,12 @@ impl World {
                     "{left} bytes left node{index}, {charged} were charged, {counted} counted"
                 ));
             }
+            if node.total(|counters| counters.read_over.get()) > 0 && !self.oracle.rules.hostile {
+                return Err(format!("a frame came to node{index}, which does not take frames so long"));
+            }
+            if let Some(miscount) = node.miscount() {
+                return Err(format!("node{index}: {miscount}"));
+            }
             let settings = &node.shared.settings;
             // Of a multicast that goes to several others over one link there is a ticket for each.
             let nodes = self.net.nodes.len();
@@ -484,7 +487,7 @@ impl World {
                 for (what, used, bound) in [
                     ("requests", usage.requests, settings.pending_requests_max),
                     ("pushes", usage.pushes, settings.pending_pushes_max),
-                    ("retained bytes", usage.retained_bytes, settings.retained_bytes_max),
+                    ("retained bytes", usage.retained_bytes, settings.retained_bytes_max + frame),
                     ("frames in a window", usage.window_frames, settings.window_frames_max),
                     ("bytes in a window", usage.window_bytes, settings.window_bytes_max + frame),
                     ("identities", usage.identities, settings.identities_max),

@@ -94,6 +94,20 @@ impl Request {
         self.answered_for_now.is_some()
     }
 
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Length of its frame in bytes.
+    pub(super) fn frame_len(&self) -> usize {
+        self.size as usize
+    }
+
+    /// What of its frame is kept, in bytes.
+    pub(super) fn retained_len(&self) -> usize {
+        self.retained.as_ref().map_or(0, RetainedFrame::len)
+    }
+
     fn tried(&self) -> &[SessionId] {
         self.failed.as_ref().map_or(&[], |failed| &failed.tried)
     }
@@ -570,10 +584,10 @@ impl Shard {
         self.shared.next_message.fetch_add(1, Relaxed)
     }
 
-    /// Keeps the frame for another try, if there is room.
+    /// Keeps the frame for another try, if there is room; one may go beyond the bound, so that the longest is kept, too.
     fn retain(&mut self, id: RequestId, frame: FrameRef<'_>) {
         let bytes_max = self.shared.settings.retained_bytes_max / usize::from(self.shared.reactors);
-        let room = self.retained_bytes + frame.len() <= bytes_max;
+        let room = self.retained_bytes < bytes_max;
         let Some(request) = self.request_mut(id) else { return };
         if request.retained.is_some() {
             return;
@@ -617,7 +631,7 @@ impl Shard {
         let sender = self.sender(key);
         let account = Account { role, origin, size: header.len, ..refused(refusal, code) };
         self.keep(&header.seq, now, TopicName::new(topic), sender, account, true);
-        self.reply(key, FrameType::RESPONSE, &header.seq, code, &[], out);
+        self.reply(now, key, FrameType::RESPONSE, &header.seq, code, &[], out);
     }
 
     pub(super) fn count_answer(&self, code: ResultCode) {

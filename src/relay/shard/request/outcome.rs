@@ -189,7 +189,7 @@ impl Shard {
             Origin::Session { key, .. } => {
                 self.count_answer(code);
                 self.note_latency(now, &request, Outcome::of(code));
-                self.send_to_session(key, &answer, FrameRef::Slice(&[]), out);
+                self.send_to_session(now, key, &answer, FrameRef::Slice(&[]), out);
             }
             Origin::Node { id, incarnation, message } if !request.is_answered_for_now => {
                 self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
@@ -217,7 +217,7 @@ impl Shard {
             Origin::Session { key, .. } => {
                 self.counters.answered_by_subscriber.increment();
                 self.note_latency(now, &request, Outcome::Answered);
-                self.send_to_session(key, &[], frame, out);
+                self.send_to_session(now, key, &[], frame, out);
             }
             Origin::Node { id, incarnation, message } => {
                 self.respond(now, (&id, incarnation, message), false, frame, out)
@@ -259,7 +259,7 @@ impl Shard {
             if let Origin::Session { key, .. } = request.origin {
                 self.counters.answered_by_subscriber.increment();
                 self.note_latency(now, &request, Outcome::Answered);
-                self.send_to_session(key, &[], frame, out);
+                self.send_to_session(now, key, &[], frame, out);
             }
             return;
         }
@@ -299,10 +299,13 @@ impl Shard {
             session.requests.remove(&request.seq);
             session.end_request(request.size as usize, bytes_max, out);
         }
-        let waits_at = match (request.current, answered_by) {
-            (Try::Reactor(reactor), AnsweredBy::Nobody | AnsweredBy::Node(_)) if request.may_wait => {
-                Some(reactor)
-            }
+        // One that is pushed to the session that answers waits nowhere; one that a silent session answers late may.
+        let is_pushed = match answered_by {
+            AnsweredBy::Session(session) => !request.tried().contains(&session),
+            AnsweredBy::Nobody | AnsweredBy::Node(_) => false,
+        };
+        let waits_at = match request.current {
+            Try::Reactor(reactor) if request.may_wait && !is_pushed => Some(reactor),
             _ => None,
         };
         let nodes = std::mem::take(&mut request.nodes);

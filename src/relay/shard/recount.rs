@@ -1,0 +1,65 @@
+//! Counts anew what a shard counts as it comes and goes. What is never given back is seen by this only: each answer may
+//! be right while a bound creeps nearer.
+
+use super::{LinkKind, Shard, request::Origin, room, session::Session};
+use crate::relay::SessionId;
+
+impl Shard {
+    /// For tests: what does not agree with the tables that it is the sum of, in words; `None` if all does.
+    pub fn miscount(&self) -> Option<String> {
+        let sessions = || {
+            self.links.iter().flatten().filter_map(|link| match &link.kind {
+                LinkKind::Sdk(session) => Some(&**session),
+                LinkKind::Node(_) => None,
+            })
+        };
+        let (waits, wait_bytes) = self.room_waits.counted();
+        let lines = || sessions().map(|session| room::count(&session.line));
+        let channels = || self.peers.values().filter_map(|peer| peer.channel.as_deref());
+        let (subscribers, numbers) = self.subscribers.counted();
+        let (challenges, ends, of_nodes, of_nodes_anew) = self.desk.counted();
+        let counts = [
+            ("sessions", self.session_indices.len(), sessions().count()),
+            ("pushes", self.pushes, sessions().map(|session| session.pushes.len()).sum()),
+            ("waits for room", waits, lines().map(|(count, _)| count).sum()),
+            ("bytes that wait for room", wait_bytes, lines().map(|(_, bytes)| bytes).sum()),
+            (
+                "bytes kept for a retry",
+                self.retained_bytes,
+                self.requests.iter().map(|request| request.retained_len()).sum(),
+            ),
+            ("subscriptions", self.local_topics.pairs(), sessions().map(Session::topics_len).sum()),
+            ("numbers of subscribers", subscribers, numbers),
+            ("pairs", self.pairs, self.publishers.values().map(|publisher| publisher.pairs_len()).sum()),
+            ("ends of challenges", ends, challenges),
+            ("challenges of other nodes", of_nodes, of_nodes_anew),
+            (
+                "bytes in windows",
+                self.windows_bytes,
+                self.neighbours.values().map(|one| one.window_bytes_anew()).sum(),
+            ),
+            ("bytes in channels", self.kept_bytes, channels().map(|channel| channel.bytes_anew()).sum()),
+            ("identities", self.identities, self.peers.values().map(|peer| peer.identities_anew()).sum()),
+            ("parked bytes", self.parked.bytes(), self.parked.bytes_anew()),
+        ];
+        let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
+        let wrong =
+            wrong.map(|(what, counted, anew)| format!("{counted} {what} are counted, and there are {anew}"));
+        wrong.or_else(|| sessions().find_map(|session| self.miscount_of(session)))
+    }
+
+    fn miscount_of(&self, session: &Session) -> Option<String> {
+        let id = session.id;
+        let is_of = |origin: &Origin| matches!(origin, Origin::Session { id: other, .. } if *other == id);
+        let open = || self.requests.iter().filter(|request| is_of(request.origin()));
+        let counts = [
+            ("requests", session.requests.len(), open().count()),
+            ("bytes of requests", session.open_bytes(), open().map(|request| request.frame_len()).sum()),
+        ];
+        let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
+        wrong.map(|(what, counted, anew)| {
+            let SessionId(id) = id;
+            format!("{counted} {what} of session {id} are counted, and there are {anew}")
+        })
+    }
+}
