@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_uring::net::TcpStream;
@@ -13,7 +13,7 @@ use super::{
     DoorTls, Failure, Greeted, Hall,
     cause::{Cause, Peer},
     is_this_machine,
-    lobby::{Entry, Lobby, Place, WAIT_MAX},
+    lobby::{Entry, Lobby, NoPlace, Place, WAIT_MAX},
 };
 use crate::{
     engine::{NewLink, duplicate, shut_down},
@@ -37,7 +37,7 @@ pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
         |hall, stream, address, greeted| {
             let established = greeted.established;
             let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
-            admit_session(hall, stream, address, fingerprint, subject, Some(established));
+            admit_session(hall, stream, address, fingerprint, subject, Some(established))
         },
     )
     .await;
@@ -71,12 +71,12 @@ fn admit_session(
     fingerprint: [u8; 32],
     subject: String,
     established: Option<Established>,
-) {
+) -> bool {
     let admitted = hall.guests.borrow_mut().admit_session(fingerprint);
     match admitted {
         Ok((token, reactor)) => {
             let up = LinkUp::Sdk { address: address.to_string(), subject };
-            hand_over(hall, stream, token, reactor, up, established);
+            hand_over(hall, stream, token, reactor, up, established)
         }
         Err(reason) => {
             hall.counters.sessions_refused.increment();
@@ -86,6 +86,7 @@ fn admit_session(
                     "application not let in; see whether it leaves connections behind, or use more nodes or certificates",
                 );
             }
+            false
         }
     }
 }
@@ -97,15 +98,15 @@ pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
         |tls| &tls.p2p_server,
         Peer::Node,
         |hall, stream, address, greeted| {
-            admit_node(hall, stream, address.to_string(), false, greeted);
+            admit_node(hall, stream, address.to_string(), false, greeted).is_some()
         },
     )
     .await;
 }
 
-/// Lets in whoever has done its handshake.
-trait Admit: Fn(&Hall, &TcpStream, SocketAddr, Greeted) + Copy + 'static {}
-impl<F: Fn(&Hall, &TcpStream, SocketAddr, Greeted) + Copy + 'static> Admit for F {}
+/// Lets in whoever has done its handshake, or does not.
+trait Admit: Fn(&Hall, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static {}
+impl<F: Fn(&Hall, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static> Admit for F {}
 
 /// Accepts for ever. A bounded number of handshakes is under way at once.
 async fn accept(
@@ -121,39 +122,42 @@ async fn accept(
     loop {
         let Some(place) = lobby.place().await else { return };
         let (stream, address) = next_connection(&hall, &listener).await;
-        match lobby.enter(address.ip(), place) {
+        match lobby.enter(address.ip(), place, Instant::now()) {
             Entry::Now(place) => {
                 contained_local_task(serve(hall.clone(), stream, address, kind, place, peer, admit));
             }
             Entry::Later(waiting) => {
                 let hall = hall.clone();
                 hall.counters.connections_waited.increment();
+                if waiting.is_out_of_time(Instant::now()) {
+                    hall.counters.connections_out_of_time.increment();
+                }
                 hall.counters.waiting_connections.increment();
                 contained_local_task(async move {
                     let place = waiting.place().await;
                     hall.counters.waiting_connections.decrement();
                     match place {
                         // Boxed, so that those who wait take little memory.
-                        Some(place) => {
+                        Ok(place) => {
                             Box::pin(serve(hall, stream, address, kind, place, peer, admit)).await;
                         }
-                        None => refuse(&hall, address, "it has waited too long"),
+                        Err(reason) => refuse(&hall, address, reason),
                     }
                 });
             }
-            Entry::Full { reason } => refuse(&hall, address, reason),
+            Entry::Refused(reason) => refuse(&hall, address, reason),
         }
     }
 }
 
 /// A connection is closed for which there was no handshake.
-fn refuse(hall: &Hall, address: SocketAddr, reason: &str) {
+fn refuse(hall: &Hall, address: SocketAddr, reason: NoPlace) {
     hall.counters.handshakes_refused.increment();
     if hall.may_log(|logs| &mut logs.too_many_handshakes) {
         let address_handshakes_max = hall.settings.address_handshakes_max;
         warn!(
-            %address, reason, address_handshakes_max, wait_ms_max = WAIT_MAX.as_millis() as u64,
-            "connection closed: its address has all the handshakes under way that it may; see what runs there, or raise [amop] address_handshakes_max",
+            %address, %reason, address_handshakes_max, wait_ms_max = WAIT_MAX.as_millis() as u64, remedy = reason.remedy(),
+            "connection closed without a handshake",
         );
     }
 }
@@ -171,12 +175,15 @@ async fn serve(
     // As renewed by now.
     let config = kind(&hall.tls.load()).clone();
     let greeted = match Handshake::server(config) {
-        Ok(handshake) => hall.shake_hands(&stream, handshake, std::future::pending()).await,
+        Ok(handshake) => place.meter(hall.shake_hands(&stream, handshake, std::future::pending())).await,
         Err(error) => Err(error.into()),
     };
-    drop(place);
     match greeted {
-        Ok(greeted) => admit(&hall, &stream, address, greeted),
+        Ok(greeted) => {
+            if admit(&hall, &stream, address, greeted) {
+                place.refund();
+            }
+        }
         Err(Failure::GivenUp) => {}
         Err(reason) => log_failure(&hall, peer, address, &reason),
     }

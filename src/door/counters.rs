@@ -49,10 +49,12 @@ figures! {
         counter handshakes_failed_timeout,
         /// Handshakes whose connection broke.
         counter handshakes_failed_io,
-        /// Connections that wait now because their address has its maximum of handshakes under way.
+        /// Connections that wait now because their address has its maximum of handshakes under way, or has used up its time.
         gauge waiting_connections,
-        /// Connections that had to wait because their address had its maximum of handshakes under way.
+        /// Connections that had to wait because of their address.
         counter connections_waited,
+        /// Those of them that waited because handshakes that came to nothing had used up their address' processor time.
+        counter connections_out_of_time,
         /// Connections closed because too many waited, or they waited too long.
         counter handshakes_refused,
         /// Links, and connections of other processes, that bear this node's own key.

@@ -1,20 +1,22 @@
 //! Where connections that came in wait for their handshake. Handshakes are bounded at each listener, and for each address;
 //! many applications behind one address (a gateway that translates addresses, a load balancer) come back all at once when
 //! a node restarts, so those beyond their address' bound wait here for a while instead of being turned away. They take no
-//! place of a handshake, and a bounded number of seats.
+//! place of a handshake, and a bounded number of seats. Those of an address wait, too, whose handshakes came to nothing and
+//! used up its processor time.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::IpAddr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
+use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, budget::Budget};
 
 /// Connections of a listener that wait because of their address; further ones are closed. Each takes an open file, so that
 /// it is less where few may be open.
@@ -24,6 +26,11 @@ pub(super) const WAITING_PER_ADDRESS_MAX: usize = 1_024;
 /// How long one may wait.
 pub(super) const WAIT_MAX: Duration = HANDSHAKE_TIMEOUT;
 
+/// Addresses that are known at once, beyond which those that nobody comes from are forgotten with what they used up.
+pub(super) const ADDRESSES_MAX: usize = 4_096;
+/// Between two looks for addresses that need not be known any more.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Of one listener.
 pub(super) struct Lobby {
     places: Arc<Semaphore>,
@@ -31,18 +38,23 @@ pub(super) struct Lobby {
     places_per_address: usize,
     seats_per_address: usize,
     addresses: RefCell<HashMap<IpAddr, Rc<Address>>>,
+    looked_at: Cell<Option<Instant>>,
 }
 
-/// Those who come from one address. It is forgotten with the last of them.
+/// Those who come from one address. It is forgotten with the last of them, once its time is back.
 struct Address {
     places: Arc<Semaphore>,
     waiting: Cell<usize>,
+    budget: RefCell<Budget>,
 }
 
 /// Who may begin its handshake, until this is dropped.
 pub(super) struct Place {
     lobby: Rc<Lobby>,
     ip: IpAddr,
+    address: Rc<Address>,
+    /// Processor time that its handshake took.
+    spent: Cell<Duration>,
     /// Among all, and of its address.
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
@@ -59,10 +71,30 @@ pub(super) struct Waiting {
 pub(super) enum Entry {
     Now(Place),
     Later(Waiting),
-    /// No seat is left, and why.
-    Full {
-        reason: &'static str,
-    },
+    Refused(NoPlace),
+}
+
+/// Why a connection is closed without a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoPlace {
+    #[error("too many of its address wait")]
+    AddressFull,
+    #[error("too many wait, of all addresses")]
+    Full,
+    #[error("it has waited too long")]
+    WaitedTooLong,
+    #[error("handshakes of its address that came to nothing have used up its processor time")]
+    OutOfTime,
+}
+
+impl NoPlace {
+    /// What to do about it.
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::OutOfTime => "see what runs there: why its handshakes fail is in other lines",
+            _ => "see what runs there, or raise [amop] address_handshakes_max",
+        }
+    }
 }
 
 impl Lobby {
@@ -76,6 +108,7 @@ impl Lobby {
             places_per_address,
             seats_per_address: WAITING_PER_ADDRESS_MAX.min(seats / 4 * 3),
             addresses: RefCell::default(),
+            looked_at: Cell::default(),
         })
     }
 
@@ -86,66 +119,155 @@ impl Lobby {
     }
 
     /// A connection has come, for which there is a place.
-    pub(super) fn enter(self: &Rc<Self>, ip: IpAddr, place: OwnedSemaphorePermit) -> Entry {
+    pub(super) fn enter(self: &Rc<Self>, ip: IpAddr, place: OwnedSemaphorePermit, now: Instant) -> Entry {
+        self.forget_recovered(now);
         let address = self.addresses.borrow_mut().entry(ip).or_insert_with(|| self.new_address()).clone();
-        if let Ok(place_of_address) = address.places.clone().try_acquire_owned() {
-            return Entry::Now(Place { lobby: self.clone(), ip, permits: Some((place, place_of_address)) });
+        if !address.is_out_of_time(now)
+            && let Ok(place_of_address) = address.places.clone().try_acquire_owned()
+        {
+            return Entry::Now(Place::new(self.clone(), ip, address, (place, place_of_address)));
         }
-        if address.waiting.get() >= self.seats_per_address {
-            return Entry::Full { reason: "too many of its address wait" };
-        }
-        let Ok(_seat) = self.seats.clone().try_acquire_owned() else {
-            return Entry::Full { reason: "too many wait, of all addresses" };
+        let seat = if address.waiting.get() < self.seats_per_address {
+            self.seats.clone().try_acquire_owned().map_err(|_| NoPlace::Full)
+        } else {
+            Err(NoPlace::AddressFull)
         };
-        address.waiting.set(address.waiting.get() + 1);
-        Entry::Later(Waiting { lobby: self.clone(), ip, address, _seat })
+        match seat {
+            Ok(_seat) => {
+                address.waiting.set(address.waiting.get() + 1);
+                Entry::Later(Waiting { lobby: self.clone(), ip, address, _seat })
+            }
+            Err(_) if address.is_out_of_time(now) => Entry::Refused(NoPlace::OutOfTime),
+            Err(reason) => Entry::Refused(reason),
+        }
     }
 
     fn new_address(&self) -> Rc<Address> {
-        Rc::new(Address { places: Arc::new(Semaphore::new(self.places_per_address)), waiting: Cell::new(0) })
+        Rc::new(Address {
+            places: Arc::new(Semaphore::new(self.places_per_address)),
+            waiting: Cell::new(0),
+            budget: RefCell::default(),
+        })
+    }
+
+    fn is_unused(&self, address: &Address) -> bool {
+        address.waiting.get() == 0 && address.places.available_permits() == self.places_per_address
     }
 
     /// Somebody from an address has gone.
-    fn forget_unused(&self, ip: IpAddr) {
+    fn forget_unused(&self, ip: IpAddr, now: Instant) {
         let mut addresses = self.addresses.borrow_mut();
-        let is_unused = addresses.get(&ip).is_some_and(|address| {
-            address.waiting.get() == 0 && address.places.available_permits() == self.places_per_address
-        });
-        if is_unused {
+        let is_too_many = addresses.len() > ADDRESSES_MAX;
+        let is_over = |address: &Rc<Address>| {
+            self.is_unused(address) && (is_too_many || address.budget.borrow().is_full(now))
+        };
+        if addresses.get(&ip).is_some_and(is_over) {
             addresses.remove(&ip);
         }
+    }
+
+    /// Forgets addresses whose time came back after the last of them had gone, where there are many.
+    fn forget_recovered(&self, now: Instant) {
+        let is_due = self.looked_at.get().is_none_or(|at| now.saturating_duration_since(at) >= LOOK_INTERVAL);
+        let mut addresses = self.addresses.borrow_mut();
+        if is_due && addresses.len() >= ADDRESSES_MAX {
+            self.looked_at.set(Some(now));
+            addresses.retain(|_, address| !self.is_unused(address) || !address.budget.borrow().is_full(now));
+        }
+    }
+}
+
+impl Address {
+    fn is_out_of_time(&self, now: Instant) -> bool {
+        !self.budget.borrow().wait(now).is_zero()
     }
 }
 
 impl Waiting {
-    /// Waits until it is its turn; `None` if that takes too long.
-    pub(super) async fn place(self) -> Option<Place> {
+    /// Whether it waits because its address has used up its processor time.
+    pub(super) fn is_out_of_time(&self, now: Instant) -> bool {
+        self.address.is_out_of_time(now)
+    }
+
+    /// Waits until it is its turn.
+    pub(super) async fn place(self) -> Result<Place, NoPlace> {
         let turn = async {
+            // Neither is ever closed.
             let place_of_address = self.address.places.clone().acquire_owned().await.ok()?;
+            loop {
+                let wait = self.address.budget.borrow().wait(Instant::now());
+                if wait.is_zero() {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+            }
             Some((self.lobby.place().await?, place_of_address))
         };
-        let permits = tokio::time::timeout(WAIT_MAX, turn).await.ok()?;
-        permits.map(|permits| Place { lobby: self.lobby.clone(), ip: self.ip, permits: Some(permits) })
+        let permits = tokio::time::timeout(WAIT_MAX, turn).await.ok().flatten();
+        match permits {
+            Some(permits) => Ok(Place::new(self.lobby.clone(), self.ip, self.address.clone(), permits)),
+            None if self.is_out_of_time(Instant::now()) => Err(NoPlace::OutOfTime),
+            None => Err(NoPlace::WaitedTooLong),
+        }
     }
+}
+
+impl Place {
+    fn new(
+        lobby: Rc<Lobby>,
+        ip: IpAddr,
+        address: Rc<Address>,
+        permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    ) -> Self {
+        Self { lobby, ip, address, spent: Cell::default(), permits: Some(permits) }
+    }
+
+    /// Does what is done for the connection, and takes note of the processor time that it takes.
+    pub(super) async fn meter<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        std::future::poll_fn(|context| {
+            let begun = thread_time();
+            let polled = work.as_mut().poll(context);
+            self.spent.set(self.spent.get() + thread_time().saturating_sub(begun));
+            polled
+        })
+        .await
+    }
+
+    /// The connection became a link: its handshake costs its address nothing.
+    pub(super) fn refund(self) {
+        self.spent.take();
+    }
+}
+
+/// Processor time that this thread has taken.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let now = Instant::now();
         self.permits.take();
-        self.lobby.forget_unused(self.ip);
+        self.address.budget.borrow_mut().charge(self.spent.get(), now);
+        self.lobby.forget_unused(self.ip, now);
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.address.waiting.set(self.address.waiting.get() - 1);
-        self.lobby.forget_unused(self.ip);
+        self.lobby.forget_unused(self.ip, Instant::now());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::budget::{TIME_PER_ADDRESS_MAX, TIME_RECOVERY},
+        *,
+    };
 
     const PER_ADDRESS: usize = 2;
 
@@ -159,7 +281,7 @@ mod tests {
 
     async fn enter(lobby: &Rc<Lobby>, last: u8) -> Entry {
         let place = lobby.place().await.unwrap();
-        lobby.enter(ip(last), place)
+        lobby.enter(ip(last), place, Instant::now())
     }
 
     async fn begin(lobby: &Rc<Lobby>, last: u8) -> Place {
@@ -201,7 +323,7 @@ mod tests {
                 third = &mut third => third.unwrap(),
             };
             drop(third);
-            assert!(fourth.await.is_some());
+            assert!(fourth.await.is_ok());
         });
     }
 
@@ -212,18 +334,16 @@ mod tests {
             assert_eq!((lobby.seats.available_permits(), lobby.seats_per_address), (8, 6));
             let mut there = Vec::new();
             let mut seated = Vec::new();
-            for (last, seats, full) in [(1, 6, "its address"), (2, 2, "all addresses")] {
+            for (last, seats, full) in [(1, 6, NoPlace::AddressFull), (2, 2, NoPlace::Full)] {
                 there.extend([begin(&lobby, last).await, begin(&lobby, last).await]);
                 for _ in 0..seats {
                     seated.push(wait(&lobby, last).await);
                 }
                 let entry = enter(&lobby, last).await;
-                assert!(matches!(entry, Entry::Full { reason } if reason.contains(full)));
+                assert!(matches!(entry, Entry::Refused(reason) if reason == full));
             }
             there.extend([begin(&lobby, 3).await, begin(&lobby, 3).await]);
-            assert!(
-                matches!(enter(&lobby, 3).await, Entry::Full { reason } if reason.contains("all addresses"))
-            );
+            assert!(matches!(enter(&lobby, 3).await, Entry::Refused(NoPlace::Full)));
             seated.pop();
             assert!(matches!(enter(&lobby, 3).await, Entry::Later(_)));
         });
@@ -237,11 +357,105 @@ mod tests {
             let waiting = wait(&lobby, 1).await;
             drop(place);
             assert_eq!(lobby.addresses.borrow().len(), 1);
-            let place = waiting.place().await;
+            let place = waiting.place().await.ok().unwrap();
             assert_eq!(lobby.addresses.borrow().len(), 1);
             drop(place);
             assert_eq!(lobby.addresses.borrow().len(), 0);
             assert_eq!(lobby.places.available_permits(), HANDSHAKES_MAX);
+        });
+    }
+
+    /// A handshake that took so long and came to nothing.
+    async fn fail(lobby: &Rc<Lobby>, last: u8, took: Duration) {
+        begin(lobby, last).await.spent.set(took);
+    }
+
+    #[test]
+    fn an_address_whose_handshakes_come_to_nothing_waits_until_its_time_is_back_and_others_do_not() {
+        run(async {
+            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
+            fail(&lobby, 1, TIME_PER_ADDRESS_MAX).await;
+            assert_eq!(lobby.addresses.borrow().len(), 1, "it is known what it used up");
+            // Just as much is free.
+            fail(&lobby, 1, 1_000 * TIME_PER_ADDRESS_MAX).await;
+            let first = wait(&lobby, 1).await;
+            assert!(first.is_out_of_time(Instant::now()));
+            drop(begin(&lobby, 2).await);
+            let address = first.address.clone();
+            let mut first = std::pin::pin!(first.place());
+            tokio::select! {
+                biased;
+                _ = &mut first => panic!("there is a place, and no time"),
+                () = std::future::ready(()) => {}
+            }
+            drop(begin(&lobby, 2).await);
+            // Of another one whose time is nearly back.
+            let second = wait(&lobby, 1).await;
+            let mut nearly = Budget::default();
+            nearly.charge(TIME_PER_ADDRESS_MAX + Duration::from_millis(1), Instant::now());
+            address.budget.replace(nearly);
+            assert!(second.place().await.is_ok());
+        });
+    }
+
+    #[test]
+    fn handshakes_that_become_links_cost_their_address_nothing() {
+        run(async {
+            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
+            for _ in 0..10 {
+                let place = begin(&lobby, 1).await;
+                place.spent.set(10 * TIME_PER_ADDRESS_MAX);
+                place.refund();
+            }
+            drop(begin(&lobby, 1).await);
+            assert_eq!(lobby.addresses.borrow().len(), 0, "and leave nothing");
+        });
+    }
+
+    #[test]
+    fn what_is_done_for_a_connection_is_metered_and_what_it_waits_for_is_not() {
+        run(async {
+            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
+            let place = begin(&lobby, 1).await;
+            let work = async {
+                let begun = thread_time();
+                while thread_time() - begun < Duration::from_millis(5) {}
+                tokio::task::yield_now().await;
+                thread_time()
+            };
+            let others = async {
+                let begun = thread_time();
+                while thread_time() - begun < Duration::from_millis(20) {}
+            };
+            let begun = thread_time();
+            let (ended, ()) = tokio::join!(place.meter(work), others);
+            let spent = place.spent.get();
+            assert!(spent >= Duration::from_millis(5), "{spent:?}");
+            assert!(spent + Duration::from_millis(20) <= ended - begun, "{spent:?}");
+        });
+    }
+
+    #[test]
+    fn addresses_are_known_in_bounded_number() {
+        run(async {
+            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
+            let enter = async |number: usize, took: Duration, now: Instant| {
+                let [.., high, low] = number.to_be_bytes();
+                let place = lobby.place().await.unwrap();
+                match lobby.enter(IpAddr::from([10, 0, high, low]), place, now) {
+                    Entry::Now(place) => place.spent.set(took),
+                    _ => panic!("{number} comes for the first time"),
+                }
+            };
+            let start = Instant::now();
+            for number in 0..ADDRESSES_MAX + 100 {
+                enter(number, TIME_PER_ADDRESS_MAX, start).await;
+            }
+            assert_eq!(lobby.addresses.borrow().len(), ADDRESSES_MAX);
+            // Their time is back.
+            let later = start + 100 * TIME_PER_ADDRESS_MAX * TIME_RECOVERY;
+            enter(ADDRESSES_MAX + 100, TIME_PER_ADDRESS_MAX, later).await;
+            assert_eq!(lobby.addresses.borrow().len(), 1);
         });
     }
 }

@@ -16,6 +16,7 @@
 //! - No operation is dropped while it is under way: its socket is shut down, and its end awaited (`operations.rs`).
 
 mod accept;
+mod budget;
 mod cause;
 mod counters;
 mod dial;
@@ -44,10 +45,11 @@ use tokio_uring::net::TcpStream;
 use tracing::warn;
 
 use self::{
+    budget::{TIME_PER_ADDRESS_MAX, TIME_RECOVERY},
     cause::Cause,
     counters::Logs,
     guests::Guests,
-    lobby::{WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
+    lobby::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},
     own_key::{Dialled, OwnKey},
@@ -79,6 +81,8 @@ pub const HANDSHAKES_MAX: usize = 1_024;
 const HANDSHAKE_MEMORY: usize = 64 * 1024;
 /// Memory of a connection that waits, in bytes: its task, its place among others, its socket's state here; about.
 const WAITING_MEMORY: usize = 4 * 1024;
+/// Memory of what is known of an address, in bytes; about.
+const ADDRESS_MEMORY: usize = 512;
 /// Handshakes at once from one address, unless `[amop] address_handshakes_max` says otherwise; further ones wait.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 /// Sessions with one certificate.
@@ -638,6 +642,28 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
             "address at a listener",
             "closed: handshakes_refused",
         ),
+        fixed(
+            "processor time of handshakes that come to nothing",
+            TIME_PER_ADDRESS_MAX.as_millis() as usize,
+            "ms",
+            "address at a listener",
+            "further ones wait: connections_out_of_time",
+        ),
+        fixed(
+            "processor time of such handshakes in the long run",
+            100 / TIME_RECOVERY as usize,
+            "% of a thread",
+            "address at a listener",
+            "the same",
+        ),
+        fixed(
+            "addresses whose handshakes came to nothing",
+            ADDRESSES_MAX,
+            "addresses",
+            "listener",
+            "forgotten with the last of their connections",
+        )
+        .memory(2 * ADDRESSES_MAX * ADDRESS_MEMORY),
         fixed("wait because of the address", WAIT_MAX.as_millis() as usize, "ms", "connection", "closed"),
         fixed("handshake", HANDSHAKE_TIMEOUT.as_millis() as usize, "ms", "connection", "closed"),
         fixed("input of a handshake", INPUT_LEN_MAX, "bytes", "connection", "closed"),
