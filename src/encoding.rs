@@ -46,7 +46,8 @@ const MARK: &str = "\u{feff}";
 /// The text of a file, with `\n` at the ends of lines.
 pub fn text(bytes: &[u8]) -> Result<Zeroizing<String>, NotText> {
     let bytes = unmarked(bytes)?;
-    let mut out = Zeroizing::new(String::with_capacity(bytes.len()));
+    // Never more than one end of a line longer: it never grows, and so leaves no copies behind.
+    let mut out = Zeroizing::new(String::with_capacity(bytes.len() + 1));
     for (index, line) in lines(&bytes).enumerate() {
         let refuse = |_| NotText::Encoding { line: index as u32 + 1 };
         out.push_str(std::str::from_utf8(line).map_err(refuse)?);
@@ -102,7 +103,7 @@ fn unmarked(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotText> {
 
 fn from_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>, NotText> {
     let (pairs, rest) = bytes.as_chunks::<2>();
-    // Three bytes for a unit at most: it never grows, and so leaves no copies behind.
+    // Three bytes for a unit at most: this does not grow either.
     let mut out = Zeroizing::new(Vec::with_capacity(3 * pairs.len()));
     let mut line = 1;
     for character in char::decode_utf16(pairs.iter().map(|&pair| unit(pair))) {

@@ -14,12 +14,17 @@ use std::{
 use amop::{
     client::file,
     pki::Profile,
+    relay::settings::FRAME_LEN_SETTABLE_MAX,
     wire::{
         ResultCode,
         sdk::{self, FrameType},
     },
 };
-use support::{BOUND, RawSdk, TestNode, client, host_dir, process::PROGRAM, runtime};
+use support::{
+    BOUND, Nobody, RawSdk, TestNode, client, host_dir,
+    process::{PROGRAM, output},
+    runtime,
+};
 
 const PROFILE: Profile = Profile::Ec;
 /// What a terminal would obey.
@@ -400,29 +405,39 @@ fn hostile_certificate() -> String {
 }
 
 #[test]
-fn as_much_is_sent_as_a_frame_holds_and_more_is_refused_before_any_node_is_asked() {
+fn what_some_node_may_take_is_for_the_node_to_refuse_and_more_is_refused_before_any_is_asked() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("zeros");
-    let len_max = sdk::payload_len_max("t".len());
+    let usual_max = sdk::payload_len_max("t".len());
+    let len_max = FRAME_LEN_SETTABLE_MAX - sdk::FRAME_LEN_MAX + usual_max;
+    let nobody = Nobody::new();
     let refused = |arguments: &[&str], len: usize| {
         fs::File::create(&file).unwrap().set_len(len as u64).unwrap();
-        // Nobody is there: what fits fails by that.
-        let command = program(&["pub", "t", "-n", "127.0.0.1:1", "-c"])
-            .arg(host_dir(PROFILE).join("sdk"))
-            .args(arguments)
-            .arg(&file)
-            .output()
-            .unwrap();
+        // Nobody is there: what may be sent fails by that.
+        let command = output(
+            program(&["pub", "t", "-n", &nobody.address(), "-c"])
+                .arg(host_dir(PROFILE).join("sdk"))
+                .args(arguments)
+                .arg(&file),
+        );
         text(&command.stderr).to_owned()
     };
     for (option, header_len) in [("--raw", 0), ("--file", file::encode("zeros", b"").len())] {
-        let fits = refused(&[option], len_max - header_len);
+        let fits = refused(&[option], usual_max + 1);
         assert!(fits.contains("no node could be reached"), "{fits}");
         let too_long = refused(&[option], len_max - header_len + 1);
         assert!(too_long.contains(&format!("more than the {} bytes", len_max - header_len)), "{too_long}");
     }
-    // What a message carries whatever its names are.
-    assert!(refused(&["--file"], 104_857_000).contains("no node could be reached"));
+    // The node that is asked takes less.
+    let node = node();
+    fs::File::create(&file).unwrap().set_len(usual_max as u64 + 1).unwrap();
+    let refused = output(application(&node, &["pub", "t"]).arg("--raw").arg(&file));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("[amop] frame_len_max of the node") && said.contains(&format!("{usual_max}")),
+        "{said}"
+    );
+    node.stop();
 }
 
 #[test]

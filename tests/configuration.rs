@@ -383,6 +383,37 @@ fn other_keys_of_a_configuration_that_is_read_again_change_nothing_about_certifi
 }
 
 #[test]
+fn where_something_is_in_the_way_nothing_is_written() {
+    let site = Site::new();
+    let (cert, agency) = (site.dir.path().join("nodes/cert"), site.agency_dir());
+    let foreign = fs::read(agency.join("channel/ca.crt")).unwrap();
+    let own = fs::read(agency.join("ca.crt")).unwrap();
+    let make = |kind: &str, option: &str, authority: &Path, out: &Path| {
+        pki(&[kind, option, authority.to_str().unwrap(), "--name", "x", "-o", out.to_str().unwrap()])
+    };
+    let kinds = [("agency", "--chain", &cert), ("node", "--agency", &agency), ("sdk", "--agency", &agency)];
+    for (kind, option, authority) in kinds {
+        // The root of others is not replaced; the one that belongs there is left.
+        let out = site.dir.path().join(kind);
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("ca.crt"), &foreign).unwrap();
+        let (status, said) = make(kind, option, authority, &out);
+        assert!(status == Some(1) && said.contains("ca.crt exists already; nothing was changed"), "{said}");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{kind}: nothing was changed");
+        fs::write(out.join("ca.crt"), &own).unwrap();
+        let (status, said) = make(kind, option, authority, &out);
+        assert_eq!(status, Some(0), "{said}");
+        assert_eq!(fs::read(out.join("ca.crt")).unwrap(), own);
+        assert!(out.join(format!("{kind}.key")).is_file());
+    }
+    let out = site.dir.path().join("named");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("node.nodeid"), "another").unwrap();
+    assert_eq!(make("node", "--agency", &agency, &out).0, Some(1));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
 fn a_key_that_exists_is_certified() {
     let site = Site::new();
     let (agency, channel) = (site.agency_dir(), site.agency_dir().join("channel"));

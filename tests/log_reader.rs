@@ -25,6 +25,7 @@ struct Piped {
     log: BufReader<PipeReader>,
     /// The node's own end.
     end: Option<PipeWriter>,
+    dir: tempfile::TempDir,
     channel: SocketAddr,
     admin: SocketAddr,
 }
@@ -37,8 +38,9 @@ impl Piped {
         let config = process::write_config(dir.path(), &conf, false, [any; 2], "[admin]\nlisten_port=0\n");
         let (log, end) = std::io::pipe().unwrap();
         let child = Command::new(process::PROGRAM)
-            .args(["node", "-c"])
+            .args(["node", "--pid-file", "amop.pid", "--up-file", "amop.up", "-c"])
             .arg(&config)
+            .current_dir(&dir)
             .stderr(end.try_clone().unwrap())
             .spawn()
             .unwrap();
@@ -53,7 +55,7 @@ impl Piped {
             channel = address("channel");
         }
         let (channel, admin) = (channel.unwrap(), admin.unwrap());
-        Self { child, log, end: Some(end), channel, admin }
+        Self { child, log, end: Some(end), dir, channel, admin }
     }
 
     fn stop(&self) {
@@ -145,6 +147,23 @@ fn what_waits_when_a_node_is_told_to_end_is_read_to_the_last_line() {
     let (up, down) = (position("session up").unwrap(), position("session down").unwrap());
     assert!(up < down && down < lines.len() - 1, "{log}");
     assert_eq!(lines.last().unwrap()["fields"]["message"], "stopped");
+}
+
+#[test]
+fn a_node_that_waits_for_the_reader_of_its_log_has_not_ended_for_anybody() {
+    let mut node = Piped::start();
+    let there = |name: &str| node.dir.path().join(name).exists();
+    wait_until("it is up", || there("amop.up"));
+    fill(node.end.as_ref().unwrap());
+    node.stop();
+    wait_until("it is not up any more", || !there("amop.up"));
+    // It waits a while for the reader.
+    let has_pid_file = there("amop.pid");
+    assert!(has_pid_file || node.child.try_wait().unwrap().is_some(), "its pid file is free, and it lives");
+    node.end.take();
+    node.log.read_to_string(&mut String::new()).unwrap();
+    assert!(end(&mut node.child).success());
+    assert!(!node.dir.path().join("amop.pid").exists());
 }
 
 #[test]

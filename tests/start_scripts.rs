@@ -10,7 +10,7 @@ use std::{
 };
 
 use amop::pki::{Host, NetworkPlan, Profile, build_network};
-use support::process::PROGRAM;
+use support::process::{PROGRAM, output, output_of};
 
 /// A network whose directory's name needs quotes, on ports that were free a moment ago.
 struct Network {
@@ -77,7 +77,7 @@ fn script(path: &Path) -> Command {
 }
 
 fn run(path: &Path) -> Output {
-    script(path).output().unwrap()
+    output(&mut script(path))
 }
 
 fn said(output: &Output) -> String {
@@ -100,9 +100,9 @@ fn nodes_that_are_started_are_up_and_those_that_are_stopped_are_gone() {
         std::net::TcpStream::connect(("127.0.0.1", network.channels[index])).unwrap();
     }
     let again = run(&network.node(0).join("start.sh"));
-    assert!(again.status.success() && said(&again).contains(&format!("running already, pid {}", pids[0])));
+    assert!(again.status.success() && said(&again) == format!("running already, pid {}\n", pids[0]));
     // By any way to the script.
-    let stopped = script(Path::new("./stop.sh")).current_dir(network.node(0)).output().unwrap();
+    let stopped = output(script(Path::new("./stop.sh")).current_dir(network.node(0)));
     assert!(stopped.status.success() && said(&stopped).contains("stopped"), "{}", said(&stopped));
     assert!(!lives(pids[0]) && lives(pids[1]));
     assert!(!network.node(0).join("amop.pid").exists() && !network.node(0).join("amop.up").exists());
@@ -132,7 +132,7 @@ fn a_node_that_cannot_start_is_not_said_to_have_started() {
         "{}",
         said(&refused)
     );
-    let status = Command::new(PROGRAM).args(["node", "-c"]).arg(&config).output().unwrap().status;
+    let status = output(Command::new(PROGRAM).args(["node", "-c"]).arg(&config)).status;
     assert_eq!(refused.status.code(), status.code(), "the node's own status is passed on");
     assert!(network.pid(0).is_none(), "nothing is left");
     drop(holder);
@@ -144,10 +144,58 @@ fn a_node_that_cannot_start_is_not_said_to_have_started() {
 }
 
 #[test]
+fn a_node_that_is_not_up_yet_is_waited_for_by_whoever_starts_it_again() {
+    let network = Network::new(1);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = network.node(0).join("config.ini");
+    let text = fs::read_to_string(&config).unwrap();
+    let peer = format!("[p2p]\nnode.9={}\n", silent.local_addr().unwrap());
+    fs::write(&config, text.replace("[p2p]\n", &peer) + "[amop]\nready_timeout_ms=600000\n").unwrap();
+    let start = network.node(0).join("start.sh");
+    let spawn = |mut command: Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let first = spawn(script(&start));
+    support::wait_until("it runs", || network.pid(0).is_some());
+    let dialed = silent.accept().unwrap();
+    // Whether the second waits is seen by its calling this.
+    let programs = network.dir.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    let sleep = programs.join("sleep");
+    fs::write(&sleep, "#!/bin/sh\n: >>\"$(dirname -- \"$0\")/slept\"\nexec /bin/sleep \"$1\"\n").unwrap();
+    fs::set_permissions(&sleep, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut second = script(&start);
+    let path = std::env::var("PATH").unwrap();
+    second.env("PATH", format!("{}:{path}", programs.display()));
+    let second = spawn(second);
+    support::wait_until("the second waits", || programs.join("slept").exists());
+    drop((dialed, silent));
+    let (first, second) = (output_of(first), output_of(second));
+    assert!(first.status.success() && said(&first).contains("started, pid"), "{}", said(&first));
+    assert!(second.status.success() && said(&second).contains("running already"), "{}", said(&second));
+    assert!(network.node(0).join("amop.up").exists());
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_a_failure_of_the_start() {
+    let network = Network::new(1);
+    fs::create_dir(network.node(0).join("amop.log")).unwrap();
+    for shell in ["sh", "dash", "bash"] {
+        let Ok(child) = script(Path::new(shell))
+            .arg(network.node(0).join("start.sh"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        else {
+            continue;
+        };
+        assert_eq!(output_of(child).status.code(), Some(1), "{shell}");
+    }
+}
+
+#[test]
 fn without_the_program_nothing_is_said_to_have_started() {
     let network = Network::new(1);
     for name in ["start_all.sh", "node0/start.sh"] {
-        let refused = script(&network.host().join(name)).env("AMOP", "/nonexistent/amop").output().unwrap();
+        let refused = output(script(&network.host().join(name)).env("AMOP", "/nonexistent/amop"));
         assert!(
             !refused.status.success() && said(&refused).contains("there is no program"),
             "{}",
@@ -203,19 +251,13 @@ fn a_node_that_was_killed_can_be_started_again() {
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
     support::wait_until("it is gone", || !lives(pid));
     let stopped = run(&network.node(0).join("stop.sh"));
-    assert!(stopped.status.success() && said(&stopped).contains("not running"), "{}", said(&stopped));
+    assert!(stopped.status.success() && said(&stopped) == "not running\n", "{}", said(&stopped));
     let started = run(&start);
     assert!(started.status.success(), "{}", said(&started));
     assert_ne!(network.pid(0), Some(pid));
     // A second one by hand is refused, and takes nothing from the first.
-    let node = |arguments: &[&str]| {
-        Command::new(PROGRAM)
-            .args(arguments)
-            .current_dir(network.node(0))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    };
+    let node =
+        |arguments: &[&str]| output(Command::new(PROGRAM).args(arguments).current_dir(network.node(0)));
     let second = node(&["node", "-c", "config.ini", "--pid-file", "amop.pid", "--up-file", "amop.up"]);
     assert!(!second.status.success() && said(&second).contains("stop it first"), "{}", said(&second));
     assert!(run(&start).status.success() && network.node(0).join("amop.up").exists());

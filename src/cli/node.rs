@@ -78,14 +78,15 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
             return Ok(refuse(&reasons));
         }
     }
+    let signals = Signals::take()?;
+    // Given back last: until the log is written out, the node lives.
+    let _pid_file = args.pid_file.as_deref().map(PidFile::take).transpose()?;
     let level = args.log_level.as_deref().unwrap_or(&config.log_level);
     let json = args.log_format.map_or(config.log_json, |format| format == LogFormat::Json);
     let _log = log::start(level, json)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let signals = Signals::take()?;
-    let _pid_file = args.pid_file.as_deref().map(PidFile::take).transpose()?;
     let up_file = args.up_file.as_deref().map(UpFile::not_yet).transpose()?;
     if let Some((signals, prepared)) = signals.prepare(|| Node::prepare(config))? {
         let node = prepared?.serve()?;

@@ -193,8 +193,10 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
                 );
             }
             let agency = authority.agency(name, Validity::days(*days))?;
+            let root = Root::new(out, &authority.issued.certificate);
+            root.ensure_room(&["agency.crt", "agency.key"])?;
             write_pair(out, "agency", &agency.issued, &[&authority.issued])?;
-            write_public(&out.join("ca.crt"), &authority.issued.certificate)?;
+            root.write()?;
             made(out)
         }
         PkiCommand::Node(args) => leaf(args, "node"),
@@ -217,7 +219,8 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
     let own_key = args.out.join(format!("{kind}.key"));
     let key_file = args.key.clone().or_else(|| own_key.is_file().then(|| own_key.clone()));
     let existing = key_file.map(|path| Ok::<_, PkiError>((ExistingKey::load(&path)?, path))).transpose()?;
-    let issuer = if file("agency.key").is_file() {
+    let is_agency = file("agency.key").is_file();
+    let issuer = if is_agency {
         Authority::load(&file("agency.crt"), &file("agency.key"))?
     } else {
         Authority::load(&file("ca.crt"), &file("ca.key"))?
@@ -225,7 +228,7 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
     if let Some((key, path)) = &existing {
         issuer.takes(key, path)?;
     }
-    let (issued, above, root) = if file("agency.key").is_file() {
+    let (issued, above, root) = if is_agency {
         let root = read_pem(&file("ca.crt"))?;
         let issued = match &existing {
             Some((key, _)) => issuer.certify_leaf(key, &args.name, kind, validity)?,
@@ -246,15 +249,50 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
         )
         .into());
     };
-    match &existing {
-        Some((key, _)) => return renew(args, kind, key, &issued, &above, &root),
-        None => write_pair(&args.out, kind, &issued, &above.iter().collect::<Vec<_>>())?,
+    if let Some((key, _)) = &existing {
+        return renew(args, kind, key, &issued, &above, &root);
     }
-    write_public(&args.out.join("ca.crt"), &root)?;
-    if let Some(id) = issued.node_id.filter(|_| kind == "node") {
+    let root = Root::new(&args.out, &root);
+    let node_id = issued.node_id.as_ref().filter(|_| kind == "node");
+    let (certificate, key) = (format!("{kind}.crt"), format!("{kind}.key"));
+    root.ensure_room(&[&certificate, &key])?;
+    root.ensure_room(if node_id.is_some() { &["node.nodeid"] } else { &[] })?;
+    write_pair(&args.out, kind, &issued, &above.iter().collect::<Vec<_>>())?;
+    root.write()?;
+    if let Some(id) = node_id {
         write_public(&args.out.join("node.nodeid"), &format!("{id}\n"))?;
     }
     made(&args.out)
+}
+
+/// The `ca.crt` of a directory that files are to be written to.
+struct Root<'a> {
+    dir: &'a Path,
+    certificate: &'a str,
+    /// Whether this very one is there.
+    is_there: bool,
+}
+
+impl<'a> Root<'a> {
+    fn new(dir: &'a Path, certificate: &'a str) -> Self {
+        let is_there = fs::read(dir.join("ca.crt")).is_ok_and(|there| there == certificate.as_bytes());
+        Self { dir, certificate, is_there }
+    }
+
+    /// Refuses to write where the root of others, or one of these files, is: before any is written.
+    fn ensure_room(&self, files: &[&str]) -> Result<(), PkiError> {
+        let root = (!self.is_there).then_some("ca.crt");
+        let paths = files.iter().copied().chain(root).map(|name| self.dir.join(name));
+        let taken = paths.into_iter().find(|path| fs::symlink_metadata(path).is_ok());
+        taken.map_or(Ok(()), |path| Err(PkiError::Exists(path)))
+    }
+
+    fn write(&self) -> Result<(), PkiError> {
+        if self.is_there {
+            return Ok(());
+        }
+        write_public(&self.dir.join("ca.crt"), self.certificate)
+    }
 }
 
 /// From when on the certificate is good that lies there; `None` if none does.

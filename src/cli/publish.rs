@@ -22,8 +22,10 @@ use crate::{
     client::{Answer, Client, file},
     escape::{shown_bytes, shown_json, shown_path},
     keys::PublicKey,
+    relay::settings::FRAME_LEN_SETTABLE_MAX,
     wire::{
-        ResultCode, sdk,
+        ResultCode,
+        sdk::{self, FRAME_LEN_MAX, payload_len_max},
         topic::{DATA_PREFIX, TOPIC_LEN_MAX},
         trace::seq_to_text,
     },
@@ -182,7 +184,9 @@ async fn introduce(
 /// What is to be sent.
 fn payload(args: &PublishArgs) -> Result<Vec<u8>, String> {
     let prefix_len = if args.public_keys.is_empty() { 0 } else { DATA_PREFIX.len() };
-    let len_max = sdk::payload_len_max((args.topic.len() + prefix_len).min(TOPIC_LEN_MAX));
+    // What some node may take; whether the one that is asked does, the client library knows once it is there.
+    let head_len = FRAME_LEN_MAX - payload_len_max((args.topic.len() + prefix_len).min(TOPIC_LEN_MAX));
+    let len_max = FRAME_LEN_SETTABLE_MAX - head_len;
     let is_stdin =
         args.stdin || args.text.as_deref() == Some("-") || args.raw.as_deref() == Some(Path::new("-"));
     if is_stdin {
@@ -190,7 +194,11 @@ fn payload(args: &PublishArgs) -> Result<Vec<u8>, String> {
     }
     let read_file = |path: &Path, len_max: usize| {
         let name = shown_path(path);
-        let mut file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+        let failed = |error| format!("{name}: {error}");
+        let mut file = File::open(path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() > len_max as u64 {
+            return Err(too_long(&name, len_max));
+        }
         read(&mut file, &name, len_max)
     };
     if let Some(path) = &args.raw {
@@ -204,15 +212,16 @@ fn payload(args: &PublishArgs) -> Result<Vec<u8>, String> {
     Ok(args.text.clone().unwrap_or_default().into_bytes())
 }
 
-/// All bytes, and never more than a message carries.
+/// All bytes, and never more than a message may carry.
 fn read(source: &mut dyn Read, name: &str, len_max: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = source.take(len_max as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("{name}: {error}"))?;
-    if bytes.len() > len_max {
-        return Err(format!("{name}: more than the {len_max} bytes that one message to this topic carries"));
-    }
-    Ok(bytes)
+    if bytes.len() > len_max { Err(too_long(name, len_max)) } else { Ok(bytes) }
+}
+
+fn too_long(name: &str, len_max: usize) -> String {
+    format!("{name}: more than the {len_max} bytes that one message to this topic carries at any node")
 }
 
 fn describe(args: &PublishArgs, answer: &Answer) -> String {

@@ -8,9 +8,12 @@ use super::{
     link::{Connection, Link, Security},
     protocol::{Protocol, Role, Seen, Ticket, decode_ticket, encode_ticket},
 };
-use crate::wire::{
-    ResultCode, json,
-    sdk::{self, FRAME_LEN_MAX, FrameType, HEADER_LEN, Header, Seq},
+use crate::{
+    relay::settings::FRAME_LEN_SETTABLE_MAX,
+    wire::{
+        ResultCode, json,
+        sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+    },
 };
 
 /// AMOP as applications speak it (WIRE §1).
@@ -117,7 +120,7 @@ impl Protocol for Amop {
     fn frame_len(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         let Some(len) = bytes.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_be_bytes(*len) as usize;
-        if !(HEADER_LEN..=FRAME_LEN_MAX).contains(&len) {
+        if !(HEADER_LEN..=FRAME_LEN_SETTABLE_MAX).contains(&len) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the node sent a malformed frame"));
         }
         Ok((len <= bytes.len()).then_some(len))

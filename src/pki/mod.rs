@@ -10,8 +10,8 @@
 //! Imports `config`, which reads what is written here, the reading of PEM files from `tls`, and a bound of `relay`.
 //!
 //! # Invariants
-//! - Keys are written with mode 0600, and nothing is overwritten unless asked for; a certificate is replaced by one for the
-//!   same key only, and kept beside it.
+//! - Keys are written with mode 0600, and no key is overwritten: only a whole network, where that is asked for, makes others in
+//!   their place. A certificate is replaced by one for the same key, and kept beside it.
 
 mod certificate;
 mod network;

@@ -90,8 +90,8 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
             }
             let node_dir = host_dir.join(format!("node{index}"));
             write_public(&node_dir.join("config.ini"), &plan.config_ini(index))?;
-            write_script(&node_dir.join("start.sh"), include_str!("scripts/start.sh"))?;
-            write_script(&node_dir.join("stop.sh"), include_str!("scripts/stop.sh"))?;
+            write_script(&node_dir.join("start.sh"), &of_node(include_str!("scripts/start.sh")))?;
+            write_script(&node_dir.join("stop.sh"), &of_node(include_str!("scripts/stop.sh")))?;
         }
         let sdk = host_dir.join("sdk");
         match &channel {
@@ -104,10 +104,24 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
                 write_public(&sdk.join("ca.crt"), &chain.issued.certificate)?;
             }
         }
-        write_script(&host_dir.join("start_all.sh"), include_str!("scripts/start_all.sh"))?;
-        write_script(&host_dir.join("stop_all.sh"), include_str!("scripts/stop_all.sh"))?;
+        let starts = "Starts all nodes of this machine, at the same time.
+# Exit status: 0 all are up; 1 one is not: what it says tells why.";
+        let stops = "Stops all nodes of this machine, at the same time.
+# Exit status: 0 none runs; 1 one still does: what it says tells why.";
+        write_script(&host_dir.join("start_all.sh"), &of_all("start.sh", starts))?;
+        write_script(&host_dir.join("stop_all.sh"), &of_all("stop.sh", stops))?;
     }
     Ok(())
+}
+
+/// A script of one node, with what all of those begin with.
+fn of_node(script: &str) -> String {
+    script.replace("@node.sh@\n", include_str!("scripts/node.sh"))
+}
+
+/// A script that runs one of each node's.
+fn of_all(script: &str, what: &str) -> String {
+    include_str!("scripts/all.sh").replace("@script@", script).replace("@what@", what)
 }
 
 /// Writes `NAME.crt` (the certificate and those above it) and `NAME.key` into `dir`, which is made; fails

@@ -176,6 +176,22 @@ pub fn wait_until_within(bound: Duration, pause: Duration, what: &str, mut holds
     }
 }
 
+/// An address where connections are refused: it is taken, and nobody listens.
+pub struct Nobody(socket2::Socket);
+
+impl Nobody {
+    pub fn new() -> Self {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&any.into()).unwrap();
+        Self(socket)
+    }
+
+    pub fn address(&self) -> String {
+        self.0.local_addr().unwrap().as_socket().unwrap().to_string()
+    }
+}
+
 /// Whether a program is there; if not, that is an error only where interoperation is required.
 pub fn have(program: &str, argument: &str) -> bool {
     let there = Command::new(program).arg(argument).output().is_ok();

@@ -18,8 +18,12 @@ use crate::{
     load::{
         Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, ThreadRole, Usage, set_thread_role,
     },
+    relay::settings::FRAME_LEN_SETTABLE_MAX,
     supervise::joined_thread,
-    wire::{sdk::payload_len_max, topic::TOPIC_LEN_MAX},
+    wire::{
+        sdk::{FRAME_LEN_MAX, payload_len_max},
+        topic::TOPIC_LEN_MAX,
+    },
 };
 
 /// What is measured.
@@ -183,9 +187,13 @@ impl BenchArgs {
 
 pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     // Publishers' topics have their number behind the name.
-    let len_max = payload_len_max((args.topic.len() + "-9999".len()).min(TOPIC_LEN_MAX));
+    let head_len = FRAME_LEN_MAX - payload_len_max((args.topic.len() + "-9999".len()).min(TOPIC_LEN_MAX));
+    // What some node may take; one that takes less answers so.
+    let len_max = FRAME_LEN_SETTABLE_MAX - head_len;
     if args.payload > len_max {
-        return Err(format!("--payload: with such a topic a message carries at most {len_max} bytes").into());
+        let text =
+            format!("--payload: with such a topic a message carries at most {len_max} bytes at any node");
+        return Err(text.into());
     }
     if args.mode == Mode::Offer {
         return offer::run(&args);
