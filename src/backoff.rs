@@ -28,7 +28,8 @@ impl Backoff {
         }
     }
 
-    /// The wait before the next try; a little more or less than twice the last one, so that peers do not try in step.
+    /// The wait before the next try. It doubles from one to the next up to the bound, and each is up to 30 % longer or
+    /// shorter, so that peers do not try in step.
     pub(crate) fn next_pause(&mut self, random: &mut impl Rng) -> Duration {
         let pause = self.next.mul_f64(random.random_range(0.7..1.3));
         self.next = (self.next * 2).min(self.max);

@@ -3,8 +3,10 @@
 //! Imports nothing of ours; every room may import it.
 //!
 //! # Invariants
-//! - Nothing that is shown moves a terminal's cursor, changes the direction of text, or ends a line.
-//! - Whatever is shown can be told from what it stands for: a backslash is shown as two.
+//! - Nothing that is shown moves a terminal's cursor or changes the direction of text. It ends no line, but where
+//!   [`shown_lines`] is to keep the lines of a text.
+//! - What is shown can be told from what it stands for: a backslash is shown as two, unless the text is escaped already
+//!   ([`shown_lines`], [`shown_json`]).
 
 use std::{
     fmt::{self, Display, Write},

@@ -7,6 +7,11 @@
 //! |---|---|
 //! | [`escape`] | what others wrote, made fit for terminals and logs |
 //! | `files` | files that are whole or not there |
+//! | [`encoding`] | text files as every editor writes them |
+//! | `backoff` | how long to wait before a connection is tried again |
+//! | `stop` | the time that a stop may take |
+//! | [`supervise`] | threads and tasks, whose death is noticed |
+//! | [`bounds`] | every bound, and the memory of all of them |
 //! | [`wire`] | bytes ⇄ types for SDK links and node links; pure |
 //! | [`relay`] | what the node decides; no sockets, no clock, no randomness of its own |
 //! | [`tls`] | identities, verification, handshakes, the record layer |
@@ -16,7 +21,6 @@
 //! | [`node`] | one node, put together |
 //! | [`config`] | `config.ini` |
 //! | [`log`] | log lines, and the thread that writes them |
-//! | [`supervise`] | threads and tasks, whose death is noticed |
 //! | [`keys`] | keys that subscribers of private topics prove themselves with |
 //! | [`client`] | the Rust SDK |
 //! | [`load`] | the load generator of `amop bench` |

@@ -15,7 +15,7 @@ use std::{
     cell::Cell,
     future::{Future, poll_fn},
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::pin,
     sync::{
         Arc,
@@ -50,12 +50,14 @@ pub(crate) fn begin_unwinding() -> bool {
 
 /// Runs it. A panic ends here, and is counted.
 pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let result = catch_unwind(AssertUnwindSafe(run));
-    if result.is_err() {
+    counted(run).ok()
+}
+
+fn counted<T>(run: impl FnOnce() -> T) -> thread::Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).inspect_err(|_| {
         IS_UNWINDING.set(false);
         DEATHS.fetch_add(1, Relaxed);
-    }
-    result.ok()
+    })
 }
 
 /// The same for a future.
@@ -165,11 +167,13 @@ pub(crate) fn contained_local_task(future: impl Future<Output = ()> + 'static) -
     tokio::task::spawn_local(async { _ = contained(future).await })
 }
 
-/// Starts a thread whose end somebody waits for.
+/// Starts a thread whose result somebody waits for.
 pub(crate) fn joined_thread<T: Send + 'static>(
     name: &'static str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<thread::JoinHandle<T>> {
+    // Whoever joins it gets the panic.
+    let run = || counted(run).unwrap_or_else(|panic| resume_unwind(panic));
     thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
@@ -251,6 +255,15 @@ mod tests {
         thread.unwrap().join().unwrap();
         // Other tests may count, too.
         assert!(deaths() >= before + 3);
+    }
+
+    #[test]
+    fn a_thread_that_somebody_waits_for_is_counted_too_and_whoever_waits_is_told() {
+        let before = deaths();
+        let panics = joined_thread("a thread", || panic!("meant")).unwrap().join();
+        assert!(panics.is_err_and(|_: Box<dyn std::any::Any + Send>| true));
+        assert!(deaths() > before);
+        assert_eq!(joined_thread("a thread", || 7).unwrap().join().unwrap(), 7);
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing. Programs on
 //! the machine itself may announce, unless `[admin] announce` is false.
 //!
-//! Imports `relay`, `engine`, `door` and types of `tls`; nothing of theirs imports this.
+//! Imports `relay`, `engine`, `door`, figures of `log`, and types of `tls` and `wire`; nothing of theirs imports this.
 //!
 //! # Invariants
 //! - It never takes a lock, and never waits, on the path of a frame.
@@ -226,9 +226,7 @@ impl Admin {
         let thread = supervisor.thread("amop-admin", run).map_err(AdminError::Runtime)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
-}
 
-impl Admin {
     /// Answers nobody any more, and waits for its end, at most until then; whether it has come.
     pub fn closed_by(&mut self, deadline: Instant) -> bool {
         self.stop.take();

@@ -1,7 +1,7 @@
 //! The commands of the binary.
 //!
-//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `load`, `keys`, `pki` and
-//! `config`, and decide nothing about messages.
+//! Each file is one command: its arguments, and what it does. They import `node`, `client`, `load`, `keys`, `pki`,
+//! `config`, the log, and types and bounds of `wire`, `relay` and `tls`, and decide nothing about messages.
 
 /// Prints a line.
 macro_rules! line {

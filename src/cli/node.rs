@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    CONFIGURATION_REFUSED, Failure, output,
+    CONFIGURATION_REFUSED, FAILURE, Failure, output,
     pid_file::{PidFile, UpFile},
 };
 use crate::{
@@ -96,7 +96,11 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
                 tracing::error!(%error, "cannot write the file that says that the node is up (--up-file)");
             }
         };
-        node.run_until(signals, when_up, move |running| read_again(running, &path))?;
+        let ran = node.run_until(signals, when_up, move |running| read_again(running, &path));
+        if ran.is_err() {
+            // The log has said why.
+            return Ok(ExitCode::from(FAILURE));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

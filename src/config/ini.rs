@@ -33,7 +33,6 @@ const IGNORED: &[(&str, &str)] = &[
     ("sync", "*"),
     ("consensus", "*"),
     ("sdk_allowlist", "*"),
-    ("chain", "id"),
     ("log", "log_path"),
     ("log", "enable_console_output"),
     ("log", "enable_statistic"),
@@ -172,30 +171,38 @@ impl Ini {
 
     /// Adds a warning about a key.
     pub(super) fn warn(&mut self, section: &str, key: &str, text: &str) {
-        let line = self.values.get(&(section.to_owned(), key.to_owned())).map_or(0, |value| value.line);
+        let line = self.line(section, key);
         self.warnings.push(Problem { line, text: format!("[{section}] {key} {text}") });
     }
 
     /// Says of a key what is wrong with it together with others.
     pub(super) fn fault(&mut self, section: &str, key: &str, text: &str) {
-        let line = self.values.get(&(section.to_owned(), key.to_owned())).map_or(0, |value| value.line);
+        let line = self.line(section, key);
         self.problems.push(Problem { line, text: format!("[{section}] {key} {text}") });
+    }
+
+    fn get(&self, section: &str, key: &str) -> Option<&Value> {
+        self.values.get(&(section.to_owned(), key.to_owned()))
+    }
+
+    /// Where a key stands; 0 if it does not.
+    fn line(&self, section: &str, key: &str) -> u32 {
+        self.get(section, key).map_or(0, |value| value.line)
     }
 
     /// What stands in the file.
     pub(super) fn value(&self, section: &str, key: &str) -> Option<String> {
-        Some(self.values.get(&(section.to_owned(), key.to_owned()))?.text.clone())
+        Some(self.get(section, key)?.text.clone())
     }
 
     /// Whether the file has the key, empty or not.
     pub(super) fn has(&self, section: &str, key: &str) -> bool {
-        self.values.contains_key(&(section.to_owned(), key.to_owned()))
+        self.get(section, key).is_some()
     }
 
     /// Says that the value of a key cannot be.
     pub(super) fn refuse(&mut self, section: &str, key: &str, must_be: &str) {
-        let value = self.values.get(&(section.to_owned(), key.to_owned()));
-        let (text, line) = value.map_or(("", 0), |value| (value.text.as_str(), value.line));
+        let (text, line) = self.get(section, key).map_or(("", 0), |value| (value.text.as_str(), value.line));
         let text = format!("[{section}] {key} = {text:?} must be {must_be}");
         self.problems.push(Problem { line, text });
     }
@@ -313,7 +320,7 @@ impl Ini {
     }
 
     /// Whether anything of a section is known, here or to FISCO BCOS.
-    pub(super) fn knows_section(&self, section: &str) -> bool {
+    fn knows_section(&self, section: &str) -> bool {
         self.known.iter().any(|(known, _)| known == section)
             || IGNORED.iter().any(|(known, _)| *known == section)
     }

@@ -8,7 +8,7 @@
 //!   file ─► ini (sections, lines) ─► Config (typed, checked)  +  warnings about unknown keys
 //! ```
 //!
-//! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`.
+//! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`, and types of `wire`.
 
 mod ini;
 mod ports;

@@ -1,5 +1,5 @@
 //! Names looked up, each on a thread of its own: the system's resolver blocks, for half a minute if no server answers, and
-//! cannot be called off. Nothing waits for such a thread to end; neither does the node when it stops.
+//! cannot be called off. Its answer is waited for a while; its end is waited for by nobody, also when the node stops.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -8,7 +8,7 @@
 //!                                    └── LinkEvent
 //! ```
 //!
-//! Imports `engine` and `tls`, and plain types of `relay`.
+//! Imports `engine` and `tls`, and plain types of `relay` and `wire`.
 //!
 //! # Invariants
 //! - Nothing of the door's is pending on a descriptor that it has given away.
@@ -52,7 +52,7 @@ use self::{
     lobby::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},
-    own_key::{Dialled, OwnKey},
+    own_key::{OwnDial, OwnKey},
 };
 pub use self::{counters::DoorCounters, membership::Membership, opening::Opening};
 use crate::{
@@ -384,7 +384,8 @@ impl Hall {
         }
     }
 
-    /// A named peer was dialled; whether a node is there, and which.
+    /// What a dial has shown of a peer: which node is there, if any. One that is dialled no more shows none. Only peers that
+    /// the configuration named at the start are waited for.
     fn note_dialed(&self, peer: &str, id: Option<NodeId>) {
         match id.filter(|id| *id != self.settings.own_id) {
             Some(id) => self.readiness.borrow_mut().note_answer(peer, id),
@@ -427,7 +428,7 @@ impl Hall {
             Err(CalledOff::For(failure)) => Err(failure),
         };
         let done = done.map_err(|failure| failure.told_by(&handshake, dialed.is_some())).and_then(|is_own| {
-            let is_ourselves = dialed.as_ref().map_or(is_own, Dialled::came_back);
+            let is_ourselves = dialed.as_ref().map_or(is_own, OwnDial::came_back);
             Ok(Greeted { established: handshake.finish()?, is_ourselves })
         });
         match &done {

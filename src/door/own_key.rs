@@ -44,17 +44,17 @@ impl Said {
 }
 
 /// A handshake that we have dialled, until this is dropped.
-pub(super) struct Dialled {
+pub(super) struct OwnDial {
     dialling: Dialling,
     random: [u8; 32],
 }
 
 impl OwnKey {
     /// Notes a handshake that begins; `None` if we are not the client.
-    pub(super) fn dialling(&self, handshake: &Handshake) -> Option<Dialled> {
+    pub(super) fn dialling(&self, handshake: &Handshake) -> Option<OwnDial> {
         let random = handshake.client_random()?;
         self.dialling.borrow_mut().insert(random, false);
-        Some(Dialled { dialling: self.dialling.clone(), random })
+        Some(OwnDial { dialling: self.dialling.clone(), random })
     }
 
     /// Notes what a client has said here; whether the client is we.
@@ -84,14 +84,14 @@ impl OwnKey {
     }
 }
 
-impl Dialled {
+impl OwnDial {
     /// Whether our own listener has served it.
     pub(super) fn came_back(&self) -> bool {
         self.dialling.borrow().get(&self.random).copied().unwrap_or(false)
     }
 }
 
-impl Drop for Dialled {
+impl Drop for OwnDial {
     fn drop(&mut self) {
         self.dialling.borrow_mut().remove(&self.random);
     }

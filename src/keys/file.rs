@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{PrivateKey, PublicKey};
 use crate::{
     encoding::{self, NotText},
-    tls::identity::secp256k1_secret,
+    tls::identity::{SM2_CURVE, secp256k1_secret},
     wire::hex,
 };
 
@@ -32,8 +32,6 @@ const P12_ITERATIONS: u32 = 100_000;
 
 const OID_EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const OID_SECP256K1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.10");
-/// The curve of SM2, as it is written in DER.
-const SM2_CURVE: &[u8] = b"\x06\x08\x2a\x81\x1c\xcf\x55\x01\x82\x2d";
 
 /// Why a key cannot be read or written: the user's to mend.
 #[derive(Debug, thiserror::Error)]

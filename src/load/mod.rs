@@ -4,7 +4,7 @@
 //! busy. `amop bench` runs it, and so does `perf/` for the peers that the node is compared with, which speak another
 //! [`Protocol`].
 //!
-//! Imports `wire`, `tls` and `engine::streams`.
+//! Imports `wire`, `tls`, `engine::streams`, the roles of threads from `engine`, and a bound of `relay`.
 //!
 //! # Invariants
 //! - A message is counted once: when its answer and all its deliveries are there.

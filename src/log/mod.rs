@@ -9,7 +9,7 @@
 //! `tracing-appender` was looked at: its queue is bounded by lines and not by bytes, its log does not say what it lost,
 //! its end waits for a second whether or not lines are still being taken, and a failed write is not counted.
 //!
-//! Imports `supervise` and `escape`.
+//! Imports what all rooms may, and nothing else of ours.
 //!
 //! # Invariants
 //! - Whoever logs waits for no reader of the log: it makes no call that does, and takes no lock that is held meanwhile.

@@ -18,7 +18,7 @@ pub(super) const BYTES_MAX: usize = 4 << 20;
 /// Between two looks at a sink that takes nothing just now.
 const PAUSE: Duration = Duration::from_millis(5);
 
-struct Line {
+struct Queued {
     /// How many were lost between the one before and this one.
     lost_before: u64,
     text: Vec<u8>,
@@ -26,8 +26,8 @@ struct Line {
 
 /// A bounded queue with any number of writers, who never wait, and one thread that empties it.
 pub(super) struct Queue {
-    sender: Sender<Line>,
-    receiver: Receiver<Line>,
+    sender: Sender<Queued>,
+    receiver: Receiver<Queued>,
     /// Of lines that are not written yet.
     bytes: AtomicUsize,
     /// Written so far: whoever waits for the end sees by it that it goes on.
@@ -71,7 +71,7 @@ impl Queue {
         let mut lost = 1;
         if has_room {
             let lost_before = self.untold.swap(0, Relaxed);
-            if self.sender.try_send(Line { lost_before, text }).is_ok() {
+            if self.sender.try_send(Queued { lost_before, text }).is_ok() {
                 return true;
             }
             lost += lost_before;
@@ -106,7 +106,7 @@ impl Queue {
                 self.receiver.recv().ok()
             });
             // The queue has its own sender, so that this does not come.
-            let Some(Line { lost_before, text }) = next else { return };
+            let Some(Queued { lost_before, text }) = next else { return };
             tell(&mut write, lost_before);
             if !write(&text) {
                 self.lost.fetch_add(1, Relaxed);

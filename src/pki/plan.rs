@@ -401,7 +401,7 @@ impl Default for NetworkPlan {
     }
 }
 
-/// A host name or IPv4 address, or the name of an agency: also good as the name of a directory.
+/// The name of an agency, the id of a chain, or what may be a host's name: all are good as names of directories.
 fn is_plain_name(name: &str) -> bool {
     let plain = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
     !name.is_empty() && name.len() <= 64 && name.chars().all(plain) && !name.starts_with('.')

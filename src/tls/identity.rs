@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The curve of SM2, as it is written in DER.
-const SM2_CURVE: &[u8] = b"\x06\x08\x2a\x81\x1c\xcf\x55\x01\x82\x2d";
+pub(crate) const SM2_CURVE: &[u8] = b"\x06\x08\x2a\x81\x1c\xcf\x55\x01\x82\x2d";
 
 /// What is wrong with a file of certificates or keys: the operator's to mend.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@
 //!   verify ─► path ─► signature
 //! ```
 //!
-//! Imports nothing of ours but [`NodeId`] and `encoding`.
+//! Imports nothing of ours but [`NodeId`].
 //!
 //! # Invariants
 //! - Nobody is [`Established`] without a certificate that chains to a configured root and a proof that

@@ -40,7 +40,7 @@ impl SupportedKxGroup for KeyExchangeGroup {
 }
 
 /// A fresh secret key from the system's randomness.
-pub fn random_secret() -> Result<SecretKey, Error> {
+fn random_secret() -> Result<SecretKey, Error> {
     let mut bytes = Zeroizing::new([0; 32]);
     loop {
         aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| Error::FailedToGetRandomBytes)?;

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How long before the end of a certificate it is time to renew it.
-pub const RENEW_WITHIN: Duration = Duration::from_secs(30 * 86_400);
+const RENEW_WITHIN: Duration = Duration::from_secs(30 * 86_400);
 
 /// Names of certificates, and when each ends, in seconds since 1970.
 pub type CertificateEnds = Vec<(&'static str, i64)>;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{NodeId, hex, topic::Topic};
 
 /// Newest protocol version of the SDK link that the node speaks.
-pub const PROTOCOL_MAX: u32 = 3;
+const PROTOCOL_MAX: u32 = 3;
 /// Oldest protocol version of the SDK link that the node speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 /// The version of FISCO BCOS that the node presents itself as.
@@ -71,7 +71,7 @@ impl HandshakeRequest {
 }
 
 /// Field of the answer to our own client's handshake: the longest frame that the node takes, in bytes.
-pub const FRAME_LEN_MAX_FIELD: &str = "frameLengthMax";
+const FRAME_LEN_MAX_FIELD: &str = "frameLengthMax";
 
 /// Body of the answer to a handshake; our own client is told how long frames may be.
 pub fn handshake_answer(protocol: u32, frame_len_max: Option<usize>) -> String {

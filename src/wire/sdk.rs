@@ -86,7 +86,7 @@ pub fn encode(frame_type: FrameType, seq: &Seq, result: ResultCode, data: &[u8])
 }
 
 /// The same with data in several pieces.
-pub fn encode_parts(frame_type: FrameType, seq: &Seq, result: ResultCode, data: &[&[u8]]) -> Vec<u8> {
+fn encode_parts(frame_type: FrameType, seq: &Seq, result: ResultCode, data: &[&[u8]]) -> Vec<u8> {
     let len = HEADER_LEN + data.iter().map(|piece| piece.len()).sum::<usize>();
     let mut frame = Vec::with_capacity(len);
     frame.extend_from_slice(&Header { len: len as u32, frame_type, seq: *seq, result }.encode());

@@ -12,9 +12,9 @@ pub const DATA_PREFIX: &str = "#!$TopicNeedVerify_";
 /// A subscriber's route topic: `#!$VerifyChannel_#!$TopicNeedVerify_t_<32 hex uuid>`.
 pub const ROUTE_PREFIX: &str = "#!$VerifyChannel_";
 /// A publisher's marker: `#!$PushChannel_#!$TopicNeedVerify_t`.
-pub const MARKER_PREFIX: &str = "#!$PushChannel_";
+const MARKER_PREFIX: &str = "#!$PushChannel_";
 /// A ledger notice: kept per session, never routed.
-pub const BLOCK_NOTIFY_PREFIX: &str = "_block_notify_";
+const BLOCK_NOTIFY_PREFIX: &str = "_block_notify_";
 
 /// What a topic name is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
