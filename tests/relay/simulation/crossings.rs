@@ -32,9 +32,8 @@ const VERSION_BYTES: u64 = 64 + 8 + 8;
 /// A record of a node in these networks, or its latest steps, on average.
 const RECORD_BYTES: u64 = 4_000;
 
-/// A message at its source: node and how often it had been started, number, packet type; where it goes; and how many hops
-/// it had left, where it may go round.
-type Identity = (NodeIndex, u64, u32, i16, NodeIndex, u8);
+/// A message at its source: node and how often it had been started, number, packet type; and where it goes.
+type Identity = (NodeIndex, u64, u32, i16, NodeIndex);
 /// From where to where.
 type Way = (NodeIndex, NodeIndex);
 
@@ -84,6 +83,8 @@ pub struct Crossings {
     /// How often each node was started again.
     starts: Vec<u64>,
     seen: BTreeMap<(Identity, Way), u32>,
+    /// Over which link each message came last that is passed on, and how many hops it had left.
+    passed: BTreeMap<Identity, (Way, u8)>,
     steps: BTreeMap<(Way, NodeIndex, u64, u64), u64>,
     links: BTreeMap<Way, Carried>,
     /// What links had carried when it became quiet.
@@ -172,15 +173,24 @@ impl Crossings {
             return Ok(());
         }
         // A node that says that it waits no longer may hear of an answer after that, and passes it on.
-        let times = if header.packet_type == PacketType::UNICAST_RESPONSE { 2 } else { 1 };
-        // Nodes that do not know alike yet that a link is lost may pass a unicast round; each time it has fewer hops left.
-        let may_go_round = header.packet_type == PacketType::UNICAST
-            && header.flags & FLAG_SEALED != 0
-            && oracle.was_disturbed_lately(now);
-        let round = if may_go_round { header.hops_left } else { 0 };
+        let is_answer = header.packet_type == PacketType::UNICAST_RESPONSE;
+        let times = if is_answer { 2 } else { 1 };
         for destination in destinations {
-            let identity =
-                (source, self.starts[source], header.seq, header.packet_type.0, destination, round);
+            let identity = (source, self.starts[source], header.seq, header.packet_type.0, destination);
+            if matches!(header.route, Route::Named { .. }) && !is_answer {
+                // There is one of it, and it goes on from where it is. Nodes that do not know alike yet that a link is lost may
+                // pass it round, until its hops are used.
+                let last = self.passed.insert(identity, ((from, to), header.hops_left));
+                let ((was, at), hops_left) = last.unwrap_or(((from, source), HOPS_MAX + 1));
+                hold!(from == at, "{what} leaves a node where it is not: node{at} has it");
+                hold!(to != was || last.is_none(), "{what} goes back where it came from");
+                hold!(
+                    header.hops_left + 1 == hops_left,
+                    "{what} has {} of {hops_left} hops left",
+                    header.hops_left
+                );
+                continue;
+            }
             let count = self.seen.entry((identity, (from, to))).or_default();
             *count += 1;
             hold!(*count <= times, "{what} crosses there again");
