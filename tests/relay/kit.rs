@@ -1281,9 +1281,8 @@ impl Network {
         link.is_writing = Some(queue);
         let len = link.waiting[queue][0].1.len();
         let time = Duration::from_secs_f64(len as f64 / rate as f64);
+        // What has begun takes no room: there may be more now.
         self.schedule(time, Event::Written { from: (node, incarnation, reactor, key) });
-        // What has begun takes no room.
-        self.tell_room(node, reactor);
     }
 
     fn written(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
@@ -1386,14 +1385,11 @@ impl Network {
         handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
         self.look_at_timer(node, reactor.0);
+        // As in the engine, room is told of, and what was put off is read, once all that came of this is on its way.
+        let (mut has_written, mut resumed) = (false, Vec::new());
         for effect in effects {
             match effect {
-                Effect::Resume { link } => {
-                    let other = self.nodes[node].io[index].link(link).map(|link| link.other);
-                    if let Some(End::App(app)) = other {
-                        self.read(app, (node, reactor, link));
-                    }
-                }
+                Effect::Resume { link } => resumed.push(link),
                 Effect::Frame { link, class, bytes } => {
                     let to = self.nodes[node].io[index].link(link).map(|link| link.other);
                     let latency = match to {
@@ -1417,6 +1413,7 @@ impl Network {
                     {
                         io_link.waiting[usize::from(class != Class::Control)].push_back((class, bytes));
                         self.write(node, reactor, link);
+                        has_written = true;
                         continue;
                     }
                     let from = Some((node, incarnation, reactor, link));
@@ -1444,6 +1441,15 @@ impl Network {
                         self.schedule_at(at, Event::LinkDown { end: other, reason: CloseReason::ByPeer });
                     }
                 }
+            }
+        }
+        if has_written {
+            self.tell_room(node, reactor);
+        }
+        for link in resumed {
+            let other = self.nodes[node].io[index].link(link).map(|link| link.other);
+            if let Some(End::App(app)) = other {
+                self.read(app, (node, reactor, link));
             }
         }
     }
