@@ -7,7 +7,10 @@
 //! | one connection, one question | `contained_task`, `contained_local_task` | that one is over |
 //! | somebody waits for its result | `joined_thread`, `blocking` | whoever waits gets an error |
 //!
-//! Every panic is logged where it happens (`log`), and counted here.
+//! In the program a panic is no such death, whatever it is in: it is logged where it happens, and ends the process at once
+//! (`log`), for what it leaves behind half done is shared with others. Where the crate runs in somebody else's process, a panic
+//! is counted here, and ends what the table says; but one of a thread whose memory the kernel writes to ends the process there,
+//! too (`must_not_unwind`).
 //!
 //! Imports nothing of ours.
 
@@ -15,10 +18,11 @@ use std::{
     cell::Cell,
     future::{Future, poll_fn},
     io,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::pin,
+    process,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -34,8 +38,8 @@ const RESTART_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else {
 static DEATHS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Whether a panic unwinds this thread.
-    static IS_UNWINDING: Cell<bool> = const { Cell::new(false) };
+    /// Whether no panic may unwind this thread.
+    static MUST_NOT_UNWIND: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Threads and tasks of this process that have died, by faults of amop.
@@ -43,9 +47,20 @@ pub fn deaths() -> u64 {
     DEATHS.load(Relaxed)
 }
 
-/// Notes a panic of this thread. `true` if another one unwinds it, so that the process ends.
-pub(crate) fn begin_unwinding() -> bool {
-    IS_UNWINDING.replace(true)
+/// From now on a panic of this thread ends the process where it happens. It would unwind past operations that the kernel
+/// has under way, and free what they write to.
+pub(crate) fn must_not_unwind() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            if MUST_NOT_UNWIND.get() {
+                process::abort();
+            }
+        }));
+    });
+    MUST_NOT_UNWIND.set(true);
 }
 
 /// Runs it. A panic ends here, and is counted.
@@ -55,7 +70,6 @@ pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
 
 fn counted<T>(run: impl FnOnce() -> T) -> thread::Result<T> {
     catch_unwind(AssertUnwindSafe(run)).inspect_err(|_| {
-        IS_UNWINDING.set(false);
         DEATHS.fetch_add(1, Relaxed);
     })
 }
@@ -117,6 +131,11 @@ impl Supervisor {
             let _ = contained(future).await;
             supervisor.note_end(name);
         })
+    }
+
+    /// Whether a part of the node has ended of itself.
+    pub fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 
     fn note_end(&self, name: &'static str) {
@@ -219,6 +238,71 @@ mod tests {
             });
             assert_eq!(ended, "a task");
         }
+    }
+
+    /// Says that it was dropped, on standard error as it is.
+    struct Dropped;
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = io::Write::write_all(&mut io::stderr(), b"unwound\n");
+        }
+    }
+
+    /// Runs a test of this program alone in a process of its own, with a variable set; gives its standard error, and whether
+    /// it was aborted.
+    fn run_alone(test: &str, variable: &str) -> (String, bool) {
+        use std::os::unix::process::ExitStatusExt;
+        let mut command = process::Command::new(std::env::current_exe().unwrap());
+        command.args([test, "--exact", "--nocapture"]).env(variable, "1").env("RUST_BACKTRACE", "0");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (text, output.status.signal() == Some(rustix::process::Signal::ABORT.as_raw()))
+    }
+
+    const ALONE: &str = "AMOP_TEST_ALONE";
+
+    #[test]
+    fn a_panic_where_the_kernel_writes_ends_the_process_before_anything_is_dropped() {
+        if std::env::var_os(ALONE).is_none() {
+            let name = "supervise::tests::a_panic_where_the_kernel_writes_ends_the_process_before_anything_is_dropped";
+            let (text, is_aborted) = run_alone(name, ALONE);
+            assert!(is_aborted && text.contains("meant") && !text.contains("unwound"), "{text}");
+            return;
+        }
+        // One of a thread that nothing is lent to unwinds.
+        let _ = thread::spawn(must_not_unwind).join();
+        assert!(caught(|| panic!("harmless")).is_none());
+        let dies = joined_thread("lends", || {
+            must_not_unwind();
+            let _dropped = Dropped;
+            caught(|| panic!("meant"))
+        });
+        let _ = dies.unwrap().join();
+    }
+
+    #[test]
+    fn a_panic_of_the_program_ends_it_at_once_by_one_line_whatever_it_is_in() {
+        if std::env::var_os(ALONE).is_none() {
+            let name =
+                "supervise::tests::a_panic_of_the_program_ends_it_at_once_by_one_line_whatever_it_is_in";
+            let (text, is_aborted) = run_alone(name, ALONE);
+            let lines: Vec<&str> = text.lines().filter(|line| line.contains("level")).collect();
+            assert!(is_aborted && lines.len() == 1 && !text.contains("unwound"), "{text}");
+            let [line] = lines[..] else { panic!("{text}") };
+            for part in ["a panic; this is a fault of amop: the node ends", "meant", "supervise.rs"] {
+                assert!(line.contains(part), "{line}");
+            }
+            return;
+        }
+        let _log = crate::log::start("info", true).unwrap();
+        run(async {
+            _ = contained_local_task(async {
+                let _dropped = Dropped;
+                panic!("meant");
+            })
+            .await;
+        });
     }
 
     #[test]

@@ -60,7 +60,7 @@ use crate::{
     engine::{EngineHandle, LinkEvent, schedule, shut_down},
     relay::{log_limit::LogLimit, readiness::Readiness},
     stop::join_by,
-    supervise::{Supervisor, contained_local_task},
+    supervise::{Supervisor, contained_local_task, must_not_unwind},
     tls::{
         Established,
         config::ServerTls,
@@ -291,6 +291,8 @@ impl Door {
         let counters = Arc::<DoorCounters>::default();
         let (counted, watch) = (counters.clone(), supervisor.clone());
         let run = move || {
+            // The kernel writes to its buffers.
+            must_not_unwind();
             // A storm of handshakes, each a millisecond of processor time, must not keep messages waiting.
             schedule::set_role(schedule::Role::Work);
             let mut builder = tokio_uring::builder();

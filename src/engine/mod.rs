@@ -61,7 +61,6 @@ use self::{
     wake::Waker,
 };
 use crate::{
-    log,
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
     stop::{StopTimes, join_by, wait_by},
     supervise,
@@ -346,16 +345,14 @@ impl Engine {
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let mesh = self.handle.mesh.clone();
         let run = move || {
+            // The kernel writes to its buffers.
+            supervise::must_not_unwind();
             schedule::set_role(schedule::Role::Messages);
             let reactor = pin(core).and_then(|()| Reactor::new(parts));
             match reactor {
                 Ok(reactor) => {
                     let _ = started.send(Ok(()));
-                    // A reactor that panics leaves its links hanging: better that the whole node ends,
-                    // and is started again.
-                    if supervise::caught(|| reactor.run()).is_none() {
-                        log::abort("a reactor has failed; this is a fault of amop");
-                    }
+                    reactor.run();
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));

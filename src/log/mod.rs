@@ -27,7 +27,10 @@ use std::{
     io::{IsTerminal, Write},
     os::fd::AsFd,
     panic::PanicHookInfo,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -91,7 +94,7 @@ pub fn start(level: &str, json: bool) -> std::io::Result<Logging> {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("off,amop={level}")));
     // Whoever embeds the node may have a subscriber of its own.
     let _ = tracing_subscriber::registry().with(filter).with(Lines).try_init();
-    std::panic::set_hook(Box::new(log_panic));
+    std::panic::set_hook(Box::new(end_by_panic));
     Ok(Logging(()))
 }
 
@@ -147,7 +150,7 @@ pub(crate) fn abort(reason: &str) -> ! {
         Some(log) => {
             let mut line = Line::new(log.form, Level::ERROR, module_path!());
             line.text("message", &message);
-            log.say(line.finish(), true);
+            log.say(line.finish());
         }
         None => tell(&format!("amop: {message}")),
     }
@@ -155,10 +158,10 @@ pub(crate) fn abort(reason: &str) -> ! {
 }
 
 impl Log {
-    /// Logs what must not be lost: past the queue if that is full, or if the process `ends` before it is empty.
-    fn say(&self, line: Vec<u8>, ends: bool) {
+    /// Logs why the process ends: past the queue if that is full, or is not written in time.
+    fn say(&self, line: Vec<u8>) {
         let is_taken = self.queue.push(line.clone());
-        if !is_taken || (ends && !self.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX)) {
+        if !is_taken || !self.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX) {
             tell(String::from_utf8_lossy(&line).trim_end());
         }
     }
@@ -200,10 +203,17 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-fn log_panic(panic: &PanicHookInfo<'_>) {
-    let Some(log) = LOG.get() else { return };
+/// Ends the process by one line. Nothing unwinds: what a panic leaves half done is shared with other threads, and what it
+/// would drop may be lent to the kernel.
+fn end_by_panic(panic: &PanicHookInfo<'_>) {
+    static ENDS: AtomicBool = AtomicBool::new(false);
+    while ENDS.swap(true, Relaxed) {
+        // Another thread was first, and is about to end this one, too.
+        std::thread::park();
+    }
+    let Some(log) = LOG.get() else { std::process::abort() };
     let mut line = Line::new(log.form, Level::ERROR, module_path!());
-    line.text("message", "a panic; this is a fault of amop");
+    line.text("message", "a panic; this is a fault of amop: the node ends");
     line.text("thread", std::thread::current().name().unwrap_or_default());
     let what = panic.payload();
     let what =
@@ -216,8 +226,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
         line.text("backtrace", &trace.to_string());
     }
-    // A panic while another one unwinds ends the process.
-    log.say(line.finish(), supervise::begin_unwinding());
+    log.say(line.finish());
+    std::process::abort();
 }
 
 fn lost_line(form: Form, lost: u64) -> Vec<u8> {
