@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{NodeId, hex, topic::Topic};
 
 /// Newest protocol version of the SDK link that the node speaks.
-const PROTOCOL_MAX: u32 = 3;
+pub const PROTOCOL_MAX: u32 = 3;
 /// Oldest protocol version of the SDK link that the node speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 /// The version of FISCO BCOS that the node presents itself as.
