@@ -7,6 +7,7 @@ mod reload;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{
         Arc,
@@ -43,7 +44,7 @@ use crate::{
         settings::SESSIONS_MAX,
     },
     stop::join_by,
-    supervise::{Supervisor, blocking, contained_task},
+    supervise::{Start, Supervisor, blocking, contained_task},
     tls::{config::ConfigError, identity::IdentityError, validity::CertificateEnds},
     wire::NodeId,
 };
@@ -68,6 +69,10 @@ const FILES_NEEDED: u64 = 4_096;
 /// Open files of a node with all its links, and some hundred of its own.
 pub const FILES_WANTED: u64 =
     (SESSIONS_MAX + NEIGHBOURS_MAX * LINKS_PER_NODE_MAX + 2 * HANDSHAKES_MAX + 512) as u64;
+/// A node that cannot open so many more files once it is up does not start: it could let nobody in.
+const FILES_FOR_LINKS_LEAST: usize = 16;
+/// What a runtime and its signals open.
+const FILES_FOR_SIGNALS: usize = 8;
 /// Most starts are ready within this.
 const READY_SOON: Duration = Duration::from_millis(500);
 /// How often a running node looks at the time of its certificates.
@@ -103,6 +108,9 @@ pub enum StartError {
     /// The admin endpoint.
     #[error("{0}")]
     Admin(#[from] AdminError),
+    /// Files.
+    #[error("no files are left to be opened: {0}; raise the limit (ulimit -n, LimitNOFILE=)")]
+    Files(#[from] std::io::Error),
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -133,7 +141,7 @@ impl StartError {
             Self::Engine(error) => matches!(error, EngineError::Pin { .. }),
             Self::Door(error) => error.is_configuration(),
             Self::Admin(error) => error.is_configuration(),
-            Self::Thread(_) => false,
+            Self::Files(_) | Self::Thread(_) => false,
         }
     }
 }
@@ -223,8 +231,11 @@ impl PreparedNode {
         let stopping = Arc::<AtomicBool>::default();
         let supervisor = Supervisor::new(stopping.clone());
         let (settling, settled) = watch::channel(BTreeSet::new());
-        let run = move || run_registry(registry, &registry_inputs, requests, &handle, &discovery, &settling);
-        let registry = supervisor.thread("amop-registry", run).map_err(StartError::Thread)?;
+        let run = move |start: Start| {
+            start.done();
+            run_registry(registry, &registry_inputs, requests, &handle, &discovery, &settling);
+        };
+        let registry = supervisor.reporting_thread("amop-registry", run).map_err(StartError::Thread)?;
         let settings = DoorSettings {
             own_id: shared.id,
             channel_listen: config.channel_listen.clone(),
@@ -255,6 +266,8 @@ impl PreparedNode {
             certificates: certificates.clone(),
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched, &supervisor)).transpose()?;
+        // Else it would be up, and let nobody in.
+        let _ = spare_files(FILES_FOR_LINKS_LEAST)?;
         let facts = Facts {
             profile: if config.rsa_channel { "RSA" } else { "EC" },
             memory_bound_mib,
@@ -299,7 +312,7 @@ impl Node {
 
     /// Whether it knows the network, as far as that answers, and lets applications in.
     pub fn is_ready(&self) -> bool {
-        *self.door.opening.borrow() == Opening::Open
+        *self.door.opening.borrow() == Opening::Open && !self.supervisor.has_ended()
     }
 
     fn say_that_it_is_up(&self) {
@@ -500,7 +513,9 @@ pub struct Signals {
 
 impl Signals {
     /// Takes the signals of this process.
-    pub fn take() -> std::io::Result<Self> {
+    pub fn take() -> Result<Self, StartError> {
+        // Where there are none, the runtime panics.
+        let _ = spare_files(FILES_FOR_SIGNALS)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let _entered = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
@@ -623,6 +638,13 @@ fn run_registry(
             }
         }
     }
+}
+
+/// So many more open files, if there may be; given back by being dropped.
+fn spare_files(count: usize) -> std::io::Result<Vec<OwnedFd>> {
+    let flags = rustix::event::EventfdFlags::CLOEXEC;
+    let files: Result<Vec<_>, _> = (0..count).map(|_| rustix::event::eventfd(0, flags)).collect();
+    Ok(files?)
 }
 
 /// Each link is an open file.

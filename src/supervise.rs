@@ -24,6 +24,7 @@ use std::{
     sync::{
         Arc, Once,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -120,6 +121,18 @@ impl Supervisor {
         })
     }
 
+    /// The same of a thread that says how its start went. Gives the error if it failed, or if it ended without a word.
+    pub(crate) fn reporting_thread(
+        &self,
+        name: &'static str,
+        run: impl FnOnce(Start) + Send + 'static,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let (start, started) = mpsc::sync_channel(1);
+        let thread = self.thread(name, move || run(Start(start)))?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("a thread ended at once")))?;
+        Ok(thread)
+    }
+
     /// The same as a task of the thread that calls.
     pub fn local_task(
         &self,
@@ -146,6 +159,26 @@ impl Supervisor {
                 is_first
             });
         }
+    }
+}
+
+/// By which a thread says how its start went, to whoever waits for that.
+pub(crate) struct Start(mpsc::SyncSender<io::Result<()>>);
+
+impl Start {
+    /// It has what it needs.
+    pub(crate) fn done(self) {
+        self.tell(Ok(()));
+    }
+
+    /// It ends.
+    pub(crate) fn failed(self, error: io::Error) {
+        self.tell(Err(error));
+    }
+
+    fn tell(self, result: io::Result<()>) {
+        // There is room for the only word; somebody waits for it.
+        let _ = self.0.try_send(result);
     }
 }
 
@@ -303,6 +336,18 @@ mod tests {
             })
             .await;
         });
+    }
+
+    #[test]
+    fn whoever_starts_a_thread_that_reports_is_told_whether_it_has_started() {
+        let (supervisor, _) = supervisor();
+        let started = supervisor.reporting_thread("starts", Start::done);
+        started.unwrap().join().unwrap();
+        let failed =
+            supervisor.reporting_thread("fails", |start| start.failed(io::ErrorKind::OutOfMemory.into()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert!(supervisor.reporting_thread("ends", drop).is_err());
+        assert!(supervisor.has_ended());
     }
 
     #[test]

@@ -32,13 +32,16 @@ pub(super) enum Phase {
     /// … or as somebody else listens on the port for them.
     AwaitsPort,
     Up,
+    /// A part of it has ended of itself, and it is about to stop.
+    Failed,
     Stopping,
 }
 
 impl Phase {
-    pub(super) fn of(opening: Opening, stopping: bool) -> Self {
+    pub(super) fn of(opening: Opening, stopping: bool, has_failed: bool) -> Self {
         match opening {
             _ if stopping => Self::Stopping,
+            _ if has_failed => Self::Failed,
             Opening::AwaitsState => Self::AwaitsState,
             Opening::AwaitsPort => Self::AwaitsPort,
             Opening::Open => Self::Up,
@@ -56,6 +59,7 @@ pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, phase: Ph
         Phase::AwaitsPort => {
             Some("starting: somebody else listens on the port for applications, [rpc] channel_listen_port")
         }
+        Phase::Failed => Some("a part of the node has ended, and the node ends: see its log"),
         Phase::Stopping => Some("stopping: what is in flight is answered, no new links"),
     };
     if let Some(reason) = reason {
@@ -102,6 +106,7 @@ mod tests {
             (Phase::AwaitsState, StatusCode::SERVICE_UNAVAILABLE),
             (Phase::AwaitsPort, StatusCode::SERVICE_UNAVAILABLE),
             (Phase::Up, StatusCode::OK),
+            (Phase::of(Opening::Open, false, true), StatusCode::SERVICE_UNAVAILABLE),
             (Phase::Stopping, StatusCode::SERVICE_UNAVAILABLE),
         ] {
             assert_eq!(ready(&reactors, Duration::ZERO, phase).status(), code);

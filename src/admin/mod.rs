@@ -70,7 +70,7 @@ use crate::{
         report::{NetworkReport, NodeReport},
     },
     stop::join_by,
-    supervise::{Supervisor, contained_task},
+    supervise::{Start, Supervisor, contained_task},
     tls::validity::CertificateEnds,
     wire::trace::seq_from_text,
 };
@@ -113,7 +113,9 @@ pub enum AdminError {
         source: std::io::Error,
     },
     /// The thread or its runtime cannot be set up.
-    #[error("the admin endpoint cannot be set up: {0}")]
+    #[error(
+        "the admin endpoint cannot be set up: {0}; if files run out, raise the limit (ulimit -n, LimitNOFILE=)"
+    )]
     Runtime(std::io::Error),
 }
 
@@ -214,16 +216,18 @@ impl Admin {
         let desk = Arc::new(Desk {
             metrics: Metrics::new(&watched),
             watched,
+            supervisor: supervisor.clone(),
             lists: Arc::new(Semaphore::new(LISTS_MAX)),
         });
-        let run = move || {
+        let run = move |start: Start| {
             runtime.block_on(async {
+                start.done();
                 tokio::select! { _ = stopped => {}, () = accept(&listener, &desk) => {} }
             });
             // A list that is being made is not waited for.
             runtime.shutdown_background();
         };
-        let thread = supervisor.thread("amop-admin", run).map_err(AdminError::Runtime)?;
+        let thread = supervisor.reporting_thread("amop-admin", run).map_err(AdminError::Runtime)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -248,6 +252,7 @@ impl Drop for Admin {
 struct Desk {
     watched: Watched,
     metrics: Metrics,
+    supervisor: Supervisor,
     lists: Arc<Semaphore>,
 }
 
@@ -314,7 +319,7 @@ impl Desk {
             "/livez" => return health::live(&shared.counters, shared.started.elapsed()),
             "/readyz" => {
                 let stopping = self.watched.stopping.load(Relaxed);
-                let phase = Phase::of(*self.watched.opening.borrow(), stopping);
+                let phase = Phase::of(*self.watched.opening.borrow(), stopping, self.supervisor.has_ended());
                 return health::ready(&shared.counters, shared.started.elapsed(), phase);
             }
             "/nodes" | "/sessions" | "/links" | "/topics" | "/network" | "/network/topics" => {}

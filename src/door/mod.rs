@@ -60,7 +60,7 @@ use crate::{
     engine::{EngineHandle, LinkEvent, schedule, shut_down},
     relay::{log_limit::LogLimit, readiness::Readiness},
     stop::join_by,
-    supervise::{Supervisor, contained_local_task, must_not_unwind},
+    supervise::{Start, Supervisor, contained_local_task, must_not_unwind},
     tls::{
         Established,
         config::ServerTls,
@@ -134,7 +134,7 @@ pub enum DoorError {
         address: SocketAddr,
     },
     /// The thread or its ring cannot be set up.
-    #[error("the door cannot be set up: {0}")]
+    #[error("the door cannot be set up: {0}; if files run out, raise the limit (ulimit -n, LimitNOFILE=)")]
     Runtime(std::io::Error),
 }
 
@@ -290,7 +290,7 @@ impl Door {
         let (opened, opening) = watch::channel(Opening::AwaitsState);
         let counters = Arc::<DoorCounters>::default();
         let (counted, watch) = (counters.clone(), supervisor.clone());
-        let run = move || {
+        let run = move |start: Start| {
             // The kernel writes to its buffers.
             must_not_unwind();
             // A storm of handshakes, each a millisecond of processor time, must not keep messages waiting.
@@ -299,7 +299,11 @@ impl Door {
             let mut ring = tokio_uring::uring_builder();
             ring.setup_coop_taskrun();
             builder.entries(512).uring_builder(&ring);
-            builder.start(async move {
+            let runtime = match tokio_uring::Runtime::new(&builder) {
+                Ok(runtime) => runtime,
+                Err(error) => return start.failed(error),
+            };
+            runtime.block_on(async move {
                 let peers = &settings.membership.peers;
                 let readiness = Readiness::new(Instant::now(), settings.ready_timeout, peers);
                 let hall = Rc::new(Hall {
@@ -321,11 +325,12 @@ impl Door {
                 watch.local_task("amop-door, which lets applications in", accepting);
                 watch.local_task("amop-door, which lets nodes in", accept::accept_nodes(hall.clone(), p2p));
                 watch.local_task("amop-door, which dials nodes", membership::keep(hall.clone()));
+                start.done();
                 hall.watch_links(link_events).await;
                 hall.operations.end_all().await;
             });
         };
-        let thread = supervisor.thread("amop-door", run).map_err(DoorError::Runtime)?;
+        let thread = supervisor.reporting_thread("amop-door", run).map_err(DoorError::Runtime)?;
         Ok(Self {
             stop,
             membership,

@@ -24,6 +24,9 @@ pub enum EngineError {
         "io_uring may not lock enough memory: raise the memlock limit (ulimit -l, LimitMEMLOCK=) to 64 MiB or more"
     )]
     Memlock,
+    /// Files are limited.
+    #[error("too few files may be open: raise the limit (ulimit -n, LimitNOFILE=)")]
+    Files,
     /// A processor that this process may not use.
     #[error(
         "cannot pin a reactor to processor {core}: {source}; check [engine] pin against the machine and its cpuset"
@@ -50,6 +53,7 @@ impl EngineError {
             Some(Errno::PERM | Errno::ACCESS) => Self::Forbidden,
             Some(Errno::NOSYS | Errno::INVAL) => Self::OldKernel,
             Some(Errno::NOMEM) => Self::Memlock,
+            Some(Errno::MFILE | Errno::NFILE) => Self::Files,
             _ => Self::Other { what, source },
         }
     }

@@ -95,23 +95,25 @@ impl Process {
 
     /// Runs a configuration and waits until the node is up.
     pub fn run(config: &Path) -> Self {
-        let mut child = spawn(config);
+        Self::come_up(spawn(config)).unwrap_or_else(|(_, log)| panic!("the node does not come up: {log}"))
+    }
+
+    /// Waits until a node whose standard error is piped is up; gives it back, with what it said, if it ends instead.
+    pub fn come_up(mut child: Child) -> Result<Self, (Child, String)> {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = String::new();
         let mut lines = lines.map_while(Result::ok);
         let mut admin = None;
-        let (channel, p2p) = lines
-            .by_ref()
-            .find_map(|line| {
-                log.push_str(&line);
-                let value: serde_json::Value = serde_json::from_str(&line).ok()?;
-                let address = |name: &str| value["fields"][name].as_str()?.parse().ok();
-                if value["fields"]["message"] == "the admin endpoint is open" {
-                    admin = address("address");
-                }
-                Some((address("channel")?, address("p2p")?))
-            })
-            .unwrap_or_else(|| panic!("the node does not come up: {log}"));
+        let addresses = lines.by_ref().find_map(|line| {
+            log.push_str(&line);
+            let value: serde_json::Value = serde_json::from_str(&line).ok()?;
+            let address = |name: &str| value["fields"][name].as_str()?.parse().ok();
+            if value["fields"]["message"] == "the admin endpoint is open" {
+                admin = address("address");
+            }
+            Some((address("channel")?, address("p2p")?))
+        });
+        let Some((channel, p2p)) = addresses else { return Err((child, log)) };
         let before_up = log;
         let log = Arc::<Mutex<Vec<String>>>::default();
         let kept = log.clone();
@@ -124,7 +126,7 @@ impl Process {
                 }
             });
         });
-        Self { child, channel, p2p, admin, log, before_up }
+        Ok(Self { child, channel, p2p, admin, log, before_up })
     }
 
     /// What it logged before it was up.
