@@ -891,7 +891,9 @@ impl Registry {
             self.keep_long_ways(above, &ways, &mut long_ways);
             LongPaths { above, paths: long_ways.paths.iter().filter_map(path).collect() }
         };
-        let long_frames = self.topology.long_frames(self.shared.settings.told_frame_len_max());
+        let settings = &self.shared.settings;
+        let own = NodeTraits { relays: settings.relays, frame_len_max: settings.told_frame_len_max() };
+        let long_frames = self.topology.long_frames(own);
         let long_paths: Vec<LongPaths> = long_frames.into_iter().map(long_paths).collect();
         let is_node_lost = self.snapshot.paths.keys().any(|id| !paths.contains_key(id));
         if *self.snapshot.paths != paths || *self.snapshot.long_paths != *long_paths {

@@ -65,15 +65,27 @@ impl Topology {
 
     /// Which long frames need ways of their own, of those that this node takes itself: frames that are longer than the first
     /// go only through nodes that take the second. The shortest first.
-    pub(super) fn long_frames(&self, own_frame_len_max: u32) -> Vec<(u32, u32)> {
-        let relays = self.traits.values().filter(|traits| traits.relays);
-        let bounds = relays.map(|traits| traits.frame_len_max).chain([NodeTraits::default().frame_len_max]);
-        let bounds: BTreeSet<u32> = bounds.filter(|bound| *bound < own_frame_len_max).collect();
-        let Some(&highest) = bounds.last() else { return Vec::new() };
-        let is_last = |index: usize| index + 1 == LONG_WAYS_MAX;
-        let bounds = bounds.into_iter().take(LONG_WAYS_MAX).enumerate();
-        let bounds = bounds.map(|(index, bound)| (bound, if is_last(index) { highest } else { bound }));
-        bounds.map(|(above, least)| (above, least.saturating_add(1))).collect()
+    ///
+    /// All nodes must draw the lines in the same places, or one sends a frame to another that knows no way on for it. So all
+    /// bounds count, those included that are of no use to this node, and its own, which is one of the others' bounds.
+    pub(super) fn long_frames(&self, own: NodeTraits) -> Vec<(u32, u32)> {
+        let all = self.traits.values().copied().chain([own, NodeTraits::default()]);
+        let bounds: BTreeSet<u32> =
+            all.filter(|traits| traits.relays).map(|traits| traits.frame_len_max).collect();
+        let bounds: Vec<u32> = bounds.into_iter().collect();
+        let next = |bound: u32| (bound, bound.saturating_add(1));
+        let lines = match (bounds.as_slice(), bounds.last()) {
+            (few, _) if few.len() <= LONG_WAYS_MAX => few.iter().copied().map(next).collect(),
+            // Those between go only through nodes that take the longest.
+            (many, Some(&highest)) => {
+                let mut lines: Vec<(u32, u32)> =
+                    many[..LONG_WAYS_MAX - 2].iter().copied().map(next).collect();
+                lines.extend([(many[LONG_WAYS_MAX - 2], highest), next(highest)]);
+                lines
+            }
+            (_, None) => Vec::new(),
+        };
+        lines.into_iter().filter(|(above, _)| *above < own.frame_len_max).collect()
     }
 
     /// Nothing is known of a node any more.
@@ -245,22 +257,39 @@ mod tests {
         graph.set_frame_len_max(4, 2_000);
         assert_eq!(graph.long_path(2, 2_000), Some((3, vec![id(3)])));
         assert_eq!(graph.long_path(2, 2_001), None);
-        assert_eq!(graph.topology.long_frames(9_000), [(1_000, 1_001), (2_000, 2_001)]);
-        assert_eq!(graph.topology.long_frames(2_000), [(1_000, 1_001)], "longer ones are not taken here");
+        let own = |frame_len_max| NodeTraits { relays: true, frame_len_max };
+        let lines = |graph: &Graph, own| graph.topology.long_frames(own);
+        assert_eq!(lines(&graph, own(9_000)), [(1_000, 1_001), (2_000, 2_001)]);
+        assert_eq!(lines(&graph, own(2_000)), [(1_000, 1_001)], "longer ones are not taken here");
         let usual = NodeTraits::default().frame_len_max;
-        let longest = graph.topology.long_frames(u32::MAX);
+        let longest = lines(&graph, own(u32::MAX));
         assert_eq!(longest[2..], [(usual, usual + 1)], "nodes that are as usual do not take all, either");
         let none = NodeTraits { relays: false, frame_len_max: 5 };
         graph.topology.set_traits(id(3), none);
-        assert_eq!(
-            graph.topology.long_frames(9_000).len(),
-            2,
-            "a node that passes on nothing does not matter"
-        );
-        (0..20).for_each(|node| graph.set_frame_len_max(10 + node, 3_000 + u32::from(node)));
-        let long_frames = graph.topology.long_frames(9_000);
-        assert_eq!(long_frames.len(), LONG_WAYS_MAX);
-        assert_eq!(long_frames[LONG_WAYS_MAX - 1].1, 3_020);
+        assert_eq!(lines(&graph, own(9_000)).len(), 2, "a node that passes on nothing does not matter");
+    }
+
+    #[test]
+    fn all_nodes_draw_the_lines_between_long_frames_in_the_same_places() {
+        let bounds = |count: u16| (0..count).map(|node| 3_000 + 100 * u32::from(node));
+        for count in 1..20 {
+            let lines: Vec<Vec<(u32, u32)>> = (0..count)
+                .map(|own| {
+                    let mut graph = Graph::new(&[(0, 1)]);
+                    let others = bounds(count).enumerate().filter(|(node, _)| *node as u16 != own);
+                    others.for_each(|(node, bound)| graph.set_frame_len_max(node as u16, bound));
+                    let frame_len_max = bounds(count).nth(own.into()).unwrap();
+                    graph.topology.long_frames(NodeTraits { relays: true, frame_len_max })
+                })
+                .collect();
+            for (own, bound) in bounds(count).enumerate() {
+                assert!(lines[own].len() <= LONG_WAYS_MAX);
+                // Whoever takes more has the lines of all that take less, and others above.
+                let (own, all) = (&lines[own], &lines[usize::from(count) - 1]);
+                assert_eq!(own[..], all[..own.len()]);
+                assert!(all[own.len()..].iter().all(|(above, _)| *above >= bound));
+            }
+        }
     }
 
     #[test]
