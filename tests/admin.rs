@@ -478,6 +478,21 @@ fn a_hundred_stuck_connections_disturb_neither_messages_nor_the_endpoint_for_lon
     drop(stuck);
 }
 
+#[test]
+fn connections_that_say_nothing_keep_no_probe_waiting_for_their_time() {
+    let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+    let address = admin(&node);
+    let mut silent: Vec<TcpStream> = (0..192).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert_eq!(get(address, "/livez").status, 200);
+    // The newest still has its time: only older ones made room.
+    let newest = silent.last_mut().unwrap();
+    newest.write_all(b"GET /readyz HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    newest.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(silent[0].read(&mut [0]).unwrap_or_default(), 0, "the oldest is closed");
+}
+
 /// A name that would take over a terminal, and end a string of a drawing, if it were shown as it is.
 const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}evil\u{2066}\u{200b}\"];x->y\\\u{85}\u{2028}";
 

@@ -34,10 +34,11 @@ mod ping;
 mod trace;
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     net::{IpAddr, SocketAddr, TcpListener},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
@@ -75,12 +76,15 @@ use crate::{
     wire::trace::seq_from_text,
 };
 
-/// Connections at once; further ones wait in the backlog.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at once that have asked for nothing yet, or for what is answered at once; for a further one the oldest of them
+/// is closed. Whoever connects and says nothing keeps no probe waiting.
+const BRIEF_MAX: usize = 64;
+/// Requests at once whose answers are long or take their time; further ones are answered 503.
+const LONG_MAX: usize = 64;
 /// Lists at once, with those whose readers are slow: each may be some megabytes long.
 const LISTS_MAX: usize = 4;
 /// How long a request's header may take.
-const HEADER_TIME_MAX: Duration = Duration::from_secs(5);
+const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a connection may last in all.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a request's header.
@@ -217,6 +221,8 @@ impl Admin {
             metrics: Metrics::new(&watched),
             watched,
             supervisor: supervisor.clone(),
+            brief: Arc::default(),
+            long: Arc::new(Semaphore::new(LONG_MAX)),
             lists: Arc::new(Semaphore::new(LISTS_MAX)),
         });
         let run = move |start: Start| {
@@ -253,11 +259,12 @@ struct Desk {
     watched: Watched,
     metrics: Metrics,
     supervisor: Supervisor,
+    brief: Arc<Mutex<BriefQueue>>,
+    long: Arc<Semaphore>,
     lists: Arc<Semaphore>,
 }
 
 async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut http = http1::Builder::new();
     http.keep_alive(false)
         .timer(TokioTimer::new())
@@ -266,7 +273,6 @@ async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
         .max_headers(HEADER_FIELDS_MAX)
         .max_buf_size(2 * HEADER_BYTES_MAX);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -276,33 +282,92 @@ async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
             }
         };
         let (http, desk) = (http.clone(), desk.clone());
+        let (brief, evicted) = Brief::enter(&desk.brief);
         contained_task(async move {
-            // Held until the answer is read, and with it the memory of a list.
-            let list_place = std::sync::Mutex::new(None);
+            // Held until the answer is read, and with them the memory of a list.
+            let held = Mutex::new(Held { brief: Some(brief), long: None, list: None });
             let service = service_fn(|request: Request<Incoming>| {
-                let (desk, list_place) = (&desk, &list_place);
-                async move { Ok::<_, Infallible>(desk.answer(request, address.ip(), list_place).await) }
+                let (desk, held) = (&desk, &held);
+                async move { Ok::<_, Infallible>(desk.answer(request, address.ip(), held).await) }
             });
             let connection = http.serve_connection(TokioIo::new(stream), service);
-            match tokio::time::timeout(CONNECTION_TIME_MAX, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%address, %error, "a connection of the admin endpoint failed"),
-                Err(_) => debug!(%address, "a connection of the admin endpoint took too long"),
+            tokio::select! {
+                served = tokio::time::timeout(CONNECTION_TIME_MAX, connection) => match served {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(%address, %error, "a connection of the admin endpoint failed"),
+                    Err(_) => debug!(%address, "a connection of the admin endpoint took too long"),
+                },
+                () = evicted => debug!(%address, "a connection of the admin endpoint has made room for newer ones"),
             }
-            drop(place);
         });
+        // What has been asked already is read before others come, who would take its place.
+        tokio::task::yield_now().await;
     }
+}
+
+/// Connections without a place of their own, the oldest first. What is sent to one closes it.
+#[derive(Default)]
+struct BriefQueue {
+    /// How many there have been.
+    count: u64,
+    entries: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+/// One of them, until this is dropped.
+struct Brief {
+    queue: Arc<Mutex<BriefQueue>>,
+    number: u64,
+}
+
+impl Brief {
+    /// With what tells it to make room. The oldest is told if there are too many.
+    fn enter(queue: &Arc<Mutex<BriefQueue>>) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let (sender, receiver) = oneshot::channel();
+        let mut locked = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = locked.count;
+        locked.count += 1;
+        locked.entries.push_back((number, sender));
+        if locked.entries.len() > BRIEF_MAX
+            && let Some((_, oldest)) = locked.entries.pop_front()
+        {
+            let _ = oldest.send(());
+        }
+        drop(locked);
+        let evicted = async {
+            if receiver.await.is_err() {
+                // It has a place of its own now.
+                std::future::pending().await
+            }
+        };
+        (Self { queue: queue.clone(), number }, evicted)
+    }
+}
+
+impl Drop for Brief {
+    fn drop(&mut self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.entries.retain(|(number, _)| *number != self.number);
+    }
+}
+
+/// What a connection has of that which there is a bounded number of.
+struct Held {
+    brief: Option<Brief>,
+    long: Option<OwnedSemaphorePermit>,
+    list: Option<OwnedSemaphorePermit>,
 }
 
 type Answer = Response<Full<Bytes>>;
 
 impl Desk {
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        peer: IpAddr,
-        list_place: &std::sync::Mutex<Option<OwnedSemaphorePermit>>,
-    ) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr, held: &Mutex<Held>) -> Answer {
+        if !matches!(request.uri().path(), "/livez" | "/readyz") {
+            let Ok(place) = self.long.clone().try_acquire_owned() else {
+                return text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being answered");
+            };
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            (held.brief, held.long) = (None, Some(place));
+        }
         if request.uri().path() == ANNOUNCE_PATH {
             if *request.method() != Method::POST {
                 return other_method("there is POST only", "POST");
@@ -332,9 +397,7 @@ impl Desk {
             }
         }
         let place = self.lists.clone().acquire_owned().await.ok();
-        if let Ok(mut kept) = list_place.lock() {
-            *kept = place;
-        }
+        held.lock().unwrap_or_else(PoisonError::into_inner).list = place;
         let list = match request.uri().path() {
             path if path.starts_with(TRACE_PATH) => return self.trace(&path[TRACE_PATH.len()..]).await,
             "/nodes" => lists::nodes(&self.watched, query).await,
@@ -401,8 +464,16 @@ fn with_body(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> A
 pub(crate) fn bounds() -> Vec<Bound> {
     let connection = HEADER_BYTES_MAX + (64 << 10);
     vec![
-        fixed("connections", CONNECTIONS_MAX, "connections", "node", "further ones wait in the backlog")
-            .memory(CONNECTIONS_MAX * connection),
+        fixed(
+            "connections without a request, or with one for /livez or /readyz",
+            BRIEF_MAX,
+            "connections",
+            "node",
+            "the oldest is closed",
+        )
+        .memory(BRIEF_MAX * connection),
+        fixed("other requests at once", LONG_MAX, "requests", "node", "answered 503")
+            .memory(LONG_MAX * connection),
         fixed("lists at once", LISTS_MAX, "lists", "node", "further ones wait"),
         fixed("items of a list", listing::LIMIT_MAX, "items", "answer", "answered 400"),
         fixed(
