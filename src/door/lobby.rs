@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -121,6 +121,7 @@ impl Lobby {
     /// A connection has come, for which there is a place.
     pub(super) fn enter(self: &Rc<Self>, ip: IpAddr, place: OwnedSemaphorePermit, now: Instant) -> Entry {
         self.forget_recovered(now);
+        let ip = counted_as(ip);
         let address = self.addresses.borrow_mut().entry(ip).or_insert_with(|| self.new_address()).clone();
         if !address.is_out_of_time(now)
             && let Ok(place_of_address) = address.places.clone().try_acquire_owned()
@@ -174,6 +175,14 @@ impl Lobby {
             self.looked_at.set(Some(now));
             addresses.retain(|_, address| !self.is_unused(address) || !address.budget.borrow().is_full(now));
         }
+    }
+}
+
+/// What an address is counted as: whoever has one of IPv6 has all that begin with the same 64 bits.
+fn counted_as(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
     }
 }
 
@@ -270,6 +279,25 @@ mod tests {
     };
 
     const PER_ADDRESS: usize = 2;
+
+    #[test]
+    fn addresses_of_one_network_of_ipv6_count_as_one() {
+        let counted = |text: &str| counted_as(text.parse().unwrap());
+        assert_eq!(counted("2001:db8:0:1::1"), counted("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(counted("2001:db8:0:1::1"), counted("2001:db8:0:2::1"));
+        assert_ne!(counted("192.0.2.1"), counted("192.0.2.2"));
+        assert_eq!(counted("::ffff:192.0.2.1"), counted("192.0.2.1"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let lobby = Lobby::new(1, 1_000_000);
+            let enter = async |text: &str| {
+                lobby.enter(text.parse().unwrap(), lobby.place().await.unwrap(), Instant::now())
+            };
+            let _first = enter("2001:db8::1").await;
+            assert!(matches!(enter("2001:db8::2").await, Entry::Later(_)));
+            assert!(matches!(enter("2001:db8:0:1::2").await, Entry::Now(_)));
+        });
+    }
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([127, 0, 0, last])

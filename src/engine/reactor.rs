@@ -530,7 +530,7 @@ impl Reactor {
     fn enter(&mut self, wait: Option<Duration>) {
         self.wait = wait.unwrap_or_default();
         if let Err(error) = ring::enter(&mut self.ring, self.wait) {
-            log::abort(&format!("io_uring_enter failed: {error}"));
+            log::abort(&ring::why_not_entered(error));
         }
     }
 
@@ -922,8 +922,11 @@ impl Reactor {
 
     fn handle_receive_completion(&mut self, user_data: u64, result: i32, flags: u32) {
         let key = link_key(user_data);
-        if let (Some(id), Ok(len)) = (cqueue::buffer_select(flags), usize::try_from(result)) {
-            self.handle_received(key, Some(id), len);
+        if let Some(id) = cqueue::buffer_select(flags) {
+            // One that comes with an error is ours again, too.
+            if let Ok(len) = usize::try_from(result) {
+                self.handle_received(key, Some(id), len);
+            }
             self.buffers.give_back(id);
         }
         if cqueue::more(flags) {

@@ -67,15 +67,37 @@ pub(super) fn build(entries: u32) -> Result<IoUring, EngineError> {
         .setup_taskrun_flag()
         .setup_clamp()
         .setup_cqsize(entries * 4);
-    match best.build(entries) {
+    let ring = match best.build(entries) {
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-            let mut plain = IoUring::builder();
-            plain.setup_coop_taskrun().setup_taskrun_flag().setup_clamp().setup_cqsize(entries * 4);
-            let ring = plain.build(entries).map_err(|error| EngineError::from_io("io_uring", error))?;
+            let ring = build_plain(entries)?;
             tracing::warn!("this kernel lacks deferred task work (Linux 6.1): io_uring runs with less speed");
-            Ok(ring)
+            ring
         }
-        built => built.map_err(|error| EngineError::from_io("io_uring", error)),
+        built => built.map_err(|error| EngineError::from_io("io_uring", error))?,
+    };
+    // A filter may allow the setup and deny this.
+    ring.submitter().submit().map_err(|error| EngineError::from_io("io_uring_enter", error))?;
+    Ok(ring)
+}
+
+/// The same without. Multishot receives came with Linux 6.0, as the promise of a single issuer did: an older kernel refuses
+/// that, and not each receive once there are links.
+fn build_plain(entries: u32) -> Result<IoUring, EngineError> {
+    let mut plain = IoUring::builder();
+    plain
+        .setup_single_issuer()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_clamp()
+        .setup_cqsize(entries * 4);
+    plain.build(entries).map_err(|error| EngineError::from_io("io_uring", error))
+}
+
+/// Why a ring that worked cannot be entered any more, with what to do where that is known.
+pub(super) fn why_not_entered(error: io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::PERM | Errno::ACCESS) => EngineError::Forbidden.to_string(),
+        _ => format!("io_uring_enter failed: {error}"),
     }
 }
 
@@ -148,6 +170,20 @@ mod tests {
 
     use super::*;
     use crate::engine::wake::Waker;
+
+    #[test]
+    fn an_older_kernel_that_lacks_multishot_receives_lacks_what_each_ring_asks_for() {
+        assert!(build_plain(8).unwrap().params().is_setup_single_issuer());
+        let refused = EngineError::from_io("io_uring", Errno::INVAL.into()).to_string();
+        assert!(refused.contains("Linux 6.0 or newer is needed"), "{refused}");
+    }
+
+    #[test]
+    fn who_may_not_enter_a_ring_is_told_what_to_allow() {
+        let denied = why_not_entered(Errno::PERM.into());
+        assert!(denied.contains("io_uring_enter") && denied.contains("seccomp"), "{denied}");
+        assert!(why_not_entered(Errno::BADF.into()).starts_with("io_uring_enter failed"));
+    }
 
     #[test]
     fn who_does_not_wait_is_told_of_what_was_submitted_and_of_what_happened_since() {

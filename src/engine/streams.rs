@@ -164,8 +164,9 @@ impl Streams {
         flags: u32,
         handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
     ) {
-        if let (Some(id), Ok(len)) = (cqueue::buffer_select(flags), usize::try_from(result)) {
-            if len > 0 {
+        if let Some(id) = cqueue::buffer_select(flags) {
+            // One that comes with an error is ours again, too.
+            if let Ok(len @ 1..) = usize::try_from(result) {
                 handle(&mut self.outputs, stream, Input::Bytes(self.buffers.filled(id, len)));
             }
             self.buffers.give_back(id);
