@@ -194,16 +194,20 @@ impl Handshake {
         }
     }
 
-    /// After an error rustls has an alert to send, which the peer's log will show.
+    /// After an error rustls has an alert to send, which the peer's log will show, or makes it when it is asked once more. It
+    /// counts on the input that it has looked at already, and on not being asked again once it has given the alert: it panics
+    /// otherwise.
     fn encode_alert(&mut self) {
-        let Self { role, output, plaintext, .. } = self;
-        for _ in 0..4 {
-            let (_, progress) = match role {
+        for _ in 0..2 {
+            let Self { role, input, output, plaintext, .. } = self;
+            let before = output.len();
+            let (discard, progress) = match role {
                 Role::Hello(..) => return,
-                Role::Server(connection) => step(connection.process_tls_records(&mut []), output, plaintext),
-                Role::Client(connection) => step(connection.process_tls_records(&mut []), output, plaintext),
+                Role::Server(connection) => step(connection.process_tls_records(input), output, plaintext),
+                Role::Client(connection) => step(connection.process_tls_records(input), output, plaintext),
             };
-            if !matches!(progress, Ok(Progress::More)) {
+            input.drain(..discard);
+            if progress.is_ok() || output.len() > before {
                 return;
             }
         }
