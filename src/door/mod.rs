@@ -13,6 +13,7 @@
 //! # Invariants
 //! - Nothing of the door's is pending on a descriptor that it has given away.
 //! - Every handshake has a time, an amount of input, and a place among a bounded number.
+//! - Those that come to nothing have a budget of processor time for each address.
 //! - No operation is dropped while it is under way: its socket is shut down, and its end awaited (`operations.rs`).
 
 mod accept;

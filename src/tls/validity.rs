@@ -150,6 +150,9 @@ impl Identity {
                     subject,
                     reason: "a certificate above it has expired, or is not valid yet".to_owned(),
                 },
+                CertificateError::Other(refusal) => {
+                    CertificateFault::Refused { subject, reason: refusal.0.to_string() }
+                }
                 reason => CertificateFault::Refused { subject, reason: format!("{reason:?}") },
             });
         }
@@ -242,6 +245,13 @@ mod tests {
         assert_eq!(whole.faults(&good, now), []);
         let faults = whole.faults(&foreign, now);
         assert!(matches!(&faults[..], [CertificateFault::Foreign { .. }]), "{faults:?}");
+        // Nobody looks at so many.
+        let many = identity(&agency.leaf("node0", "node", days(100)).unwrap(), &[&agency; 10]);
+        let faults = many.faults(&good, now);
+        assert!(
+            faults[0].is_error() && faults[0].to_string().contains("more than 10 certificates"),
+            "{faults:?}"
+        );
         // Without the agency in its file nobody else finds the way.
         let alone = identity(&agency.leaf("node0", "node", days(100)).unwrap(), &[]);
         assert!(matches!(&alone.faults(&good, now)[..], [CertificateFault::Foreign { .. }]));

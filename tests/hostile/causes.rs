@@ -81,6 +81,7 @@ fn attempts(dir: &Path) -> Vec<(&'static str, &'static str, Attempt)> {
     let agency = Authority::load(&cert.join("agency/agency.crt"), &cert.join("agency/agency.key")).unwrap();
     let root = Authority::load(&cert.join("ca.crt"), &cert.join("ca.key")).unwrap();
     let other_agency = root.agency("other", good).unwrap();
+    let named_like_ours = other_agency.agency("agency", good).unwrap();
     let foreign = Authority::root(KeyType::Secp256k1, "chain", good).unwrap();
     let day = Duration::from_secs(86_400);
     let valid = |not_before: SystemTime| Validity { not_before, not_after: not_before + day };
@@ -114,6 +115,11 @@ fn attempts(dir: &Path) -> Vec<(&'static str, &'static str, Attempt)> {
             "certificate_of_other_issuer",
             "check_cert_issuer",
             save("other", &leaf(&other_agency, good), &[&other_agency.issued]),
+        ),
+        (
+            "certificate_of_other_issuer",
+            "check_cert_issuer",
+            save("posing", &leaf(&named_like_ours, good), &[&named_like_ours.issued, &other_agency.issued]),
         ),
         ("own_certificate_refused", "ca.crt is of this network", Attempt::Handshake(suspicious)),
         ("not_tls", "[admin] listen_port", bytes(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")),

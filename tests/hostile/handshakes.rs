@@ -157,6 +157,14 @@ fn certificates_that_do_not_count_open_neither_port() {
     let below_poser = poser.agency("below", good).unwrap();
     let below_below = below_poser.leaf("below", "sdk", good).unwrap();
 
+    // Nine authorities of one name, each below the next.
+    let mut of_one_name = vec![foreign_root.agency("agency", good).unwrap()];
+    for above in 0..8 {
+        of_one_name.push(of_one_name[above].agency("agency", good).unwrap());
+    }
+    let lowest = of_one_name[8].leaf("sdk", "sdk", good).unwrap();
+    let above_it: Vec<_> = of_one_name.iter().map(|authority| &authority.issued).collect();
+
     let mut without = Arc::unwrap_or_clone(application_config(Profile::Ec));
     without.client_auth_cert_resolver = Arc::new(NoCertificate);
     let attempts = [
@@ -170,6 +178,7 @@ fn certificates_that_do_not_count_open_neither_port() {
             "issued by an authority that a leaf issued",
             save("below below", &below_below, &[&below_poser.issued, &leaf, &agency.issued]),
         ),
+        ("below as many of one name as may be presented", save("of one name", &lowest, &above_it)),
         ("signed by itself", save("self", &foreign_root.issued, &[])),
     ];
     for port in ports(&node) {
