@@ -84,6 +84,8 @@ struct Chain {
     known: Option<Plan>,
     presented: [Option<Plan>; CHAIN_MAX],
     leaf: Plan,
+    /// A certificate whose issuer must be the leaf's, and whether leaves of version 1 are asked, too.
+    like: Option<(Plan, bool)>,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -295,36 +297,56 @@ fn reaches_root(certificate: &Plan, between: usize, roots: &[Plan], others: &[Pl
 
 /// Whether the chain is accepted, which must be what the search says.
 fn judge(chain: Chain) -> bool {
-    let Chain { roots, known, presented, leaf } = chain;
+    let Chain { roots, known, presented, leaf, like } = chain;
     let roots: Vec<Plan> = roots.into_iter().flatten().map(Plan::tame).collect();
     let known: Vec<Plan> = known.into_iter().map(Plan::tame).collect();
     let presented: Vec<Plan> = presented.into_iter().flatten().map(Plan::tame).collect();
     let leaf = leaf.tame();
+    let like = like.map(|(own, also_version_1)| (own.tame(), also_version_1));
     if roots.is_empty() {
         return false;
     }
     let others: Vec<Plan> = presented.iter().chain(&known).cloned().collect();
     let expected = leaf.is_sound()
         && leaf.key_usage.is_none_or(|(digital_signature, _)| digital_signature)
-        && reaches_root(&leaf, 0, &roots, &others);
+        && reaches_root(&leaf, 0, &roots, &others)
+        && like.as_ref().is_none_or(|(own, also_version_1)| {
+            let is_concerned = leaf.authority.is_some() || *also_version_1;
+            let is_known = roots.iter().chain(&known).any(|authority| authority.issued(own));
+            !is_concerned || is_known && (leaf.issuer, leaf.signed_by) == (own.issuer, own.signed_by)
+        });
     let pem_roots: String = roots.iter().map(|root| pem("CERTIFICATE", &root.der())).collect();
     let ders = |plans: &[Plan]| plans.iter().map(Plan::der).collect::<Vec<_>>();
-    let accepted = accepts(&pem_roots, &ders(&known), &leaf.der(), &ders(&presented));
+    let policy = like.as_ref().map_or_else(IssuerPolicy::default, |(own, also_version_1)| IssuerPolicy {
+        like: Some(own.der().into()),
+        also_version_1: *also_version_1,
+    });
+    let accepted = accepts_under(policy, &pem_roots, &ders(&known), &leaf.der(), &ders(&presented));
     assert_eq!(
         accepted, expected,
-        "roots {roots:?}\nknown {known:?}\npresented {presented:?}\nleaf {leaf:?}"
+        "roots {roots:?}\nknown {known:?}\npresented {presented:?}\nleaf {leaf:?}\nlike {like:?}"
     );
     accepted
 }
 
 fn accepts(roots_pem: &str, known: &[Vec<u8>], leaf: &[u8], presented: &[Vec<u8>]) -> bool {
+    accepts_under(IssuerPolicy::default(), roots_pem, known, leaf, presented)
+}
+
+fn accepts_under(
+    policy: IssuerPolicy,
+    roots_pem: &str,
+    known: &[Vec<u8>],
+    leaf: &[u8],
+    presented: &[Vec<u8>],
+) -> bool {
     let owned =
         |ders: &[Vec<u8>]| ders.iter().map(|der| CertificateDer::from(der.clone())).collect::<Vec<_>>();
     let roots =
         Roots::from_pem(roots_pem.as_bytes(), Path::new("roots")).expect("certificates of our making");
     let nobody = ServerName::try_from("nobody").expect("a name");
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW));
-    Verifier::new(&roots, &owned(known), IssuerPolicy::default())
+    Verifier::new(&roots, &owned(known), policy)
         .verify_server_cert(&CertificateDer::from(leaf), &owned(presented), &nobody, &[], now)
         .is_ok()
 }
@@ -409,6 +431,7 @@ mod tests {
             known: None,
             presented: std::array::from_fn(|_| presented.next()),
             leaf,
+            like: None,
         })
     }
 
