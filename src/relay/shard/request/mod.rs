@@ -428,8 +428,8 @@ impl Shard {
         self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
     }
 
-    /// Gives a request, of what it has used included, so much more time than its own frame does; never less than it has.
-    /// Gives whose it is, if that changed anything.
+    /// A request may take so much longer than its own frame gives it (WIRE §2.3); its time is never shortened. Gives whose it
+    /// is, if that changed anything.
     pub(super) fn extend_request(&mut self, id: RequestId, by: Duration) -> Option<Origin> {
         let Self { requests, request_timers, shared, .. } = self;
         let request = requests.get_mut(id)?;
