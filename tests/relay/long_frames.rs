@@ -137,6 +137,48 @@ fn long_frames_go_around_a_node_that_does_not_take_them_and_short_ones_through_i
 }
 
 #[test]
+fn nothing_overtakes_a_long_frame_that_waits_for_its_link_since_no_other_way_takes_it() {
+    for reactors in [1, 2] {
+        let mut net = network(7, reactors, 3, &[(0, 1), (0, 2), (2, 1)], &[2]);
+        let receiver = subscriber(&mut net, 1);
+        let publisher = net.app(0, Behaviour::Silent);
+        net.break_links(0, 1);
+        net.run_for(Duration::from_millis(200));
+        // The short ones could go over 2.
+        let sent: [&[u8]; 6] = [LONG, b"1", b"2", b"3", LONG, b"4"];
+        for payload in sent {
+            net.multicast(publisher, "t", payload);
+        }
+        net.run_for(Duration::from_millis(200));
+        net.connect(0, 1);
+        net.run_for(Duration::from_secs(1));
+        let got = net.pushed(receiver, FrameType::MULTICAST);
+        let got: Vec<&[u8]> = got.iter().map(|(_, payload)| payload.as_slice()).collect();
+        let brief = |payloads: &[&[u8]]| payloads.iter().map(|one| one[..1].to_vec()).collect::<Vec<_>>();
+        assert_eq!(brief(&got), brief(&sent));
+    }
+}
+
+#[test]
+fn what_waits_for_a_link_that_does_not_return_ends_if_it_is_too_long_and_what_is_behind_it_goes_around() {
+    for reactors in [1, 2] {
+        let mut net = network(8, reactors, 3, &[(0, 1), (0, 2), (2, 1)], &[2]);
+        let receiver = subscriber(&mut net, 1);
+        let publisher = net.app(0, Behaviour::Silent);
+        net.break_links(0, 1);
+        net.run_for(Duration::from_millis(200));
+        let long = net.unicast(publisher, "t", LONG);
+        let short = net.unicast(publisher, "t", b"short");
+        net.multicast(publisher, "t", LONG);
+        net.multicast(publisher, "t", b"short");
+        assert_eq!(net.answer(publisher, &long, Duration::from_secs(3)).0, 99);
+        assert_eq!(net.answer(publisher, &short, SOON).0, 0);
+        net.run_for(SOON);
+        assert_eq!(net.pushed(receiver, FrameType::MULTICAST), [("t".to_owned(), b"short".to_vec())]);
+    }
+}
+
+#[test]
 fn an_answer_that_its_publishers_node_does_not_take_ends_the_request_with_102_at_once() {
     for edges in [line(2), line(3)] {
         let last = edges.len();

@@ -428,6 +428,7 @@ impl Shard {
             out.abort(link, reason);
         }
         self.send_waiting_around(now, id, out);
+        let mut failed: Vec<u32> = Vec::new();
         for sent in self.take_window(id) {
             match (sent.packet, sent.packet_type) {
                 (Some(packet), _) => {
@@ -436,9 +437,11 @@ impl Shard {
                 }
                 (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
                 (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
-                (None, _) => {}
+                // It is too long for the ways around, if there are some.
+                (None, _) => failed.push(sent.message),
             }
         }
+        failed.into_iter().for_each(|message| self.fail_unicast(now, id, message, out));
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
         out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
         let is_admitted = self.shared.admits(id);

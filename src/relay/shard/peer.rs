@@ -222,15 +222,20 @@ impl Shard {
     /// gone.
     pub(super) fn fail_awaiting(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let awaiting: Vec<(u32, Awaiting)> = peer.awaiting.drain().collect();
-        for (message, Awaiting { coordinator, request, taken }) in awaiting {
-            self.void_unicast(now, id, message);
-            if coordinator == self.id {
-                self.handle_forward_failed(now, request, message, taken, out);
-            } else {
-                let failed = MeshMessage::ForwardFailed { request, message, taken };
-                out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
-            }
+        let messages: Vec<u32> = peer.awaiting.keys().copied().collect();
+        messages.into_iter().for_each(|message| self.fail_unicast(now, id, message, out));
+    }
+
+    /// A unicast that is not answered any more fails.
+    pub(super) fn fail_unicast(&mut self, now: Instant, id: &NodeId, message: u32, out: &mut impl Outbound) {
+        let awaiting = self.peers.get_mut(id).and_then(|peer| peer.awaiting.remove(&message));
+        let Some(Awaiting { coordinator, request, taken }) = awaiting else { return };
+        self.void_unicast(now, id, message);
+        if coordinator == self.id {
+            self.handle_forward_failed(now, request, message, taken, out);
+        } else {
+            let failed = MeshMessage::ForwardFailed { request, message, taken };
+            out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
         }
     }
 

@@ -391,6 +391,9 @@ impl Shard {
 
     /// Sends what waits for a neighbour over other ways, where there are some.
     pub(super) fn send_waiting_around(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+        // One that is too long for the other ways waits for the link as long as that may return, and so do those after it:
+        // none overtakes it.
+        let (may_return, mut one_waits) = (self.is_neighbour(id), false);
         for sent in self.take_window(id) {
             let Sent { head, body, packet_type, message, packet, is_kept } = sent;
             let rerouted = match packet {
@@ -417,7 +420,8 @@ impl Shard {
                 None => {
                     let subject = Subject { packet_type, seq: message };
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
-                    self.shared.admits(id)
+                    !one_waits
+                        && self.shared.admits(id)
                         && self.has_way_around(id, body.len())
                         && self.send_around(now, id, subject, &[front], body.as_ref(), out)
                 }
@@ -425,6 +429,7 @@ impl Shard {
             if rerouted {
                 self.counters.frames_sent_again.increment();
             } else {
+                one_waits = may_return;
                 self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_kept });
             }
         }
