@@ -14,6 +14,7 @@ use amop::wire::{
     ResultCode, TopicKind,
     node::{self, PacketType},
     sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+    state::NodeTraits,
 };
 
 use super::graph::{Edge, Graph, edge};
@@ -39,6 +40,8 @@ const LOCAL_TIME: Duration = Duration::from_millis(500);
 const RECOVERED_AFTER: Duration = Duration::from_secs(8);
 /// What goes around a disturbance is late by so much: a dead link is found, and what was sent over it goes another way.
 const DETOUR: Duration = Duration::from_secs(6);
+/// Bounds on the length of frames that nodes have ways for, each of its own (WIRE §6.4).
+const LINES_MAX: usize = 4;
 /// Changes of topics that a session may make in a second before they are put off.
 const CHANGES_PER_SECOND: usize = 20;
 
@@ -54,8 +57,6 @@ pub struct Rules {
     pub retry_after_push_timeout: bool,
     /// The longest that a frame takes over all links that lie between two nodes, if nothing is wrong.
     pub across: Duration,
-    /// Whether nodes are reached over others.
-    pub relayed: bool,
     /// A node alters some of what it passes on for others.
     pub hostile: bool,
 }
@@ -90,6 +91,8 @@ pub struct Message {
     answers: usize,
     pub answered: bool,
     pushes: Vec<(AppIndex, Instant)>,
+    /// When applications had it in hands; of one that reads slowly that is later.
+    had: Vec<(AppIndex, Instant)>,
     /// It has reached another node.
     crossed: bool,
     /// 0x31 that applications sent for it: who, when a node had it, the frame.
@@ -97,6 +100,14 @@ pub struct Message {
     /// Its seq was used for another message, too.
     pub shares_seq: bool,
     multicast: bool,
+}
+
+impl Message {
+    /// How long an application had yet to read before it had what was pushed to it.
+    fn waited(&self, (app, at): &(AppIndex, Instant), now: Instant) -> Duration {
+        let had = self.had.iter().find(|(other, had)| other == app && had >= at);
+        had.map_or(now, |(_, had)| *had).saturating_duration_since(*at)
+    }
 }
 
 #[derive(Default)]
@@ -223,6 +234,7 @@ impl Oracle {
             answers: 0,
             answered: false,
             pushes: Vec::new(),
+            had: Vec::new(),
             crossed: false,
             replies: Vec::new(),
             shares_seq,
@@ -281,7 +293,7 @@ impl Oracle {
         let mut known = self.undisturbed.borrow_mut();
         if known.as_ref().is_none_or(|known| known.asked != asked) {
             let faults: Vec<&Fault> = self.faults_in(from, to).collect();
-            *known = Some(Undisturbed { asked, nodes: self.undisturbed_from(a, &faults) });
+            *known = Some(Undisturbed { asked, nodes: self.undisturbed_from(a, &faults, |_| true) });
         }
         known.as_ref().is_none_or(|known| !known.nodes[b])
     }
@@ -291,11 +303,16 @@ impl Oracle {
         let are_neighbours = self.graph.edges.contains(&edge(a, b));
         let counts = |fault: &&Fault| !are_neighbours || fault.spares != Some(a);
         let faults: Vec<&Fault> = self.faults_in(from, to).filter(counts).collect();
-        !self.undisturbed_from(a, &faults)[b]
+        !self.undisturbed_from(a, &faults, |_| true)[b]
     }
 
-    /// To which nodes a way led in spite of these.
-    fn undisturbed_from(&self, a: NodeIndex, faults: &[&Fault]) -> Vec<bool> {
+    /// To which nodes a way led in spite of these, over nodes that pass it on.
+    fn undisturbed_from(
+        &self,
+        a: NodeIndex,
+        faults: &[&Fault],
+        passes_on: impl Fn(NodeIndex) -> bool,
+    ) -> Vec<bool> {
         let is_well =
             |node| !faults.iter().any(|fault| matches!(fault.scope, Scope::Node(other) if other == node));
         if !is_well(a) {
@@ -304,7 +321,7 @@ impl Oracle {
         let is_whole = |edge| {
             !faults.iter().any(|fault| matches!(&fault.scope, Scope::Links(links) if links.contains(&edge)))
         };
-        let distances = self.graph.distances(a, is_whole, is_well);
+        let distances = self.graph.distances(a, is_whole, |node| is_well(node) && passes_on(node));
         distances.iter().enumerate().map(|(node, links)| links.is_some() && is_well(node)).collect()
     }
 
@@ -371,11 +388,25 @@ impl Oracle {
         })
     }
 
-    /// Whether a message can surely get to where an application is: each node has a bound on how long frames are.
-    fn fits(&self, message: &Message, app: AppIndex) -> bool {
+    /// Whether a message can surely get to where an application is, in spite of these: each node has a bound on how long
+    /// frames are, also of those that it passes on.
+    fn fits(&self, message: &Message, app: AppIndex, faults: &[&Fault]) -> bool {
         let (from, to, len) = (self.apps[message.from].node, self.apps[app].node, message.frame.len());
-        let on_the_way = if self.rules.relayed { self.bounds.iter().min() } else { None };
-        from == to || len <= on_the_way.copied().unwrap_or(usize::MAX).min(self.bounds[to])
+        if from == to || self.bounds.iter().all(|bound| len <= *bound) {
+            return true;
+        }
+        len <= self.bounds[to]
+            && self.undisturbed_from(from, faults, |node| self.bounds[node] >= self.bound_needed(len))[to]
+    }
+
+    /// The bound of nodes over which frames of so many bytes go: where there are more different bounds than nodes draw lines
+    /// at, long frames go only over those with the highest (WIRE §6.4).
+    fn bound_needed(&self, len: usize) -> usize {
+        let usual = NodeTraits::default().frame_len_max as usize;
+        let relaying = (0..self.bounds.len()).filter(|node| !self.graph.ends.contains(node));
+        let bounds: BTreeSet<usize> = relaying.map(|node| self.bounds[node]).chain([usual]).collect();
+        let lines_end = bounds.iter().nth(LINES_MAX - 2).filter(|_| bounds.len() > LINES_MAX);
+        if lines_end.is_some_and(|end| len > *end) { usual.max(len) } else { len }
     }
 
     /// A node has a frame of an application in its hands.
@@ -435,6 +466,16 @@ impl Oracle {
             && let Some(number) = self.identify(&inner.seq, &bytes[offset + extensions..])
         {
             self.messages[number].crossed = true;
+        }
+    }
+
+    /// An application has a frame in its hands.
+    pub fn had(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) {
+        let Some(header) = Header::decode(bytes) else { return };
+        if header.frame_type == FrameType::REQUEST
+            && let Some(number) = self.identify(&header.seq, bytes)
+        {
+            self.messages[number].had.push((app, now));
         }
     }
 
@@ -620,7 +661,8 @@ impl Oracle {
             return Ok(());
         }
         let certain = || self.certain(message, sent, now);
-        let reached = || certain().filter(|app| self.fits(message, *app));
+        let faults: Vec<&Fault> = self.faults_in(sent, now).collect();
+        let reached = || certain().filter(|app| self.fits(message, *app, &faults));
         let slack = self.slack(sent, now);
         let pushed_surely = message.pushes.iter().find(|(app, at)| {
             let there = self.apps[*app].node;
@@ -643,7 +685,7 @@ impl Oracle {
                 hold!(pushed_surely.is_none(), "{what}, though it was pushed");
                 let excused =
                     (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
-                let is_long = (0..self.apps.len()).any(|app| !self.fits(message, app));
+                let is_long = (0..self.apps.len()).any(|app| !self.fits(message, app, &[]));
                 hold!(excused || is_long || self.rules.tight, "{what}, though nothing was wrong");
                 if !self.rules.tight
                     && let Some(app) = reached().next()
@@ -685,10 +727,12 @@ impl Oracle {
                 let untried = reached().find(|app| {
                     self.apps[*app].good && !message.pushes.iter().any(|(pushed, _)| pushed == app)
                 });
-                // Whoever was tried may have kept silent for the time of a push; after that the next is due.
+                // Whoever was tried may have kept silent for the time of a push, which begins when it has it in hands (WIRE
+                // §2.3); after that the next is due.
                 let tries = message.pushes.len() as u32 + 1;
+                let waited: Duration = message.pushes.iter().map(|push| message.waited(push, now)).sum();
                 let on_the_way = self.rules.on_the_way();
-                let had_time = tries * self.rules.push_timeout + 2 * on_the_way + slack < now - sent;
+                let had_time = tries * self.rules.push_timeout + waited + 2 * on_the_way + slack < now - sent;
                 let early = now + on_the_way < sent + self.rules.request_timeout;
                 if let Some(app) = untried
                     && (early || had_time)
@@ -724,9 +768,10 @@ impl Oracle {
             if until > now || is_broken(&message.frame) || !is_private && kind != TopicKind::Ordinary {
                 continue;
             }
+            let faults: Vec<&Fault> = self.faults_in(sent, until).collect();
             for receiver in (0..self.apps.len()).filter(|&receiver| {
                 !self.apps[receiver].deaf
-                    && self.fits(message, receiver)
+                    && self.fits(message, receiver, &faults)
                     && self.held(receiver, &message.topic, sent - self.rules.known_after(), until)
                     && !self.is_disturbed(app.node, self.apps[receiver].node, sent, until)
                     && (!is_private

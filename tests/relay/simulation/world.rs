@@ -233,7 +233,6 @@ impl World {
             request_timeout: settings.request_timeout,
             retry_after_push_timeout: settings.retry_after_push_timeout,
             across,
-            relayed: kind != Kind::Mesh,
             hostile: hostile.is_some(),
         };
         net.tamper = hostile.map(|node| hostile::alters(node, net.nodes[node].id, rng.random()));
@@ -799,6 +798,7 @@ impl World {
 
     /// An application has a frame: it does what is its character.
     fn delivered(&mut self, app: AppIndex, bytes: &[u8]) {
+        self.oracle.had(self.net.now, app, bytes);
         let Some(header) = Header::decode(bytes) else { return };
         if self.delivered_private(app, &header, bytes) || header.frame_type != FrameType::REQUEST {
             return;

@@ -251,7 +251,10 @@ impl Oracle {
         let holds_since = self.holds_since(app, &message.topic, now);
         let refused = self.pairs(publisher, app, &message.topic).filter_map(|challenge| {
             let (accepts, at) = challenge.verdict?;
-            (!accepts && at < sent && self.is_surely_open(challenge, app, at)).then_some(at)
+            // Whoever drops the topic and takes it again is asked anew: what is said of the time before is over.
+            let is_of_now =
+                holds_since.is_some_and(|since| challenge.carried.is_some_and(|(_, at)| since <= at));
+            (!accepts && at < sent && is_of_now && self.is_surely_open(challenge, app, at)).then_some(at)
         });
         let refused = refused.max();
         let mut why = "having proved nothing to it";

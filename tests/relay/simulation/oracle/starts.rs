@@ -118,7 +118,7 @@ impl Oracle {
         sent: Instant,
     ) -> Option<Instant> {
         let linked = *self.since.linked.get(&edge(node, neighbour))?;
-        if linked <= serving {
+        if linked < serving {
             return Some(linked);
         }
         let shown = *self.since.shown.get(&(node, neighbour))?;
