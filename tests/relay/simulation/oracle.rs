@@ -454,8 +454,11 @@ impl Oracle {
     }
 
     /// A frame crossed a node link.
-    pub fn crossed(&mut self, now: Instant, bytes: &[u8]) {
+    pub fn crossed(&mut self, now: Instant, from: NodeIndex, to: NodeIndex, bytes: &[u8]) {
         let Ok((header, offset)) = node::Header::decode(bytes) else { return };
+        if header.packet_type == PacketType::HELLO {
+            self.greeted(now, from, to);
+        }
         if header.flags & node::FLAG_SEALED != 0 {
             self.sealed_crossed = Some(now);
             return;
@@ -685,7 +688,7 @@ impl Oracle {
                 hold!(pushed_surely.is_none(), "{what}, though it was pushed");
                 let excused =
                     (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
-                let is_long = (0..self.apps.len()).any(|app| !self.fits(message, app, &[]));
+                let is_long = (0..self.apps.len()).any(|app| !self.fits(message, app, &faults));
                 hold!(excused || is_long || self.rules.tight, "{what}, though nothing was wrong");
                 if !self.rules.tight
                     && let Some(app) = reached().next()

@@ -441,7 +441,7 @@ impl World {
                 Seen::Taken { app, bytes } => self.oracle.taken(now, app, &bytes),
                 Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
                 Seen::Crossed { from, to, bytes } => {
-                    self.oracle.crossed(now, &bytes);
+                    self.oracle.crossed(now, from, to, &bytes);
                     self.crossings.crossed(now, &self.oracle, (from, to), &bytes)?;
                 }
                 Seen::AppClosed { app } => self.left(app),

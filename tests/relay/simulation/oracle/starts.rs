@@ -20,6 +20,8 @@ pub(super) struct Since {
     serving: BTreeMap<NodeIndex, Instant>,
     /// When the links were made that are there.
     linked: BTreeMap<Edge, Instant>,
+    /// When nodes first heard over the links that are there who is at the other end: before that, a link brings nothing.
+    greeted: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     /// When nodes began to show others as their neighbours.
     shown: BTreeMap<(NodeIndex, NodeIndex), Instant>,
 }
@@ -45,6 +47,15 @@ impl Oracle {
     /// Two nodes have no link any more.
     pub fn unlinked(&mut self, one: NodeIndex, other: NodeIndex) {
         self.since.linked.remove(&edge(one, other));
+    }
+
+    /// A node has heard from another one who that is.
+    pub(super) fn greeted(&mut self, now: Instant, from: NodeIndex, to: NodeIndex) {
+        let linked = self.since.linked.get(&edge(from, to)).copied().unwrap_or(now);
+        let greeted = self.since.greeted.entry((from, to)).or_insert(now);
+        if *greeted < linked {
+            *greeted = now;
+        }
     }
 
     /// A node shows these as its neighbours. Whether it did not show one of them before.
@@ -122,8 +133,10 @@ impl Oracle {
             return Some(linked);
         }
         let shown = *self.since.shown.get(&(node, neighbour))?;
+        // A neighbour whose link is lost is shown as long as that may return.
+        let greeted = *self.since.greeted.get(&(neighbour, node)).filter(|greeted| **greeted >= linked)?;
         // A message that waits for state needs room.
-        Some(linked.max(shown)).filter(|since| *since <= sent && !self.rules.tight)
+        Some(shown.max(greeted)).filter(|since| *since <= sent && !self.rules.tight)
     }
 
     /// Whether something that ended after `since` matters between `from` and `to`.
