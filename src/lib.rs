@@ -32,6 +32,7 @@ mod backoff;
 pub mod bounds;
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod config;
 pub mod door;
 pub mod encoding;

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{self, Read, Write};
+
 use amop::{
     pki::Profile,
     wire::{
@@ -26,6 +28,52 @@ fn connect(node: &Process) -> RawSdk {
 
 fn type_of(frame: Option<Vec<u8>>) -> FrameType {
     Header::decode(&frame.expect("nobody is cut")).unwrap().frame_type
+}
+
+/// A connection whose node stands still while the last part of the handshake is on its way, until its time is over.
+struct Pausing<'a> {
+    socket: std::net::TcpStream,
+    written: usize,
+    node: &'a Process,
+    watch: &'a Process,
+}
+
+impl Read for Pausing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Pausing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written += 1;
+        if self.written == 1 {
+            return self.socket.write(bytes);
+        }
+        // Another node, with which a connection says nothing, tells when the time of a handshake is over.
+        let mut silent = std::net::TcpStream::connect(self.watch.channel)?;
+        let pid = Pid::from_child(&self.node.child);
+        kill_process(pid, Signal::STOP)?;
+        let written = self.socket.write(bytes);
+        assert_eq!(silent.read(&mut [0])?, 0, "whoever says nothing is closed");
+        kill_process(pid, Signal::CONT)?;
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handshake_whose_end_came_while_the_node_stood_still_is_done() {
+    let start = || Process::start(&host_dir(Profile::Ec).join("node0/conf"), false);
+    let (node, watch) = (start(), start());
+    let socket = std::net::TcpStream::connect(node.channel).unwrap();
+    let mut pausing = Pausing { socket: socket.try_clone().unwrap(), written: 0, node: &node, watch: &watch };
+    amop::load::shake_hands(&mut pausing, &application_config(Profile::Ec)).unwrap();
+    // The node reads on: it answers with what it is asked, or closes what is no record.
+    assert_eq!(pausing.written, 2);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{
     listing::{Field, NAMED_MAX, Query, QueryError},
 };
 use crate::{
+    clock,
     engine::LinkReport,
     relay::{
         ReactorId,
@@ -368,7 +369,7 @@ pub(super) async fn all_links(watched: &Watched) -> Result<Vec<LinkReport>, List
 }
 
 pub(super) async fn answered<T>(answer: oneshot::Receiver<T>) -> Option<T> {
-    tokio::time::timeout(ANSWER_TIME_MAX, answer).await.ok()?.ok()
+    clock::timeout(ANSWER_TIME_MAX, answer).await?.ok()
 }
 
 /// Shows moments of the monotonic clock as dates.

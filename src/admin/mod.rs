@@ -63,6 +63,7 @@ use tracing::{debug, info, warn};
 use self::{health::Phase, lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
     bounds::{Bound, fixed},
+    clock,
     door::{DoorCounters, Opening, is_refused_address},
     engine::EngineHandle,
     relay::{
@@ -292,10 +293,10 @@ async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
             });
             let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::select! {
-                served = tokio::time::timeout(CONNECTION_TIME_MAX, connection) => match served {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(%address, %error, "a connection of the admin endpoint failed"),
-                    Err(_) => debug!(%address, "a connection of the admin endpoint took too long"),
+                served = clock::timeout(CONNECTION_TIME_MAX, connection) => match served {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => debug!(%address, %error, "a connection of the admin endpoint failed"),
+                    None => debug!(%address, "a connection of the admin endpoint took too long"),
                 },
                 () = evicted => debug!(%address, "a connection of the admin endpoint has made room for newer ones"),
             }

@@ -14,6 +14,7 @@ use super::{
     network::ask_registry,
 };
 use crate::{
+    clock,
     relay::{
         home_reactor,
         ping::{ANSWER_TIME_MAX, PingEnd, Pinged},
@@ -194,7 +195,7 @@ async fn awaited(
     answer: oneshot::Receiver<Pinged>,
 ) -> Result<Pinged, ListError> {
     let bound = ANSWER_TIME_MAX + super::lists::ANSWER_TIME_MAX;
-    let pinged = tokio::time::timeout(bound, answer).await.ok().and_then(Result::ok);
+    let pinged = clock::timeout(bound, answer).await.and_then(Result::ok);
     let home = home_reactor(node, watched.shared.reactors);
     pinged.ok_or_else(|| ListError::Unanswered(format!("reactor {}", home.0)))
 }

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, LASTED},
+    clock,
     tls::handshake::{Handshake, HandshakeError},
     wire::NodeId,
 };
@@ -210,13 +211,13 @@ async fn dial(hall: &Rc<Hall>, peer: &str, replacing: bool) -> Result<Dialled, F
     let addresses = hall.lookups.resolve(peer).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
-        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+        let stream = match clock::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
                 last = error.into();
                 continue;
             }
-            Err(_) => {
+            None => {
                 last = Failure::Timeout;
                 continue;
             }

@@ -17,6 +17,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, budget::Budget};
+use crate::clock;
 
 /// Connections of a listener that wait because of their address; further ones are closed. Each takes an open file, so that
 /// it is less where few may be open.
@@ -212,7 +213,7 @@ impl Waiting {
             }
             Some((self.lobby.place().await?, place_of_address))
         };
-        let permits = tokio::time::timeout(WAIT_MAX, turn).await.ok().flatten();
+        let permits = clock::timeout(WAIT_MAX, turn).await.flatten();
         match permits {
             Some(permits) => Ok(Place::new(self.lobby.clone(), self.ip, self.address.clone(), permits)),
             None if self.is_out_of_time(Instant::now()) => Err(NoPlace::OutOfTime),

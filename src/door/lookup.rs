@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::supervise::joined_thread;
+use crate::{clock, supervise::joined_thread};
 
 /// Lookups at once, with those that nobody waits for any more.
 pub(super) const LOOKUPS_MAX: usize = 64;
@@ -51,7 +51,7 @@ impl Lookups {
             })?;
             answer.await.map_err(|_| std::io::Error::other("the lookup failed"))?
         };
-        tokio::time::timeout(timeout, looking).await.unwrap_or_else(|_| {
+        clock::timeout(timeout, looking).await.unwrap_or_else(|| {
             let text =
                 "the name servers do not answer: see /etc/resolv.conf, or use an address instead of the name";
             Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text))

@@ -58,6 +58,7 @@ use self::{
 pub use self::{counters::DoorCounters, membership::Membership, opening::Opening};
 use crate::{
     bounds::{Bound, fixed},
+    clock,
     engine::{EngineHandle, LinkEvent, schedule, shut_down},
     relay::{log_limit::LogLimit, readiness::Readiness},
     stop::join_by,
@@ -422,7 +423,7 @@ impl Hall {
         let pending = Pending::begin(&self.counters);
         let called_off = async {
             tokio::select! {
-                () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Failure::Timeout,
+                () = clock::sleep(HANDSHAKE_TIMEOUT) => Failure::Timeout,
                 () = given_up => Failure::GivenUp,
             }
         };

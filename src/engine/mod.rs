@@ -21,7 +21,6 @@ mod assemble;
 mod blocks;
 pub mod bounds;
 mod buffers;
-pub(crate) mod clock;
 mod descriptor;
 mod memory;
 mod mesh;

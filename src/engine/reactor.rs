@@ -30,7 +30,6 @@ use super::{
         REPLACE_WITHIN, node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
-    clock::Clock,
     descriptor::untaken_bytes,
     mesh::{Item, Mesh, MeshSender},
     queues::Queues,
@@ -39,6 +38,7 @@ use super::{
     transmit::{NotTaken, Transmit},
 };
 use crate::{
+    clock::Clock,
     log,
     relay::{
         Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,

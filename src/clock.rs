@@ -1,4 +1,4 @@
-//! A reactor's time. While the process or its machine stood still, time did not pass for it: what a peer sent
+//! Time without pauses. While the process or its machine stood still, time did not pass for it: what a peer sent
 //! meanwhile waits in a socket, and its silence was ours.
 
 use std::time::{Duration, Instant};
@@ -43,9 +43,55 @@ impl Clock {
     }
 }
 
+/// Waits for so long without pauses: after one, what came meanwhile is handled first.
+pub(crate) async fn sleep(time: Duration) {
+    let real = || tokio::time::Instant::now().into_std();
+    let mut clock = Clock::new(real());
+    let mut now = clock.last;
+    let end = now + time;
+    let mut has_paused = false;
+    while now < end || has_paused {
+        let step = if has_paused { PAUSE_MIN } else { PAUSE_MIN.min(end - now) };
+        tokio::time::sleep(step).await;
+        now = clock.read(real(), step);
+        has_paused = clock.take_pause().is_some();
+    }
+}
+
+/// What a future gives, if it is done within so long without pauses.
+pub(crate) async fn timeout<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = sleep(time) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_was_due_in_a_pause_is_over_only_after_what_came_in_it() {
+        let start = tokio::time::Instant::now();
+        let waiting = tokio::spawn(sleep(Duration::from_secs(10)));
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        waiting.await.unwrap();
+        // The pause, of which a little counts, and what was left.
+        let took = start.elapsed();
+        assert!((69..=70).contains(&took.as_secs()), "{took:?}");
+
+        let late =
+            tokio::spawn(timeout(Duration::from_secs(10), tokio::time::sleep(Duration::from_secs(61))));
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(late.await.unwrap(), Some(()));
+        let never = timeout(Duration::from_secs(10), std::future::pending::<()>());
+        let start = tokio::time::Instant::now();
+        assert_eq!(never.await, None);
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
 
     #[test]
     fn pauses_do_not_count_and_what_was_to_be_waited_does() {
