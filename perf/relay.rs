@@ -138,7 +138,7 @@ impl Relay {
             let shared = Shared::new(signer.id(), 1, 1, now, settings.clone());
             let shared = Arc::new(Shared { signer: Some(signer.clone()), ..shared });
             Node {
-                shard: Shard::new(shared.clone(), ReactorId(0), u64::from(number), now),
+                shard: Shard::new(shared.clone(), ReactorId(0), [number; 32], now),
                 registry: Registry::new(shared.clone(), signer),
                 out: Out::default(),
                 shared,

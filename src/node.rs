@@ -45,7 +45,7 @@ use crate::{
     },
     stop::join_by,
     supervise::{Start, Supervisor, blocking, contained_task},
-    tls::{config::ConfigError, identity::IdentityError, validity::CertificateEnds},
+    tls::{config::ConfigError, identity::IdentityError, random::random, validity::CertificateEnds},
     wire::NodeId,
 };
 
@@ -211,7 +211,8 @@ impl PreparedNode {
                 Some(limit) => Limiter::new(limit.into(), Duration::from_secs(1)),
                 None => Limiter::unlimited(),
             },
-            next_message: AtomicU32::new(rand::random()),
+            next_message: AtomicU32::new(u32::from_be_bytes(random())),
+            salt: random(),
             admission: Arc::new(ArcSwap::from_pointee(config.membership.admission.clone())),
             ..Shared::new(signer.id(), incarnation(), reactors, Instant::now(), config.relay.clone())
         });
@@ -577,8 +578,14 @@ fn memory_bound_mib(config: &Config) -> u64 {
 
 /// Grows with every start, as long as the clock does not go back.
 fn incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_micros() as u64
+    incarnation_at(SystemTime::now(), u32::from_be_bytes(random()))
+}
+
+/// A clock from before 1970 tells nothing: any number below those of other clocks is as good, as long as it is not always
+/// the same. If the network knows a later life, this node hears of it.
+fn incarnation_at(now: SystemTime, random: u32) -> u64 {
+    let micros = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+    micros.max(u64::from(random) + 1)
 }
 
 fn run_registry(
@@ -672,6 +679,14 @@ fn raise_file_limit() {
 mod tests {
     use super::*;
     use crate::pki::{NetworkPlan, build_network};
+
+    #[test]
+    fn a_clock_from_before_1970_does_not_make_all_lives_one() {
+        let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!([0, 7, u32::MAX].map(|random| incarnation_at(early, random)), [1, 8, 1 << 32]);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1 << 50);
+        assert_eq!(incarnation_at(now, u32::MAX), 1 << 50);
+    }
 
     #[test]
     fn a_node_ends_in_order_and_names_the_part_of_it_that_has_died() {

@@ -63,7 +63,10 @@ use crate::{
     relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
     stop::{StopTimes, join_by, wait_by},
     supervise,
-    tls::record::{Opener, RECORD_LEN_MAX, Sealer},
+    tls::{
+        random::random,
+        record::{Opener, RECORD_LEN_MAX, Sealer},
+    },
     wire::{NodeId, sdk::Seq},
 };
 
@@ -322,7 +325,7 @@ impl Engine {
                 events: events.clone(),
                 drained: drained[index].clone(),
                 dropped: dropped.clone(),
-                seed: rand::random(),
+                seed: random(),
             };
             let core = (!settings.pin.is_empty()).then(|| settings.pin[index % settings.pin.len()]);
             match engine.start_reactor(parts, core) {

@@ -45,6 +45,7 @@ use crate::{
         RegistryInput, RegistryOutput, SendError, Shared, SubscriberId,
         counters::Counters,
         ping::Pinged,
+        secrets::Seed,
         session_queue::NoRoom,
         shard::Shard,
         trace::{KnownHere, Told},
@@ -387,7 +388,7 @@ pub(super) struct ReactorParts {
     pub(super) events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
     pub(super) drained: Arc<AtomicBool>,
     pub(super) dropped: Arc<[AtomicU64]>,
-    pub(super) seed: u64,
+    pub(super) seed: Seed,
 }
 
 impl Reactor {
@@ -1267,7 +1268,7 @@ mod tests {
                 events: Arc::new(move |event| _ = note.send(event)),
                 drained: Arc::default(),
                 dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
-                seed: 0,
+                seed: [0; 32],
             })
             .unwrap();
             let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -31,6 +31,7 @@ pub mod registry;
 pub mod report;
 pub mod rpc;
 pub mod sealing;
+pub mod secrets;
 pub mod session_queue;
 pub mod settings;
 pub mod shard;
@@ -774,6 +775,8 @@ pub struct Shared {
     pub id: NodeId,
     /// Grows with every start; read by [`Self::incarnation`], written by the registry alone.
     pub incarnation: std::sync::atomic::AtomicU64,
+    /// Drawn at random by each process, so that no two lives of the node have a key in common, whatever its clock says.
+    pub salt: sealing::Salt,
     /// Number of reactors.
     pub reactors: u16,
     /// Zero of the clock by which the limiters count.
@@ -830,6 +833,7 @@ impl Shared {
         Self {
             id,
             incarnation: incarnation.into(),
+            salt: [0; 16],
             reactors,
             started,
             own_address: String::new(),
@@ -862,6 +866,11 @@ impl Shared {
     /// This life of the node: grows with every start, and when the network knows a later one.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// The same with what tells it from others of one incarnation.
+    pub fn life(&self) -> sealing::Life {
+        sealing::Life { incarnation: self.incarnation(), salt: self.salt }
     }
 
     /// Only the registry does this.

@@ -6,12 +6,15 @@
 //! and so does a number that no other payload under that key has.
 //!
 //! ```text
-//!   u64 life of the source | u64 life of the destination | u64 number | sealed payload | 16 bytes tag
+//!   u64 incarnation of the source | 16 bytes its salt | u64 incarnation of the destination | u64 number | sealed payload | 16 bytes tag
 //! ```
+//!
+//! An incarnation alone does not tell lives apart: clocks go back, machines are restored. So each process draws a salt,
+//! which its record tells, and which is in the keys of both directions.
 //!
 //! # Invariants
 //! - No number is used twice with one key: whoever seals counts up in one place as long as it lives, and a key is of one
-//!   life of its sealer.
+//!   process of its sealer.
 //! - What opens was made by the other node, for this node, as a message of that type and number at its source.
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -20,11 +23,32 @@ use secp256k1::{PublicKey, SecretKey, ecdh::SharedSecret};
 use crate::wire::{NodeId, node::PacketType};
 
 /// Bytes before a sealed payload.
-pub const FRONT_LEN: usize = 24;
+pub const FRONT_LEN: usize = 40;
 /// Bytes behind it.
 pub const TAG_LEN: usize = 16;
 
-const CONTEXT: &str = "amop 2026 payload between two nodes, AES-128-GCM, version 1";
+const CONTEXT: &str = "amop 2026 payload between two nodes, AES-128-GCM, version 2";
+
+/// Random bytes that a process draws when it starts.
+pub type Salt = [u8; 16];
+
+/// One life of a node. The same incarnation with another salt is another process, before or after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Grows with every start, as long as the clock does not go back.
+    pub incarnation: u64,
+    /// Differs in every process.
+    pub salt: Salt,
+}
+
+impl Life {
+    /// Whether it is over, as far as can be told, where a life of the node with this incarnation is known, and its salt
+    /// if that is known: of two processes with one incarnation the other one may be the earlier.
+    pub fn is_before(&self, incarnation: u64, salt: Option<Salt>) -> bool {
+        self.incarnation < incarnation
+            || (self.incarnation == incarnation && salt.is_some_and(|salt| salt != self.salt))
+    }
+}
 
 /// Why a payload does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,12 +92,13 @@ impl Secret {
     }
 
     /// The key for what goes from one of the two to the other.
-    fn key(&self, source: (&NodeId, u64), destination: (&NodeId, u64)) -> Option<LessSafeKey> {
+    fn key(&self, source: (&NodeId, &Life), destination: (&NodeId, &Life)) -> Option<LessSafeKey> {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         hasher.update(&self.shared);
-        for (id, incarnation) in [source, destination] {
+        for (id, life) in [source, destination] {
             hasher.update(&id.0);
-            hasher.update(&incarnation.to_be_bytes());
+            hasher.update(&life.incarnation.to_be_bytes());
+            hasher.update(&life.salt);
         }
         let mut key = [0; 16];
         hasher.finalize_xof().fill(&mut key);
@@ -98,24 +123,24 @@ impl std::fmt::Debug for Secret {
 /// Seals for one other node, and opens what it sealed, in one life of each.
 pub struct Seal {
     secret: Secret,
-    own_incarnation: u64,
-    other_incarnation: u64,
+    own_life: Life,
+    other_life: Life,
     sealing: LessSafeKey,
     opening: LessSafeKey,
 }
 
 impl Seal {
     /// For these lives of the two nodes.
-    pub fn new(secret: Secret, own_incarnation: u64, other_incarnation: u64) -> Option<Self> {
-        let (own, other) = ((&secret.own, own_incarnation), (&secret.other, other_incarnation));
+    pub fn new(secret: Secret, own_life: Life, other_life: Life) -> Option<Self> {
+        let (own, other) = ((&secret.own, &own_life), (&secret.other, &other_life));
         let sealing = secret.key(own, other)?;
         let opening = secret.key(other, own)?;
-        Some(Self { secret, own_incarnation, other_incarnation, sealing, opening })
+        Some(Self { secret, own_life, other_life, sealing, opening })
     }
 
     /// The life of the other node that it is for.
-    pub fn other_incarnation(&self) -> u64 {
-        self.other_incarnation
+    pub fn other_life(&self) -> Life {
+        self.other_life
     }
 
     /// Appends the sealed form of a payload that comes in pieces behind a first one, under a number that no other one has in this life of
@@ -128,9 +153,10 @@ impl Seal {
         pieces: impl Iterator<Item = &'a [u8]>,
         out: &mut Vec<u8>,
     ) -> Option<()> {
-        for field in [self.own_incarnation, self.other_incarnation, number] {
-            out.extend_from_slice(&field.to_be_bytes());
-        }
+        out.extend_from_slice(&self.own_life.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.own_life.salt);
+        out.extend_from_slice(&self.other_life.incarnation.to_be_bytes());
+        out.extend_from_slice(&number.to_be_bytes());
         let start = out.len();
         out.extend_from_slice(first);
         pieces.for_each(|piece| out.extend_from_slice(piece));
@@ -142,7 +168,7 @@ impl Seal {
 
     /// Opens a payload of the other node in place; gives what was sealed.
     pub fn open<'a>(&self, subject: Subject, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
-        let lives = Lives { source: self.other_incarnation, destination: self.own_incarnation };
+        let lives = Lives { source: self.other_life, destination: self.own_life.incarnation };
         if Lives::of(sealed).ok_or(OpenError::Short)? != lives {
             return Err(OpenError::Life);
         }
@@ -156,7 +182,7 @@ impl Seal {
 
 /// The number that a payload says it was sealed under; `None` if it is too short to be sealed.
 pub fn number_of(sealed: &[u8]) -> Option<u64> {
-    u64_at(sealed, 16)
+    u64_at(sealed, 32)
 }
 
 /// A payload for several nodes is sealed once, under a key of its own. Each of them gets that key in a ticket, which is
@@ -227,8 +253,8 @@ impl Drop for ContentKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lives {
     /// Of the node that sealed it.
-    pub source: u64,
-    /// Of the node that it is for.
+    pub source: Life,
+    /// The incarnation of the node that it is for, which knows its own salt.
     pub destination: u64,
 }
 
@@ -236,7 +262,9 @@ impl Lives {
     /// `None` if the payload is too short to be sealed.
     pub fn of(sealed: &[u8]) -> Option<Self> {
         (sealed.len() >= FRONT_LEN + TAG_LEN).then_some(())?;
-        Some(Self { source: u64_at(sealed, 0)?, destination: u64_at(sealed, 8)? })
+        let salt = *sealed.get(8..)?.first_chunk()?;
+        let source = Life { incarnation: u64_at(sealed, 0)?, salt };
+        Some(Self { source, destination: u64_at(sealed, 24)? })
     }
 }
 
@@ -271,9 +299,14 @@ mod tests {
         (secret, NodeId(id))
     }
 
-    fn seal_of(own: u8, other: u8, lives: (u64, u64)) -> Seal {
+    /// In lives that are called by one number: the incarnation, which is in the salt, too.
+    fn seal_of(own: u8, other: u8, lives: (u8, u8)) -> Seal {
         let ((secret, id), (_, other)) = (party(own), party(other));
-        Seal::new(Secret::new(&secret, id, other).unwrap(), lives.0, lives.1).unwrap()
+        Seal::new(Secret::new(&secret, id, other).unwrap(), life(lives.0), life(lives.1)).unwrap()
+    }
+
+    fn life(number: u8) -> Life {
+        Life { incarnation: number.into(), salt: [number; 16] }
     }
 
     fn sealed(seal: &Seal, number: u64, payload: &[u8]) -> Vec<u8> {
@@ -290,13 +323,39 @@ mod tests {
             let mut bytes = sealed(&one, number, payload);
             assert_eq!(number_of(&bytes), Some(number));
             assert_eq!(bytes.len(), FRONT_LEN + payload.len() + TAG_LEN);
-            assert_eq!(Lives::of(&bytes), Some(Lives { source: 10, destination: 20 }));
+            assert_eq!(Lives::of(&bytes), Some(Lives { source: life(10), destination: 20 }));
             assert!(seen.insert(bytes.clone()));
             assert_eq!(other.open(SUBJECT, &mut bytes), Ok(payload));
             let mut back = sealed(&other, number, payload);
             assert!(seen.insert(back.clone()), "the two directions have keys of their own");
             assert_eq!(one.open(SUBJECT, &mut back), Ok(payload));
         }
+    }
+
+    #[test]
+    fn lives_with_one_incarnation_and_salts_that_differ_have_no_key_in_common() {
+        let ((secret, id), (_, other)) = (party(1), party(2));
+        let of = |own: Life, other_life: Life| {
+            Seal::new(Secret::new(&secret, id, other).unwrap(), own, other_life).unwrap()
+        };
+        let salted = |salt: u8| Life { incarnation: 5, salt: [salt; 16] };
+        let mut seen = std::collections::BTreeSet::new();
+        for (own, other) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            let bytes = sealed(&of(salted(own), salted(other)), 7, &[0; 16]);
+            // Under one key these were the same.
+            assert!(seen.insert(bytes[FRONT_LEN..].to_vec()), "{own} {other}");
+            let back = seal_back(salted(other), salted(own));
+            assert_eq!(back.open(SUBJECT, &mut bytes.clone()), Ok(&[0; 16][..]));
+            for (other, own) in [(3, own), (other, 3)] {
+                let back = seal_back(salted(other), salted(own));
+                assert!(back.open(SUBJECT, &mut bytes.clone()).is_err());
+            }
+        }
+    }
+
+    fn seal_back(own: Life, other_life: Life) -> Seal {
+        let ((secret, id), (_, other)) = (party(2), party(1));
+        Seal::new(Secret::new(&secret, id, other).unwrap(), own, other_life).unwrap()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa::Signature};
 
-use super::{ReactorId, sealing::Secret};
+use super::sealing::Secret;
 use crate::wire::NodeId;
 
 /// Length of a signature in bytes.
@@ -31,18 +31,6 @@ impl NodeSigner {
     /// What this node shares with another one; `None` if its id is no key.
     pub fn share_with(&self, other: NodeId) -> Option<Secret> {
         Secret::new(&self.secret, self.id, other)
-    }
-
-    /// A key that nobody else can know, for one payload: of this reactor, in this life, under this number.
-    pub fn content_key(&self, incarnation: u64, reactor: ReactorId, number: u64) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new_derive_key("amop 2026 key of one payload for several nodes");
-        hasher.update(&self.secret.secret_bytes());
-        hasher.update(&incarnation.to_be_bytes());
-        hasher.update(&reactor.0.to_be_bytes());
-        hasher.update(&number.to_be_bytes());
-        let mut key = [0; 16];
-        hasher.finalize_xof().fill(&mut key);
-        key
     }
 
     /// Signs a digest.

@@ -51,6 +51,8 @@ pub struct NodeEntry {
 pub struct Path {
     /// Which life of it.
     pub incarnation: u64,
+    /// What its process drew, if its record has come. Without it nothing can be sealed for it.
+    pub salt: Option<super::sealing::Salt>,
     /// Links on the way; 1 to a neighbour.
     pub hops: u8,
     /// The neighbours with which a shortest way begins, by id; never empty.

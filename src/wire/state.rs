@@ -20,6 +20,9 @@ pub const KIND_NEIGHBOUR: u8 = 3;
 pub const KIND_ADDRESS: u8 = 5;
 /// Entry kind: what the node is like; the key is the kind alone, the value a [`NodeTraits`]. Without it they are the usual ones.
 pub const KIND_SELF: u8 = 4;
+/// Entry kind: what the node's process has drawn at random, for the keys of what is sealed; the key is the kind alone, see
+/// [`salt_of`].
+pub const KIND_SALT: u8 = 6;
 /// The node passes on no frames for others.
 pub const FLAG_NO_RELAY: u8 = 1;
 
@@ -100,6 +103,11 @@ pub fn topic_sessions_key(topic: &str) -> Vec<u8> {
 /// The key of a neighbour's entry.
 pub fn neighbour_key(id: &NodeId) -> Vec<u8> {
     [&[KIND_NEIGHBOUR][..], &id.0].concat()
+}
+
+/// Reads the value of an entry of [`KIND_SALT`]; what is behind it belongs to newer versions. `None` if it is too short.
+pub fn salt_of(value: &[u8]) -> Option<[u8; 16]> {
+    value.first_chunk().copied()
 }
 
 /// What an entry of [`KIND_ADDRESS`] says; `None` if that is no address.

@@ -99,6 +99,10 @@ pub enum Clock {
     Right,
     /// Earlier: the new incarnation is below all others.
     Lost,
+    /// Far ahead: the new incarnation is above those of all right clocks.
+    Ahead,
+    /// The same as at its last start, as on a machine that was restored.
+    Same,
 }
 
 /// How an application treats what is pushed to it.
@@ -376,6 +380,8 @@ pub struct VirtualNode {
     pub running: bool,
     /// Tells its starts apart, whatever its clock says.
     life: u64,
+    /// What its clock said when it started.
+    started_as: u64,
     /// What came while it was frozen.
     parked: VecDeque<Event>,
     keys: NodeSigner,
@@ -537,7 +543,9 @@ enum Way {
 }
 
 /// Above all incarnations of lost clocks.
-const FIRST_INCARNATION: u64 = 1_000_000;
+const FIRST_INCARNATION: u64 = 1 << 40;
+/// A second between two starts, at least.
+const INCARNATION_STEP: u64 = 1 << 20;
 
 /// The edges of a line.
 pub fn line(nodes: usize) -> Vec<(NodeIndex, NodeIndex)> {
@@ -606,7 +614,7 @@ impl Network {
     pub fn add_limited_node(&mut self, reactors: u16, settings: Settings, limiter: Limiter) -> NodeIndex {
         let keys =
             NodeSigner::from_secret_bytes(&self.rng.random::<[u8; 32]>()).expect("a random key is valid");
-        let node = self.build_node(keys, reactors, settings, limiter, Clock::Right);
+        let node = self.build_node(keys, reactors, settings, limiter, Clock::Right, 0);
         self.nodes.push(node);
         self.nodes.len() - 1
     }
@@ -618,16 +626,22 @@ impl Network {
         settings: Settings,
         limiter: Limiter,
         clock: Clock,
+        before: u64,
     ) -> VirtualNode {
         let incarnation = match clock {
             Clock::Right => {
-                self.incarnations += 1;
+                self.incarnations += INCARNATION_STEP;
                 self.incarnations
             }
             Clock::Lost => {
-                self.lost_incarnations -= 1;
+                self.lost_incarnations -= INCARNATION_STEP;
                 self.lost_incarnations
             }
+            Clock::Ahead => {
+                self.incarnations += INCARNATION_STEP;
+                self.incarnations + FIRST_INCARNATION
+            }
+            Clock::Same => before,
         };
         let queue_bytes_max = settings.session_queue_bytes_max;
         let shared = Arc::new(Shared {
@@ -636,6 +650,7 @@ impl Network {
             own_name: "node".to_owned(),
             limiter,
             next_message: AtomicU32::new(self.rng.random()),
+            salt: *blake3::hash(&self.lives.to_be_bytes()).as_bytes().first_chunk().expect("16 of 32 bytes"),
             ..Shared::new(keys.id(), incarnation, reactors, self.now, settings)
         });
         self.lives += 1;
@@ -644,9 +659,13 @@ impl Network {
             frozen: false,
             running: true,
             life: self.lives,
+            started_as: incarnation,
             parked: VecDeque::new(),
             shards: (0..reactors)
-                .map(|id| Shard::new(shared.clone(), ReactorId(id), self.rng.random(), self.now))
+                .map(|id| {
+                    let seed = blake3::hash(&self.rng.random::<u64>().to_be_bytes());
+                    Shard::new(shared.clone(), ReactorId(id), *seed.as_bytes(), self.now)
+                })
                 .collect(),
             io: (0..reactors).map(|_| Io { queue_bytes_max, ..Io::default() }).collect(),
             registry: Registry::new(shared.clone(), keys.clone()),
@@ -672,7 +691,8 @@ impl Network {
             Some(rate) => Limiter::new(rate, Duration::from_millis(100)),
             None => Limiter::unlimited(),
         };
-        let fresh = self.build_node(keys, reactors, settings, limiter, clock);
+        let before = old.started_as;
+        let fresh = self.build_node(keys, reactors, settings, limiter, clock, before);
         self.nodes[node] = fresh;
         self.look_at_timers(node);
     }

@@ -16,6 +16,7 @@ mod node_links;
 mod paths;
 mod ping;
 mod private_topics;
+mod repeated_lives;
 mod result_codes;
 mod returned_nodes;
 mod session;

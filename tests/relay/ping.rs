@@ -136,7 +136,7 @@ fn probe(
     flags: u8,
     hops_left: u8,
 ) -> Vec<u8> {
-    let payload = [5; 24 + PING_LEN + 16];
+    let payload = [5; 40 + PING_LEN + 16];
     let route = Route::Named { source: &source.0, destinations: &[destination.0] };
     let header = Header { route, flags, hops_left, ..Header::direct(packet_type, 77) };
     let mut frame = smallvec::SmallVec::new();

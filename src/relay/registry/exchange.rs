@@ -48,6 +48,9 @@ pub(super) const LIVES_MAX: u32 = 4;
 /// … in this time. Parts of the network that were apart may know it by different lives, so once is not enough; two nodes
 /// with one key must not keep all others busy.
 const LIFE_INTERVAL: Duration = Duration::from_secs(10);
+/// A life that begins because a later one was heard of is later than that by less than this, in µs, beside the least that
+/// it must be.
+const LIFE_JUMP_MAX: u32 = 1 << 20;
 /// Who hears of later lives of itself so often …
 const TWIN_HEARD: u32 = 3;
 /// … each within so long of the one before has a twin: parts of the network that know different lives do not come in such a row.
@@ -649,9 +652,12 @@ impl Registry {
         self.begin_life(head.incarnation);
     }
 
-    /// Begins a life that is later than another one.
+    /// Begins a life that is later than another one, by chance up to a second: whoever is told of the same life at each
+    /// start is not to begin the same one each time.
     pub(super) fn begin_life(&mut self, after: u64) {
-        let incarnation = after.saturating_add(1);
+        let [_, a, b, c, ..] = self.shared.salt;
+        let jump = u32::from_be_bytes([0, a, b, c]) % LIFE_JUMP_MAX;
+        let incarnation = after.saturating_add(1).saturating_add(jump.into());
         self.shared.set_incarnation(incarnation);
         self.shared.has_forgotten.store(false, Relaxed);
         self.own.begin_life(incarnation);

@@ -353,6 +353,7 @@ impl Registry {
     /// A registry that knows nobody yet.
     pub fn new(shared: Arc<Shared>, signer: NodeSigner) -> Self {
         let mut own = OwnRecord::new(shared.id, shared.incarnation(), signer);
+        own.change(vec![state::KIND_SALT], Some(shared.salt.to_vec()));
         let traits = NodeTraits {
             relays: shared.settings.relays,
             frame_len_max: shared.settings.told_frame_len_max(),
@@ -878,12 +879,11 @@ impl Registry {
             }
         }
         let path = |(id, path): (&NodeId, &topology::Path)| {
-            let incarnation = self.known.get(id)?.record.version().incarnation;
+            let record = &self.known.get(id)?.record;
+            let (incarnation, next) = (record.version().incarnation, path.next.clone());
+            let salt = record.entries().get(&[state::KIND_SALT]).and_then(state::salt_of);
             let frame_len_max = self.topology.traits(id).frame_len_max;
-            Some((
-                *id,
-                snapshot::Path { incarnation, hops: path.hops, next: path.next.clone(), frame_len_max },
-            ))
+            Some((*id, snapshot::Path { incarnation, salt, hops: path.hops, next, frame_len_max }))
         };
         let paths: BTreeMap<NodeId, snapshot::Path> = ways.paths.iter().filter_map(path).collect();
         let long_paths = |(above, least)| {
@@ -999,7 +999,7 @@ fn apply_to_topology(topology: &mut Topology, node: &NodeId, change: &Change<'_>
             let Ok(id) = <[u8; 64]>::try_from(id) else { return false };
             topology.list(*node, NodeId(id), change.value.is_some());
         }
-        [state::KIND_ADDRESS] => {}
+        [state::KIND_ADDRESS | state::KIND_SALT] => {}
         [state::KIND_SELF] => {
             topology.set_traits(*node, NodeTraits::decode(change.value.unwrap_or_default()));
         }

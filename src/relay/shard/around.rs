@@ -11,7 +11,6 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
-use rand::RngExt;
 use smallvec::SmallVec;
 
 use super::{
@@ -21,7 +20,9 @@ use super::{
 use crate::{
     relay::{
         Outbound, Packet, RegistryInput,
-        sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Subject, TAG_LEN, number_of},
+        sealing::{
+            CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Life, Lives, Salt, Seal, Subject, TAG_LEN, number_of,
+        },
         snapshot::NodeRef,
     },
     wire::{
@@ -35,9 +36,7 @@ use crate::{
 /// this node begins a later life, in which nothing of before opens.
 pub const FLOORS_MAX: usize = 16_384;
 /// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
-pub(super) const SHARED_MAX: usize = 96;
-/// The same of one that is made here. Nodes of before leave no more room for ids and tickets beside the longest frame.
-pub(super) const SHARED_SENT_MAX: usize = 72;
+pub(super) const SHARED_MAX: usize = 88;
 /// Bytes of a node's ticket before the content of a shared multicast.
 pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN + TAG_LEN;
 
@@ -124,12 +123,9 @@ impl Shard {
         out: &mut impl Outbound,
     ) -> SmallVec<[NodeId; 2]> {
         let mut refused = SmallVec::new();
-        self.sealed += 1;
-        let signer = self.shared.signer.as_ref();
-        let key = signer.map(|signer| signer.content_key(self.shared.incarnation(), self.id, self.sealed));
         let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
         // No extensions.
-        let key = key.and_then(|key| ContentKey::seal(key, &[0, 0], frame.pieces(), &mut content));
+        let key = ContentKey::seal(self.secrets.bytes(), &[0, 0], frame.pieces(), &mut content);
         let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
         let content = RetainedFrame::from_bytes(content.into());
         let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
@@ -245,9 +241,11 @@ impl Shard {
         }
         let peer = self.peers.get_mut(id)?;
         if peer.channel.is_none() {
-            let life = peer.incarnation;
+            let snapshot = self.shared.snapshot.load();
+            let path = snapshot.paths.get(id).filter(|path| path.incarnation == peer.incarnation)?;
+            let life = Life { incarnation: peer.incarnation, salt: path.salt? };
             let secret = self.shared.signer.as_ref()?.share_with(*id)?;
-            let seal = Seal::new(secret, self.shared.incarnation(), life)?;
+            let seal = Seal::new(secret, self.shared.life(), life)?;
             let floor = self.take_floor(id, life, out)?;
             let first = self.sealed;
             let peer = self.peers.get_mut(id)?;
@@ -258,10 +256,10 @@ impl Shard {
 
     /// How far a life of a node had come before its channel was let go. From now on it is remembered. `None` if that life
     /// is over, or if there is no room.
-    fn take_floor(&mut self, id: &NodeId, life: u64, out: &mut impl Outbound) -> Option<Floor> {
+    fn take_floor(&mut self, id: &NodeId, life: Life, out: &mut impl Outbound) -> Option<Floor> {
         let begun = Floor::begin(life);
         if let Some(floor) = self.floors.get_mut(id) {
-            if floor.life < life {
+            if floor.life.incarnation < life.incarnation {
                 *floor = begun;
             }
             return (floor.life == life).then_some(*floor);
@@ -302,7 +300,7 @@ impl Shard {
         self.kept_bytes -= kept + held;
         let floor = self.floors.get_mut(id);
         debug_assert!(floor.is_some(), "whoever has a channel has a floor");
-        if let Some(floor) = floor.filter(|floor| floor.life <= channel.floor().life) {
+        if let Some(floor) = floor.filter(|floor| floor.life == channel.floor().life) {
             *floor = channel.floor();
         }
     }
@@ -323,14 +321,19 @@ impl Shard {
             return self.counters.sealed_refused.increment();
         };
         let peer = self.peers.get(source).map(|peer| peer.incarnation);
-        let recorded = self.shared.snapshot.load().paths.get(source).map(|path| path.incarnation);
-        if peer.max(recorded).is_none() {
+        let recorded =
+            self.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
+        if peer.is_none() && recorded.is_none() {
             // Its source sends it again, and is known by then if it is not invented.
             return self.counters.strangers_refused.increment();
         }
-        let floor = self.floors.get(source).map(|floor| floor.life);
-        let known = peer.max(recorded).max(floor);
-        if lives.destination != self.shared.incarnation() || known.is_some_and(|known| lives.source < known) {
+        let floor = self.floors.get(source).map(|floor| (floor.life.incarnation, Some(floor.life.salt)));
+        let is_before = |known: (u64, Option<Salt>)| lives.source.is_before(known.0, known.1);
+        if lives.destination != self.shared.incarnation()
+            || peer.is_some_and(|incarnation| is_before((incarnation, None)))
+            || recorded.is_some_and(is_before)
+            || floor.is_some_and(is_before)
+        {
             return self.counters.sealed_late.increment();
         }
         if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
@@ -372,16 +375,16 @@ impl Shard {
         bytes: &mut [u8],
         out: &mut impl Outbound,
     ) -> Option<()> {
-        let peer = self.peers.get(source).filter(|peer| peer.incarnation == lives.source);
+        let peer = self.peers.get(source).filter(|peer| peer.incarnation == lives.source.incarnation);
         if let Some(channel) = peer.and_then(|peer| peer.channel.as_ref()) {
             return channel.seal.open(subject, bytes).ok().map(|_| ());
         }
         let is_known_life = peer.is_some();
         let secret = self.shared.signer.as_ref()?.share_with(*source)?;
-        let seal = Seal::new(secret, self.shared.incarnation(), lives.source)?;
+        let seal = Seal::new(secret, self.shared.life(), lives.source)?;
         seal.open(subject, bytes).ok()?;
         if !is_known_life {
-            self.replace_life(now, source, lives.source, out);
+            self.replace_life(now, source, lives.source.incarnation, out);
         }
         let floor = self.take_floor(source, lives.source, out)?;
         // The registry tells nothing of those that the lists leave out.
@@ -498,7 +501,7 @@ impl Shard {
     /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
     pub(super) fn tick_channels(&mut self, now: Instant, out: &mut impl Outbound) {
         for id in self.kept_for() {
-            let share = self.rng.random_range(PATIENCE_SHARES);
+            let share = self.lots.draw(PATIENCE_SHARES);
             let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
             let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now, share));
             self.send_again(now, &id, if is_overdue { Which::Oldest } else { Which::Unsent }, out);

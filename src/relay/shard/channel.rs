@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::{
     relay::{
-        sealing::{ContentKey, FRONT_LEN, Seal, Subject, TAG_LEN},
+        sealing::{ContentKey, FRONT_LEN, Life, Seal, Subject, TAG_LEN},
         timers::TimerKey,
     },
     wire::{NodeId, RetainedFrame, node::PacketType},
@@ -128,14 +128,14 @@ pub(super) enum Accepted {
 /// What has to be remembered of a channel that is let go, so that nothing of it can come again.
 #[derive(Clone, Copy)]
 pub(super) struct Floor {
-    pub(super) life: u64,
+    pub(super) life: Life,
     expected: u64,
     control: Option<u64>,
 }
 
 impl Floor {
     /// Of a life of which nothing came yet.
-    pub(super) fn begin(life: u64) -> Self {
+    pub(super) fn begin(life: Life) -> Self {
         Self { life, expected: 0, control: None }
     }
 }
@@ -191,7 +191,7 @@ impl Channel {
 
     pub(super) fn floor(&self) -> Floor {
         let control = self.controls.seen.last().copied().or(self.controls.floor);
-        Floor { life: self.seal.other_incarnation(), expected: self.expected, control }
+        Floor { life: self.seal.other_life(), expected: self.expected, control }
     }
 
     /// Messages that are kept.
@@ -420,10 +420,11 @@ mod tests {
     use crate::relay::signing::NodeSigner;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const LIFE: Life = Life { incarnation: 1, salt: [1; 16] };
 
     fn seal(own: u8, other: u8) -> Seal {
         let signer = |number: u8| NodeSigner::from_secret_bytes(&[number; 32]).unwrap();
-        Seal::new(signer(own).share_with(signer(other).id()).unwrap(), 1, 1).unwrap()
+        Seal::new(signer(own).share_with(signer(other).id()).unwrap(), LIFE, LIFE).unwrap()
     }
 
     struct Pair {
@@ -435,8 +436,8 @@ mod tests {
 
     fn pair() -> Pair {
         let now = Instant::now();
-        let sender = Channel::new(now, seal(1, 2), 70, Floor::begin(1));
-        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, Floor::begin(1)), sealed: 70 }
+        let sender = Channel::new(now, seal(1, 2), 70, Floor::begin(LIFE));
+        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, Floor::begin(LIFE)), sealed: 70 }
     }
 
     fn subject(seq: u32) -> Subject {
@@ -540,7 +541,7 @@ mod tests {
         assert!(!pair.receiver.is_new_control(9));
         assert!(pair.receiver.is_new_control(10));
         // The sender forgets, too; its numbers go on.
-        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, Floor::begin(1));
+        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, Floor::begin(LIFE));
         let next = pair.send(3);
         assert_eq!(pair.accept(3, &next), Ok(vec![3]));
     }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     Shard,
-    around::{SHARED_SENT_MAX, TICKET_LEN},
+    around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
     route::{Flow, SHARED_CONTENT_ROOM},
 };
@@ -85,7 +85,7 @@ impl Shard {
         if let [_] = around.as_slice() {
             return all + multicast_len(frame_len, None, true);
         }
-        for sent_together in around.chunks(SHARED_SENT_MAX) {
+        for sent_together in around.chunks(SHARED_MAX) {
             let mut behind: SmallVec<[(NodeId, usize); 4]> = SmallVec::new();
             for node in sent_together {
                 let flow = Flow { source: &self.shared.id, len: frame_len, except: None, from: None };

@@ -67,7 +67,6 @@ use std::{
 };
 
 use ahash::{AHashMap, RandomState};
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use smallvec::SmallVec;
 
 pub use around::FLOORS_MAX;
@@ -103,6 +102,7 @@ use super::{
     current::Current,
     report::LinkReport,
     sealing::Subject,
+    secrets::{Lots, Secrets, Seed},
     snapshot::{NodeRef, Snapshot},
     timers::Timers,
 };
@@ -128,7 +128,9 @@ pub struct Shard {
     clock: (Instant, u64),
     /// What this shard's time leaves out of the real one.
     paused: Duration,
-    rng: SmallRng,
+    lots: Lots,
+    /// Draws keys, tokens and numbers.
+    secrets: Secrets,
     /// Keys all hash tables, so that the seed decides the order in which they are walked, too.
     hashing: RandomState,
     /// Links by [`LinkKey::index`].
@@ -269,10 +271,12 @@ enum LinkKind {
 impl Shard {
     /// A shard without links. `seed` decides all its random choices; `id` must be below
     /// `shared.reactors`.
-    pub fn new(shared: Arc<Shared>, id: ReactorId, seed: u64, _now: Instant) -> Self {
+    pub fn new(shared: Arc<Shared>, id: ReactorId, seed: Seed, _now: Instant) -> Self {
         let settings = &shared.settings;
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let hashing = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
+        let mut secrets = Secrets::new(&seed);
+        let lots = Lots::new(&mut secrets);
+        let mut number = || secrets.number();
+        let hashing = RandomState::with_seeds(number(), number(), number(), number());
         Self {
             snapshot: Current::new(&shared.snapshot),
             admission: Current::new(&shared.admission),
@@ -280,7 +284,8 @@ impl Shard {
             id,
             clock: (shared.started, 0),
             paused: Duration::ZERO,
-            rng,
+            lots,
+            secrets,
             links: Vec::new(),
             sessions_started: 0,
             session_indices: AHashMap::with_hasher(hashing.clone()),

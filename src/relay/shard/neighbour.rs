@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
-    LinkKind, Shard, Usage, around::SHARED_SENT_MAX, channel::Channel, multicast::Copies, node_link::NodeLink,
+    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Channel, multicast::Copies, node_link::NodeLink,
 };
 use crate::{
     relay::{
@@ -605,7 +605,7 @@ impl Shard {
             let is_sent = self.forward_multicast(now, &node.id, message, None, frame, out);
             copies.note_node(&node.id, message, is_sent);
         }
-        for nodes in shared.chunks(SHARED_SENT_MAX) {
+        for nodes in shared.chunks(SHARED_MAX) {
             let refused = self.send_shared(now, nodes, message, frame, out);
             for node in nodes {
                 let is_sent = !refused.contains(&node.id);

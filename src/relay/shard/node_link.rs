@@ -718,7 +718,8 @@ mod tests {
 
     fn shard(now: Instant) -> (Shard, Links) {
         let shared = Shared::new(OWN, 1, 1, now, Settings::default());
-        let (mut shard, mut out) = (Shard::new(Arc::new(shared), ReactorId(0), 0, now), Links::default());
+        let (mut shard, mut out) =
+            (Shard::new(Arc::new(shared), ReactorId(0), [0; 32], now), Links::default());
         link_up(&mut shard, now, KEY, &mut out);
         (shard, out)
     }

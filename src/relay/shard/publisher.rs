@@ -16,7 +16,6 @@ use std::{
 };
 
 use ahash::{AHashMap, RandomState};
-use rand::RngExt;
 use tracing::debug;
 
 use super::{Shard, desk::DESK};
@@ -316,7 +315,7 @@ impl Shard {
             let Some((_, (topic, subscriber))) = publisher.due.pop_first() else { break };
             let session = publisher.session;
             let Some(pair) = publisher.pair_mut(&topic, &subscriber) else { continue };
-            let (number, token) = (self.rng.random(), self.rng.random());
+            let (number, token) = (self.secrets.number(), self.secrets.bytes());
             pair.due = None;
             pair.open = Some(token);
             let open_for = pair.retry_after.min(OPEN_FOR_MAX);
@@ -462,7 +461,8 @@ impl Shard {
     }
 
     fn fresh_seq(&mut self) -> Seq {
-        std::array::from_fn(|_| b"0123456789abcdef"[self.rng.random_range(0..16)])
+        let bytes: [u8; 32] = self.secrets.bytes();
+        bytes.map(|byte| b"0123456789abcdef"[usize::from(byte & 15)])
     }
 
     /// The challenged session has answered.

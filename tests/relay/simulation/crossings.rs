@@ -12,9 +12,10 @@ use amop::wire::{
 
 use super::{
     graph::Graph,
+    nonces::Nonces,
     oracle::{Oracle, Verdict, number},
 };
-use crate::kit::NodeIndex;
+use crate::kit::{NodeIndex, VirtualNode};
 
 /// Digits of an SDK's seq in a row that show that a payload is readable: nothing sealed has so many.
 const READABLE: usize = 24;
@@ -87,6 +88,7 @@ pub struct Crossings {
     passed: BTreeMap<Identity, (Way, u8)>,
     steps: BTreeMap<(Way, NodeIndex, u64, u64), u64>,
     links: BTreeMap<Way, Carried>,
+    nonces: Nonces,
     /// What links had carried when it became quiet.
     before: BTreeMap<Way, Carried>,
 }
@@ -118,7 +120,14 @@ impl Crossings {
     }
 
     /// A frame has crossed from one node to another.
-    pub fn crossed(&mut self, now: Instant, oracle: &Oracle, (from, to): Way, bytes: &[u8]) -> Verdict {
+    pub fn crossed(
+        &mut self,
+        now: Instant,
+        oracle: &Oracle,
+        nodes: &[VirtualNode],
+        (from, to): Way,
+        bytes: &[u8],
+    ) -> Verdict {
         let Ok((header, offset)) = Header::decode(bytes) else {
             return Err(format!("node{from} sends node{to} a frame that is none"));
         };
@@ -152,6 +161,7 @@ impl Crossings {
         if let Route::Named { .. } = header.route {
             hold!(header.flags & FLAG_SEALED != 0, "{what} is not sealed");
             hold!(!is_readable(&bytes[offset..]), "{what} can be read");
+            self.nonces.left(nodes, from, bytes)?;
             let links = u64::from(HOPS_MAX.saturating_sub(header.hops_left)) + 1;
             // One that waited where its way ended may come by a node again that sees another way now.
             let others = self.ids.len() as u64 - 1;

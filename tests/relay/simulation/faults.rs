@@ -213,7 +213,11 @@ impl World {
             self.net.nodes[node].frozen = true;
             return self.after(long, Action::Mend { fault, how: Mend::Thaw(node) });
         }
-        let clock = if self.rng.random_bool(0.3) { Clock::Lost } else { Clock::Right };
+        let clock = match self.rng.random_bool(0.3) {
+            true => Clock::Lost,
+            false if self.faults.is_multiple_of(5) => Clock::Ahead,
+            false => Clock::Right,
+        };
         if self.rng.random_bool(0.3) {
             self.say(|| format!("FAULT node{node} drains"));
             self.net.drain(node);

@@ -13,6 +13,7 @@
 //! | `oracle/starts` | what a node must know since it lets applications in |
 //! | `oracle/proofs` | who has proved which key to whom, and may therefore get what |
 //! | `crossings` | what may go over the links between nodes |
+//! | `nonces` | no key and nonce seal two payloads |
 //!
 //! There are networks of up to 4 nodes that are all linked, of 3 to 12 nodes with few links, and of up to 200.
 //! `cargo test` runs a fixed set of seeds; `scripts/simulate` any number. A failure names its kind of network and its
@@ -23,6 +24,7 @@ mod crossings;
 mod faults;
 mod graph;
 mod hostile;
+pub mod nonces;
 mod oracle;
 mod private;
 mod starts;

@@ -442,7 +442,7 @@ impl World {
                 Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
                 Seen::Crossed { from, to, bytes } => {
                     self.oracle.crossed(now, from, to, &bytes);
-                    self.crossings.crossed(now, &self.oracle, (from, to), &bytes)?;
+                    self.crossings.crossed(now, &self.oracle, &self.net.nodes, (from, to), &bytes)?;
                 }
                 Seen::AppClosed { app } => self.left(app),
                 Seen::SessionEnded { app } => self.oracle.closed(now, app),
