@@ -185,6 +185,13 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "tried again later: challenges_unanswered",
         ),
         fixed(
+            "time of a challenge while its subscriber's machine has not taken it, in all",
+            millis(shard::OPEN_IN_ALL_MAX),
+            "ms",
+            "challenge",
+            "the same",
+        ),
+        fixed(
             "open challenges to this node's subscribers",
             shard::CHALLENGES_MAX,
             "challenges",

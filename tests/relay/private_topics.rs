@@ -427,6 +427,62 @@ fn a_challenge_is_not_carried_when_its_time_is_over() {
 }
 
 #[test]
+fn a_slow_subscriber_that_has_not_taken_its_challenge_yet_has_time_to_answer() {
+    for (seed, (nodes, reactors)) in [(40, (1, 1)), (41, (1, 3)), (42, (2, 2))] {
+        let mut play = Play::new(seed, nodes, reactors);
+        let publisher = play.manual_publisher(0);
+        play.run(SOON);
+        // What it is sent before the challenge takes longer than a challenge is open.
+        let subscriber = play.subscriber(nodes - 1, Some(1));
+        play.net.set_rate(subscriber, 1_000);
+        let route = route(DATA, subscriber as u32);
+        play.subscribe(subscriber, &[DATA, &route, "news"]);
+        play.run(SOON);
+        let other = play.net.app(nodes - 1, Behaviour::Silent);
+        play.net.multicast(other, "news", &[1; 12_000]);
+        let asked = play.asked(publisher).remove(0);
+        let payload = play.payload();
+        let challenge = play.net.unicast(publisher, &asked.route, &payload);
+        play.run(Duration::from_secs(11));
+        assert_eq!((play.challenges(subscriber), play.net.answers(publisher, &challenge)), (vec![], vec![]));
+        play.run(Duration::from_secs(3));
+        assert_eq!(play.net.answers(publisher, &challenge)[0].code(), ResultCode::OK);
+        // So has the publisher, which gets the answer then.
+        play.run(Duration::from_secs(3));
+        play.verdict(publisher, 0, &asked.node_id, DATA);
+        play.run(SOON);
+        play.expect(publisher, &[subscriber], &[]);
+        assert_eq!(play.asked(publisher).len(), 1, "it was challenged once");
+    }
+}
+
+#[test]
+fn a_challenge_is_over_after_45_seconds_however_slowly_it_is_taken() {
+    let settings = Settings { request_timeout: Duration::from_secs(120), ..Settings::default() };
+    let mut net = Network::new(43);
+    let node = net.add_node(2, settings);
+    let mut play = Play { net, parts: BTreeMap::new(), payloads: 0 };
+    let publisher = play.manual_publisher(node);
+    play.run(SOON);
+    let subscriber = play.subscriber(node, Some(1));
+    play.net.set_rate(subscriber, 1_000);
+    let route = route(DATA, subscriber as u32);
+    play.subscribe(subscriber, &[DATA, &route, "news"]);
+    play.run(SOON);
+    let other = play.net.app(node, Behaviour::Silent);
+    play.net.multicast(other, "news", &[1; 46_000]);
+    let asked = play.asked(publisher).remove(0);
+    let challenge = play.net.unicast(publisher, &asked.route, b"sign this");
+    play.run(Duration::from_secs(43));
+    assert_eq!(play.asked(publisher).len(), 1, "it is open");
+    play.run(Duration::from_secs(5));
+    assert_eq!(play.net.answers(publisher, &challenge)[0].code(), ResultCode::OK);
+    play.verdict(publisher, 0, &asked.node_id, DATA);
+    play.run(SOON);
+    play.expect(publisher, &[], &[subscriber]);
+}
+
+#[test]
 fn a_challenge_may_go_through_any_session_of_the_node() {
     let mut play = Play::new(8, 1, 3);
     let publisher = play.manual_publisher(0);

@@ -73,7 +73,7 @@ pub use around::FLOORS_MAX;
 pub(super) use channel::HELD_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
-pub(super) use publisher::{OPEN_FOR_MAX, OPEN_MAX, PAIRS_MAX};
+pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
 pub(super) use route::{PARKED_BYTES_MAX, PARKED_MAX};
 

@@ -18,10 +18,15 @@ use std::{
 use ahash::{AHashMap, RandomState};
 use tracing::debug;
 
-use super::{Shard, desk::DESK};
+use super::{
+    Shard,
+    desk::{CARRIED_MEMORY, DESK},
+    request::Requests,
+};
 use crate::{
     relay::{
-        Challenge, Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, SessionId, SubscriberId,
+        Challenge, Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
+        SubscriberId,
         snapshot::{NodeRef, PrivateEntry, TopicEntry},
     },
     wire::{
@@ -43,8 +48,13 @@ pub(in crate::relay) const PAIRS_MAX: usize = 262_144;
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 /// … up to this.
 const RETRY_LAST: Duration = Duration::from_secs(300);
-/// A challenge is open until its pair is challenged again, but no longer than this.
+/// A challenge is open until its pair is challenged again, but no longer than this …
 pub(in crate::relay) const OPEN_FOR_MAX: Duration = Duration::from_secs(10);
+/// … unless the request that carries it waits for its answer, as it does while a subscriber's machine has not taken it:
+/// then it is open until that ends, and as long again for the verdict, but no longer than this in all. Whoever got it must not
+/// be able to hand its payload on and still answer in time.
+pub(in crate::relay) const OPEN_IN_ALL_MAX: Duration = Duration::from_secs(45);
+const _: () = assert!(OPEN_IN_ALL_MAX.as_nanos() < CARRIED_MEMORY.as_nanos());
 /// Longest body of a 0x38 that is read: the longest topic, each byte escaped as six, and the rest.
 const STATUS_LEN_MAX: usize = 4096;
 
@@ -99,9 +109,15 @@ struct Open {
     /// Number of the minted route topic.
     number: u64,
     since: Instant,
+    /// When it is over, unless what carries it waits for its answer.
     until: Instant,
+    open_for: Duration,
     /// The 0x37 was pushed.
     is_asked: bool,
+    /// The publisher has it when its machine has taken so many bytes of its link, if that may take a while.
+    asked_end: Option<u64>,
+    /// The request of the publisher's session that carries it.
+    carried_by: Option<RequestId>,
     /// The publisher accepted the subscriber.
     is_accepted: bool,
     /// The subscriber answered.
@@ -112,6 +128,21 @@ impl Open {
     /// Whether the subscriber is at this node; `None` is our own.
     fn is_at(&self, node: Option<&NodeId>) -> bool {
         self.subscriber.node.as_ref().map(|node| &node.id) == node
+    }
+
+    fn is_minted(&self, minted: &MintedTopic<'_>) -> bool {
+        self.number == minted.number && self.topic.as_str() == minted.data
+    }
+
+    fn is_over(&self, now: Instant, requests: &Requests) -> bool {
+        let waits = || self.carried_by.is_some_and(|request| requests.is_open(request));
+        now >= self.until && (now >= self.since + OPEN_IN_ALL_MAX || !waits())
+    }
+
+    /// The subscriber has answered; now the publisher has as much time for its verdict.
+    fn note_answered(&mut self, now: Instant) {
+        self.is_answered = true;
+        self.until = self.until.max((now + self.open_for).min(self.since + OPEN_IN_ALL_MAX));
     }
 }
 
@@ -223,17 +254,22 @@ impl Publisher {
         }
     }
 
-    /// Makes pairs due whose challenge was not answered in time; gives how many.
-    fn end_unanswered(&mut self, now: Instant) -> u64 {
+    /// Makes pairs due whose challenge was not answered in time; gives how many. Of the publisher's link so many bytes were
+    /// taken.
+    fn end_unanswered(&mut self, now: Instant, taken: u64, requests: &Requests) -> u64 {
+        let is_over = |open: &Open| open.is_over(now, requests);
         let ended: Vec<ChallengeToken> =
-            self.open.iter().filter(|(_, open)| open.until <= now).map(|(token, _)| *token).collect();
+            self.open.iter().filter(|(_, open)| is_over(open)).map(|(token, _)| *token).collect();
         for token in &ended {
             let Some(open) = self.open.remove(token) else { continue };
             let Some(pair) = self.pair_mut(&open.topic, &open.subscriber) else { continue };
             pair.open = None;
             pair.again = false;
             let at = open.since + pair.retry_after;
-            pair.retry_after = (2 * pair.retry_after).min(RETRY_LAST);
+            // A publisher that does not have the 0x37 yet is slow, and nobody has failed to answer.
+            if open.asked_end.is_none_or(|end| end <= taken) {
+                pair.retry_after = (2 * pair.retry_after).min(RETRY_LAST);
+            }
             self.make_due(&open.topic, &open.subscriber, at);
         }
         ended.len() as u64
@@ -306,7 +342,8 @@ impl Shard {
     fn look_at_publisher(&mut self, now: Instant, index: u32, out: &mut impl Outbound) {
         self.note_subscribers(now, index);
         let Some(publisher) = self.publishers.get_mut(&index) else { return };
-        self.counters.challenges_unanswered.add(publisher.end_unanswered(now));
+        let taken = out.progress(publisher.key).map_or(u64::MAX, |progress| progress.taken);
+        self.counters.challenges_unanswered.add(publisher.end_unanswered(now, taken, &self.requests));
         let mut challenges = Vec::new();
         while publisher.open.len() < OPEN_MAX
             && let Some((&(at, _), _)) = publisher.due.first_key_value()
@@ -325,7 +362,10 @@ impl Shard {
                 number,
                 since: now,
                 until: now + open_for,
+                open_for,
                 is_asked: false,
+                asked_end: None,
+                carried_by: None,
                 is_accepted: false,
                 is_answered: false,
             };
@@ -452,10 +492,11 @@ impl Shard {
         let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
         open.is_asked = true;
         let frame = sdk::encode(FrameType::TOPIC_CERTIFICATION, &seq, ResultCode::OK, body.as_bytes());
-        if out.send(key, Class::Control, &frame, FrameRef::Slice(&[])).is_err() {
+        let Ok(queued) = out.send(key, Class::Control, &frame, FrameRef::Slice(&[])) else {
             self.counters.dropped_queue_full.increment();
             return;
-        }
+        };
+        open.asked_end = queued.is_behind.then_some(queued.end);
         self.counters.challenges.increment();
         self.counters.sdk_frames_sent.increment();
     }
@@ -463,6 +504,20 @@ impl Shard {
     fn fresh_seq(&mut self) -> Seq {
         let bytes: [u8; 32] = self.secrets.bytes();
         bytes.map(|byte| b"0123456789abcdef"[usize::from(byte & 15)])
+    }
+
+    /// A session has sent a unicast to a minted topic. If it is the publisher that was asked to, the challenge is not over
+    /// before the request is: its subscriber may be slow.
+    pub(super) fn note_challenge_sent(&mut self, index: u32, topic: &str, request: RequestId) {
+        let Self { publishers, requests, .. } = self;
+        let (Some(minted), Some(publisher)) = (MintedTopic::decode(topic), publishers.get_mut(&index)) else {
+            return;
+        };
+        let is_asked = |open: &&mut Open| open.is_asked && open.is_minted(&minted);
+        let Some(open) = publisher.open.values_mut().find(is_asked) else { return };
+        if !open.carried_by.is_some_and(|before| requests.is_open(before)) {
+            open.carried_by = Some(request);
+        }
     }
 
     /// The challenged session has answered.
@@ -477,7 +532,7 @@ impl Shard {
         let Some(publisher) = self.publisher_mut(session) else { return };
         let open = publisher.open.get_mut(token);
         let Some(open) = open.filter(|open| open.is_at(node)) else { return };
-        open.is_answered = true;
+        open.note_answered(now);
         if open.is_accepted {
             publisher.judge(now, token, true);
             self.counters.verdicts_positive.increment();
@@ -500,8 +555,7 @@ impl Shard {
         let body = answer.head().get(HEADER_LEN..).and_then(|body| AmopBody::decode(body).ok());
         let minted = body.and_then(|body| MintedTopic::decode(body.topic));
         let (Some(minted), Some(publisher)) = (minted, self.publishers.get(&index)) else { return };
-        let is_asked = |open: &Open| open.number == minted.number && open.topic.as_str() == minted.data;
-        let token = publisher.open.iter().find(|(_, open)| is_asked(open)).map(|(token, _)| *token);
+        let token = publisher.open.iter().find(|(_, open)| open.is_minted(&minted)).map(|(token, _)| *token);
         if let Some(token) = token {
             self.challenge_answered(now, publisher.session, &token, Some(node), out);
         }
@@ -519,9 +573,13 @@ impl Shard {
         let status = (body.len() <= STATUS_LEN_MAX).then(|| TopicStatus::decode(body.head())).flatten();
         let Some(status) = status else { return self.counters.verdicts_ignored.increment() };
         // Only what this very session was asked, and once.
-        let open = self.publishers.get_mut(&key.index).and_then(|publisher| {
+        let Self { publishers, requests, .. } = self;
+        let open = publishers.get_mut(&key.index).and_then(|publisher| {
             publisher.open.get_mut(&status.token).filter(|open| {
-                open.is_asked && !open.is_accepted && now < open.until && open.topic.as_str() == status.topic
+                open.is_asked
+                    && !open.is_accepted
+                    && !open.is_over(now, requests)
+                    && open.topic.as_str() == status.topic
             })
         });
         let Some(open) = open else { return self.counters.verdicts_ignored.increment() };

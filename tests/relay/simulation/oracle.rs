@@ -645,6 +645,7 @@ impl Oracle {
                 self.in_spite += 1;
             }
             hold!(genuine, "{what} with something that nobody it was pushed to has replied");
+            self.replied(now, number);
             Ok(())
         };
         self.messages[number].answered = true;

@@ -166,6 +166,11 @@ impl Requests {
         (request.is_open && request.generation == id.generation).then_some(request)
     }
 
+    /// Whether this one waits for its answer.
+    pub(super) fn is_open(&self, id: RequestId) -> bool {
+        self.get(id).is_some()
+    }
+
     fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
         let request = self.slots.get_mut(id.index as usize)?;
         (request.is_open && request.generation == id.generation).then_some(request)
@@ -307,6 +312,9 @@ impl Shard {
         }
         let time = self.request_time(header.len as usize);
         self.open_request(now, origin, (&seq, header.len), body.topic, time, None);
+        if body.kind() == TopicKind::Route {
+            self.note_challenge_sent(key.index, body.topic, request);
+        }
         self.advance(now, request, body.topic, frame, out);
     }
 

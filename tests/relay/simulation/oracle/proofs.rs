@@ -22,8 +22,10 @@ use crate::kit::{AppIndex, NodeIndex};
 
 pub type Key = u8;
 
-/// No challenge is open for longer.
+/// No challenge is open for longer, unless its subscriber is slow to take it …
 const OPEN_FOR_MAX: Duration = Duration::from_secs(10);
+/// … and then not for longer than this.
+const OPEN_IN_ALL_MAX: Duration = Duration::from_secs(45);
 /// So long after a publisher was asked its challenge is certainly open, where nothing is wrong.
 const SURELY_OPEN: Duration = Duration::from_secs(4);
 /// A payload goes to one session of a node, and to no other for a minute; as seen from outside, nearly.
@@ -73,6 +75,8 @@ struct Challenge {
     is_direct: bool,
     payload: Vec<u8>,
     answered: Option<Instant>,
+    /// When the publisher's node had the answer for the session that asked.
+    replied: Option<Instant>,
     verdict: Option<(bool, Instant)>,
 }
 
@@ -83,6 +87,12 @@ impl Challenge {
             Some((true, at)) => Some(at.max(self.answered?)),
             _ => None,
         }
+    }
+
+    /// Whether a verdict of now may count.
+    fn may_be_open(&self, now: Instant) -> bool {
+        let is_waited_for = self.is_direct && self.replied.is_none_or(|at| now < at + OPEN_FOR_MAX);
+        now < self.asked + if is_waited_for { OPEN_IN_ALL_MAX } else { OPEN_FOR_MAX }
     }
 }
 
@@ -165,6 +175,7 @@ impl Oracle {
             is_direct: false,
             payload: Vec::new(),
             answered: None,
+            replied: None,
             verdict: None,
         });
         self.proofs.tally.asked += 1;
@@ -218,6 +229,15 @@ impl Oracle {
         }
     }
 
+    /// An application gets an answer of another one.
+    pub(super) fn replied(&mut self, now: Instant, number: usize) {
+        let Some(&index) = self.proofs.by_route.get(&self.messages[number].topic) else { return };
+        let challenge = &mut self.proofs.challenges[index];
+        if challenge.is_direct {
+            challenge.replied.get_or_insert(now);
+        }
+    }
+
     /// A session has sent a 0x38.
     pub(super) fn judged(&mut self, now: Instant, app: AppIndex, bytes: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(&bytes[HEADER_LEN..]) else { return };
@@ -228,7 +248,7 @@ impl Oracle {
             challenge.publisher == app
                 && challenge.topic == value["topic"].as_str().unwrap_or_default()
                 && challenge.verdict.is_none()
-                && now < challenge.asked + OPEN_FOR_MAX
+                && challenge.may_be_open(now)
         }) else {
             proofs.tally.forged += 1;
             return;
@@ -321,7 +341,10 @@ impl Oracle {
 
     fn is_surely_open(&self, challenge: &Challenge, app: AppIndex, at: Instant) -> bool {
         let (here, there) = (self.apps[challenge.publisher].node, self.apps[app].node);
-        at < challenge.asked + SURELY_OPEN && !self.is_disturbed(here, there, challenge.asked, at)
+        // It is open as long as its request waits, and then for the verdict.
+        let waited_for = challenge.replied.filter(|_| at < challenge.asked + OPEN_IN_ALL_MAX - SURELY_OPEN);
+        at < waited_for.unwrap_or(challenge.asked) + SURELY_OPEN
+            && !self.is_disturbed(here, there, challenge.asked, at)
     }
 
     /// Whether a publisher's node certainly lets a session have its messages, from one time to another.
