@@ -349,9 +349,9 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             registry::TOMBSTONES_MAX,
             "nodes",
             "node",
-            "the oldest are forgotten",
+            "those are forgotten that the lists leave out, then those that were known for the shortest time",
         )
-        .memory(registry::TOMBSTONES_MAX * 2 * size_of::<(state::Head, std::time::Instant)>()),
+        .memory(registry::TOMBSTONES_MAX * registry::TOMBSTONE_LEN),
         fixed("record", state::RECORD_LEN_MAX, "bytes", "other node", "refused: refused_size"),
         fixed("entries", state::ENTRIES_MAX, "entries", "record", "refused: refused_size"),
         fixed(
@@ -467,13 +467,6 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "the oldest are forgotten",
         )
         .memory(registry::ANNOUNCEMENTS_MEMORY),
-        fixed(
-            "nodes of which the last announcement is remembered",
-            registry::ORIGINS_MAX,
-            "nodes",
-            "node",
-            "those that announced least lately are forgotten",
-        ),
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(
             "JSON-RPC requests that wait",

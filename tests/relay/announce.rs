@@ -318,6 +318,16 @@ fn the_last_ones_are_kept_and_those_before_are_not_taken_again() {
     net.run_for(SOON);
     assert_eq!(texts(&net, 0), before);
     assert_eq!(figure(&net, 0, |counters| counters.announcements_late.get()), 1);
+    // Nor when its node was away for so long that it was forgotten.
+    net.break_links(0, 1);
+    net.run_for(Duration::from_secs(150));
+    assert_eq!(figure(&net, 0, |counters| counters.records_let_go.get()), 1);
+    net.connect(0, 1);
+    net.run_for(2 * SOON);
+    net.forge(2, 0, &first);
+    net.run_for(SOON);
+    assert_eq!(texts(&net, 0), before);
+    assert_eq!(figure(&net, 0, |counters| counters.announcements_late.get()), 2);
 }
 
 #[test]

@@ -31,8 +31,6 @@ pub const OWN_PER_MINUTE_MAX: u32 = 6;
 pub const OF_NODE_PER_MINUTE_MAX: u32 = 2 * OWN_PER_MINUTE_MAX;
 /// Announcements of one neighbour that are looked at in a second, of whatever origin.
 pub(in crate::relay) const OF_NEIGHBOUR_PER_SECOND_MAX: u32 = 64;
-/// Nodes of which it is remembered what they announced last.
-pub(in crate::relay) const ORIGINS_MAX: usize = 4_096;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,7 +38,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Memory of the announcements that are kept, and of their origins, in bytes.
 pub(in crate::relay) const MEMORY: usize = ANNOUNCEMENTS_MAX
     * (size_of::<Kept>() + announcement::TEXT_LEN_MAX + super::NEIGHBOURS_MAX * 2 * size_of::<NodeId>())
-    + ORIGINS_MAX * 2 * size_of::<(NodeId, Last)>();
+    + super::NODES_MAX * 2 * size_of::<(NodeId, Last)>();
 
 /// Why nothing was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +66,7 @@ pub struct Announced {
 pub(super) struct Announcements {
     /// The oldest first.
     kept: VecDeque<Kept>,
+    /// Of nodes that are known.
     last: BTreeMap<NodeId, Last>,
     own_number: u64,
     own_allowance: Allowance,
@@ -84,7 +83,6 @@ struct Kept {
 struct Last {
     incarnation: u64,
     number: u64,
-    taken: Instant,
     allowance: Allowance,
 }
 
@@ -113,16 +111,15 @@ impl Announcements {
         self.kept.push_back(Kept { announcement, taken: now, brought_by });
     }
 
-    /// What is known of an origin, in the place of the one that announced least lately if there are too many.
+    /// A node is not known any more: life and number of what it announced last.
+    pub(super) fn forget_origin(&mut self, id: &NodeId) -> Option<(u64, u64)> {
+        self.last.remove(id).map(|last| (last.incarnation, last.number))
+    }
+
     fn last_of(&mut self, now: Instant, origin: &NodeId) -> &mut Last {
-        if self.last.len() >= ORIGINS_MAX && !self.last.contains_key(origin) {
-            let oldest = self.last.iter().min_by_key(|(_, last)| last.taken).map(|(id, _)| *id);
-            oldest.and_then(|oldest| self.last.remove(&oldest));
-        }
         self.last.entry(*origin).or_insert_with(|| Last {
             incarnation: 0,
             number: 0,
-            taken: now,
             allowance: Allowance::new(now, OF_NODE_PER_MINUTE_MAX),
         })
     }
@@ -197,8 +194,9 @@ impl Registry {
         let known = self.known.get(&origin).filter(|known| known.lost_since.is_none());
         let known = known.filter(|known| known.record.is_known()).map(|known| known.record.version());
         let is_late = known.is_none_or(|known| incarnation < known.incarnation);
-        let last = self.announcements.last.get(&origin);
-        if is_late || last.is_some_and(|last| (incarnation, number) <= (last.incarnation, last.number)) {
+        let last = self.announcements.last.get(&origin).map(|last| (last.incarnation, last.number));
+        let last = last.or_else(|| self.tombstones.get(&origin)?.announced);
+        if is_late || last.is_some_and(|last| (incarnation, number) <= last) {
             self.counters.announcements_late.increment();
             return Ok(());
         }
@@ -210,7 +208,7 @@ impl Registry {
         if last.allowance.take(now, MINUTE, OF_NODE_PER_MINUTE_MAX).is_none() {
             return Err(StateError::Rate);
         }
-        (last.incarnation, last.number, last.taken) = (incarnation, number, now);
+        (last.incarnation, last.number) = (incarnation, number);
         self.counters.announcements_taken.increment();
         if self.log_announcements.admits(now) {
             let (agency, name) = self.label_of(&origin);

@@ -25,13 +25,14 @@ use super::{
     history::{Held, Pinned},
     record::{Record, Taken, version_of},
     requests::{Offers, Requests, WANTS_MAX},
+    tombstones::Tombstone,
 };
 use crate::{
     relay::{CloseReason, ReactorId, RegistryOutput, signing, snapshot::NodeRef},
     wire::{
         NodeId,
         node::PacketType,
-        state::{self, Head, Message, MessageError, Scope, Step, Version},
+        state::{self, Entries, Head, Message, MessageError, Scope, Step, Version},
     },
 };
 
@@ -63,6 +64,7 @@ pub(super) struct Known {
     pub(super) offers: Offers,
     /// As the snapshot names it, while its entries are in there.
     pub(super) routed: Option<NodeRef>,
+    pub(super) since: Instant,
     /// Since when it is in no part of the network that this node is in; `None` if it is.
     pub(super) lost_since: Option<Instant>,
 }
@@ -73,6 +75,7 @@ impl Known {
             record: Record::new(now, floor),
             offers: Offers::default(),
             routed: None,
+            since: now,
             lost_since: Some(now),
         }
     }
@@ -152,6 +155,7 @@ impl Registry {
             (PacketType::STATE_SEQ, Message::Digest { .. }) => self.counters.unknown_kinds.increment(),
             // Lists are small and may come unasked.
             (PacketType::STATE_SEQ | PacketType::STATE_REPLY, Message::List(versions)) => {
+                self.tell_of_later_lives(from, &versions);
                 for version in &versions {
                     self.handle_offer(now, from, version, packet_type == PacketType::STATE_REPLY);
                 }
@@ -174,7 +178,8 @@ impl Registry {
             self.hear_of_own(now, from, version, is_reply);
             return;
         }
-        if !self.known.contains_key(&version.origin) && (version.seq == 0 || !self.admit_origin(now, version))
+        if !self.known.contains_key(&version.origin)
+            && (version.seq == 0 || self.is_buried_later(version) || !self.admit_origin(now, version))
         {
             return;
         }
@@ -188,6 +193,28 @@ impl Registry {
             self.note_offer(from, version);
         }
         self.ask(now, &version.origin);
+    }
+
+    /// Whether a node is gone whose life was a later one.
+    fn is_buried_later(&self, version: &Version) -> bool {
+        let buried = self.tombstones.get(&version.origin);
+        buried.is_some_and(|buried| version.incarnation < buried.head.incarnation)
+    }
+
+    /// Offers what is known of nodes that are gone to a neighbour that has older lives of them. If one of those has come
+    /// back with its clock behind, it hears of itself that way, wherever it is; else somebody brings what is over.
+    fn tell_of_later_lives(&mut self, to: &NodeId, versions: &[Version]) {
+        let is_older = |version: &&Version| {
+            version.seq > 0 && !self.known.contains_key(&version.origin) && self.is_buried_later(version)
+        };
+        let older = versions.iter().filter(is_older);
+        let later: Vec<Version> = older
+            .filter_map(|version| self.tombstones.get(&version.origin))
+            .map(Tombstone::version)
+            .collect();
+        if !later.is_empty() {
+            self.send(to, PacketType::STATE_SEQ, None, Message::List(later).encode());
+        }
     }
 
     fn note_offer(&mut self, from: &NodeId, version: &Version) {
@@ -241,7 +268,7 @@ impl Registry {
             return false;
         }
         let unknown = Version { origin: version.origin, incarnation: 0, seq: 0 };
-        let floor = self.tombstones.get(&version.origin).map_or(unknown, |(head, _)| version_of(head));
+        let floor = self.tombstones.get(&version.origin).map_or(unknown, Tombstone::version);
         self.known.insert(version.origin, Known::new(now, floor));
         true
     }
@@ -253,9 +280,10 @@ impl Registry {
         let is_kept =
             |known: &Known| known.record.is_known() && known.record.version().incarnation >= incarnation;
         if !self.known.get(id).is_some_and(is_kept) {
+            self.bury(now, id);
             self.forget_record(id);
             let begun = Version { origin: *id, incarnation, seq: 0 };
-            let buried = self.tombstones.get(id).map(|(head, _)| version_of(head));
+            let buried = self.tombstones.get(id).map(Tombstone::version);
             let floor = buried.filter(|buried| buried.incarnation >= incarnation).unwrap_or(begun);
             if self.known.len() < NODES_MAX {
                 self.known.insert(*id, Known::new(now, floor));
@@ -271,7 +299,7 @@ impl Registry {
         let mut versions = self.shared_versions();
         let known = self.known.get(id).filter(|known| known.lost_since.is_some() && known.record.is_known());
         let known = known.map(|known| known.record.version());
-        versions.extend(known.or_else(|| self.tombstones.get(id).map(|(head, _)| version_of(head))));
+        versions.extend(known.or_else(|| self.tombstones.get(id).map(Tombstone::version)));
         versions.truncate(state::LIST_MAX);
         versions
     }
@@ -412,8 +440,10 @@ impl Registry {
         let held = self.held(&known.origin).filter(|held| held.head.is_some());
         let Some(held) = held else {
             return match self.tombstones.get(&known.origin) {
-                // Whoever it is about sees by the head that it had a later life.
-                Some((head, _)) if known.origin == *from => {
+                // Whoever it is about sees by the head that it had a later life, and others that what they have of it is old.
+                Some(Tombstone { head, .. })
+                    if known.origin == *from || known.incarnation < head.incarnation =>
+                {
                     Message::Part { head: head.clone(), after: b"", last: true, entries: b"" }.encode()
                 }
                 _ => Message::List(vec![nothing]).encode(),
@@ -502,6 +532,10 @@ impl Registry {
             return Err(StateError::Rate);
         }
         if !self.known.contains_key(&origin) {
+            if self.is_buried_later(&version) {
+                self.counters.stale.increment();
+                return Ok(());
+            }
             // Only what is signed makes a node known.
             if !signing::verify(&origin, &head.digest(), &head.signature) {
                 return Err(StateError::Signature);
@@ -568,6 +602,14 @@ impl Registry {
             return Ok(());
         }
         let Some(known) = self.known.get(&origin) else { return Ok(()) };
+        if known.record.version().incarnation < version.incarnation
+            && after.is_empty()
+            && entries.is_empty()
+            && last
+            && head.root != Entries::default().root()
+        {
+            return self.take_tombstone(now, head);
+        }
         let (others, room) = self.room_beside(&known.record);
         let Some(known) = self.known.get_mut(&origin) else { return Ok(()) };
         let taken = known.record.take_part(now, room, head, after, last, entries);
@@ -588,6 +630,25 @@ impl Registry {
             }
             Ok(Taken::Stale | Taken::Changes(_)) => self.counters.stale.increment(),
             Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// A neighbour remembers a later life of a node, and nothing of what it said: what is known here of that node is over.
+    fn take_tombstone(&mut self, now: Instant, head: Head) -> Result<(), StateError> {
+        let origin = head.origin;
+        if !signing::verify(&origin, &head.digest(), &head.signature) {
+            return Err(StateError::Signature);
+        }
+        let version = version_of(&head);
+        self.bury(now, &origin);
+        self.forget_record(&origin);
+        let is_admitted = self.shared.admission.load().admits(&origin);
+        self.tombstones.bury(head, None, is_admitted, Duration::ZERO);
+        if self.neighbours.contains_key(&origin) {
+            // It may be that node that lives, with its clock behind.
+            self.known.insert(origin, Known::new(now, version));
+            self.send(&origin, PacketType::STATE_SEQ, None, Message::List(vec![version]).encode());
         }
         Ok(())
     }

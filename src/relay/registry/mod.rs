@@ -42,6 +42,7 @@ use self::{
     history::Pinned,
     own::OwnRecord,
     requests::{Offers, Requests},
+    tombstones::Tombstones,
     topology::{Topology, Ways},
 };
 use super::{
@@ -60,15 +61,14 @@ use crate::wire::{
     NodeId, Topic, TopicKind,
     node::PacketType,
     sdk::Seq,
-    state::{self, Change, Entries, Head, Message, MessageError, NodeTraits, Scope},
+    state::{self, Change, Entries, Message, MessageError, NodeTraits, Scope},
 };
 pub use announcements::{
     ANNOUNCEMENTS_MAX, AnnounceError, Announced, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX,
 };
-pub(in crate::relay) use announcements::{
-    MEMORY as ANNOUNCEMENTS_MEMORY, OF_NEIGHBOUR_PER_SECOND_MAX, ORIGINS_MAX,
-};
+pub(in crate::relay) use announcements::{MEMORY as ANNOUNCEMENTS_MEMORY, OF_NEIGHBOUR_PER_SECOND_MAX};
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
+pub(in crate::relay) use tombstones::{TOMBSTONE_LEN, TOMBSTONES_MAX};
 pub(in crate::relay) use topology::LONG_WAYS_MAX;
 
 mod announcements;
@@ -81,6 +81,7 @@ mod report;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 mod topology;
 
 /// How often a node says by a digest what it knows.
@@ -99,10 +100,6 @@ const LOST_MEMORY: Duration = Duration::from_secs(60);
 pub const DISCOVERED_MAX: usize = 64;
 /// How far the nodes are that are found: neighbours' neighbours.
 const DISCOVERED_HOPS_MAX: u8 = 2;
-/// How long it is remembered how far a record was that was let go, so that nobody brings an older one …
-const TOMBSTONE_MEMORY: Duration = Duration::from_secs(3600);
-/// … and of how many nodes.
-pub(in crate::relay) const TOMBSTONES_MAX: usize = 4_096;
 /// Bytes of JSON-RPC requests that wait to be answered, each with its place in the queue; further ones are
 /// refused.
 pub(in crate::relay) const RPC_WAITING_BYTES_MAX: usize = 16 << 20;
@@ -264,8 +261,7 @@ pub struct Registry {
     known: BTreeMap<NodeId, Known>,
     /// Those of them of which somebody has something newer.
     behind: BTreeSet<NodeId>,
-    /// The last steps of records that were let go, and when.
-    tombstones: BTreeMap<NodeId, (Head, Instant)>,
+    tombstones: Tombstones,
     topology: Topology,
     topology_changed: bool,
     /// Nodes that no way leads to since then, while the old one still counts.
@@ -374,7 +370,7 @@ impl Registry {
             neighbours: BTreeMap::new(),
             known: BTreeMap::new(),
             behind: BTreeSet::new(),
-            tombstones: BTreeMap::new(),
+            tombstones: Tombstones::default(),
             topology: Topology::default(),
             topology_changed: false,
             unreached: BTreeMap::new(),
@@ -543,7 +539,6 @@ impl Registry {
             neighbour.pinned.retain(|_, (_, used)| !is_old(*used, PIN_TIMEOUT));
         }
         self.ask_for_all(now);
-        self.tombstones.retain(|_, (_, since)| !is_old(*since, TOMBSTONE_MEMORY));
         let lost = |known: &Known| known.lost_since.is_some_and(|since| is_old(since, LOST_MEMORY));
         let gone: Vec<NodeId> =
             self.known.iter().filter(|(_, known)| lost(known)).map(|(origin, _)| *origin).collect();
@@ -822,18 +817,23 @@ impl Registry {
 
     /// No way led to a node for long.
     fn let_go(&mut self, now: Instant, origin: &NodeId) {
-        let Some(known) = self.known.get(origin) else { return };
-        if let Some(head) = known.record.held().head {
+        if self.known.get(origin).is_some_and(|known| known.record.is_known()) {
             self.counters.records_let_go.increment();
-            self.tombstones.insert(*origin, (head.clone(), now));
-            if self.tombstones.len() > TOMBSTONES_MAX
-                && let Some(oldest) =
-                    self.tombstones.iter().min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id)
-            {
-                self.tombstones.remove(&oldest);
-            }
         }
+        self.bury(now, origin);
         self.forget_record(origin);
+    }
+
+    /// Remembers how far a node was that will be forgotten.
+    fn bury(&mut self, now: Instant, origin: &NodeId) {
+        let Some(known) = self.known.get(origin) else { return };
+        let Some(head) = known.record.held().head else { return };
+        // Whoever was never there was known for no time.
+        let until = known.lost_since.unwrap_or(now);
+        let known_for = until.saturating_duration_since(known.since);
+        let is_admitted = self.shared.admission.load().admits(origin);
+        let announced = self.announcements.forget_origin(origin);
+        self.tombstones.bury(head.clone(), announced, is_admitted, known_for);
     }
 
     /// Finds the ways through the network, and puts into the snapshot whom they lead to.

@@ -214,6 +214,13 @@ impl Net {
         self.nodes[at].counters.refused(error).get()
     }
 
+    /// The message with which a node's record began.
+    fn first_step(&self, origin: usize) -> Vec<u8> {
+        let own = &self.nodes[origin].own;
+        let steps = own.held().steps_after(&Version { seq: 0, ..own.version() }).expect("it is kept");
+        Message::Steps(vec![steps[0].clone()]).encode()
+    }
+
     /// A step that follows what node `at` knows of node `origin`, signed by that node's key.
     fn forge(&self, at: usize, origin: usize, changes: &[u8], edit: impl FnOnce(&mut Head)) -> Head {
         let record = &self.nodes[at].known[&self.keys[origin].id()].record;
@@ -826,11 +833,8 @@ fn two_halves_that_changed_meanwhile_converge_when_they_are_joined() {
 #[test]
 fn an_older_record_of_a_node_that_was_let_go_is_not_taken_again() {
     let mut net = Net::graph(3, &[(0, 1), (1, 2)]);
-    net.subscribe(2, "old", 1);
-    net.collect();
-    let replayed: Vec<_> = net.wire.iter().cloned().collect();
-    net.settle();
-    net.subscribe(2, "old", -1);
+    let replayed = net.first_step(2);
+    net.subscribe(2, "new", 1);
     net.settle();
     net.unlink(1, 2);
     net.settle();
@@ -839,16 +843,130 @@ fn an_older_record_of_a_node_that_was_let_go_is_not_taken_again() {
         net.settle();
     }
     assert_eq!((net.known(0, 2), net.known(1, 2)), (None, None));
-    for (_, _, packet_type, seq, payload) in replayed {
-        let from = net.keys[1].id();
-        net.nodes[0].handle(net.now, RegistryInput::State { from, packet_type, seq, payload });
-    }
+    net.inject(0, 1, PacketType::STATE_SEQ, &Message::decode(&replayed).unwrap());
     net.settle();
     assert_eq!(net.known(0, 2), None);
     // The same record, no older, is taken when the node is back.
     net.link(1, 2);
     net.settle();
     assert!(net.is_converged(&[(0, 1), (1, 2)]));
+}
+
+/// Has a neighbour tell of nodes that it has invented.
+fn invent(net: &mut Net, at: usize, from: usize, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let mut secret = [9; 32];
+        secret[..8].copy_from_slice(&number.to_be_bytes());
+        let signer = NodeSigner::from_secret_bytes(&secret).unwrap();
+        let changes = set("invented", 1);
+        let mut entries = Entries::default();
+        Change::decode_all(&changes).unwrap().iter().for_each(|change| drop(entries.apply(change)));
+        let mut head = Head {
+            origin: signer.id(),
+            incarnation: 1,
+            seq: 1,
+            previous: [0; 32],
+            root: entries.root(),
+            changes_hash: state::changes_hash(&changes),
+            signature: [0; 64],
+        };
+        head.signature = signer.sign(&head.digest());
+        net.inject(at, from, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
+    }
+    net.lose_all();
+}
+
+#[test]
+fn an_older_record_is_not_taken_though_its_node_is_away_for_long_and_others_are_invented() {
+    let mut net = Net::graph(3, &[(0, 1), (1, 2)]);
+    let replayed = net.first_step(2);
+    net.subscribe(2, "new", 1);
+    net.settle();
+    for _ in 0..20 {
+        net.tick(DIGEST_INTERVAL);
+        net.settle();
+    }
+    net.unlink(1, 2);
+    net.settle();
+    net.tick(LOST_MEMORY + SECOND);
+    net.settle();
+    net.tick(LOST_MEMORY + SECOND);
+    net.settle();
+    assert_eq!(net.known(0, 2), None);
+    // Away for more than an hour, while five thousand others come and go.
+    for round in 0..61 {
+        if round < 5 {
+            invent(&mut net, 0, 1, 1_000 * round..1_000 * (round + 1));
+            assert!(net.nodes[0].known.len() >= 1_000);
+        }
+        net.tick(LOST_MEMORY + SECOND);
+        net.lose_all();
+    }
+    net.inject(0, 1, PacketType::STATE_SEQ, &Message::decode(&replayed).unwrap());
+    net.settle();
+    assert_eq!(net.known(0, 2), None);
+    net.link(1, 2);
+    net.settle();
+    assert!(net.is_converged(&[(0, 1), (1, 2)]));
+}
+
+#[test]
+fn a_neighbours_later_life_does_not_let_its_older_record_in_when_it_is_gone_before_it_said_anything() {
+    let mut net = Net::graph(2, &[(0, 1)]);
+    let replayed = net.first_step(1);
+    net.subscribe(1, "new", 1);
+    net.settle();
+    net.unlink(0, 1);
+    net.nodes[1] = registry(net.now, &net.keys[1], 2);
+    net.up(0, 1);
+    net.lose_all();
+    net.down(0, 1);
+    for _ in 0..2 {
+        net.tick(LOST_MEMORY + SECOND);
+        net.lose_all();
+    }
+    assert_eq!(net.known(0, 1), None);
+    let messenger = key(7);
+    net.keys.push(messenger.clone());
+    net.nodes.push(registry(net.now, &messenger, 1));
+    net.link(0, 2);
+    net.settle();
+    net.inject(0, 2, PacketType::STATE_SEQ, &Message::decode(&replayed).unwrap());
+    net.settle();
+    assert_eq!(net.known(0, 1), None);
+}
+
+/// Its neighbour has begun anew and knows nothing of it, but a node behind that one does.
+#[test]
+fn a_node_whose_clock_went_back_while_it_was_away_hears_of_itself_over_others() {
+    let mut net = Net::new(4);
+    net.nodes[0] = registry(net.now, &net.keys[0], 5);
+    let edges = [(0, 1), (1, 2), (2, 3)];
+    edges.iter().for_each(|&(one, other)| net.link(one, other));
+    net.settle();
+    net.unlink(0, 1);
+    for _ in 0..2 {
+        net.tick(LOST_MEMORY + SECOND);
+        net.settle();
+    }
+    assert_eq!(net.known(3, 0), None);
+    net.unlink(1, 2);
+    net.nodes[0] = registry(net.now, &net.keys[0], 1);
+    net.nodes[1] = registry(net.now, &net.keys[1], 2);
+    net.subscribe(0, "back", 1);
+    net.link(0, 1);
+    net.settle();
+    net.link(1, 2);
+    for _ in 0..5 {
+        net.tick(DIGEST_INTERVAL);
+        net.settle();
+    }
+    assert_eq!((net.nodes[0].shared.incarnation(), &net.lives[..]), (6, &[0][..]));
+    net.unlink(0, 1);
+    net.link(0, 1);
+    net.settle();
+    assert!(net.is_converged(&edges));
+    assert_eq!(net.count(3, "back", 0), 1);
 }
 
 #[test]
