@@ -136,6 +136,8 @@ fn run_many(networks: &[(Kind, u64)], progress: bool) -> (Report, Vec<String>) {
     let total = Mutex::new((Report::default(), Vec::new(), 0u64));
     let begun = Instant::now();
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // What a mutant is caught by is known with the first.
+    let stops_at_failure = std::env::var_os("AMOP_STOP_AT_FAILURE").is_some();
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
@@ -152,13 +154,16 @@ fn run_many(networks: &[(Kind, u64)], progress: bool) -> (Report, Vec<String>) {
                                     eprintln!("{}", text.lines().next().unwrap_or_default());
                                 }
                                 total.1.push(text);
+                                if stops_at_failure {
+                                    next.store(count, Relaxed);
+                                }
                             }
                         }
                     }
                 })
             })
             .collect();
-        if progress {
+        let teller = progress.then(|| {
             scope.spawn(|| {
                 while !done.load(Relaxed) {
                     thread::park_timeout(Duration::from_secs(5));
@@ -171,12 +176,15 @@ fn run_many(networks: &[(Kind, u64)], progress: bool) -> (Report, Vec<String>) {
                         total.1.len(),
                     );
                 }
-            });
-        }
+            })
+        });
         for worker in workers {
             worker.join().expect("what panics in a run is caught");
         }
         done.store(true, Relaxed);
+        if let Some(teller) = teller {
+            teller.thread().unpark();
+        }
     });
     let (report, failures, _) = total.into_inner().expect("no holder panics");
     (report, failures)
