@@ -9,6 +9,8 @@
 //! | `files` | files that are whole or not there |
 //! | [`encoding`] | text files as every editor writes them |
 //! | `backoff` | how long to wait before a connection is tried again |
+//! | `clock` | time without the pauses in which the process stood still |
+//! | `bound` | what a bound is |
 //! | `stop` | the time that a stop may take |
 //! | [`supervise`] | threads and tasks, whose death is noticed |
 //! | [`bounds`] | every bound, and the memory of all of them |
@@ -29,6 +31,7 @@
 
 pub mod admin;
 mod backoff;
+mod bound;
 pub mod bounds;
 pub mod cli;
 pub mod client;

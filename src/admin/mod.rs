@@ -62,7 +62,7 @@ use tracing::{debug, info, warn};
 
 use self::{health::Phase, lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
-    bounds::{Bound, fixed},
+    bound::{Bound, fixed},
     clock,
     door::{DoorCounters, Opening, is_refused_address},
     engine::EngineHandle,

@@ -57,7 +57,7 @@ use self::{
 };
 pub use self::{counters::DoorCounters, membership::Membership, opening::Opening};
 use crate::{
-    bounds::{Bound, fixed},
+    bound::{Bound, fixed},
     clock,
     engine::{EngineHandle, LinkEvent, schedule, shut_down},
     relay::{log_limit::LogLimit, readiness::Readiness},

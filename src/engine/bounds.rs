@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{EngineSettings, blocks::BLOCK_LEN};
 use crate::{
-    bounds::{Bound, fixed},
+    bound::{Bound, fixed},
     relay::{
         RegistryInput,
         registry::NEIGHBOURS_MAX,

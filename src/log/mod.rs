@@ -43,7 +43,7 @@ use self::{
     queue::{BYTES_MAX, LINES_MAX, Queue},
 };
 use crate::{
-    bounds::{Bound, fixed},
+    bound::{Bound, fixed},
     supervise,
 };
 

@@ -1,3 +1,5 @@
+//! What the log's queue, thread and lines must hold.
+
 use std::{
     io::{self, Write},
     sync::mpsc::{Receiver, Sender, channel},

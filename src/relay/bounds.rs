@@ -7,7 +7,7 @@ use super::{
     shard, trace,
 };
 use crate::{
-    bounds::{Bound, fixed},
+    bound::{Bound, fixed},
     wire::{SPARE_BYTES_MAX, announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
 };
 

@@ -1,3 +1,5 @@
+//! Each rule of the registry, with records as other nodes would send them.
+
 use bytes::Bytes;
 
 use super::*;

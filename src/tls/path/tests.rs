@@ -1,3 +1,5 @@
+//! Chains of every kind of fault, and what each costs in checks of signatures.
+
 use super::super::{
     signature::{RSA_EXPONENT_MAX, RSA_MODULUS_BITS_MAX},
     verify::{CERTIFICATE_LEN_MAX, CERTIFICATES_MAX, IssuerPolicy, Refusal},
