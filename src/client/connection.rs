@@ -1,6 +1,8 @@
 //! One connection to one node: made, kept alive, made again.
 
 use std::{
+    collections::VecDeque,
+    future::pending,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -13,12 +15,15 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::{debug, info};
 
-use super::{Answer, Inner, Message, MessageKind, lock, new_seq};
+use super::{Answer, BACKLOG_BYTES_MAX, BACKLOG_MAX, Inner, Message, MessageKind, lock, new_seq};
 use crate::{
     backoff::Backoff,
     supervise::contained,
@@ -32,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// A node that says nothing for so long is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// How often it is looked whether it has said anything.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -48,7 +55,10 @@ pub(super) async fn run(
     loop {
         let mut connected: Option<Instant> = None;
         let life = async {
-            let stream = connect(&inner.nodes[node].address, config.clone()).await?;
+            let stream = tokio::select! {
+                stream = connect(&inner.nodes[node].address, config.clone()) => stream?,
+                () = discard(&mut outgoing) => pending().await,
+            };
             connected = Some(Instant::now());
             live(&inner, node, stream, &mut outgoing).await
         };
@@ -62,14 +72,18 @@ pub(super) async fn run(
             debug!(node = %inner.nodes[node].address, %error, "connection ended");
             let _ = failures.try_send((node, error.to_string()));
         }
-        // What was meant for the old connection is not for the new one.
-        while outgoing.try_recv().is_ok() {}
         let pause = backoff.next_pause(&mut rand::rng());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = discard(&mut outgoing) => {}
             _ = dropped.changed() => return,
         }
     }
+}
+
+/// Drops what was meant for the connection before, so that nobody waits for room while there is none.
+async fn discard(outgoing: &mut mpsc::Receiver<Vec<u8>>) {
+    while outgoing.recv().await.is_some() {}
 }
 
 async fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
@@ -101,7 +115,7 @@ async fn live(
     );
     write(&mut writer, &sdk::encode(FrameType::HANDSHAKE, &new_seq(), ResultCode::OK, hello.as_bytes()))
         .await?;
-    let (heard, last_heard) = watch::channel(Instant::now());
+    let (heard, last_heard) = watch::channel(Some(Instant::now()));
     let reading = read(inner, node, reader, &heard);
     let writing = async {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
@@ -113,9 +127,6 @@ async fn live(
                     None => return Ok(()),
                 },
                 _ = heartbeat.tick() => {
-                    if last_heard.borrow().elapsed() > DEAD_AFTER {
-                        return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the node is silent"));
-                    }
                     let beat = sdk::encode(FrameType::HEARTBEAT, &new_seq(), ResultCode::OK, b"0");
                     write(&mut writer, &beat).await?;
                 }
@@ -125,6 +136,19 @@ async fn live(
     tokio::select! {
         ended = reading => ended,
         ended = writing => ended,
+        // By itself: to a node that is gone, a write may wait for ever.
+        ended = silence(last_heard) => ended,
+    }
+}
+
+/// Ends when the node has been silent for too long. While it is not read, that is not its silence.
+async fn silence(last_heard: watch::Receiver<Option<Instant>>) -> std::io::Result<()> {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        looks.tick().await;
+        if last_heard.borrow().is_some_and(|heard| heard.elapsed() > DEAD_AFTER) {
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the node is silent"));
+        }
     }
 }
 
@@ -134,15 +158,42 @@ async fn write(writer: &mut WriteHalf<TlsStream<TcpStream>>, frame: &[u8]) -> st
     writer.flush().await
 }
 
+/// Messages that found no room with the application.
+#[derive(Default)]
+struct Backlog {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
+impl Backlog {
+    fn push(&mut self, message: Message) {
+        self.bytes += message.payload.len();
+        self.messages.push_back(message);
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.payload.len();
+        Some(message)
+    }
+
+    /// Whether more may be read: else an application that asks between two messages would never get its answer.
+    fn lets_read(&self, is_asking: impl FnOnce() -> bool) -> bool {
+        let has_room = self.messages.len() < BACKLOG_MAX && self.bytes < BACKLOG_BYTES_MAX;
+        self.messages.is_empty() || (has_room && is_asking())
+    }
+}
+
 async fn read(
     inner: &Inner,
     node: usize,
     mut reader: ReadHalf<TlsStream<TcpStream>>,
-    heard: &watch::Sender<Instant>,
+    heard: &watch::Sender<Option<Instant>>,
 ) -> std::io::Result<()> {
     let malformed =
         || std::io::Error::new(std::io::ErrorKind::InvalidData, "the node sent a malformed frame");
     let mut buffer = BytesMut::new();
+    let mut backlog = Backlog::default();
     loop {
         while let Some(header) = Header::decode(&buffer) {
             let len = header.len as usize;
@@ -155,19 +206,35 @@ async fn read(
             }
             let mut data = buffer.split_to(len).freeze();
             data.advance(HEADER_LEN);
-            handle(inner, node, &header, data).await;
+            handle(inner, node, &header, data, &mut backlog).await;
         }
-        if reader.read_buf(&mut buffer).await? == 0 {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::UnexpectedEof,
-                "the node closed the connection",
-            ));
+        // From here on nothing is missed.
+        let asked = inner.asked.notified();
+        let reads = backlog.lets_read(|| inner.is_asking(node));
+        if heard.borrow().is_some() != reads {
+            heard.send_replace(reads.then(Instant::now));
         }
-        heard.send_replace(Instant::now());
+        tokio::select! {
+            read = reader.read_buf(&mut buffer), if reads => {
+                if read? == 0 {
+                    let text = "the node closed the connection";
+                    return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text));
+                }
+                heard.send_replace(Some(Instant::now()));
+            }
+            room = inner.messages.reserve(), if !backlog.messages.is_empty() => {
+                match (room, backlog.pop()) {
+                    (Ok(room), Some(message)) => room.send(message),
+                    // An application that takes no messages any more takes none.
+                    _ => backlog = Backlog::default(),
+                }
+            }
+            () = asked, if !reads => {}
+        }
     }
 }
 
-async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
+async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes, backlog: &mut Backlog) {
     match header.frame_type {
         FrameType::HANDSHAKE => {
             info!(node = %inner.nodes[node].address, "connected");
@@ -210,8 +277,13 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes) {
                 kind,
                 node,
             };
+            if !backlog.messages.is_empty() {
+                return backlog.push(message);
+            }
             // An application that takes no messages any more takes none.
-            let _ = inner.messages.send(message).await;
+            if let Err(TrySendError::Full(message)) = inner.messages.try_send(message) {
+                backlog.push(message);
+            }
         }
         FrameType::TOPIC_CERTIFICATION => {
             // As the Java SDK does, whatever becomes of it.

@@ -51,15 +51,17 @@ pub fn save(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     Err(io::Error::other("too many files of this name"))
 }
 
-/// The name under which a received file is saved, which leads to no other directory.
+/// The name under which a received file is saved, which leads to no other directory, and is shown by what lists one: programs
+/// obey files that begin with a dot.
 fn base_name(name: &str) -> String {
     let base = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let harmless = |character: &char| !character.is_control();
     let mut base: String = base.chars().filter(harmless).collect();
+    base.drain(..base.len() - base.trim_start_matches(['.', ' ']).len());
     while base.len() > NAME_LEN_MAX - 8 {
         base.pop();
     }
-    if base.trim_matches(['.', ' ']).is_empty() {
+    if base.is_empty() {
         base = "file".to_owned();
     }
     base
@@ -88,6 +90,28 @@ mod tests {
         for name in ["..", ".", "", "a/", "\n"] {
             assert!(save(dir.path(), name, b"x").unwrap().file_name().is_some());
         }
+    }
+
+    #[test]
+    fn no_received_name_hides_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".profile", "../.profile", "\n.profile", " .profile", "..profile", ".", ". ."] {
+            let path = save(dir.path(), name, b"x").unwrap();
+            assert!(!path.file_name().unwrap().to_str().unwrap().starts_with(['.', ' ']), "{path:?}");
+        }
+        assert!(dir.path().join("profile").exists(), "else it keeps its name");
+    }
+
+    #[test]
+    fn names_that_run_out_are_an_error_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), b"first").unwrap();
+        for number in 1..NAMES_MAX {
+            fs::hard_link(dir.path().join("a"), dir.path().join(format!("a.{number}"))).unwrap();
+        }
+        assert!(save(dir.path(), "a", b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), NAMES_MAX as usize);
+        assert_eq!(save(dir.path(), "b", b"x").unwrap(), dir.path().join("b"));
     }
 
     #[test]

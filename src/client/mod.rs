@@ -10,7 +10,8 @@
 //!
 //! # Invariants
 //! - Every frame starts a TLS record of its own.
-//! - A request is answered exactly once: by a node, or by the client itself with 99 or 102.
+//! - A request is answered exactly once: by a node, or by the client itself with 99 or 102, and within its time.
+//! - While a request waits for its answer, its connection is read, whether or not the application takes messages, within a bound.
 
 mod certificates;
 mod connection;
@@ -29,7 +30,7 @@ use std::{
 use bytes::Bytes;
 pub use certificates::{Certificates, CertificatesError};
 use rand::RngExt;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::warn;
 
 use self::private::PrivateTopics;
@@ -46,6 +47,11 @@ use crate::{
 const OUTGOING_MAX: usize = 1_024;
 /// Messages that wait to be taken by the application.
 const MESSAGES_MAX: usize = 1_024;
+/// Messages of a connection that wait beside them while an answer is waited for, which may come behind them. Where there are
+/// more, the connection is read no further, and the node keeps the rest.
+const BACKLOG_MAX: usize = 65_536;
+/// The same in bytes of payload; a message may go beyond it.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// Verdicts that wait to be taken by the application; of more, the oldest are lost.
 const VERDICTS_MAX: usize = 1_024;
 
@@ -177,6 +183,8 @@ struct Inner {
     nodes: Vec<NodeState>,
     next: AtomicUsize,
     pending: Mutex<HashMap<Seq, Pending>>,
+    /// Told when a request begins.
+    asked: Notify,
     topics: Mutex<Vec<String>>,
     private: Mutex<PrivateTopics>,
     /// Held from a change of topics until it is queued, so that the last change is queued last.
@@ -209,6 +217,7 @@ impl Client {
             nodes,
             next: AtomicUsize::new(rand::rng().random_range(0..options.nodes.len())),
             pending: Mutex::default(),
+            asked: Notify::new(),
             topics: Mutex::default(),
             private: Mutex::default(),
             subscribing: tokio::sync::Mutex::default(),
@@ -380,12 +389,14 @@ impl Client {
         if Topic::new(topic).is_none() {
             return Err(ClientError::Topic(topic.to_owned()));
         }
-        let mut answer = self.ask_once(frame_type, topic, payload, timeout).await;
+        // All tries together.
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut answer = self.ask_once(frame_type, topic, payload, deadline).await;
         // 99 says that nobody has it: a node that is stopping, cut off, or takes none so long. Another one may do better.
         for _ in 1..self.inner.nodes.len() {
             match &answer {
                 Ok(answer) if answer.code != ResultCode::NOT_SENT || !answer.payload.is_empty() => break,
-                _ => answer = self.ask_once(frame_type, topic, payload, timeout).await,
+                _ => answer = self.ask_once(frame_type, topic, payload, deadline).await,
             }
         }
         answer
@@ -397,11 +408,10 @@ impl Client {
         frame_type: FrameType,
         topic: &str,
         payload: &[u8],
-        timeout: Duration,
+        deadline: tokio::time::Instant,
     ) -> Result<Answer, ClientError> {
         let (sent, seq) = (Instant::now(), new_seq());
         let by_client = |code| Answer { code, payload: Bytes::new(), round_trip: sent.elapsed(), seq };
-        let (answer, answered) = oneshot::channel();
         let Some(node) = self.inner.usable_node_for(topic) else {
             return Ok(by_client(ResultCode::NOT_SENT));
         };
@@ -412,17 +422,10 @@ impl Client {
             return Err(ClientError::PayloadTooLong { len: payload.len(), max });
         }
         let frame = sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, payload);
-        lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
-        if self.inner.nodes[node].outgoing.send(frame).await.is_err() {
-            lock(&self.inner.pending).remove(&seq);
-            return Ok(by_client(ResultCode::NOT_SENT));
-        }
-        Ok(match tokio::time::timeout(timeout, answered).await {
-            Ok(Ok(answer)) => answer,
-            _ => {
-                lock(&self.inner.pending).remove(&seq);
-                by_client(ResultCode::TIMEOUT)
-            }
+        Ok(match self.inner.exchange(node, seq, sent, frame, deadline).await {
+            Exchanged::Answered(answer) => answer,
+            Exchanged::NotSent => by_client(ResultCode::NOT_SENT),
+            Exchanged::Unanswered => by_client(ResultCode::TIMEOUT),
         })
     }
 
@@ -455,19 +458,16 @@ impl Client {
     /// Sends a JSON-RPC request to one node and gives its answer.
     pub async fn rpc(&self, body: &str, timeout: Duration) -> Result<Answer, ClientError> {
         let (sent, seq) = (Instant::now(), new_seq());
-        let (answer, answered) = oneshot::channel();
+        let deadline = tokio::time::Instant::now() + timeout;
         let node = self.inner.usable_node().ok_or(ClientError::Closed)?;
-        lock(&self.inner.pending).insert(seq, Pending { node, sent, answer });
         let frame = sdk::encode(FrameType::RPC, &seq, ResultCode::OK, body.as_bytes());
-        let _ = self.inner.nodes[node].outgoing.send(frame).await;
-        match tokio::time::timeout(timeout, answered).await {
-            Ok(Ok(answer)) => Ok(answer),
-            _ => {
-                lock(&self.inner.pending).remove(&seq);
+        Ok(match self.inner.exchange(node, seq, sent, frame, deadline).await {
+            Exchanged::Answered(answer) => answer,
+            Exchanged::NotSent | Exchanged::Unanswered => {
                 let (code, payload) = (ResultCode::TIMEOUT, Bytes::new());
-                Ok(Answer { code, payload, round_trip: sent.elapsed(), seq })
+                Answer { code, payload, round_trip: sent.elapsed(), seq }
             }
-        }
+        })
     }
 
     /// Addresses of the nodes that are up.
@@ -481,7 +481,55 @@ impl Client {
     }
 }
 
+/// What became of a frame that asks for an answer.
+enum Exchanged {
+    Answered(Answer),
+    /// The connection is gone for good.
+    NotSent,
+    /// The time is over, or the connection broke.
+    Unanswered,
+}
+
+/// A request whose answer is waited for, until this is dropped.
+struct Asked<'a> {
+    inner: &'a Inner,
+    seq: Seq,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.pending).remove(&self.seq);
+    }
+}
+
 impl Inner {
+    /// Sends a frame and waits for its answer, both until the deadline.
+    async fn exchange(
+        &self,
+        node: usize,
+        seq: Seq,
+        sent: Instant,
+        frame: Vec<u8>,
+        deadline: tokio::time::Instant,
+    ) -> Exchanged {
+        let (answer, answered) = oneshot::channel();
+        lock(&self.pending).insert(seq, Pending { node, sent, answer });
+        let _asked = Asked { inner: self, seq };
+        self.asked.notify_waiters();
+        let exchanging = async {
+            if self.nodes[node].outgoing.send(frame).await.is_err() {
+                return Exchanged::NotSent;
+            }
+            answered.await.map_or(Exchanged::Unanswered, Exchanged::Answered)
+        };
+        tokio::time::timeout_at(deadline, exchanging).await.unwrap_or(Exchanged::Unanswered)
+    }
+
+    /// Whether an answer from a node is waited for.
+    fn is_asking(&self, node: usize) -> bool {
+        lock(&self.pending).values().any(|pending| pending.node == node)
+    }
+
     /// A node that is up, each in turn.
     fn usable_node(&self) -> Option<usize> {
         let start = self.next.fetch_add(1, Relaxed);

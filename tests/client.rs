@@ -1,0 +1,120 @@
+//! The client library: what is asked is answered, whatever else waits.
+
+mod support;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use amop::{pki::Profile, wire::ResultCode};
+use support::{BOUND, TestNode, client, client_at, runtime};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+const PROFILE: Profile = Profile::Ec;
+/// More than the application's queue of messages holds, and what the machine keeps of a connection.
+const MESSAGES: usize = 3_000;
+/// More than wait to be sent, with what the machine keeps of a connection.
+const REQUESTS: usize = 3_000;
+
+#[test]
+fn an_application_that_takes_no_messages_gets_its_answers() {
+    let node = TestNode::start(PROFILE, 0, &[], "");
+    runtime().block_on(async {
+        let (busy, messages) = client(PROFILE, &[&node]).await;
+        busy.subscribe(&["much"]).await.unwrap();
+        let (clerk, mut questions) = client(PROFILE, &[&node]).await;
+        clerk.subscribe(&["question"]).await.unwrap();
+        let (publisher, _) = client(PROFILE, &[&node]).await;
+        tokio::task::block_in_place(|| {
+            node.wait_for_subscribers("much", 1);
+            node.wait_for_subscribers("question", 1);
+        });
+        for _ in 0..MESSAGES {
+            let sent = publisher.multicast("much", b"one", BOUND).await.unwrap();
+            assert_eq!(sent.code, ResultCode::OK);
+        }
+        tokio::spawn(async move {
+            while let Some(question) = questions.recv().await {
+                clerk.respond(&question, b"answer").await;
+            }
+        });
+        for _ in 0..3 {
+            let answer = busy.request("question", b"?", BOUND / 3).await.unwrap();
+            assert_eq!((answer.code, &answer.payload[..]), (ResultCode::OK, &b"answer"[..]));
+        }
+        // None is lost, and they are in order.
+        let mut messages = messages;
+        for _ in 0..MESSAGES {
+            let message = tokio::time::timeout(BOUND, messages.recv()).await.expect("all of them").unwrap();
+            assert_eq!(message.payload, &b"one"[..]);
+        }
+    });
+}
+
+/// Carries one connection to a node until it is told to stop; from then on it takes nothing and gives nothing.
+async fn way_that_stops(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, has_stopped) = (listener.local_addr().unwrap(), Arc::<AtomicBool>::default());
+    let stopped = has_stopped.clone();
+    tokio::spawn(async move {
+        let here = listener.accept().await.unwrap().0;
+        // Whoever comes later waits for ever.
+        let _listener = listener;
+        let there = TcpStream::connect(to).await.unwrap();
+        let (here, there) = (here.into_split(), there.into_split());
+        let carry = |mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf| {
+            let stopped = stopped.clone();
+            async move {
+                let mut buffer = vec![0; 4_096];
+                loop {
+                    let read = from.read(&mut buffer).await;
+                    if stopped.load(SeqCst) {
+                        return std::future::pending::<()>().await;
+                    }
+                    let Ok(read @ 1..) = read else { return };
+                    to.write_all(&buffer[..read]).await.unwrap();
+                }
+            }
+        };
+        tokio::join!(carry(here.0, there.1), carry(there.0, here.1));
+    });
+    (address, has_stopped)
+}
+
+#[test]
+fn a_request_ends_in_its_time_and_a_dead_link_is_missed_though_nothing_can_be_written() {
+    let node = TestNode::start(PROFILE, 0, &[], "");
+    runtime().block_on(async {
+        let (way, has_stopped) = way_that_stops(node.node().channel_address()).await;
+        let (client, _messages) = client_at(PROFILE, vec![way.to_string()]).await;
+        has_stopped.store(true, SeqCst);
+        let payload = vec![0; 20_000];
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..REQUESTS {
+            let (client, payload) = (client.clone(), payload.clone());
+            asking.spawn(async move {
+                client.request("anything", &payload, Duration::from_millis(200)).await.unwrap().code
+            });
+        }
+        while let Some(code) = tokio::time::timeout(BOUND, asking.join_next()).await.expect("each ends") {
+            let code = code.unwrap();
+            assert!([ResultCode::TIMEOUT, ResultCode::NOT_SENT].contains(&code), "{code:?}");
+        }
+        let gone = async {
+            while !client.nodes_up().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, gone).await.expect("the link is missed");
+        let code = client.request("anything", b"", BOUND).await.unwrap().code;
+        assert_eq!(code, ResultCode::NOT_SENT);
+    });
+}
