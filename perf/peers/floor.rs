@@ -35,7 +35,7 @@ fn forward(listener: &TcpListener, pairs: usize) -> Result<(), Box<dyn Error>> {
     for _ in 0..2 * pairs {
         let (socket, _) = listener.accept()?;
         socket.set_nodelay(true)?;
-        streams.add(socket.into());
+        streams.add(socket.into())?;
     }
     let mut has_ended = false;
     while !has_ended {

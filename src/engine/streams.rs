@@ -12,6 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
 
 use super::{
+    bounds::{PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE},
     buffers::{Buffers, GROUP},
     ring::{self, EngineError},
 };
@@ -98,12 +99,12 @@ impl Streams {
     }
 
     /// Takes a connected socket; gives its number, counted from 0.
-    pub fn add(&mut self, socket: OwnedFd) -> usize {
+    pub fn add(&mut self, socket: OwnedFd) -> io::Result<usize> {
         let stream = self.sockets.len();
         self.sockets.push(Socket { socket, is_receiving: false });
         self.outputs.outputs.push(Output::default());
-        self.arm(stream);
-        stream
+        self.arm(stream)?;
+        Ok(stream)
     }
 
     /// What is to be sent.
@@ -118,7 +119,9 @@ impl Streams {
         wait: Duration,
         mut handle: impl FnMut(&mut Outputs, usize, Input<'_>),
     ) -> io::Result<()> {
-        self.flush();
+        self.flush()?;
+        // What was taken off to make room waits already.
+        let wait = if self.completions.is_empty() { wait } else { Duration::ZERO };
         ring::enter(&mut self.ring, wait)?;
         let taken = self.ring.completion().take(COMPLETIONS_PER_TURN);
         self.completions.extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
@@ -133,7 +136,7 @@ impl Streams {
         }
         self.completions = completions;
         for stream in std::mem::take(&mut self.rearm) {
-            self.arm(stream as usize);
+            self.arm(stream as usize)?;
         }
         Ok(())
     }
@@ -182,15 +185,15 @@ impl Streams {
         }
     }
 
-    fn arm(&mut self, stream: usize) {
-        let socket = &mut self.sockets[stream];
-        socket.is_receiving = true;
-        let fd = types::Fd(socket.socket.as_raw_fd());
+    fn arm(&mut self, stream: usize) -> io::Result<()> {
+        let fd = types::Fd(self.sockets[stream].socket.as_raw_fd());
         let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(KIND_RECEIVE << 32 | stream as u64);
-        self.push(&entry);
+        self.push(&entry)?;
+        self.sockets[stream].is_receiving = true;
+        Ok(())
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> io::Result<()> {
         while let Some(stream) = self.outputs.touched.pop() {
             let output = &mut self.outputs.outputs[stream as usize];
             output.is_touched = false;
@@ -205,7 +208,6 @@ impl Streams {
                     continue;
                 }
             }
-            output.is_sending = true;
             let rest = &output.in_flight[output.sent..];
             let (bytes, len) = (rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX));
             let fd = types::Fd(self.sockets[stream as usize].socket.as_raw_fd());
@@ -213,25 +215,38 @@ impl Streams {
                 .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
                 .build()
                 .user_data(KIND_SEND << 32 | u64::from(stream));
-            self.push(&entry);
+            self.push(&entry)?;
+            self.outputs.outputs[stream as usize].is_sending = true;
         }
+        Ok(())
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
-        loop {
+    /// Gives the kernel an entry. An error says that it did not take it.
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        for attempt in 0..PUSH_ATTEMPTS_MAX {
             // SAFETY: the entries name sockets, send buffers and the buffer ring of this object, which
             // stay until their completion has been handled: a buffer in flight is neither changed nor freed
             // while `is_sending`, and `drop` waits for all of them.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return;
+                return Ok(());
             }
             // Full: it takes entries again as soon as the kernel has these.
-            if self.ring.submit().is_err() {
+            if let Err(error) = self.ring.submit() {
+                match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    // It has no room for what it would tell, or was disturbed.
+                    Some(Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOMEM) => {}
+                    _ => return Err(error),
+                }
                 let taken = self.ring.completion();
                 self.completions
                     .extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+                match attempt {
+                    ..PUSH_ATTEMPTS_AT_ONCE => std::thread::yield_now(),
+                    _ => std::thread::sleep(PUSH_PAUSE),
+                }
             }
         }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel takes no entries"))
     }
 }
 
@@ -270,7 +285,7 @@ mod tests {
     fn bytes_of_one_stream_are_forwarded_to_another_in_order_and_an_end_is_told() {
         let mut streams = Streams::new(16, 4_096).unwrap();
         let ((mut from, here), (mut to, there)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
-        assert_eq!([streams.add(here.into()), streams.add(there.into())], [0, 1]);
+        assert_eq!([here, there].map(|socket| streams.add(socket.into()).unwrap()), [0, 1]);
         let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at >> 8) as u8 ^ at as u8).collect();
         let writer = {
             let sent = sent.clone();
@@ -291,5 +306,20 @@ mod tests {
         }
         writer.join().unwrap();
         assert!(reader.join().unwrap() == sent);
+    }
+
+    #[test]
+    fn a_ring_that_takes_nothing_any_more_is_an_error_and_no_endless_try() {
+        use std::os::fd::FromRawFd;
+        let mut streams = Streams::new(16, 4_096).unwrap();
+        // SAFETY: the descriptor is the ring's, which is open, and is not closed here.
+        let mut ring = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(streams.ring.as_raw_fd()) });
+        rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut ring).unwrap();
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        streams.add(socket.into()).unwrap();
+        let has_failed = (0..=RING_ENTRIES).any(|_| streams.arm(0).is_err());
+        assert!(has_failed);
+        // It would wait for what no kernel will tell.
+        std::mem::forget(streams);
     }
 }

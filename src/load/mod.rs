@@ -351,7 +351,7 @@ impl<P: Protocol> Load<P> {
         let connection = self.protocol.connect(address, security, role)?;
         let socket = connection.socket.try_clone()?;
         socket.set_read_timeout(None)?;
-        let stream = self.streams.add(socket.into());
+        let stream = self.streams.add(socket.into())?;
         self.links.push(Link::new(stream, connection));
         // Whoever waits long until all are connected keeps those that are.
         if Instant::now() >= self.next_heartbeat {
