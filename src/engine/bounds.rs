@@ -19,6 +19,8 @@ use crate::{
 pub(super) const COMPLETIONS_PER_TURN: usize = 1_024;
 /// Messages of one other reactor handled in one turn.
 pub(super) const MESH_PER_TURN: usize = 1_024;
+/// Commands of the door, the registry and the admin endpoint handled in one turn.
+pub(super) const COMMANDS_PER_TURN: usize = 1_024;
 /// Messages that one mesh queue holds; what does not fit is spilled, and the reactor takes nothing in.
 pub(super) const MESH_QUEUE_LEN: usize = 4_096;
 /// Inputs that may wait for the registry; beyond it state frames and JSON-RPC requests are refused, and

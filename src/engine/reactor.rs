@@ -25,9 +25,9 @@ use super::{
     assemble::{FrameBounds, UnfinishedFrames},
     blocks::Blocks,
     bounds::{
-        CLOSE_WITHIN, COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN, NODE_FRAME_LEN_READ_OVER_MAX,
-        NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE, REGISTRY_QUEUE_MAX,
-        REPLACE_WITHIN, node_queue_bytes_max,
+        CLOSE_WITHIN, COMMANDS_PER_TURN, COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN,
+        NODE_FRAME_LEN_READ_OVER_MAX, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX,
+        PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_queue_bytes_max,
     },
     buffers::{Buffers, GROUP},
     descriptor::untaken_bytes,
@@ -594,7 +594,8 @@ impl Reactor {
             self.drop_largest_frame();
             any = true;
         }
-        while let Ok(command) = self.inbox.try_recv() {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.inbox.try_recv() else { break };
             any = true;
             match command {
                 Command::Adopt(link) => self.adopt(*link),
@@ -1243,13 +1244,14 @@ mod tests {
         peer: std::os::unix::net::UnixStream,
         peer_sealer: Sealer,
         _inputs: Receiver<RegistryInput>,
+        commands: Sender<Command>,
         _wakers: [Waker; 2],
     }
 
     impl Fixture {
         fn new() -> Self {
             let (registry, _inputs) = unbounded();
-            let (_, inbox) = unbounded();
+            let (commands, inbox) = unbounded();
             let _wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
             let mesh = Arc::new(Mesh::new(_wakers.iter().cloned().map(Sleeper::new).collect()));
             let shared = Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), Settings::default());
@@ -1282,7 +1284,7 @@ mod tests {
                 plaintext: Vec::new(),
                 received: Vec::new(),
             });
-            Self { reactor, mesh, events, peer, peer_sealer, _inputs, _wakers }
+            Self { reactor, mesh, events, peer, peer_sealer, commands, _inputs, _wakers }
         }
 
         fn key(&self) -> LinkKey {
@@ -1348,6 +1350,20 @@ mod tests {
         fixture.catch_up();
         assert!(fixture.reactor.handle_completions());
         assert_eq!((frames_received(&fixture), fixture.reactor.held.len()), (1, 0));
+        assert_eq!(fixture.finish(), CloseReason::Shutdown);
+    }
+
+    #[test]
+    fn a_turn_takes_so_many_commands_and_no_more() {
+        let mut fixture = Fixture::new();
+        for _ in 0..COMMANDS_PER_TURN + 1 {
+            let reason = CloseReason::Removed;
+            fixture.commands.send(Command::CloseNode { id: NodeId([2; 64]), reason }).unwrap();
+        }
+        assert!(fixture.reactor.handle_inbox());
+        assert_eq!(fixture.commands.len(), 1, "the rest has time until the next turn");
+        assert!(fixture.reactor.handle_inbox());
+        assert!(!fixture.reactor.handle_inbox());
         assert_eq!(fixture.finish(), CloseReason::Shutdown);
     }
 
