@@ -98,7 +98,7 @@ const UNLIMITED: [&str; 7] = [
     "a message for a session is dropped, its queue is full",
 ];
 
-/// "At most ten lines of a kind in ten seconds" (README): `relay::log_limit` sees to it where it is asked.
+/// "At most ten lines of a kind in ten seconds" (docs/monitoring.md): `relay::log_limit` sees to it where it is asked.
 #[test]
 fn every_log_line_that_peers_can_cause_asks_for_its_limit() {
     for room in ["relay", "door"] {
