@@ -149,6 +149,22 @@ fn a_unicast_waits_for_room_and_nothing_overtakes_it() {
 }
 
 #[test]
+fn what_is_short_does_not_overtake_what_is_long_and_waits_for_room() {
+    for (nodes, reactors) in [(1, 1), (1, 3), (2, 1), (2, 3)] {
+        let (mut net, publisher, subscriber) = slow(nodes, reactors, 1_000_000);
+        for number in 0..40u8 {
+            let mut payload = vec![7; if number % 4 == 3 { 100 } else { 90_000 }];
+            payload[0] = number;
+            net.unicast(publisher, "t", &payload);
+        }
+        net.run_for(20 * SECOND);
+        let order: Vec<u8> =
+            net.pushed(subscriber, FrameType::REQUEST).iter().map(|(_, payload)| payload[0]).collect();
+        assert_eq!(order, (0..40).collect::<Vec<u8>>(), "{nodes} nodes of {reactors}");
+    }
+}
+
+#[test]
 fn a_unicast_that_finds_no_room_in_its_time_is_answered_101_and_was_never_pushed() {
     for nodes in [1, 2] {
         let (mut net, publisher, subscriber) = slow(nodes, 1, 1);
