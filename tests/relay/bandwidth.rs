@@ -72,6 +72,35 @@ fn a_multicast_is_charged_for_each_link_that_it_leaves_on_and_nothing_is_left_ov
 }
 
 #[test]
+fn a_multicast_is_admitted_by_what_it_takes_on_links_of_both_kinds() {
+    for (seed, reactors) in (0..6).map(|seed| (seed, 1 + seed as u16 % 3)) {
+        let offer = |cap: f64, burst: Duration| {
+            let mut net = Network::new(seed);
+            net.add_limited_node(reactors, Settings::default(), Limiter::new(cap, burst));
+            (1..6).for_each(|_| _ = net.add_node(reactors, Settings::default()));
+            TWO_WAYS.iter().for_each(|&(one, other)| net.connect(one, other));
+            net.run_for(Duration::from_secs(1));
+            // Two neighbours, and three nodes behind them.
+            (1..6).for_each(|node| _ = net.subscriber(node, &["t"]));
+            net.run_for(Duration::from_secs(1));
+            let publisher = net.app(0, Behaviour::Silent);
+            let codes = [0, 1].map(|_| {
+                let seq = net.multicast(publisher, "t", &[0; 10_000]);
+                net.answer(publisher, &seq, Duration::from_millis(100)).0
+            });
+            net.run_for(Duration::from_secs(1));
+            (codes, charged(&net, 0))
+        };
+        let (codes, charged_for_both) = offer(1e9, Duration::from_secs(1));
+        assert_eq!(codes, [0, 0]);
+        // What is left after the first is nine tenths of what the second takes: more than that takes on links of one kind.
+        let burst = Duration::from_secs(1_000);
+        let (codes, _) = offer(0.95 * charged_for_both as f64 / burst.as_secs_f64(), burst);
+        assert_eq!(codes, [0, 103], "seed {seed}");
+    }
+}
+
+#[test]
 fn no_more_than_the_cap_leaves_a_node_whose_multicasts_go_over_two_equal_ways() {
     let cap = 100_000.0;
     for (seed, reactors) in [(0, 1), (1, 2), (2, 1), (3, 3)] {

@@ -777,6 +777,7 @@ fn a_payload_that_was_carried_to_one_session_is_carried_to_no_other_for_a_minute
         play.run(SOON);
         let challenge = play.asked(publisher).pop().unwrap();
         let question = play.payload();
+        let carried = play.net.now;
         play.net.unicast(publisher, &challenge.route, &question);
         play.run(SOON);
         assert_eq!(play.challenges(mallory), [(own.clone(), question.clone())]);
@@ -785,13 +786,25 @@ fn a_payload_that_was_carried_to_one_session_is_carried_to_no_other_for_a_minute
         assert_eq!(play.unicast(mallory, &towards_honest.route, &question), 101);
         assert_eq!(play.challenges(honest).len(), before);
         assert_eq!(play.total(|counters| counters.challenges_handed_on.get()), 1);
-        // Another payload is carried: it is the payload that is refused. A minute later so is this one.
-        play.run(Duration::from_secs(62));
-        let later = play.asked(mallory).pop().unwrap();
-        let seq = play.net.unicast(mallory, &later.route, &question);
-        play.run(SOON);
-        let code = play.net.answers(mallory, &seq)[0].code();
-        assert!(code == ResultCode::OK || code == ResultCode::NOT_DELIVERED, "open or over: {code:?}");
+        // A publisher that comes anew may challenge at once. It is refused while the minute lasts, and not later.
+        for seconds in [59, 61] {
+            let at = carried + Duration::from_secs(seconds);
+            play.run((at - Duration::from_secs(1)) - play.net.now);
+            play.subscribe(mallory, &[DATA, &own]);
+            play.run(SOON);
+            play.subscribe(mallory, &[DATA, &own, MARKER]);
+            play.run(at - play.net.now);
+            let anew = play.asked(mallory).pop().unwrap();
+            let before = play.challenges(honest).len();
+            play.net.unicast(mallory, &anew.route, &question);
+            play.run(SOON);
+            assert_eq!(
+                play.challenges(honest).len() - before,
+                usize::from(seconds > 60),
+                "after {seconds} s"
+            );
+            assert_eq!(play.total(|counters| counters.challenges_handed_on.get()), 2);
+        }
         play.expect(publisher, &[honest], &[mallory]);
     }
 }

@@ -46,18 +46,28 @@ fn code_99_where_the_table_of_pending_requests_is_full() {
 }
 
 #[test]
-fn code_99_where_the_window_towards_the_only_node_is_full() {
-    let mut net = Network::new(4);
-    for _ in 0..2 {
-        net.add_node(1, Settings { window_frames_max: 6, ..Settings::default() });
+fn code_99_where_requests_have_half_of_the_window_towards_the_only_node() {
+    for settings in [
+        Settings { window_frames_max: 6, ..Settings::default() },
+        Settings { window_bytes_max: 50_000, ..Settings::default() },
+        Settings { windows_bytes_max: 50_000, ..Settings::default() },
+    ] {
+        // Of a neighbour it is what the link carries, of one behind it what is kept until it acknowledges.
+        for nodes in [2, 3] {
+            let mut net = Network::new(4);
+            for _ in 0..nodes {
+                net.add_node(1, settings.clone());
+            }
+            (1..nodes).for_each(|node| net.connect(node - 1, node));
+            net.run_for(SOON);
+            net.subscriber(nodes - 1, &["t"]);
+            let publisher = net.app(0, Behaviour::Silent);
+            net.cut_links(nodes - 2, nodes - 1);
+            let seqs: Vec<_> = (0..4).map(|_| net.unicast(publisher, "t", &[0; 10_000])).collect();
+            assert_eq!(net.answer(publisher, &seqs[3], SOON), (99, vec![]));
+            assert!(seqs[..3].iter().all(|seq| net.answers(publisher, seq).is_empty()));
+        }
     }
-    net.connect(0, 1);
-    net.run_for(SOON);
-    net.subscriber(1, &["t"]);
-    let publisher = net.app(0, Behaviour::Silent);
-    net.cut_links(0, 1);
-    let seqs: Vec<_> = (0..4).map(|_| net.unicast(publisher, "t", b"x")).collect();
-    assert_eq!(net.answer(publisher, &seqs[3], SOON), (99, vec![]));
 }
 
 #[test]

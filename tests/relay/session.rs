@@ -109,6 +109,26 @@ fn topic_changes_beyond_twenty_a_second_are_merged_and_the_last_one_wins() {
 }
 
 #[test]
+fn a_subscription_to_what_holds_already_undoes_the_one_that_was_put_off() {
+    let mut net = Network::mesh(6, 1, 1);
+    let app = net.app(0, Behaviour::Echo(Duration::ZERO));
+    let deferred = |net: &Network| net.nodes[0].total(|counters| counters.subscriptions_deferred.get());
+    let mut put_off = 0;
+    while deferred(&net) == 0 {
+        put_off += 1;
+        net.subscribe(app, &[&format!("t{put_off}")]);
+    }
+    let holds = format!("t{}", put_off - 1);
+    net.subscribe(app, &[&holds]);
+    net.run_for(Duration::from_secs(2));
+    let publisher = net.app(0, Behaviour::Silent);
+    for (topic, code) in [(holds, 0), (format!("t{put_off}"), 100)] {
+        let seq = net.unicast(publisher, &topic, b"x");
+        assert_eq!(net.answer(publisher, &seq, SOON).0, code, "{topic}");
+    }
+}
+
+#[test]
 fn a_session_silent_in_both_directions_is_closed_and_a_busy_one_is_not() {
     let mut net = Network::mesh(7, 1, 1);
     let silent = net.app(0, Behaviour::Silent);

@@ -4,10 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use amop::{
     relay::{ReactorId, settings::Settings},
-    wire::{ResultCode, sdk, sdk::FrameType},
+    wire::{
+        ResultCode,
+        node::{self, Extensions, PacketType},
+        sdk,
+        sdk::FrameType,
+    },
 };
 
-use crate::kit::{Behaviour, Network};
+use crate::kit::{Behaviour, Network, Seen};
 
 const SOON: Duration = Duration::from_millis(100);
 const ECHO: Behaviour = Behaviour::Echo(Duration::ZERO);
@@ -256,4 +261,41 @@ fn after_a_silent_subscriber_that_left_the_others_are_tried() {
         net.subscribe(silent, &[]);
         assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 0);
     }
+}
+
+#[test]
+fn a_node_is_told_the_time_that_a_request_still_has_when_it_is_sent_on() {
+    let mut net = Network::new(1);
+    let settings = Settings { prefers_near: true, ..Settings::default() };
+    let (request_timeout, push_timeout) = (settings.request_timeout, settings.push_timeout);
+    (0..2).for_each(|_| _ = net.add_node(1, settings.clone()));
+    net.connect(0, 1);
+    net.run_for(Duration::from_secs(1));
+    for node in [0, 1] {
+        let silent = net.app(node, Behaviour::Silent);
+        net.subscribe(silent, &["t"]);
+    }
+    net.run_for(Duration::from_secs(1));
+    let publisher = net.app(0, Behaviour::Silent);
+    net.seen = Some(Vec::new());
+    let sent = net.now;
+    net.unicast(publisher, "t", b"x");
+    let mut told = None;
+    while told.is_none() {
+        net.run_for(Duration::from_millis(1));
+        told = net.seen.iter().flatten().find_map(|seen| match seen {
+            Seen::Crossed { bytes, .. } => {
+                let (header, payload) = node::Header::decode(bytes).unwrap();
+                let is_unicast = header.packet_type == PacketType::UNICAST;
+                is_unicast.then(|| Extensions::decode(&bytes[payload..]).unwrap().0.time_left_ms.unwrap())
+            }
+            _ => None,
+        });
+    }
+    // The one here had its time, and did not answer.
+    let passed = net.now - sent;
+    assert!(passed >= push_timeout);
+    let told = Duration::from_millis(told.unwrap().into());
+    let left = request_timeout - passed;
+    assert!(told >= left && told - left < Duration::from_millis(100), "{told:?} where {left:?} are left");
 }

@@ -272,6 +272,18 @@ fn a_subscription_shows_at_neighbours_after_one_delivery() {
 }
 
 #[test]
+fn no_node_counts_for_more_subscribers_than_it_can_have_sessions() {
+    let mut net = Net::graph(2, &[(0, 1)]);
+    for (difference, counted) in
+        [(SESSIONS_MAX as i32, SESSIONS_MAX), (1, SESSIONS_MAX), (-2, SESSIONS_MAX - 1)]
+    {
+        net.subscribe(1, "many", difference);
+        net.settle();
+        assert_eq!(net.count(0, "many", 1), counted as u32, "{difference} more");
+    }
+}
+
+#[test]
 fn a_new_neighbour_knows_the_topics_within_one_round_trip() {
     let mut net = Net::new(2);
     net.subscribe(0, "old", 1);

@@ -1,0 +1,214 @@
+//! How a link between nodes is kept up, and what it acknowledges and when.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::relay::{LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings};
+
+const OWN: NodeId = NodeId([1; 64]);
+const PEER: NodeId = NodeId([2; 64]);
+const KEY: LinkKey = LinkKey { index: 0, generation: 1 };
+
+/// Links that take frames, or refuse them for a reason.
+#[derive(Default)]
+struct Links {
+    refusal: Option<SendError>,
+    refused: usize,
+    taken: Vec<(LinkKey, Vec<u8>)>,
+}
+
+impl Links {
+    fn taken_of(&self, key: LinkKey, packet_type: PacketType) -> Vec<&[u8]> {
+        let of_type = |(link, frame): &&(LinkKey, Vec<u8>)| {
+            *link == key && Header::decode(frame).unwrap().0.packet_type == packet_type
+        };
+        self.taken.iter().filter(of_type).map(|(_, frame)| frame.as_slice()).collect()
+    }
+}
+
+impl Outbound for Links {
+    fn send(
+        &mut self,
+        link: LinkKey,
+        _: Class,
+        head: &[u8],
+        body: FrameRef<'_>,
+    ) -> Result<Queued, SendError> {
+        if let Some(refusal) = self.refusal {
+            self.refused += 1;
+            return Err(refusal);
+        }
+        let frame = std::iter::once(head).chain(body.pieces()).flatten().copied().collect();
+        self.taken.push((link, frame));
+        Ok(Queued::default())
+    }
+
+    fn progress(&mut self, _: LinkKey) -> Option<LinkProgress> {
+        None
+    }
+
+    fn watch_taken(&mut self, _: LinkKey) {}
+
+    fn watch_room(&mut self, _: LinkKey, _: usize) {}
+
+    fn pause_reading(&mut self, _: LinkKey, _: bool) {}
+
+    fn to_reactor(&mut self, _: ReactorId, _: MeshMessage, _: FrameRef<'_>) {}
+
+    fn to_registry(&mut self, _: RegistryInput) -> bool {
+        true
+    }
+
+    fn told(&mut self, _: crate::relay::trace::Told) {}
+
+    fn pinged(&mut self, _: crate::relay::ping::Pinged) {}
+
+    fn share_records(&mut self, _: LinkKey) {}
+
+    fn close(&mut self, _: LinkKey, _: CloseReason) {}
+
+    fn abort(&mut self, _: LinkKey, reason: CloseReason) {
+        panic!("aborted: {reason}");
+    }
+}
+
+fn frame(packet_type: PacketType, seq: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = SmallVec::new();
+    Header::direct(packet_type, seq).encode_into(payload.len(), &mut frame);
+    frame.extend_from_slice(payload);
+    frame.to_vec()
+}
+
+fn multicast(number: u32) -> Vec<u8> {
+    sdk::encode_amop(sdk::FrameType::MULTICAST, &[0; 32], ResultCode::OK, "t", &number.to_be_bytes())
+}
+
+fn link_up(shard: &mut Shard, now: Instant, key: LinkKey, out: &mut Links) {
+    let up = LinkUp::Node {
+        id: PEER,
+        dialed: true,
+        address: String::new(),
+        agency: String::new(),
+        name: String::new(),
+    };
+    shard.handle_link_up(now, key, up, out);
+    let hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        features: 0,
+        incarnation: 1,
+        lane: 0,
+        link_number: u64::from(key.generation),
+        replaces: 0,
+        frame_len_max: None,
+    };
+    let hello = frame(PacketType::HELLO, 0, &hello.encode());
+    shard.handle_frame(now, key, FrameRef::Slice(&hello), out);
+}
+
+fn shard(now: Instant) -> (Shard, Links) {
+    shard_with(now, Settings::default())
+}
+
+fn shard_with(now: Instant, settings: Settings) -> (Shard, Links) {
+    let shared = Shared::new(OWN, 1, 1, now, settings);
+    let (mut shard, mut out) = (Shard::new(Arc::new(shared), ReactorId(0), [0; 32], now), Links::default());
+    link_up(&mut shard, now, KEY, &mut out);
+    (shard, out)
+}
+
+#[test]
+fn a_sign_of_life_that_the_link_did_not_take_is_tried_again_at_once() {
+    let start = Instant::now();
+    let (mut shard, mut out) = shard(start);
+    let interval = shard.shared.settings.keepalive_interval;
+    out.refusal = Some(SendError::Full);
+    let mut now = start;
+    while out.refused < 3 {
+        now = shard.poll_timeout().unwrap();
+        shard.handle_activity(now, KEY);
+        shard.handle_timeout(now, &mut out);
+    }
+    assert!(now <= start + interval + 3 * NODE_TICK);
+    assert_eq!(shard.counters.dropped_control_full.get(), 3);
+    out.refusal = None;
+    now = shard.poll_timeout().unwrap();
+    shard.handle_timeout(now, &mut out);
+    assert_eq!(out.taken_of(KEY, PacketType::ACK).len(), 1);
+}
+
+#[test]
+fn an_acknowledgement_goes_with_the_last_frame_and_the_last_byte_that_may_wait_for_one() {
+    let now = Instant::now();
+    let frame = |number| {
+        let payload = [&[0, 0], multicast(number).as_slice()].concat();
+        frame(PacketType::MULTICAST, number, &payload)
+    };
+    let frames_max = Settings::default().ack_frames_max;
+    for (frames_max, bytes_max) in [(frames_max, usize::MAX), (u64::MAX, 10 * frame(0).len())] {
+        let settings =
+            Settings { ack_frames_max: frames_max, ack_bytes_max: bytes_max, ..Settings::default() };
+        let (mut shard, mut out) = shard_with(now, settings);
+        let due = if bytes_max == usize::MAX { frames_max } else { 10 };
+        for number in 1..=due {
+            assert_eq!(out.taken_of(KEY, PacketType::ACK).len(), 0, "before frame {number}");
+            shard.handle_frame(now, KEY, FrameRef::Slice(&frame(number as u32)), &mut out);
+        }
+        let acknowledgements = out.taken_of(KEY, PacketType::ACK);
+        assert_eq!(acknowledgements.len(), 1, "after frame {due}");
+        assert!(acknowledgements[0].ends_with(&due.to_be_bytes()));
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_the_link_did_not_take_is_still_due() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    let due = shard.shared.settings.ack_frames_max as u32;
+    out.refusal = Some(SendError::Full);
+    for number in 0..=due {
+        if number == due {
+            out.refusal = None;
+        }
+        let payload = [&[0, 0], multicast(number).as_slice()].concat();
+        let frame = frame(PacketType::MULTICAST, number, &payload);
+        shard.handle_frame(now, KEY, FrameRef::Slice(&frame), &mut out);
+    }
+    let acknowledgements = out.taken_of(KEY, PacketType::ACK);
+    assert_eq!(acknowledgements.len(), 1);
+    assert!(acknowledgements[0].ends_with(&u64::from(due + 1).to_be_bytes()));
+}
+
+#[test]
+fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    out.refusal = Some(SendError::Gone);
+    for number in 0..3 {
+        shard.forward_multicast(now, &PEER, number, None, FrameRef::Slice(&multicast(number)), &mut out);
+    }
+    assert_eq!(shard.counters.dropped_window_full.get(), 0);
+    shard.handle_link_down(now, KEY, CloseReason::ByPeer, &mut out);
+    out.refusal = None;
+    let next = LinkKey { index: 0, generation: 2 };
+    link_up(&mut shard, now, next, &mut out);
+    let sent = out.taken_of(next, PacketType::MULTICAST);
+    let numbers: Vec<_> = sent.iter().map(|frame| frame[frame.len() - 1]).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+}
+
+#[test]
+fn a_link_that_replaces_a_worn_one_says_so_and_is_taken_at_once() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    let hello_of = |out: &Links, key| {
+        let (_, offset) = Header::decode(out.taken_of(key, PacketType::HELLO)[0]).unwrap();
+        Hello::decode(&out.taken_of(key, PacketType::HELLO)[0][offset..]).unwrap()
+    };
+    assert_eq!(hello_of(&out, KEY).replaces, 0);
+    shard.handle_link_worn(KEY);
+    let next = LinkKey { index: 1, generation: 1 };
+    link_up(&mut shard, now, next, &mut out);
+    assert_eq!(hello_of(&out, next).replaces, hello_of(&out, KEY).link_number);
+    assert_eq!(shard.neighbours[&PEER].active, Some(next));
+}
