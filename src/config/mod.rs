@@ -599,6 +599,32 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_taken_up_to_its_bounds_and_not_beyond() {
+        for (key, least, most) in [
+            ("session_topics_max", 1, 1_000_000),
+            ("push_timeout_ms", 10, 600_000),
+            ("idle_timeout_ms", 1_000, 86_400_000),
+        ] {
+            let text = |number: u64| format!("[amop]\nrequest_timeout_ms=3600000\n{key}={number}\n");
+            for good in [least, most] {
+                assert!(Config::parse(&text(good), Path::new(".")).is_ok(), "{key}={good}");
+            }
+            for wrong in [least - 1, most + 1] {
+                let expected =
+                    format!("3: [amop] {key} = \"{wrong}\" must be a number from {least} to {most}");
+                assert_eq!(problems(&text(wrong)), [expected]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_push_waits_no_longer_than_its_request() {
+        let text = |push: u64| format!("[amop]\nrequest_timeout_ms=2000\npush_timeout_ms={push}\n");
+        assert!(Config::parse(&text(2_000), Path::new(".")).is_ok());
+        assert!(problems(&text(2_001))[0].contains("at most request_timeout_ms"));
+    }
+
+    #[test]
     fn all_faults_are_reported_together() {
         assert_eq!(problems("[p2p]\nlisten_port=x\n[rpc]\nchannel_listen_port=y\n").len(), 2);
     }

@@ -173,6 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_bounded_in_all() {
+        let mut guests = Guests::new(1);
+        let fingerprint = |number: usize| {
+            let mut fingerprint = [0; 32];
+            fingerprint[..8].copy_from_slice(&number.to_be_bytes());
+            fingerprint
+        };
+        let (first, _) = guests.admit_session(fingerprint(0)).unwrap();
+        for number in 1..SESSIONS_MAX {
+            guests.admit_session(fingerprint(number)).unwrap();
+        }
+        assert_eq!(guests.admit_session(fingerprint(SESSIONS_MAX)), Err(NoRoom::Sessions));
+        guests.leave(first);
+        assert!(guests.admit_session(fingerprint(SESSIONS_MAX)).is_ok());
+    }
+
+    #[test]
     fn links_are_bounded_per_node_and_nodes_in_all() {
         let mut guests = Guests::new(1);
         let id = |number: usize| {
