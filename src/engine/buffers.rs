@@ -14,14 +14,17 @@ use super::ring::EngineError;
 pub(super) const GROUP: u16 = 0;
 const PAGE: usize = 4096;
 
-/// Receive buffers shared with the kernel. A buffer is ours from the completion that names it until
-/// [`Self::give_back`].
+/// Receive buffers shared with the kernel. A buffer is ours from [`Self::take`], which follows the completion that names
+/// it, until [`Self::give_back`].
 pub(super) struct Buffers {
     entries: NonNull<BufRingEntry>,
     memory: NonNull<u8>,
     count: u16,
     len: usize,
     tail: u16,
+    /// Which are ours. What is read of one that the kernel has may be anything, and seldom is.
+    #[cfg(debug_assertions)]
+    ours: Vec<bool>,
 }
 
 impl Buffers {
@@ -30,7 +33,15 @@ impl Buffers {
         assert!(count.is_power_of_two() && len > 0);
         let entries = allocate(Self::entries_layout(count)).cast::<BufRingEntry>();
         let memory = allocate(Self::memory_layout(count, len));
-        let mut buffers = Self { entries, memory, count, len, tail: 0 };
+        let mut buffers = Self {
+            entries,
+            memory,
+            count,
+            len,
+            tail: 0,
+            #[cfg(debug_assertions)]
+            ours: vec![true; usize::from(count)],
+        };
         // SAFETY: the entries are page-aligned, zeroed, as many as said, and live until `drop`, which the
         // reactor runs after the ring is gone.
         unsafe { ring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, 0) }
@@ -50,8 +61,24 @@ impl Buffers {
         Layout::from_size_align(usize::from(count) * len, PAGE).expect("sizes are bounded by the settings")
     }
 
-    /// The filled part of a buffer that a completion named.
+    /// A completion has named a buffer.
+    pub(super) fn take(&mut self, id: u16) {
+        assert!(id < self.count, "the kernel named a buffer that does not exist");
+        self.change_hands(id, true);
+    }
+
+    /// Debug builds look whether a buffer is where it should be before it goes to us, or to the kernel.
+    fn change_hands(&mut self, id: u16, to_us: bool) {
+        #[cfg(debug_assertions)]
+        assert_eq!(std::mem::replace(&mut self.ours[usize::from(id)], to_us), !to_us, "buffer {id}");
+        #[cfg(not(debug_assertions))]
+        let _ = (id, to_us);
+    }
+
+    /// The filled part of a buffer that is ours.
     pub(super) fn filled(&mut self, id: u16, len: usize) -> &mut [u8] {
+        #[cfg(debug_assertions)]
+        assert!(self.ours[usize::from(id)], "the kernel has buffer {id}");
         assert!(id < self.count && len <= self.len, "the kernel named a buffer that does not exist");
         // SAFETY: the range lies in our memory, which is initialized; the kernel does not touch a buffer
         // between the completion that names it and its return to the ring, and `&mut self` keeps
@@ -61,6 +88,7 @@ impl Buffers {
 
     /// Lets the kernel fill a buffer again.
     pub(super) fn give_back(&mut self, id: u16) {
+        self.change_hands(id, false);
         let slot = self.tail & (self.count - 1);
         // SAFETY: the slot lies in the ring, and the kernel reads slots only below the tail, which is
         // moved past it afterwards. The tail lies in the reserved bytes of the first entry, which setting

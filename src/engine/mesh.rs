@@ -243,13 +243,37 @@ mod tests {
         let mesh = mesh(2);
         let mut sender = MeshSender::new(mesh.clone(), FIRST);
         let count = 3 * MESH_QUEUE_LEN as u32 + 7;
-        (0..count).for_each(|number| send(&mut sender, OTHER, number));
         let mut received = Vec::new();
+        for number in 0..count {
+            send(&mut sender, OTHER, number);
+            // There is room again before what waits was moved on.
+            if number % 3 == 0 && sender.is_backed_up() {
+                received.extend(receive(&mesh, FIRST, OTHER));
+            }
+        }
         while sender.is_backed_up() || !mesh.is_empty_for(OTHER) {
             sender.flush();
             received.extend(std::iter::from_fn(|| receive(&mesh, FIRST, OTHER)));
         }
         assert!(received == (0..count).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_has_no_frame_waits_as_what_has_one() {
+        let mesh = mesh(2);
+        let mut sender = MeshSender::new(mesh.clone(), FIRST);
+        let frames = [FrameRef::Slice(&[0; 4]), FrameRef::Slice(&[])];
+        let count = 2 * MESH_QUEUE_LEN + 7;
+        for number in 0..count {
+            let frame = frames[number % 2].retain();
+            sender.send(OTHER, Item { message: MeshMessage::Multicast, frame });
+        }
+        let mut received = 0;
+        while sender.is_backed_up() || !mesh.is_empty_for(OTHER) {
+            sender.flush();
+            received += std::iter::from_fn(|| mesh.pop(FIRST, OTHER)).count();
+        }
+        assert_eq!(received, count);
     }
 
     #[test]

@@ -925,6 +925,7 @@ impl Reactor {
     fn handle_receive_completion(&mut self, user_data: u64, result: i32, flags: u32) {
         let key = link_key(user_data);
         if let Some(id) = cqueue::buffer_select(flags) {
+            self.buffers.take(id);
             // One that comes with an error is ours again, too.
             if let Ok(len) = usize::try_from(result) {
                 self.handle_received(key, Some(id), len);
@@ -1226,13 +1227,15 @@ fn user_data(kind: u64, key: LinkKey) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use crossbeam::channel::{Receiver, unbounded};
 
     use super::*;
     use crate::{
         engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
         relay::{RequestId, settings::Settings},
-        tls::record::{ContentType, Sealer},
+        tls::record::{ContentType, PLAINTEXT_LEN_MAX, Sealer},
         wire::{NodeId, ResultCode},
     };
 
@@ -1241,7 +1244,7 @@ mod tests {
         reactor: Reactor,
         mesh: Arc<Mesh>,
         events: Receiver<LinkEvent>,
-        peer: std::os::unix::net::UnixStream,
+        peer: UnixStream,
         peer_sealer: Sealer,
         _inputs: Receiver<RegistryInput>,
         commands: Sender<Command>,
@@ -1250,13 +1253,17 @@ mod tests {
 
     impl Fixture {
         fn new() -> Self {
+            Self::with(usize::MAX, 16)
+        }
+
+        /// With so many bytes for unfinished frames, and so many receive buffers.
+        fn with(unfinished_bytes_max: usize, receive_buffers: u16) -> Self {
             let (registry, _inputs) = unbounded();
             let (commands, inbox) = unbounded();
             let _wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
             let mesh = Arc::new(Mesh::new(_wakers.iter().cloned().map(Sleeper::new).collect()));
             let shared = Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), Settings::default());
-            let settings =
-                EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
+            let settings = EngineSettings { ring_entries: 16, receive_buffers, ..EngineSettings::default() };
             let (note, events) = unbounded();
             let mut reactor = Reactor::new(ReactorParts {
                 id: ReactorId(0),
@@ -1266,14 +1273,20 @@ mod tests {
                 inbox,
                 registry,
                 wake_fd: _wakers[0].raw(),
-                unfinished: Arc::new(UnfinishedFrames::new(usize::MAX, 2)),
+                unfinished: Arc::new(UnfinishedFrames::new(unfinished_bytes_max, 2)),
                 events: Arc::new(move |event| _ = note.send(event)),
                 drained: Arc::default(),
                 dropped: (0..2).map(|_| AtomicU64::new(0)).collect(),
                 seed: [0; 32],
             })
             .unwrap();
-            let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (peer, peer_sealer) = Self::session(&mut reactor);
+            Self { reactor, mesh, events, peer, peer_sealer, commands, _inputs, _wakers }
+        }
+
+        /// One more session: its peer's end, and what that sends with.
+        fn session(reactor: &mut Reactor) -> (UnixStream, Sealer) {
+            let (socket, peer) = UnixStream::pair().unwrap();
             let ((peer_sealer, opener), (sealer, _)) = (connection(), connection());
             reactor.adopt(NewLink {
                 token: 1,
@@ -1284,7 +1297,23 @@ mod tests {
                 plaintext: Vec::new(),
                 received: Vec::new(),
             });
-            Self { reactor, mesh, events, peer, peer_sealer, commands, _inputs, _wakers }
+            (peer, peer_sealer)
+        }
+
+        fn say((peer, sealer): &mut (UnixStream, Sealer), plaintext: &[u8]) {
+            let mut records = Vec::new();
+            for part in plaintext.chunks(PLAINTEXT_LEN_MAX) {
+                sealer.seal(ContentType::ApplicationData, &[part], &mut records).unwrap();
+            }
+            std::io::Write::write_all(peer, &records).unwrap();
+        }
+
+        fn run_until(&mut self, done: impl Fn(&Reactor) -> bool) {
+            while !done(&self.reactor) {
+                self.reactor.flush();
+                self.reactor.enter(Some(SWEEP_INTERVAL));
+                self.reactor.handle_completions();
+            }
         }
 
         fn key(&self) -> LinkKey {
@@ -1324,11 +1353,7 @@ mod tests {
         /// The kernel is to be done with the buffers before they go.
         fn finish(mut self) -> CloseReason {
             self.reactor.io.abort(self.key(), CloseReason::Shutdown);
-            while self.reactor.slots[0].is_some() {
-                self.reactor.flush();
-                self.reactor.enter(Some(SWEEP_INTERVAL));
-                self.reactor.handle_completions();
-            }
+            self.run_until(|reactor| reactor.slots[0].is_none());
             let closed = self.events.try_iter().find_map(|event| match event {
                 LinkEvent::Closed(closed) => Some(closed.reason),
                 _ => None,
@@ -1365,6 +1390,61 @@ mod tests {
         assert!(fixture.reactor.handle_inbox());
         assert!(!fixture.reactor.handle_inbox());
         assert_eq!(fixture.finish(), CloseReason::Shutdown);
+    }
+
+    #[test]
+    fn a_place_that_is_used_again_is_of_another_key() {
+        let mut fixture = Fixture::new();
+        let first = fixture.key();
+        fixture.reactor.io.abort(first, CloseReason::Shutdown);
+        fixture.run_until(|reactor| reactor.slots[0].is_none());
+        let _peer = Fixture::session(&mut fixture.reactor);
+        let second = fixture.key();
+        assert_eq!(second.index, first.index);
+        assert!(second != first && fixture.reactor.io.transmit(first).is_none());
+        fixture.finish();
+    }
+
+    #[test]
+    fn the_pool_of_unfinished_frames_drops_whoever_holds_most_of_it() {
+        let mut fixture = Fixture::with(13_000, 16);
+        let mut others: Vec<_> = (0..2).map(|_| Fixture::session(&mut fixture.reactor)).collect();
+        let begun = |len: usize| [&1_000_000u32.to_be_bytes()[..], &vec![0; len - 4]].concat();
+        let holds = |reactor: &Reactor, index: usize| {
+            reactor.slots[index].as_ref().map(|slot| slot.receive.progress())
+        };
+        let is_here = |index, len| move |reactor: &Reactor| holds(reactor, index) == Some(len);
+        Fixture::say(&mut others[0], &begun(1_000));
+        fixture.run_until(is_here(1, 1_000));
+        let mut own = (fixture.peer.try_clone().unwrap(), fixture.peer_sealer);
+        Fixture::say(&mut own, &begun(8_000));
+        fixture.peer_sealer = own.1;
+        fixture.run_until(is_here(0, 8_000));
+        assert_eq!(fixture.reactor.counters.unfinished_frames_dropped.get(), 0);
+        Fixture::say(&mut others[1], &begun(5_000));
+        fixture.run_until(|reactor| reactor.slots.iter().any(Option::is_none));
+        assert_eq!([1, 2].map(|index| holds(&fixture.reactor, index)), [Some(1_000), Some(5_000)]);
+        let keys = [1, 2].map(|index: usize| fixture.reactor.io.transmits[index].as_ref().unwrap().key);
+        keys.into_iter().for_each(|key| fixture.reactor.io.abort(key, CloseReason::Shutdown));
+        fixture.run_until(|reactor| reactor.slots.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn what_waits_in_a_receive_buffer_while_another_reactor_is_behind_is_served_as_it_was_sent() {
+        let mut fixture = Fixture::with(usize::MAX, 2);
+        let mut others: Vec<_> = (0..20).map(|_| Fixture::session(&mut fixture.reactor)).collect();
+        let frames_received = |reactor: &Reactor| reactor.counters.sdk_frames_received.get();
+        fixture.back_up();
+        others.iter_mut().for_each(|other| Fixture::say(other, &Fixture::beat()));
+        fixture.run_until(|reactor| reactor.held.len() >= 20);
+        others.iter_mut().for_each(|other| Fixture::say(other, &Fixture::beat().repeat(10)));
+        assert_eq!(frames_received(&fixture.reactor), 0);
+        fixture.catch_up();
+        fixture.run_until(|reactor| frames_received(reactor) == 220);
+        let all = fixture.reactor.io.transmits.iter().flatten().map(|transmit| transmit.key);
+        let all: Vec<_> = all.collect();
+        all.into_iter().for_each(|key| fixture.reactor.io.abort(key, CloseReason::Shutdown));
+        fixture.run_until(|reactor| reactor.slots.iter().all(Option::is_none));
     }
 
     #[test]

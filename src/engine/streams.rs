@@ -168,6 +168,7 @@ impl Streams {
         handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
     ) {
         if let Some(id) = cqueue::buffer_select(flags) {
+            self.buffers.take(id);
             // One that comes with an error is ours again, too.
             if let Ok(len @ 1..) = usize::try_from(result) {
                 handle(&mut self.outputs, stream, Input::Bytes(self.buffers.filled(id, len)));
