@@ -4,7 +4,11 @@ use std::{io::Write, sync::atomic::Ordering::Relaxed};
 
 use amop::{
     pki::Profile,
-    relay::{counters::Counters, signing::NodeSigner},
+    relay::{
+        counters::Counters,
+        sealing::{FRONT_LEN, TAG_LEN},
+        signing::NodeSigner,
+    },
     tls::{
         config::client_config,
         identity::{Identity, Roots},
@@ -559,7 +563,7 @@ fn floods_of_pings_are_answered_within_an_allowance_and_the_link_stays() {
             let route = Route::Named { source, destinations: &[[9; 64]] };
             let (flags, hops_left) = (FLAG_SEALED | FLAG_PROBE, number as u8 % 3);
             let header = Header { route, flags, hops_left, ..Header::direct(PacketType::BROADCAST, 5) };
-            liar.say(&with_header(&header, &[7; 70]));
+            liar.say(&with_header(&header, &[7; FRONT_LEN + 30 + TAG_LEN]));
         }
         // And answers to nothing.
         liar.send(PacketType::BROADCAST, &Notice::Pong { number }.encode());
