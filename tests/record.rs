@@ -15,8 +15,8 @@ use amop::{
         handshake::Handshake,
         identity::{Identity, Roots},
         record::{
-            Aead, ContentType, HEADER_LEN, OpenError, Opened, Opener, PLAINTEXT_LEN_MAX, SealError, Sealer,
-            record_len,
+            Aead, ContentType, HEADER_LEN, OpenError, Opened, Opener, PLAINTEXT_LEN_MAX, RECORD_LEN_MAX,
+            SealError, Sealer, record_len,
         },
         settings::TlsSettings,
         verify::IssuerPolicy,
@@ -332,6 +332,16 @@ fn explicit_nonces_of_tls_1_2_never_repeat() {
         })
         .collect();
     assert_eq!(nonces.len(), 5_000);
+}
+
+#[test]
+fn a_record_that_is_longer_than_any_is_refused_by_its_header() {
+    let header = |len: usize| {
+        let [high, low] = ((len - HEADER_LEN) as u16).to_be_bytes();
+        record_len(&[23, 3, 3, high, low])
+    };
+    assert_eq!(header(RECORD_LEN_MAX), Ok(Some(RECORD_LEN_MAX)));
+    assert_eq!(header(RECORD_LEN_MAX + 1), Err(OpenError::Malformed));
 }
 
 #[test]
