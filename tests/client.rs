@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use amop::{pki::Profile, wire::ResultCode};
-use support::{BOUND, TestNode, client, client_at, runtime};
+use amop::{keys::PrivateKey, pki::Profile, wire::ResultCode};
+use support::{BOUND, TestNode, client, client_at, runtime, wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -59,8 +59,9 @@ fn an_application_that_takes_no_messages_gets_its_answers() {
     });
 }
 
-/// Carries one connection to a node until it is told to stop; from then on it takes nothing and gives nothing.
-async fn way_that_stops(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+/// Carries one connection to a node. Once it is told to stop, it takes nothing more from the client, nor from the node unless
+/// that may go on.
+async fn way_that_stops(to: SocketAddr, node_goes_on: bool) -> (SocketAddr, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, has_stopped) = (listener.local_addr().unwrap(), Arc::<AtomicBool>::default());
     let stopped = has_stopped.clone();
@@ -70,13 +71,15 @@ async fn way_that_stops(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
         let _listener = listener;
         let there = TcpStream::connect(to).await.unwrap();
         let (here, there) = (here.into_split(), there.into_split());
-        let carry = |mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf| {
+        let carry = |mut from: tokio::net::tcp::OwnedReadHalf,
+                     mut to: tokio::net::tcp::OwnedWriteHalf,
+                     stops: bool| {
             let stopped = stopped.clone();
             async move {
                 let mut buffer = vec![0; 4_096];
                 loop {
                     let read = from.read(&mut buffer).await;
-                    if stopped.load(SeqCst) {
+                    if stops && stopped.load(SeqCst) {
                         return std::future::pending::<()>().await;
                     }
                     let Ok(read @ 1..) = read else { return };
@@ -84,7 +87,7 @@ async fn way_that_stops(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
                 }
             }
         };
-        tokio::join!(carry(here.0, there.1), carry(there.0, here.1));
+        tokio::join!(carry(here.0, there.1, true), carry(there.0, here.1, !node_goes_on));
     });
     (address, has_stopped)
 }
@@ -93,7 +96,7 @@ async fn way_that_stops(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
 fn a_request_ends_in_its_time_and_a_dead_link_is_missed_though_nothing_can_be_written() {
     let node = TestNode::start(PROFILE, 0, &[], "");
     runtime().block_on(async {
-        let (way, has_stopped) = way_that_stops(node.node().channel_address()).await;
+        let (way, has_stopped) = way_that_stops(node.node().channel_address(), false).await;
         let (client, _messages) = client_at(PROFILE, vec![way.to_string()]).await;
         has_stopped.store(true, SeqCst);
         let payload = vec![0; 20_000];
@@ -109,12 +112,40 @@ fn a_request_ends_in_its_time_and_a_dead_link_is_missed_though_nothing_can_be_wr
             assert!([ResultCode::TIMEOUT, ResultCode::NOT_SENT].contains(&code), "{code:?}");
         }
         let gone = async {
-            while !client.nodes_up().is_empty() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let short = Duration::from_millis(200);
+            while client.request("anything", b"", short).await.unwrap().code != ResultCode::NOT_SENT {}
         };
         tokio::time::timeout(BOUND, gone).await.expect("the link is missed");
-        let code = client.request("anything", b"", BOUND).await.unwrap().code;
-        assert_eq!(code, ResultCode::NOT_SENT);
+    });
+}
+
+#[test]
+fn what_a_node_asks_by_itself_never_keeps_its_messages_from_being_read() {
+    let node = TestNode::start(PROFILE, 0, &[], "");
+    runtime().block_on(async {
+        let (way, has_stopped) = way_that_stops(node.node().channel_address(), true).await;
+        let (client, mut messages) = client_at(PROFILE, vec![way.to_string()]).await;
+        let key = PrivateKey::generate();
+        client.publish_private("deals", &[key.public_key()]).await.unwrap();
+        client.subscribe(&["news"]).await.unwrap();
+        tokio::task::block_in_place(|| node.wait_for_subscribers("news", 1));
+        // Nothing can be sent any more, and as much waits as may.
+        has_stopped.store(true, SeqCst);
+        let mut asking = tokio::task::JoinSet::new();
+        while tokio::time::timeout(Duration::from_millis(50), client.subscribe(&["news"])).await.is_ok() {
+            for _ in 0..REQUESTS {
+                let client = client.clone();
+                asking.spawn(async move { client.request("anything", &[0; 20_000], BOUND).await });
+            }
+        }
+        let (subscriber, _messages) = support::client(PROFILE, &[&node]).await;
+        subscriber.subscribe_private("deals", &key).await.unwrap();
+        tokio::task::block_in_place(|| {
+            wait_until("the client is asked", || node.total(|counters| counters.challenges.get()) > 0);
+        });
+        subscriber.multicast("news", b"read", BOUND).await.unwrap();
+        let news = tokio::time::timeout(BOUND, messages.recv()).await.expect("it is read").unwrap();
+        assert_eq!(news.payload, &b"read"[..]);
+        asking.abort_all();
     });
 }

@@ -39,6 +39,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// How often it is looked whether it has said anything.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Frames that say what the node is told by itself, without the application; of more, the node asks again.
+const REPLIES_MAX: usize = 1_024;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -116,20 +118,23 @@ async fn live(
     write(&mut writer, &sdk::encode(FrameType::HANDSHAKE, &new_seq(), ResultCode::OK, hello.as_bytes()))
         .await?;
     let (heard, last_heard) = watch::channel(Some(Instant::now()));
-    let reading = read(inner, node, reader, &heard);
+    let (replies, mut replying) = mpsc::channel(REPLIES_MAX);
+    let reading = read(inner, node, reader, &heard, &replies);
     let writing = async {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         heartbeat.tick().await;
         loop {
             tokio::select! {
-                frame = outgoing.recv() => match frame {
-                    Some(frame) => write(&mut writer, &frame).await?,
-                    None => return Ok(()),
-                },
+                biased;
                 _ = heartbeat.tick() => {
                     let beat = sdk::encode(FrameType::HEARTBEAT, &new_seq(), ResultCode::OK, b"0");
                     write(&mut writer, &beat).await?;
                 }
+                Some(frame) = replying.recv() => write(&mut writer, &frame).await?,
+                frame = outgoing.recv() => match frame {
+                    Some(frame) => write(&mut writer, &frame).await?,
+                    None => return Ok(()),
+                },
             }
         }
     };
@@ -189,6 +194,7 @@ async fn read(
     node: usize,
     mut reader: ReadHalf<TlsStream<TcpStream>>,
     heard: &watch::Sender<Option<Instant>>,
+    replies: &Replies,
 ) -> std::io::Result<()> {
     let malformed =
         || std::io::Error::new(std::io::ErrorKind::InvalidData, "the node sent a malformed frame");
@@ -206,7 +212,7 @@ async fn read(
             }
             let mut data = buffer.split_to(len).freeze();
             data.advance(HEADER_LEN);
-            handle(inner, node, &header, data, &mut backlog).await;
+            handle(inner, node, &header, data, &mut backlog, replies);
         }
         // From here on nothing is missed.
         let asked = inner.asked.notified();
@@ -234,20 +240,40 @@ async fn read(
     }
 }
 
-async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes, backlog: &mut Backlog) {
+/// What the client itself answers to its node. Whoever reads never waits for room in it: a node that waits until it is read
+/// takes nothing, and neither would go on.
+type Replies = mpsc::Sender<Vec<u8>>;
+
+/// `false` if there is no room.
+fn reply(replies: &Replies, frame: Vec<u8>) -> bool {
+    let is_queued = replies.try_send(frame).is_ok();
+    if !is_queued {
+        debug!("a reply to the node is dropped, which takes nothing; it asks again");
+    }
+    is_queued
+}
+
+fn handle(
+    inner: &Inner,
+    node: usize,
+    header: &Header,
+    data: Bytes,
+    backlog: &mut Backlog,
+    replies: &Replies,
+) {
     match header.frame_type {
         FrameType::HANDSHAKE => {
             info!(node = %inner.nodes[node].address, "connected");
             let frame_len_max = json::frame_len_max_of(&data).unwrap_or(sdk::FRAME_LEN_MAX);
             inner.nodes[node].frame_len_max.store(frame_len_max, Relaxed);
-            // In this order: whoever subscribes meanwhile either sees the node up, or is seen here.
+            // In this order: whoever subscribes meanwhile either sees the node up, and its set goes behind this one, or is
+            // seen here.
             inner.set_up(node, true);
-            let _guard = inner.subscribing.lock().await;
             if !inner.subscribed().is_empty() {
-                let _ = inner.nodes[node].outgoing.send(inner.subscription()).await;
+                reply(replies, inner.subscription());
             }
         }
-        FrameType::RESPONSE if judge(inner, node, header, &data).await => {}
+        FrameType::RESPONSE if judge(inner, node, header, &data, replies) => {}
         FrameType::RESPONSE | FrameType::RPC => {
             let Some(pending) = lock(&inner.pending).remove(&header.seq) else { return };
             let payload = match header.frame_type {
@@ -262,7 +288,7 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes, backlo
         FrameType::REQUEST | FrameType::MULTICAST => {
             let Ok(body) = AmopBody::decode(&data) else { return };
             if body.kind() == TopicKind::Route {
-                return prove(inner, node, header, &body, &data[body.payload_offset..]).await;
+                return prove(inner, header, &body, &data[body.payload_offset..], replies);
             }
             let private = PrivateTopic::of_data(body.topic);
             let kind = match header.frame_type {
@@ -288,11 +314,11 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes, backlo
         FrameType::TOPIC_CERTIFICATION => {
             // As the Java SDK does, whatever becomes of it.
             let taken = sdk::encode(FrameType::TOPIC_CERTIFICATION, &header.seq, ResultCode::OK, b"");
-            let _ = inner.nodes[node].outgoing.send(taken).await;
+            reply(replies, taken);
             let fresh = (new_seq(), new_seq());
             let challenge = lock(&inner.private).handle_certification(Instant::now(), node, &data, fresh);
             if let Some(challenge) = challenge {
-                let _ = inner.nodes[node].outgoing.send(challenge).await;
+                reply(replies, challenge);
             }
         }
         _ => {}
@@ -300,12 +326,14 @@ async fn handle(inner: &Inner, node: usize, header: &Header, data: Bytes, backlo
 }
 
 /// Takes the answer to a challenge of ours; `false` if it is to something else.
-async fn judge(inner: &Inner, node: usize, header: &Header, data: &Bytes) -> bool {
+fn judge(inner: &Inner, node: usize, header: &Header, data: &Bytes, replies: &Replies) -> bool {
     let answer = (&header.seq, header.result);
     let judged = lock(&inner.private).handle_answer(Instant::now(), node, answer, &payload(data));
     let Some(judged) = judged else { return false };
     let status = sdk::encode(FrameType::TOPIC_STATUS, &new_seq(), ResultCode::OK, judged.status.as_bytes());
-    let _ = inner.nodes[node].outgoing.send(status).await;
+    if !reply(replies, status) {
+        return true;
+    }
     // What is sent from now on comes behind it.
     lock(&inner.private).note_sent(&judged);
     debug!(
@@ -320,11 +348,11 @@ async fn judge(inner: &Inner, node: usize, header: &Header, data: &Bytes) -> boo
 }
 
 /// Answers a challenge to us.
-async fn prove(inner: &Inner, node: usize, header: &Header, body: &AmopBody<'_>, challenge: &[u8]) {
+fn prove(inner: &Inner, header: &Header, body: &AmopBody<'_>, challenge: &[u8], replies: &Replies) {
     let signature = lock(&inner.private).handle_challenge(body.topic, challenge);
     let Some(signature) = signature else { return };
     let answer = sdk::encode_amop(FrameType::RESPONSE, &header.seq, ResultCode::OK, body.topic, &signature);
-    let _ = inner.nodes[node].outgoing.send(answer).await;
+    reply(replies, answer);
 }
 
 /// The payload of an AMOP body; all of it where it is none, for subscribers may answer what they like.
