@@ -330,10 +330,7 @@ impl Engine {
             let core = (!settings.pin.is_empty()).then(|| settings.pin[index % settings.pin.len()]);
             match engine.start_reactor(parts, core) {
                 Ok(thread) => engine.threads.push(thread),
-                Err(error) => {
-                    engine.stop(START_FAILED_WITHIN);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         Ok(engine)
@@ -379,7 +376,11 @@ impl Engine {
 
     /// Lets requests in flight be answered, closes all links in order, cuts those that do not close, and ends: all
     /// of it within `timeout`. `false` if a reactor still runs, which then ends with the process.
-    pub fn stop(self, timeout: Duration) -> bool {
+    pub fn stop(mut self, timeout: Duration) -> bool {
+        self.end(timeout)
+    }
+
+    fn end(&mut self, timeout: Duration) -> bool {
         let times = StopTimes::new(Instant::now(), timeout);
         let command = |command: fn() -> Command| {
             for index in 0..self.threads.len() {
@@ -394,8 +395,17 @@ impl Engine {
         wait_by(times.closed_by, || self.threads.iter().all(thread::JoinHandle::is_finished));
         command(|| Command::CutAll);
         // None can have panicked: that ends the process.
-        let left = self.threads.into_iter().filter_map(|thread| join_by(thread, times.ended_by).err());
+        let left = self.threads.drain(..).filter_map(|thread| join_by(thread, times.ended_by).err());
         left.count() == 0
+    }
+}
+
+/// Whoever starts it and then cannot go on leaves no reactor behind.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.end(START_FAILED_WITHIN);
+        }
     }
 }
 
@@ -429,6 +439,19 @@ mod tests {
 
     use super::*;
     use crate::wire::{NodeId, node::PacketType};
+
+    #[test]
+    fn whoever_drops_the_engine_leaves_no_reactor_behind() {
+        let relay = crate::relay::settings::Settings::default();
+        let shared = Arc::new(Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), relay));
+        let (registry, _inputs) = unbounded();
+        let events: Arc<dyn Fn(LinkEvent) + Send + Sync> = Arc::new(|_| {});
+        let settings = EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
+        let engine = Engine::start(&settings, &shared, &registry, &events).unwrap();
+        assert!(Arc::strong_count(&events) > 1);
+        drop(engine);
+        assert_eq!(Arc::strong_count(&events), 1);
+    }
 
     #[test]
     fn a_reactor_far_behind_gets_no_more_frames_of_the_registry_but_all_answers() {
