@@ -139,20 +139,32 @@ pub fn too_large() -> Vec<u8> {
 }
 
 /// In the place of an answer for which the memory of all that waits for sessions has no room.
-pub fn no_room() -> Vec<u8> {
-    line(error(&Value::Null, OVER_RATE, "the node has no memory for so long an answer now"))
+pub fn no_room(answer: &[u8]) -> Vec<u8> {
+    let text = "the node has no memory for so long an answer now";
+    let refused = Asked::of_answer(answer).and_then(|asked| refuse_all(&asked, text));
+    // So short that it is never refused itself.
+    refused
+        .filter(|answer| answer.len() <= super::SMALL_REPLY_LEN_MAX / 2)
+        .unwrap_or_else(|| line(error(&Value::Null, OVER_RATE, text)))
+}
+
+/// An error in the place of each answer that is waited for.
+fn refuse_all(asked: &Asked, text: &str) -> Option<Vec<u8>> {
+    let refuse = |id: &Value| error(id, OVER_RATE, text);
+    match asked {
+        Asked::One(waits_for) => waits_for.as_ref().map(|id| line(refuse(id))),
+        Asked::Batch(ids) => {
+            let errors: Vec<String> = ids.iter().map(refuse).collect();
+            (!errors.is_empty()).then(|| line(format!("[{}]", errors.join(","))))
+        }
+    }
 }
 
 /// The answer to a request beyond `[flow_control] limit_req`: an error for each request of it that has an id. `None` for
 /// notifications.
 pub fn over_rate(body: &[u8]) -> Option<Vec<u8>> {
-    let refuse = |id: &Value| error(id, OVER_RATE, "the node's limit of requests per second is reached");
     match Asked::read(body) {
-        Ok(Asked::One(waits_for)) => waits_for.map(|id| line(refuse(&id))),
-        Ok(Asked::Batch(ids)) => {
-            let errors: Vec<String> = ids.iter().map(refuse).collect();
-            (!errors.is_empty()).then(|| line(format!("[{}]", errors.join(","))))
-        }
+        Ok(asked) => refuse_all(&asked, "the node's limit of requests per second is reached"),
         Err(answer) => Some(answer),
     }
 }
@@ -569,5 +581,16 @@ mod tests {
         assert!(answers.as_array().unwrap().iter().all(|answer| answer["error"]["code"] == OVER_RATE));
         assert_eq!(refused(br#"[{"method":"m"},{"method":"n"}]"#), None, "a batch of notifications");
         assert_eq!(classify(&vec![b' '; REACTOR_BODY_LEN_MAX], &Settings::default()), Plan::Registry);
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_that_memory_has_no_room_for_is_told_so() {
+        let refused = |answer: &[u8]| serde_json::from_slice::<Value>(&no_room(answer)).unwrap();
+        let long = format!(r#"{{"id":"a","jsonrpc":"2.0","result":["{}"]}}"#, "x".repeat(BODY_LEN_MAX));
+        let answer = refused(long.as_bytes());
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("a"), &json!(OVER_RATE)));
+        let answers = refused(br#"[{"id":1,"result":[]},{"id":2,"error":{"code":-32601,"message":"no"}}]"#);
+        assert_eq!([&answers[0]["id"], &answers[1]["id"]], [&json!(1), &json!(2)]);
+        assert_eq!(refused(b"cut of")["id"], Value::Null);
     }
 }

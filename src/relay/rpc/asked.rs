@@ -25,11 +25,24 @@ impl Asked {
     pub(super) fn read(body: &[u8]) -> Result<Self, Vec<u8>> {
         check(body)?;
         match serde_json::from_slice(body) {
-            Ok(Body::One(request)) => Ok(Self::One(request.waits_for)),
             Ok(Body::Batch(_, 0)) => Err(bad_batch()),
             Ok(Body::Batch(_, count)) if count > BATCH_MAX => Err(bad_batch()),
-            Ok(Body::Batch(ids, _)) => Ok(Self::Batch(ids)),
+            Ok(body) => Ok(body.into()),
             Err(_) => Err(not_json()),
+        }
+    }
+
+    /// Reads for whom an answer of this node is, however long it is: an answer has the ids of its requests, and names no method.
+    pub(super) fn of_answer(answer: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Body>(answer).ok().map(Self::from)
+    }
+}
+
+impl From<Body> for Asked {
+    fn from(body: Body) -> Self {
+        match body {
+            Body::One(request) => Self::One(request.waits_for),
+            Body::Batch(ids, _) => Self::Batch(ids),
         }
     }
 }

@@ -396,20 +396,26 @@ impl Shard {
         match out.send(key, class, head, body) {
             Ok(_) => self.counters.sdk_frames_sent.increment(),
             Err(SendError::Gone) => {}
-            Err(SendError::Full) => {
-                self.answer_without_room(now, key, if head.is_empty() { body.head() } else { head }, out)
-            }
+            Err(SendError::Full) => self.answer_without_room(now, key, head, body, out),
         }
     }
 
-    /// The memory of all queues has no room for an answer, of which the header is here: its session is told so.
-    fn answer_without_room(&mut self, now: Instant, key: LinkKey, head: &[u8], out: &mut impl Outbound) {
+    /// The memory of all queues has no room for an answer: its session is told so.
+    fn answer_without_room(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        head: &[u8],
+        body: FrameRef<'_>,
+        out: &mut impl Outbound,
+    ) {
         self.counters.answers_dropped.increment();
-        let Some(header) = Header::decode(head) else { return };
+        let Some(header) = Header::decode(if head.is_empty() { body.head() } else { head }) else { return };
         let (result, data) = match header.frame_type {
             // It was delivered, and its outcome does not become known (WIRE §3).
             FrameType::RESPONSE => (ResultCode::TIMEOUT, Vec::new()),
-            _ => (ResultCode::OK, rpc::no_room()),
+            // What the node itself makes, in one piece behind its header.
+            _ => (ResultCode::OK, rpc::no_room(body.head())),
         };
         let len = (HEADER_LEN + data.len()) as u32;
         let header = Header { len, result, ..header };
