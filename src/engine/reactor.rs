@@ -45,7 +45,7 @@ use crate::{
         RegistryInput, RegistryOutput, SendError, Shared, SubscriberId,
         counters::Counters,
         ping::Pinged,
-        secrets::Seed,
+        rng::Seed,
         session_queue::NoRoom,
         shard::Shard,
         trace::{KnownHere, Told},

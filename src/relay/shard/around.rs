@@ -125,7 +125,7 @@ impl Shard {
         let mut refused = SmallVec::new();
         let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
         // No extensions.
-        let key = ContentKey::seal(self.secrets.bytes(), &[0, 0], frame.pieces(), &mut content);
+        let key = ContentKey::seal(self.secret_rng.bytes(), &[0, 0], frame.pieces(), &mut content);
         let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
         let content = RetainedFrame::from_bytes(content.into());
         let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
@@ -501,7 +501,7 @@ impl Shard {
     /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
     pub(super) fn tick_channels(&mut self, now: Instant, out: &mut impl Outbound) {
         for id in self.kept_for() {
-            let share = self.lots.draw(PATIENCE_SHARES);
+            let share = self.fast_rng.in_range(PATIENCE_SHARES);
             let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
             let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now, share));
             self.send_again(now, &id, if is_overdue { Which::Oldest } else { Which::Unsent }, out);

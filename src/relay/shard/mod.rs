@@ -101,8 +101,8 @@ use super::{
     counters::Counters,
     current::Current,
     report::LinkReport,
+    rng::{FastRng, SecretRng, Seed},
     sealing::Subject,
-    secrets::{Lots, Secrets, Seed},
     snapshot::{NodeRef, Snapshot},
     timers::Timers,
 };
@@ -128,9 +128,9 @@ pub struct Shard {
     clock: (Instant, u64),
     /// What this shard's time leaves out of the real one.
     paused: Duration,
-    lots: Lots,
+    fast_rng: FastRng,
     /// Draws keys, tokens and numbers.
-    secrets: Secrets,
+    secret_rng: SecretRng,
     /// Keys all hash tables, so that the seed decides the order in which they are walked, too.
     hashing: RandomState,
     /// Links by [`LinkKey::index`].
@@ -273,9 +273,9 @@ impl Shard {
     /// `shared.reactors`.
     pub fn new(shared: Arc<Shared>, id: ReactorId, seed: Seed, _now: Instant) -> Self {
         let settings = &shared.settings;
-        let mut secrets = Secrets::new(&seed);
-        let lots = Lots::new(&mut secrets);
-        let mut number = || secrets.number();
+        let mut secret_rng = SecretRng::new(&seed);
+        let fast_rng = FastRng::new(&mut secret_rng);
+        let mut number = || secret_rng.number();
         let hashing = RandomState::with_seeds(number(), number(), number(), number());
         Self {
             snapshot: Current::new(&shared.snapshot),
@@ -284,8 +284,8 @@ impl Shard {
             id,
             clock: (shared.started, 0),
             paused: Duration::ZERO,
-            lots,
-            secrets,
+            fast_rng,
+            secret_rng,
             links: Vec::new(),
             sessions_started: 0,
             session_indices: AHashMap::with_hasher(hashing.clone()),

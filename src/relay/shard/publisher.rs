@@ -352,7 +352,7 @@ impl Shard {
             let Some((_, (topic, subscriber))) = publisher.due.pop_first() else { break };
             let session = publisher.session;
             let Some(pair) = publisher.pair_mut(&topic, &subscriber) else { continue };
-            let (number, token) = (self.secrets.number(), self.secrets.bytes());
+            let (number, token) = (self.secret_rng.number(), self.secret_rng.bytes());
             pair.due = None;
             pair.open = Some(token);
             let open_for = pair.retry_after.min(OPEN_FOR_MAX);
@@ -502,7 +502,7 @@ impl Shard {
     }
 
     fn fresh_seq(&mut self) -> Seq {
-        let bytes: [u8; 32] = self.secrets.bytes();
+        let bytes: [u8; 32] = self.secret_rng.bytes();
         bytes.map(|byte| b"0123456789abcdef"[usize::from(byte & 15)])
     }
 

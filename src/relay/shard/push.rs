@@ -238,7 +238,7 @@ impl Shard {
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> Option<u32> {
-        let Self { local_topics, links, lots, .. } = self;
+        let Self { local_topics, links, fast_rng, .. } = self;
         let sessions = named.unwrap_or_else(|| local_topics.sessions(topic));
         let eligible = |index: u32| match links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
@@ -250,13 +250,13 @@ impl Shard {
             return None;
         }
         for _ in 0..BLIND_DRAWS {
-            let index = sessions[lots.draw(0..sessions.len())];
+            let index = sessions[fast_rng.in_range(0..sessions.len())];
             if eligible(index) {
                 return Some(index);
             }
         }
         let listed: Vec<u32> = sessions.iter().copied().filter(|&index| eligible(index)).collect();
-        (!listed.is_empty()).then(|| listed[lots.draw(0..listed.len())])
+        (!listed.is_empty()).then(|| listed[fast_rng.in_range(0..listed.len())])
     }
 
     /// A 0x31 from a session: the answer to a push, or nothing that anybody waits for.

@@ -118,7 +118,7 @@ impl Shard {
             true => nodes.clone().map(|(node, _)| hops_to(node)).min().unwrap_or(u8::MAX),
         };
         let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
-        let mut point = self.lots.draw(0..here + subscribers_of(nodes.clone()));
+        let mut point = self.fast_rng.in_range(0..here + subscribers_of(nodes.clone()));
         if point < own_weight {
             return (Some(Candidate::Reactor(own, named(own))), Others::of(total, own_weight));
         }

@@ -1,6 +1,6 @@
-//! Chance, which all follows from a seed. What others must not guess (keys, tokens, numbers) comes from a generator whose
-//! seed is as long as a key, so that nobody who sees some of it can find the rest. What only draws lots has a faster one,
-//! whose state can be found from what it gives: so it gives nothing but lots.
+//! Random numbers, all of which follow from a seed. What others must not guess (keys, tokens, numbers) comes from
+//! [`SecretRng`]: its seed is as long as a key, and whoever sees some of its output cannot compute the rest. Random choices come from
+//! [`FastRng`], whose state can be computed from its output; so that is never shown to anybody.
 
 use rand::{
     RngExt, SeedableRng,
@@ -14,9 +14,9 @@ pub type Seed = [u8; 32];
 const CONTEXT: &str = "amop 2026 secrets of one reactor";
 
 /// A generator of secrets: BLAKE3 in its extendable-output mode.
-pub(super) struct Secrets(blake3::OutputReader);
+pub(super) struct SecretRng(blake3::OutputReader);
 
-impl Secrets {
+impl SecretRng {
     pub(super) fn new(seed: &Seed) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         hasher.update(seed);
@@ -34,17 +34,17 @@ impl Secrets {
     }
 }
 
-/// Draws lots.
-pub(super) struct Lots(SmallRng);
+/// A generator for random choices.
+pub(super) struct FastRng(SmallRng);
 
-impl Lots {
-    pub(super) fn new(secrets: &mut Secrets) -> Self {
-        Self(SmallRng::seed_from_u64(secrets.number()))
+impl FastRng {
+    pub(super) fn new(secret_rng: &mut SecretRng) -> Self {
+        Self(SmallRng::seed_from_u64(secret_rng.number()))
     }
 
-    /// One of a range that is not empty.
+    /// A number of a range, which is not empty.
     #[inline]
-    pub(super) fn draw<T: SampleUniform>(&mut self, range: impl SampleRange<T>) -> T {
+    pub(super) fn in_range<T: SampleUniform>(&mut self, range: impl SampleRange<T>) -> T {
         self.0.random_range(range)
     }
 }
@@ -55,15 +55,15 @@ mod tests {
 
     #[test]
     fn every_byte_of_the_seed_counts_and_nothing_comes_twice() {
-        let first = |seed: &Seed| Secrets::new(seed).bytes::<32>();
+        let first = |seed: &Seed| SecretRng::new(seed).bytes::<32>();
         let mut seen = std::collections::BTreeSet::from([first(&[0; 32])]);
         for at in 0..32 {
             let mut seed = [0; 32];
             seed[at] = 1;
             assert!(seen.insert(first(&seed)), "byte {at}");
         }
-        let mut secrets = Secrets::new(&[0; 32]);
-        assert_eq!(secrets.bytes(), first(&[0; 32]));
-        assert!((0..100).all(|_| seen.insert(secrets.bytes())));
+        let mut secret_rng = SecretRng::new(&[0; 32]);
+        assert_eq!(secret_rng.bytes(), first(&[0; 32]));
+        assert!((0..100).all(|_| seen.insert(secret_rng.bytes())));
     }
 }
