@@ -136,15 +136,20 @@ fn long_frames_go_around_a_node_that_does_not_take_them_and_short_ones_through_i
     }
 }
 
+/// A publisher and a receiver whose nodes have just lost their link; the way around it takes only what is short.
+fn without_the_link_between_them(seed: u64, reactors: u16) -> (Network, AppIndex, AppIndex) {
+    let mut net = network(seed, reactors, 3, &[(0, 1), (0, 2), (2, 1)], &[2]);
+    let receiver = subscriber(&mut net, 1);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.break_links(0, 1);
+    net.run_for(Duration::from_millis(200));
+    (net, publisher, receiver)
+}
+
 #[test]
 fn nothing_overtakes_a_long_frame_that_waits_for_its_link_since_no_other_way_takes_it() {
     for reactors in [1, 2] {
-        let mut net = network(7, reactors, 3, &[(0, 1), (0, 2), (2, 1)], &[2]);
-        let receiver = subscriber(&mut net, 1);
-        let publisher = net.app(0, Behaviour::Silent);
-        net.break_links(0, 1);
-        net.run_for(Duration::from_millis(200));
-        // The short ones could go over 2.
+        let (mut net, publisher, receiver) = without_the_link_between_them(7, reactors);
         let sent: [&[u8]; 6] = [LONG, b"1", b"2", b"3", LONG, b"4"];
         for payload in sent {
             net.multicast(publisher, "t", payload);
@@ -162,11 +167,7 @@ fn nothing_overtakes_a_long_frame_that_waits_for_its_link_since_no_other_way_tak
 #[test]
 fn what_waits_for_a_link_that_does_not_return_ends_if_it_is_too_long_and_what_is_behind_it_goes_around() {
     for reactors in [1, 2] {
-        let mut net = network(8, reactors, 3, &[(0, 1), (0, 2), (2, 1)], &[2]);
-        let receiver = subscriber(&mut net, 1);
-        let publisher = net.app(0, Behaviour::Silent);
-        net.break_links(0, 1);
-        net.run_for(Duration::from_millis(200));
+        let (mut net, publisher, receiver) = without_the_link_between_them(8, reactors);
         let long = net.unicast(publisher, "t", LONG);
         let short = net.unicast(publisher, "t", b"short");
         net.multicast(publisher, "t", LONG);

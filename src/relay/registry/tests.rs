@@ -192,6 +192,12 @@ impl Net {
         }
     }
 
+    /// Time passes, and what comes of it is delivered.
+    fn pass(&mut self, time: Duration) {
+        self.tick(time);
+        self.settle();
+    }
+
     /// How many sessions of `peer` subscribe, as far as the shards of `at` can see.
     fn count(&self, at: usize, topic: &str, peer: usize) -> u32 {
         let snapshot = self.nodes[at].shared.snapshot.load();
@@ -320,8 +326,7 @@ fn a_lost_step_heals_by_the_next_digest() {
     let mut net = Net::mesh(2);
     net.subscribe(0, "lost", 1);
     net.lose_all();
-    net.tick(DIGEST_INTERVAL);
-    net.settle();
+    net.pass(DIGEST_INTERVAL);
     assert_eq!(net.count(1, "lost", 0), 1);
     assert_eq!(net.nodes[1].counters.records_taken.get(), 0, "the missing step sufficed");
 }
@@ -346,8 +351,7 @@ fn a_lost_request_is_made_again() {
     net.deliver();
     net.deliver();
     net.lose_all();
-    net.tick(DIGEST_INTERVAL);
-    net.settle();
+    net.pass(DIGEST_INTERVAL);
     assert_eq!(net.count(1, "lost", 0), 1);
 }
 
@@ -359,8 +363,7 @@ fn more_steps_than_the_history_keeps_heal_by_the_whole_record() {
         net.nodes[0].publish(net.now);
     }
     net.lose_all();
-    net.tick(DIGEST_INTERVAL);
-    net.settle();
+    net.pass(DIGEST_INTERVAL);
     assert_eq!((net.count(1, "t0", 0), net.count(1, "t4105", 0)), (1, 1));
     assert_eq!(net.nodes[1].counters.records_taken.get(), 1);
 }
@@ -433,8 +436,7 @@ fn a_neighbour_that_is_gone_takes_its_topics_along() {
     net.unlink(0, 2);
     net.settle();
     assert_eq!((net.count(1, "t", 0), net.count(1, "t", 2)), (1, 1), "the way to it may return");
-    net.tick(WAY_GRACE);
-    net.settle();
+    net.pass(WAY_GRACE);
     assert_eq!((net.count(1, "t", 0), net.count(1, "t", 2)), (0, 1));
     let neighbours = net.nodes[1].shared.snapshot.load().neighbours.clone();
     assert_eq!(*neighbours, [net.keys[2].id()]);
@@ -561,8 +563,7 @@ fn steps_beyond_the_allowance_wait_for_the_digest() {
     net.deliver();
     assert!(net.refused(1, StateError::Rate) > 0);
     assert!(net.closed.is_empty());
-    net.tick(DIGEST_INTERVAL);
-    net.settle();
+    net.pass(DIGEST_INTERVAL);
     assert_eq!(net.count(1, "t2999", 0), 1);
 }
 
@@ -830,8 +831,7 @@ fn two_halves_that_changed_meanwhile_converge_when_they_are_joined() {
             net.subscribe(node, "meanwhile", 1);
         }
         for _ in 0..=time.as_secs() / DIGEST_INTERVAL.as_secs() {
-            net.tick(DIGEST_INTERVAL);
-            net.settle();
+            net.pass(DIGEST_INTERVAL);
         }
         assert!(net.is_converged(&edges));
         let kept = net.known(0, 4).is_some();
@@ -853,8 +853,7 @@ fn an_older_record_of_a_node_that_was_let_go_is_not_taken_again() {
     net.unlink(1, 2);
     net.settle();
     for _ in 0..20 {
-        net.tick(DIGEST_INTERVAL);
-        net.settle();
+        net.pass(DIGEST_INTERVAL);
     }
     assert_eq!((net.known(0, 2), net.known(1, 2)), (None, None));
     net.inject(0, 1, PacketType::STATE_SEQ, &Message::decode(&replayed).unwrap());
@@ -897,15 +896,12 @@ fn an_older_record_is_not_taken_though_its_node_is_away_for_long_and_others_are_
     net.subscribe(2, "new", 1);
     net.settle();
     for _ in 0..20 {
-        net.tick(DIGEST_INTERVAL);
-        net.settle();
+        net.pass(DIGEST_INTERVAL);
     }
     net.unlink(1, 2);
     net.settle();
-    net.tick(LOST_MEMORY + SECOND);
-    net.settle();
-    net.tick(LOST_MEMORY + SECOND);
-    net.settle();
+    net.pass(LOST_MEMORY + SECOND);
+    net.pass(LOST_MEMORY + SECOND);
     assert_eq!(net.known(0, 2), None);
     // Away for more than an hour, while five thousand others come and go.
     for round in 0..61 {
@@ -960,8 +956,7 @@ fn a_node_whose_clock_went_back_while_it_was_away_hears_of_itself_over_others() 
     net.settle();
     net.unlink(0, 1);
     for _ in 0..2 {
-        net.tick(LOST_MEMORY + SECOND);
-        net.settle();
+        net.pass(LOST_MEMORY + SECOND);
     }
     assert_eq!(net.known(3, 0), None);
     net.unlink(1, 2);
@@ -972,8 +967,7 @@ fn a_node_whose_clock_went_back_while_it_was_away_hears_of_itself_over_others() 
     net.settle();
     net.link(1, 2);
     for _ in 0..5 {
-        net.tick(DIGEST_INTERVAL);
-        net.settle();
+        net.pass(DIGEST_INTERVAL);
     }
     assert_eq!((net.nodes[0].shared.incarnation(), &net.lives[..]), (6, &[0][..]));
     net.unlink(0, 1);
@@ -1204,8 +1198,7 @@ fn a_node_whose_clock_went_back_while_it_was_away_for_long_is_told_by_what_remai
     net.settle();
     net.unlink(0, 1);
     for _ in 0..20 {
-        net.tick(DIGEST_INTERVAL);
-        net.settle();
+        net.pass(DIGEST_INTERVAL);
     }
     assert_eq!(net.known(1, 0), None);
     net.nodes[0] = registry(net.now, &net.keys[0], 2);
@@ -1279,8 +1272,7 @@ fn the_report_of_the_network_has_every_node_with_the_ways_to_it_and_what_it_says
     let cut = net.now;
     net.unlink(2, 4);
     net.settle();
-    net.tick(WAY_GRACE);
-    net.settle();
+    net.pass(WAY_GRACE);
     for lost in [4, 5] {
         assert!(matches!(of(&net, lost).standing, Standing::Lost { since } if since >= cut), "{lost}");
     }
