@@ -790,6 +790,11 @@ impl Oracle {
         Ok(())
     }
 
+    /// When a node last took a change of topics.
+    pub fn last_change(&self) -> Option<Instant> {
+        self.apps.iter().filter_map(|app| app.sets.last()).map(|(since, _)| *since).max()
+    }
+
     /// How many sessions of each node have a topic.
     pub fn subscribers(&self) -> BTreeMap<String, BTreeMap<NodeIndex, u32>> {
         let mut topics: BTreeMap<String, BTreeMap<NodeIndex, u32>> = BTreeMap::new();

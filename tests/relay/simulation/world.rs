@@ -364,7 +364,7 @@ impl World {
         self.run_until(self.chaos_ends)?;
         self.calm = true;
         self.say(|| "the faults stop".to_owned());
-        self.run_until(self.net.now + CONVERGED_WITHIN + 4 * self.oracle.rules.across)?;
+        self.run_until_converged()?;
         self.check_convergence()?;
         if self.has_private_topics {
             self.renew_publishers();
@@ -389,6 +389,9 @@ impl World {
         while self.net.is_anything_unread() && self.net.now < read_by {
             self.run_until(self.net.now + Duration::from_secs(1))?;
         }
+        if self.net.is_anything_unread() {
+            return Err("what applications sent is not read, though nothing is wrong".to_owned());
+        }
         // A node that gets a request late in its life may keep it for as long again.
         self.run_until(self.net.now + 2 * self.oracle.rules.request_timeout + Duration::from_secs(12))?;
         self.oracle.finish(self.net.now)?;
@@ -408,6 +411,20 @@ impl World {
         }
         self.run_until(self.net.now + UNTIL_ALL_IS_OVER)?;
         self.check_that_nothing_is_left()
+    }
+
+    /// Until all changes of topics must be known everywhere: from when their nodes have taken them, which is later for
+    /// applications that are read no further.
+    fn run_until_converged(&mut self) -> Verdict {
+        let (begin, settled) = (self.net.now, CONVERGED_WITHIN + 4 * self.oracle.rules.across);
+        self.run_until(begin + settled)?;
+        while let Some(changed) = self.oracle.last_change()
+            && changed + settled > self.net.now
+            && self.net.now < begin + ALL_READ_WITHIN
+        {
+            self.run_until(changed + settled)?;
+        }
+        Ok(())
     }
 
     fn run_until(&mut self, end: Instant) -> Verdict {

@@ -89,10 +89,16 @@ impl Challenge {
         }
     }
 
-    /// Whether a verdict of now may count.
+    /// Whether a verdict of now may count: with the answer the time for the verdict begins anew.
     fn may_be_open(&self, now: Instant) -> bool {
-        let is_waited_for = self.is_direct && self.replied.is_none_or(|at| now < at + OPEN_FOR_MAX);
-        now < self.asked + if is_waited_for { OPEN_IN_ALL_MAX } else { OPEN_FOR_MAX }
+        let open_for = match (self.is_direct, self.replied, self.answered) {
+            (true, Some(replied), _) if now >= replied + OPEN_FOR_MAX => OPEN_FOR_MAX,
+            (true, ..) => OPEN_IN_ALL_MAX,
+            // Whoever else carries it, no request of the publisher waits.
+            (false, _, Some(answered)) if answered < self.asked + OPEN_FOR_MAX => 2 * OPEN_FOR_MAX,
+            (false, ..) => OPEN_FOR_MAX,
+        };
+        now < self.asked + open_for
     }
 }
 

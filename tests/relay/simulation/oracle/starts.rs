@@ -14,22 +14,36 @@ use crate::{
     simulation::graph::{Edge, edge},
 };
 
+/// A time, and how many moments had been before: much happens at one time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(Instant, u64);
+
 #[derive(Default)]
 pub(super) struct Since {
     /// When each node began to let applications in, in its present life.
-    serving: BTreeMap<NodeIndex, Instant>,
+    serving: BTreeMap<NodeIndex, Moment>,
     /// When the links were made that are there.
-    linked: BTreeMap<Edge, Instant>,
+    linked: BTreeMap<Edge, Moment>,
+    /// Moments so far.
+    moments: u64,
     /// When nodes first heard over the links that are there who is at the other end: before that, a link brings nothing.
     greeted: BTreeMap<(NodeIndex, NodeIndex), Instant>,
     /// When nodes began to show others as their neighbours.
     shown: BTreeMap<(NodeIndex, NodeIndex), Instant>,
 }
 
+impl Since {
+    fn moment(&mut self, now: Instant) -> Moment {
+        self.moments += 1;
+        Moment(now, self.moments)
+    }
+}
+
 impl Oracle {
     /// A node lets applications in from now on.
     pub fn serves(&mut self, now: Instant, node: NodeIndex) {
-        self.since.serving.insert(node, now);
+        let moment = self.since.moment(now);
+        self.since.serving.insert(node, moment);
     }
 
     /// A node is gone.
@@ -41,7 +55,8 @@ impl Oracle {
 
     /// Two nodes have a link.
     pub fn linked(&mut self, now: Instant, one: NodeIndex, other: NodeIndex) {
-        self.since.linked.entry(edge(one, other)).or_insert(now);
+        let moment = self.since.moment(now);
+        self.since.linked.entry(edge(one, other)).or_insert(moment);
     }
 
     /// Two nodes have no link any more.
@@ -51,7 +66,7 @@ impl Oracle {
 
     /// A node has heard from another one who that is.
     pub(super) fn greeted(&mut self, now: Instant, from: NodeIndex, to: NodeIndex) {
-        let linked = self.since.linked.get(&edge(from, to)).copied().unwrap_or(now);
+        let linked = self.since.linked.get(&edge(from, to)).map_or(now, |linked| linked.0);
         let greeted = self.since.greeted.entry((from, to)).or_insert(now);
         if *greeted < linked {
             *greeted = now;
@@ -87,7 +102,7 @@ impl Oracle {
         };
         let subscribers: Vec<AppIndex> = (0..self.apps.len()).filter(subscribes).collect();
         let serving = *self.since.serving.get(&publisher)?;
-        if subscribers.is_empty() || self.befell(serving, sent, now, |scope| is_node(scope, publisher)) {
+        if subscribers.is_empty() || self.befell(serving.0, sent, now, |scope| is_node(scope, publisher)) {
             return None;
         }
         if let Some(own) = subscribers.iter().find(|app| self.apps[**app].node == publisher) {
@@ -125,16 +140,16 @@ impl Oracle {
         &self,
         node: NodeIndex,
         neighbour: NodeIndex,
-        serving: Instant,
+        serving: Moment,
         sent: Instant,
     ) -> Option<Instant> {
         let linked = *self.since.linked.get(&edge(node, neighbour))?;
         if linked < serving {
-            return Some(linked);
+            return Some(linked.0);
         }
         let shown = *self.since.shown.get(&(node, neighbour))?;
         // A neighbour whose link is lost is shown as long as that may return.
-        let greeted = *self.since.greeted.get(&(neighbour, node)).filter(|greeted| **greeted >= linked)?;
+        let greeted = *self.since.greeted.get(&(neighbour, node)).filter(|greeted| **greeted >= linked.0)?;
         // A message that waits for state needs room.
         Some(shown.max(greeted)).filter(|since| *since <= sent && !self.rules.tight)
     }
