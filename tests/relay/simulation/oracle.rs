@@ -790,6 +790,14 @@ impl Oracle {
         Ok(())
     }
 
+    /// Whether unicasts are on their way to an application that reads slowly.
+    pub fn has_yet_to_read(&self, app: AppIndex) -> bool {
+        self.messages.iter().any(|message| {
+            let mut pushes = message.pushes.iter().filter(|(pushed, _)| *pushed == app && !message.multicast);
+            pushes.any(|(_, at)| !message.had.iter().any(|(had, when)| *had == app && when >= at))
+        })
+    }
+
     /// When a node last took a change of topics.
     pub fn last_change(&self) -> Option<Instant> {
         self.apps.iter().filter_map(|app| app.sets.last()).map(|(since, _)| *since).max()

@@ -374,8 +374,9 @@ impl Oracle {
             && holds_since <= carried
             && publishes_since <= challenge.asked
             && self.is_surely_open(challenge, app, accepted)
-            // What a node tells another one of an answer that does not go there may be altered on the way.
-            && (challenge.is_direct || !self.rules.hostile)
+            // What a node tells another one of an answer that does not go there is told once, and may be altered on the way.
+            && (challenge.is_direct
+                || !self.rules.hostile && self.faults_in(challenge.asked, accepted).next().is_none())
             && !self.is_disturbed(here, there, challenge.asked, to)
     }
 
