@@ -1,6 +1,6 @@
 //! Unicasts: who is drawn, who is tried next, who answers (WIRE §2.2).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use amop::{
     relay::{ReactorId, settings::Settings},
@@ -12,7 +12,7 @@ use amop::{
     },
 };
 
-use crate::kit::{Behaviour, Network, Seen};
+use crate::kit::{Behaviour, Network, Seen, line};
 
 const SOON: Duration = Duration::from_millis(100);
 const ECHO: Behaviour = Behaviour::Echo(Duration::ZERO);
@@ -261,6 +261,42 @@ fn after_a_silent_subscriber_that_left_the_others_are_tried() {
         net.subscribe(silent, &[]);
         assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 0);
     }
+}
+
+#[test]
+fn a_request_that_waits_for_those_before_it_has_no_more_time_for_that() {
+    let mut net = Network::new(1);
+    let settings = Settings {
+        request_timeout: Duration::from_secs(2),
+        push_timeout: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    (0..3).for_each(|_| _ = net.add_node(1, settings.clone()));
+    line(3).iter().for_each(|&(one, other)| net.connect(one, other));
+    net.run_for(Duration::from_secs(1));
+    let subscriber = net.app(2, Behaviour::Silent);
+    net.subscribe(subscriber, &["t"]);
+    net.run_for(Duration::from_secs(1));
+    let publisher = net.app(0, Behaviour::Silent);
+    // The first comes altered, and is sent again and again.
+    let (alters, mut first) = (Rc::new(Cell::new(true)), None);
+    let still_alters = alters.clone();
+    net.tamper = Some(Box::new(move |_, to, bytes: &mut Vec<u8>| {
+        let (header, payload) = node::Header::decode(bytes).unwrap();
+        let is_first =
+            header.packet_type == PacketType::UNICAST && *first.get_or_insert(header.seq) == header.seq;
+        if to == 2 && is_first && still_alters.get() {
+            bytes[payload..].iter_mut().for_each(|byte| *byte ^= 1);
+        }
+    }));
+    for seq in [b"first", b"later"].map(|payload| net.unicast(publisher, "t", payload)) {
+        assert_eq!(net.answer(publisher, &seq, Duration::from_secs(3)).0, 102);
+    }
+    let held = net.nodes[2].total(|counters| counters.held_for_order.get());
+    assert!(held > 0);
+    alters.set(false);
+    net.run_for(Duration::from_secs(20));
+    assert_eq!(net.pushed(subscriber, FrameType::REQUEST), [], "their publisher has its answers");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use super::{
     AckDue, Shard,
     channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, PATIENCE_SHARES, read_numbers},
+    node_link::Came,
 };
 use crate::{
     relay::{
@@ -340,7 +341,7 @@ impl Shard {
             return self.counters.sealed_refused.increment();
         }
         if subject.packet_type.is_amop() {
-            let read = read_numbers(subject, bytes).and_then(|(number, least, arrival)| match content {
+            let read = read_numbers(now, subject, bytes).and_then(|(number, least, arrival)| match content {
                 Some(content) => Some((number, least, arrival.with_content(content)?)),
                 None => Some((number, least, arrival)),
             });
@@ -421,9 +422,10 @@ impl Shard {
         match accepted {
             Accepted::InOrder(arrivals) => {
                 let arrivals = arrivals.into_iter().filter(|arrival| !arrival.payload.is_empty());
-                for Arrival { subject: Subject { packet_type, seq }, payload } in arrivals {
+                for Arrival { subject: Subject { packet_type, seq }, payload, since } in arrivals {
                     let header = Header::direct(packet_type, seq);
-                    self.handle_amop(now, None, source, &header, FrameRef::Slice(&payload), out);
+                    let came = Came::Sealed { since };
+                    self.handle_amop(now, came, source, &header, FrameRef::Slice(&payload), out);
                 }
             }
             Accepted::Held => self.counters.held_for_order.increment(),

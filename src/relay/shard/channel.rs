@@ -94,6 +94,8 @@ pub(super) struct Arrival {
     pub(super) subject: Subject,
     /// Extensions and frame.
     pub(super) payload: Bytes,
+    /// When it came.
+    pub(super) since: Instant,
 }
 
 impl Arrival {
@@ -102,7 +104,7 @@ impl Arrival {
         ContentKey::decode(&self.payload)?.open(&mut content).ok()?;
         content.truncate(content.len() - TAG_LEN);
         let subject = Subject { packet_type: PacketType::MULTICAST, ..self.subject };
-        Some(Self { subject, payload: content.into() })
+        Some(Self { subject, payload: content.into(), ..self })
     }
 
     fn cost(&self) -> usize {
@@ -404,14 +406,14 @@ fn payload_of(opened: Vec<u8>) -> Bytes {
 }
 
 /// A message as it was opened in place: its numbers, and the rest. `None` if it is too short.
-pub(super) fn read_numbers(subject: Subject, opened: Vec<u8>) -> Option<(u64, u64, Arrival)> {
+pub(super) fn read_numbers(now: Instant, subject: Subject, opened: Vec<u8>) -> Option<(u64, u64, Arrival)> {
     let numbers: &[u8; NUMBERS_LEN] = opened.get(FRONT_LEN..opened.len() - TAG_LEN)?.first_chunk()?;
     let [number, least] = [0, 8].map(|at| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&numbers[at..at + 8]);
         u64::from_be_bytes(bytes)
     });
-    Some((number, least, Arrival { subject, payload: payload_of(opened) }))
+    Some((number, least, Arrival { subject, payload: payload_of(opened), since: now }))
 }
 
 #[cfg(test)]
@@ -458,7 +460,7 @@ mod tests {
         fn accept(&mut self, seq: u32, sealed: &[u8]) -> Result<Vec<u32>, Accepted> {
             let mut bytes = sealed.to_vec();
             self.receiver.seal.open(subject(seq), &mut bytes).unwrap();
-            let (number, least, arrival) = read_numbers(subject(seq), bytes).unwrap();
+            let (number, least, arrival) = read_numbers(self.now, subject(seq), bytes).unwrap();
             match self.receiver.accept(number, least, arrival, 1 << 20) {
                 Accepted::InOrder(arrivals) => {
                     let seqs = arrivals.iter().map(|arrival| {
@@ -501,7 +503,7 @@ mod tests {
         assert!(!void.is_sent && void.sealed.len() == FRONT_LEN + NUMBERS_LEN + TAG_LEN);
         let mut bytes: Vec<u8> = void.sealed.as_ref().pieces().flatten().copied().collect();
         pair.receiver.seal.open(subject(1), &mut bytes).unwrap();
-        let (number, least, arrival) = read_numbers(subject(1), bytes).unwrap();
+        let (number, least, arrival) = read_numbers(pair.now, subject(1), bytes).unwrap();
         assert!(arrival.payload.is_empty());
         let Accepted::InOrder(arrivals) = pair.receiver.accept(number, least, arrival, 0) else { panic!() };
         assert_eq!(arrivals.iter().map(|arrival| arrival.subject.seq).collect::<Vec<_>>(), [1, 2]);
@@ -558,9 +560,11 @@ mod tests {
         }
         let sealed = pair.send(9_999);
         assert_eq!(pair.accept(9_999, &sealed), Err(Accepted::NoRoom));
-        let arrival = Arrival { subject: subject(1), payload: Bytes::from_static(&[0; 100]) };
-        assert_eq!(pair.receiver.accept(1 << 40, 0, arrival, 99), Accepted::NoRoom);
-        let arrival = Arrival { subject: subject(1), payload: Bytes::new() };
+        let since = pair.now;
+        let arrival = |payload| Arrival { subject: subject(1), payload, since };
+        let long = arrival(Bytes::from_static(&[0; 100]));
+        assert_eq!(pair.receiver.accept(1 << 40, 0, long, 99), Accepted::NoRoom);
+        let arrival = arrival(Bytes::new());
         assert_eq!(pair.receiver.accept(5, 6, arrival, 99), Accepted::Malformed);
     }
 

@@ -86,6 +86,24 @@ impl NodeLink {
     }
 }
 
+/// How a message of another node came.
+#[derive(Clone, Copy)]
+pub(super) enum Came {
+    /// Over the link to the node.
+    OverLink(LinkKey),
+    /// Over others. It may have waited here since then for those before it.
+    Sealed { since: Instant },
+}
+
+impl Came {
+    fn waited(self, now: Instant) -> Duration {
+        match self {
+            Self::OverLink(_) => Duration::ZERO,
+            Self::Sealed { since } => now.saturating_duration_since(since),
+        }
+    }
+}
+
 /// How a peer is shown to people.
 pub(super) struct PeerLabel {
     pub(super) address: String,
@@ -261,7 +279,7 @@ impl Shard {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its identity.
             if for_us {
-                self.handle_amop(now, Some(key), &peer, &header, payload, out);
+                self.handle_amop(now, Came::OverLink(key), &peer, &header, payload, out);
             } else {
                 self.handle_named(now, &peer, &header, payload, out);
             }
@@ -312,10 +330,10 @@ impl Shard {
     }
 
     /// What a link brought is the fault of its peer; what was sealed, of nobody on the way.
-    fn bad_amop(&mut self, now: Instant, key: Option<LinkKey>, what: &str, out: &mut impl Outbound) {
-        match key {
-            Some(key) => self.misbehaved(now, key, what, out),
-            None => self.counters.sealed_refused.increment(),
+    fn bad_amop(&mut self, now: Instant, came: Came, what: &str, out: &mut impl Outbound) {
+        match came {
+            Came::OverLink(key) => self.misbehaved(now, key, what, out),
+            Came::Sealed { .. } => self.counters.sealed_refused.increment(),
         }
     }
 
@@ -384,25 +402,25 @@ impl Shard {
     pub(super) fn handle_amop(
         &mut self,
         now: Instant,
-        key: Option<LinkKey>,
+        came: Came,
         peer: &NodeId,
         header: &Header<'_>,
         payload: FrameRef<'_>,
         out: &mut impl Outbound,
     ) {
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.bad_amop(now, key, "malformed extensions", out);
+            return self.bad_amop(now, came, "malformed extensions", out);
         };
         let frame = payload.advance(offset);
         let expected = match header.packet_type {
             PacketType::UNICAST => sdk::FrameType::REQUEST,
             PacketType::MULTICAST => sdk::FrameType::MULTICAST,
             PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
-            _ => return self.bad_amop(now, key, "a multicast for several nodes without its ticket", out),
+            _ => return self.bad_amop(now, came, "a multicast for several nodes without its ticket", out),
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.bad_amop(now, key, "an AMOP frame that lies about its length or type", out),
+            _ => return self.bad_amop(now, came, "an AMOP frame that lies about its length or type", out),
         }
         let is_admitted = self.admits(peer);
         if !is_admitted {
@@ -428,7 +446,8 @@ impl Shard {
         }
         let time_left = extensions
             .time_left_ms
-            .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()));
+            .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()))
+            .saturating_sub(came.waited(now));
         let origin = Origin::Node { id: *peer, incarnation, message: header.seq };
         let time_left = (time_left, extensions.may_wait);
         self.handle_request_of_node(now, origin, time_left, audience, frame, out);

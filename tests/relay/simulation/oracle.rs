@@ -738,8 +738,14 @@ impl Oracle {
                 let on_the_way = self.rules.on_the_way();
                 let had_time = tries * self.rules.push_timeout + waited + 2 * on_the_way + slack < now - sent;
                 let early = now + on_the_way < sent + self.rules.request_timeout;
+                // Who was drawn for its node's only subscriber, as far as that knew, may have been another one that had just
+                // come; then nothing of the message was kept to try the next with.
+                let known_at = sent - self.rules.known_after();
+                let is_new =
+                    |(app, at): &(AppIndex, Instant)| !self.held(*app, &message.topic, known_at, *at);
                 if let Some(app) = untried
                     && (early || had_time)
+                    && !message.pushes.iter().any(is_new)
                     && self.rules.retry_after_push_timeout
                     && !self.rules.tight
                     && !message.shares_seq

@@ -370,7 +370,8 @@ impl Oracle {
             return false;
         };
         let (_, carried) = challenge.carried.expect("it is one of a pair");
-        accepted + self.rules.known_after() <= from
+        // An answer goes around what was disturbed.
+        accepted + self.rules.known_after() + self.slack(challenge.asked, from) <= from
             && holds_since <= carried
             && publishes_since <= challenge.asked
             && self.is_surely_open(challenge, app, accepted)
