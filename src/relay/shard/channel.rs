@@ -116,7 +116,7 @@ impl Arrival {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Accepted {
     /// These are to be taken now.
-    InOrder(SmallVec<[Arrival; 2]>),
+    InOrder(SmallVec<[Arrival; 1]>),
     /// It waits for those before it.
     Held,
     /// It came before.
