@@ -1,6 +1,6 @@
 //! Random numbers, all of which follow from a seed. What others must not guess (keys, tokens, numbers) comes from
-//! [`SecretRng`]: its seed is as long as a key, and whoever sees some of its output cannot compute the rest. Random choices come from
-//! [`FastRng`], whose state can be computed from its output; so that is never shown to anybody.
+//! `SecretRng`: its seed is as long as a key, and whoever sees some of its output cannot compute the rest. Random choices come from
+//! `FastRng`, whose state can be computed from its output; so that is never shown to anybody.
 
 use rand::{
     RngExt, SeedableRng,
