@@ -6,8 +6,8 @@
 //! that runs still works.
 
 // Also used by tests/relay, which needs more of it.
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../tests/relay/kit.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../../../tests/relay/kit/mod.rs"]
 pub(super) mod kit;
 
 use std::{

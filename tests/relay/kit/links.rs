@@ -1,0 +1,211 @@
+//! Links: how they come up and end, what befalls them, and how fast they take what is sent.
+
+use std::time::{Duration, Instant};
+
+use amop::relay::{Class, CloseReason, LinkKey, LinkUp, ReactorId, home_reactor, session_queue::QueuePool};
+
+use super::{End, Event, LINK_LATENCY, Network, NodeIndex, Seen, io::IoLink};
+
+impl Network {
+    /// Dials `to` from `from`.
+    pub fn connect(&mut self, from: NodeIndex, to: NodeIndex) {
+        let (from_id, to_id) = (self.nodes[from].id, self.nodes[to].id);
+        let here = home_reactor(&to_id, self.nodes[from].shared.reactors);
+        let there = home_reactor(&from_id, self.nodes[to].shared.reactors);
+        let now = self.now;
+        let near = self.nodes[from].io[usize::from(here.0)].insert(now, false, End::App(usize::MAX));
+        let end = self.end(from, here, near);
+        let far = self.nodes[to].io[usize::from(there.0)].insert(now, false, end);
+        let other = self.end(to, there, far);
+        self.nodes[from].io[usize::from(here.0)].link(near).expect("just inserted").other = other;
+        for (node, reactor, key, peer, dialed) in
+            [(from, here, near, to_id, true), (to, there, far, from_id, false)]
+        {
+            let up = LinkUp::Node {
+                id: peer,
+                dialed,
+                address: format!("127.0.0.1:{}", 30300 + if dialed { to } else { from }),
+                agency: "agency".to_owned(),
+                name: format!("node{}", if dialed { to } else { from }),
+            };
+            self.drive(node, reactor, |shard, now, io| shard.handle_link_up(now, key, up, io));
+        }
+    }
+
+    pub(super) fn end(&self, node: NodeIndex, reactor: ReactorId, key: LinkKey) -> End {
+        End::Node { node, incarnation: self.nodes[node].life, reactor, key }
+    }
+
+    /// The links between two nodes, as (reactor, key) at the first of them.
+    pub fn links_between(&self, a: NodeIndex, b: NodeIndex) -> Vec<(ReactorId, LinkKey)> {
+        let mut links = Vec::new();
+        for (reactor, io) in self.nodes[a].io.iter().enumerate() {
+            for link in io.links.iter().flatten() {
+                if matches!(link.other, End::Node { node, .. } if node == b) {
+                    links.push((ReactorId(reactor as u16), link.key));
+                }
+            }
+        }
+        links
+    }
+
+    /// Gives `to` a frame as if `from` had sent it over each of their links.
+    pub fn forge(&mut self, from: NodeIndex, to: NodeIndex, bytes: &[u8]) {
+        for (reactor, key) in self.links_between(to, from) {
+            let to = self.end(to, reactor, key);
+            let class = Class::Data;
+            self.schedule(LINK_LATENCY, Event::Frame { to, class, bytes: bytes.to_vec(), from: None });
+        }
+    }
+
+    /// Breaks all links between two nodes: both ends notice at once.
+    pub fn break_links(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y) in [(a, b), (b, a)] {
+            for (reactor, key) in self.links_between(x, y) {
+                let end = self.end(x, reactor, key);
+                self.link_down(end, CloseReason::Broken);
+            }
+        }
+    }
+
+    /// A node sees one of its links end.
+    pub fn lose_link(&mut self, node: NodeIndex, (reactor, key): (ReactorId, LinkKey), reason: CloseReason) {
+        let end = self.end(node, reactor, key);
+        self.link_down(end, reason);
+    }
+
+    /// Ends all links between two nodes: the first sees the other close them, that one sees them break.
+    pub fn close_links_by_peer(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y, reason) in [(a, b, CloseReason::ByPeer), (b, a, CloseReason::Broken)] {
+            for link in self.links_between(x, y) {
+                self.lose_link(x, link, reason);
+            }
+        }
+    }
+
+    /// Cuts the cable: nobody notices, frames vanish.
+    pub fn cut_links(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// What `from` sends to `to` vanishes; nobody notices.
+    pub fn cut_one_way(&mut self, from: NodeIndex, to: NodeIndex) {
+        for (reactor, key) in self.links_between(from, to) {
+            self.nodes[from].io[usize::from(reactor.0)].link(key).expect("listed").cut = true;
+        }
+    }
+
+    /// The keys of the links between two nodes are worn out; both ends see it.
+    pub fn wear_links(&mut self, a: NodeIndex, b: NodeIndex) {
+        for (x, y) in [(a, b), (b, a)] {
+            for (reactor, key) in self.links_between(x, y) {
+                self.nodes[x].shards[usize::from(reactor.0)].handle_link_worn(key);
+                self.look_at_timer(x, reactor.0);
+            }
+        }
+    }
+
+    /// What `from` sends to `to` waits on its way until `until`.
+    pub fn stall(&mut self, from: NodeIndex, to: NodeIndex, until: Instant) {
+        for (reactor, key) in self.links_between(from, to) {
+            let link = self.nodes[from].io[usize::from(reactor.0)].link(key).expect("listed");
+            link.stalled_until = Some(until);
+        }
+    }
+
+    pub(super) fn link_down(&mut self, end: End, reason: CloseReason) {
+        match end {
+            End::App(app) if app < self.apps.len() => {
+                if !std::mem::replace(&mut self.apps[app].closed, true) {
+                    self.note(|| Seen::AppClosed { app });
+                }
+            }
+            End::App(_) => {}
+            End::Node { node, incarnation, reactor, key } => {
+                if !self.is_current(node, incarnation) {
+                    return;
+                }
+                let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+                let Some(link) = io.link(key) else { return };
+                let other = link.other;
+                io.links[key.index as usize] = None;
+                match other {
+                    End::Node { node: other, .. } => self.note(|| Seen::LinkClosed { node, other, reason }),
+                    End::App(app) => self.note(|| Seen::SessionEnded { app }),
+                }
+                self.drive(node, reactor, |shard, now, io| shard.handle_link_down(now, key, reason, io));
+            }
+        }
+    }
+
+    /// Gives the queues of each reactor of a node so much memory in all.
+    pub fn set_queues_bytes_max(&mut self, node: NodeIndex, bytes_max: usize) {
+        for io in &mut self.nodes[node].io {
+            io.pool = Some(QueuePool { bytes: 0, bytes_max });
+        }
+    }
+
+    /// An application has taken a frame: what the engine tells the relay then.
+    pub(super) fn note_taken(
+        &mut self,
+        (node, reactor, key): (NodeIndex, ReactorId, LinkKey),
+        class: Class,
+        len: usize,
+    ) {
+        let now = self.now;
+        let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+        io.note_taken(now, key, class, len);
+        let Some(link) = io.link(key) else { return };
+        let (taken, other) = (link.taken, link.other);
+        if std::mem::take(&mut link.watches_taken) {
+            self.drive(node, reactor, |shard, now, io| shard.handle_taken(now, key, taken, io));
+        }
+        self.tell_room(node, reactor);
+        if let End::App(app) = other {
+            self.read(app, (node, reactor, key));
+        }
+    }
+
+    pub(super) fn tell_room(&mut self, node: NodeIndex, reactor: ReactorId) {
+        let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+        let (bound, pool) = (io.queue_bytes_max, io.pool());
+        let has_room = |link: &IoLink| {
+            link.room_wanted
+                .is_some_and(|len| link.queue.admit(Class::Data, len, link.begun(), 0, bound, pool).is_ok())
+        };
+        let keys: Vec<LinkKey> =
+            io.links.iter().flatten().filter(|link| has_room(link)).map(|link| link.key).collect();
+        for key in keys {
+            if let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) {
+                link.room_wanted = None;
+                self.drive(node, reactor, |shard, now, io| shard.handle_room(now, key, io));
+            }
+        }
+    }
+
+    /// Begins to write the next frame to a slow application, if none is being written: replies first.
+    pub(super) fn write(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
+        let incarnation = self.nodes[node].life;
+        let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
+        let (None, Some(rate)) = (link.is_writing, link.rate) else { return };
+        let Some(queue) = link.waiting.iter().position(|queue| !queue.is_empty()) else { return };
+        link.is_writing = Some(queue);
+        let len = link.waiting[queue][0].1.len();
+        let time = Duration::from_secs_f64(len as f64 / rate as f64);
+        // What has begun takes no room: there may be more now.
+        self.schedule(time, Event::Written { from: (node, incarnation, reactor, key) });
+    }
+
+    pub(super) fn written(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
+        let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
+        let Some(queue) = link.is_writing.take() else { return };
+        let Some((class, bytes)) = link.waiting[queue].pop_front() else { return };
+        let other = link.other;
+        self.write(node, reactor, key);
+        self.note_taken((node, reactor, key), class, bytes.len());
+        if let End::App(app) = other {
+            self.schedule(LINK_LATENCY, Event::Frame { to: End::App(app), class, bytes, from: None });
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A node: its start and its end, and what is asked of it beside messages.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, atomic::AtomicU32},
+    time::{Duration, Instant},
+};
+
+use amop::{
+    relay::{
+        CloseReason, ReactorId, RegistryInput, Shared,
+        admission::Admission,
+        bandwidth::Limiter,
+        counters::Counters,
+        home_reactor,
+        ping::{self, Pinged},
+        registry::{AnnounceError, Announced, Registry, RegistryCounters},
+        report::{AnnouncementReport, NetworkReport, PeerReport},
+        settings::Settings,
+        shard::{Shard, Usage},
+        signing::NodeSigner,
+        trace::{Known, Told},
+    },
+    wire::{NodeId, sdk::Seq},
+};
+use rand::RngExt;
+
+use super::{
+    Clock, End, Event, FIRST_INCARNATION, INCARNATION_STEP, LINK_LATENCY, LOCAL_LATENCY, Network, NodeIndex,
+    Part, REGISTRY, io::Io,
+};
+
+pub struct VirtualNode {
+    pub id: NodeId,
+    pub shared: Arc<Shared>,
+    /// Frozen nodes do nothing until they are thawed.
+    pub frozen: bool,
+    pub running: bool,
+    /// Tells its starts apart, whatever its clock says.
+    pub(super) life: u64,
+    /// What its clock said when it started.
+    pub(super) started_as: u64,
+    /// What came while it was frozen.
+    pub(super) parked: VecDeque<Event>,
+    pub(super) keys: NodeSigner,
+    pub(super) shards: Vec<Shard>,
+    pub(super) io: Vec<Io>,
+    pub(super) registry: Registry,
+    pub(super) publish_due: bool,
+}
+
+impl VirtualNode {
+    /// What a shard has counted wrongly.
+    pub fn miscount(&self) -> Option<String> {
+        self.shards.iter().find_map(Shard::miscount)
+    }
+
+    /// How full the tables of its shards are.
+    pub fn usage(&self) -> impl Iterator<Item = Usage> {
+        self.shards.iter().map(Shard::usage)
+    }
+
+    /// Bytes of data that have left on its links to other nodes in this life.
+    pub fn left_bytes(&self) -> u64 {
+        self.io.iter().map(|io| io.left_bytes).sum()
+    }
+
+    /// The last and the smoothed round-trip time of each of its links to another node.
+    pub fn round_trips(&self, other: &NodeId) -> Vec<Option<(Duration, Duration)>> {
+        let links = self.shards.iter().flat_map(|shard| shard.report_links(0, u32::MAX).0);
+        links
+            .filter_map(|link| match link.peer {
+                PeerReport::Node { id, round_trip, .. } if id == *other => {
+                    Some(round_trip.map(|known| (known.last, known.smoothed)))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The neighbours whose state it has.
+    pub fn settled(&self) -> &BTreeSet<NodeId> {
+        self.registry.settled()
+    }
+
+    /// What it knows of the network.
+    pub fn network(&self) -> NetworkReport {
+        self.registry.report_network()
+    }
+
+    /// The figures of its registry.
+    pub fn registry_counters(&self) -> Arc<RegistryCounters> {
+        self.registry.counters()
+    }
+
+    /// What it shows of announcements, the latest first.
+    pub fn announcements(&self) -> Vec<AnnouncementReport> {
+        self.registry.report_announcements()
+    }
+
+    /// Signs in its name.
+    pub fn sign(&self, digest: &[u8; 32]) -> [u8; 64] {
+        self.keys.sign(digest)
+    }
+
+    pub(super) fn deadline(&self, part: Part) -> Option<Instant> {
+        let shard = self.shards.get(usize::from(part));
+        if part == REGISTRY { self.registry.poll_timeout() } else { shard?.poll_timeout() }
+    }
+
+    pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+        self.shared.counters.iter().map(|counters| counter(counters)).sum()
+    }
+}
+
+impl Network {
+    pub fn add_node(&mut self, reactors: u16, settings: Settings) -> NodeIndex {
+        self.add_limited_node(reactors, settings, Limiter::unlimited())
+    }
+
+    pub fn add_limited_node(&mut self, reactors: u16, settings: Settings, limiter: Limiter) -> NodeIndex {
+        let keys =
+            NodeSigner::from_secret_bytes(&self.rng.random::<[u8; 32]>()).expect("a random key is valid");
+        let node = self.build_node(keys, reactors, settings, limiter, Clock::Right, 0);
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    fn build_node(
+        &mut self,
+        keys: NodeSigner,
+        reactors: u16,
+        settings: Settings,
+        limiter: Limiter,
+        clock: Clock,
+        before: u64,
+    ) -> VirtualNode {
+        let incarnation = match clock {
+            Clock::Right => {
+                self.incarnations += INCARNATION_STEP;
+                self.incarnations
+            }
+            Clock::Lost => {
+                self.lost_incarnations -= INCARNATION_STEP;
+                self.lost_incarnations
+            }
+            Clock::Ahead => {
+                self.incarnations += INCARNATION_STEP;
+                self.incarnations + FIRST_INCARNATION
+            }
+            Clock::Same => before,
+        };
+        let queue_bytes_max = settings.session_queue_bytes_max;
+        let shared = Arc::new(Shared {
+            signer: Some(keys.clone()),
+            own_agency: "agency".to_owned(),
+            own_name: "node".to_owned(),
+            limiter,
+            next_message: AtomicU32::new(self.rng.random()),
+            salt: *blake3::hash(&self.lives.to_be_bytes()).as_bytes().first_chunk().expect("16 of 32 bytes"),
+            ..Shared::new(keys.id(), incarnation, reactors, self.now, settings)
+        });
+        self.lives += 1;
+        VirtualNode {
+            id: shared.id,
+            frozen: false,
+            running: true,
+            life: self.lives,
+            started_as: incarnation,
+            parked: VecDeque::new(),
+            shards: (0..reactors)
+                .map(|id| {
+                    let seed = blake3::hash(&self.rng.random::<u64>().to_be_bytes());
+                    Shard::new(shared.clone(), ReactorId(id), *seed.as_bytes(), self.now)
+                })
+                .collect(),
+            io: (0..reactors).map(|_| Io { queue_bytes_max, ..Io::default() }).collect(),
+            registry: Registry::new(shared.clone(), keys.clone()),
+            keys,
+            publish_due: false,
+            shared,
+        }
+    }
+
+    /// Stops a node without a word and starts it again with the same key. Its links break; applications
+    /// that were connected to it are closed.
+    pub fn restart(&mut self, node: NodeIndex, downtime: Duration) {
+        self.kill(node);
+        self.run_for(downtime);
+        self.revive(node, Clock::Right);
+    }
+
+    /// Starts a node that was killed again, with the same key.
+    pub fn revive(&mut self, node: NodeIndex, clock: Clock) {
+        let old = &self.nodes[node];
+        let (keys, reactors, settings) = (old.keys.clone(), old.shared.reactors, old.shared.settings.clone());
+        let limiter = match old.shared.limiter.units_per_second() {
+            Some(rate) => Limiter::new(rate, Duration::from_millis(100)),
+            None => Limiter::unlimited(),
+        };
+        let before = old.started_as;
+        let fresh = self.build_node(keys, reactors, settings, limiter, clock, before);
+        self.nodes[node] = fresh;
+        self.look_at_timers(node);
+    }
+
+    /// Stops a node without a word.
+    pub fn kill(&mut self, node: NodeIndex) {
+        self.nodes[node].running = false;
+        self.nodes[node].parked.clear();
+        self.look_at_timers(node);
+        let others: Vec<End> = self.nodes[node]
+            .io
+            .iter()
+            .flat_map(|io| io.links.iter().flatten())
+            .filter(|link| !link.cut)
+            .map(|link| link.other)
+            .collect();
+        for end in others {
+            self.schedule(LINK_LATENCY, Event::LinkDown { end, reason: CloseReason::Broken });
+        }
+    }
+
+    /// Gives a node other lists, as a reload of its configuration does: links with whom they leave out are closed.
+    pub fn set_admission(&mut self, node: NodeIndex, admission: Admission) {
+        let virtual_node = &self.nodes[node];
+        virtual_node.shared.admission.store(Arc::new(admission));
+        let incarnation = virtual_node.life;
+        self.schedule(LOCAL_LATENCY, Event::Registry { node, incarnation, input: RegistryInput::Admission });
+        for other in 0..self.nodes.len() {
+            let (id, shared) = (self.nodes[other].id, &self.nodes[node].shared);
+            if !shared.admits(&id) && !self.links_between(node, other).is_empty() {
+                let home = home_reactor(&id, self.nodes[node].shared.reactors);
+                self.drive(node, home, |shard, now, io| {
+                    shard.close_node(now, &id, CloseReason::NotAdmitted, io);
+                });
+            }
+        }
+    }
+
+    /// What a node itself knows of a message, the newest first of each reactor.
+    pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<Known> {
+        let now = self.now;
+        let known =
+            self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
+        self.look_at_timers(node);
+        known
+    }
+
+    /// Has `node` ask `other` what it knows of a message, and gives what it is told within `bound`.
+    pub fn ask(&mut self, node: NodeIndex, other: NodeIndex, seq: &Seq, bound: Duration) -> Option<Told> {
+        let (id, reactors) = (self.nodes[other].id, self.nodes[node].shared.reactors);
+        let (home, question) = (home_reactor(&id, reactors), self.rng.random());
+        self.drive(node, home, |shard, now, io| shard.ask(now, question, id, seq, io));
+        let end = self.now + bound;
+        loop {
+            let told = &mut self.nodes[node].io[usize::from(home.0)].told;
+            if let Some(at) = told.iter().position(|told| told.question == question) {
+                return Some(told.swap_remove(at));
+            }
+            if !self.step(end) {
+                return None;
+            }
+        }
+    }
+
+    /// Has `node` send a ping with so many hops left; gives its number.
+    pub fn start_ping(&mut self, node: NodeIndex, other: NodeId, hops: u8) -> u64 {
+        let number = self.rng.random();
+        let home = home_reactor(&other, self.nodes[node].shared.reactors);
+        self.drive(node, home, |shard, now, io| shard.ping(now, number, other, hops, io));
+        number
+    }
+
+    /// What became of a ping of `node`, if it is over.
+    pub fn pinged(&self, node: NodeIndex, number: u64) -> Option<Pinged> {
+        let all = self.nodes[node].io.iter().flat_map(|io| &io.pinged);
+        let of_number: Vec<&Pinged> = all.filter(|pinged| pinged.number == number).collect();
+        assert!(of_number.len() <= 1, "a ping ended twice");
+        of_number.first().map(|pinged| **pinged)
+    }
+
+    /// Sends a ping and runs until it is over.
+    pub fn ping(&mut self, node: NodeIndex, other: NodeIndex, hops: u8) -> Pinged {
+        let number = self.start_ping(node, self.nodes[other].id, hops);
+        let end = self.now + 2 * ping::ANSWER_TIME_MAX;
+        loop {
+            if let Some(pinged) = self.pinged(node, number) {
+                return pinged;
+            }
+            assert!(self.step(end), "a ping has no end");
+        }
+    }
+
+    /// Has a node announce a text to all others.
+    pub fn announce(&mut self, node: NodeIndex, text: &str) -> Result<Announced, AnnounceError> {
+        let now = self.now;
+        let announced = self.nodes[node].registry.announce_text(now, text);
+        self.collect_registry(node);
+        announced
+    }
+
+    /// Lets a node finish what is in flight.
+    pub fn drain(&mut self, node: NodeIndex) {
+        for reactor in 0..self.nodes[node].shared.reactors {
+            self.drive(node, ReactorId(reactor), |shard, now, io| shard.handle_drain(now, io));
+        }
+    }
+
+    pub fn is_drained(&self, node: NodeIndex) -> bool {
+        self.nodes[node].shards.iter().all(Shard::is_drained)
+    }
+
+    /// What a node's shards were told of messages and nobody has taken.
+    pub fn told(&self, node: NodeIndex) -> Vec<&Told> {
+        self.nodes[node].io.iter().flat_map(|io| &io.told).collect()
+    }
+}
