@@ -5,6 +5,7 @@ mod announce;
 mod bandwidth;
 mod faults_of_fisco_bcos;
 mod flow;
+mod full_links;
 mod injection;
 mod kit;
 mod latencies;

@@ -22,9 +22,11 @@ pub(super) struct IoLink {
     pub(super) open: bool,
     /// What waits for an application, or is on its way to it.
     pub(super) queue: SessionQueue,
-    /// What a slow application's link still has to write: replies, then the others. The first of them is under way.
+    /// What the link still has to write: replies and control, then the others. The first of them is under way.
     pub(super) waiting: [VecDeque<(Class, Vec<u8>)>; 2],
-    /// Bytes a second that the application takes; `None` is as fast as they come.
+    /// Bytes of a node link's control and data that have not left.
+    pub(super) unsent_bytes: [usize; 2],
+    /// Bytes a second that the other end takes; `None` is as fast as they come.
     pub(super) rate: Option<u64>,
     pub(super) is_writing: Option<usize>,
     /// Bytes that were queued since it came up, and those of them that the application has taken.
@@ -46,6 +48,14 @@ pub(super) struct IoLink {
     pub(super) last_arrival: Instant,
 }
 
+/// Bytes of control frames that may wait on a link to a node, as in the engine.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
+
+/// In which of a link's queues a frame waits: control goes first.
+pub(super) fn queue_of(class: Class) -> usize {
+    usize::from(class != Class::Control)
+}
+
 /// The engine of one reactor, as far as a shard can tell.
 #[derive(Default)]
 pub struct Io {
@@ -53,6 +63,8 @@ pub struct Io {
     pub(super) generations: Vec<u32>,
     pub(super) effects: Vec<Effect>,
     pub(super) queue_bytes_max: usize,
+    /// The same for data on a link to a node.
+    pub(super) node_queue_bytes_max: usize,
     /// Bytes of data that nodes' links took.
     pub(super) left_bytes: u64,
     /// What all queues of the reactor may take.
@@ -92,6 +104,7 @@ impl Io {
             open: true,
             queue: SessionQueue::default(),
             waiting: Default::default(),
+            unsent_bytes: [0; 2],
             rate: None,
             is_writing: None,
             queued_in_all: 0,
@@ -119,6 +132,12 @@ impl IoLink {
         }
     }
 
+    /// Whether a link to a node takes one more frame. Neither class blocks the other.
+    fn has_room_to_node(&self, class: Class, bytes_max: usize) -> bool {
+        let bytes_max = if class == Class::Control { CONTROL_BYTES_MAX } else { bytes_max };
+        self.unsent_bytes[queue_of(class)] < bytes_max
+    }
+
     pub(super) fn is_read_paused(&mut self, queue_bytes_max: usize, pool: QueuePool) -> bool {
         self.sdk && (self.queue.is_read_paused(queue_bytes_max, pool) || self.relay_pauses)
     }
@@ -127,6 +146,18 @@ impl IoLink {
 impl Io {
     pub(super) fn pool(&self) -> QueuePool {
         self.pool.unwrap_or(QueuePool { bytes: 0, bytes_max: usize::MAX })
+    }
+
+    /// The links on which there is room again for what the relay asked for.
+    pub(super) fn with_room(&self) -> Vec<LinkKey> {
+        let (bound, pool) = (self.queue_bytes_max, self.pool());
+        let has_room = |link: &&IoLink| {
+            link.room_wanted.is_some_and(|len| match link.sdk {
+                true => link.queue.admit(Class::Data, len, link.begun(), 0, bound, pool).is_ok(),
+                false => link.has_room_to_node(Class::Data, self.node_queue_bytes_max),
+            })
+        };
+        self.links.iter().flatten().filter(has_room).map(|link| link.key).collect()
     }
 
     /// A link's application has taken a frame.
@@ -152,7 +183,7 @@ impl Outbound for Io {
         head: &[u8],
         body: FrameRef<'_>,
     ) -> Result<Queued, SendError> {
-        let (bound, pool) = (self.queue_bytes_max, self.pool());
+        let (bound, pool, node_bound) = (self.queue_bytes_max, self.pool(), self.node_queue_bytes_max);
         let link = self.link(key).filter(|link| link.open).ok_or(SendError::Gone)?;
         let len = head.len() + body.len();
         let mut queued = Queued::default();
@@ -162,8 +193,13 @@ impl Outbound for Io {
             link.queue.add(class, len);
             link.queued_in_all += len as u64;
             queued = Queued { end: link.queued_in_all, is_behind: link.rate.is_some() };
+        } else {
+            if !link.has_room_to_node(class, node_bound) {
+                return Err(SendError::Full);
+            }
+            link.unsent_bytes[queue_of(class)] += len;
         }
-        let is_data = !link.sdk && class == Class::Data;
+        let is_data = !link.sdk && class != Class::Control;
         let (is_sdk, left_bytes) = (link.sdk, if is_data { len as u64 } else { 0 });
         if let Some(pool) = &mut self.pool
             && is_sdk

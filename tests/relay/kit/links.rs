@@ -1,10 +1,18 @@
 //! Links: how they come up and end, what befalls them, and how fast they take what is sent.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use amop::relay::{Class, CloseReason, LinkKey, LinkUp, ReactorId, home_reactor, session_queue::QueuePool};
 
-use super::{End, Event, LINK_LATENCY, Network, NodeIndex, Seen, io::IoLink};
+use super::{End, Event, LINK_LATENCY, Network, NodeIndex, Seen, io::queue_of};
+
+/// Frames up to so many bytes leave before what comes after them, as in the engine.
+const AT_ONCE_MAX: usize = 64 * 1024;
+/// How often an end sees bytes of a frame that takes long.
+const ACTIVITY: Duration = Duration::from_millis(500);
 
 impl Network {
     /// Dials `to` from `from`.
@@ -17,7 +25,11 @@ impl Network {
         let end = self.end(from, here, near);
         let far = self.nodes[to].io[usize::from(there.0)].insert(now, false, end);
         let other = self.end(to, there, far);
-        self.nodes[from].io[usize::from(here.0)].link(near).expect("just inserted").other = other;
+        for (node, reactor, key, far, other) in [(from, here, near, to, other), (to, there, far, from, end)] {
+            let link = self.nodes[node].io[usize::from(reactor.0)].link(key).expect("just inserted");
+            link.other = other;
+            link.rate = self.link_rates.get(&(node, far)).copied();
+        }
         for (node, reactor, key, peer, dialed) in
             [(from, here, near, to_id, true), (to, there, far, from_id, false)]
         {
@@ -169,14 +181,7 @@ impl Network {
 
     pub(super) fn tell_room(&mut self, node: NodeIndex, reactor: ReactorId) {
         let io = &mut self.nodes[node].io[usize::from(reactor.0)];
-        let (bound, pool) = (io.queue_bytes_max, io.pool());
-        let has_room = |link: &IoLink| {
-            link.room_wanted
-                .is_some_and(|len| link.queue.admit(Class::Data, len, link.begun(), 0, bound, pool).is_ok())
-        };
-        let keys: Vec<LinkKey> =
-            io.links.iter().flatten().filter(|link| has_room(link)).map(|link| link.key).collect();
-        for key in keys {
+        for key in io.with_room() {
             if let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) {
                 link.room_wanted = None;
                 self.drive(node, reactor, |shard, now, io| shard.handle_room(now, key, io));
@@ -184,17 +189,25 @@ impl Network {
         }
     }
 
-    /// Begins to write the next frame to a slow application, if none is being written: replies first.
+    /// Begins to write the next frame to who takes them slowly, if none is being written: replies and control first.
     pub(super) fn write(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
         let incarnation = self.nodes[node].life;
         let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
-        let (None, Some(rate)) = (link.is_writing, link.rate) else { return };
+        let (None, Some(rate), other) = (link.is_writing, link.rate, link.other) else { return };
         let Some(queue) = link.waiting.iter().position(|queue| !queue.is_empty()) else { return };
         link.is_writing = Some(queue);
         let len = link.waiting[queue][0].1.len();
         let time = Duration::from_secs_f64(len as f64 / rate as f64);
         // What has begun takes no room: there may be more now.
         self.schedule(time, Event::Written { from: (node, incarnation, reactor, key) });
+        if let End::Node { .. } = other {
+            // The other end sees bytes long before the frame is whole.
+            let mut after = ACTIVITY;
+            while after < time {
+                self.schedule(after + LINK_LATENCY, Event::Activity { to: other });
+                after += ACTIVITY;
+            }
+        }
     }
 
     pub(super) fn written(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
@@ -202,10 +215,98 @@ impl Network {
         let Some(queue) = link.is_writing.take() else { return };
         let Some((class, bytes)) = link.waiting[queue].pop_front() else { return };
         let other = link.other;
+        if let End::Node { .. } = other {
+            self.leave((node, reactor, key), class, bytes);
+            self.flush((node, reactor, key));
+            return self.tell_room(node, reactor);
+        }
         self.write(node, reactor, key);
         self.note_taken((node, reactor, key), class, bytes.len());
         if let End::App(app) = other {
             self.schedule(LINK_LATENCY, Event::Frame { to: End::App(app), class, bytes, from: None });
+        }
+    }
+
+    /// A link to a node gets a frame. As in the engine, small ones leave at once where nothing waits; the others wait for
+    /// [`Self::flush`].
+    pub(super) fn send_to_node(
+        &mut self,
+        link: (NodeIndex, ReactorId, LinkKey),
+        class: Class,
+        bytes: Vec<u8>,
+    ) {
+        let (node, reactor, key) = link;
+        let Some(io_link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
+        let waits = io_link.rate.is_some() || io_link.waiting.iter().any(|queue| !queue.is_empty());
+        if waits || io_link.is_writing.is_some() || bytes.len() > AT_ONCE_MAX {
+            io_link.waiting[queue_of(class)].push_back((class, bytes));
+        } else {
+            self.leave(link, class, bytes);
+        }
+    }
+
+    /// Lets what waits on a link to a node leave: control first, and all of it where the other end takes what comes.
+    pub(super) fn flush(&mut self, link: (NodeIndex, ReactorId, LinkKey)) {
+        let (node, reactor, key) = link;
+        while let Some(io_link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
+            && io_link.is_writing.is_none()
+        {
+            if io_link.rate.is_some() {
+                return self.write(node, reactor, key);
+            }
+            let Some((class, bytes)) = io_link.waiting.iter_mut().find_map(VecDeque::pop_front) else {
+                return;
+            };
+            self.leave(link, class, bytes);
+        }
+    }
+
+    /// A frame to a node is on its way.
+    fn leave(
+        &mut self,
+        (node, reactor, key): (NodeIndex, ReactorId, LinkKey),
+        class: Class,
+        mut bytes: Vec<u8>,
+    ) {
+        let (now, index) = (self.now, usize::from(reactor.0));
+        let from = Some((node, self.nodes[node].life, reactor, key));
+        let Some(End::Node { node: other, .. }) = self.nodes[node].io[index].link(key).map(|link| link.other)
+        else {
+            return;
+        };
+        let latency = self.latency_between(node, other);
+        let Some(link) = self.nodes[node].io[index].link(key) else { return };
+        link.unsent_bytes[queue_of(class)] -= bytes.len();
+        let at = (now + latency).max(link.last_arrival);
+        let at = link.stalled_until.map_or(at, |until| at.max(until));
+        link.last_arrival = at;
+        let to = link.other;
+        if link.cut {
+            return;
+        }
+        if let Some(tamper) = &mut self.tamper {
+            tamper(node, other, &mut bytes);
+        }
+        self.schedule_at(at, Event::Frame { to, class, bytes, from });
+    }
+
+    /// Has `to` take no more than so many bytes a second from `from` from now on, or all that comes.
+    pub fn set_link_rate(&mut self, from: NodeIndex, to: NodeIndex, bytes_per_second: Option<u64>) {
+        match bytes_per_second {
+            Some(rate) => self.link_rates.insert((from, to), rate),
+            None => self.link_rates.remove(&(from, to)),
+        };
+        for (reactor, key) in self.links_between(from, to) {
+            self.nodes[from].io[usize::from(reactor.0)].link(key).expect("listed").rate = bytes_per_second;
+            self.flush((from, reactor, key));
+            self.tell_room(from, reactor);
+        }
+    }
+
+    /// Gives the links of a node to others so much room for data.
+    pub fn set_node_queue_bytes_max(&mut self, node: NodeIndex, bytes_max: usize) {
+        for io in &mut self.nodes[node].io {
+            io.node_queue_bytes_max = bytes_max;
         }
     }
 }

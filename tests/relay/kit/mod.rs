@@ -125,9 +125,13 @@ enum Event {
         bytes: Vec<u8>,
         from: Option<(NodeIndex, u64, ReactorId, LinkKey)>,
     },
-    /// A slow application's link has written its frame.
+    /// A slow link has written its frame.
     Written {
         from: (NodeIndex, u64, ReactorId, LinkKey),
+    },
+    /// A part of a frame has come.
+    Activity {
+        to: End,
     },
     LinkDown {
         end: End,
@@ -190,6 +194,8 @@ pub struct Network {
     held: BTreeSet<NodeIndex>,
     /// When what goes from one part of a node to another arrives at the earliest.
     local_arrivals: BTreeMap<Way, Instant>,
+    /// Bytes a second that a node takes from another one, where it is slow.
+    link_rates: BTreeMap<(NodeIndex, NodeIndex), u64>,
 }
 
 /// A queue inside a node.
@@ -262,6 +268,7 @@ impl Network {
             timer_of: BTreeMap::new(),
             held: BTreeSet::new(),
             local_arrivals: BTreeMap::new(),
+            link_rates: BTreeMap::new(),
         }
     }
 
@@ -360,6 +367,7 @@ impl Network {
         // What reaches a frozen node waits for it.
         let addressee = match &event {
             Event::Frame { to: End::Node { node, .. }, .. }
+            | Event::Activity { to: End::Node { node, .. } }
             | Event::Mesh { node, .. }
             | Event::Registry { node, .. }
             | Event::Publish { node, .. }
@@ -390,6 +398,14 @@ impl Network {
             Event::Written { from: (node, incarnation, reactor, key) } => {
                 if self.is_current(node, incarnation) {
                     self.written(node, reactor, key);
+                }
+            }
+            Event::Activity { to } => {
+                if let End::Node { node, incarnation, reactor, key } = to
+                    && self.is_current(node, incarnation)
+                    && self.nodes[node].io[usize::from(reactor.0)].link(key).is_some()
+                {
+                    self.drive(node, reactor, |shard, now, _| shard.handle_activity(now, key));
                 }
             }
             Event::LinkDown { end, reason } => self.link_down(end, reason),
@@ -468,16 +484,18 @@ impl Network {
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
         self.look_at_timer(node, reactor.0);
         // As in the engine, room is told of, and what was put off is read, once all that came of this is on its way.
-        let (mut has_written, mut resumed) = (false, Vec::new());
+        let (mut has_written, mut resumed, mut dirty) = (false, Vec::new(), BTreeMap::new());
         for effect in effects {
             match effect {
                 Effect::Resume { link } => resumed.push(link),
                 Effect::Frame { link, class, bytes } => {
                     let to = self.nodes[node].io[index].link(link).map(|link| link.other);
-                    let latency = match to {
-                        Some(End::Node { node: to, .. }) => self.latency_between(node, to),
-                        _ => self.link_latency(),
-                    };
+                    if let Some(End::Node { .. }) = to {
+                        self.send_to_node((node, reactor, link), class, bytes);
+                        dirty.insert(link.index, link);
+                        continue;
+                    }
+                    let latency = self.link_latency();
                     let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
                     let to = io_link.other;
                     let at = (now + latency).max(io_link.last_arrival);
@@ -499,10 +517,6 @@ impl Network {
                         continue;
                     }
                     let from = Some((node, incarnation, reactor, link));
-                    let mut bytes = bytes;
-                    if let (Some(tamper), End::Node { node: other, .. }) = (&mut self.tamper, to) {
-                        tamper(node, other, &mut bytes);
-                    }
                     self.schedule_at(at, Event::Frame { to, class, bytes, from });
                 }
                 Effect::Mesh { to, message, frame } => {
@@ -514,6 +528,9 @@ impl Network {
                     self.schedule_local(Way::ToRegistry(node, reactor), event);
                 }
                 Effect::Close { link, reason } => {
+                    if dirty.remove(&link.index).is_some() {
+                        self.flush((node, reactor, link));
+                    }
                     let Some(io_link) = self.nodes[node].io[index].link(link) else { continue };
                     let (other, at) = (io_link.other, (now + LINK_LATENCY).max(io_link.last_arrival));
                     let cut = io_link.cut;
@@ -524,6 +541,10 @@ impl Network {
                     }
                 }
             }
+        }
+        for (_, link) in dirty {
+            self.flush((node, reactor, link));
+            has_written = true;
         }
         if has_written {
             self.tell_room(node, reactor);

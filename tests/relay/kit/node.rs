@@ -151,6 +151,8 @@ impl Network {
             Clock::Same => before,
         };
         let queue_bytes_max = settings.session_queue_bytes_max;
+        // As in the engine, a window twice and a frame.
+        let node_queue_bytes_max = 2 * settings.window_bytes_max + settings.node_link_frame_len_max();
         let shared = Arc::new(Shared {
             signer: Some(keys.clone()),
             own_agency: "agency".to_owned(),
@@ -174,7 +176,9 @@ impl Network {
                     Shard::new(shared.clone(), ReactorId(id), *seed.as_bytes(), self.now)
                 })
                 .collect(),
-            io: (0..reactors).map(|_| Io { queue_bytes_max, ..Io::default() }).collect(),
+            io: (0..reactors)
+                .map(|_| Io { queue_bytes_max, node_queue_bytes_max, ..Io::default() })
+                .collect(),
             registry: Registry::new(shared.clone(), keys.clone()),
             keys,
             publish_due: false,
