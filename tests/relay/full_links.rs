@@ -112,6 +112,26 @@ fn what_a_full_link_on_the_way_did_not_take_comes_later_once_and_in_its_order() 
     }
 }
 
+#[test]
+fn a_node_whose_link_was_full_for_a_moment_passes_on_what_comes_then() {
+    for reactors in [1, 3] {
+        let (mut net, publisher, subscriber) = slow(3, reactors, 1, 50_000);
+        for number in 0..20 {
+            send(&mut net, publisher, FrameType::MULTICAST, number);
+        }
+        net.run_for(SECOND / 4);
+        net.set_link_rate(1, 2, None);
+        // It never stops: what waited for a pause would wait for ever.
+        for number in 20..120 {
+            net.run_for(SECOND / 10);
+            send(&mut net, publisher, FrameType::MULTICAST, number);
+        }
+        net.run_for(SECOND / 10);
+        let got = numbers(&net, subscriber, FrameType::MULTICAST);
+        assert_eq!(got, (0..120).collect::<Vec<_>>(), "{reactors} reactors");
+    }
+}
+
 /// A node on the way acknowledges what it gets: nobody knows what became of it then.
 #[test]
 fn a_request_that_a_node_on_the_way_has_no_room_for_in_all_its_time_is_answered_102() {

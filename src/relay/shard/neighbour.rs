@@ -59,7 +59,9 @@ pub(super) enum Whose {
 pub(super) enum NotEnqueued {
     /// There is no link.
     NotLinked,
-    /// There is no room, or it was given up.
+    /// It is unknown, or was given up.
+    Away(Option<Box<Packet>>),
+    /// There is no room.
     NoRoom(Option<Box<Packet>>),
     /// The neighbour does not take frames that are so long.
     TooLong(Option<Box<Packet>>),
@@ -656,7 +658,7 @@ impl Shard {
         let head = extensions.encode_behind_header(packet_type, message, frame.len());
         match self.enqueue(now, node, head, frame, (packet_type, message), Whose::Link, out) {
             Ok(()) => return true,
-            Err(NotEnqueued::NoRoom(_) | NotEnqueued::TooLong(_)) => return false,
+            Err(NotEnqueued::Away(_) | NotEnqueued::NoRoom(_) | NotEnqueued::TooLong(_)) => return false,
             Err(NotEnqueued::NotLinked) => {}
         }
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
@@ -728,7 +730,7 @@ impl Shard {
         if only_if_linked && neighbour.as_ref().is_none_or(|neighbour| neighbour.active.is_none()) {
             return Err(NotEnqueued::NotLinked);
         }
-        let Some(neighbour) = neighbour else { return Err(NotEnqueued::NoRoom(packet)) };
+        let Some(neighbour) = neighbour else { return Err(NotEnqueued::Away(packet)) };
         // A last look: ways lead around those that do not take what is so long.
         if head.len() + frame.len() > neighbour.frame_len_max + NODE_FRAME_ROOM {
             return Err(NotEnqueued::TooLong(packet));
@@ -736,7 +738,7 @@ impl Shard {
         let is_given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         // What is passed on for others would wait for longer than its end remembers what it took.
         if is_given_up && (packet.is_some() || packet_type != PacketType::UNICAST_RESPONSE) {
-            return Err(NotEnqueued::NoRoom(packet));
+            return Err(NotEnqueued::Away(packet));
         }
         let window = &mut neighbour.window;
         let has_room = match is_kept {

@@ -281,7 +281,14 @@ impl Shard {
         let head = SmallVec::from_slice(head);
         let sent = self.enqueue(now, next, head, payload, subject, packet, out);
         match sent {
-            Err(NotEnqueued::NoRoom(Some(packet))) => self.not_passed(now, *packet, payload, out),
+            // Its source has it. If it waited here, all that comes after it would, too, and nothing would go for as long as
+            // more comes.
+            Err(NotEnqueued::NoRoom(Some(packet))) if packet.source != self.shared.id => {
+                self.counters.relay_dropped.increment();
+            }
+            Err(NotEnqueued::NoRoom(Some(packet)) | NotEnqueued::Away(Some(packet))) => {
+                self.not_passed(now, *packet, payload, out);
+            }
             Err(NotEnqueued::TooLong(packet)) => {
                 self.note_too_long(now, next, payload.len());
                 // Of our own: the ways around who does not take it are not known yet.
