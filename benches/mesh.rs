@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-#[path = "../perf/engine.rs"]
+#[path = "../perf/src/scenarios/engine.rs"]
 mod engine;
 use engine::Traffic;
 

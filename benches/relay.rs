@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-#[path = "../perf/relay.rs"]
+#[path = "../perf/src/scenarios/relay.rs"]
 mod relay;
 use relay::Relay;
 

@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use smallvec::smallvec;
 
-#[path = "../perf/registries.rs"]
+#[path = "../perf/src/scenarios/registries.rs"]
 mod registries;
 use registries::Registries;
 

@@ -52,7 +52,7 @@ class Bench:
     def __init__(self, args):
         self.args = args
         target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-        self.amop, self.peers = target / "amop", target / "examples" / "peers"
+        self.amop, self.peers = target / "amop", target / "peers"
         self.dir = Path(tempfile.mkdtemp(prefix="amop-report-"))
         self.running = []
         self.commands = []
@@ -245,7 +245,7 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "perf")
+    parser.add_argument("--out", type=Path, default=ROOT / "perf" / "results")
     parser.add_argument("--built", action="store_true", help="do not build")
     return parser
 
@@ -254,4 +254,4 @@ def build(args):
     if os.cpu_count() < 2:
         raise Trouble("two processors are needed: one for the server, one for the load")
     if not args.built:
-        subprocess.run(["cargo", "build", "--release", "--bin", "amop", "--example", "peers"], cwd=ROOT, check=True)
+        subprocess.run(["cargo", "build", "--release", "-p", "amop", "-p", "amop-perf", "--bin", "amop", "--bin", "peers"], cwd=ROOT, check=True)

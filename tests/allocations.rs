@@ -4,9 +4,9 @@
 //!
 //! One test, and a program of its own: the allocator counts for the whole process.
 
-#[path = "../perf/engine.rs"]
+#[path = "../perf/src/scenarios/engine.rs"]
 mod engine;
-#[path = "../perf/relay.rs"]
+#[path = "../perf/src/scenarios/relay.rs"]
 mod relay;
 
 use engine::Traffic;

@@ -3,8 +3,8 @@
 //! for each subscriber, from memory to memory.
 //!
 //! ```text
-//! cargo build --release && cargo run --release --example large
-//! cargo run --release --example large -- --tls 1.3 --subscribers 4 target/release/amop
+//! cargo build --release && cargo run --release -p amop-perf --bin large
+//! cargo run --release -p amop-perf --bin large -- --tls 1.3 --subscribers 4 target/release/amop
 //! ```
 //!
 //! A forwarder that receives and sends the same bytes without looking at them says what the kernel takes at least.

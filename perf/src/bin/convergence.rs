@@ -2,7 +2,8 @@
 //! or knows the shortest ways, in random networks of 3 to 200 nodes. The time begins when the nodes that it happens to
 //! have noticed it; what they gather changes for, and what their processors take, is not in it.
 //!
-//! `cargo run --release --example convergence [-- --quick]` writes `perf/convergence.csv` and `perf/convergence.svg`.
+//! `cargo run --release -p amop-perf --bin convergence [-- --quick]` writes `perf/results/convergence.csv` and
+//! `perf/results/convergence.svg`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,6 +16,7 @@ use plotters::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use registries::Registries;
 
+#[path = "../scenarios/registries.rs"]
 mod registries;
 
 /// Networks of each size.
@@ -305,7 +307,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if quick {
         return Ok(());
     }
-    let mut csv = fs::File::create("perf/convergence.csv")?;
+    let mut csv = fs::File::create("perf/results/convergence.csv")?;
     writeln!(
         csv,
         "nodes,change,networks,links_median,links_max,diameter_median,diameter_max,links_beyond_diameter_max"
@@ -313,5 +315,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for row in rows {
         writeln!(csv, "{row}")?;
     }
-    draw("perf/convergence.svg", &runs)
+    draw("perf/results/convergence.svg", &runs)
 }

@@ -75,7 +75,7 @@ struct Args {
     #[arg(long)]
     full: bool,
     /// Where to write the rows.
-    #[arg(long, default_value = "perf/limiter.csv")]
+    #[arg(long, default_value = "perf/results/limiter.csv")]
     out: PathBuf,
 }
 

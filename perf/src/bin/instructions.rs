@@ -13,6 +13,7 @@ use amop::{
 };
 use rustls::ProtocolVersion;
 
+#[path = "../scenarios/relay.rs"]
 mod relay;
 use relay::{PAYLOAD_LEN, Relay};
 
@@ -20,7 +21,7 @@ use relay::{PAYLOAD_LEN, Relay};
 const EXCESS_MAX: f64 = 0.05;
 /// By how much it may take less before the table is to be renewed.
 const GAIN_MAX: f64 = 0.05;
-const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/perf/instructions.csv");
+const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results/instructions.csv");
 const SUBSCRIBERS: u64 = 100;
 const TOPICS: usize = 10_000;
 
@@ -290,7 +291,7 @@ fn main() {
         let is_whole = SCENARIOS.iter().all(|scenario| known.contains_key(scenario.name));
         if failed || !is_whole {
             eprintln!(
-                "a scenario takes {:.0} % more than perf/instructions.csv says, or is not in it: see what the change costs, \
+                "a scenario takes {:.0} % more than perf/results/instructions.csv says, or is not in it: see what the change costs, \
                  or say in the commit why it is worth it and renew the table by scripts/instructions --write",
                 100.0 * EXCESS_MAX
             );

@@ -1,7 +1,8 @@
 //! What a change of one topic costs a whole network, over the number of nodes and of topics that there are; and
 //! how long it takes, in links one behind the other. Registries are joined by queues, without sockets.
 //!
-//! `cargo run --release --example state_cost [-- --quick]` writes `perf/state_cost.csv` and `perf/state_cost.svg`.
+//! `cargo run --release -p amop-perf --bin state_cost [-- --quick]` writes `perf/results/state_cost.csv` and
+//! `perf/results/state_cost.svg`.
 
 use std::{fs, io::Write, time::Duration};
 
@@ -11,6 +12,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use registries::Registries;
 use rustix::time::{ClockId, clock_gettime};
 
+#[path = "../scenarios/registries.rs"]
 mod registries;
 
 /// Links of a node, about.
@@ -138,7 +140,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     rows.sort_by_key(|row| (row.nodes, row.topics));
-    let mut csv = fs::File::create("perf/state_cost.csv")?;
+    let mut csv = fs::File::create("perf/results/state_cost.csv")?;
     writeln!(csv, "nodes,topics,bytes_per_link,microseconds_per_node,links")?;
     for row in &rows {
         writeln!(
@@ -147,5 +149,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             row.nodes, row.topics, row.bytes_per_link, row.microseconds_per_node, row.links
         )?;
     }
-    draw("perf/state_cost.svg", &rows)
+    draw("perf/results/state_cost.svg", &rows)
 }
