@@ -178,7 +178,7 @@ fn unsafe_is_in_the_engine_only_and_each_has_its_reason() {
 
 #[test]
 fn every_file_begins_with_what_it_is_for() {
-    for folder in ["src", "tests", "benches", "perf", "fuzz/src"] {
+    for folder in ["src", "tests", "benches", "examples", "perf", "fuzz/src"] {
         for (path, text) in sources(folder) {
             assert!(text.starts_with("//!"), "{path} has no doc at its top");
         }

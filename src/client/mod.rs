@@ -8,6 +8,34 @@
 //!
 //! Runs on tokio. Imports `wire`, `tls` and `keys`.
 //!
+//! ```no_run
+//! use std::{path::Path, time::Duration};
+//!
+//! use amop::client::{Certificates, Client, ClientOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let (client, mut messages) = Client::connect(ClientOptions {
+//!     nodes: vec!["127.0.0.1:20200".to_owned(), "127.0.0.1:20201".to_owned()],
+//!     certificates: Certificates::load(Path::new("nodes/127.0.0.1/sdk"))?,
+//!     connect_timeout: Duration::from_secs(10),
+//! })
+//! .await?;
+//!
+//! // To one subscriber of the topic, which answers.
+//! let answer = client.request("payments", b"5 to bob", Duration::from_secs(5)).await?;
+//! println!("{}: {:?}", answer.code, answer.payload);
+//!
+//! // What others send to a topic of its own; a unicast is to be answered.
+//! client.subscribe(&["receipts"]).await?;
+//! while let Some(message) = messages.recv().await {
+//!     client.respond(&message, b"received").await;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/` has whole programs.
+//!
 //! # Invariants
 //! - Every frame starts a TLS record of its own.
 //! - A request is answered exactly once: by a node, or by the client itself with 99 or 102, and within its time.
