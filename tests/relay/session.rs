@@ -223,3 +223,28 @@ fn a_draining_node_does_not_wait_for_the_late_answer_of_a_silent_session() {
     assert_eq!(net.answer(publisher, &seq, 2 * Settings::default().push_timeout), (102, vec![]));
     assert!(net.is_drained(1));
 }
+
+/// What the registry refuses is not on its way to it: each refusal would else take room from all that comes later.
+#[test]
+fn what_the_registry_refuses_takes_no_room_from_what_comes_then() {
+    let mut net = Network::mesh(1, 2, 1);
+    let app = net.app(0, Behaviour::Silent);
+    net.nodes[0].set_registry_behind(true);
+    let peers = br#"{"jsonrpc":"2.0","id":1,"method":"getPeers","params":[1]}"#;
+    let refused: Vec<_> = (0..10).map(|_| net.frame(app, FrameType::RPC, peers)).collect();
+    // Its neighbour tells it of a topic, too.
+    net.subscriber(1, &["t"]);
+    net.run_for(Duration::from_secs(10));
+    let of = |net: &Network, seq| {
+        let all = net.apps[app].received.iter().filter(|received| received.header.seq == seq);
+        all.map(|received| String::from_utf8_lossy(&received.data).into_owned()).collect::<Vec<_>>()
+    };
+    for seq in refused {
+        assert!(matches!(of(&net, seq).as_slice(), [one] if one.contains("error")), "{:?}", of(&net, seq));
+    }
+    assert_eq!(net.miscount(), None);
+    net.nodes[0].set_registry_behind(false);
+    let seq = net.frame(app, FrameType::RPC, peers);
+    net.run_for(Duration::from_secs(1));
+    assert!(matches!(of(&net, seq).as_slice(), [one] if one.contains("result")), "{:?}", of(&net, seq));
+}

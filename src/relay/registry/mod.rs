@@ -77,6 +77,7 @@ mod exchange;
 mod history;
 mod own;
 mod record;
+mod recount;
 mod report;
 mod requests;
 #[cfg(test)]

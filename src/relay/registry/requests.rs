@@ -40,6 +40,11 @@ impl Requests {
         self.counts.get(neighbour).is_none_or(|count| *count < WANTS_MAX)
     }
 
+    /// For checks: those that are under way, the same by their time, and by who is asked.
+    pub(super) fn counted(&self) -> (usize, usize, usize) {
+        (self.open.len(), self.order.len(), self.counts.values().sum())
+    }
+
     /// Of whom a record is asked now.
     pub(super) fn asked(&self, origin: &NodeId) -> Option<&NodeId> {
         self.open.get(origin).map(|(neighbour, _)| neighbour)

@@ -57,6 +57,11 @@ impl Tombstones {
         self.of.get(id)
     }
 
+    /// For checks: how many there are, and how many have a rank.
+    pub(super) fn counted(&self) -> (usize, usize) {
+        (self.of.len(), self.order.len())
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.of.len()

@@ -80,6 +80,14 @@ impl Desk {
         (self.open.len(), self.ends.len(), self.of_nodes.values().sum(), of_nodes)
     }
 
+    /// For checks: payloads that are remembered, and those of them of which it is known when to forget them.
+    pub(super) fn carried_counted(&self) -> (usize, usize) {
+        let known: BTreeSet<_> = self.carried_order.iter().map(|(since, hash)| (*hash, *since)).collect();
+        let forgotten_in_time =
+            |(hash, (_, since)): &(&[u8; 32], &(SubscriberId, Instant))| known.contains(&(**hash, *since));
+        (self.carried.len(), self.carried.iter().filter(forgotten_in_time).count())
+    }
+
     /// Lets go of what is over.
     fn expire(&mut self, now: Instant) {
         while let Some(&(until, number)) = self.ends.first()

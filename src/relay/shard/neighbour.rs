@@ -133,6 +133,16 @@ impl Neighbour {
     pub(super) fn window_bytes_anew(&self) -> usize {
         self.window.frames.iter().map(Sent::cost).sum()
     }
+
+    /// For checks: what its window has counted wrongly.
+    pub(super) fn miscount(&self) -> Option<String> {
+        let Window { frames, bytes, kept } = &self.window;
+        let counted = (*bytes, *kept);
+        let anew = (self.window_bytes_anew(), frames.iter().filter(|sent| sent.is_kept).count());
+        let told =
+            || format!("{counted:?} bytes and kept frames of a window are counted, and there are {anew:?}");
+        (counted != anew).then(told)
+    }
 }
 
 impl Shard {

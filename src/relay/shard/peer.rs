@@ -134,6 +134,16 @@ impl Peer {
         self.identities.known.len()
     }
 
+    /// For checks: identities that are not forgotten in their time, or were too early.
+    pub(super) fn miscount(&self) -> Option<String> {
+        let Identities { known, order } = &self.identities;
+        let is_known = order.iter().all(|(_, identity)| known.contains_key(identity));
+        let told = || {
+            format!("{} identities of a node are to be forgotten, and {} are known", order.len(), known.len())
+        };
+        (!is_known || known.len() != order.len()).then(told)
+    }
+
     /// A unicast was sent to it.
     pub(super) fn await_answer(&mut self, message: u32, coordinator: ReactorId, request: RequestId) {
         self.awaiting.insert(message, Awaiting { coordinator, request, taken: false });

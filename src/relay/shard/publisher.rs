@@ -281,6 +281,21 @@ impl Publisher {
     pub(super) fn pairs_len(&self) -> usize {
         self.topics.values().map(|pairs| pairs.pairs.len()).sum()
     }
+
+    /// For checks: challenges that no pair has, or pairs that are due and will not be looked at, or the other way round.
+    pub(super) fn miscount(&self) -> Option<String> {
+        let pairs = || self.topics.values().flat_map(|pairs| pairs.pairs.values());
+        let open = pairs().filter_map(|pair| pair.open);
+        let due = pairs().filter_map(|pair| pair.due);
+        let counted = (self.open.len(), self.due.len());
+        let anew = (
+            open.filter(|token| self.open.contains_key(token)).count(),
+            due.filter(|due| self.due.contains_key(due)).count(),
+        );
+        let told =
+            || format!("{counted:?} challenges are open and pairs due at a publisher, and {anew:?} of pairs");
+        (counted != anew).then(told)
+    }
 }
 
 impl Shard {

@@ -1,8 +1,14 @@
 //! Counts anew what a shard counts as it comes and goes. What is never given back is seen by this only: each answer may
 //! be right while a bound creeps nearer.
 
-use super::{LinkKind, Shard, request::Origin, room, session::Session};
-use crate::relay::SessionId;
+use super::{
+    LinkKind, Shard, neighbour::Neighbour, peer::Peer, publisher::Publisher, request::Origin, room,
+    session::Session,
+};
+use crate::{
+    relay::SessionId,
+    wire::{Topic, topic::TopicKind},
+};
 
 impl Shard {
     /// For tests: what does not agree with the tables that it is the sum of, in words; `None` if all does.
@@ -18,8 +24,16 @@ impl Shard {
         let channels = || self.peers.values().filter_map(|peer| peer.channel.as_deref());
         let (subscribers, numbers) = self.subscribers.counted();
         let (challenges, ends, of_nodes, of_nodes_anew) = self.desk.counted();
+        let (carried, carried_anew) = self.desk.carried_counted();
+        let is_data = |topic: &&Topic| topic.kind() == TopicKind::Data;
+        let data_topics: usize =
+            sessions().map(|session| session.topics().iter().filter(is_data).count()).sum();
+        let node_links =
+            self.links.iter().flatten().filter(|link| matches!(link.kind, LinkKind::Node(_))).count();
         let counts = [
             ("sessions", self.session_indices.len(), sessions().count()),
+            ("sessions in the figures", self.counters.sessions.get() as usize, sessions().count()),
+            ("node links in the figures", self.counters.node_links.get() as usize, node_links),
             ("pushes", self.pushes, sessions().map(|session| session.pushes.len()).sum()),
             ("waits for room", waits, lines().map(|(count, _)| count).sum()),
             ("bytes that wait for room", wait_bytes, lines().map(|(_, bytes)| bytes).sum()),
@@ -30,8 +44,10 @@ impl Shard {
             ),
             ("subscriptions", self.local_topics.pairs(), sessions().map(Session::topics_len).sum()),
             ("numbers of subscribers", subscribers, numbers),
+            ("subscriptions to private topics", numbers, data_topics),
             ("pairs", self.pairs, self.publishers.values().map(|publisher| publisher.pairs_len()).sum()),
             ("ends of challenges", ends, challenges),
+            ("payloads that were carried", carried, carried_anew),
             ("challenges of other nodes", of_nodes, of_nodes_anew),
             (
                 "bytes in windows",
@@ -39,13 +55,22 @@ impl Shard {
                 self.neighbours.values().map(|one| one.window_bytes_anew()).sum(),
             ),
             ("bytes in channels", self.kept_bytes, channels().map(|channel| channel.bytes_anew()).sum()),
+            (
+                "bytes of single channels",
+                channels().map(|channel| channel.bytes()).map(|(kept, held)| kept + held).sum(),
+                channels().map(|channel| channel.bytes_anew()).sum(),
+            ),
             ("identities", self.identities, self.peers.values().map(|peer| peer.identities_anew()).sum()),
             ("parked bytes", self.parked.bytes(), self.parked.bytes_anew()),
         ];
         let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
         let wrong =
             wrong.map(|(what, counted, anew)| format!("{counted} {what} are counted, and there are {anew}"));
-        wrong.or_else(|| sessions().find_map(|session| self.miscount_of(session)))
+        wrong
+            .or_else(|| sessions().find_map(|session| self.miscount_of(session)))
+            .or_else(|| self.neighbours.values().find_map(Neighbour::miscount))
+            .or_else(|| self.peers.values().find_map(Peer::miscount))
+            .or_else(|| self.publishers.values().find_map(Publisher::miscount))
     }
 
     fn miscount_of(&self, session: &Session) -> Option<String> {

@@ -78,7 +78,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Topics that it subscribes to.
+    /// What it subscribes to.
+    pub(super) fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    /// How many those are.
     pub(super) fn topics_len(&self) -> usize {
         self.topics.len()
     }

@@ -69,6 +69,8 @@ pub struct Io {
     pub(super) left_bytes: u64,
     /// What all queues of the reactor may take.
     pub(super) pool: Option<QueuePool>,
+    /// The registry takes no state and no JSON-RPC.
+    pub(super) is_registry_behind: bool,
     pub(super) now: Option<Instant>,
     /// What neighbours told of messages.
     pub(super) told: Vec<Told>,
@@ -249,6 +251,10 @@ impl Outbound for Io {
     }
 
     fn to_registry(&mut self, input: RegistryInput) -> bool {
+        if self.is_registry_behind && matches!(input, RegistryInput::State { .. } | RegistryInput::Rpc { .. })
+        {
+            return false;
+        }
         self.effects.push(Effect::Registry(input));
         true
     }

@@ -14,12 +14,14 @@
 //! | `node` | nodes: start, end, and what is asked of them beside messages |
 //! | `io` | what a shard sees of its engine |
 //! | `links` | how links come up and end, and how fast they take what is sent |
+//! | `recount` | what nodes count by hand, counted anew |
 //! | `apps` | what applications send, how they treat what comes, what they have |
 
 mod apps;
 mod io;
 mod links;
 mod node;
+mod recount;
 
 use std::{
     cmp::Reverse,
@@ -175,6 +177,8 @@ pub struct Network {
     pub timing: Timing,
     /// Set to an empty list to have what happens noted.
     pub seen: Option<Vec<Seen>>,
+    /// Whether all is counted anew when it is dropped; not so where who has it does.
+    pub recounts_at_end: bool,
     /// Sees, and may change, every frame from node to node as it leaves.
     pub tamper: Option<Tamper>,
     rng: SmallRng,
@@ -255,6 +259,7 @@ impl Network {
             nodes: Vec::new(),
             timing: Timing::default(),
             seen: None,
+            recounts_at_end: true,
             tamper: None,
             rng: SmallRng::seed_from_u64(seed),
             events: BinaryHeap::new(),

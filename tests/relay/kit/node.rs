@@ -50,9 +50,14 @@ pub struct VirtualNode {
 }
 
 impl VirtualNode {
-    /// What a shard has counted wrongly.
+    /// What a shard or the registry has counted wrongly.
     pub fn miscount(&self) -> Option<String> {
-        self.shards.iter().find_map(Shard::miscount)
+        self.shards.iter().find_map(Shard::miscount).or_else(|| self.registry.miscount())
+    }
+
+    /// Has the registry refuse what it may refuse, as one that has too much to do.
+    pub fn set_registry_behind(&mut self, is_behind: bool) {
+        self.io.iter_mut().for_each(|io| io.is_registry_behind = is_behind);
     }
 
     /// How full the tables of its shards are.

@@ -158,6 +158,8 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut net = Network::new(rng.random());
         net.seen = Some(Vec::new());
+        // Done here, so that what is wrong has its story.
+        net.recounts_at_end = false;
         let start = net.now;
         let slowest = match kind {
             Kind::Mesh => [2, 20, 200][rng.random_range(0..3)],
@@ -314,7 +316,7 @@ impl World {
 
     /// Lets everything happen and checks it. The error says what was wrong, with the time.
     pub fn run(&mut self) -> Result<Report, String> {
-        let ran = self.run_all();
+        let ran = self.run_all().and_then(|()| self.net.miscount().map_or(Ok(()), Err));
         if ran.is_err() && self.trace.is_some() {
             self.tell_what_nodes_know();
         }
