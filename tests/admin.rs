@@ -13,11 +13,11 @@ use amop::{
     pki::Profile,
     wire::{
         ResultCode,
-        sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+        sdk::{self, FrameType, HEADER_LEN, Header},
     },
 };
 use serde_json::Value;
-use support::{RawSdk, TestNode, wait_until};
+use support::{RawSdk, TestNode, seq, wait_until};
 
 const BOUND: Duration = Duration::from_secs(30);
 const ADMIN: &str = "[admin]\nlisten_port=0\n";
@@ -151,17 +151,8 @@ fn check_histograms(samples: &Samples) {
     }
 }
 
-fn seq(number: u8) -> Seq {
-    [b'a' + number % 26; 32]
-}
-
-fn subscribe(app: &mut RawSdk, topics: &[&str]) {
-    let topics = serde_json::to_vec(topics).unwrap();
-    app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, &topics));
-}
-
 fn request(app: &mut RawSdk, number: u8, topic: &str) {
-    app.send(&sdk::encode_amop(FrameType::REQUEST, &seq(number), ResultCode::OK, topic, b"question"));
+    app.send(&sdk::encode_amop(FrameType::REQUEST, &seq(number.into()), ResultCode::OK, topic, b"question"));
 }
 
 fn answer(app: &mut RawSdk) {
@@ -180,7 +171,7 @@ fn metrics_are_text_that_prometheus_reads_and_move_with_messages() {
     let second = TestNode::start(Profile::Ec, 1, &[&first], ADMIN);
     first.wait_for_neighbours(&[&second]);
     let mut subscriber = RawSdk::connect(Profile::Ec, &second);
-    subscribe(&mut subscriber, &["t"]);
+    subscriber.subscribe(&["t"]);
     first.wait_for_subscribers("t", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &first);
     let before = scrape(admin(&first));
@@ -270,7 +261,7 @@ fn a_node_that_drains_is_live_and_not_ready() {
     assert_eq!(get(address, "/readyz").status, 200);
     assert_eq!(get(address, "/livez").status, 200);
     let mut subscriber = RawSdk::connect(Profile::Ec, &node);
-    subscribe(&mut subscriber, &["t"]);
+    subscriber.subscribe(&["t"]);
     node.wait_for_subscribers("t", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &node);
     request(&mut publisher, 1, "t");
@@ -293,11 +284,11 @@ fn lists_show_nodes_sessions_links_and_topics_sorted_and_limited() {
     first.wait_for_neighbours(&[&second]);
     let address = admin(&first);
     let mut apps: Vec<RawSdk> = (0..3).map(|_| RawSdk::connect(Profile::Ec, &first)).collect();
-    subscribe(&mut apps[0], &["a"]);
-    subscribe(&mut apps[1], &["a", "b", "c"]);
-    subscribe(&mut apps[2], &["a", "b"]);
+    apps[0].subscribe(&["a"]);
+    apps[1].subscribe(&["a", "b", "c"]);
+    apps[2].subscribe(&["a", "b"]);
     let mut elsewhere = RawSdk::connect(Profile::Ec, &second);
-    subscribe(&mut elsewhere, &["b", "d"]);
+    elsewhere.subscribe(&["b", "d"]);
     for (topic, count) in [("a", 3), ("b", 3), ("c", 1), ("d", 1)] {
         first.wait_for_subscribers(topic, count);
     }
@@ -465,7 +456,7 @@ fn a_hundred_stuck_connections_disturb_neither_messages_nor_the_endpoint_for_lon
         })
         .collect();
     let mut subscriber = RawSdk::connect(Profile::Ec, &node);
-    subscribe(&mut subscriber, &["t"]);
+    subscriber.subscribe(&["t"]);
     node.wait_for_subscribers("t", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &node);
     for number in 0..20 {
@@ -511,7 +502,7 @@ impl Line {
         let own_topics = ["first", "second", HOSTILE];
         let apps = nodes.iter().zip(own_topics).map(|(node, own)| {
             let mut app = RawSdk::connect(Profile::Ec, node);
-            subscribe(&mut app, &["t", own]);
+            app.subscribe(&["t", own]);
             app
         });
         let apps = apps.collect();
@@ -808,7 +799,7 @@ fn amop_top_shows_what_a_node_does_and_who_does_not_keep_up() {
     assert!(quiet.contains("nearest to their bound") && quiet.contains("  amop_"), "{quiet}");
 
     let mut deaf = RawSdk::connect(Profile::Ec, &node);
-    subscribe(&mut deaf, &["flood"]);
+    deaf.subscribe(&["flood"]);
     node.wait_for_subscribers("flood", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &node);
     let flood = sdk::encode_amop(FrameType::MULTICAST, &seq(1), ResultCode::OK, "flood", &[7; 60_000]);

@@ -15,13 +15,13 @@ use amop::{
     pki::Profile,
     wire::{
         ResultCode,
-        sdk::{self, FrameType, Header, Seq},
+        sdk::{self, FrameType, Header},
     },
 };
 
 #[path = "support/mod.rs"]
 mod support;
-use support::{RawSdk, application_config, host_dir, process::Process};
+use support::{RawSdk, application_config, host_dir, process::Process, seq};
 
 /// Low bounds, and times so long that nothing is let go meanwhile. It begins in `[p2p]`.
 const CONFIG: &str = "\
@@ -84,10 +84,6 @@ impl Filling {
     }
 }
 
-fn seq(number: usize) -> Seq {
-    format!("{number:032}").into_bytes().try_into().expect("32 digits")
-}
-
 /// Reads and drops everything, for ever.
 fn drain(app: &RawSdk) {
     let mut socket = app.socket.try_clone().expect("a descriptor");
@@ -119,7 +115,7 @@ fn a_node_at_its_bounds_takes_no_more_memory_than_computed() {
     for (number, app) in subscribers.iter_mut().enumerate() {
         let topics: Vec<String> = (0..9_990).map(|topic| format!("{number}-{topic:0>250}")).collect();
         let body = serde_json::to_vec(&topics).expect("strings");
-        app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(number), ResultCode::OK, &body));
+        app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(number as u64), ResultCode::OK, &body));
     }
     let topics = filling.bound("topics", "node").memory
         + filling.bound("subscriptions, those that wait included", "node").memory
@@ -137,7 +133,7 @@ fn a_node_at_its_bounds_takes_no_more_memory_than_computed() {
     for number in 0..25_000 {
         publisher.send(&sdk::encode_amop(
             FrameType::REQUEST,
-            &seq(number),
+            &seq(number as u64),
             ResultCode::OK,
             "silent",
             &[7; 1_600],
@@ -174,7 +170,7 @@ fn a_node_at_its_bounds_takes_no_more_memory_than_computed() {
     for number in 0..600 {
         publisher.send(&sdk::encode_amop(
             FrameType::MULTICAST,
-            &seq(number),
+            &seq(number as u64),
             ResultCode::OK,
             "deaf",
             &[7; 60_000],

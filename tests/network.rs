@@ -16,7 +16,7 @@ use amop::{
         sdk::{self, FrameType},
     },
 };
-use support::{BOUND, RawSdk, TestNode, client, host_dir, runtime, wait_until};
+use support::{BOUND, NoCertificate, RawSdk, TestNode, client, host_dir, runtime, wait_until};
 
 const SEQ: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
 
@@ -194,19 +194,6 @@ fn receiver_that_does_not_read_is_cut_loose_and_disturbs_nobody() {
     });
     assert!(node.total(|counters| counters.dropped_queue_full.get()) > 0);
     assert_eq!(node.total(|counters| counters.sessions.get()), 2);
-}
-
-#[derive(Debug)]
-struct NoCertificate;
-
-impl rustls::client::ResolvesClientCert for NoCertificate {
-    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        None
-    }
-
-    fn has_certs(&self) -> bool {
-        false
-    }
 }
 
 #[test]

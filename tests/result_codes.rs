@@ -20,7 +20,7 @@ use amop::{
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
     },
 };
-use support::{RawSdk, TestNode, wait_until};
+use support::{RawSdk, TestNode, seq, wait_until};
 
 const PROFILE: Profile = Profile::Ec;
 const TOPIC: &str = "t";
@@ -105,7 +105,7 @@ impl Scene {
         }
         let publisher = RawSdk::connect(PROFILE, &nodes[0]);
         let mut subscriber = RawSdk::connect(PROFILE, nodes.last().unwrap());
-        subscribe(&mut subscriber, r#"["t"]"#);
+        subscriber.subscribe(&["t"]);
         nodes[0].wait_for_subscribers(TOPIC, 1);
         Self { nodes, cable, publisher, subscriber }
     }
@@ -122,14 +122,6 @@ impl Scene {
         self.subscriber.send(&reply);
         reply
     }
-}
-
-fn seq(number: u64) -> Seq {
-    format!("{number:032x}").into_bytes().try_into().unwrap()
-}
-
-fn subscribe(app: &mut RawSdk, topics: &str) {
-    app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, topics.as_bytes()));
 }
 
 fn ask(app: &mut RawSdk, seq: &Seq) {
@@ -189,7 +181,7 @@ const ROWS: &[Row] = &[
     }),
     ("100: nobody subscribes any more", |nodes| {
         let mut scene = Scene::new(nodes, "", "");
-        subscribe(&mut scene.subscriber, "[]");
+        scene.subscriber.subscribe(&[]);
         scene.nodes[0].wait_for_subscribers(TOPIC, 0);
         let answer = scene.ask(&seq(1));
         (scene, Outcome::of_node(seq(1), 100, answer))

@@ -31,11 +31,6 @@ fn send(app: &mut RawSdk, frame_type: FrameType, topic: &str, payload: &[u8]) {
     app.send(&sdk::encode_amop(frame_type, &SEQ, ResultCode::OK, topic, payload));
 }
 
-fn subscribe(app: &mut RawSdk, topic: &str) {
-    let topics = format!("[{topic:?}]");
-    app.send(&sdk::encode(FrameType::SUBSCRIBE, &SEQ, ResultCode::OK, topics.as_bytes()));
-}
-
 /// An address where connections are neither accepted nor refused: its backlog is full. With what fills it.
 fn black_hole() -> (SocketAddr, Vec<socket2::Socket>) {
     use socket2::{Domain, Socket, Type};
@@ -77,9 +72,9 @@ fn a_stop_takes_its_time_and_no_more_whatever_hangs() {
     }
     // A session that reads nothing of what it was sent, and one that never answers.
     let mut deaf = RawSdk::connect(Profile::Ec, &node);
-    subscribe(&mut deaf, "much");
+    deaf.subscribe(&["much"]);
     let mut mute = RawSdk::connect(Profile::Ec, &node);
-    subscribe(&mut mute, "question");
+    mute.subscribe(&["question"]);
     node.wait_for_subscribers("much", 1);
     node.wait_for_subscribers("question", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &node);

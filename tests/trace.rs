@@ -30,11 +30,6 @@ fn admin(node: &TestNode) -> SocketAddr {
     node.node().admin_address().expect("the endpoint is configured")
 }
 
-fn subscribe(app: &mut RawSdk, topic: &str) {
-    let topics = serde_json::to_vec(&[topic]).unwrap();
-    app.send(&sdk::encode(FrameType::SUBSCRIBE, &[b'0'; 32], ResultCode::OK, &topics));
-}
-
 fn send(app: &mut RawSdk, frame_type: FrameType, seq: &Seq, topic: &str) -> ResultCode {
     app.send(&sdk::encode_amop(frame_type, seq, ResultCode::OK, topic, b"a secret"));
     result(app)
@@ -69,7 +64,7 @@ fn run(arguments: &[&str]) -> Output {
 fn a_node_tells_who_sent_a_message_who_was_tried_and_how_it_ended() {
     let node = TestNode::start(Profile::Ec, 0, &[], SHORT);
     let mut silent = RawSdk::connect(Profile::Ec, &node);
-    subscribe(&mut silent, "t");
+    silent.subscribe(&["t"]);
     node.wait_for_subscribers("t", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &node);
     assert_eq!(trace(admin(&node)).0, 404);
@@ -111,7 +106,7 @@ fn either_node_tells_the_whole_way_in_order() {
     let second = TestNode::start(Profile::Ec, 1, &[&first], SHORT);
     first.wait_for_neighbours(&[&second]);
     let mut silent = RawSdk::connect(Profile::Ec, &second);
-    subscribe(&mut silent, "t");
+    silent.subscribe(&["t"]);
     first.wait_for_subscribers("t", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &first);
     assert_eq!(send(&mut publisher, FrameType::REQUEST, &SEQ, "t"), ResultCode::TIMEOUT);
@@ -160,7 +155,7 @@ fn a_node_that_is_gone_is_named_and_one_that_came_back_no_longer_knows_it() {
     wait_until("they are linked", || linked(1));
     let id = first.node().shared().snapshot.load().neighbours[0].to_hex();
     let mut silent = RawSdk::connect_with(application_config(Profile::Ec), second.channel).unwrap();
-    subscribe(&mut silent, "t");
+    silent.subscribe(&["t"]);
     first.wait_for_subscribers("t", 1);
     let mut publisher = RawSdk::connect(Profile::Ec, &first);
     assert_eq!(send(&mut publisher, FrameType::REQUEST, &SEQ, "t"), ResultCode::TIMEOUT);
@@ -192,7 +187,7 @@ fn what_ends_with_0_is_traced_while_that_is_switched_on() {
     let (address, admin) = (node.channel, node.admin.unwrap());
     let app = || RawSdk::connect_with(application_config(Profile::Ec), address).unwrap();
     let (mut subscriber, mut publisher) = (app(), app());
-    subscribe(&mut subscriber, "t");
+    subscriber.subscribe(&["t"]);
     wait_until("it is known", || node.subscribers("t") == 1);
     let is_on = || get(admin, "/metrics").1.contains("\namop_tracing 1");
     let switch = |signal, on: bool| {

@@ -11,8 +11,8 @@ use amop::{
 };
 
 use crate::{
-    healthy::{HealthyPair, answer_of, answers, connect, frame_type, seq},
-    support::{RawSdk, TestNode},
+    healthy::{HealthyPair, answer_of, answers, connect, frame_type},
+    support::{RawSdk, TestNode, seq},
 };
 
 fn frame(frame_type: FrameType, body: &[u8]) -> Vec<u8> {

@@ -18,7 +18,9 @@ use amop::{
 };
 use rustls::ClientConfig;
 
-use crate::support::{RawSdk, application_config, host_dir, network_files, process::Process, wait_until};
+use crate::support::{
+    NoCertificate, RawSdk, application_config, host_dir, network_files, process::Process, wait_until,
+};
 
 /// What somebody tries at a port.
 enum Attempt {
@@ -47,19 +49,6 @@ fn nobody(version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfi
     let mut config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
     config.enable_secret_extraction = true;
     Arc::new(config)
-}
-
-#[derive(Debug)]
-struct NoCertificate;
-
-impl rustls::client::ResolvesClientCert for NoCertificate {
-    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        None
-    }
-
-    fn has_certs(&self) -> bool {
-        false
-    }
 }
 
 /// A first message of TLS 1.0, of a library that knows nothing newer.

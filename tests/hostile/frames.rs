@@ -9,8 +9,8 @@ use amop::{
 };
 
 use crate::{
-    healthy::{HealthyPair, answers, connect, is_closed, seq, try_send},
-    support::{TestNode, wait_until},
+    healthy::{HealthyPair, answers, connect, is_closed, try_send},
+    support::{TestNode, seq, wait_until},
 };
 
 /// The header of a frame that claims a length.

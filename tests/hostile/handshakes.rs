@@ -23,7 +23,9 @@ use rustls::ClientConfig;
 
 use crate::{
     healthy::{HealthyPair, answers},
-    support::{RawSdk, TestNode, application_config, get, host_dir, network_files, wait_until},
+    support::{
+        NoCertificate, RawSdk, TestNode, application_config, get, host_dir, network_files, wait_until,
+    },
 };
 
 fn ports(node: &TestNode) -> [SocketAddr; 2] {
@@ -112,19 +114,6 @@ fn plain_http_is_turned_away_on_both_ports() {
         }
     }
     healthy.finish();
-}
-
-#[derive(Debug)]
-struct NoCertificate;
-
-impl rustls::client::ResolvesClientCert for NoCertificate {
-    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        None
-    }
-
-    fn has_certs(&self) -> bool {
-        false
-    }
 }
 
 #[test]

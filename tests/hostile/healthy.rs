@@ -20,7 +20,7 @@ use amop::{
     },
 };
 
-use crate::support::{RawSdk, TestNode, application_config, wait_until};
+use crate::support::{RawSdk, TestNode, application_config, seq, wait_until};
 
 /// Between two exchanges: the attack needs the processors too.
 const PACE: Duration = Duration::from_millis(1);
@@ -29,11 +29,6 @@ const PACE: Duration = Duration::from_millis(1);
 fn own_topic() -> String {
     static PAIRS: AtomicU64 = AtomicU64::new(0);
     format!("healthy/{}", PAIRS.fetch_add(1, Relaxed))
-}
-
-fn subscribe(app: &mut RawSdk, topic: &str) {
-    let body = format!("[{topic:?}]");
-    app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, body.as_bytes()));
 }
 
 /// A subscriber and a publisher that exchange unicasts all the time; one that is not answered 0 with its
@@ -55,7 +50,7 @@ impl HealthyPair {
     pub(crate) fn between(publisher_node: &TestNode, subscriber_node: &TestNode) -> Self {
         let topic = own_topic();
         let mut subscriber = RawSdk::connect(Profile::Ec, subscriber_node);
-        subscribe(&mut subscriber, &topic);
+        subscriber.subscribe(&[&topic]);
         publisher_node.wait_for_subscribers(&topic, 1);
         Self::run(topic, subscriber, RawSdk::connect(Profile::Ec, publisher_node))
     }
@@ -65,7 +60,7 @@ impl HealthyPair {
         let connect = || RawSdk::connect_with(application_config(Profile::Ec), address).unwrap();
         let (mut subscriber, mut publisher) = (connect(), connect());
         let topic = own_topic();
-        subscribe(&mut subscriber, &topic);
+        subscriber.subscribe(&[&topic]);
         let early = sdk::encode_amop(FrameType::MULTICAST, &seq(0), ResultCode::OK, &topic, b"early");
         assert!(answers(&mut subscriber));
         // The subscriber is known once a copy comes.
@@ -137,11 +132,6 @@ impl HealthyPair {
         }
         answering.join().unwrap_or_else(|panic| resume_unwind(panic));
     }
-}
-
-/// A seq of one's own.
-pub(crate) fn seq(number: u64) -> sdk::Seq {
-    format!("{number:032x}").into_bytes().try_into().unwrap()
 }
 
 pub(crate) fn frame_type(frame: &[u8]) -> FrameType {

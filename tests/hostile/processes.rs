@@ -12,11 +12,11 @@ use amop::{
 use rand::{RngExt, SeedableRng};
 
 use crate::{
-    healthy::{HealthyPair, seq},
+    healthy::HealthyPair,
     support::{
         RawSdk, TestNode, application_config, host_dir,
         process::{Process, spawn, write_config},
-        wait_until,
+        seq, wait_until,
     },
 };
 

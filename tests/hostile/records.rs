@@ -25,8 +25,8 @@ use amop::{
 };
 
 use crate::{
-    healthy::{HealthyPair, answer_of, answers, connect, is_closed, seq, try_send},
-    support::{RawSdk, TestNode, host_dir, wait_until},
+    healthy::{HealthyPair, answer_of, answers, connect, is_closed, try_send},
+    support::{RawSdk, TestNode, host_dir, seq, wait_until},
 };
 
 /// Records without content that a session may send one after another.

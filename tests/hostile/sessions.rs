@@ -11,14 +11,9 @@ use amop::{
 };
 
 use crate::{
-    healthy::{HealthyPair, answer_of, answers, connect, frame_type, is_closed, seq, try_send},
-    support::{RawSdk, TestNode, wait_until},
+    healthy::{HealthyPair, answer_of, answers, connect, frame_type, is_closed, try_send},
+    support::{TestNode, seq, wait_until},
 };
-
-fn subscribe(app: &mut RawSdk, topic: &str) {
-    let body = format!("[{topic:?}]");
-    app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(1), ResultCode::OK, body.as_bytes()));
-}
 
 fn request(number: u64, topic: &str, payload: &[u8]) -> Vec<u8> {
     sdk::encode_amop(FrameType::REQUEST, &seq(number), ResultCode::OK, topic, payload)
@@ -34,9 +29,9 @@ fn a_subscriber_that_never_reads_is_alone_cut_loose_while_it_is_flooded() {
     let node = TestNode::start(Profile::Ec, 0, &[], more);
     let healthy = HealthyPair::start(&node);
     let mut deaf = connect(&node);
-    subscribe(&mut deaf, "flooded");
+    deaf.subscribe(&["flooded"]);
     let mut reading = connect(&node);
-    subscribe(&mut reading, "flooded");
+    reading.subscribe(&["flooded"]);
     node.wait_for_subscribers("flooded", 2);
     let mut publisher = connect(&node);
     let frame = sdk::encode_amop(FrameType::MULTICAST, &seq(2), ResultCode::OK, "flooded", &[7; 60_000]);
@@ -74,7 +69,7 @@ fn a_subscriber_that_never_answers_costs_its_publisher_a_102_each() {
     let node = TestNode::start(Profile::Ec, 0, &[], "[amop]\npush_timeout_ms=200\n");
     let healthy = HealthyPair::start(&node);
     let mut silent = connect(&node);
-    subscribe(&mut silent, "silent");
+    silent.subscribe(&["silent"]);
     node.wait_for_subscribers("silent", 1);
     let mut publisher = connect(&node);
     for number in 0..200 {
@@ -95,11 +90,11 @@ fn answers_of_strangers_are_counted_and_reach_nobody() {
     let node = TestNode::start(Profile::Ec, 0, &[], "");
     let healthy = HealthyPair::start(&node);
     let mut asked = connect(&node);
-    subscribe(&mut asked, "asked");
+    asked.subscribe(&["asked"]);
     node.wait_for_subscribers("asked", 1);
     // At both reactors.
     let mut strangers: Vec<_> = (0..4).map(|_| connect(&node)).collect();
-    subscribe(&mut strangers[0], "another");
+    strangers[0].subscribe(&["another"]);
     let mut publisher = connect(&node);
     let rounds = 20;
     for round in 0..rounds {
@@ -133,7 +128,7 @@ fn one_seq_used_by_two_sessions_at_once_is_answered_right_to_both() {
     let mut publishers = [connect(&node), connect(&node)];
     let mut third = connect(&node);
     for subscriber in &mut subscribers {
-        subscribe(subscriber, "twice");
+        subscriber.subscribe(&["twice"]);
     }
     node.wait_for_subscribers("twice", 2);
     for round in 0..20 {
@@ -163,7 +158,7 @@ fn one_seq_used_twice_by_one_session_is_answered_twice() {
     let node = TestNode::start(Profile::Ec, 0, &[], "");
     let healthy = HealthyPair::start(&node);
     let mut subscriber = connect(&node);
-    subscribe(&mut subscriber, "same");
+    subscriber.subscribe(&["same"]);
     node.wait_for_subscribers("same", 1);
     let mut publisher = connect(&node);
     publisher.send(&request(1, "same", b"first"));
@@ -185,7 +180,7 @@ fn a_flood_of_unknown_frames_and_changes_of_topics_is_counted_and_disturbs_nobod
         .collect();
     app.send(&unknown);
     for number in 0..1_000 {
-        subscribe(&mut app, &format!("topic/{number}"));
+        app.subscribe(&[&format!("topic/{number}")]);
     }
     assert!(answers(&mut app));
     assert_eq!(node.total(|counters| counters.unknown_types.get()), 1_000);

@@ -13,6 +13,10 @@ use std::{
 use amop::{
     client::{Certificates, Client, ClientOptions, Messages},
     pki::{NetworkPlan, Profile, build_network},
+    wire::{
+        ResultCode,
+        sdk::{self, FrameType, Seq},
+    },
 };
 
 /// No healthy run comes near it: the nodes of a test run on the same processors.
@@ -192,6 +196,53 @@ impl Nobody {
     }
 }
 
+/// A port that nobody else gets, and on which a node of this machine may listen again and again.
+pub struct ReservedPort(socket2::Socket);
+
+impl ReservedPort {
+    pub fn new() -> Self {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        // Both may take the address as long as only one listens there.
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&any.into()).unwrap();
+        Self(socket)
+    }
+
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+}
+
+/// An application without a certificate.
+#[derive(Debug)]
+pub struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<std::sync::Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// The seq of a number.
+pub fn seq(number: u64) -> Seq {
+    format!("{number:032}").into_bytes().try_into().expect("32 digits")
+}
+
+/// What subscribes to topics.
+pub fn subscription(topics: &[&str]) -> Vec<u8> {
+    let topics = serde_json::to_vec(topics).expect("strings");
+    sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, &topics)
+}
+
 /// Whether a program is there; if not, that is an error only where interoperation is required.
 pub fn have(program: &str, argument: &str) -> bool {
     let there = Command::new(program).arg(argument).output().is_ok();
@@ -263,6 +314,10 @@ impl RawSdk {
         let record = self.seal(bytes);
         use std::io::Write;
         self.socket.write_all(&record).expect("the node reads");
+    }
+
+    pub fn subscribe(&mut self, topics: &[&str]) {
+        self.send(&subscription(topics));
     }
 
     pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
