@@ -83,36 +83,94 @@ fn the_look_for_threads_finds_each_way_to_start_one() {
     }
 }
 
-/// Lines before the one that logs, where its limit is looked for.
-const LIMIT_ABOVE: usize = 14;
 /// Lines of the rooms that peers talk to without a limit: those of a start, of an operator's request, of the limit itself.
-const UNLIMITED: [&str; 7] = [
+const UNLIMITED: [&str; 8] = [
     // Once at the start, for each peer that the configuration names.
     "applications are let in though the state",
     "cannot listen on the port for applications",
     "applications are let in WITHOUT TLS",
     "is in use: waiting up to",
+    // Once for each reactor at the start.
+    "this kernel lacks deferred task work",
     "announcing to all nodes",
     "log lines of a kind were left out",
     // Whoever calls it asks the limit.
     "a message for a session is dropped, its queue is full",
 ];
 
+/// What asks a limit.
+const ASKS: [&str; 4] = ["admits(", "may_log(", "may_log_pause(", "absence.note("];
+
+fn depth(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// Whether a line of formatted code is reached only where its limit was asked: by the head of a block that it is in, or by
+/// an `if` before it in such a block that leaves the function.
+fn asks_its_limit(lines: &[&str], index: usize) -> bool {
+    let asks = |text: &str| ASKS.iter().any(|ask| text.contains(ask));
+    let mut inside = depth(lines[index]);
+    if asks(lines[index]) {
+        return true;
+    }
+    for at in (0..index).rev().filter(|at| !lines[*at].trim().is_empty()) {
+        let line = lines[at];
+        let is_head = depth(line) < inside;
+        if is_head || depth(line) == inside && line.trim_end().ends_with('{') {
+            // A condition of several lines has its brace at the depth of its beginning.
+            let begins = match line.trim() {
+                "{" => (0..at).rev().find(|above| depth(lines[*above]) == depth(line)).unwrap_or(at),
+                _ => at,
+            };
+            let leaves = || lines[at + 1..index].iter().take(2).any(|line| line.trim().starts_with("return"));
+            if asks(&lines[begins..=at].join(" ")) && (is_head || leaves()) {
+                return true;
+            }
+        }
+        if is_head {
+            inside = depth(line);
+            if line.contains("fn ") {
+                return false;
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn the_look_for_limits_finds_them_in_the_heads_of_blocks_and_in_ifs_that_leave() {
+    let asked = [
+        "fn one() {\n    if limit.admits(now) {\n        warn!(\n    }\n}",
+        "fn one() {\n    if is_so\n        && limit.admits(now)\n    {\n        warn!(\n    }\n}",
+        "fn one() {\n    if !limit.admits(now) {\n        return;\n    }\n    warn!(\n}",
+        "fn one() {\n    match absence.note(now) {\n        First => warn!(\n    }\n}",
+    ];
+    let unasked = [
+        "fn one() {\n    warn!(\n}",
+        "fn one() {\n    if limit.admits(now) {\n        info!(\n    }\n    warn!(\n}",
+        "fn one() {\n    limit.admits(now);\n}\nfn other() {\n    warn!(\n}",
+    ];
+    for (code, is_asked) in
+        asked.map(|code| (code, true)).into_iter().chain(unasked.map(|code| (code, false)))
+    {
+        let lines: Vec<&str> = code.lines().collect();
+        let index = lines.iter().position(|line| line.contains("warn!(")).expect("it logs");
+        assert_eq!(asks_its_limit(&lines, index), is_asked, "{code}");
+    }
+}
+
 /// "At most ten lines of a kind in ten seconds" (docs/monitoring.md): `relay::log_limit` sees to it where it is asked.
 #[test]
 fn every_log_line_that_peers_can_cause_asks_for_its_limit() {
-    for room in ["relay", "door"] {
+    for room in ["relay", "door", "engine"] {
         for (path, code) in code_below(&source().join(room)) {
             let lines: Vec<&str> = code.lines().collect();
             for (index, line) in lines.iter().enumerate() {
                 if !["info!(", "warn!(", "error!("].iter().any(|call| line.contains(call)) {
                     continue;
                 }
-                let above = &lines[index.saturating_sub(LIMIT_ABOVE)..=index];
                 let said = lines[index..lines.len().min(index + 5)].join(" ");
-                let is_limited = ["admits(", "may_log(", "absence.note("]
-                    .iter()
-                    .any(|ask| above.iter().any(|line| line.contains(ask)));
+                let is_limited = asks_its_limit(&lines, index);
                 let is_known = UNLIMITED.iter().any(|text| said.contains(text));
                 assert!(is_limited || is_known, "{}:{}: {}", path.display(), index + 1, line.trim());
             }

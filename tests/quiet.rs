@@ -4,19 +4,20 @@ mod support;
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use amop::pki::{NetworkPlan, build_network};
-use support::{process, wait_until};
+use support::{ReservedPort, process, wait_until};
 
 const NODES: usize = 4;
 
 struct Network {
     dir: tempfile::TempDir,
     configs: Vec<PathBuf>,
+    _ports: Vec<[ReservedPort; 2]>,
     nodes: Vec<Option<Child>>,
 }
 
@@ -27,11 +28,10 @@ impl Network {
         // Not those of other tests, which expire soon, so that nodes warn of it.
         let plan = NetworkPlan::default();
         build_network(&plan, &dir.path().join("nodes")).unwrap();
-        // An address of this network alone, so that a port stays free until its node takes it.
-        let [a, b, c, _] = rand::random::<u32>().to_be_bytes();
-        let ip = Ipv4Addr::new(127, a, b, c.clamp(2, 250));
-        let address = || TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
-        let listens: Vec<[SocketAddr; 2]> = (0..NODES).map(|_| [address(), address()]).collect();
+        let ports: Vec<[ReservedPort; 2]> =
+            (0..NODES).map(|_| [(); 2].map(|()| ReservedPort::new())).collect();
+        let listens: Vec<[SocketAddr; 2]> =
+            ports.iter().map(|ports| ports.each_ref().map(ReservedPort::address)).collect();
         let peers: String =
             listens.iter().enumerate().map(|(index, [_, p2p])| format!("node.{index}={p2p}\n")).collect();
         let configs = listens.iter().enumerate().map(|(index, &listen)| {
@@ -41,7 +41,7 @@ impl Network {
             process::write_config(&own, &conf, true, listen, &peers)
         });
         let configs = configs.collect();
-        Self { dir, configs, nodes: (0..NODES).map(|_| None).collect() }
+        Self { dir, configs, _ports: ports, nodes: (0..NODES).map(|_| None).collect() }
     }
 
     fn log(&self, node: usize) -> PathBuf {
@@ -98,8 +98,10 @@ impl Drop for Network {
 
 fn lines(log: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    // The last one may be half written.
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    // The last one may be half written. Whatever else is no JSON, a panic perhaps, is an alarm of its own.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let other = |line: &str| serde_json::json!({ "level": "ERROR", "fields": { "message": line } });
+    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| other(line))).collect()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Peers of `[p2p] node.N` that take a connection and end it: each at another point.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     time::{Duration, Instant},
@@ -25,11 +25,11 @@ use amop::{
 };
 use smallvec::SmallVec;
 
-use crate::support::{TestNode, host_dir};
+use crate::support::{BOUND, TestNode, host_dir, wait_until};
 
 /// Dials that are looked at; the pauses between them are 0.2, 0.4, 0.8 and 1.6 s, by the node's own account.
 const DIALS: usize = 5;
-/// The least that they take in all: each pause may be a little shorter.
+/// The least that they take in all: each pause may be a little shorter. A busy machine only makes it longer.
 const LEAST: Duration = Duration::from_millis(2_100);
 
 /// After what a peer ends a connection.
@@ -63,9 +63,27 @@ fn take_handshake(socket: &mut TcpStream, index: usize) -> Established {
     }
 }
 
+/// The next connection; it fails the test if there is none.
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    wait_until("the node dials", || {
+        accepted = match listener.accept() {
+            Ok((socket, _)) => Some(socket),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        };
+        accepted.is_some()
+    });
+    let socket = accepted.expect("it was waited for");
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    socket
+}
+
 /// Takes one connection and ends it.
 fn take_and_end(listener: &TcpListener, index: usize, ends: EndsAfter) {
-    let (mut socket, _) = listener.accept().unwrap();
+    let mut socket = accept(listener);
     if let EndsAfter::Tcp = ends {
         return;
     }

@@ -194,8 +194,10 @@ fn a_unicast_goes_to_whom_has_room_before_it_waits() {
         net.run_for(SECOND);
         let seqs: Vec<_> = (0..30).map(|_| net.unicast(publisher, "t", &[7; 5_000])).collect();
         net.run_for(SECOND);
-        let answered = seqs.iter().filter(|seq| net.answers(publisher, seq).len() == 1).count();
-        assert_eq!(answered, 30, "{nodes} nodes of {reactors}");
+        for seq in &seqs {
+            let codes: Vec<i32> = net.answers(publisher, seq).iter().map(|answer| answer.code().0).collect();
+            assert_eq!(codes, [0], "{nodes} nodes of {reactors}");
+        }
     }
 }
 
@@ -222,7 +224,6 @@ fn a_request_that_a_silent_session_answers_late_waits_for_room_no_longer() {
     net.run_for(60 * SECOND);
     assert_eq!(net.pushed(full, FrameType::MULTICAST).len(), 3);
     assert_eq!(net.pushed(full, FrameType::REQUEST).len(), 0);
-    assert_eq!(net.nodes[0].miscount(), None);
 }
 
 #[test]
@@ -244,7 +245,6 @@ fn the_longest_message_waits_for_room_however_little_is_kept_in_all() {
     let mut codes = [0, 1].map(|one| net.answer(publishers[one], &seqs[one], SECOND).0);
     codes.sort_unstable();
     assert_eq!(codes, [0, 101]);
-    assert_eq!(net.nodes[0].miscount(), None);
 }
 
 #[test]
