@@ -372,8 +372,7 @@ fn show(file: &Path) -> Result<ExitCode, super::Failure> {
         let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
         match (curve.map(|oid| oid.to_id_string()).as_deref().filter(|_| is_elliptic), point) {
             (Some("1.3.132.0.10"), [4, id @ ..]) if id.len() == 64 => {
-                let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-                line!("key:       secp256k1\nnode id:   {id}")?;
+                line!("key:       secp256k1\nnode id:   {}", base16ct::lower::encode_string(id))?;
             }
             (Some(curve), _) => line!("key:       elliptic curve {curve}")?,
             (None, _) => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size()))?,

@@ -1,6 +1,6 @@
 //! How commands lay out what they show.
 
-use std::fmt::Write;
+use comfy_table::{CellAlignment, Table, presets};
 
 use crate::escape::shown;
 
@@ -49,30 +49,18 @@ pub(super) const fn numbers(title: &'static str) -> Column {
 
 /// Rows below their titles, if there are any. Names go into the last column, where nothing can be pushed aside.
 pub(super) fn table<const N: usize>(columns: [Column; N], rows: &[[String; N]]) -> String {
-    let mut widths = columns.map(|column| column.title.len());
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    let mut line = |cells: [&str; N]| {
-        let mut padded = String::new();
-        for ((cell, width), column) in cells.into_iter().zip(widths).zip(columns) {
-            let _ = match column.is_number {
-                true => write!(padded, "  {cell:>width$}"),
-                false => write!(padded, "  {cell:<width$}"),
-            };
-        }
-        let _ = writeln!(text, "{}", padded.trim_end());
-    };
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).add_rows(rows);
     if columns.iter().any(|column| !column.title.is_empty()) {
-        line(columns.map(|column| column.title));
+        table.set_header(columns.map(|column| column.title));
     }
-    for row in rows {
-        line(row.each_ref().map(String::as_str));
+    for (column, laid_out) in columns.iter().zip(table.column_iter_mut()) {
+        laid_out.set_padding((2, 0));
+        if column.is_number {
+            laid_out.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    text
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 /// Bytes in the largest unit that leaves a number before the point.
@@ -122,6 +110,10 @@ mod tests {
         ];
         let expected = "  id   hops  name\n  a      10  x\n  bcd     9\n";
         assert_eq!(table([words("id"), numbers("hops"), words("name")], &rows), expected);
+        assert_eq!(table([words(""), words("")], &[]), "");
+        // By the width that a terminal shows them with.
+        let rows = [["订单".to_owned(), "1".to_owned()], ["news".to_owned(), "2".to_owned()]];
+        assert_eq!(table([words(""), words("")], &rows), "  订单  1\n  news  2\n");
     }
 
     #[test]

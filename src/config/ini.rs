@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr, time::Duration};
 
 use ini_core::{Item, Parser};
+use strsim::levenshtein;
 
 use super::Problem;
 
@@ -397,27 +398,12 @@ fn nearest<'a>(misspelt: &str, names: impl Iterator<Item = &'a str>) -> Option<&
     let without_unit = |name: &str| {
         ["_ms", "_max", "_bytes_max"]
             .iter()
-            .filter_map(|unit| name.strip_suffix(unit).map(|name| distance(name, &lower)))
+            .filter_map(|unit| name.strip_suffix(unit).map(|name| levenshtein(name, &lower)))
             .min()
     };
     names
-        .map(|name| (distance(name, &lower).min(without_unit(name).unwrap_or(usize::MAX)), name))
+        .map(|name| (levenshtein(name, &lower).min(without_unit(name).unwrap_or(usize::MAX)), name))
         .filter(|&(distance, name)| distance <= far && distance < name.chars().count())
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, name)| name)
-}
-
-/// How many letters differ (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, &b) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }

@@ -13,6 +13,7 @@ use aws_lc_rs::{
     rsa,
     signature::{ECDSA_P256K1_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256},
 };
+use base16ct::lower::encode_string;
 use rustls::pki_types::PrivateKeyDer;
 use x509_cert::{
     Certificate,
@@ -375,9 +376,7 @@ fn issued(certificate: Certificate, key: &Key) -> Result<Issued, PkiError> {
     let certificate = x509_cert::der::pem::encode_string("CERTIFICATE", LineEnding::LF, &der)
         .map_err(|_| PkiError::Crypto)?;
     let node_id = match key {
-        Key::Secp256k1(pair) => {
-            Some(pair.public_key().as_ref()[1..].iter().map(|byte| format!("{byte:02x}")).collect())
-        }
+        Key::Secp256k1(pair) => Some(encode_string(&pair.public_key().as_ref()[1..])),
         Key::Rsa(_) => None,
     };
     Ok(Issued { certificate, key: key.private_pem()?, node_id })

@@ -603,6 +603,7 @@ fn decode_version(reader: &mut Reader<'_>) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::hex;
 
     fn head() -> Head {
         Head {
@@ -713,12 +714,11 @@ mod tests {
 
     #[test]
     fn roots_are_those_that_the_document_gives() {
-        let hex = |root: [u8; 32]| root.map(|byte| format!("{byte:02x}")).concat();
         let mut entries = Entries::default();
-        let empty = hex(entries.root());
+        let empty = hex::encode(&entries.root());
         entries.apply(&Change { key: &topic_key("news"), value: Some(&1u32.to_be_bytes()) });
         let document = include_str!("../../docs/node-link.md");
-        for root in [hex(entries.root()), empty] {
+        for root in [hex::encode(&entries.root()), empty] {
             assert!(document.contains(&format!("`{root}`")), "{root}");
         }
     }
