@@ -673,6 +673,9 @@ impl Oracle {
             *at + self.rules.on_the_way() + slack <= now
                 && (there == node || !self.is_disturbed(node, there, sent, now))
         });
+        let lately = sent.checked_sub(2 * self.rules.recovered_after()).unwrap_or(sent);
+        let ever_held = |app: AppIndex| self.ever_held(app, &message.topic, lately, now);
+        let is_challenge = TopicKind::of(message.topic.as_bytes()) == TopicKind::Route;
         match code {
             ResultCode::NO_RECEIVER => {
                 hold!(message.pushes.is_empty(), "{what}, though it was pushed");
@@ -689,7 +692,9 @@ impl Oracle {
                 hold!(pushed_surely.is_none(), "{what}, though it was pushed");
                 let excused =
                     (0..self.apps.len()).any(|app| self.is_disturbed(node, self.apps[app].node, sent, now));
-                let is_long = (0..self.apps.len()).any(|app| !self.fits(message, app, &faults));
+                let mut concerned = (0..self.apps.len())
+                    .filter(|app| *app != message.from && (is_challenge || ever_held(*app)));
+                let is_long = concerned.any(|app| !self.fits(message, app, &faults));
                 hold!(excused || is_long || self.rules.tight, "{what}, though nothing was wrong");
                 if !self.rules.tight
                     && let Some(app) = reached().next()
@@ -701,10 +706,7 @@ impl Oracle {
                 if let Some((app, _)) = pushed_surely {
                     return Err(format!("{what}, though it was pushed to app{app}"));
                 }
-                let lately = sent.checked_sub(2 * self.rules.recovered_after()).unwrap_or(sent);
-                let known = (0..self.apps.len())
-                    .any(|app| app != message.from && self.ever_held(app, &message.topic, lately, now));
-                let is_challenge = TopicKind::of(message.topic.as_bytes()) == TopicKind::Route;
+                let known = (0..self.apps.len()).any(|app| app != message.from && ever_held(app));
                 hold!(known || is_challenge || self.rules.tight, "{what}, though nobody ever had the topic");
                 if !self.rules.tight
                     && let Some(app) = reached().next()
