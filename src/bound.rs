@@ -18,6 +18,19 @@ pub struct Bound {
     /// Bytes of memory that the whole node takes for it when it is reached everywhere; 0 if they are in
     /// another bound, or there are none.
     pub memory: u64,
+    /// The figure that tells it; `None` if none does.
+    pub metric: Option<Metric>,
+}
+
+/// The figure that tells a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// The figure that is bounded.
+    pub of: &'static str,
 }
 
 /// A bound of the code.
@@ -28,7 +41,7 @@ pub(crate) fn fixed(
     per: &'static str,
     then: &'static str,
 ) -> Bound {
-    Bound { name, value: value as u64, unit, per, set_by: None, then, memory: 0 }
+    Bound { name, value: value as u64, unit, per, set_by: None, then, memory: 0, metric: None }
 }
 
 impl Bound {
@@ -40,5 +53,21 @@ impl Bound {
     /// The same, with the memory that the node takes for it.
     pub(crate) fn memory(self, bytes: usize) -> Self {
         Self { memory: bytes as u64, ..self }
+    }
+
+    /// The same, told by the figure `name`, which is that of what is bounded with `_max` behind it.
+    pub(crate) fn metric(self, name: &'static str, help: &'static str) -> Self {
+        let of = name.strip_suffix("_max").unwrap_or(name);
+        Self { metric: Some(Metric { name, help, of }), ..self }
+    }
+
+    /// The same, where the figure of what is bounded has another name.
+    pub(crate) fn metric_of(self, of: &'static str, name: &'static str, help: &'static str) -> Self {
+        Self { metric: Some(Metric { name, help, of }), ..self }
+    }
+
+    /// Whether each reactor may reach it, so that their figures do not add up.
+    pub fn is_of_each_reactor(&self) -> bool {
+        matches!(self.per, "reactor" | "neighbour")
     }
 }

@@ -38,7 +38,7 @@ pub fn table(rooms: &[Room]) -> String {
             "## {room}\n\n| what | bound | for each | set by | at the bound | memory of the node |"
         );
         let _ = writeln!(text, "|---|---|---|---|---|---|");
-        for Bound { name, value, unit, per, set_by, then, memory } in bounds {
+        for Bound { name, value, unit, per, set_by, then, memory, .. } in bounds {
             let set_by = set_by.map_or_else(|| "fixed".to_owned(), |key| format!("`{key}`"));
             let memory = match memory {
                 0 => String::new(),

@@ -258,7 +258,7 @@ impl PreparedNode {
             shared: shared.clone(),
             registry_counters,
             door_counters: door.counters.clone(),
-            address_handshakes_max: config.address_handshakes_max,
+            bounds: bounds::all(&config).into_iter().flat_map(|(_, bounds)| bounds).collect(),
             engine: engine.handle(),
             registry: request_sender,
             announces: config.admin_announces,

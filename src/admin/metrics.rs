@@ -20,14 +20,14 @@ use prometheus_client::{
 
 use super::{Answer, Watched, text, with_body};
 use crate::{
-    door::{self, DoorCounters},
+    bound::{Bound, Metric},
+    door::DoorCounters,
     engine::EngineHandle,
     log,
     relay::{
         Shared,
         counters::{Figure, Histogram, Kind, Outcome},
-        registry::{NEIGHBOURS_MAX, NODES_MAX, RegistryCounters},
-        settings::SESSIONS_MAX,
+        registry::RegistryCounters,
     },
     supervise,
     tls::validity::CertificateEnds,
@@ -48,7 +48,7 @@ impl Metrics {
             registry: watched.registry_counters.clone(),
             door: watched.door_counters.clone(),
             engine: watched.engine.clone(),
-            address_handshakes_max: watched.address_handshakes_max,
+            bounds: watched.bounds.clone(),
             certificates: watched.certificates.clone(),
             started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
         }));
@@ -69,7 +69,7 @@ struct Figures {
     registry: Arc<RegistryCounters>,
     door: Arc<DoorCounters>,
     engine: EngineHandle,
-    address_handshakes_max: usize,
+    bounds: Vec<Bound>,
     certificates: Arc<ArcSwap<CertificateEnds>>,
     /// When the node started.
     started: SystemTime,
@@ -111,17 +111,8 @@ impl Collector for Figures {
             "Whether messages that end with 0 are traced, too: 1 or 0.",
             f64::from(self.shared.tracing.load(Relaxed)),
         )?;
-        let (unfinished, unfinished_max) = self.engine.unfinished_bytes_and_max();
-        for (name, help, bytes) in [
-            ("amop_unfinished_bytes", "Bytes of frames that are not complete yet, on all links.", unfinished),
-            (
-                "amop_unfinished_bytes_max",
-                "Bound of the bytes of frames that are not complete.",
-                unfinished_max,
-            ),
-        ] {
-            encode_gauge(encoder, name, help, bytes as f64)?;
-        }
+        let help = "Bytes of frames that are not complete yet, on all links.";
+        encode_gauge(encoder, "amop_unfinished_bytes", help, self.engine.unfinished_bytes() as f64)?;
         encode_log(encoder)?;
         self.encode_certificates(encoder)?;
         self.encode_bounds(encoder)?;
@@ -193,86 +184,10 @@ impl Figures {
     }
 
     fn encode_bounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let settings = &self.shared.settings;
-        for (name, help, bound) in [
-            ("amop_sessions_max", "Sessions that the node takes.", SESSIONS_MAX),
-            (
-                "amop_certificate_sessions_max",
-                "Sessions with one certificate that the node takes.",
-                door::SESSIONS_PER_CERTIFICATE_MAX,
-            ),
-            (
-                "amop_door_pending_handshakes_max",
-                "Handshakes at once of links that come in, for applications and for nodes each.",
-                door::HANDSHAKES_MAX,
-            ),
-            (
-                "amop_address_pending_handshakes_max",
-                "Handshakes at once from one address, at each listener.",
-                self.address_handshakes_max,
-            ),
-            ("amop_topics_max", "Topics of the node's sessions.", settings.node_topics_max),
-            (
-                "amop_subscriptions_max",
-                "Subscriptions of the node: pairs of session and topic.",
-                settings.node_subscriptions_max,
-            ),
-            ("amop_session_topics_max", "Topics of one session.", settings.session_topics_max),
-            (
-                "amop_pending_requests_max",
-                "Requests that wait for their answer, of each reactor.",
-                settings.pending_requests_max,
-            ),
-            (
-                "amop_pending_pushes_max",
-                "Pushes that wait for their answer, of each reactor.",
-                settings.pending_pushes_max,
-            ),
-            (
-                "amop_retained_bytes_max",
-                "Bytes of frames kept for another try, in equal shares for the reactors.",
-                settings.retained_bytes_max,
-            ),
-            (
-                "amop_session_queue_bytes_max",
-                "Bytes that wait for one session.",
-                settings.session_queue_bytes_max,
-            ),
-            (
-                "amop_window_frames_max",
-                "Frames sent to a neighbour and not acknowledged.",
-                settings.window_frames_max,
-            ),
-            (
-                "amop_window_bytes_max",
-                "Bytes sent to a neighbour and not acknowledged.",
-                settings.window_bytes_max,
-            ),
-            (
-                "amop_windows_bytes_max",
-                "Bytes sent to all neighbours and not acknowledged, in equal shares for the reactors.",
-                settings.windows_bytes_max,
-            ),
-            (
-                "amop_all_identities_max",
-                "Message identities that a reactor remembers.",
-                settings.all_identities_max,
-            ),
-            (
-                "amop_registry_records_bytes_max",
-                "Bytes of memory that the records of all neighbours may take, about.",
-                settings.records_bytes_max,
-            ),
-            ("amop_neighbours_max", "Neighbours at once.", NEIGHBOURS_MAX),
-            ("amop_nodes_known_max", "Other nodes of the network at once.", NODES_MAX),
-            (
-                "amop_identities_max",
-                "Message identities remembered for one neighbour.",
-                settings.identities_max,
-            ),
-            ("amop_frame_bytes_max", "Bytes of one frame.", settings.frame_len_max),
-        ] {
-            encode_gauge(encoder, name, help, bound as f64)?;
+        for bound in &self.bounds {
+            if let Some(Metric { name, help, .. }) = bound.metric {
+                encode_gauge(encoder, name, help, bound.value as f64)?;
+            }
         }
         if let Some(rate) = self.shared.limiter.units_per_second() {
             let help = "Limit of outbound bandwidth, in bytes per second; absent if there is none.";
@@ -315,8 +230,6 @@ fn encode_log(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     encode_counter(encoder, "amop_log_lines_lost", lost, log.lines_lost)?;
     let waiting = "Bytes of log lines that wait to be written.";
     encode_gauge(encoder, "amop_log_queue_bytes", waiting, log.queue_bytes as f64)?;
-    let bound = "Bound of the bytes of log lines that wait to be written.";
-    encode_gauge(encoder, "amop_log_queue_bytes_max", bound, log.queue_bytes_max as f64)?;
     let deaths = "Threads and tasks that have died by a fault of amop; the log says of what.";
     encode_counter(encoder, "amop_deaths", deaths, supervise::deaths())
 }

@@ -149,8 +149,8 @@ pub struct Watched {
     pub registry_counters: Arc<RegistryCounters>,
     /// Figures of the door.
     pub door_counters: Arc<DoorCounters>,
-    /// Handshakes at once from one address.
-    pub address_handshakes_max: usize,
+    /// The bounds of the node.
+    pub bounds: Vec<Bound>,
     /// For asking the reactors.
     pub engine: EngineHandle,
     /// For asking the registry.

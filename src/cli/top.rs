@@ -4,7 +4,9 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     io::IsTerminal,
+    path::Path,
     process::ExitCode,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -18,7 +20,12 @@ use super::{
     output::print_line,
     text::{bytes, millis, numbers, short, table, words},
 };
-use crate::escape::shown;
+use crate::{
+    bound::{Bound, Metric},
+    bounds,
+    config::Config,
+    escape::shown,
+};
 
 /// Moves to the upper left corner and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -32,15 +39,11 @@ const LINKS_SHOWN: usize = 10;
 const FILLS_SHOWN: usize = 8;
 /// Part of a bound from which a figure is marked.
 const FILL_WORTH_A_LOOK: f64 = 0.8;
-/// Figures whose bound is for each reactor; the fullest reactor counts. All others add up.
-const PER_REACTOR: [&str; 6] = [
-    "amop_pending_requests",
-    "amop_pending_pushes",
-    "amop_window_frames",
-    "amop_window_bytes",
-    "amop_identities",
-    "amop_all_identities",
-];
+/// The bounds that nodes tell by figures. How much they are, each node says itself.
+static BOUNDS: LazyLock<Vec<Bound>> = LazyLock::new(|| {
+    let rooms = Config::parse("", Path::new(".")).map(|(config, _)| bounds::all(&config));
+    rooms.unwrap_or_default().into_iter().flat_map(|(_, bounds)| bounds).collect()
+});
 /// How requests ended, and the figure that counts it.
 const ANSWERS: [(&str, &str); 6] = [
     ("0 or own", "amop_answered_by_subscriber_total"),
@@ -174,20 +177,19 @@ impl Figures {
     }
 
     /// Each figure that has a bound, the bound, and the part of it that is reached; the fullest first.
-    fn fills(&self) -> Vec<(&str, f64, f64, f64)> {
-        let fill = |(bound_name, (_, bound)): (&String, &(f64, f64))| {
-            let name = bound_name.strip_suffix("_max")?;
-            // Its own name differs.
-            let name = if name == "amop_nodes_known" { "amop_registry_nodes_known" } else { name };
-            let (figure, (sum, largest)) = self.0.get_key_value(name)?;
-            let value = if PER_REACTOR.contains(&name) { *largest } else { *sum };
-            Some((figure.as_str(), value, *bound, if *bound > 0.0 { value / bound } else { 0.0 }))
+    fn fills(&self) -> Vec<(&'static str, f64, f64, f64)> {
+        let fill = |bound: &Bound| {
+            let Metric { name, of, .. } = bound.metric?;
+            let (_, value_max) = self.0.get(name)?;
+            let (sum, largest) = self.0.get(of)?;
+            let value = if bound.is_of_each_reactor() { *largest } else { *sum };
+            Some((of, value, *value_max, if *value_max > 0.0 { value / value_max } else { 0.0 }))
         };
-        let files = self.0.get_key_value("process_max_fds").and_then(|(_, (_, bound))| {
-            let (figure, (value, _)) = self.0.get_key_value("process_open_fds")?;
-            Some((figure.as_str(), *value, *bound, value / bound))
+        let files = self.0.get("process_max_fds").and_then(|(_, bound)| {
+            let (value, _) = self.0.get("process_open_fds")?;
+            Some(("process_open_fds", *value, *bound, value / bound))
         });
-        let mut fills: Vec<_> = self.0.iter().filter_map(fill).chain(files).collect();
+        let mut fills: Vec<_> = BOUNDS.iter().filter_map(fill).chain(files).collect();
         fills.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(b.0)));
         fills
     }

@@ -628,6 +628,10 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
     let handshake = INPUT_LEN_MAX + HANDSHAKE_MEMORY;
     vec![
         fixed("handshakes", HANDSHAKES_MAX, "handshakes", "listener", "further ones wait in the backlog")
+            .metric(
+                "amop_door_pending_handshakes_max",
+                "Handshakes at once of links that come in, for applications and for nodes each.",
+            )
             .memory(2 * HANDSHAKES_MAX * handshake),
         fixed(
             "handshakes",
@@ -635,6 +639,10 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
             "handshakes",
             "address at a listener",
             "further ones wait",
+        )
+        .metric(
+            "amop_address_pending_handshakes_max",
+            "Handshakes at once from one address, at each listener.",
         )
         .set_by("[amop] address_handshakes_max"),
         fixed(
@@ -702,7 +710,8 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
             "sessions",
             "certificate",
             "not let in",
-        ),
+        )
+        .metric("amop_certificate_sessions_max", "Sessions with one certificate that the node takes."),
         fixed(
             "connections that nobody took yet",
             BACKLOG as usize,

@@ -64,11 +64,6 @@ impl UnfinishedFrames {
             .map_or(reactor, |(one, _)| one)
     }
 
-    /// Bytes now, and their bound.
-    pub(super) fn bytes_and_max(&self) -> (usize, usize) {
-        (self.bytes.load(Relaxed), self.bytes_max)
-    }
-
     /// Whether the bound is passed.
     pub(super) fn is_over(&self) -> bool {
         self.bytes.load(Relaxed) > self.bytes_max
@@ -82,7 +77,7 @@ impl UnfinishedFrames {
         self.bytes.fetch_sub(bytes, Relaxed);
     }
 
-    #[cfg(test)]
+    /// Bytes now.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }

@@ -160,6 +160,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "node",
             "the link that holds most of them is closed: unfinished_frames_dropped",
         )
+        .metric("amop_unfinished_bytes_max", "Bound of the bytes of frames that are not complete.")
         .set_by("[engine] unfinished_bytes_max")
         .memory(settings.unfinished_bytes_max),
         fixed(
@@ -170,6 +171,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "a unicast waits for room or tries another session, a multicast's copy is lost: dropped_queue_full; with so \
              much of answers the session is read no further: reads_paused",
         )
+        .metric("amop_session_queue_bytes_max", "Bytes that wait for one session.")
         .set_by("[amop] session_queue_bytes_max"),
         fixed(
             "outgoing replies",

@@ -224,9 +224,9 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Bytes of frames that are not complete yet, on all links, and their bound.
-    pub fn unfinished_bytes_and_max(&self) -> (usize, usize) {
-        self.unfinished.bytes_and_max()
+    /// Bytes of frames that are not complete yet, on all links.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.unfinished.bytes()
     }
 
     /// Gives a link to its reactor.

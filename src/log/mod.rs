@@ -105,8 +105,6 @@ pub struct LogFigures {
     pub lines_lost: u64,
     /// Bytes that wait to be written.
     pub queue_bytes: u64,
-    /// Their bound.
-    pub queue_bytes_max: u64,
 }
 
 /// What the log counts; nothing where it has not started.
@@ -115,7 +113,6 @@ pub fn figures() -> LogFigures {
     LogFigures {
         lines_lost: queue.map_or(0, |queue| queue.lines_lost()),
         queue_bytes: queue.map_or(0, |queue| queue.bytes() as u64),
-        queue_bytes_max: BYTES_MAX as u64,
     }
 }
 
@@ -124,6 +121,7 @@ pub(crate) fn bounds() -> Vec<Bound> {
     vec![
         fixed("lines that wait to be written", LINES_MAX, "lines", "node", "lost: log_lines_lost"),
         fixed("bytes that wait to be written", BYTES_MAX, "bytes", "node", "lost: log_lines_lost")
+            .metric("amop_log_queue_bytes_max", "Bound of the bytes of log lines that wait to be written.")
             .memory(BYTES_MAX),
         fixed(
             "wait of an orderly end for a reader of the log that takes nothing",

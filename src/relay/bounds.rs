@@ -35,8 +35,10 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "frame",
             "the session is closed: closed_protocol; of a node read over: read_over; to a node not sent: refused_too_long",
         )
+        .metric("amop_frame_bytes_max", "Bytes of one frame.")
         .set_by("[amop] frame_len_max"),
         fixed("sessions", SESSIONS_MAX, "sessions", "node", "not let in: sessions_refused")
+            .metric("amop_sessions_max", "Sessions that the node takes.")
             .memory(SESSIONS_MAX * (sizes.session + in_table(16) + 4 * ALLOCATION)),
         fixed(
             "the wait for the state of others",
@@ -86,8 +88,10 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "session",
             "the subscription is refused whole, the old one stays: subscriptions_refused",
         )
+        .metric("amop_session_topics_max", "Topics of one session.")
         .set_by("[amop] session_topics_max"),
         fixed("topics", settings.node_topics_max, "topics", "node", "the same")
+            .metric("amop_topics_max", "Topics of the node's sessions.")
             .set_by("[amop] node_topics_max")
             // Its name is in the record, in the topic table, and in the reactor's own.
             .memory(settings.node_topics_max * (state::ENTRY_FOOTPRINT + 3 * topic)),
@@ -98,6 +102,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "node",
             "the same",
         )
+        .metric("amop_subscriptions_max", "Subscriptions of the node: pairs of session and topic.")
         .set_by("[amop] node_subscriptions_max")
         .memory(settings.node_subscriptions_max * (topic + 2 * size_of::<u32>())),
         fixed(
@@ -114,6 +119,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "reactor",
             "answered 99; one of a neighbour 101",
         )
+        .metric("amop_pending_requests_max", "Requests that wait for their answer, of each reactor.")
         .set_by("[amop] pending_requests_max")
         .memory(
             reactors
@@ -143,6 +149,10 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "node, in shares for its reactors",
             "no other try: retention_refused",
         )
+        .metric(
+            "amop_retained_bytes_max",
+            "Bytes of frames kept for another try, in equal shares for the reactors.",
+        )
         .set_by("[amop] retained_bytes_max")
         .memory(settings.retained_bytes_max + reactors * settings.frame_len_max),
         fixed(
@@ -152,6 +162,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "reactor",
             "another reactor or node is tried, else 101",
         )
+        .metric("amop_pending_pushes_max", "Pushes that wait for their answer, of each reactor.")
         .memory(reactors * settings.pending_pushes_max * (in_table(sizes.push) + sizes.push_timer)),
         fixed(
             "time of a push",
@@ -230,6 +241,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "a multicast goes in several frames, a unicast tries no further ones there",
         ),
         fixed("nodes", registry::NEIGHBOURS_MAX, "neighbours", "node", "the link is closed: refused_nodes")
+            .metric("amop_neighbours_max", "Neighbours at once.")
             .memory(registry::NEIGHBOURS_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
         fixed(
             "frames sent and not acknowledged",
@@ -237,8 +249,10 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "frames",
             "neighbour",
             "a unicast tries another way, a multicast is lost there: dropped_window_full; answers have twice the room",
-        ),
+        )
+        .metric("amop_window_frames_max", "Frames sent to a neighbour and not acknowledged."),
         fixed("their bytes", settings.window_bytes_max, "bytes", "neighbour", "the same")
+            .metric("amop_window_bytes_max", "Bytes sent to a neighbour and not acknowledged.")
             .set_by("[amop] window_bytes_max"),
         fixed(
             "their bytes, to all neighbours",
@@ -246,6 +260,10 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "bytes",
             "node, in shares for its reactors",
             "the same",
+        )
+        .metric(
+            "amop_windows_bytes_max",
+            "Bytes sent to all neighbours and not acknowledged, in equal shares for the reactors.",
         )
         .set_by("[amop] windows_bytes_max")
         .memory(settings.windows_bytes_max),
@@ -300,7 +318,8 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "messages",
             "neighbour",
             "the oldest are forgotten: identities_forgotten",
-        ),
+        )
+        .metric("amop_identities_max", "Message identities remembered for one neighbour."),
         fixed(
             "message identities of all neighbours",
             settings.all_identities_max,
@@ -308,6 +327,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "reactor",
             "the same",
         )
+        .metric("amop_all_identities_max", "Message identities that a reactor remembers.")
         .memory(reactors * settings.all_identities_max * (in_table(sizes.identity) + 2 * sizes.identity)),
         fixed("message identities", millis(settings.identity_memory), "ms", "message", "forgotten"),
         fixed("silence", millis(settings.dead_after), "ms", "node link", "cut: closed_dead"),
@@ -324,6 +344,10 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "bytes",
             "node",
             "topics are not known here in full: refused_room",
+        )
+        .metric(
+            "amop_registry_records_bytes_max",
+            "Bytes of memory that the records of all neighbours may take, about.",
         )
         .set_by("[amop] records_bytes_max")
         .memory(settings.records_bytes_max),
@@ -343,6 +367,11 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .memory(registry::LONG_WAYS_MAX * registry::NODES_MAX * in_table(size_of::<(crate::wire::NodeId, super::snapshot::Path)>())),
         fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes")
+            .metric_of(
+                "amop_registry_nodes_known",
+                "amop_nodes_known_max",
+                "Other nodes of the network at once.",
+            )
             .memory(registry::NODES_MAX * in_table(sizes.peer)),
         fixed(
             "records of which it is remembered how far they were",
