@@ -124,7 +124,13 @@ async fn accept(
         let (stream, address) = next_connection(&hall, &listener).await;
         match lobby.enter(address.ip(), place, Instant::now()) {
             Entry::Now(place) => {
-                contained_local_task(serve(hall.clone(), stream, address, kind, place, peer, admit));
+                contained_local_task(serve(
+                    hall.clone(),
+                    Connection { stream, address, place },
+                    kind,
+                    peer,
+                    admit,
+                ));
             }
             Entry::Later(waiting) => {
                 let hall = hall.clone();
@@ -139,7 +145,8 @@ async fn accept(
                     match place {
                         // Boxed, so that those who wait take little memory.
                         Ok(place) => {
-                            Box::pin(serve(hall, stream, address, kind, place, peer, admit)).await;
+                            Box::pin(serve(hall, Connection { stream, address, place }, kind, peer, admit))
+                                .await;
                         }
                         Err(reason) => refuse(&hall, address, reason),
                     }
@@ -162,12 +169,17 @@ fn refuse(hall: &Hall, address: SocketAddr, reason: NoPlace) {
     }
 }
 
-async fn serve(
-    hall: Rc<Hall>,
+/// A connection that was accepted, and its place among the handshakes.
+struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    kind: fn(&DoorTls) -> &ServerTls,
     place: Place,
+}
+
+async fn serve(
+    hall: Rc<Hall>,
+    Connection { stream, address, place }: Connection,
+    kind: fn(&DoorTls) -> &ServerTls,
     peer: Peer,
     admit: impl Admit,
 ) {

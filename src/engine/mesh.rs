@@ -262,7 +262,7 @@ mod tests {
     fn what_has_no_frame_waits_as_what_has_one() {
         let mesh = mesh(2);
         let mut sender = MeshSender::new(mesh.clone(), FIRST);
-        let frames = [FrameRef::Slice(&[0; 4]), FrameRef::Slice(&[])];
+        let frames = [FrameRef::Slice(&[0; 4]), FrameRef::EMPTY];
         let count = 2 * MESH_QUEUE_LEN + 7;
         for number in 0..count {
             let frame = frames[number % 2].retain();

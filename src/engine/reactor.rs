@@ -1323,7 +1323,7 @@ mod tests {
         /// The other reactor does not look into its mail.
         fn back_up(&mut self) {
             for _ in 0..MESH_QUEUE_LEN + 1 {
-                self.reactor.io.to_reactor(ReactorId(1), MeshMessage::Multicast, FrameRef::Slice(&[]));
+                self.reactor.io.to_reactor(ReactorId(1), MeshMessage::Multicast, FrameRef::EMPTY);
             }
             assert!(self.reactor.io.mesh.is_backed_up());
         }
@@ -1341,7 +1341,7 @@ mod tests {
         /// The node sends something; goes on until that is done with and something has come.
         fn send_while_something_comes(&mut self) {
             let key = self.key();
-            self.reactor.io.send(key, Class::Data, &Self::beat(), FrameRef::Slice(&[])).unwrap();
+            self.reactor.io.send(key, Class::Data, &Self::beat(), FrameRef::EMPTY).unwrap();
             self.reactor.flush();
             assert!(self.reactor.io.transmit(key).unwrap().sending);
             while self.reactor.io.transmit(key).unwrap().sending || self.reactor.held.is_empty() {
@@ -1531,7 +1531,7 @@ mod tests {
             let (sealer, _) = connection();
             io.transmits.push(Some(Transmit::new(io.now, key, Some(sealer), true, 8 << 20, Blocks::new())));
         }
-        let send = |io: &mut Io, key| io.send(key, Class::Data, &[0; 500], FrameRef::Slice(&[]));
+        let send = |io: &mut Io, key| io.send(key, Class::Data, &[0; 500], FrameRef::EMPTY);
         let mut taken = 0;
         while send(&mut io, keys[0]).is_ok() {
             taken += 1;

@@ -47,11 +47,7 @@ use smallvec::SmallVec;
 
 use self::snapshot::NodeRef;
 use crate::wire::{
-    FrameRef, NodeId, Topic,
-    json::ChallengeToken,
-    node::PacketType,
-    private::{Notice, WayEnd},
-    sdk::Seq,
+    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
 };
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
@@ -329,6 +325,23 @@ pub enum NotPushed {
     ChallengeClosed,
 }
 
+/// A unicast for another node.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// The coordinator's number for the request.
+    pub request: RequestId,
+    /// Where to.
+    pub node: NodeId,
+    /// The message's number at this node.
+    pub message: u32,
+    /// Milliseconds left for the request.
+    pub time_left_ms: u32,
+    /// Whether it is to wait there for room in a session's queue, for nobody else is left to be tried.
+    pub may_wait: bool,
+    /// For a private topic, who may get it.
+    pub audience: Option<Box<Named>>,
+}
+
 /// What one shard tells another; travels over the mesh together with a frame.
 ///
 /// The shard that took a request (from a publisher's session, or from a neighbour) coordinates it: it
@@ -414,7 +427,7 @@ pub enum MeshMessage {
     /// Tell a neighbour about a challenge.
     SendNotice {
         /// Which neighbour.
-        node: Box<NodeId>,
+        node: NodeId,
         /// What.
         notice: Box<Notice>,
     },
@@ -445,32 +458,19 @@ pub enum MeshMessage {
         /// The subscriber's node that says so, if it is another one.
         node: Option<Box<NodeId>>,
     },
-    /// Send a unicast (the frame) over your link to this node.
-    Forward {
-        /// The coordinator's number for the request.
-        request: RequestId,
-        /// Where to.
-        node: NodeId,
-        /// The message's number at this node.
-        message: u32,
-        /// Milliseconds left for the request.
-        time_left_ms: u32,
-        /// Whether it is to wait there for room in a session's queue, for nobody else is left to be tried.
-        may_wait: bool,
-        /// For a private topic, who may get it.
-        audience: Option<Box<Named>>,
-    },
+    /// Send a unicast (the frame) over your link to a node.
+    Forward(Forward),
     /// To the home of `next`: send a frame that names its ends on to that neighbour. The frame is the payload.
     Pass {
         /// What, and where to.
         packet: Box<Packet>,
         /// The neighbour.
-        next: Box<NodeId>,
+        next: NodeId,
     },
     /// To the home of its source: a sealed payload has come for this node.
     Arrived {
         /// The node that sealed it.
-        source: Box<NodeId>,
+        source: NodeId,
         /// What it is.
         packet_type: PacketType,
         /// The message's number at its source.
@@ -479,7 +479,7 @@ pub enum MeshMessage {
     /// To the home of a destination: a frame to it was not sent.
     NotPassed {
         /// Where it was to go.
-        node: Box<NodeId>,
+        node: NodeId,
         /// What it was.
         packet_type: PacketType,
         /// Its number.
@@ -488,7 +488,7 @@ pub enum MeshMessage {
     /// To the home of a destination: a node on the way has taken a unicast to it.
     Taken {
         /// The destination.
-        node: Box<NodeId>,
+        node: NodeId,
         /// Its number.
         message: u32,
     },
@@ -540,22 +540,16 @@ pub enum MeshMessage {
     /// To the home of its source: a ping has not got beyond this node.
     AnswerProbe {
         /// Whose ping it is, as it says.
-        source: Box<NodeId>,
+        source: NodeId,
         /// What to tell it.
         notice: Box<Notice>,
     },
     /// To the home of its destination: a node says that a ping of this node has not got beyond it.
     ProbeEnded {
         /// Who says so.
-        by: Box<NodeId>,
-        /// Number of the frame that was the ping.
-        seq: u32,
-        /// Why.
-        why: WayEnd,
-        /// The first 8 bytes of its destination's id.
-        destination: u64,
-        /// The end of the frame.
-        tag: [u8; 16],
+        by: NodeId,
+        /// What.
+        ended: ping::WayEnded,
     },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {

@@ -41,3 +41,16 @@ pub struct Pinged {
     /// How long that took.
     pub round_trip: Duration,
 }
+
+/// Where a ping of this node has ended, as another one tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct WayEnded {
+    /// Number of the frame that was the ping.
+    pub seq: u32,
+    /// Why.
+    pub why: WayEnd,
+    /// The first 8 bytes of its destination's id.
+    pub destination: u64,
+    /// The end of the frame.
+    pub tag: [u8; 16],
+}

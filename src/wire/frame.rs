@@ -26,6 +26,9 @@ pub enum FrameRef<'a> {
 }
 
 impl<'a> FrameRef<'a> {
+    /// No frame.
+    pub const EMPTY: FrameRef<'static> = FrameRef::Slice(&[]);
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         match *self {

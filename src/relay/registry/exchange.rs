@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     NODES_MAX, Neighbour, Registry, StateError,
     history::{Held, Pinned},
-    record::{Record, Taken, version_of},
+    record::{Part, Record, Taken, version_of},
     requests::{Offers, Requests, WANTS_MAX},
     tombstones::Tombstone,
 };
@@ -142,7 +142,7 @@ impl Registry {
                 let origin = head.origin;
                 self.end_request(from, &origin)?;
                 let before = self.progress(&origin);
-                let taken = self.take_part(now, from, head, after, last, entries);
+                let taken = self.take_part(now, from, Part { head, after, last, entries });
                 self.note_reply(from, &origin, before, &taken);
                 self.ask(now, &origin);
                 taken?;
@@ -586,19 +586,12 @@ impl Registry {
         Ok(())
     }
 
-    fn take_part(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        head: Head,
-        after: &[u8],
-        last: bool,
-        entries: &[u8],
-    ) -> Result<(), StateError> {
-        let version = version_of(&head);
+    fn take_part(&mut self, now: Instant, from: &NodeId, part: Part<'_>) -> Result<(), StateError> {
+        let Part { ref head, after, last, entries } = part;
+        let version = version_of(head);
         let origin = version.origin;
         if origin == self.shared.id {
-            self.hear_of_own_step(now, from, &head);
+            self.hear_of_own_step(now, from, head);
             return Ok(());
         }
         let Some(known) = self.known.get(&origin) else { return Ok(()) };
@@ -608,11 +601,11 @@ impl Registry {
             && last
             && head.root != Entries::default().root()
         {
-            return self.take_tombstone(now, head);
+            return self.take_tombstone(now, part.head);
         }
         let (others, room) = self.room_beside(&known.record);
         let Some(known) = self.known.get_mut(&origin) else { return Ok(()) };
-        let taken = known.record.take_part(now, room, head, after, last, entries);
+        let taken = known.record.take_part(now, room, part);
         let footprint = known.record.footprint();
         self.set_records_bytes(others + footprint);
         match taken {

@@ -69,6 +69,15 @@ pub(super) enum Taken<'a> {
     Exchanged(Entries),
 }
 
+/// A part of a whole record (WIRE §6.3).
+pub(super) struct Part<'a> {
+    pub(super) head: Head,
+    /// The last key of the part before it; empty in the first.
+    pub(super) after: &'a [u8],
+    pub(super) last: bool,
+    pub(super) entries: &'a [u8],
+}
+
 impl Record {
     /// A record of which nothing is known but, perhaps, that nothing below a version is to be taken.
     pub(super) fn new(now: Instant, floor: Version) -> Self {
@@ -205,11 +214,9 @@ impl Record {
         &mut self,
         now: Instant,
         room: usize,
-        head: Head,
-        after: &[u8],
-        last: bool,
-        entries: &[u8],
+        part: Part<'_>,
     ) -> Result<Taken<'static>, StateError> {
+        let Part { head, after, last, entries } = part;
         if !self.lacks(&version_of(&head)) {
             self.transfer = None;
             return Ok(Taken::Stale);

@@ -14,7 +14,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 use smallvec::SmallVec;
 
 use super::{
-    AckDue, Shard,
+    AckDue, Common, Context, Parts,
     channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, PATIENCE_SHARES, read_numbers},
     node_link::Came,
 };
@@ -56,58 +56,55 @@ enum Which {
     Oldest,
 }
 
-impl Shard {
+impl Parts {
     /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible.
     pub(super) fn send_around(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         subject: Subject,
         pieces: &[&[u8]],
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> bool {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
         let pieces = pieces.iter().copied().chain(frame.pieces());
         self.sealed += 1;
         let sealed_as = self.sealed;
-        let Some(channel) = self.channel(now, id, out) else { return false };
+        let Some(channel) = self.channel(cx, id) else { return false };
         let before = channel.bytes().0;
-        let Some(kept) = channel.keep(now, sealed_as, subject, pieces, len) else { return false };
+        let Some(kept) = channel.keep(cx.now, sealed_as, subject, pieces, len) else { return false };
         let (number, frame) = (kept.number, kept.frame());
         self.kept_bytes += channel.bytes().0 - before;
-        self.want_node_tick(now);
-        self.send_kept(now, id, number, &frame, subject, false, out);
+        self.want_node_tick(cx.now);
+        self.send_kept(cx, id, number, cx.own_packet(id, subject, false), &frame);
         true
     }
 
     /// Sends a control payload to a node, sealed, and forgets it.
     pub(super) fn send_sealed_control(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         subject: Subject,
         payload: &[u8],
-        out: &mut impl Outbound,
     ) {
-        if let Some(sealed) = self.seal_control(now, id, subject, payload, out) {
-            let packet = self.own_packet(id, subject, false);
-            self.send_packet(now, id, packet, FrameRef::Slice(&sealed), out);
+        if let Some(sealed) = self.seal_control(cx, id, subject, payload) {
+            let packet = cx.own_packet(id, subject, false);
+            self.send_packet(cx, id, packet, FrameRef::Slice(&sealed));
         }
     }
 
     /// Seals a control payload for a node, however it is reached.
     pub(super) fn seal_control(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         subject: Subject,
         payload: &[u8],
-        out: &mut impl Outbound,
     ) -> Option<Vec<u8>> {
         self.sealed += 1;
         let sealed_as = self.sealed;
-        let channel = self.channel(now, id, out)?;
+        let channel = self.channel(cx, id)?;
         let mut sealed = Vec::with_capacity(FRONT_LEN + payload.len() + TAG_LEN);
         channel.seal.seal(sealed_as, subject, &[], std::iter::once(payload), &mut sealed)?;
         Some(sealed)
@@ -117,63 +114,61 @@ impl Shard {
     /// that it was not sent to.
     pub(super) fn send_shared(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         nodes: &[&NodeRef],
         seq: u32,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> SmallVec<[NodeId; 2]> {
         let mut refused = SmallVec::new();
         let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
         // No extensions.
-        let key = ContentKey::seal(self.secret_rng.bytes(), &[0, 0], frame.pieces(), &mut content);
+        let key = ContentKey::seal(cx.secret_rng.bytes(), &[0, 0], frame.pieces(), &mut content);
         let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
         let content = RetainedFrame::from_bytes(content.into());
         let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
         let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
         for node in nodes {
-            match self.keep_shared(now, &node.id, seq, &key, &content, out) {
+            match self.keep_shared(cx, &node.id, seq, &key, &content) {
                 Some(ticket) => {
                     tickets.extend_from_slice(&ticket);
                     destinations.push(node.id);
                 }
                 None => {
                     refused.push(node.id);
-                    self.give_back((NodeId::LEN + TICKET_LEN) as u64);
+                    cx.give_back((NodeId::LEN + TICKET_LEN) as u64);
                 }
             }
         }
         let Some(first) = destinations.first() else {
-            self.give_back(frame.len() as u64);
+            cx.give_back(frame.len() as u64);
             return refused;
         };
         let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
-        let packet = Packet { destinations: destinations.clone(), ..self.own_packet(first, subject, false) };
-        if !self.route(now, packet.clone(), content.behind(tickets.into()).as_ref(), None, out) {
-            self.not_passed(now, packet, FrameRef::Slice(&[]), out);
+        let packet = Packet { destinations: destinations.clone(), ..cx.own_packet(first, subject, false) };
+        if !self.route(cx, packet.clone(), content.behind(tickets.into()).as_ref(), None) {
+            self.not_passed(cx, packet, FrameRef::EMPTY);
         }
-        self.want_node_tick(now);
+        self.want_node_tick(cx.now);
         refused
     }
 
     /// Keeps a node's share of a multicast; gives its ticket.
     fn keep_shared(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         seq: u32,
         key: &ContentKey,
         content: &RetainedFrame,
-        out: &mut impl Outbound,
     ) -> Option<[u8; TICKET_LEN]> {
-        if !self.has_room(now, id, 2, self.kept_bytes) {
+        if !self.has_room(cx, id, 2, self.kept_bytes) {
             return None;
         }
         self.sealed += 1;
         let sealed_as = self.sealed;
-        let channel = self.channel(now, id, out)?;
+        let channel = self.channel(cx, id)?;
         let before = channel.bytes().0;
-        let kept = channel.keep_shared(now, sealed_as, seq, key, content.clone())?;
+        let kept = channel.keep_shared(cx.now, sealed_as, seq, key, content.clone())?;
         let (number, ticket) = (kept.number, kept.sealed.as_ref().head().first_chunk().copied());
         channel.note_sent(number, true);
         self.kept_bytes += channel.bytes().0 - before;
@@ -183,41 +178,33 @@ impl Shard {
     /// Sends a frame of this node to another one; `false` if there is no way.
     pub(super) fn send_packet(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         packet: Packet,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> bool {
         if self.is_linked(id) {
-            self.send_to_next(now, packet, *id, payload, out);
+            self.send_to_next(cx, packet, *id, payload);
             return true;
         }
-        self.route(now, packet, payload, Some(id), out)
+        self.route(cx, packet, payload, Some(id))
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one message
     fn send_kept(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         number: u64,
+        packet: Packet,
         frame: &RetainedFrame,
-        subject: Subject,
-        again: bool,
-        out: &mut impl Outbound,
     ) -> bool {
         // It may be told that it was not sent before the call returns.
         self.note_sent(id, number, true);
-        let is_sent = self.send_packet(now, id, self.own_packet(id, subject, again), frame.as_ref(), out);
+        let is_sent = self.send_packet(cx, id, packet, frame.as_ref());
         if !is_sent {
             self.note_sent(id, number, false);
         }
         is_sent
-    }
-
-    pub(super) fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
-        Packet::of_own(self.shared.id, *id, subject, again)
     }
 
     fn note_sent(&mut self, id: &NodeId, number: u64, is_sent: bool) {
@@ -235,29 +222,29 @@ impl Shard {
     }
 
     /// The channel with a node in the life that is known of it.
-    fn channel(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) -> Option<&mut Channel> {
+    fn channel(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> Option<&mut Channel> {
         if !self.peers.contains_key(id) {
-            let incarnation = self.shared.snapshot.load().paths.get(id)?.incarnation;
-            self.begin_peer(now, id, incarnation, out);
+            let incarnation = cx.shared.snapshot.load().paths.get(id)?.incarnation;
+            self.begin_peer(cx, id, incarnation);
         }
         let peer = self.peers.get_mut(id)?;
         if peer.channel.is_none() {
-            let snapshot = self.shared.snapshot.load();
+            let snapshot = cx.shared.snapshot.load();
             let path = snapshot.paths.get(id).filter(|path| path.incarnation == peer.incarnation)?;
             let life = Life { incarnation: peer.incarnation, salt: path.salt? };
-            let secret = self.shared.signer.as_ref()?.share_with(*id)?;
-            let seal = Seal::new(secret, self.shared.life(), life)?;
-            let floor = self.take_floor(id, life, out)?;
+            let secret = cx.shared.signer.as_ref()?.share_with(*id)?;
+            let seal = Seal::new(secret, cx.shared.life(), life)?;
+            let floor = self.take_floor(cx, id, life)?;
             let first = self.sealed;
             let peer = self.peers.get_mut(id)?;
-            peer.channel = Some(Box::new(Channel::new(now, seal, first, floor)));
+            peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, floor)));
         }
         self.peers.get_mut(id)?.channel.as_deref_mut()
     }
 
     /// How far a life of a node had come before its channel was let go. From now on it is remembered. `None` if that life
     /// is over, or if there is no room.
-    fn take_floor(&mut self, id: &NodeId, life: Life, out: &mut impl Outbound) -> Option<Floor> {
+    fn take_floor(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, life: Life) -> Option<Floor> {
         let begun = Floor::begin(life);
         if let Some(floor) = self.floors.get_mut(id) {
             if floor.life.incarnation < life.incarnation {
@@ -265,7 +252,7 @@ impl Shard {
             }
             return (floor.life == life).then_some(*floor);
         }
-        if self.floors.len() >= FLOORS_MAX && !self.make_room_for_floors(out) {
+        if self.floors.len() >= FLOORS_MAX && !self.make_room_for_floors(cx) {
             return None;
         }
         self.floors.insert(*id, begun);
@@ -274,17 +261,18 @@ impl Shard {
 
     /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
     /// them. If all are admitted, none can be forgotten in this life of the node.
-    fn make_room_for_floors(&mut self, out: &mut impl Outbound) -> bool {
+    fn make_room_for_floors(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
         let before = self.floors.len();
-        let admission = self.shared.admission.load();
+        let admission = cx.shared.admission.load();
         let peers = &self.peers;
         self.floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
         if self.floors.len() < before {
-            self.shared.has_forgotten.store(true, Relaxed);
+            cx.shared.has_forgotten.store(true, Relaxed);
             return true;
         }
-        let incarnation = self.shared.incarnation();
-        if self.life_asked != Some(incarnation) && out.to_registry(RegistryInput::LifeUsedUp { incarnation })
+        let incarnation = cx.shared.incarnation();
+        if self.life_asked != Some(incarnation)
+            && cx.out.to_registry(RegistryInput::LifeUsedUp { incarnation })
         {
             self.life_asked = Some(incarnation);
         }
@@ -309,110 +297,107 @@ impl Shard {
     /// A sealed payload for this node, at the home of its source.
     pub(super) fn arrive(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
         subject: Subject,
         sealed: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
         let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
         let content = (is_shared && bytes.len() >= TICKET_LEN).then(|| bytes.split_off(TICKET_LEN));
         let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
-            return self.counters.sealed_refused.increment();
+            return cx.counters.sealed_refused.increment();
         };
         let peer = self.peers.get(source).map(|peer| peer.incarnation);
-        let recorded =
-            self.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
+        let recorded = cx.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
         if peer.is_none() && recorded.is_none() {
             // Its source sends it again, and is known by then if it is not invented.
-            return self.counters.strangers_refused.increment();
+            return cx.counters.strangers_refused.increment();
         }
         let floor = self.floors.get(source).map(|floor| (floor.life.incarnation, Some(floor.life.salt)));
         let is_before = |known: (u64, Option<Salt>)| lives.source.is_before(known.0, known.1);
-        if lives.destination != self.shared.incarnation()
+        if lives.destination != cx.shared.incarnation()
             || peer.is_some_and(|incarnation| is_before((incarnation, None)))
             || recorded.is_some_and(is_before)
             || floor.is_some_and(is_before)
         {
-            return self.counters.sealed_late.increment();
+            return cx.counters.sealed_late.increment();
         }
-        if self.open(now, source, lives, subject, &mut bytes, out).is_none() {
-            return self.counters.sealed_refused.increment();
+        if self.open(cx, source, lives, subject, &mut bytes).is_none() {
+            return cx.counters.sealed_refused.increment();
         }
         if subject.packet_type.is_amop() {
-            let read = read_numbers(now, subject, bytes).and_then(|(number, least, arrival)| match content {
-                Some(content) => Some((number, least, arrival.with_content(content)?)),
-                None => Some((number, least, arrival)),
-            });
+            let read =
+                read_numbers(cx.now, subject, bytes).and_then(|(number, least, arrival)| match content {
+                    Some(content) => Some((number, least, arrival.with_content(content)?)),
+                    None => Some((number, least, arrival)),
+                });
             return match read {
-                Some((number, least, arrival)) => self.accept(now, source, number, least, arrival, out),
-                None => self.counters.sealed_refused.increment(),
+                Some((number, least, arrival)) => self.accept(cx, source, number, least, arrival),
+                None => cx.counters.sealed_refused.increment(),
             };
         }
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         if !channel.is_new_control(sealed_as) {
-            return self.counters.duplicates_dropped.increment();
+            return cx.counters.duplicates_dropped.increment();
         }
         let payload = FrameRef::Slice(&bytes[FRONT_LEN..bytes.len() - TAG_LEN]);
         match subject.packet_type {
-            PacketType::BROADCAST => self.handle_notice(now, source, payload, out),
-            PacketType::ACK => self.handle_channel_ack(now, source, payload),
-            _ => self.counters.unknown_packets.increment(),
+            PacketType::BROADCAST => self.handle_notice(cx, source, payload),
+            PacketType::ACK => self.handle_channel_ack(cx, source, payload),
+            _ => cx.counters.unknown_packets.increment(),
         }
     }
 
-    fn is_reached(&self, id: &NodeId) -> bool {
-        self.neighbours.contains_key(id) || self.shared.snapshot.load().paths.contains_key(id)
+    fn is_reached(&self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> bool {
+        self.neighbours.contains_key(id) || cx.shared.snapshot.load().paths.contains_key(id)
     }
 
     /// Opens a payload in place. Only what opens makes a life of its source known.
     fn open(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
         lives: Lives,
         subject: Subject,
         bytes: &mut [u8],
-        out: &mut impl Outbound,
     ) -> Option<()> {
         let peer = self.peers.get(source).filter(|peer| peer.incarnation == lives.source.incarnation);
         if let Some(channel) = peer.and_then(|peer| peer.channel.as_ref()) {
             return channel.seal.open(subject, bytes).ok().map(|_| ());
         }
         let is_known_life = peer.is_some();
-        let secret = self.shared.signer.as_ref()?.share_with(*source)?;
-        let seal = Seal::new(secret, self.shared.life(), lives.source)?;
+        let secret = cx.shared.signer.as_ref()?.share_with(*source)?;
+        let seal = Seal::new(secret, cx.shared.life(), lives.source)?;
         seal.open(subject, bytes).ok()?;
         if !is_known_life {
-            self.replace_life(now, source, lives.source.incarnation, out);
+            self.replace_life(cx, source, lives.source.incarnation);
         }
-        let floor = self.take_floor(source, lives.source, out)?;
+        let floor = self.take_floor(cx, source, lives.source)?;
         // The registry tells nothing of those that the lists leave out.
-        let stays = self.is_reached(source) && self.shared.admits(source);
+        let stays = self.is_reached(cx, source) && cx.shared.admits(source);
         if !stays {
-            self.want_node_tick(now);
+            self.want_node_tick(cx.now);
         }
         let peer = self.peers.get_mut(source)?;
         if !stays {
-            peer.lost_since.get_or_insert(now);
+            peer.lost_since.get_or_insert(cx.now);
         }
         // A number that is free, as none is sealed under the next one yet.
-        peer.channel = Some(Box::new(Channel::new(now, seal, self.sealed + 1, floor)));
+        peer.channel = Some(Box::new(Channel::new(cx.now, seal, self.sealed + 1, floor)));
         Some(())
     }
 
     fn accept(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
         number: u64,
         least: u64,
         arrival: Arrival,
-        out: &mut impl Outbound,
     ) {
-        let settings = &self.shared.settings;
-        let all_max = settings.windows_bytes_max / usize::from(self.shared.reactors);
+        let settings = &cx.shared.settings;
+        let all_max = settings.windows_bytes_max / usize::from(cx.shared.reactors);
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().1;
         let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.kept_bytes));
@@ -425,59 +410,64 @@ impl Shard {
                 for Arrival { subject: Subject { packet_type, seq }, payload, since } in arrivals {
                     let header = Header::direct(packet_type, seq);
                     let came = Came::Sealed { since };
-                    self.handle_amop(now, came, source, &header, FrameRef::Slice(&payload), out);
+                    self.handle_amop(cx, came, source, &header, FrameRef::Slice(&payload));
                 }
             }
-            Accepted::Held => self.counters.held_for_order.increment(),
-            Accepted::Known => self.counters.duplicates_dropped.increment(),
-            Accepted::NoRoom => return self.counters.not_held_for_order.increment(),
-            Accepted::Malformed => return self.counters.sealed_refused.increment(),
+            Accepted::Held => cx.counters.held_for_order.increment(),
+            Accepted::Known => cx.counters.duplicates_dropped.increment(),
+            Accepted::NoRoom => return cx.counters.not_held_for_order.increment(),
+            Accepted::Malformed => return cx.counters.sealed_refused.increment(),
         }
-        self.note_accepted(now, source, len, out);
+        self.note_accepted(cx, source, len);
     }
 
     /// A message of a channel was taken, or came again: acknowledges when it is time.
-    fn note_accepted(&mut self, now: Instant, source: &NodeId, len: usize, out: &mut impl Outbound) {
-        let settings = &self.shared.settings;
+    fn note_accepted(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId, len: usize) {
+        let settings = &cx.shared.settings;
         let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
         let (frames, bytes) = &mut channel.unacknowledged;
         *frames += 1;
         *bytes += len;
         if *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max {
-            self.send_channel_ack(now, source, out);
+            self.send_channel_ack(cx, source);
         } else if channel.ack_timer.is_none() {
-            channel.ack_timer = Some(self.ack_timers.start(now, AckDue::Channel(*source)));
+            channel.ack_timer = Some(self.ack_timers.start(cx.now, AckDue::Channel(*source)));
         }
     }
 
-    pub(super) fn send_due_channel_ack(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+    pub(super) fn send_due_channel_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
             channel.ack_timer = None;
-            self.send_channel_ack(now, id, out);
+            self.send_channel_ack(cx, id);
         }
     }
 
-    fn send_channel_ack(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+    fn send_channel_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
         channel.unacknowledged = (0, 0);
         let below = channel.taken_below().to_be_bytes();
         if let Some(timer) = channel.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
-        let subject = Subject { packet_type: PacketType::ACK, seq: self.next_message() };
+        let subject = Subject { packet_type: PacketType::ACK, seq: cx.next_message() };
         // One that is lost is sent again when the message comes again.
-        self.send_sealed_control(now, id, subject, &below, out);
+        self.send_sealed_control(cx, id, subject, &below);
     }
 
-    fn handle_channel_ack(&mut self, now: Instant, id: &NodeId, payload: FrameRef<'_>) {
+    fn handle_channel_ack(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        payload: FrameRef<'_>,
+    ) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(channel) = peer.channel.as_mut() else { return };
         let Some(&below) = payload.head().first_chunk::<8>() else {
-            return self.counters.sealed_refused.increment();
+            return cx.counters.sealed_refused.increment();
         };
         let before = channel.bytes().0;
-        let Some(taken) = channel.acknowledge(now, u64::from_be_bytes(below)) else {
-            return self.counters.sealed_refused.increment();
+        let Some(taken) = channel.acknowledge(cx.now, u64::from_be_bytes(below)) else {
+            return cx.counters.sealed_refused.increment();
         };
         self.kept_bytes -= before - channel.bytes().0;
         for Subject { packet_type, seq } in taken {
@@ -489,24 +479,24 @@ impl Shard {
 
     /// Sends again what is kept for nodes that are no neighbours: all of it, where a node is lost that may have had it,
     /// or where the way is another one. On the old one it may have come to a node that it cannot go back from.
-    pub(super) fn send_kept_of_all(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
-        let snapshot = self.shared.snapshot.load_full();
+    pub(super) fn send_kept_of_all(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
+        let snapshot = cx.shared.snapshot.load_full();
         for id in self.kept_for() {
             let (hops, next) = snapshot.paths.get(&id).map_or((0, &[][..]), |path| (path.hops, &path.next));
             let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
             let is_new = channel.is_some_and(|channel| channel.is_way_new(hops, next));
             let which = if is_node_lost || is_new { Which::All } else { Which::Unsent };
-            self.send_again(now, &id, which, out);
+            self.send_again(cx, &id, which);
         }
     }
 
     /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
-    pub(super) fn tick_channels(&mut self, now: Instant, out: &mut impl Outbound) {
+    pub(super) fn tick_channels(&mut self, cx: &mut Context<'_, impl Outbound>) {
         for id in self.kept_for() {
-            let share = self.fast_rng.in_range(PATIENCE_SHARES);
+            let share = cx.fast_rng.in_range(PATIENCE_SHARES);
             let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
-            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(now, share));
-            self.send_again(now, &id, if is_overdue { Which::Oldest } else { Which::Unsent }, out);
+            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(cx.now, share));
+            self.send_again(cx, &id, if is_overdue { Which::Oldest } else { Which::Unsent });
         }
     }
 
@@ -516,7 +506,7 @@ impl Shard {
         peers.map(|(id, _)| *id).collect()
     }
 
-    fn send_again(&mut self, now: Instant, id: &NodeId, which: Which, out: &mut impl Outbound) {
+    fn send_again(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, which: Which) {
         let Some(channel) = self.peers.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
         let is_chosen = |kept: &&Kept| which != Which::Unsent || !kept.is_sent;
         let max = if which == Which::Oldest { SENT_AGAIN_MAX } else { usize::MAX };
@@ -527,20 +517,19 @@ impl Shard {
             .map(|kept| (kept.number, kept.subject, kept.frame()))
             .collect();
         for (number, subject, frame) in chosen {
-            if !self.send_kept(now, id, number, &frame, subject, true, out) {
+            if !self.send_kept(cx, id, number, cx.own_packet(id, subject, true), &frame) {
                 return;
             }
-            self.counters.frames_sent_again.increment();
+            cx.counters.frames_sent_again.increment();
         }
     }
 
     /// Whether a way leads to a node whose home is here, and to which life of it.
     pub(super) fn handle_reach(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         incarnation: Option<u64>,
-        out: &mut impl Outbound,
     ) {
         if self.is_neighbour(id) {
             // Its links tell more, and earlier.
@@ -548,7 +537,7 @@ impl Shard {
         }
         match incarnation {
             Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
-                self.replace_life(now, id, incarnation, out);
+                self.replace_life(cx, id, incarnation);
             }
             Some(_) => {
                 if let Some(peer) = self.peers.get_mut(id) {
@@ -556,13 +545,13 @@ impl Shard {
                 }
             }
             None => {
-                self.fail_awaiting(now, id, out);
-                if !self.shared.admits(id) {
+                self.fail_awaiting(cx, id);
+                if !cx.shared.admits(id) {
                     self.drop_kept(id);
                 }
                 if let Some(peer) = self.peers.get_mut(id) {
-                    peer.lost_since = Some(now);
-                    self.want_node_tick(now);
+                    peer.lost_since = Some(cx.now);
+                    self.want_node_tick(cx.now);
                 }
             }
         }
@@ -576,14 +565,20 @@ impl Shard {
     }
 
     /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
-    pub(super) fn void_unicast(&mut self, now: Instant, id: &NodeId, seq: u32) {
+    pub(super) fn void_unicast(&mut self, common: &Common, now: Instant, id: &NodeId, seq: u32) {
         let subject = Subject { packet_type: PacketType::UNICAST, seq };
         let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
         let before = channel.bytes().0;
         self.sealed += 1;
         let unsent = channel.void(self.sealed, subject);
         self.kept_bytes = self.kept_bytes + channel.bytes().0 - before;
-        self.give_back(unsent as u64);
+        common.give_back(unsent as u64);
         self.want_node_tick(now);
+    }
+}
+
+impl Common {
+    pub(super) fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
+        Packet::of_own(self.shared.id, *id, subject, again)
     }
 }

@@ -4,19 +4,17 @@
 //! what goes beyond it is charged as it leaves: answers, what is sent again, what is passed on for others, and a message
 //! that went another way than it seemed. So each byte that leaves is charged once, whatever its sender says of it.
 
-use std::time::Instant;
-
 use smallvec::SmallVec;
 
 use super::{
-    Shard,
+    Common, Context, Parts,
     around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
     route::{Flow, SHARED_CONTENT_ROOM},
 };
 use crate::{
     relay::{
-        Packet, ReactorId,
+        Outbound, Packet, ReactorId,
         sealing::{FRONT_LEN, TAG_LEN},
         snapshot::{NodeRef, Snapshot},
     },
@@ -48,13 +46,33 @@ fn shared_len(frame_len: usize, nodes: usize) -> u64 {
     (HEADER_LEN_MIN + named + SHARED_CONTENT_ROOM + frame_len) as u64
 }
 
-impl Shard {
+impl Parts {
     /// Bytes of a unicast to a node on its first link; with a private topic so many subscribers are named.
-    pub(super) fn unicast_len(&self, node: &NodeId, frame_len: usize, named: Option<usize>) -> u64 {
-        let is_sealed = !self.is_linked(node) && self.has_way_around(node, frame_len);
+    pub(super) fn unicast_len(
+        &self,
+        cx: &mut Context<'_, impl Outbound>,
+        node: &NodeId,
+        frame_len: usize,
+        named: Option<usize>,
+    ) -> u64 {
+        let is_sealed = !self.is_linked(node) && cx.has_way_around(node, frame_len);
         multicast_len(frame_len, named, is_sealed) + TIME_LEFT_LEN as u64
     }
 
+    /// The same of a private topic, for a node of which so many subscribers are named.
+    pub(super) fn private_multicast_len(
+        &self,
+        cx: &mut Context<'_, impl Outbound>,
+        node: &NodeId,
+        frame_len: usize,
+        named: usize,
+    ) -> u64 {
+        let is_sealed = !self.is_linked(node) && cx.has_way_around(node, frame_len);
+        multicast_len(frame_len, Some(named), is_sealed)
+    }
+}
+
+impl Common {
     /// Bytes that a multicast takes on all links that it leaves on.
     pub(super) fn multicast_len<'a>(
         &self,
@@ -100,29 +118,25 @@ impl Shard {
         all
     }
 
-    /// The same of a private topic, for a node of which so many subscribers are named.
-    pub(super) fn private_multicast_len(&self, node: &NodeId, frame_len: usize, named: usize) -> u64 {
-        let is_sealed = !self.is_linked(node) && self.has_way_around(node, frame_len);
-        multicast_len(frame_len, Some(named), is_sealed)
+    /// A message that was admitted does not leave.
+    pub(super) fn give_back(&self, len: u64) {
+        self.shared.limiter.give_back(len);
     }
+}
 
+impl<O: Outbound> Context<'_, O> {
     /// A frame of so many bytes leaves on a node link. It is charged, as far as nobody has paid for it.
-    pub(super) fn pay(&self, now: Instant, len: usize) {
-        self.shared.limiter.leave(self.limiter_time(now), len as u64);
+    pub(super) fn pay(&self, len: usize) {
+        self.shared.limiter.leave(self.limiter_time(), len as u64);
         self.counters.bandwidth_charged_bytes.add(len as u64);
     }
 
     /// The same of a frame that is passed on for others; control is free.
-    pub(super) fn pay_for_other(&self, now: Instant, packet: &Packet, len: usize) {
+    pub(super) fn pay_for_other(&self, packet: &Packet, len: usize) {
         self.counters.relayed_bytes.add(len as u64);
         let is_control = matches!(packet.packet_type, PacketType::BROADCAST | PacketType::ACK);
         if !is_control || len > CONTROL_LEN_MAX {
-            self.pay(now, len);
+            self.pay(len);
         }
-    }
-
-    /// A message that was admitted does not leave.
-    pub(super) fn give_back(&self, len: u64) {
-        self.shared.limiter.give_back(len);
     }
 }

@@ -16,9 +16,9 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::{OPEN_FOR_MAX, Shard};
+use super::{Context, OPEN_FOR_MAX, Parts, room::RequestOf};
 use crate::{
-    relay::{Challenge, MeshMessage, Outbound, ReactorId, RequestId, SessionId, SubscriberId},
+    relay::{Challenge, MeshMessage, Outbound, ReactorId, SessionId, SubscriberId},
     wire::{
         FrameRef, NodeId,
         private::Notice,
@@ -126,77 +126,67 @@ enum NotCarried {
     Full,
 }
 
-impl Shard {
+impl Parts {
     /// A publisher is about to challenge a subscriber of this node.
-    pub(super) fn open_challenge(
-        &mut self,
-        now: Instant,
-        challenge: Box<Challenge>,
-        out: &mut impl Outbound,
-    ) {
-        let publisher_node = challenge.node.as_ref().unwrap_or(&self.shared.id);
-        if !self.shared.settings.may_publish(challenge.topic.as_str(), publisher_node) {
-            return self.counters.challenges_not_pinned.increment();
+    pub(super) fn open_challenge(&mut self, cx: &mut Context<'_, impl Outbound>, challenge: Box<Challenge>) {
+        let publisher_node = challenge.node.as_ref().unwrap_or(&cx.shared.id);
+        if !cx.shared.settings.may_publish(challenge.topic.as_str(), publisher_node) {
+            return cx.counters.challenges_not_pinned.increment();
         }
-        self.desk.expire(now);
+        self.desk.expire(cx.now);
         let of_node = challenge.node.and_then(|node| self.desk.of_nodes.get(&node)).copied().unwrap_or(0);
         if self.desk.open.len() >= CHALLENGES_MAX
             || of_node >= CHALLENGES_OF_NODE_MAX
             || self.desk.open.contains_key(&challenge.number)
         {
             // The publisher's shard tries again.
-            self.counters.challenges_over_bound.increment();
+            cx.counters.challenges_over_bound.increment();
             return;
         }
         let (publisher, token, node) = (challenge.publisher, challenge.token, challenge.node);
         if let Some(node) = node {
             *self.desk.of_nodes.entry(node).or_default() += 1;
         }
-        let until = now + challenge.open_for.min(OPEN_FOR_MAX);
+        let until = cx.now + challenge.open_for.min(OPEN_FOR_MAX);
         self.desk.ends.insert((until, challenge.number));
         let number = challenge.number;
         self.desk.open.insert(number, OpenChallenge { challenge, until, is_carried: false });
-        self.counters.challenges_open.set(self.desk.open.len() as u64);
+        cx.counters.challenges_open.set(self.desk.open.len() as u64);
         if let Some(node) = node {
-            self.send_notice(now, node, Notice::Opened { publisher: publisher.0, token }, out);
-        } else if publisher.reactor() == self.id {
-            self.challenge_opened(publisher, &token, None, out);
+            self.send_notice(cx, node, Notice::Opened { publisher: publisher.0, token });
         } else {
             let opened = MeshMessage::ChallengeOpened { publisher, token, node: None };
-            out.to_reactor(publisher.reactor(), opened, FrameRef::Slice(&[]));
+            self.send_to_reactor(cx, publisher.reactor(), opened, FrameRef::EMPTY);
         }
     }
 
     /// A unicast to a minted topic: carries it to the challenged session. `false` if it does not.
     pub(super) fn carry(
         &mut self,
-        now: Instant,
-        coordinator: ReactorId,
-        request: RequestId,
+        cx: &mut Context<'_, impl Outbound>,
+        request: RequestOf,
         sender: Option<SessionId>,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> bool {
-        let challenge = match self.admit_challenge(now, frame) {
+        let challenge = match self.admit_challenge(cx.now, frame) {
             Ok(challenge) => challenge,
             Err(why) => {
                 let counter = match why {
-                    NotCarried::Closed => &self.counters.challenges_closed,
-                    NotCarried::HandedOn => &self.counters.challenges_handed_on,
-                    NotCarried::Full => &self.counters.challenges_over_bound,
+                    NotCarried::Closed => &cx.counters.challenges_closed,
+                    NotCarried::HandedOn => &cx.counters.challenges_handed_on,
+                    NotCarried::Full => &cx.counters.challenges_over_bound,
                 };
                 counter.increment();
                 return false;
             }
         };
         let reactor = challenge.subscriber.reactor();
-        if reactor == self.id {
-            return self.present(now, coordinator, request, sender, &challenge, frame, out);
-        }
-        if reactor.0 >= self.shared.reactors {
+        if reactor.0 >= cx.shared.reactors {
             return false;
         }
-        out.to_reactor(reactor, MeshMessage::Present { coordinator, request, sender, challenge }, frame);
+        let RequestOf { coordinator, id } = request;
+        let present = MeshMessage::Present { coordinator, request: id, sender, challenge };
+        self.send_to_reactor(cx, reactor, present, frame);
         true
     }
 

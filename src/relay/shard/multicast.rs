@@ -1,10 +1,8 @@
 //! Multicasts: a copy to every subscriber session of the network (WIRE §2.2).
 
-use std::time::Instant;
-
 use smallvec::SmallVec;
 
-use super::{Shard, publisher::Audience};
+use super::{Context, Parts, publisher::Audience, request::Refused, session::Reply, trace::Finished};
 use crate::{
     relay::{
         LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, SessionId, snapshot::NodeRef,
@@ -56,99 +54,281 @@ impl Copies {
     }
 }
 
-impl Shard {
+impl Parts {
     /// A 0x35 from a session: acknowledged at once, then delivered.
     pub(super) fn handle_multicast(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        self.counters.multicasts.increment();
-        self.try_unsettled_first(now, out);
+        cx.counters.multicasts.increment();
+        self.try_unsettled_first(cx);
         let head = frame.head();
         let Ok(body) = AmopBody::decode(&head[HEADER_LEN..]) else {
-            self.counters.bad_bodies.increment();
-            let (role, refusal) = (Role::Multicast, Refusal::BadBody);
-            self.refuse(now, key, (header, role, ""), refusal, ResultCode::NO_RECEIVER, out);
+            cx.counters.bad_bodies.increment();
+            let message = Refused { header, role: Role::Multicast, topic: "" };
+            self.refuse(cx, key, message, Refusal::BadBody, ResultCode::NO_RECEIVER);
             return;
         };
-        // The acknowledgement repeats the topic, without a payload.
-        let topic_field = &head[HEADER_LEN..HEADER_LEN + body.payload_offset];
         if body.kind() != TopicKind::Ordinary {
-            return self.handle_private_multicast(now, key, header, (&body, topic_field), frame, out);
+            return self.handle_private_multicast(cx, key, header, &body, frame);
         }
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = cx.shared.snapshot.load();
         let entry = snapshot.topic(body.topic);
         let all_nodes = entry.map_or(&[][..], |entry| &entry.nodes);
         let takes = |node: &&NodeRef| snapshot.takes(&node.id, frame.len());
         let nodes = all_nodes.iter().map(|(node, _)| node);
         let cost = match all_nodes {
-            [_, ..] if self.shared.limiter.is_limited() => {
-                self.multicast_len(nodes.clone().filter(takes), frame.len())
+            [_, ..] if cx.shared.limiter.is_limited() => {
+                cx.multicast_len(nodes.clone().filter(takes), frame.len())
             }
             _ => 0,
         };
-        if !self.admit_multicast(now, key, header, body.topic, cost, out) {
+        if !self.admit_multicast(cx, key, header, body.topic, cost) {
             return;
         }
-        self.reply(now, key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
-        let mut copies = self.copies();
+        self.acknowledge_multicast(cx, key, header, &frame.head()[..HEADER_LEN + body.payload_offset]);
+        let mut copies = cx.copies();
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
-        self.deliver_multicast(now, body.topic, frame, &mut copies, out);
-        let Some(entry) = entry else { return self.keep_multicast(now, key, header, body.topic, copies) };
-        for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
-            out.to_reactor(reactor, MeshMessage::Multicast, frame);
+        self.deliver_multicast(cx, body.topic, frame, &mut copies);
+        let Some(entry) = entry else { return self.keep_multicast(cx, key, header, body.topic, copies) };
+        let own = cx.id;
+        for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != own) {
+            cx.out.to_reactor(reactor, MeshMessage::Multicast, frame);
         }
         if all_nodes.is_empty() {
-            return self.keep_multicast(now, key, header, body.topic, copies);
+            return self.keep_multicast(cx, key, header, body.topic, copies);
         }
-        let message = self.next_message();
+        let message = cx.next_message();
         for node in nodes.clone().filter(|node| !takes(node)) {
-            self.note_too_long(now, &node.id, frame.len());
+            cx.note_too_long(&node.id, frame.len());
             copies.note_too_long(&node.id);
         }
-        for reactor in (0..self.shared.reactors).map(ReactorId) {
+        for reactor in (0..cx.shared.reactors).map(ReactorId) {
             let nodes = nodes.clone().filter(|node| node.reactor == reactor).filter(takes);
-            if reactor == self.id {
+            if reactor == cx.id {
                 let nodes: SmallVec<[&NodeRef; 8]> = nodes.collect();
-                self.forward_multicast_to_all(now, &nodes, message, frame, &mut copies, out);
+                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut copies);
             } else {
                 let nodes: SmallVec<[NodeRef; 2]> = nodes.cloned().collect();
                 if !nodes.is_empty() {
-                    out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+                    cx.out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
                 }
             }
         }
-        self.keep_multicast(now, key, header, body.topic, copies);
+        self.keep_multicast(cx, key, header, body.topic, copies);
     }
 
+    /// Tells a publisher that its multicast is taken: the acknowledgement repeats the topic, without a payload. `head` is the
+    /// multicast's up to there.
+    fn acknowledge_multicast(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        header: &Header,
+        head: &[u8],
+    ) {
+        let data = &head[HEADER_LEN..];
+        self.reply(cx, key, Reply::ok(FrameType::RESPONSE, &header.seq, data));
+    }
+
+    /// Keeps what became of a session's multicast, if somebody wants to know.
+    fn keep_multicast(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        header: &Header,
+        topic: &str,
+        copies: Copies,
+    ) {
+        let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
+        if copies.is_kept {
+            let sender = self.sender(key);
+            let account = Account { role: Role::Multicast, origin, ..account_of(header, copies) };
+            let (seq, taken, topic) = (header.seq, cx.now, TopicName::new(topic));
+            cx.common.keep(Finished { seq, taken, topic, sender, account }, false);
+        }
+    }
+
+    /// A multicast that only those may get whom its publisher has accepted.
+    fn handle_private_multicast(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        header: &Header,
+        body: &AmopBody<'_>,
+        frame: FrameRef<'_>,
+    ) {
+        self.note_subscribers(cx, key.index);
+        let audience = self.audience(key.index, body.topic);
+        // As many frames to a node as it takes to name everybody there.
+        let snapshot = cx.shared.snapshot.load_full();
+        let takes = |node: &NodeRef| snapshot.takes(&node.id, frame.len());
+        let parts = || {
+            let nodes = audience.nodes.iter().filter(|(node, _)| takes(node));
+            nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
+        };
+        let cost: u64 = parts()
+            .map(|(node, part)| self.private_multicast_len(cx, &node.id, frame.len(), part.len()))
+            .sum();
+        if !self.admit_multicast(cx, key, header, body.topic, cost) {
+            return;
+        }
+        self.acknowledge_multicast(cx, key, header, &frame.head()[..HEADER_LEN + body.payload_offset]);
+        let mut copies = cx.copies();
+        if audience.is_empty() {
+            cx.counters.dropped_unauthorised.increment();
+            return self.keep_multicast(cx, key, header, body.topic, copies);
+        }
+        for (node, _) in audience.nodes.iter().filter(|(node, _)| !takes(node)) {
+            cx.note_too_long(&node.id, frame.len());
+            copies.note_too_long(&node.id);
+        }
+        for (node, part) in parts() {
+            let (message, part) = (cx.next_message(), Named(part.to_vec()));
+            if node.reactor == cx.id {
+                let sent = self.forward_multicast(cx, &node.id, message, Some(&part), frame);
+                copies.note_node(&node.id, message, sent);
+            } else {
+                let (to, audience) = (Box::new(node.id), Box::new(part));
+                let forward = MeshMessage::ForwardPrivateMulticast { node: to, message, audience };
+                cx.out.to_reactor(node.reactor, forward, frame);
+            }
+        }
+        self.deliver_to_audience(cx, &audience, frame, &mut copies);
+        self.keep_multicast(cx, key, header, body.topic, copies);
+    }
+
+    /// Copies to those of an audience who are at this node.
+    fn deliver_to_audience(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        audience: &Audience,
+        frame: FrameRef<'_>,
+        copies: &mut Copies,
+    ) {
+        for (reactor, audience) in audience.by_reactor() {
+            if reactor == cx.id {
+                self.deliver_private_multicast(cx, audience, frame, copies);
+            } else {
+                let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
+                cx.out.to_reactor(reactor, message, frame);
+            }
+        }
+    }
+
+    /// Charges what leaves on node links, all or nothing; a multicast that is not admitted is answered 103.
+    fn admit_multicast(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        header: &Header,
+        topic: &str,
+        cost: u64,
+    ) -> bool {
+        // What stays on this node is free, however low the level is.
+        if cost > 0 && !self.admit_bandwidth(cx, key, cost) {
+            self.warn_over_bandwidth(cx, key);
+            let message = Refused { header, role: Role::Multicast, topic };
+            self.refuse(cx, key, message, Refusal::OverBandwidth, ResultCode::OVER_BANDWIDTH);
+            return false;
+        }
+        true
+    }
+
+    /// A multicast from a neighbour: to the sessions of all our reactors.
+    pub(super) fn handle_multicast_of_node(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        from: (&NodeId, u32),
+        audience: Option<Named>,
+        frame: FrameRef<'_>,
+    ) {
+        let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else {
+            cx.counters.bad_bodies.increment();
+            return;
+        };
+        let mut copies = cx.copies();
+        if let (TopicKind::Data, Some(named)) = (body.kind(), audience)
+            && cx.shared.settings.may_publish(body.topic, from.0)
+        {
+            self.deliver_to_audience(cx, &Audience::of_this_node(named), frame, &mut copies);
+            return cx.keep_copies(frame, copies, Some(from));
+        }
+        if body.kind() != TopicKind::Ordinary {
+            cx.counters.dropped_unauthorised.increment();
+            return cx.keep_copies(frame, copies, Some(from));
+        }
+        self.deliver_multicast(cx, body.topic, frame, &mut copies);
+        cx.keep_copies(frame, copies, Some(from));
+        let snapshot = cx.shared.snapshot.load();
+        let Some(entry) = snapshot.topic(body.topic) else { return };
+        let own = cx.id;
+        for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != own) {
+            cx.out.to_reactor(reactor, MeshMessage::Multicast, frame);
+        }
+    }
+
+    /// Another reactor of this node has a multicast.
+    pub(super) fn handle_multicast_of_reactor(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        frame: FrameRef<'_>,
+    ) {
+        let mut copies = cx.copies();
+        if let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) {
+            self.deliver_multicast(cx, body.topic, frame, &mut copies);
+        }
+        cx.keep_copies(frame, copies, None);
+    }
+
+    /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
+    fn deliver_multicast(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        topic: &str,
+        frame: FrameRef<'_>,
+        copies: &mut Copies,
+    ) {
+        let Self { local_topics, links, .. } = self;
+        for &index in local_topics.sessions(topic) {
+            let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
+                links.get_mut(index as usize)
+            else {
+                continue;
+            };
+            match session.send_data(cx, frame) {
+                Ok(_) => {
+                    session.last_activity = cx.now;
+                    copies.queued += 1;
+                    cx.counters.deliveries.increment();
+                    cx.counters.sdk_frames_sent.increment();
+                }
+                Err(SendError::Full) => {
+                    copies.note_dropped(session.id);
+                    cx.counters.dropped_queue_full.increment();
+                    session.dropped_copies += 1;
+                    if cx.common.logs.queue_full.admits(cx.now) {
+                        session.warn_queue_full();
+                    }
+                }
+                Err(SendError::Gone) => {}
+            }
+        }
+    }
+}
+
+impl<O: Outbound> Context<'_, O> {
     /// For counting copies of a multicast.
     pub(super) fn copies(&self) -> Copies {
         Copies { is_kept: self.is_kept(false), queued: 0, dropped: 0, steps: Steps::default() }
     }
 
-    /// Keeps what became of a session's multicast, if somebody wants to know.
-    fn keep_multicast(&mut self, now: Instant, key: LinkKey, header: &Header, topic: &str, copies: Copies) {
-        let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
-        if copies.is_kept {
-            let sender = self.sender(key);
-            let account = Account { role: Role::Multicast, origin, ..account_of(header, copies) };
-            self.keep(&header.seq, now, TopicName::new(topic), sender, account, false);
-        }
-    }
-
     /// The same of the part that another shard of the node had, or a neighbour's multicast, of which are
     /// told who it was and its number.
-    pub(super) fn keep_copies(
-        &mut self,
-        now: Instant,
-        frame: FrameRef<'_>,
-        copies: Copies,
-        from: Option<(&NodeId, u32)>,
-    ) {
+    pub(super) fn keep_copies(&mut self, frame: FrameRef<'_>, copies: Copies, from: Option<(&NodeId, u32)>) {
         let head = frame.head();
         if copies.is_kept
             && let Some(header) = Header::decode(head)
@@ -159,178 +339,8 @@ impl Shard {
                 account =
                     Account { role: Role::ForwardedMulticast, origin: node.short(), message, ..account };
             }
-            self.keep(&header.seq, now, TopicName::new(body.topic), None, account, false);
-        }
-    }
-
-    /// A multicast that only those may get whom its publisher has accepted.
-    fn handle_private_multicast(
-        &mut self,
-        now: Instant,
-        key: LinkKey,
-        header: &Header,
-        (body, topic_field): (&AmopBody<'_>, &[u8]),
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) {
-        self.note_subscribers(now, key.index);
-        let audience = self.audience(key.index, body.topic);
-        // As many frames to a node as it takes to name everybody there.
-        let snapshot = self.shared.snapshot.load_full();
-        let takes = |node: &NodeRef| snapshot.takes(&node.id, frame.len());
-        let parts = || {
-            let nodes = audience.nodes.iter().filter(|(node, _)| takes(node));
-            nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
-        };
-        let cost: u64 =
-            parts().map(|(node, part)| self.private_multicast_len(&node.id, frame.len(), part.len())).sum();
-        if !self.admit_multicast(now, key, header, body.topic, cost, out) {
-            return;
-        }
-        self.reply(now, key, FrameType::RESPONSE, &header.seq, ResultCode::OK, topic_field, out);
-        let mut copies = self.copies();
-        if audience.is_empty() {
-            self.counters.dropped_unauthorised.increment();
-            return self.keep_multicast(now, key, header, body.topic, copies);
-        }
-        for (node, _) in audience.nodes.iter().filter(|(node, _)| !takes(node)) {
-            self.note_too_long(now, &node.id, frame.len());
-            copies.note_too_long(&node.id);
-        }
-        for (node, part) in parts() {
-            let (message, part) = (self.next_message(), Named(part.to_vec()));
-            if node.reactor == self.id {
-                let sent = self.forward_multicast(now, &node.id, message, Some(&part), frame, out);
-                copies.note_node(&node.id, message, sent);
-            } else {
-                let (to, audience) = (Box::new(node.id), Box::new(part));
-                let forward = MeshMessage::ForwardPrivateMulticast { node: to, message, audience };
-                out.to_reactor(node.reactor, forward, frame);
-            }
-        }
-        self.deliver_to_audience(now, &audience, frame, &mut copies, out);
-        self.keep_multicast(now, key, header, body.topic, copies);
-    }
-
-    /// Copies to those of an audience who are at this node.
-    fn deliver_to_audience(
-        &mut self,
-        now: Instant,
-        audience: &Audience,
-        frame: FrameRef<'_>,
-        copies: &mut Copies,
-        out: &mut impl Outbound,
-    ) {
-        for (reactor, audience) in audience.by_reactor() {
-            if reactor == self.id {
-                self.deliver_private_multicast(now, audience, frame, copies, out);
-            } else {
-                let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
-                out.to_reactor(reactor, message, frame);
-            }
-        }
-    }
-
-    /// Charges what leaves on node links, all or nothing; a multicast that is not admitted is answered 103.
-    fn admit_multicast(
-        &mut self,
-        now: Instant,
-        key: LinkKey,
-        header: &Header,
-        topic: &str,
-        cost: u64,
-        out: &mut impl Outbound,
-    ) -> bool {
-        // What stays on this node is free, however low the level is.
-        if cost > 0 && !self.admit_bandwidth(now, key, cost) {
-            self.warn_over_bandwidth(now, key);
-            let (role, refusal) = (Role::Multicast, Refusal::OverBandwidth);
-            self.refuse(now, key, (header, role, topic), refusal, ResultCode::OVER_BANDWIDTH, out);
-            return false;
-        }
-        true
-    }
-
-    /// A multicast from a neighbour: to the sessions of all our reactors.
-    pub(super) fn handle_multicast_of_node(
-        &mut self,
-        now: Instant,
-        from: (&NodeId, u32),
-        audience: Option<Named>,
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) {
-        let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else {
-            self.counters.bad_bodies.increment();
-            return;
-        };
-        let mut copies = self.copies();
-        if let (TopicKind::Data, Some(named)) = (body.kind(), audience)
-            && self.shared.settings.may_publish(body.topic, from.0)
-        {
-            self.deliver_to_audience(now, &Audience::of_this_node(named), frame, &mut copies, out);
-            return self.keep_copies(now, frame, copies, Some(from));
-        }
-        if body.kind() != TopicKind::Ordinary {
-            self.counters.dropped_unauthorised.increment();
-            return self.keep_copies(now, frame, copies, Some(from));
-        }
-        self.deliver_multicast(now, body.topic, frame, &mut copies, out);
-        self.keep_copies(now, frame, copies, Some(from));
-        let snapshot = self.shared.snapshot.load();
-        let Some(entry) = snapshot.topic(body.topic) else { return };
-        for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != self.id) {
-            out.to_reactor(reactor, MeshMessage::Multicast, frame);
-        }
-    }
-
-    /// Another reactor of this node has a multicast.
-    pub(super) fn handle_multicast_of_reactor(
-        &mut self,
-        now: Instant,
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) {
-        let mut copies = self.copies();
-        if let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) {
-            self.deliver_multicast(now, body.topic, frame, &mut copies, out);
-        }
-        self.keep_copies(now, frame, copies, None);
-    }
-
-    /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
-    fn deliver_multicast(
-        &mut self,
-        now: Instant,
-        topic: &str,
-        frame: FrameRef<'_>,
-        copies: &mut Copies,
-        out: &mut impl Outbound,
-    ) {
-        let Self { local_topics, links, counters, logs, .. } = self;
-        for &index in local_topics.sessions(topic) {
-            let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
-                links.get_mut(index as usize)
-            else {
-                continue;
-            };
-            match session.send_data(frame, out) {
-                Ok(_) => {
-                    session.last_activity = now;
-                    copies.queued += 1;
-                    counters.deliveries.increment();
-                    counters.sdk_frames_sent.increment();
-                }
-                Err(SendError::Full) => {
-                    copies.note_dropped(session.id);
-                    counters.dropped_queue_full.increment();
-                    session.dropped_copies += 1;
-                    if logs.queue_full.admits(now) {
-                        session.warn_queue_full();
-                    }
-                }
-                Err(SendError::Gone) => {}
-            }
+            let (seq, taken, topic) = (header.seq, self.now, TopicName::new(body.topic));
+            self.common.keep(Finished { seq, taken, topic, sender: None, account }, false);
         }
     }
 }

@@ -10,13 +10,13 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
-    LinkKind, Shard, Usage, around::SHARED_MAX, channel::Channel, multicast::Copies, node_link::NodeLink,
+    Context, LinkKind, Parts, Usage, around::SHARED_MAX, channel::Channel, multicast::Copies,
+    node_link::NodeLink, request::FromNode, room::RequestOf,
 };
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
-        RequestId, SendError, Shared, home_reactor, sealing::Subject, settings::NODE_FRAME_ROOM,
-        snapshot::NodeRef,
+        Class, CloseReason, Forward, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
+        SendError, Shared, home_reactor, sealing::Subject, settings::NODE_FRAME_ROOM, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame,
@@ -53,6 +53,22 @@ pub(super) enum Whose {
     Neighbour,
     /// It names its ends.
     Packet(Box<Packet>),
+}
+
+/// A frame for a neighbour's window.
+pub(super) struct Outgoing<'a> {
+    /// Of a node link.
+    pub(super) head: SmallVec<[u8; HEAD_LEN_USUAL]>,
+    pub(super) body: FrameRef<'a>,
+    pub(super) subject: Subject,
+    pub(super) whose: Whose,
+}
+
+/// A message for another node, whatever way it takes: what it is, and the frame of an SDK link behind its extensions.
+struct Amop<'a> {
+    subject: Subject,
+    extensions: Extensions,
+    frame: FrameRef<'a>,
 }
 
 /// Why a frame is not in the window of a neighbour.
@@ -145,21 +161,20 @@ impl Neighbour {
     }
 }
 
-impl Shard {
+impl Parts {
     /// The peer said who it is: decides which of the links to it stays.
     pub(super) fn settle_link(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         link: &LinkFacts,
-        out: &mut impl Outbound,
     ) {
-        let own_id = self.shared.id;
+        let own_id = cx.shared.id;
         let Some(neighbour) = self.neighbours.get(&link.peer) else {
             let neighbour = Neighbour {
                 active: None,
                 rival: None,
-                active_since: now,
+                active_since: cx.now,
                 standing: Standing::Here,
                 window: Window::default(),
                 frame_len_max: link.frame_len_max,
@@ -168,78 +183,78 @@ impl Shard {
             match self.peers.get_mut(&link.peer) {
                 // It was reached over others.
                 Some(peer) if peer.incarnation == link.incarnation => {}
-                _ => self.begin_peer(now, &link.peer, link.incarnation, out),
+                _ => self.begin_peer(cx, &link.peer, link.incarnation),
             }
-            return self.activate(now, key, &link.peer, out);
+            return self.activate(cx, key, &link.peer);
         };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
         let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
         if link.incarnation < incarnation && !given_up {
-            self.note_other_life(now, key, &link.peer, true);
-            return out.close(key, CloseReason::Duplicate);
+            self.note_other_life(cx, key, &link.peer, true);
+            return cx.out.close(key, CloseReason::Duplicate);
         }
         if link.incarnation != incarnation {
-            self.note_other_life(now, key, &link.peer, false);
+            self.note_other_life(cx, key, &link.peer, false);
             if !given_up {
-                self.give_up_node(now, &link.peer, CloseReason::Replaced, out);
+                self.give_up_node(cx, &link.peer, CloseReason::Replaced);
             }
-            self.forget_neighbour(now, &link.peer);
-            return self.settle_link(now, key, link, out);
+            self.forget_neighbour(cx, &link.peer);
+            return self.settle_link(cx, key, link);
         }
         let (active_since, active) = (neighbour.active_since, neighbour.active);
-        let Some(active) = active else { return self.activate(now, key, &link.peer, out) };
+        let Some(active) = active else { return self.activate(cx, key, &link.peer) };
         let Some(current) = self.node_link_mut(active) else {
-            return self.activate(now, key, &link.peer, out);
+            return self.activate(cx, key, &link.peer);
         };
-        let simultaneous =
-            current.dialed != link.dialed && now.saturating_duration_since(active_since) < SIMULTANEOUS_DIAL;
+        let simultaneous = current.dialed != link.dialed
+            && cx.now.saturating_duration_since(active_since) < SIMULTANEOUS_DIAL;
         // Either end may have named the link that this one replaces.
         let replaces = (link.replaces != 0 && current.peer_link_number == Some(link.replaces))
             || (link.replaces_here != 0 && current.number == link.replaces_here);
         if replaces {
-            self.activate(now, key, &link.peer, out);
-            out.close(active, CloseReason::Replaced);
+            self.activate(cx, key, &link.peer);
+            cx.out.close(active, CloseReason::Replaced);
         } else if simultaneous {
             // Both ends come to the same result: the link that the smaller id dialled stays.
             let ours_is_smaller = own_id < link.peer;
             if link.dialed == ours_is_smaller {
-                self.activate(now, key, &link.peer, out);
-                out.close(active, CloseReason::Duplicate);
+                self.activate(cx, key, &link.peer);
+                cx.out.close(active, CloseReason::Duplicate);
             } else {
-                out.close(key, CloseReason::Duplicate);
+                cx.out.close(key, CloseReason::Duplicate);
             }
         } else {
-            current.probe(now);
-            self.probe(now, active, out);
+            current.probe(cx.now);
+            self.probe(cx, active);
             if let Some(neighbour) = self.neighbours.get_mut(&link.peer)
-                && let Some((older, _)) = neighbour.rival.replace((key, now))
+                && let Some((older, _)) = neighbour.rival.replace((key, cx.now))
             {
-                out.close(older, CloseReason::Duplicate);
+                cx.out.close(older, CloseReason::Duplicate);
             }
         }
     }
 
     /// A byte came on a link that was probed: its rival goes.
-    pub(super) fn drop_rival(&mut self, peer: &NodeId, out: &mut impl Outbound) {
+    pub(super) fn drop_rival(&mut self, cx: &mut Context<'_, impl Outbound>, peer: &NodeId) {
         if let Some(neighbour) = self.neighbours.get_mut(peer)
             && let Some((rival, _)) = neighbour.rival.take()
         {
-            out.close(rival, CloseReason::Duplicate);
+            cx.out.close(rival, CloseReason::Duplicate);
         }
     }
 
     /// Makes a link the one that carries everything, and sends again what was not acknowledged.
-    fn activate(&mut self, now: Instant, key: LinkKey, peer: &NodeId, out: &mut impl Outbound) {
+    fn activate(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, peer: &NodeId) {
         let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
         neighbour.active = Some(key);
-        neighbour.active_since = now;
+        neighbour.active_since = cx.now;
         if let Some(peer) = self.peers.get_mut(peer) {
             // One that was given up is back: should its link be lost again, that counts from then.
             peer.lost_since = None;
         }
         // What was to go around it is older than what waits for its link.
-        let own = self.shared.id;
+        let own = cx.shared.id;
         let kept = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
         let kept: Vec<_> = kept.map_or(Vec::new(), |channel| channel.send_all_kept());
         for (subject, body) in kept.into_iter().rev() {
@@ -259,40 +274,39 @@ impl Shard {
         let (mut again, mut bytes) = (0, 0);
         for sent in &mut neighbour.window.frames {
             sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
-            if out.send(key, Class::Data, &sent.head, sent.body.as_ref()).is_err() {
+            if cx.out.send(key, Class::Data, &sent.head, sent.body.as_ref()).is_err() {
                 // Cannot be: a link that has just come up has room for a whole window. Acknowledgements
                 // count what was sent on the link, so a gap must not stay.
-                out.abort(key, CloseReason::Broken);
+                cx.out.abort(key, CloseReason::Broken);
                 break;
             }
             if sent.is_relayed() {
-                self.counters.relayed_bytes.add(sent.len() as u64);
+                cx.counters.relayed_bytes.add(sent.len() as u64);
             }
             bytes += sent.len();
             again += 1;
         }
-        self.pay(now, bytes);
-        self.counters.frames_sent_again.add(again);
-        let reactor = self.id;
+        cx.pay(bytes);
+        cx.counters.frames_sent_again.add(again);
+        let reactor = cx.id;
         let Some(link) = self.node_link_mut(key) else { return };
-        link.last_sent = now;
+        link.last_sent = cx.now;
         let (address, agency, name) =
             (link.label.address.clone(), link.label.agency.clone(), link.label.name.clone());
-        if self.logs.nodes_up.admits(now) {
+        if cx.common.logs.nodes_up.admits(cx.now) {
             info!(peer = %peer, %address, sent_again = again, "node link up");
         }
         // Also for a node that never was given up: its state may have changed while it was away.
-        out.to_registry(RegistryInput::NodeUp { id: *peer, incarnation, reactor, address, agency, name });
+        cx.out.to_registry(RegistryInput::NodeUp { id: *peer, incarnation, reactor, address, agency, name });
     }
 
     /// A link to the node is gone. What it had not acknowledged waits for the next link.
     pub(super) fn lose_link(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         link: &NodeLink,
         reason: CloseReason,
-        out: &mut impl Outbound,
     ) {
         let Some(neighbour) = self.neighbours.get_mut(&link.peer) else { return };
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
@@ -309,12 +323,12 @@ impl Shard {
         });
         let grace = match reason {
             CloseReason::ByPeer | CloseReason::Vanished if !successor => {
-                self.shared.settings.node_grace_after_close
+                cx.shared.settings.node_grace_after_close
             }
-            _ => self.shared.settings.node_grace,
+            _ => cx.shared.settings.node_grace,
         };
-        neighbour.standing = Standing::Lost { until: now + grace };
-        if self.logs.nodes_down.admits(now) {
+        neighbour.standing = Standing::Lost { until: cx.now + grace };
+        if cx.common.logs.nodes_down.admits(cx.now) {
             let (peer, address) = (&link.peer, &link.label.address);
             match reason.remedy() {
                 Some(remedy) => warn!(%peer, %address, %reason, remedy, "node link down"),
@@ -323,62 +337,62 @@ impl Shard {
             }
         }
         if let Some((rival, _)) = neighbour.rival.take() {
-            self.activate(now, rival, &link.peer, out);
+            self.activate(cx, rival, &link.peer);
         } else {
-            self.want_node_tick(now);
+            self.want_node_tick(cx.now);
             let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
-            out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
-            self.send_waiting_around(now, &link.peer, out);
+            cx.out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
+            self.send_waiting_around(cx, &link.peer);
         }
     }
 
     /// Looks at all neighbours: rivals whose time has come, nodes that did not return.
-    pub(super) fn tick_neighbours(&mut self, now: Instant, out: &mut impl Outbound) {
-        let probe_timeout = self.shared.settings.probe_timeout;
+    pub(super) fn tick_neighbours(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        let probe_timeout = cx.shared.settings.probe_timeout;
         let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
         let mut forgotten: SmallVec<[NodeId; 4]> = SmallVec::new();
         for (id, neighbour) in &self.neighbours {
             if let Some((rival, since)) = neighbour.rival
-                && now.saturating_duration_since(since) >= probe_timeout
+                && cx.now.saturating_duration_since(since) >= probe_timeout
             {
                 replaced.push((*id, rival));
             }
             match neighbour.standing {
-                Standing::Lost { until } if now >= until => lost.push(*id),
-                Standing::GivenUp { until } if now >= until => forgotten.push(*id),
+                Standing::Lost { until } if cx.now >= until => lost.push(*id),
+                Standing::GivenUp { until } if cx.now >= until => forgotten.push(*id),
                 _ => {}
             }
         }
         for (id, rival) in replaced {
             let old = self.neighbours.get(&id).and_then(|neighbour| neighbour.active);
-            if self.logs.nodes_up.admits(now) {
+            if cx.common.logs.nodes_up.admits(cx.now) {
                 info!(peer = %id, "the old link to the node is silent, the new one replaces it");
             }
-            self.activate(now, rival, &id, out);
+            self.activate(cx, rival, &id);
             if let Some(old) = old {
-                out.abort(old, CloseReason::Replaced);
+                cx.out.abort(old, CloseReason::Replaced);
             }
         }
         for id in lost {
-            self.give_up_node(now, &id, CloseReason::Broken, out);
+            self.give_up_node(cx, &id, CloseReason::Broken);
         }
         for id in forgotten {
-            self.forget_neighbour(now, &id);
+            self.forget_neighbour(cx, &id);
         }
     }
 
-    pub(super) fn forget_neighbour(&mut self, now: Instant, id: &NodeId) {
+    pub(super) fn forget_neighbour(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         if let Some(neighbour) = self.neighbours.remove(id) {
             self.windows_bytes -= neighbour.window.bytes;
         }
         // It may be reached over others, or may have been until a moment ago: what is kept for it is on its way, and
         // would come after what is sent when it returns.
-        if !self.shared.snapshot.load().paths.contains_key(id)
+        if !cx.shared.snapshot.load().paths.contains_key(id)
             && let Some(peer) = self.peers.get_mut(id)
         {
-            peer.lost_since.get_or_insert(now);
-            self.want_node_tick(now);
+            peer.lost_since.get_or_insert(cx.now);
+            self.want_node_tick(cx.now);
         }
     }
 
@@ -427,38 +441,37 @@ impl Shard {
     /// it sent is remembered, for the case that only its links were gone.
     pub(super) fn give_up_node(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         reason: CloseReason,
-        out: &mut impl Outbound,
     ) {
-        let until = now + self.shared.settings.identity_memory;
+        let until = cx.now + cx.shared.settings.identity_memory;
         let Some(neighbour) = self.neighbours.get_mut(id) else { return };
         neighbour.standing = Standing::GivenUp { until };
         let rival = neighbour.rival.take().map(|(rival, _)| rival);
         for link in [neighbour.active.take(), rival].into_iter().flatten() {
-            out.abort(link, reason);
+            cx.out.abort(link, reason);
         }
-        self.send_waiting_around(now, id, out);
+        self.send_waiting_around(cx, id);
         let mut failed: Vec<u32> = Vec::new();
         for sent in self.take_window(id) {
             match (sent.packet, sent.packet_type) {
                 (Some(packet), _) => {
                     let packet = Packet { again: true, ..*packet };
-                    self.not_passed(now, packet, sent.body.as_ref(), out);
+                    self.not_passed(cx, packet, sent.body.as_ref());
                 }
                 (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
-                (None, PacketType::MULTICAST) => self.counters.dropped_window_full.increment(),
+                (None, PacketType::MULTICAST) => cx.counters.dropped_window_full.increment(),
                 // It is too long for the ways around, if there are some.
                 (None, _) => failed.push(sent.message),
             }
         }
-        failed.into_iter().for_each(|message| self.fail_unicast(now, id, message, out));
+        failed.into_iter().for_each(|message| self.fail_unicast(cx, id, message));
         let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
-        out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
-        let is_admitted = self.shared.admits(id);
-        if !self.has_way_around(id, 0) || !is_admitted {
-            self.fail_awaiting(now, id, out);
+        cx.out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
+        let is_admitted = cx.shared.admits(id);
+        if !cx.has_way_around(id, 0) || !is_admitted {
+            self.fail_awaiting(cx, id);
         }
         if !is_admitted {
             self.drop_kept(id);
@@ -481,61 +494,62 @@ impl Shard {
     }
 
     /// Closes all links to a node. One that is not to be linked any more is given up at once.
-    pub fn close_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
+    pub(super) fn close_node(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        reason: CloseReason,
+    ) {
         let links = self.links_of(Some(id));
         if matches!(reason, CloseReason::NotAdmitted | CloseReason::Removed) {
-            self.give_up_node(now, id, reason, out);
+            self.give_up_node(cx, id, reason);
         }
         for link in links {
-            out.abort(link, reason);
+            cx.out.abort(link, reason);
         }
     }
 
     /// This node begins a later life. What was sent in the one before could not be told from new messages if it were
     /// sent again, so nothing is.
-    pub(super) fn begin_life(&mut self, now: Instant, out: &mut impl Outbound) {
+    pub(super) fn begin_life(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let links = self.links_of(None);
         let nodes: Vec<NodeId> = self.neighbours.keys().copied().collect();
         for id in nodes {
             drop(self.take_window(&id));
-            self.give_up_node(now, &id, CloseReason::NewLife, out);
+            self.give_up_node(cx, &id, CloseReason::NewLife);
         }
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for id in peers {
-            self.fail_awaiting(now, &id, out);
+            self.fail_awaiting(cx, &id);
             self.drop_channel(&id);
         }
         self.floors.clear();
         for link in links {
-            out.abort(link, CloseReason::NewLife);
+            cx.out.abort(link, CloseReason::NewLife);
         }
     }
 
     /// Sends a publisher's unicast to a neighbour. `false` if its window is full or it is unknown.
-    #[allow(clippy::too_many_arguments)] // the fields of one message
     pub(super) fn forward(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         coordinator: ReactorId,
-        request: RequestId,
-        node: &NodeId,
-        message: u32,
-        (time_left_ms, may_wait): (u32, bool),
-        audience: Option<&Named>,
+        unicast: &Forward,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> bool {
+        let Forward { request, ref node, message, time_left_ms, may_wait, ref audience } = *unicast;
         let extensions = Extensions {
             time_left_ms: Some(time_left_ms),
             may_wait,
-            audience: audience.map(audience_of),
+            audience: audience.as_deref().map(audience_of),
             ..Extensions::default()
         };
-        if !self.send_amop(now, node, PacketType::UNICAST, message, &extensions, frame, out) {
+        let subject = Subject { packet_type: PacketType::UNICAST, seq: message };
+        if !self.send_amop(cx, node, &Amop { subject, extensions, frame }) {
             return false;
         }
         if let Some(peer) = self.peers.get_mut(node) {
-            peer.await_answer(message, coordinator, request);
+            peer.await_answer(message, RequestOf { coordinator, id: request });
         }
         true
     }
@@ -543,17 +557,17 @@ impl Shard {
     /// Sends a multicast to a neighbour; a full window loses it, which is counted. `false` if so.
     pub(super) fn forward_multicast(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
         message: u32,
         audience: Option<&Named>,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> bool {
         let extensions = Extensions { audience: audience.map(audience_of), ..Extensions::default() };
-        let taken = self.send_amop(now, node, PacketType::MULTICAST, message, &extensions, frame, out);
+        let subject = Subject { packet_type: PacketType::MULTICAST, seq: message };
+        let taken = self.send_amop(cx, node, &Amop { subject, extensions, frame });
         if !taken {
-            self.counters.dropped_window_full.increment();
+            cx.counters.dropped_window_full.increment();
         }
         taken
     }
@@ -562,49 +576,49 @@ impl Shard {
     /// has restarted since is nobody's.
     pub(super) fn respond(
         &mut self,
-        now: Instant,
-        (node, incarnation, message): (&NodeId, u64, u32),
+        cx: &mut Context<'_, impl Outbound>,
+        origin: FromNode,
         is_by_node: bool,
         answer: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        let is_gone = self.peers.get(node).is_none_or(|peer| peer.incarnation != incarnation);
+        let FromNode { id: node, incarnation, message } = origin;
+        let is_gone = self.peers.get(&node).is_none_or(|peer| peer.incarnation != incarnation);
         // One that the lists leave out is told no more than that nobody answers it.
-        if is_gone || (!is_by_node && !self.admits(node)) {
-            self.counters.late_answers.increment();
+        if is_gone || (!is_by_node && !cx.admits(&node)) {
+            cx.counters.late_answers.increment();
             return;
         }
         let refusal;
-        let (by_node, answer) = match self.takes(node, answer.len()) {
+        let (by_node, answer) = match self.takes(cx, &node, answer.len()) {
             true => (is_by_node, answer),
             // A session has answered, and its answer cannot get there.
             false => {
-                self.note_too_long(now, node, answer.len());
+                cx.note_too_long(&node, answer.len());
                 let Some(header) = sdk::Header::decode(answer.head()) else { return };
                 refusal = super::request::answer_frame(&header.seq, ResultCode::TIMEOUT);
                 (true, FrameRef::Slice(&refusal))
             }
         };
         let extensions = Extensions { by_node, ..Extensions::default() };
-        if !self.send_amop(now, node, PacketType::UNICAST_RESPONSE, message, &extensions, answer, out) {
-            self.counters.dropped_window_full.increment();
+        let subject = Subject { packet_type: PacketType::UNICAST_RESPONSE, seq: message };
+        if !self.send_amop(cx, &node, &Amop { subject, extensions, frame: answer }) {
+            cx.counters.dropped_window_full.increment();
         }
     }
 
     /// Sends a multicast to nodes whose home is here; tells of each whether it was sent.
     pub(super) fn forward_multicast_to_all(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         nodes: &[&NodeRef],
         message: u32,
         frame: FrameRef<'_>,
         copies: &mut Copies,
-        out: &mut impl Outbound,
     ) {
         let goes_around = |node: &&NodeRef| {
             !self.is_linked(&node.id)
-                && self.shared.admits(&node.id)
-                && self.has_way_around(&node.id, frame.len())
+                && cx.shared.admits(&node.id)
+                && cx.has_way_around(&node.id, frame.len())
                 && !self.has_waiting(&node.id)
         };
         let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
@@ -614,118 +628,97 @@ impl Shard {
             _ => (around, others),
         };
         for node in others {
-            let is_sent = self.forward_multicast(now, &node.id, message, None, frame, out);
+            let is_sent = self.forward_multicast(cx, &node.id, message, None, frame);
             copies.note_node(&node.id, message, is_sent);
         }
         for nodes in shared.chunks(SHARED_MAX) {
-            let refused = self.send_shared(now, nodes, message, frame, out);
+            let refused = self.send_shared(cx, nodes, message, frame);
             for node in nodes {
                 let is_sent = !refused.contains(&node.id);
                 if !is_sent {
-                    self.counters.dropped_window_full.increment();
+                    cx.counters.dropped_window_full.increment();
                 }
                 copies.note_node(&node.id, message, is_sent);
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one frame
-    fn send_amop(
-        &mut self,
-        now: Instant,
-        node: &NodeId,
-        packet_type: PacketType,
-        message: u32,
-        extensions: &Extensions,
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) -> bool {
-        let is_sent = self.try_send_amop(now, node, packet_type, message, extensions, frame, out);
-        if !is_sent && packet_type != PacketType::UNICAST_RESPONSE {
-            self.give_back((HEADER_LEN_MIN + frame.len()) as u64);
+    fn send_amop(&mut self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, amop: &Amop<'_>) -> bool {
+        let is_sent = self.try_send_amop(cx, node, amop);
+        if !is_sent && amop.subject.packet_type != PacketType::UNICAST_RESPONSE {
+            cx.give_back((HEADER_LEN_MIN + amop.frame.len()) as u64);
         }
         is_sent
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one frame
-    fn try_send_amop(
-        &mut self,
-        now: Instant,
-        node: &NodeId,
-        packet_type: PacketType,
-        message: u32,
-        extensions: &Extensions,
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
-    ) -> bool {
-        if packet_type != PacketType::UNICAST_RESPONSE && !self.admits(node) {
+    fn try_send_amop(&mut self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, amop: &Amop<'_>) -> bool {
+        let Amop { subject, ref extensions, frame } = *amop;
+        let packet_type = subject.packet_type;
+        if packet_type != PacketType::UNICAST_RESPONSE && !cx.admits(node) {
             return false;
         }
-        if !self.takes(node, frame.len()) {
-            self.note_too_long(now, node, frame.len());
+        if !self.takes(cx, node, frame.len()) {
+            cx.note_too_long(node, frame.len());
             return false;
         }
-        let head = extensions.encode_behind_header(packet_type, message, frame.len());
-        match self.enqueue(now, node, head, frame, (packet_type, message), Whose::Link, out) {
+        let outgoing = |whose| Outgoing {
+            head: extensions.encode_behind_header(packet_type, subject.seq, frame.len()),
+            body: frame,
+            subject,
+            whose,
+        };
+        match self.enqueue(cx, node, outgoing(Whose::Link)) {
             Ok(()) => return true,
             Err(NotEnqueued::Away(_) | NotEnqueued::NoRoom(_) | NotEnqueued::TooLong(_)) => return false,
             Err(NotEnqueued::NotLinked) => {}
         }
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
         let is_answer = packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
-        let has_way = self.has_way_around(node, frame.len());
+        let has_way = cx.has_way_around(node, frame.len());
         // None overtakes those before it, which may be too long for that way.
         if has_way && self.has_waiting(node) {
-            self.send_waiting_around(now, node, out);
+            self.send_waiting_around(cx, node);
         }
         if is_answer || (has_way && !self.has_waiting(node)) {
             let mut block = SmallVec::new();
             extensions.encode_into(&mut block);
             let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-            return self.has_room(now, node, share, self.kept_bytes)
-                && self.send_around(now, node, Subject { packet_type, seq: message }, &[&block], frame, out);
+            return self.has_room(cx, node, share, self.kept_bytes)
+                && self.send_around(cx, node, subject, &[&block], frame);
         }
-        let head = extensions.encode_behind_header(packet_type, message, frame.len());
-        self.enqueue(now, node, head, frame, (packet_type, message), Whose::Neighbour, out).is_ok()
+        self.enqueue(cx, node, outgoing(Whose::Neighbour)).is_ok()
     }
 
     /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
     /// half, or all. `all_bytes` is what all windows or all channels hold: each has a bound of its own, so that nodes
     /// whose channels are full still pass on what others wait for.
-    pub(super) fn has_room(&mut self, now: Instant, node: &NodeId, share: usize, all_bytes: usize) -> bool {
+    pub(super) fn has_room(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        node: &NodeId,
+        share: usize,
+        all_bytes: usize,
+    ) -> bool {
         let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
         let channel = self.peers.get(node).and_then(|peer| peer.channel.as_deref());
-        let has_room = has_room(&self.shared, window, channel, share, all_bytes);
+        let has_room = has_room(&cx.shared, window, channel, share, all_bytes);
         if !has_room {
-            self.warn_no_room(now, node);
+            cx.warn_no_room(node);
         }
         has_room
-    }
-
-    #[cold]
-    fn warn_no_room(&mut self, now: Instant, node: &NodeId) {
-        if self.logs.window_full.admits(now) {
-            warn!(
-                peer = %node,
-                "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
-            );
-        }
     }
 
     /// Sends a frame over the link to a neighbour, or has it wait for that, and keeps it until it is acknowledged.
     /// Gives back the packet that it was if there is no room, or it is for a node that was given up, which gets only
     /// answers.
-    #[allow(clippy::too_many_arguments)] // the parts of one frame
     pub(super) fn enqueue(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
-        head: SmallVec<[u8; HEAD_LEN_USUAL]>,
-        frame: FrameRef<'_>,
-        (packet_type, message): (PacketType, u32),
-        whose: Whose,
-        out: &mut impl Outbound,
+        outgoing: Outgoing<'_>,
     ) -> Result<(), NotEnqueued> {
+        let Outgoing { head, body: frame, subject, whose } = outgoing;
+        let Subject { packet_type, seq: message } = subject;
         let (packet, only_if_linked) = match whose {
             Whose::Link => (None, true),
             Whose::Neighbour => (None, false),
@@ -752,22 +745,22 @@ impl Shard {
         }
         let window = &mut neighbour.window;
         let has_room = match is_kept {
-            true => window.kept < self.shared.settings.window_frames_max,
+            true => window.kept < cx.shared.settings.window_frames_max,
             false => {
                 let channel = self.peers.get(node).and_then(|peer| peer.channel.as_deref());
-                has_room(&self.shared, Some(window), channel, share, self.windows_bytes)
+                has_room(&cx.shared, Some(window), channel, share, self.windows_bytes)
             }
         };
         if !has_room {
             if !is_kept {
-                self.warn_no_room(now, node);
+                cx.warn_no_room(node);
             }
             return Err(NotEnqueued::NoRoom(packet));
         }
         let active = neighbour.active;
         // A link that is about to end takes nothing: the frame waits in the window for the next link.
         let taken = match active {
-            Some(key) => out.send(key, Class::Data, &head, frame),
+            Some(key) => cx.out.send(key, Class::Data, &head, frame),
             None => Err(SendError::Gone),
         };
         if taken == Err(SendError::Full) {
@@ -780,20 +773,25 @@ impl Shard {
         window.kept += usize::from(is_kept);
         window.frames.push_back(sent);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
-            link.last_sent = now;
+            link.last_sent = cx.now;
         }
         if taken.is_ok() {
-            self.pay(now, len);
+            cx.pay(len);
             if is_relayed {
-                self.counters.relayed_bytes.add(len as u64);
+                cx.counters.relayed_bytes.add(len as u64);
             }
         }
-        self.counters.node_frames_sent.increment();
+        cx.counters.node_frames_sent.increment();
         Ok(())
     }
 
     /// The neighbour has taken the oldest `count` frames of the window. `false` if there are not so many.
-    pub(super) fn acknowledge(&mut self, id: &NodeId, count: u64, out: &mut impl Outbound) -> bool {
+    pub(super) fn acknowledge(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        count: u64,
+    ) -> bool {
         let Some(neighbour) = self.neighbours.get_mut(id) else { return false };
         if count > neighbour.window.frames.len() as u64 {
             return false;
@@ -822,19 +820,26 @@ impl Shard {
             }
         }
         for (end, message) in passed {
-            let home = home_reactor(&end, self.shared.reactors);
-            if home == self.id {
-                self.note_taken_on_the_way(&end, message);
-            } else {
-                let taken = MeshMessage::Taken { node: Box::new(end), message };
-                out.to_reactor(home, taken, FrameRef::Slice(&[]));
-            }
+            let home = home_reactor(&end, cx.shared.reactors);
+            self.send_to_reactor(cx, home, MeshMessage::Taken { node: end, message }, FrameRef::EMPTY);
         }
         true
     }
 }
 
-/// Whether a window and a channel leave room for one more frame, as [`Shard::has_room`] tells it.
+impl<O: Outbound> Context<'_, O> {
+    #[cold]
+    fn warn_no_room(&mut self, node: &NodeId) {
+        if self.common.logs.window_full.admits(self.now) {
+            warn!(
+                peer = %node,
+                "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
+            );
+        }
+    }
+}
+
+/// Whether a window and a channel leave room for one more frame, as [`Parts::has_room`] tells it.
 fn has_room(
     shared: &Shared,
     window: Option<&Window>,

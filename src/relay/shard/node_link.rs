@@ -7,8 +7,13 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
-    AckDue, LinkKind, NODE_TICK, Shard, neighbour::LinkFacts, peer::Peer, request::Origin,
+    AckDue, Common, Context, LinkKind, NODE_TICK, Parts,
+    neighbour::LinkFacts,
+    peer::Peer,
+    request::{FromNode, NodeRequest},
+    room::RequestOf,
     round_trip::RoundTrip,
+    too_long::ReadOver,
 };
 use crate::{
     relay::{
@@ -111,31 +116,31 @@ pub(super) struct PeerLabel {
     pub(super) name: String,
 }
 
-impl Shard {
+impl Parts {
     pub(super) fn new_node_link(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         peer: NodeId,
         dialed: bool,
         label: PeerLabel,
     ) -> NodeLink {
         let replaces = if dialed { self.worn_link_to(&peer) } else { 0 };
         self.node_links_started += 1;
-        self.counters.node_links.increment();
-        self.want_node_tick(now);
+        cx.counters.node_links.increment();
+        self.want_node_tick(cx.now);
         NodeLink {
             peer,
             dialed,
             label,
-            number: u64::from(self.id.0) << 48 | self.node_links_started,
+            number: u64::from(cx.id.0) << 48 | self.node_links_started,
             replaces,
             is_worn: false,
             peer_link_number: None,
-            since: now,
-            last_received: now,
-            last_sent: now,
+            since: cx.now,
+            last_received: cx.now,
+            last_sent: cx.now,
             probed: None,
-            round_trip: RoundTrip::new(now),
+            round_trip: RoundTrip::new(cx.now),
             taken: 0,
             acknowledged: 0,
             unacknowledged_bytes: 0,
@@ -154,27 +159,27 @@ impl Shard {
     }
 
     /// The keys of a node link are worn out: whoever dialled it replaces it.
-    pub(super) fn wear_node_link(&mut self, key: LinkKey) {
+    pub(super) fn wear_node_link(&mut self, common: &Common, key: LinkKey) {
         if let Some(link) = self.node_link_mut(key) {
             link.is_worn = true;
-            self.counters.node_links_worn.increment();
+            common.counters.node_links_worn.increment();
         }
     }
 
     /// Says Hello: the first frame of both ends.
-    pub(super) fn greet(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        let own = self.shared.id;
+    pub(super) fn greet(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        let own = cx.shared.id;
         let Some(link) = self.node_link_mut(key) else { return };
         if link.peer == own {
-            out.abort(key, CloseReason::OwnId);
+            cx.out.abort(key, CloseReason::OwnId);
             return;
         }
-        self.send_hello(now, key, None, out);
+        self.send_hello(cx, key, None);
     }
 
-    fn send_hello(&mut self, now: Instant, key: LinkKey, seq: Option<u32>, out: &mut impl Outbound) {
-        let incarnation = self.shared.incarnation();
-        let frame_len_max = self.shared.settings.told_frame_len_max();
+    fn send_hello(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, seq: Option<u32>) {
+        let incarnation = cx.shared.incarnation();
+        let frame_len_max = cx.shared.settings.told_frame_len_max();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
             version_min: LINK_VERSION,
@@ -186,34 +191,33 @@ impl Shard {
             replaces: link.replaces,
             frame_len_max: Some(frame_len_max),
         };
-        self.send_control(now, key, PacketType::HELLO, seq, &hello.encode(), out);
+        self.send_control(cx, key, PacketType::HELLO, seq, &hello.encode());
     }
 
     /// Asks a link for a sign of life: a Hello on a link that is up is answered at once by an Ack.
-    pub(super) fn probe(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        self.send_hello(now, key, None, out);
+    pub(super) fn probe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        self.send_hello(cx, key, None);
     }
 
     /// Asks in the same way how long the way to the peer and back takes.
-    fn measure(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        let seq = self.next_message();
+    fn measure(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        let seq = cx.next_message();
         let Some(link) = self.node_link_mut(key) else { return };
-        if link.round_trip.begin(now, seq) {
-            self.counters.round_trips_unanswered.increment();
+        if link.round_trip.begin(cx.now, seq) {
+            cx.counters.round_trips_unanswered.increment();
         }
-        self.send_hello(now, key, Some(seq), out);
+        self.send_hello(cx, key, Some(seq));
     }
 
     pub(super) fn end_node_link(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         mut link: NodeLink,
         reason: CloseReason,
-        out: &mut impl Outbound,
     ) {
-        self.counters.node_links.decrement();
-        if link.peer_link_number.is_none() && self.logs.nodes_misbehaved.admits(now) {
+        cx.counters.node_links.decrement();
+        if link.peer_link_number.is_none() && cx.common.logs.nodes_misbehaved.admits(cx.now) {
             let (peer, address) = (&link.peer, &link.label.address);
             match reason {
                 CloseReason::Idle
@@ -233,27 +237,26 @@ impl Shard {
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
-        self.lose_link(now, key, &link, reason, out);
+        self.lose_link(cx, key, &link, reason);
     }
 
     pub(super) fn handle_node_frame(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        self.counters.node_frames_received.increment();
-        let own = self.shared.id;
+        cx.counters.node_frames_received.increment();
+        let own = cx.shared.id;
         let Some(link) = self.node_link_mut(key) else { return };
         let peer = link.peer;
         let greeted = link.peer_link_number.is_some();
         if link.probed.take().is_some() {
-            self.drop_rival(&peer, out);
+            self.drop_rival(cx, &peer);
         }
         let (header, offset) = match Header::decode(frame.head()) {
             Ok(decoded) => decoded,
-            Err(error) => return self.misbehaved(now, key, &error.to_string(), out),
+            Err(error) => return self.misbehaved(cx, key, &error.to_string()),
         };
         let for_us = match header.route {
             Route::Direct => true,
@@ -265,36 +268,40 @@ impl Shard {
         };
         let is_hello = header.packet_type == PacketType::HELLO;
         if !greeted && !is_hello {
-            return self.misbehaved(now, key, "a frame before its Hello", out);
+            return self.misbehaved(cx, key, "a frame before its Hello");
         }
         let payload = frame.advance(offset);
         let is_too_long = |len: &usize| {
-            let message_max = self.shared.settings.node_frame_len_max();
+            let message_max = cx.shared.settings.node_frame_len_max();
             *len > frame.len() || (header.packet_type.is_amop() && *len > message_max)
         };
         if let Some(len) = whole_len(frame).filter(is_too_long) {
-            return self.handle_read_over(now, key, (&peer, for_us), &header, (payload, len), out);
+            return self.handle_read_over(
+                cx,
+                key,
+                ReadOver { peer: &peer, for_us, header: &header, payload, len },
+            );
         }
         if header.packet_type.is_amop() {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its identity.
             if for_us {
-                self.handle_amop(now, Came::OverLink(key), &peer, &header, payload, out);
+                self.handle_amop(cx, Came::OverLink(key), &peer, &header, payload);
             } else {
-                self.handle_named(now, &peer, &header, payload, out);
+                self.handle_named(cx, &peer, &header, payload);
             }
-            self.note_taken(now, key, frame.len(), out);
+            self.note_taken(cx, key, frame.len());
             return;
         }
         if !for_us {
-            return self.handle_named(now, &peer, &header, payload, out);
+            return self.handle_named(cx, &peer, &header, payload);
         }
         match header.packet_type {
-            PacketType::HELLO => self.handle_hello(now, key, header.seq, payload, out),
-            PacketType::ACK => self.handle_ack(now, key, &peer, header.seq, payload, out),
+            PacketType::HELLO => self.handle_hello(cx, key, header.seq, payload),
+            PacketType::ACK => self.handle_ack(cx, key, &peer, header.seq, payload),
             PacketType::STATE_SEQ | PacketType::STATE_REQUEST | PacketType::STATE_REPLY => {
                 if payload.len() > STATE_PAYLOAD_LEN_MAX {
-                    return self.misbehaved(now, key, "a state frame beyond the bound", out);
+                    return self.misbehaved(cx, key, "a state frame beyond the bound");
                 }
                 let payload: Bytes = payload.pieces().collect::<Vec<_>>().concat().into();
                 let state = RegistryInput::State {
@@ -303,13 +310,13 @@ impl Shard {
                     seq: header.seq,
                     payload,
                 };
-                if !self.to_registry(state, out) {
+                if !cx.tell_registry(state) {
                     // The next digest shows what was missed.
-                    self.counters.state_refused.increment();
+                    cx.counters.state_refused.increment();
                 }
             }
-            PacketType::BROADCAST => self.handle_notice(now, &peer, payload, out),
-            _ => self.counters.unknown_packets.increment(),
+            PacketType::BROADCAST => self.handle_notice(cx, &peer, payload),
+            _ => cx.counters.unknown_packets.increment(),
         }
     }
 
@@ -317,8 +324,8 @@ impl Shard {
         self.neighbours.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
     }
 
-    fn misbehaved(&mut self, now: Instant, key: LinkKey, what: &str, out: &mut impl Outbound) {
-        if self.logs.nodes_misbehaved.admits(now)
+    fn misbehaved(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, what: &str) {
+        if cx.common.logs.nodes_misbehaved.admits(cx.now)
             && let Some(link) = self.node_link_mut(key)
         {
             warn!(
@@ -326,36 +333,35 @@ impl Shard {
                 "closing a node link: the peer broke the protocol; see what it runs, or put it on [certificate_blacklist]",
             );
         }
-        out.abort(key, CloseReason::NodeFrame);
+        cx.out.abort(key, CloseReason::NodeFrame);
     }
 
     /// What a link brought is the fault of its peer; what was sealed, of nobody on the way.
-    fn bad_amop(&mut self, now: Instant, came: Came, what: &str, out: &mut impl Outbound) {
+    fn bad_amop(&mut self, cx: &mut Context<'_, impl Outbound>, came: Came, what: &str) {
         match came {
-            Came::OverLink(key) => self.misbehaved(now, key, what, out),
-            Came::Sealed { .. } => self.counters.sealed_refused.increment(),
+            Came::OverLink(key) => self.misbehaved(cx, key, what),
+            Came::Sealed { .. } => cx.counters.sealed_refused.increment(),
         }
     }
 
     fn handle_hello(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         seq: u32,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let Some(hello) = Hello::decode(payload.head()) else {
-            return self.misbehaved(now, key, "a malformed Hello", out);
+            return self.misbehaved(cx, key, "a malformed Hello");
         };
         if hello.version_min > LINK_VERSION || hello.version_max < LINK_VERSION {
-            out.close(key, CloseReason::Protocol);
+            cx.out.close(key, CloseReason::Protocol);
             return;
         }
         let Some(link) = self.node_link_mut(key) else { return };
         if link.peer_link_number.replace(hello.link_number).is_some() {
             // A probe.
-            self.send_ack(now, key, Some(seq), out);
+            self.send_ack(cx, key, Some(seq));
             return;
         }
         let facts = LinkFacts {
@@ -366,27 +372,26 @@ impl Shard {
             replaces_here: link.replaces,
             frame_len_max: hello.frame_len_max.map_or(sdk::FRAME_LEN_MAX, |len| len as usize),
         };
-        self.settle_link(now, key, &facts, out);
+        self.settle_link(cx, key, &facts);
     }
 
     fn handle_ack(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         peer: &NodeId,
         seq: u32,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let Some(&taken) = payload.head().first_chunk::<8>() else {
-            return self.misbehaved(now, key, "a malformed Ack", out);
+            return self.misbehaved(cx, key, "a malformed Ack");
         };
         let taken = u64::from_be_bytes(taken);
         let active = self.is_active(key, peer);
         let Some(link) = self.node_link_mut(key) else { return };
-        let round_trip = link.round_trip.finish(now, seq);
+        let round_trip = link.round_trip.finish(cx.now, seq);
         if let Some(took) = round_trip {
-            self.counters.latencies.round_trips.record(took);
+            cx.counters.latencies.round_trips.record(took);
         }
         let Some(link) = self.node_link_mut(key) else { return };
         if !active || taken == link.acknowledged_by_peer {
@@ -394,120 +399,119 @@ impl Shard {
         }
         let count = taken.checked_sub(link.acknowledged_by_peer);
         link.acknowledged_by_peer = taken;
-        if !count.is_some_and(|count| self.acknowledge(peer, count, out)) {
-            self.misbehaved(now, key, "an Ack of frames that were never sent", out);
+        if !count.is_some_and(|count| self.acknowledge(cx, peer, count)) {
+            self.misbehaved(cx, key, "an Ack of frames that were never sent");
         }
     }
 
     pub(super) fn handle_amop(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         came: Came,
         peer: &NodeId,
         header: &Header<'_>,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.bad_amop(now, came, "malformed extensions", out);
+            return self.bad_amop(cx, came, "malformed extensions");
         };
         let frame = payload.advance(offset);
         let expected = match header.packet_type {
             PacketType::UNICAST => sdk::FrameType::REQUEST,
             PacketType::MULTICAST => sdk::FrameType::MULTICAST,
             PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
-            _ => return self.bad_amop(now, came, "a multicast for several nodes without its ticket", out),
+            _ => return self.bad_amop(cx, came, "a multicast for several nodes without its ticket"),
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.bad_amop(now, came, "an AMOP frame that lies about its length or type", out),
+            _ => return self.bad_amop(cx, came, "an AMOP frame that lies about its length or type"),
         }
-        let is_admitted = self.admits(peer);
+        let is_admitted = cx.admits(peer);
         if !is_admitted {
-            self.counters.not_admitted.increment();
+            cx.counters.not_admitted.increment();
         }
         // A unicast is answered, so that its publisher's node tries others at once.
         if !is_admitted && header.packet_type != PacketType::UNICAST {
             return;
         }
         if header.packet_type == PacketType::UNICAST_RESPONSE {
-            self.handle_response(now, peer, header.seq, extensions.by_node, frame, out);
+            self.handle_response(cx, peer, header.seq, extensions.by_node, frame);
             return;
         }
-        let Some(incarnation) = self.take_new_message(now, peer, header.packet_type, header.seq) else {
+        let Some(incarnation) = self.take_new_message(cx, peer, header.packet_type, header.seq) else {
             return;
         };
         // It names but one destination: us.
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
-        let audience = audience.map(|numbers| Named::from_numbers(numbers, self.shared.reactors));
+        let audience = audience.map(|numbers| Named::from_numbers(numbers, cx.shared.reactors));
         if header.packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(now, (peer, header.seq), audience, frame, out);
+            self.handle_multicast_of_node(cx, (peer, header.seq), audience, frame);
             return;
         }
         let time_left = extensions
             .time_left_ms
-            .map_or(self.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()))
-            .saturating_sub(came.waited(now));
-        let origin = Origin::Node { id: *peer, incarnation, message: header.seq };
-        let time_left = (time_left, extensions.may_wait);
-        self.handle_request_of_node(now, origin, time_left, audience, frame, out);
+            .map_or(cx.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()))
+            .saturating_sub(came.waited(cx.now));
+        let origin = FromNode { id: *peer, incarnation, message: header.seq };
+        let request = NodeRequest { origin, time_left, may_wait: extensions.may_wait, audience };
+        self.handle_request_of_node(cx, request, frame);
     }
 
     pub(super) fn handle_response(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
         message: u32,
         by_node: bool,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let result = sdk::Header::decode(frame.head()).map(|header| header.result);
         let may_follow = by_node && result == Some(ResultCode::TIMEOUT);
-        let Some((coordinator, request)) = self.take_awaiting(peer, message, may_follow) else {
-            self.counters.late_answers.increment();
+        let Some(RequestOf { coordinator, id: request }) = self.take_awaiting(peer, message, may_follow)
+        else {
+            cx.counters.late_answers.increment();
             return;
         };
-        if coordinator == self.id {
-            self.answer_from_node(now, request, message, by_node, frame, out);
-        } else {
-            out.to_reactor(coordinator, MeshMessage::ForwardAnswer { request, message, by_node }, frame);
-        }
+        self.send_to_reactor(
+            cx,
+            coordinator,
+            MeshMessage::ForwardAnswer { request, message, by_node },
+            frame,
+        );
     }
 
     /// Counts a frame as taken, and acknowledges when it is time.
-    pub(super) fn note_taken(&mut self, now: Instant, key: LinkKey, len: usize, out: &mut impl Outbound) {
-        let (frames_max, bytes_max) =
-            (self.shared.settings.ack_frames_max, self.shared.settings.ack_bytes_max);
+    pub(super) fn note_taken(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, len: usize) {
+        let (frames_max, bytes_max) = (cx.shared.settings.ack_frames_max, cx.shared.settings.ack_bytes_max);
         let Some(link) = self.node_link_mut(key) else { return };
         link.taken += 1;
         link.unacknowledged_bytes += len;
         if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
-            self.send_ack(now, key, None, out);
+            self.send_ack(cx, key, None);
         } else if link.ack_timer.is_none() {
-            let timer = self.ack_timers.start(now, AckDue::Link(key));
+            let timer = self.ack_timers.start(cx.now, AckDue::Link(key));
             if let Some(link) = self.node_link_mut(key) {
                 link.ack_timer = Some(timer);
             }
         }
     }
 
-    pub(super) fn send_due_ack(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+    pub(super) fn send_due_ack(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         if let Some(link) = self.node_link_mut(key) {
             link.ack_timer = None;
-            self.send_ack(now, key, None, out);
+            self.send_ack(cx, key, None);
         }
     }
 
     /// `answers` is the Seq of the Hello that asks for it.
-    fn send_ack(&mut self, now: Instant, key: LinkKey, answers: Option<u32>, out: &mut impl Outbound) {
+    fn send_ack(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, answers: Option<u32>) {
         let Some(link) = self.node_link_mut(key) else { return };
         let taken = link.taken;
         if let Some(timer) = link.ack_timer.take() {
             self.ack_timers.cancel(timer);
         }
         // One that was not taken is due with the next frame, or with the next sign of life.
-        if self.send_control(now, key, PacketType::ACK, answers, &taken.to_be_bytes(), out)
+        if self.send_control(cx, key, PacketType::ACK, answers, &taken.to_be_bytes())
             && let Some(link) = self.node_link_mut(key)
         {
             link.acknowledged = taken;
@@ -517,41 +521,39 @@ impl Shard {
 
     pub(super) fn send_state(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         to: &NodeId,
         packet_type: PacketType,
         seq: Option<u32>,
         payload: &[u8],
-        out: &mut impl Outbound,
     ) {
         if let Some(link) = self.neighbours.get(to).and_then(|neighbour| neighbour.active) {
-            self.send_control(now, link, packet_type, seq, payload, out);
+            self.send_control(cx, link, packet_type, seq, payload);
         }
     }
 
     /// Sends a control frame; `false` if the link did not take it.
     fn send_control(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         packet_type: PacketType,
         seq: Option<u32>,
         payload: &[u8],
-        out: &mut impl Outbound,
     ) -> bool {
-        let seq = seq.unwrap_or_else(|| self.next_message());
+        let seq = seq.unwrap_or_else(|| cx.next_message());
         let mut head = SmallVec::new();
         Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
-        match out.send(key, Class::Control, &head, FrameRef::Slice(payload)) {
+        match cx.out.send(key, Class::Control, &head, FrameRef::Slice(payload)) {
             Ok(_) => {
-                self.counters.node_frames_sent.increment();
+                cx.counters.node_frames_sent.increment();
                 if let Some(link) = self.node_link_mut(key) {
-                    link.last_sent = now;
+                    link.last_sent = cx.now;
                 }
                 true
             }
             Err(SendError::Full) => {
-                self.counters.dropped_control_full.increment();
+                cx.counters.dropped_control_full.increment();
                 false
             }
             Err(SendError::Gone) => false,
@@ -563,8 +565,8 @@ impl Shard {
     }
 
     /// Keeps links alive, and finds the dead.
-    pub(super) fn tick_nodes(&mut self, now: Instant, out: &mut impl Outbound) {
-        let settings = &self.shared.settings;
+    pub(super) fn tick_nodes(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        let settings = &cx.shared.settings;
         let (keepalive, dead_after) = (settings.keepalive_interval, settings.dead_after);
         let mut quiet: SmallVec<[LinkKey; 8]> = SmallVec::new();
         let mut dead: SmallVec<[LinkKey; 8]> = SmallVec::new();
@@ -577,20 +579,20 @@ impl Shard {
         });
         for (key, link) in node_links {
             let greeting_overdue =
-                link.peer_link_number.is_none() && now.saturating_duration_since(link.since) >= dead_after;
-            if greeting_overdue || now.saturating_duration_since(link.last_received) >= dead_after {
+                link.peer_link_number.is_none() && cx.now.saturating_duration_since(link.since) >= dead_after;
+            if greeting_overdue || cx.now.saturating_duration_since(link.last_received) >= dead_after {
                 dead.push(key);
                 continue;
             }
-            if link.peer_link_number.is_some() && link.round_trip.is_due(now) {
+            if link.peer_link_number.is_some() && link.round_trip.is_due(cx.now) {
                 unmeasured.push(key);
             }
-            if now.saturating_duration_since(link.last_sent) + NODE_TICK >= keepalive {
+            if cx.now.saturating_duration_since(link.last_sent) + NODE_TICK >= keepalive {
                 quiet.push(key);
             }
         }
         for key in dead {
-            if self.logs.nodes_down.admits(now)
+            if cx.common.logs.nodes_down.admits(cx.now)
                 && let Some(link) = self.node_link_mut(key)
             {
                 warn!(
@@ -598,26 +600,26 @@ impl Shard {
                     "nothing heard from a node for {dead_after:?}: see whether it runs, and the network between",
                 );
             }
-            self.counters.closed_dead.increment();
-            out.abort(key, CloseReason::Idle);
+            cx.counters.closed_dead.increment();
+            cx.out.abort(key, CloseReason::Idle);
         }
         for key in quiet {
-            self.send_ack(now, key, None, out);
+            self.send_ack(cx, key, None);
         }
         for key in unmeasured {
-            self.measure(now, key, out);
+            self.measure(cx, key);
         }
-        self.tick_neighbours(now, out);
-        self.tick_peers(now, out);
-        self.tick_parked(now);
-        self.tick_channels(now, out);
+        self.tick_neighbours(cx);
+        self.tick_peers(cx);
+        self.tick_parked(cx);
+        self.tick_channels(cx);
         self.next_node_tick = None;
-        if self.counters.node_links.get() > 0
+        if cx.counters.node_links.get() > 0
             || !self.neighbours.is_empty()
             || !self.parked.is_empty()
             || self.peers.values().any(Peer::needs_looks)
         {
-            self.want_node_tick(now);
+            self.want_node_tick(cx.now);
         }
     }
 }

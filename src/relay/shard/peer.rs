@@ -12,10 +12,10 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::{Shard, channel::Channel};
+use super::{Common, Context, Parts, channel::Channel, room::RequestOf};
 use crate::{
     relay::{
-        CloseReason, MeshMessage, Outbound, ReactorId, RequestId, allowance::Allowance, counters::Counters,
+        CloseReason, MeshMessage, Outbound, RequestId, allowance::Allowance, counters::Counters,
         ping::ANSWERS_PER_SECOND_MAX, trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
@@ -38,8 +38,7 @@ pub(super) struct Peer {
 
 /// A unicast that the node has, or will have.
 struct Awaiting {
-    coordinator: ReactorId,
-    request: RequestId,
+    request: RequestOf,
     taken: bool,
 }
 
@@ -145,13 +144,13 @@ impl Peer {
     }
 
     /// A unicast was sent to it.
-    pub(super) fn await_answer(&mut self, message: u32, coordinator: ReactorId, request: RequestId) {
-        self.awaiting.insert(message, Awaiting { coordinator, request, taken: false });
+    pub(super) fn await_answer(&mut self, message: u32, request: RequestOf) {
+        self.awaiting.insert(message, Awaiting { request, taken: false });
     }
 
     /// Whose answer is awaited from it under this number.
-    pub(super) fn awaited(&self, message: u32) -> Option<(ReactorId, RequestId)> {
-        self.awaiting.get(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
+    pub(super) fn awaited(&self, message: u32) -> Option<RequestOf> {
+        self.awaiting.get(&message).map(|awaiting| awaiting.request)
     }
 
     /// A unicast was taken by it.
@@ -162,21 +161,15 @@ impl Peer {
     }
 }
 
-impl Shard {
+impl Parts {
     /// Takes up a node in one life of it; nothing of another one stays, and what waits for that fails.
-    pub(super) fn begin_peer(
-        &mut self,
-        now: Instant,
-        id: &NodeId,
-        incarnation: u64,
-        out: &mut impl Outbound,
-    ) {
-        self.forget_peer(now, id, out);
-        self.peers.insert(*id, Peer::new(now, incarnation, &self.hashing));
+    pub(super) fn begin_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, incarnation: u64) {
+        self.forget_peer(cx, id);
+        self.peers.insert(*id, Peer::new(cx.now, incarnation, &cx.hashing));
     }
 
-    pub(super) fn forget_peer(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
-        self.fail_awaiting(now, id, out);
+    pub(super) fn forget_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+        self.fail_awaiting(cx, id);
         self.drop_channel(id);
         if let Some(peer) = self.peers.remove(id) {
             self.identities -= peer.identities();
@@ -186,22 +179,21 @@ impl Shard {
     /// A later life of a node is heard of: what waits for the one before fails.
     pub(super) fn replace_life(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         incarnation: u64,
-        out: &mut impl Outbound,
     ) {
         if self.neighbours.contains_key(id) {
-            self.give_up_node(now, id, CloseReason::Replaced, out);
-            self.forget_neighbour(now, id);
+            self.give_up_node(cx, id, CloseReason::Replaced);
+            self.forget_neighbour(cx, id);
         }
-        self.begin_peer(now, id, incarnation, out);
+        self.begin_peer(cx, id, incarnation);
     }
 
     /// Lets go of nodes that no way led to for long.
-    pub(super) fn tick_peers(&mut self, now: Instant, out: &mut impl Outbound) {
-        let memory = self.shared.settings.identity_memory;
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= memory;
+    pub(super) fn tick_peers(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        let memory = cx.shared.settings.identity_memory;
+        let is_over = |since: Instant| cx.now.saturating_duration_since(since) >= memory;
         let gone: Vec<NodeId> = self
             .peers
             .iter()
@@ -209,14 +201,14 @@ impl Shard {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            let is_on_a_way = self.shared.snapshot.load().paths.contains_key(&id) && self.shared.admits(&id);
+            let is_on_a_way = cx.shared.snapshot.load().paths.contains_key(&id) && cx.shared.admits(&id);
             if self.is_neighbour(&id) || is_on_a_way {
                 // Whoever is there now is not forgotten, whatever was heard of it before.
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.lost_since = None;
                 }
             } else if !self.neighbours.contains_key(&id) {
-                self.forget_peer(now, &id, out);
+                self.forget_peer(cx, &id);
             }
         }
     }
@@ -230,34 +222,32 @@ impl Shard {
 
     /// What waits for a node's answers fails. What it sent is remembered, for the case that only the ways to it were
     /// gone.
-    pub(super) fn fail_awaiting(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+    pub(super) fn fail_awaiting(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let messages: Vec<u32> = peer.awaiting.keys().copied().collect();
-        messages.into_iter().for_each(|message| self.fail_unicast(now, id, message, out));
+        messages.into_iter().for_each(|message| self.fail_unicast(cx, id, message));
     }
 
     /// A unicast that is not answered any more fails.
-    pub(super) fn fail_unicast(&mut self, now: Instant, id: &NodeId, message: u32, out: &mut impl Outbound) {
+    pub(super) fn fail_unicast(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, message: u32) {
         let awaiting = self.peers.get_mut(id).and_then(|peer| peer.awaiting.remove(&message));
-        let Some(Awaiting { coordinator, request, taken }) = awaiting else { return };
-        self.void_unicast(now, id, message);
-        if coordinator == self.id {
-            self.handle_forward_failed(now, request, message, taken, out);
-        } else {
-            let failed = MeshMessage::ForwardFailed { request, message, taken };
-            out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
-        }
+        let Some(Awaiting { request: RequestOf { coordinator, id: request }, taken }) = awaiting else {
+            return;
+        };
+        self.void_unicast(cx.common, cx.now, id, message);
+        let failed = MeshMessage::ForwardFailed { request, message, taken };
+        self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
     }
 
     /// The life of the node that a message is of, if the message is new; then it is remembered.
     pub(super) fn take_new_message(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         packet_type: PacketType,
         message: u32,
     ) -> Option<u64> {
-        let settings = &self.shared.settings;
+        let settings = &cx.shared.settings;
         let peer = self.peers.get_mut(id)?;
         let before = peer.identities();
         // When all nodes together have their maximum, each keeps what it has, its newest.
@@ -267,40 +257,36 @@ impl Shard {
         };
         let bounds = IdentityBounds { max, memory: settings.identity_memory };
         let identity = identity_of(packet_type, message);
-        let new = peer.identities.insert(now, identity, &bounds, &self.counters);
+        let new = peer.identities.insert(cx.now, identity, &bounds, &cx.counters);
         self.identities = self.identities + peer.identities() - before;
         if !new {
-            self.counters.duplicates_dropped.increment();
+            cx.counters.duplicates_dropped.increment();
         }
         new.then_some(peer.incarnation)
     }
 
     /// A response of the node: whose request it answers. One that no session gave leaves the door open for a
     /// late answer if `may_follow`.
-    pub(super) fn take_awaiting(
-        &mut self,
-        id: &NodeId,
-        message: u32,
-        may_follow: bool,
-    ) -> Option<(ReactorId, RequestId)> {
+    pub(super) fn take_awaiting(&mut self, id: &NodeId, message: u32, may_follow: bool) -> Option<RequestOf> {
         let peer = self.peers.get_mut(id)?;
         if may_follow {
             let awaiting = peer.awaiting.get_mut(&message)?;
             awaiting.taken = true;
-            return Some((awaiting.coordinator, awaiting.request));
+            return Some(awaiting.request);
         }
-        peer.awaiting.remove(&message).map(|awaiting| (awaiting.coordinator, awaiting.request))
+        peer.awaiting.remove(&message).map(|awaiting| awaiting.request)
     }
 
     /// The request is over; tells which it was and whether the node had taken it.
     pub(super) fn forget_forward(
         &mut self,
+        common: &Common,
         now: Instant,
         id: &NodeId,
         message: u32,
     ) -> Option<(RequestId, bool)> {
         let awaiting = self.peers.get_mut(id)?.awaiting.remove(&message)?;
-        self.void_unicast(now, id, message);
-        Some((awaiting.request, awaiting.taken))
+        self.void_unicast(common, now, id, message);
+        Some((awaiting.request.id, awaiting.taken))
     }
 }

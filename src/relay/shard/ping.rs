@@ -14,14 +14,15 @@
 //!   end of the frame, which only nodes on its way have seen.
 //! - Nothing is answered to an answer: those are not flagged.
 
+use super::{Common, Context, Parts};
 use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 
-use super::Shard;
 use crate::{
     relay::{
         MeshMessage, Outbound, Packet, home_reactor,
+        ping::WayEnded,
         ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged},
         sealing::{FRONT_LEN, Subject, TAG_LEN},
         timers::{TimerKey, Timers},
@@ -79,39 +80,38 @@ fn begun(short: u64) -> NodeId {
     NodeId(id)
 }
 
-impl Shard {
+impl Parts {
     /// Sends a ping with so many hops left to a node whose home this shard is. [`Outbound::pinged`] follows. `number` must be
     /// drawn at random each time.
-    pub fn ping(&mut self, now: Instant, number: u64, node: NodeId, hops: u8, out: &mut impl Outbound) {
+    pub(super) fn ping(&mut self, cx: &mut Context<'_, impl Outbound>, number: u64, node: NodeId, hops: u8) {
         let over = |end| Pinged { number, end, round_trip: Duration::ZERO };
         if self.pings.open.len() >= PINGS_MAX || self.pings.open.contains_key(&number) {
-            self.counters.pings_over_bound.increment();
-            return out.pinged(over(PingEnd::TooMany));
+            cx.counters.pings_over_bound.increment();
+            return cx.out.pinged(over(PingEnd::TooMany));
         }
-        let seq = self.next_message();
+        let seq = cx.next_message();
         let subject = Subject { packet_type: PacketType::BROADCAST, seq };
-        let packet = Packet { hops_left: hops, is_probe: true, ..self.own_packet(&node, subject, false) };
-        let sealed = self.seal_control(now, &node, subject, &Notice::Ping { number }.encode(), out);
+        let packet = Packet { hops_left: hops, is_probe: true, ..cx.own_packet(&node, subject, false) };
+        let sealed = self.seal_control(cx, &node, subject, &Notice::Ping { number }.encode());
         let payload = sealed.as_deref().map(FrameRef::Slice);
         let Some((payload, tag)) = payload.and_then(|payload| Some((payload, tag_of(payload)?))) else {
-            return out.pinged(over(PingEnd::NoWay));
+            return cx.out.pinged(over(PingEnd::NoWay));
         };
-        if !self.send_packet(now, &node, packet, payload, out) {
-            return out.pinged(over(PingEnd::NoWay));
+        if !self.send_packet(cx, &node, packet, payload) {
+            return cx.out.pinged(over(PingEnd::NoWay));
         }
-        self.counters.pings.increment();
-        let timer = self.pings.timers.start(now, number);
-        self.pings.open.insert(number, Open { node, seq, tag, since: now, timer });
+        cx.counters.pings.increment();
+        let timer = self.pings.timers.start(cx.now, number);
+        self.pings.open.insert(number, Open { node, seq, tag, since: cx.now, timer });
     }
 
     /// A frame for another node does not get further. If it is a ping, its source is told.
     pub(super) fn tell_way_ended(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         header: &Header<'_>,
         why: WayEnd,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let is_ping = header.packet_type == PacketType::BROADCAST
             && header.flags & FLAG_PROBE != 0
@@ -121,79 +121,68 @@ impl Shard {
         let Some(tag) = tag_of(payload).filter(|_| is_ping) else { return };
         let (source, seq, destination) = (&NodeId(*source), header.seq, NodeId(*destination).short());
         let notice = Notice::WayEnded { seq, why, destination, tag };
-        let home = home_reactor(source, self.shared.reactors);
-        if home == self.id {
-            return self.answer_probe(now, source, notice, out);
-        }
-        let answer = MeshMessage::AnswerProbe { source: Box::new(*source), notice: Box::new(notice) };
-        out.to_reactor(home, answer, FrameRef::Slice(&[]));
+        let home = home_reactor(source, cx.shared.reactors);
+        let answer = MeshMessage::AnswerProbe { source: *source, notice: Box::new(notice) };
+        self.send_to_reactor(cx, home, answer, FrameRef::EMPTY);
     }
 
     /// Tells the source of a ping, whose home is here, that its way has ended at this node.
     pub(super) fn answer_probe(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
         notice: Notice,
-        out: &mut impl Outbound,
     ) {
         if !self.peers.contains_key(source) {
             // Whoever it says it is must be a node that can be answered.
-            let incarnation = self.shared.snapshot.load().paths.get(source).map(|path| path.incarnation);
-            let Some(incarnation) = incarnation else { return self.counters.pings_not_answered.increment() };
-            self.begin_peer(now, source, incarnation, out);
+            let incarnation = cx.shared.snapshot.load().paths.get(source).map(|path| path.incarnation);
+            let Some(incarnation) = incarnation else { return cx.counters.pings_not_answered.increment() };
+            self.begin_peer(cx, source, incarnation);
         }
-        if self.admits_ping(now, source) {
-            self.counters.pings_ended.increment();
-            self.send_notice(now, *source, notice, out);
+        if self.admits_ping(cx, source) {
+            cx.counters.pings_ended.increment();
+            self.send_notice(cx, *source, notice);
         }
     }
 
-    fn admits_ping(&mut self, now: Instant, source: &NodeId) -> bool {
+    fn admits_ping(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId) -> bool {
         let admitted = self.peers.get_mut(source).is_some_and(|peer| {
-            peer.pings.take(now, Duration::from_secs(1), ANSWERS_PER_SECOND_MAX).is_some()
+            peer.pings.take(cx.now, Duration::from_secs(1), ANSWERS_PER_SECOND_MAX).is_some()
         });
         if !admitted {
-            self.counters.pings_not_answered.increment();
+            cx.counters.pings_not_answered.increment();
         }
         admitted
     }
 
     /// A node asks for a sign of life.
-    pub(super) fn handle_ping(
-        &mut self,
-        now: Instant,
-        source: &NodeId,
-        number: u64,
-        out: &mut impl Outbound,
-    ) {
-        if self.admits_ping(now, source) {
-            self.counters.pings_answered.increment();
-            self.send_notice(now, *source, Notice::Pong { number }, out);
+    pub(super) fn handle_ping(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId, number: u64) {
+        if self.admits_ping(cx, source) {
+            cx.counters.pings_answered.increment();
+            self.send_notice(cx, *source, Notice::Pong { number });
         }
     }
 
     /// A node answers a ping. Only the one that it was for can.
-    pub(super) fn handle_pong(&mut self, now: Instant, from: &NodeId, number: u64, out: &mut impl Outbound) {
+    pub(super) fn handle_pong(&mut self, cx: &mut Context<'_, impl Outbound>, from: &NodeId, number: u64) {
         let is_its_own = self.pings.open.get(&number).is_some_and(|open| open.node == *from);
-        match is_its_own.then(|| self.pings.take(now, number)).flatten() {
-            Some(round_trip) => out.pinged(Pinged { number, end: PingEnd::Answered, round_trip }),
-            None => self.ignore_answer(),
+        match is_its_own.then(|| self.pings.take(cx.now, number)).flatten() {
+            Some(round_trip) => cx.out.pinged(Pinged { number, end: PingEnd::Answered, round_trip }),
+            None => cx.ignore_answer(),
         }
     }
 
     /// A node says that a ping did not get beyond it.
     pub(super) fn handle_way_ended(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         by: &NodeId,
-        (seq, why, destination, tag): (u32, WayEnd, u64, [u8; TAG_LEN]),
-        out: &mut impl Outbound,
+        ended: WayEnded,
     ) {
-        let home = home_reactor(&begun(destination), self.shared.reactors);
-        if home != self.id {
-            let ended = MeshMessage::ProbeEnded { by: Box::new(*by), seq, why, destination, tag };
-            return out.to_reactor(home, ended, FrameRef::Slice(&[]));
+        let WayEnded { seq, why, destination, tag } = ended;
+        let home = home_reactor(&begun(destination), cx.shared.reactors);
+        if home != cx.id {
+            return cx.out.to_reactor(home, MeshMessage::ProbeEnded { by: *by, ended }, FrameRef::EMPTY);
         }
         let is_this = |(_, open): &(&u64, &Open)| {
             open.seq == seq
@@ -203,23 +192,25 @@ impl Shard {
                 && open.node != *by
         };
         let number = self.pings.open.iter().find(is_this).map(|(number, _)| *number);
-        let taken = number.and_then(|number| Some((number, self.pings.take(now, number)?)));
-        let Some((number, round_trip)) = taken else { return self.ignore_answer() };
-        out.pinged(Pinged { number, end: PingEnd::Ended { by: *by, why }, round_trip });
-    }
-
-    fn ignore_answer(&mut self) {
-        self.counters.ping_answers_ignored.increment();
+        let taken = number.and_then(|number| Some((number, self.pings.take(cx.now, number)?)));
+        let Some((number, round_trip)) = taken else { return cx.ignore_answer() };
+        cx.out.pinged(Pinged { number, end: PingEnd::Ended { by: *by, why }, round_trip });
     }
 
     /// Gives up on answers that did not come.
-    pub(super) fn end_pings(&mut self, now: Instant, out: &mut impl Outbound) {
-        while let Some(number) = self.pings.timers.pop_expired(now) {
+    pub(super) fn end_pings(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        while let Some(number) = self.pings.timers.pop_expired(cx.now) {
             if let Some(open) = self.pings.open.remove(&number) {
-                self.counters.pings_unanswered.increment();
-                let round_trip = now.saturating_duration_since(open.since);
-                out.pinged(Pinged { number, end: PingEnd::Silent, round_trip });
+                cx.counters.pings_unanswered.increment();
+                let round_trip = cx.now.saturating_duration_since(open.since);
+                cx.out.pinged(Pinged { number, end: PingEnd::Silent, round_trip });
             }
         }
+    }
+}
+
+impl Common {
+    fn ignore_answer(&mut self) {
+        self.counters.ping_answers_ignored.increment();
     }
 }

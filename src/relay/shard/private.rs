@@ -5,17 +5,15 @@
 //! - A number is in the table exactly as long as its session holds the data topic.
 //! - A frame with a private topic reaches numbers that were named for it, and nobody else.
 
-use std::time::Instant;
-
 use ahash::{AHashMap, RandomState};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Shard, desk::DESK, multicast::Copies, push::PushFor};
+use super::{Context, Parts, desk::DESK, multicast::Copies, push::NewPush, push::PushFor, room::RequestOf};
 use crate::{
     relay::{
-        Challenge, MeshMessage, Outbound, ReactorId, RegistryInput, RequestId, SendError, SessionId,
-        SubscriberId, home_reactor, sealing::Subject,
+        Challenge, MeshMessage, Outbound, RegistryInput, SendError, SessionId, SubscriberId, home_reactor,
+        ping::WayEnded, sealing::Subject,
     },
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
@@ -76,20 +74,20 @@ pub(super) struct Presented {
     token: ChallengeToken,
 }
 
-impl Shard {
+impl Parts {
     /// A session took data topics, or dropped them.
     pub(super) fn change_data_topics(
         &mut self,
+        cx: &mut Context<'_, impl Outbound>,
         index: u32,
         changes: &[(Topic, bool)],
-        out: &mut impl Outbound,
     ) {
         let mut told = Vec::with_capacity(changes.len());
         for (topic, subscribes) in changes {
             let key = (index, topic.clone());
             let number = if *subscribes {
                 self.subscribers.started += 1;
-                let number = SubscriberId(u64::from(self.id.0) << 48 | self.subscribers.started);
+                let number = SubscriberId(u64::from(cx.id.0) << 48 | self.subscribers.started);
                 self.subscribers.by_number.insert(number, key.clone());
                 self.subscribers.by_session.insert(key, number);
                 number
@@ -101,22 +99,19 @@ impl Shard {
             told.push((topic.clone(), number, *subscribes));
         }
         if !told.is_empty() {
-            out.to_registry(RegistryInput::Subscribers { changes: told });
+            cx.out.to_registry(RegistryInput::Subscribers { changes: told });
         }
     }
 
     /// Pushes a challenge to the challenged session alone, under its own route topic. `false` if it cannot
     /// take it.
-    #[allow(clippy::too_many_arguments)] // the fields of one message
     pub(super) fn present(
         &mut self,
-        now: Instant,
-        coordinator: ReactorId,
-        request: RequestId,
+        cx: &mut Context<'_, impl Outbound>,
+        request: RequestOf,
         sender: Option<SessionId>,
         challenge: &Challenge,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> bool {
         let head = frame.head();
         let (Some(header), Ok(body)) = (Header::decode(head), AmopBody::decode(&head[HEADER_LEN..])) else {
@@ -128,10 +123,10 @@ impl Shard {
         ) else {
             return false;
         };
-        if self.pushes >= self.shared.settings.pending_pushes_max {
+        if self.pushes >= cx.shared.settings.pending_pushes_max {
             return false;
         }
-        let seq = self.seq_key(&header.seq);
+        let seq = cx.seq_key(&header.seq);
         let Some(session) = self.session_at(index) else { return false };
         let Some(own) = session.route_topic(challenge.topic.as_str()) else { return false };
         if sender == Some(session.id) || session.pushes.contains_key(&seq) {
@@ -139,34 +134,32 @@ impl Shard {
         }
         let front = topic_in_front(&header, &own);
         let payload = frame.advance(HEADER_LEN + body.payload_offset);
-        let Ok(queued) = session.send_data_behind(&front, payload, out) else {
-            self.counters.dropped_queue_full.increment();
+        let Ok(queued) = session.send_data_behind(cx, &front, payload) else {
+            cx.counters.dropped_queue_full.increment();
             return false;
         };
         let Challenge { publisher, node, token, .. } = *challenge;
         let presented = Presented { own, minted, publisher, node, token };
         let presented = PushFor::Challenge(Box::new(presented));
-        self.note_push(now, index, &seq, (coordinator, request), presented, queued, out);
-        self.counters.challenges_presented.increment();
+        let push = NewPush { request, seq, what: presented };
+        self.note_push(cx, index, push, queued);
+        cx.counters.challenges_presented.increment();
         true
     }
 
     /// A challenged session has answered: tells so, and gives the answer under the minted topic.
     pub(super) fn take_challenge_answer(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         presented: &Presented,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> Option<Vec<u8>> {
         let Presented { publisher, token, .. } = *presented;
         if let Some(node) = presented.node {
-            self.send_notice(now, node, Notice::Answered { publisher: publisher.0, token }, out);
-        } else if publisher.reactor() == self.id {
-            self.challenge_answered(now, publisher, &token, None, out);
+            self.send_notice(cx, node, Notice::Answered { publisher: publisher.0, token });
         } else {
             let answered = MeshMessage::ChallengeAnswered { publisher, token, node: None };
-            out.to_reactor(publisher.reactor(), answered, FrameRef::Slice(&[]));
+            self.send_to_reactor(cx, publisher.reactor(), answered, FrameRef::EMPTY);
         }
         // Nobody signs as much as this; it goes back as it is.
         if frame.len() > HEAD_LEN_MAX {
@@ -185,62 +178,55 @@ impl Shard {
 
     /// Sends a node a notice. One about a challenge that is lost with its link is made up for by the next
     /// challenge; a question or answer about a message or a way is missed by who asked.
-    pub(super) fn send_notice(
-        &mut self,
-        now: Instant,
-        node: NodeId,
-        notice: Notice,
-        out: &mut impl Outbound,
-    ) {
-        if !self.shared.admits(&node) {
+    pub(super) fn send_notice(&mut self, cx: &mut Context<'_, impl Outbound>, node: NodeId, notice: Notice) {
+        if !cx.shared.admits(&node) {
             return;
         }
-        let home = home_reactor(&node, self.shared.reactors);
-        if home == self.id {
+        let home = home_reactor(&node, cx.shared.reactors);
+        if home == cx.id {
             let notice = notice.encode();
             if self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
-                return self.send_state(now, &node, PacketType::BROADCAST, None, &notice, out);
+                return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
             }
-            let subject = Subject { packet_type: PacketType::BROADCAST, seq: self.next_message() };
-            if self.has_way_around(&node, 0) {
-                self.send_sealed_control(now, &node, subject, &notice, out);
+            let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };
+            if cx.has_way_around(&node, 0) {
+                self.send_sealed_control(cx, &node, subject, &notice);
             }
         } else {
-            let message = MeshMessage::SendNotice { node: Box::new(node), notice: Box::new(notice) };
-            out.to_reactor(home, message, FrameRef::Slice(&[]));
+            let message = MeshMessage::SendNotice { node, notice: Box::new(notice) };
+            cx.out.to_reactor(home, message, FrameRef::EMPTY);
         }
     }
 
     /// A node tells about a challenge, or asks or tells about a message or a way.
     pub(super) fn handle_notice(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        if !self.shared.admits(peer) {
-            return self.counters.not_admitted.increment();
+        if !cx.shared.admits(peer) {
+            return cx.counters.not_admitted.increment();
         }
         if Announcement::is_one(payload.head()) {
-            return self.pass_announcement(peer, payload, out);
+            return cx.pass_announcement(peer, payload);
         }
         let Some(notice) = Notice::decode(payload.head()) else {
-            return self.counters.unknown_packets.increment();
+            return cx.counters.unknown_packets.increment();
         };
-        let reactors = self.shared.reactors;
+        let reactors = cx.shared.reactors;
         let (to, message) = match notice {
             Notice::Trace { question, seq } => {
-                return self.handle_trace_question(now, peer, question, &seq, out);
+                return self.handle_trace_question(cx, peer, question, &seq);
             }
-            Notice::Traced(part) => return self.handle_trace_part(now, peer, *part, out),
-            Notice::Ping { number } => return self.handle_ping(now, peer, number, out),
-            Notice::Pong { number } => return self.handle_pong(now, peer, number, out),
+            Notice::Traced(part) => return cx.handle_trace_part(peer, *part),
+            Notice::Ping { number } => return self.handle_ping(cx, peer, number),
+            Notice::Pong { number } => return self.handle_pong(cx, peer, number),
             Notice::AnswerBegun { message, len } => {
-                return self.handle_answer_begun_elsewhere(now, peer, (message, len), out);
+                return self.handle_answer_begun_elsewhere(cx, peer, (message, len));
             }
             Notice::WayEnded { seq, why, destination, tag } => {
-                return self.handle_way_ended(now, peer, (seq, why, destination, tag), out);
+                return self.handle_way_ended(cx, peer, WayEnded { seq, why, destination, tag });
             }
             Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
                 let challenge = Box::new(Challenge {
@@ -252,52 +238,32 @@ impl Shard {
                     node: Some(*peer),
                     open_for,
                 });
-                if self.id == DESK {
-                    return self.open_challenge(now, challenge, out);
-                }
                 (DESK, MeshMessage::OpenChallenge { challenge })
             }
             Notice::Opened { publisher, token } => {
                 let publisher = SessionId(publisher);
-                if publisher.reactor() == self.id {
-                    return self.challenge_opened(publisher, &token, Some(peer), out);
-                }
                 let node = Some(Box::new(*peer));
                 (publisher.reactor(), MeshMessage::ChallengeOpened { publisher, token, node })
             }
             Notice::Answered { publisher, token } => {
                 let publisher = SessionId(publisher);
-                if publisher.reactor() == self.id {
-                    return self.challenge_answered(now, publisher, &token, Some(peer), out);
-                }
                 let node = Some(Box::new(*peer));
                 (publisher.reactor(), MeshMessage::ChallengeAnswered { publisher, token, node })
             }
         };
         // The number of a session that never was names any reactor.
         if to.0 < reactors {
-            out.to_reactor(to, message, FrameRef::Slice(&[]));
-        }
-    }
-
-    /// The registry judges announcements: of a neighbour, over a link of ours, for they go from neighbour to neighbour.
-    fn pass_announcement(&mut self, peer: &NodeId, payload: FrameRef<'_>, out: &mut impl Outbound) {
-        let head = payload.head();
-        let payload = Bytes::copy_from_slice(&head[..head.len().min(announcement::LEN_MAX)]);
-        let (from, packet_type) = (*peer, PacketType::BROADCAST);
-        if !self.to_registry(RegistryInput::State { from, packet_type, seq: 0, payload }, out) {
-            self.counters.state_refused.increment();
+            self.send_to_reactor(cx, to, message, FrameRef::EMPTY);
         }
     }
 
     /// Copies of a multicast to those of this shard's subscribers that are named.
     pub(super) fn deliver_private_multicast(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         audience: &[SubscriberId],
         frame: FrameRef<'_>,
         copies: &mut Copies,
-        out: &mut impl Outbound,
     ) {
         let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
         if body.kind() != TopicKind::Data {
@@ -305,24 +271,24 @@ impl Shard {
         }
         for &number in audience {
             let Some(index) = self.subscribers.index_of(number, body.topic) else {
-                self.counters.dropped_unauthorised.increment();
+                cx.counters.dropped_unauthorised.increment();
                 continue;
             };
             let Some(session) = self.session_at(index) else { continue };
-            match session.send_data(frame, out) {
+            match session.send_data(cx, frame) {
                 Ok(_) => {
-                    session.last_activity = now;
+                    session.last_activity = cx.now;
                     copies.queued += 1;
-                    self.counters.deliveries.increment();
-                    self.counters.sdk_frames_sent.increment();
+                    cx.counters.deliveries.increment();
+                    cx.counters.sdk_frames_sent.increment();
                 }
                 Err(SendError::Full) => {
                     copies.note_dropped(session.id);
-                    self.counters.dropped_queue_full.increment();
+                    cx.counters.dropped_queue_full.increment();
                     if let Some(session) = self.session_at(index) {
                         session.dropped_copies += 1;
                     }
-                    if self.logs.queue_full.admits(now)
+                    if cx.common.logs.queue_full.admits(cx.now)
                         && let Some(session) = self.session_at(index)
                     {
                         session.warn_queue_full();
@@ -330,6 +296,18 @@ impl Shard {
                 }
                 Err(SendError::Gone) => {}
             }
+        }
+    }
+}
+
+impl<O: Outbound> Context<'_, O> {
+    /// The registry judges announcements: of a neighbour, over a link of ours, for they go from neighbour to neighbour.
+    fn pass_announcement(&mut self, peer: &NodeId, payload: FrameRef<'_>) {
+        let head = payload.head();
+        let payload = Bytes::copy_from_slice(&head[..head.len().min(announcement::LEN_MAX)]);
+        let (from, packet_type) = (*peer, PacketType::BROADCAST);
+        if !self.tell_registry(RegistryInput::State { from, packet_type, seq: 0, payload }) {
+            self.counters.state_refused.increment();
         }
     }
 }

@@ -19,7 +19,7 @@ use ahash::{AHashMap, RandomState};
 use tracing::debug;
 
 use super::{
-    Shard,
+    Common, Context, Parts,
     desk::{CARRIED_MEMORY, DESK},
     request::Requests,
 };
@@ -298,30 +298,30 @@ impl Publisher {
     }
 }
 
-impl Shard {
+impl Parts {
     /// A session took markers, or dropped them.
     pub(super) fn change_markers(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         (index, key, session): (u32, LinkKey, SessionId),
         changes: &[(Topic, bool)],
     ) {
         for (marker, holds) in changes {
             let Some(topic) = data_topic_of_marker(marker.as_str()).and_then(Topic::new) else { continue };
             if *holds {
-                let hashing = &self.hashing;
+                let hashing = &cx.hashing;
                 self.publishers
                     .entry(index)
                     .or_insert_with(|| Publisher::new(session, key, hashing.clone()))
                     .topics
                     .entry(topic)
                     .or_default();
-                self.next_publisher_look.get_or_insert(now + LOOK_INTERVAL);
+                self.next_publisher_look.get_or_insert(cx.now + LOOK_INTERVAL);
             } else if let Some(publisher) = self.publishers.get_mut(&index)
                 && let Some(dropped) = publisher.topics.remove(&topic)
             {
                 self.pairs -= dropped.pairs.len();
-                self.counters.pairs.set(self.pairs as u64);
+                cx.counters.pairs.set(self.pairs as u64);
                 for pair in dropped.pairs.values() {
                     publisher.remove_pair(pair);
                 }
@@ -340,34 +340,34 @@ impl Shard {
         }
     }
 
-    pub(super) fn look_at_publishers(&mut self, now: Instant, out: &mut impl Outbound) {
+    pub(super) fn look_at_publishers(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let indices: Vec<u32> = self.publishers.keys().copied().collect();
         for index in indices {
             if let Some(publisher) = self.publishers.get_mut(&index)
                 && std::mem::take(&mut publisher.is_renewed)
             {
-                publisher.renew(now);
+                publisher.renew(cx.now);
             }
-            self.look_at_publisher(now, index, out);
+            self.look_at_publisher(cx, index);
         }
-        self.next_publisher_look = (!self.publishers.is_empty()).then(|| now + LOOK_INTERVAL);
+        self.next_publisher_look = (!self.publishers.is_empty()).then(|| cx.now + LOOK_INTERVAL);
     }
 
     /// Notes who subscribes now, ends what was not answered, and challenges who is due.
-    fn look_at_publisher(&mut self, now: Instant, index: u32, out: &mut impl Outbound) {
-        self.note_subscribers(now, index);
+    fn look_at_publisher(&mut self, cx: &mut Context<'_, impl Outbound>, index: u32) {
+        self.note_subscribers(cx, index);
         let Some(publisher) = self.publishers.get_mut(&index) else { return };
-        let taken = out.progress(publisher.key).map_or(u64::MAX, |progress| progress.taken);
-        self.counters.challenges_unanswered.add(publisher.end_unanswered(now, taken, &self.requests));
+        let taken = cx.out.progress(publisher.key).map_or(u64::MAX, |progress| progress.taken);
+        cx.counters.challenges_unanswered.add(publisher.end_unanswered(cx.now, taken, &self.requests));
         let mut challenges = Vec::new();
         while publisher.open.len() < OPEN_MAX
             && let Some((&(at, _), _)) = publisher.due.first_key_value()
-            && at <= now
+            && at <= cx.now
         {
             let Some((_, (topic, subscriber))) = publisher.due.pop_first() else { break };
             let session = publisher.session;
             let Some(pair) = publisher.pair_mut(&topic, &subscriber) else { continue };
-            let (number, token) = (self.secret_rng.number(), self.secret_rng.bytes());
+            let (number, token) = (cx.secret_rng.number(), cx.secret_rng.bytes());
             pair.due = None;
             pair.open = Some(token);
             let open_for = pair.retry_after.min(OPEN_FOR_MAX);
@@ -375,8 +375,8 @@ impl Shard {
                 topic: topic.clone(),
                 subscriber: subscriber.clone(),
                 number,
-                since: now,
-                until: now + open_for,
+                since: cx.now,
+                until: cx.now + open_for,
                 open_for,
                 is_asked: false,
                 asked_end: None,
@@ -391,35 +391,30 @@ impl Shard {
             challenges.push((node, challenge));
         }
         for (node, challenge) in challenges {
-            self.announce_challenge(now, node, challenge, out);
+            self.announce_challenge(cx, node, challenge);
         }
     }
 
     /// Tells the desk of the subscriber's node.
     fn announce_challenge(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         node: Option<NodeRef>,
         challenge: Challenge,
-        out: &mut impl Outbound,
     ) {
         if let Some(node) = node {
             let Challenge { topic, number, token, subscriber, publisher, open_for, .. } = challenge;
             let (subscriber, publisher) = (subscriber.0, publisher.0);
             let notice = Notice::Challenge { token, number, subscriber, publisher, open_for, topic };
-            return self.send_notice(now, node.id, notice, out);
+            return self.send_notice(cx, node.id, notice);
         }
         let challenge = Box::new(challenge);
-        if self.id == DESK {
-            self.open_challenge(now, challenge, out);
-        } else {
-            out.to_reactor(DESK, MeshMessage::OpenChallenge { challenge }, FrameRef::Slice(&[]));
-        }
+        self.send_to_reactor(cx, DESK, MeshMessage::OpenChallenge { challenge }, FrameRef::EMPTY);
     }
 
     /// Makes the pairs of a publisher those of the subscribers that there are.
-    pub(super) fn note_subscribers(&mut self, now: Instant, index: u32) {
-        let snapshot = self.shared.snapshot.load();
+    pub(super) fn note_subscribers(&mut self, cx: &mut Context<'_, impl Outbound>, index: u32) {
+        let snapshot = cx.shared.snapshot.load();
         let Some(publisher) = self.publishers.get_mut(&index) else { return };
         if publisher.seen == Some(snapshot.private_version) {
             return;
@@ -455,7 +450,7 @@ impl Shard {
                 there.into_iter().filter(|subscriber| !pairs.pairs.contains_key(subscriber)).collect();
             let room = (PAIRS_MAX + before).saturating_sub(self.pairs + pairs.pairs.len());
             if new.len() > room {
-                self.counters.pairs_over_bound.add((new.len() - room) as u64);
+                cx.counters.pairs_over_bound.add((new.len() - room) as u64);
                 debug!(%topic, "too many pairs of publishers and subscribers: some are not challenged");
             }
             let new = &new[..new.len().min(room)];
@@ -474,10 +469,10 @@ impl Shard {
                 publisher.remove_pair(pair);
             }
             for subscriber in new {
-                publisher.make_due(&topic, subscriber, now);
+                publisher.make_due(&topic, subscriber, cx.now);
             }
         }
-        self.counters.pairs.set(self.pairs as u64);
+        cx.counters.pairs.set(self.pairs as u64);
     }
 
     fn publisher_mut(&mut self, session: SessionId) -> Option<&mut Publisher> {
@@ -488,13 +483,13 @@ impl Shard {
     /// The subscriber's node knows of a challenge: the publisher is asked.
     pub(super) fn challenge_opened(
         &mut self,
+        cx: &mut Context<'_, impl Outbound>,
         session: SessionId,
         token: &ChallengeToken,
         node: Option<&NodeId>,
-        out: &mut impl Outbound,
     ) {
-        let seq = self.fresh_seq();
-        let own = self.shared.id;
+        let seq = cx.fresh_seq();
+        let own = cx.shared.id;
         let Some(publisher) = self.publisher_mut(session) else { return };
         let key = publisher.key;
         let open = publisher.open.get_mut(token);
@@ -507,18 +502,13 @@ impl Shard {
         let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
         open.is_asked = true;
         let frame = sdk::encode(FrameType::TOPIC_CERTIFICATION, &seq, ResultCode::OK, body.as_bytes());
-        let Ok(queued) = out.send(key, Class::Control, &frame, FrameRef::Slice(&[])) else {
-            self.counters.dropped_queue_full.increment();
+        let Ok(queued) = cx.out.send(key, Class::Control, &frame, FrameRef::EMPTY) else {
+            cx.counters.dropped_queue_full.increment();
             return;
         };
         open.asked_end = queued.is_behind.then_some(queued.end);
-        self.counters.challenges.increment();
-        self.counters.sdk_frames_sent.increment();
-    }
-
-    fn fresh_seq(&mut self) -> Seq {
-        let bytes: [u8; 32] = self.secret_rng.bytes();
-        bytes.map(|byte| b"0123456789abcdef"[usize::from(byte & 15)])
+        cx.counters.challenges.increment();
+        cx.counters.sdk_frames_sent.increment();
     }
 
     /// A session has sent a unicast to a minted topic. If it is the publisher that was asked to, the challenge is not over
@@ -538,21 +528,20 @@ impl Shard {
     /// The challenged session has answered.
     pub(super) fn challenge_answered(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         session: SessionId,
         token: &ChallengeToken,
         node: Option<&NodeId>,
-        out: &mut impl Outbound,
     ) {
         let Some(publisher) = self.publisher_mut(session) else { return };
         let open = publisher.open.get_mut(token);
         let Some(open) = open.filter(|open| open.is_at(node)) else { return };
-        open.note_answered(now);
+        open.note_answered(cx.now);
         if open.is_accepted {
-            publisher.judge(now, token, true);
-            self.counters.verdicts_positive.increment();
+            publisher.judge(cx.now, token, true);
+            cx.counters.verdicts_positive.increment();
             if let Some(&index) = self.session_indices.get(&session) {
-                self.look_at_publisher(now, index, out);
+                self.look_at_publisher(cx, index);
             }
         }
     }
@@ -561,57 +550,55 @@ impl Shard {
     /// what that node tells of it may be lost on the way.
     pub(super) fn note_challenge_answered(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         index: u32,
         node: &NodeId,
         answer: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let body = answer.head().get(HEADER_LEN..).and_then(|body| AmopBody::decode(body).ok());
         let minted = body.and_then(|body| MintedTopic::decode(body.topic));
         let (Some(minted), Some(publisher)) = (minted, self.publishers.get(&index)) else { return };
         let token = publisher.open.iter().find(|(_, open)| open.is_minted(&minted)).map(|(token, _)| *token);
         if let Some(token) = token {
-            self.challenge_answered(now, publisher.session, &token, Some(node), out);
+            self.challenge_answered(cx, publisher.session, &token, Some(node));
         }
     }
 
     /// A 0x38 from a session.
     pub(super) fn handle_verdict(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let body = frame.advance(HEADER_LEN);
         let status = (body.len() <= STATUS_LEN_MAX).then(|| TopicStatus::decode(body.head())).flatten();
-        let Some(status) = status else { return self.counters.verdicts_ignored.increment() };
+        let Some(status) = status else { return cx.counters.verdicts_ignored.increment() };
         // Only what this very session was asked, and once.
         let Self { publishers, requests, .. } = self;
         let open = publishers.get_mut(&key.index).and_then(|publisher| {
             publisher.open.get_mut(&status.token).filter(|open| {
                 open.is_asked
                     && !open.is_accepted
-                    && !open.is_over(now, requests)
+                    && !open.is_over(cx.now, requests)
                     && open.topic.as_str() == status.topic
             })
         });
-        let Some(open) = open else { return self.counters.verdicts_ignored.increment() };
+        let Some(open) = open else { return cx.counters.verdicts_ignored.increment() };
         if status.accepted && !open.is_answered {
             // Counts when the subscriber's node says that it answered; if it never does, not at all.
             open.is_accepted = true;
             return;
         }
         let counter = match status.accepted {
-            true => &self.counters.verdicts_positive,
-            false => &self.counters.verdicts_negative,
+            true => &cx.counters.verdicts_positive,
+            false => &cx.counters.verdicts_negative,
         };
         counter.increment();
         if let Some(publisher) = self.publishers.get_mut(&key.index) {
-            publisher.judge(now, &status.token, status.accepted);
+            publisher.judge(cx.now, &status.token, status.accepted);
         }
-        self.look_at_publisher(now, key.index, out);
+        self.look_at_publisher(cx, key.index);
     }
 
     /// Whom a message of a session with a private topic may reach: who is accepted and still there.
@@ -639,4 +626,11 @@ fn subscribers_of(entry: &PrivateEntry) -> impl Iterator<Item = Subscriber> {
         numbers.into_iter().map(move |number| Subscriber { node: Some(node.clone()), number })
     };
     own.chain(entry.nodes.iter().flat_map(of_node))
+}
+
+impl Common {
+    fn fresh_seq(&mut self) -> Seq {
+        let bytes: [u8; 32] = self.secret_rng.bytes();
+        bytes.map(|byte| b"0123456789abcdef"[usize::from(byte & 15)])
+    }
 }

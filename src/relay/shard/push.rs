@@ -1,13 +1,15 @@
 //! A request at one of our sessions, from the push until the session answers (WIRE §2.2).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Shard, private::Presented, room::RequestOf, seqs::SeqKey, session::Session, session_of};
+use super::{
+    Common, Context, Parts, private::Presented, room::RequestOf, seqs::SeqKey, session::Session, session_of,
+};
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, ReactorId, RequestId, SendError, SessionId,
+        LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, SendError, SessionId, rng::FastRng,
         timers::TimerKey,
     },
     wire::{
@@ -22,8 +24,7 @@ const BLIND_DRAWS: usize = 4;
 
 /// An open push: keyed by seq in its session.
 pub(super) struct Push {
-    coordinator: ReactorId,
-    request: RequestId,
+    request: RequestOf,
     /// In nanoseconds from the node's start.
     since_nanos: u64,
     /// The session has the frame when its machine has taken so many bytes of its link.
@@ -33,9 +34,9 @@ pub(super) struct Push {
 }
 
 impl Push {
-    /// Whose it is: the coordinator, and its number for the request.
+    /// Whose it is.
     pub(super) fn request(&self) -> RequestOf {
-        (self.coordinator, self.request)
+        self.request
     }
 }
 
@@ -57,11 +58,31 @@ pub(super) enum PushFor {
     Challenge(Box<Presented>),
 }
 
-/// Who may get a request, who may not, and how long it may wait for room where all their queues are full.
-pub(super) type Receivers<'a> = (Option<&'a Named>, SmallVec<[SessionId; 2]>, Option<Duration>);
+/// Who may get a request.
+pub(super) struct Receivers<'a> {
+    /// With a private topic, nobody else.
+    pub(super) audience: Option<&'a Named>,
+    /// Not these.
+    pub(super) excluded: SmallVec<[SessionId; 2]>,
+    /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
+    pub(super) wait_for_room: Option<Duration>,
+}
 
-/// The same with the coordinator's number for the request.
-pub(super) type DeliverTo<'a> = (RequestId, Option<&'a Named>, SmallVec<[SessionId; 2]>, Option<Duration>);
+/// A unicast for one of this shard's sessions.
+#[derive(Clone, Copy)]
+pub(super) struct Delivery<'a> {
+    pub(super) request: RequestOf,
+    pub(super) seq: &'a SeqKey,
+    pub(super) topic: &'a str,
+    pub(super) frame: FrameRef<'a>,
+}
+
+/// What was just queued for a session, whose answer is awaited.
+pub(super) struct NewPush {
+    pub(super) request: RequestOf,
+    pub(super) seq: SeqKey,
+    pub(super) what: PushFor,
+}
 
 /// What a push timer is about.
 #[derive(Clone, Copy)]
@@ -70,29 +91,25 @@ pub(super) struct PushTimer {
     seq: SeqKey,
 }
 
-impl Shard {
+impl Parts {
     /// The coordinator of a request has drawn this reactor.
     pub(super) fn handle_deliver(
         &mut self,
-        now: Instant,
-        coordinator: ReactorId,
-        (request, audience, excluded, wait_for_room): DeliverTo<'_>,
+        cx: &mut Context<'_, impl Outbound>,
+        request: RequestOf,
+        receivers: Receivers<'_>,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let head = frame.head();
-        let request = (coordinator, request);
         let pushed = match (Header::decode(head), AmopBody::decode(&head[HEADER_LEN..])) {
             (Some(header), Ok(body)) => {
-                let seq = self.seq_key(&header.seq);
-                let message = (&seq, body.topic);
-                let receivers = (audience, excluded, wait_for_room);
-                self.push_to_any(now, request, receivers, message, frame, out)
+                let seq = cx.seq_key(&header.seq);
+                self.push_to_any(cx, Delivery { request, seq: &seq, topic: body.topic, frame }, receivers)
             }
             _ => Err(NotPushed::NobodyLeft),
         };
         if let Err(why) = pushed {
-            self.report_undeliverable(now, request, why, FrameRef::Slice(&[]), out);
+            self.report_undeliverable(cx, request, why, FrameRef::EMPTY);
         }
     }
 
@@ -101,16 +118,15 @@ impl Shard {
     /// waits for room, if it may. Tells why if none can take it.
     pub(super) fn push_to_any(
         &mut self,
-        now: Instant,
-        request: RequestOf,
-        (audience, mut excluded, wait_for_room): Receivers<'_>,
-        (seq, topic): (&SeqKey, &str),
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
+        cx: &mut Context<'_, impl Outbound>,
+        delivery: Delivery<'_>,
+        receivers: Receivers<'_>,
     ) -> Result<(), NotPushed> {
-        if self.pushes >= self.shared.settings.pending_pushes_max {
+        if self.pushes >= cx.shared.settings.pending_pushes_max {
             return Err(NotPushed::PushesFull);
         }
+        let Delivery { request, seq, topic, frame } = delivery;
+        let Receivers { audience, mut excluded, wait_for_room } = receivers;
         let named: Option<Vec<u32>> = match (TopicKind::of(topic.as_bytes()), audience) {
             (TopicKind::Ordinary, None) => None,
             (TopicKind::Data, Some(audience)) => {
@@ -121,13 +137,14 @@ impl Shard {
         };
         // Whose queue was found full first.
         let mut full = None;
-        while let Some(index) = self.draw_session(topic, named.as_deref(), &excluded, seq) {
+        while let Some(index) = self.draw_session(&mut cx.fast_rng, topic, named.as_deref(), &excluded, seq) {
             let Some(session) = self.session_at(index) else { break };
             let id = session.id;
-            match session.send_data(frame, out) {
+            match session.send_data(cx, frame) {
                 Ok(queued) => {
-                    self.note_push(now, index, seq, request, PushFor::Message, queued, out);
-                    self.counters.deliveries.increment();
+                    let push = NewPush { request, seq: *seq, what: PushFor::Message };
+                    self.note_push(cx, index, push, queued);
+                    cx.counters.deliveries.increment();
                     return Ok(());
                 }
                 Err(SendError::Full) => full = full.or(Some((index, id))),
@@ -139,12 +156,12 @@ impl Shard {
             return Err(self.why_nobody(topic, named.as_deref(), &excluded, seq));
         };
         if let Some(time) = wait_for_room
-            && self.wait_for_room(now, (index, time), request, (seq, topic), frame, out)
+            && self.wait_for_room(cx, delivery, index, time)
         {
             return Ok(());
         }
-        self.counters.dropped_queue_full.increment();
-        if self.logs.queue_full.admits(now)
+        cx.counters.dropped_queue_full.increment();
+        if cx.common.logs.queue_full.admits(cx.now)
             && let Some(session) = self.session_at(index)
         {
             session.warn_queue_full();
@@ -174,18 +191,14 @@ impl Shard {
     }
 
     /// Waits for the answer to what was just pushed to the session at `index`.
-    #[allow(clippy::too_many_arguments)] // the fields of one push
     pub(super) fn note_push(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         index: u32,
-        seq: &SeqKey,
-        (coordinator, request): RequestOf,
-        what: PushFor,
+        NewPush { request, seq, what }: NewPush,
         queued: Queued,
-        out: &mut impl Outbound,
     ) {
-        let since_nanos = self.nanos(now);
+        let since_nanos = cx.nanos();
         let Self { links, push_timers, .. } = self;
         let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
             links.get_mut(index as usize)
@@ -194,23 +207,21 @@ impl Shard {
         };
         let key = session.key;
         let waits_for = if queued.is_behind {
-            session.untaken.push_back((queued.end, *seq));
-            out.watch_taken(key);
+            session.untaken.push_back((queued.end, seq));
+            cx.out.watch_taken(key);
             WaitsFor::Taken
         } else {
-            WaitsFor::Answer(push_timers.start(now, PushTimer { key, seq: *seq }))
+            WaitsFor::Answer(push_timers.start(cx.now, PushTimer { key, seq }))
         };
-        session.last_activity = now;
-        session
-            .pushes
-            .insert(*seq, Push { coordinator, request, since_nanos, end: queued.end, waits_for, what });
+        session.last_activity = cx.now;
+        session.pushes.insert(seq, Push { request, since_nanos, end: queued.end, waits_for, what });
         self.pushes += 1;
-        self.counters.sdk_frames_sent.increment();
+        cx.counters.sdk_frames_sent.increment();
     }
 
     /// A session's machine has taken so many bytes: the push timeout of what ends there begins. Asks to be told again as
     /// long as anything is on its way.
-    pub fn handle_taken(&mut self, now: Instant, key: LinkKey, taken: u64, out: &mut impl Outbound) {
+    pub(super) fn handle_taken(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, taken: u64) {
         let Self { links, push_timers, .. } = self;
         let Some(session) = session_of(links, key) else { return };
         while let Some(&(end, seq)) = session.untaken.front()
@@ -221,11 +232,11 @@ impl Shard {
                 && push.end == end
                 && matches!(push.waits_for, WaitsFor::Taken)
             {
-                push.waits_for = WaitsFor::Answer(push_timers.start(now, PushTimer { key, seq }));
+                push.waits_for = WaitsFor::Answer(push_timers.start(cx.now, PushTimer { key, seq }));
             }
         }
         if !session.untaken.is_empty() {
-            out.watch_taken(key);
+            cx.out.watch_taken(key);
         }
     }
 
@@ -233,12 +244,13 @@ impl Shard {
     /// with this seq.
     fn draw_session(
         &mut self,
+        rng: &mut FastRng,
         topic: &str,
         named: Option<&[u32]>,
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> Option<u32> {
-        let Self { local_topics, links, fast_rng, .. } = self;
+        let Self { local_topics, links, .. } = self;
         let sessions = named.unwrap_or_else(|| local_topics.sessions(topic));
         let eligible = |index: u32| match links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
@@ -250,45 +262,40 @@ impl Shard {
             return None;
         }
         for _ in 0..BLIND_DRAWS {
-            let index = sessions[fast_rng.in_range(0..sessions.len())];
+            let index = sessions[rng.in_range(0..sessions.len())];
             if eligible(index) {
                 return Some(index);
             }
         }
         let listed: Vec<u32> = sessions.iter().copied().filter(|&index| eligible(index)).collect();
-        (!listed.is_empty()).then(|| listed[fast_rng.in_range(0..listed.len())])
+        (!listed.is_empty()).then(|| listed[rng.in_range(0..listed.len())])
     }
 
     /// A 0x31 from a session: the answer to a push, or nothing that anybody waits for.
     pub(super) fn handle_session_answer(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        let seq = self.seq_key(&header.seq);
+        let seq = cx.seq_key(&header.seq);
         let Some(session) = self.session_mut(key) else { return };
         let id = session.id;
         let Some(push) = session.pushes.remove(&seq) else {
-            self.counters.unsolicited_answers.increment();
+            cx.counters.unsolicited_answers.increment();
             return;
         };
         self.end_push(&push);
-        let took = self.micros_since(now, push.since_nanos);
-        self.counters.latencies.pushes.record_micros(took);
+        let took = cx.micros_since(push.since_nanos);
+        cx.counters.latencies.pushes.record_micros(took);
         let rewritten = match &push.what {
             PushFor::Message => None,
-            PushFor::Challenge(presented) => self.take_challenge_answer(now, presented, frame, out),
+            PushFor::Challenge(presented) => self.take_challenge_answer(cx, presented, frame),
         };
         let frame = rewritten.as_deref().map_or(frame, FrameRef::Slice);
-        if push.coordinator == self.id {
-            self.answer_from_session(now, push.request, id, frame, out);
-        } else {
-            let answer = MeshMessage::Answer { request: push.request, session: id };
-            out.to_reactor(push.coordinator, answer, frame);
-        }
+        let answer = MeshMessage::Answer { request: push.request.id, session: id };
+        self.send_to_reactor(cx, push.request.coordinator, answer, frame);
     }
 
     fn end_push(&mut self, push: &Push) {
@@ -298,62 +305,46 @@ impl Shard {
         self.pushes -= 1;
     }
 
-    pub(super) fn handle_push_timeout(&mut self, now: Instant, timer: PushTimer, out: &mut impl Outbound) {
+    pub(super) fn handle_push_timeout(&mut self, cx: &mut Context<'_, impl Outbound>, timer: PushTimer) {
         let Self { links, push_timers, .. } = self;
         let Some(session) = session_of(links, timer.key) else { return };
         let id = session.id;
         let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
-        let progress = out.progress(timer.key);
+        let progress = cx.out.progress(timer.key);
         if progress.is_some_and(|progress| progress.taken < push.end) {
             // It was thought to be there, and is not: its peer is slow.
             push.waits_for = WaitsFor::Taken;
             let at = session.untaken.partition_point(|&(end, _)| end <= push.end);
             session.untaken.insert(at, (push.end, timer.seq));
-            return out.watch_taken(timer.key);
+            return cx.out.watch_taken(timer.key);
         }
         if progress.is_some_and(|progress| progress.is_receiving_long || progress.is_read_paused) {
             // Who is in the middle of a long frame, or is not read, is not silent.
-            push.waits_for = WaitsFor::Answer(push_timers.start(now, timer));
+            push.waits_for = WaitsFor::Answer(push_timers.start(cx.now, timer));
             return;
         }
         push.waits_for = WaitsFor::LateAnswer;
-        let (coordinator, request) = (push.coordinator, push.request);
-        self.counters.push_timeouts.increment();
-        self.report_push_failed(now, coordinator, request, id, timer.seq.seq, true, out);
+        let RequestOf { coordinator, id: request } = push.request;
+        cx.counters.push_timeouts.increment();
+        let failed = MeshMessage::PushFailed { request, session: id, seq: timer.seq.seq, silent: true };
+        self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
     }
 
     /// The session is gone, and with it every push to it.
-    pub(super) fn end_pushes(&mut self, now: Instant, session: &mut Session, out: &mut impl Outbound) {
+    pub(super) fn end_pushes(&mut self, cx: &mut Context<'_, impl Outbound>, session: &mut Session) {
         let id = session.id;
         for (seq, push) in session.pushes.drain() {
             self.end_push(&push);
-            self.report_push_failed(now, push.coordinator, push.request, id, seq.seq, false, out);
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)] // the fields of one message
-    fn report_push_failed(
-        &mut self,
-        now: Instant,
-        coordinator: ReactorId,
-        request: RequestId,
-        session: SessionId,
-        seq: Seq,
-        silent: bool,
-        out: &mut impl Outbound,
-    ) {
-        if coordinator == self.id {
-            self.handle_push_failed(now, request, session, seq, silent, out);
-        } else {
-            let failed = MeshMessage::PushFailed { request, session, seq, silent };
-            out.to_reactor(coordinator, failed, FrameRef::Slice(&[]));
+            let RequestOf { coordinator, id: request } = push.request;
+            let failed = MeshMessage::PushFailed { request, session: id, seq: seq.seq, silent: false };
+            self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
         }
     }
 
     /// The request is over: a late answer of this session would be nobody's.
-    pub(super) fn forget_push(&mut self, session: SessionId, seq: &Seq) {
+    pub(super) fn forget_push(&mut self, common: &Common, session: SessionId, seq: &Seq) {
         let Some(&index) = self.session_indices.get(&session) else { return };
-        let seq = self.seq_key(seq);
+        let seq = common.seq_key(seq);
         let push = self.session_at(index).and_then(|session| session.pushes.remove(&seq));
         if let Some(push) = push {
             self.end_push(&push);

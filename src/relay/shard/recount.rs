@@ -2,7 +2,7 @@
 //! be right while a bound creeps nearer.
 
 use super::{
-    LinkKind, Shard, neighbour::Neighbour, peer::Peer, publisher::Publisher, request::Origin, room,
+    Common, LinkKind, Parts, neighbour::Neighbour, peer::Peer, publisher::Publisher, request::Origin, room,
     session::Session,
 };
 use crate::{
@@ -10,9 +10,9 @@ use crate::{
     wire::{Topic, topic::TopicKind},
 };
 
-impl Shard {
-    /// For tests: what does not agree with the tables that it is the sum of, in words; `None` if all does.
-    pub fn miscount(&self) -> Option<String> {
+impl Parts {
+    /// What does not agree with the tables that it is the sum of, in words; `None` if all does.
+    pub(super) fn miscount(&self, common: &Common) -> Option<String> {
         let sessions = || {
             self.links.iter().flatten().filter_map(|link| match &link.kind {
                 LinkKind::Sdk(session) => Some(&**session),
@@ -32,8 +32,8 @@ impl Shard {
             self.links.iter().flatten().filter(|link| matches!(link.kind, LinkKind::Node(_))).count();
         let counts = [
             ("sessions", self.session_indices.len(), sessions().count()),
-            ("sessions in the figures", self.counters.sessions.get() as usize, sessions().count()),
-            ("node links in the figures", self.counters.node_links.get() as usize, node_links),
+            ("sessions in the figures", common.counters.sessions.get() as usize, sessions().count()),
+            ("node links in the figures", common.counters.node_links.get() as usize, node_links),
             ("pushes", self.pushes, sessions().map(|session| session.pushes.len()).sum()),
             ("waits for room", waits, lines().map(|(count, _)| count).sum()),
             ("bytes that wait for room", wait_bytes, lines().map(|(_, bytes)| bytes).sum()),

@@ -10,7 +10,11 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::{Link, LinkKind, Shard, push::PushFor, seqs::SeqKey};
+use super::{
+    Context, Link, LinkKind, Parts,
+    push::{Delivery, NewPush, PushFor},
+    seqs::SeqKey,
+};
 use crate::{
     relay::{
         Class, LinkKey, MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SendError, SessionId,
@@ -26,8 +30,13 @@ use crate::{
 /// A request may wait until so long before its time is up: its end is then told by who knows that it was never pushed.
 pub(super) const WAIT_ENDS_BEFORE: Duration = Duration::from_millis(500);
 
-/// Names a request in the node: its coordinator, and that one's number for it.
-pub(super) type RequestOf = (ReactorId, RequestId);
+/// A request, wherever in the node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct RequestOf {
+    pub(super) coordinator: ReactorId,
+    /// The coordinator's number for it.
+    pub(super) id: RequestId,
+}
 
 /// A request in the line of a session.
 pub(super) struct Waiter {
@@ -90,40 +99,39 @@ pub(super) fn count(line: &Line) -> (usize, usize) {
     (line.len(), line.iter().map(|waiter| waiter.frame.len()).sum())
 }
 
-impl Shard {
+impl Parts {
     /// Puts a request into the line of a session for so long. `false` if too much waits already; one frame may go beyond
     /// the bound, so that there is always room for the longest.
     pub(super) fn wait_for_room(
         &mut self,
-        now: Instant,
-        (index, time): (u32, Duration),
-        request: RequestOf,
-        (seq, topic): (&SeqKey, &str),
-        frame: FrameRef<'_>,
-        out: &mut impl Outbound,
+        cx: &mut Context<'_, impl Outbound>,
+        delivery: Delivery<'_>,
+        index: u32,
+        time: Duration,
     ) -> bool {
-        let bytes_max = self.shared.settings.retained_bytes_max / usize::from(self.shared.reactors);
+        let bytes_max = cx.shared.settings.retained_bytes_max / usize::from(cx.shared.reactors);
         if self.room_waits.bytes >= bytes_max {
-            self.counters.room_waits_refused.increment();
+            cx.counters.room_waits_refused.increment();
             return false;
         }
+        let Delivery { request, seq, topic, frame } = delivery;
         let subscriber = self.subscribers.number_of(index, topic);
         let Self { links, room_waits, .. } = self;
         let Some(Some(Link { kind: LinkKind::Sdk(session), .. })) = links.get_mut(index as usize) else {
             return false;
         };
         let key = session.key;
-        let timer = room_waits.enter(now + time, key, request, frame.len());
+        let timer = room_waits.enter(cx.now + time, key, request, frame.len());
         session.line.push_back(Waiter { request, seq: *seq, frame: frame.retain(), timer, subscriber });
-        self.counters.room_waits.increment();
-        self.watch_room(key, out);
+        cx.counters.room_waits.increment();
+        self.watch_room(cx, key);
         true
     }
 
     /// Asks to be told when the first in a line has room.
-    fn watch_room(&mut self, key: LinkKey, out: &mut impl Outbound) {
+    fn watch_room(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         if let Some(first) = self.session_mut(key).and_then(|session| session.line.front()) {
-            out.watch_room(key, first.frame.len());
+            cx.out.watch_room(key, first.frame.len());
         }
     }
 
@@ -137,52 +145,53 @@ impl Shard {
     }
 
     /// A session's queue, which was full, takes data again.
-    pub fn handle_room(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
+    pub(super) fn handle_room(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         while let Some(session) = self.session_mut(key) {
             let Some(waiter) = session.line.pop_front() else { return };
             let is_in_use = session.pushes.contains_key(&waiter.seq);
             let frame = waiter.frame.as_ref();
             let body = AmopBody::decode(&frame.head()[HEADER_LEN..]);
             let is_for_it = body.is_ok_and(|body| self.is_still_for(key, &waiter, body.topic));
-            let why = if self.pushes >= self.shared.settings.pending_pushes_max {
+            let why = if self.pushes >= cx.shared.settings.pending_pushes_max {
                 NotPushed::PushesFull
             } else if is_in_use || !is_for_it {
                 // It cannot be this session. Others may have room meanwhile.
                 NotPushed::NobodyLeft
             } else {
-                match out.send(key, Class::Data, &[], frame) {
+                match cx.out.send(key, Class::Data, &[], frame) {
                     Ok(queued) => {
-                        let (request, seq) = (waiter.request, waiter.seq);
                         self.room_waits.leave(&waiter);
-                        self.note_push(now, key.index, &seq, request, PushFor::Message, queued, out);
-                        self.counters.deliveries.increment();
+                        let (request, seq) = (waiter.request, waiter.seq);
+                        let push = NewPush { request, seq, what: PushFor::Message };
+                        self.note_push(cx, key.index, push, queued);
+                        cx.counters.deliveries.increment();
                         continue;
                     }
                     Err(SendError::Full) => {
                         if let Some(session) = self.session_mut(key) {
                             session.line.push_front(waiter);
                         }
-                        return self.watch_room(key, out);
+                        return self.watch_room(cx, key);
                     }
                     Err(SendError::Gone) => NotPushed::NobodyLeft,
                 }
             };
             self.room_waits.leave(&waiter);
-            self.report_undeliverable(now, waiter.request, why, waiter.frame.as_ref(), out);
+            self.report_undeliverable(cx, waiter.request, why, waiter.frame.as_ref());
         }
     }
 
     /// A request has waited for as long as it may.
-    pub(super) fn handle_room_timeout(&mut self, now: Instant, request: RequestOf, out: &mut impl Outbound) {
+    pub(super) fn handle_room_timeout(&mut self, cx: &mut Context<'_, impl Outbound>, request: RequestOf) {
         if let Some((session, frame)) = self.leave(request) {
-            self.counters.dropped_queue_full.increment();
-            if self.logs.queue_full.admits(now)
+            cx.counters.dropped_queue_full.increment();
+            if cx.common.logs.queue_full.admits(cx.now)
                 && let Some(&index) = self.session_indices.get(&session)
                 && let Some(session) = self.session_at(index)
             {
                 session.warn_queue_full();
             }
-            self.report_undeliverable(now, request, NotPushed::QueueFull(session), frame.as_ref(), out);
+            self.report_undeliverable(cx, request, NotPushed::QueueFull(session), frame.as_ref());
         }
     }
 
@@ -203,12 +212,12 @@ impl Shard {
     }
 
     /// A session is gone, and with it its line: other sessions may be there by now.
-    pub(super) fn end_line(&mut self, now: Instant, line: Line, out: &mut impl Outbound) {
+    pub(super) fn end_line(&mut self, cx: &mut Context<'_, impl Outbound>, line: Line) {
         for waiter in &line {
             self.room_waits.leave(waiter);
         }
         for waiter in line {
-            self.report_undeliverable(now, waiter.request, NotPushed::NobodyLeft, waiter.frame.as_ref(), out);
+            self.report_undeliverable(cx, waiter.request, NotPushed::NobodyLeft, waiter.frame.as_ref());
         }
     }
 
@@ -216,16 +225,12 @@ impl Shard {
     /// so that others can be tried with it.
     pub(super) fn report_undeliverable(
         &mut self,
-        now: Instant,
-        (coordinator, request): RequestOf,
+        cx: &mut Context<'_, impl Outbound>,
+        request: RequestOf,
         why: NotPushed,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        if coordinator == self.id {
-            self.handle_undeliverable(now, request, self.id, why, frame, out);
-        } else {
-            out.to_reactor(coordinator, MeshMessage::Undeliverable { request, why }, frame);
-        }
+        let RequestOf { coordinator, id } = request;
+        self.send_to_reactor(cx, coordinator, MeshMessage::Undeliverable { request: id, why }, frame);
     }
 }

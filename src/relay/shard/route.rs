@@ -16,9 +16,10 @@ use std::{collections::VecDeque, time::Instant};
 use smallvec::SmallVec;
 
 use super::{
-    Shard,
+    Common, Context, Parts,
     around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
+    neighbour::Outgoing,
     neighbour::{NotEnqueued, Sent, Whose},
 };
 use crate::{
@@ -169,24 +170,17 @@ fn part_of(payload: FrameRef<'_>, tickets: usize, indices: &[usize]) -> Retained
     payload.advance(tickets * TICKET_LEN).retain().behind(chosen.into())
 }
 
-impl Shard {
-    /// Whether frames of an SDK link of so many bytes can go to a node over others.
-    pub(super) fn has_way_around(&self, id: &NodeId, frame_len: usize) -> bool {
-        let snapshot = self.shared.snapshot.load();
-        snapshot.path(id, frame_len).is_some_and(|path| path.next.iter().any(|next| next != id))
-    }
-
+impl Parts {
     /// Sends a frame on; `false` if there is no way.
     pub(super) fn route(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         packet: Packet,
         payload: FrameRef<'_>,
         except: Option<&NodeId>,
-        out: &mut impl Outbound,
     ) -> bool {
         let mut parts: SmallVec<[Part; 4]> = SmallVec::new();
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = cx.shared.snapshot.load();
         let len = packet.frame_len(payload.len());
         let flow = Flow { source: &packet.source, len, except, from: packet.from.as_ref() };
         for (index, destination) in packet.destinations.iter().enumerate() {
@@ -199,7 +193,7 @@ impl Shard {
         match parts.as_slice() {
             [(None, _)] => return false,
             [(Some(next), _)] => {
-                self.send_to_next(now, packet, *next, payload, out);
+                self.send_to_next(cx, packet, *next, payload);
                 return true;
             }
             _ => {}
@@ -208,8 +202,8 @@ impl Shard {
         for (next, indices) in parts {
             let (part, payload) = packet.part(&indices, payload);
             match next {
-                Some(next) => self.send_to_next(now, part, next, payload.as_ref(), out),
-                None => self.not_passed(now, part, payload.as_ref(), out),
+                Some(next) => self.send_to_next(cx, part, next, payload.as_ref()),
+                None => self.not_passed(cx, part, payload.as_ref()),
             }
         }
         true
@@ -217,83 +211,83 @@ impl Shard {
 
     pub(super) fn send_to_next(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         packet: Packet,
         next: NodeId,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        let home = home_reactor(&next, self.shared.reactors);
-        if home == self.id {
-            self.pass(now, packet, next, payload, out);
+        let home = home_reactor(&next, cx.shared.reactors);
+        if home == cx.id {
+            // Without a packet of its own on the heap.
+            self.pass(cx, packet, next, payload);
         } else {
-            let pass = MeshMessage::Pass { packet: Box::new(packet), next: Box::new(next) };
-            out.to_reactor(home, pass, payload);
+            cx.out.to_reactor(home, MeshMessage::Pass { packet: Box::new(packet), next }, payload);
         }
     }
 
     /// Sends a frame on to a neighbour whose home is here.
     pub(super) fn pass(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         mut packet: Packet,
         next: NodeId,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let link = self.neighbours.get(&next).and_then(|neighbour| neighbour.active);
         if let Some(link) = link {
             let head = packet.head(payload.len());
             if !packet.packet_type.is_amop() {
                 // Lost without harm.
-                if out.send(link, Class::Control, &head, payload).is_err() {
-                    self.counters.dropped_control_full.increment();
+                if cx.out.send(link, Class::Control, &head, payload).is_err() {
+                    cx.counters.dropped_control_full.increment();
                 } else if packet.from.is_some() {
-                    self.pay_for_other(now, &packet, head.len() + payload.len());
+                    cx.pay_for_other(&packet, head.len() + payload.len());
                 }
                 return;
             }
-            return self.enqueue_packet(now, &next, &head, packet, payload, out);
+            return self.enqueue_packet(cx, &next, &head, packet, payload);
         }
         packet.tries += 1;
-        if packet.tries < TRIES_MAX && self.route(now, packet.clone(), payload, Some(&next), out) {
+        if packet.tries < TRIES_MAX && self.route(cx, packet.clone(), payload, Some(&next)) {
             return;
         }
         if packet.packet_type.is_amop() && packet.from.is_some() {
             // It may return.
             let head = packet.head(payload.len());
-            self.enqueue_packet(now, &next, &head, packet, payload, out);
+            self.enqueue_packet(cx, &next, &head, packet, payload);
         } else {
-            self.not_passed(now, packet, payload, out);
+            self.not_passed(cx, packet, payload);
         }
     }
 
     fn enqueue_packet(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         next: &NodeId,
         head: &[u8],
         packet: Packet,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        let (subject, packet) = ((packet.packet_type, packet.seq), Whose::Packet(Box::new(packet)));
-        let head = SmallVec::from_slice(head);
-        let sent = self.enqueue(now, next, head, payload, subject, packet, out);
-        match sent {
+        let outgoing = Outgoing {
+            head: SmallVec::from_slice(head),
+            body: payload,
+            subject: Subject { packet_type: packet.packet_type, seq: packet.seq },
+            whose: Whose::Packet(Box::new(packet)),
+        };
+        match self.enqueue(cx, next, outgoing) {
             // Its source has it. If it waited here, all that comes after it would, too, and nothing would go for as long as
             // more comes.
-            Err(NotEnqueued::NoRoom(Some(packet))) if packet.source != self.shared.id => {
-                self.counters.relay_dropped.increment();
+            Err(NotEnqueued::NoRoom(Some(packet))) if packet.source != cx.shared.id => {
+                cx.counters.relay_dropped.increment();
             }
             Err(NotEnqueued::NoRoom(Some(packet)) | NotEnqueued::Away(Some(packet))) => {
-                self.not_passed(now, *packet, payload, out);
+                self.not_passed(cx, *packet, payload);
             }
             Err(NotEnqueued::TooLong(packet)) => {
-                self.note_too_long(now, next, payload.len());
+                cx.note_too_long(next, payload.len());
                 // Of our own: the ways around who does not take it are not known yet.
-                if let Some(packet) = packet.filter(|packet| packet.source == self.shared.id) {
-                    self.not_passed(now, *packet, payload, out);
+                if let Some(packet) = packet.filter(|packet| packet.source == cx.shared.id) {
+                    self.not_passed(cx, *packet, payload);
                 }
             }
             _ => {}
@@ -303,36 +297,34 @@ impl Shard {
     /// No neighbour could take a frame.
     pub(super) fn not_passed(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         packet: Packet,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        if packet.source != self.shared.id {
-            return self.park(now, packet, payload);
+        if packet.source != cx.shared.id {
+            return self.park(cx, packet, payload);
         }
         let (packet_type, seq) = (packet.packet_type, packet.seq);
         for node in packet.destinations {
-            let home = home_reactor(&node, self.shared.reactors);
-            if home == self.id {
-                self.handle_not_passed(now, &node, Subject { packet_type, seq });
-            } else {
-                let told = MeshMessage::NotPassed { node: Box::new(node), packet_type, seq };
-                out.to_reactor(home, told, FrameRef::Slice(&[]));
-            }
+            let home = home_reactor(&node, cx.shared.reactors);
+            self.send_to_reactor(
+                cx,
+                home,
+                MeshMessage::NotPassed { node, packet_type, seq },
+                FrameRef::EMPTY,
+            );
         }
     }
 
     /// A frame that names its ends came from a neighbour.
     pub(super) fn handle_named(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
         header: &Header<'_>,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        let own = self.shared.id;
+        let own = cx.shared.id;
         let Route::Named { source, destinations } = header.route else { return };
         let (source, packet_type, seq) = (NodeId(*source), header.packet_type, header.seq);
         let is_shared = packet_type == PacketType::SHARED_MULTICAST;
@@ -344,7 +336,7 @@ impl Shard {
         } && (1..destinations.len())
             .all(|index| !destinations[..index].contains(&destinations[index]));
         if header.flags & FLAG_SEALED == 0 || source == own || !is_whole {
-            return self.counters.not_for_us.increment();
+            return cx.counters.not_for_us.increment();
         }
         let mut packet = Packet {
             source,
@@ -361,23 +353,18 @@ impl Shard {
         if let Some(index) = own_index {
             let part = is_shared.then(|| part_of(payload, destinations.len(), &[index]));
             let for_us = part.as_ref().map_or(payload, RetainedFrame::as_ref);
-            let home = home_reactor(&source, self.shared.reactors);
-            if home == self.id {
-                self.arrive(now, &source, Subject { packet_type, seq }, for_us, out);
-            } else {
-                let arrived = MeshMessage::Arrived { source: Box::new(source), packet_type, seq };
-                out.to_reactor(home, arrived, for_us);
-            }
+            let home = home_reactor(&source, cx.shared.reactors);
+            self.send_to_reactor(cx, home, MeshMessage::Arrived { source, packet_type, seq }, for_us);
         }
         let others: SmallVec<[usize; 4]> =
             (0..destinations.len()).filter(|index| packet.destinations[*index] != own).collect();
         if others.is_empty() {
             return;
         }
-        if !self.shared.settings.relays || packet.hops_left == 0 {
-            self.counters.relay_refused.increment();
+        if !cx.shared.settings.relays || packet.hops_left == 0 {
+            cx.counters.relay_refused.increment();
             if packet.hops_left == 0 {
-                self.tell_way_ended(now, header, WayEnd::HopsUsed, payload, out);
+                self.tell_way_ended(cx, header, WayEnd::HopsUsed, payload);
             }
             return;
         }
@@ -387,17 +374,17 @@ impl Shard {
             (packet, part) = packet.part(&others, payload);
             payload = part.as_ref();
         }
-        self.counters.relayed.increment();
+        cx.counters.relayed.increment();
         // No message overtakes those before it.
         let waits = packet.packet_type.is_amop() && self.parked.holds(&packet.destinations);
-        if waits || !self.route(now, packet.clone(), payload, None, out) {
-            self.park(now, packet, payload);
-            self.tell_way_ended(now, header, WayEnd::NoWay, payload, out);
+        if waits || !self.route(cx, packet.clone(), payload, None) {
+            self.park(cx, packet, payload);
+            self.tell_way_ended(cx, header, WayEnd::NoWay, payload);
         }
     }
 
     /// Sends what waits for a neighbour over other ways, where there are some.
-    pub(super) fn send_waiting_around(&mut self, now: Instant, id: &NodeId, out: &mut impl Outbound) {
+    pub(super) fn send_waiting_around(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         // One that is too long for the other ways waits for the link as long as that may return, and so do those after it:
         // none overtakes it.
         let (may_return, mut one_waits) = (self.is_neighbour(id), false);
@@ -406,18 +393,16 @@ impl Shard {
             let rerouted = match packet {
                 // It is for a node that the lists leave out.
                 Some(packet)
-                    if packet.from.is_none()
-                        && packet.destinations.contains(id)
-                        && !self.shared.admits(id) =>
+                    if packet.from.is_none() && packet.destinations.contains(id) && !cx.shared.admits(id) =>
                 {
                     continue;
                 }
                 Some(packet) => {
                     let packet = Packet { again: true, tries: 0, ..*packet };
-                    if self.route(now, packet.clone(), body.as_ref(), Some(id), out) {
-                        self.counters.frames_sent_again.increment();
+                    if self.route(cx, packet.clone(), body.as_ref(), Some(id)) {
+                        cx.counters.frames_sent_again.increment();
                     } else if packet.from.is_none() {
-                        self.not_passed(now, packet, body.as_ref(), out);
+                        self.not_passed(cx, packet, body.as_ref());
                     } else {
                         let packet = Some(Box::new(packet));
                         self.keep_waiting(id, Sent { head, body, packet_type, message, packet, is_kept });
@@ -428,13 +413,13 @@ impl Shard {
                     let subject = Subject { packet_type, seq: message };
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
                     !one_waits
-                        && self.shared.admits(id)
-                        && self.has_way_around(id, body.len())
-                        && self.send_around(now, id, subject, &[front], body.as_ref(), out)
+                        && cx.shared.admits(id)
+                        && cx.has_way_around(id, body.len())
+                        && self.send_around(cx, id, subject, &[front], body.as_ref())
                 }
             };
             if rerouted {
-                self.counters.frames_sent_again.increment();
+                cx.counters.frames_sent_again.increment();
             } else {
                 one_waits = may_return;
                 self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_kept });
@@ -443,19 +428,20 @@ impl Shard {
     }
 
     /// Has a frame for another node wait for a way.
-    fn park(&mut self, now: Instant, packet: Packet, payload: FrameRef<'_>) {
-        if !packet.packet_type.is_amop() || !self.parked.push(now, Packet { tries: 0, ..packet }, payload) {
-            return self.counters.relay_dropped.increment();
+    fn park(&mut self, cx: &mut Context<'_, impl Outbound>, packet: Packet, payload: FrameRef<'_>) {
+        if !packet.packet_type.is_amop() || !self.parked.push(cx.now, Packet { tries: 0, ..packet }, payload)
+        {
+            return cx.counters.relay_dropped.increment();
         }
-        self.want_node_tick(now);
+        self.want_node_tick(cx.now);
     }
 
     /// Sends on what was parked, if it has a way now.
-    fn send_parked(&mut self, now: Instant, out: &mut impl Outbound) {
+    fn send_parked(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let Parked { frames, .. } = std::mem::take(&mut self.parked);
         for (since, packet, payload) in frames {
             if self.parked.holds(&packet.destinations)
-                || !self.route(now, packet.clone(), payload.as_ref(), None, out)
+                || !self.route(cx, packet.clone(), payload.as_ref(), None)
             {
                 self.parked.push(since, packet, payload.as_ref());
             }
@@ -463,25 +449,33 @@ impl Shard {
     }
 
     /// Drops what has waited for too long.
-    pub(super) fn tick_parked(&mut self, now: Instant) {
-        let memory = self.shared.settings.node_grace;
+    pub(super) fn tick_parked(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        let memory = cx.shared.settings.node_grace;
         while let Some((since, _, payload)) = self.parked.frames.front()
-            && now.saturating_duration_since(*since) >= memory
+            && cx.now.saturating_duration_since(*since) >= memory
         {
             self.parked.bytes -= payload.len();
             self.parked.frames.pop_front();
-            self.counters.relay_dropped.increment();
+            cx.counters.relay_dropped.increment();
         }
     }
 
     /// The ways have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
     /// again.
-    pub(super) fn handle_ways_changed(&mut self, now: Instant, is_node_lost: bool, out: &mut impl Outbound) {
+    pub(super) fn handle_ways_changed(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
         let waiting: Vec<NodeId> = self.waiting_neighbours();
         for id in waiting {
-            self.send_waiting_around(now, &id, out);
+            self.send_waiting_around(cx, &id);
         }
-        self.send_parked(now, out);
-        self.send_kept_of_all(now, is_node_lost, out);
+        self.send_parked(cx);
+        self.send_kept_of_all(cx, is_node_lost);
+    }
+}
+
+impl Common {
+    /// Whether frames of an SDK link of so many bytes can go to a node over others.
+    pub(super) fn has_way_around(&self, id: &NodeId, frame_len: usize) -> bool {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.path(id, frame_len).is_some_and(|path| path.next.iter().any(|next| next != id))
     }
 }

@@ -1,11 +1,11 @@
 //! Tables by seq. Its hash is taken once for each frame, whatever tables it is looked up in.
 
+use super::{Common, Parts};
 use std::{
     collections::HashMap,
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
 };
 
-use super::Shard;
 use crate::wire::sdk::Seq;
 
 /// A seq and its hash, which is keyed: whoever chooses seqs cannot choose those that collide.
@@ -43,7 +43,9 @@ impl Hasher for Brought {
 /// A table by seq.
 pub(super) type BySeq<T> = HashMap<SeqKey, T, BuildHasherDefault<Brought>>;
 
-impl Shard {
+impl Parts {}
+
+impl Common {
     pub(super) fn seq_key(&self, seq: &Seq) -> SeqKey {
         let mut hasher = self.hashing.build_hasher();
         hasher.write(seq);

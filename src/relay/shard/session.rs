@@ -10,7 +10,7 @@ use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
 use super::{
-    Link, LinkKind, Shard,
+    Common, Context, Link, LinkKind, Parts,
     push::Push,
     room::Line,
     seqs::{BySeq, SeqKey},
@@ -104,39 +104,39 @@ impl Session {
     /// Queues what is pushed to it: not before those who wait for room.
     pub(super) fn send_data(
         &self,
+        cx: &mut Context<'_, impl Outbound>,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> Result<Queued, SendError> {
-        self.send_data_behind(&[], frame, out)
+        self.send_data_behind(cx, &[], frame)
     }
 
     /// The same behind another piece.
     pub(super) fn send_data_behind(
         &self,
+        cx: &mut Context<'_, impl Outbound>,
         head: &[u8],
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) -> Result<Queued, SendError> {
         match self.line.is_empty() {
-            true => out.send(self.key, Class::Data, head, frame),
+            true => cx.out.send(self.key, Class::Data, head, frame),
             false => Err(SendError::Full),
         }
     }
 
     /// A request of it is open now. While those are long in all, it is read no further.
-    pub(super) fn open_request(&mut self, len: usize, bytes_max: usize, out: &mut impl Outbound) {
+    pub(super) fn open_request(&mut self, cx: &mut Context<'_, impl Outbound>, len: usize, bytes_max: usize) {
         self.open_bytes += len;
         if self.open_bytes >= bytes_max && !std::mem::replace(&mut self.is_read_paused, true) {
-            out.pause_reading(self.key, true);
+            cx.out.pause_reading(self.key, true);
         }
     }
 
     /// A request of it is over.
-    pub(super) fn end_request(&mut self, len: usize, bytes_max: usize, out: &mut impl Outbound) {
+    pub(super) fn end_request(&mut self, cx: &mut Context<'_, impl Outbound>, len: usize, bytes_max: usize) {
         debug_assert!(self.open_bytes >= len, "more requests ended than began");
         self.open_bytes = self.open_bytes.saturating_sub(len);
         if self.open_bytes <= bytes_max / 2 && std::mem::take(&mut self.is_read_paused) {
-            out.pause_reading(self.key, false);
+            cx.out.pause_reading(self.key, false);
         }
     }
 
@@ -145,6 +145,21 @@ impl Session {
         warn!(
             session = self.id.0, address = %self.address, subject = %self.subject, dropped = self.dropped_copies,
             "a message for a session is dropped, its queue is full: see why the application does not keep up, or raise [amop] session_queue_bytes_max",
+        );
+    }
+
+    pub(super) fn warn_keys_wear_out(&self) {
+        warn!(
+            session = self.id.0, address = %self.address, subject = %self.subject,
+            "a session has moved so much data that its TLS keys will wear out; let it reconnect",
+        );
+    }
+
+    pub(super) fn warn_stalled(&self, stalled_for: Duration, waiting_bytes: usize) {
+        warn!(
+            session = self.id.0, address = %self.address, subject = %self.subject,
+            ?stalled_for, waiting_bytes,
+            "a session has not taken a byte for too long",
         );
     }
 
@@ -168,6 +183,21 @@ impl Session {
                 dropped_copies: self.dropped_copies,
             },
         }
+    }
+}
+
+/// A frame of the node's own making for a session.
+pub(super) struct Reply<'a> {
+    pub(super) frame_type: FrameType,
+    pub(super) seq: &'a Seq,
+    pub(super) result: ResultCode,
+    pub(super) data: &'a [u8],
+}
+
+impl<'a> Reply<'a> {
+    /// One with the result 0.
+    pub(super) fn ok(frame_type: FrameType, seq: &'a Seq, data: &'a [u8]) -> Self {
+        Self { frame_type, seq, result: ResultCode::OK, data }
     }
 }
 
@@ -216,20 +246,20 @@ fn is_published(topic: &Topic) -> bool {
     matches!(topic.kind(), TopicKind::Ordinary | TopicKind::Data)
 }
 
-impl Shard {
+impl Parts {
     pub(super) fn new_session(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         address: String,
         subject: String,
     ) -> Session {
         self.sessions_started += 1;
-        let id = SessionId(u64::from(self.id.0) << 48 | self.sessions_started);
-        if self.logs.sessions_up.admits(now) {
+        let id = SessionId(u64::from(cx.id.0) << 48 | self.sessions_started);
+        if cx.common.logs.sessions_up.admits(cx.now) {
             info!(session = id.0, %address, %subject, "session up");
         }
-        self.counters.sessions.increment();
+        cx.counters.sessions.increment();
         self.session_indices.insert(id, key.index);
         Session {
             id,
@@ -238,13 +268,13 @@ impl Shard {
             subject,
             sender: None,
             bandwidth: Share::default(),
-            since: now,
+            since: cx.now,
             protocol: json::PROTOCOL_MIN,
             topics: Vec::new(),
-            last_activity: now,
-            idle_timer: Some(self.idle_timers.start(now, key)),
-            changes_left: f64::from(self.shared.settings.session_changes_per_second_max),
-            changes_counted: now,
+            last_activity: cx.now,
+            idle_timer: Some(self.idle_timers.start(cx.now, key)),
+            changes_left: f64::from(cx.shared.settings.session_changes_per_second_max),
+            changes_counted: cx.now,
             deferred: None,
             is_worn: false,
             requests: BySeq::default(),
@@ -259,87 +289,78 @@ impl Shard {
 
     pub(super) fn end_session(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         mut session: Session,
         reason: CloseReason,
-        out: &mut impl Outbound,
     ) {
         let Session { id, address, subject, .. } = &session;
         match reason.remedy() {
             // Applications end as they like.
             Some(remedy) if reason != CloseReason::Broken => {
-                if self.logs.sessions_cut.admits(now) {
+                if cx.common.logs.sessions_cut.admits(cx.now) {
                     warn!(session = id.0, %address, %subject, %reason, remedy, "session cut");
                 }
             }
             _ => {
-                if self.logs.sessions_down.admits(now) {
+                if cx.common.logs.sessions_down.admits(cx.now) {
                     info!(session = id.0, %address, %subject, %reason, "session down");
                 }
             }
         }
-        self.counters.sessions.decrement();
+        cx.counters.sessions.decrement();
         self.session_indices.remove(&session.id);
         if let Some(timer) = session.idle_timer.take() {
             self.idle_timers.cancel(timer);
         }
         let topics = std::mem::take(&mut session.topics);
-        self.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
-        self.change_topics(now, (session.key.index, session.key, session.id), &topics, &[], out);
+        cx.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
+        self.change_topics(cx, (session.key.index, session.key, session.id), &topics, &[]);
         for (_, request) in std::mem::take(&mut session.requests) {
             let sender = session.sender();
-            self.abandon_request(now, request, sender, out);
+            self.abandon_request(cx, request, sender);
         }
-        self.end_pushes(now, &mut session, out);
-        self.end_line(now, std::mem::take(&mut session.line), out);
+        self.end_pushes(cx, &mut session);
+        self.end_line(cx, std::mem::take(&mut session.line));
     }
 
     pub(super) fn handle_sdk_frame(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let Some(header) = Header::decode(frame.head()) else { return };
-        self.counters.sdk_frames_received.increment();
+        cx.counters.sdk_frames_received.increment();
         match header.frame_type {
-            FrameType::REQUEST => self.handle_request(now, key, &header, frame, out),
-            FrameType::RESPONSE => self.handle_session_answer(now, key, &header, frame, out),
-            FrameType::MULTICAST => self.handle_multicast(now, key, &header, frame, out),
-            FrameType::HEARTBEAT => self.handle_heartbeat(now, key, &header, frame, out),
-            FrameType::HANDSHAKE => self.handle_handshake(now, key, &header, frame, out),
-            FrameType::SUBSCRIBE => self.handle_subscribe(now, key, frame, out),
-            FrameType::RPC => self.handle_rpc(now, key, &header, frame, out),
+            FrameType::REQUEST => self.handle_request(cx, key, &header, frame),
+            FrameType::RESPONSE => self.handle_session_answer(cx, key, &header, frame),
+            FrameType::MULTICAST => self.handle_multicast(cx, key, &header, frame),
+            FrameType::HEARTBEAT => self.handle_heartbeat(cx, key, &header, frame),
+            FrameType::HANDSHAKE => self.handle_handshake(cx, key, &header, frame),
+            FrameType::SUBSCRIBE => self.handle_subscribe(cx, key, frame),
+            FrameType::RPC => self.handle_rpc(cx, key, &header, frame),
             FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => {
                 // An empty topic, then a result that is not 0: there is no ledger to watch.
                 let body = b"\x01{\"result\":-41002}\n";
-                self.reply(now, key, header.frame_type, &header.seq, ResultCode::OK, body, out);
+                self.reply(cx, key, Reply::ok(header.frame_type, &header.seq, body));
             }
-            FrameType::TOPIC_STATUS => self.handle_verdict(now, key, frame, out),
+            FrameType::TOPIC_STATUS => self.handle_verdict(cx, key, frame),
             // An acknowledgement, which nobody waits for.
             FrameType::TOPIC_CERTIFICATION => {}
-            _ => self.counters.unknown_types.increment(),
-        }
-    }
-
-    /// Says, once a session, that it is to reconnect before long.
-    pub fn warn_keys_wear_out(&mut self, now: Instant, key: LinkKey) {
-        if self.logs.keys_worn.admits(now)
-            && let Some(session) = self.session_mut(key)
-        {
-            warn!(
-                session = session.id.0, address = %session.address, subject = %session.subject,
-                "a session has moved so much data that its TLS keys will wear out; let it reconnect",
-            );
+            _ => cx.counters.unknown_types.increment(),
         }
     }
 
     /// Whether a frame of a session may leave on node links, which is charged if so.
-    pub(super) fn admit_bandwidth(&mut self, now: Instant, key: LinkKey, cost: u64) -> bool {
-        let elapsed = self.limiter_time(now);
-        let Self { shared, links, .. } = self;
-        let link = links.get_mut(key.index as usize).and_then(Option::as_mut);
+    pub(super) fn admit_bandwidth(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        cost: u64,
+    ) -> bool {
+        let elapsed = cx.limiter_time();
+        let shared = &cx.common.shared;
+        let link = self.links.get_mut(key.index as usize).and_then(Option::as_mut);
         match link.filter(|link| link.generation == key.generation).map(|link| &mut link.kind) {
             Some(LinkKind::Sdk(session)) => {
                 shared.limiter.admit_session(elapsed, cost, session.id, &mut session.bandwidth)
@@ -348,8 +369,8 @@ impl Shard {
         }
     }
 
-    pub(super) fn warn_over_bandwidth(&mut self, now: Instant, key: LinkKey) {
-        if self.logs.over_bandwidth.admits(now)
+    pub(super) fn warn_over_bandwidth(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        if cx.common.logs.over_bandwidth.admits(cx.now)
             && let Some(session) = self.session_mut(key)
         {
             warn!(
@@ -359,9 +380,9 @@ impl Shard {
         }
     }
 
-    pub(super) fn warn_pending_full(&mut self, now: Instant, key: LinkKey) {
-        if !self.draining
-            && self.logs.over_bound.admits(now)
+    pub(super) fn warn_pending_full(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        if !cx.draining
+            && cx.common.logs.over_bound.admits(cx.now)
             && let Some(session) = self.session_mut(key)
         {
             warn!(
@@ -372,49 +393,38 @@ impl Shard {
     }
 
     /// Sends a frame of the node's own making.
-    #[allow(clippy::too_many_arguments)] // the fields of one frame
-    pub(super) fn reply(
-        &mut self,
-        now: Instant,
-        key: LinkKey,
-        frame_type: FrameType,
-        seq: &Seq,
-        result: ResultCode,
-        data: &[u8],
-        out: &mut impl Outbound,
-    ) {
+    pub(super) fn reply(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, reply: Reply<'_>) {
+        let Reply { frame_type, seq, result, data } = reply;
         let header = Header { len: (HEADER_LEN + data.len()) as u32, frame_type, seq: *seq, result };
-        self.send_to_session(now, key, &header.encode(), FrameRef::Slice(data), out);
+        self.send_to_session(cx, key, &header.encode(), FrameRef::Slice(data));
     }
 
     /// Sends a frame that the session waits for.
     pub(super) fn send_to_session(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         head: &[u8],
         body: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let class =
             if head.len() + body.len() <= SMALL_REPLY_LEN_MAX { Class::Control } else { Class::Answer };
-        match out.send(key, class, head, body) {
-            Ok(_) => self.counters.sdk_frames_sent.increment(),
+        match cx.out.send(key, class, head, body) {
+            Ok(_) => cx.counters.sdk_frames_sent.increment(),
             Err(SendError::Gone) => {}
-            Err(SendError::Full) => self.answer_without_room(now, key, head, body, out),
+            Err(SendError::Full) => self.answer_without_room(cx, key, head, body),
         }
     }
 
     /// The memory of all queues has no room for an answer: its session is told so.
     fn answer_without_room(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         head: &[u8],
         body: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        self.counters.answers_dropped.increment();
+        cx.counters.answers_dropped.increment();
         let Some(header) = Header::decode(if head.is_empty() { body.head() } else { head }) else { return };
         let (result, data) = match header.frame_type {
             // It was delivered, and its outcome does not become known (WIRE §3).
@@ -425,8 +435,8 @@ impl Shard {
         let len = (HEADER_LEN + data.len()) as u32;
         let header = Header { len, result, ..header };
         // So short an answer is never refused.
-        let _ = out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data));
-        if !self.logs.over_bound.admits(now) {
+        let _ = cx.out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data));
+        if !cx.common.logs.over_bound.admits(cx.now) {
             return;
         }
         warn!(
@@ -435,31 +445,12 @@ impl Shard {
         );
     }
 
-    /// Says that a session is about to be cut because it takes nothing.
-    pub fn warn_stalled(&mut self, now: Instant, key: LinkKey, stalled_for: Duration, waiting_bytes: usize) {
-        if self.logs.sessions_cut.admits(now)
-            && let Some(session) = self.session_mut(key)
-        {
-            warn!(
-                session = session.id.0, address = %session.address, subject = %session.subject,
-                ?stalled_for, waiting_bytes,
-                "a session has not taken a byte for too long",
-            );
-        }
-    }
-
-    /// Whether a line may tell that this node stood still.
-    pub fn may_log_pause(&mut self, now: Instant) -> bool {
-        self.logs.pauses.admits(now)
-    }
-
     fn handle_heartbeat(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let Some(session) = self.session_mut(key) else { return };
         let answer: &[u8] = match (session.protocol, &frame.head()[HEADER_LEN..]) {
@@ -467,22 +458,21 @@ impl Shard {
             (1, _) => return,
             _ => json::HEARTBEAT_ANSWER,
         };
-        self.reply(now, key, FrameType::HEARTBEAT, &header.seq, ResultCode::OK, answer, out);
+        self.reply(cx, key, Reply::ok(FrameType::HEARTBEAT, &header.seq, answer));
     }
 
     fn handle_handshake(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         // A body beyond the head is no handshake that anybody sends; it counts as malformed.
         let body = if frame.len() == frame.head().len() { &frame.head()[HEADER_LEN..] } else { &[] };
         let request = HandshakeRequest::decode(body);
         let Some(protocol) = request.negotiate() else {
-            if self.logs.sessions_refused.admits(now)
+            if cx.common.logs.sessions_refused.admits(cx.now)
                 && let Some(session) = self.session_mut(key)
             {
                 warn!(
@@ -491,22 +481,22 @@ impl Shard {
                     request.minimum, request.maximum,
                 );
             }
-            out.close(key, CloseReason::Protocol);
+            cx.out.close(key, CloseReason::Protocol);
             return;
         };
         let Some(session) = self.session_mut(key) else { return };
         session.protocol = protocol;
         debug!(session = session.id.0, client = %request.client_type, protocol, "handshake");
-        let frame_len_max = request.shared_records.then_some(self.shared.settings.frame_len_max);
+        let frame_len_max = request.shared_records.then_some(cx.shared.settings.frame_len_max);
         let answer = json::handshake_answer(protocol, frame_len_max);
-        self.reply(now, key, FrameType::HANDSHAKE, &header.seq, ResultCode::OK, answer.as_bytes(), out);
+        self.reply(cx, key, Reply::ok(FrameType::HANDSHAKE, &header.seq, answer.as_bytes()));
         if request.shared_records {
-            out.share_records(key);
+            cx.out.share_records(key);
         }
     }
 
-    fn handle_subscribe(&mut self, now: Instant, key: LinkKey, frame: FrameRef<'_>, out: &mut impl Outbound) {
-        let topics_max = self.shared.settings.session_topics_max;
+    fn handle_subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, frame: FrameRef<'_>) {
+        let topics_max = cx.shared.settings.session_topics_max;
         let body = frame.advance(HEADER_LEN);
         let read = if body.len() > subscription_len_max(topics_max) {
             Err(json::SubscriptionError::TooMany(topics_max))
@@ -518,14 +508,14 @@ impl Shard {
         match read {
             Ok((topics, skipped)) => {
                 if skipped > 0 {
-                    self.counters.topics_skipped.add(skipped as u64);
+                    cx.counters.topics_skipped.add(skipped as u64);
                     debug!(skipped, "topic names skipped that are empty, too long or not valid");
                 }
-                self.subscribe(now, key, topics, out);
+                self.subscribe(cx, key, topics);
             }
             Err(error) => {
-                self.counters.subscriptions_refused.increment();
-                if self.logs.sessions_refused.admits(now)
+                cx.counters.subscriptions_refused.increment();
+                if cx.common.logs.sessions_refused.admits(cx.now)
                     && let Some(session) = self.session_mut(key)
                 {
                     warn!(
@@ -538,64 +528,59 @@ impl Shard {
     }
 
     /// Replaces the topic set of a session, or puts it off if the session changes it too often.
-    fn subscribe(&mut self, now: Instant, key: LinkKey, topics: Vec<Topic>, out: &mut impl Outbound) {
-        let rate = f64::from(self.shared.settings.session_changes_per_second_max);
+    fn subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, topics: Vec<Topic>) {
+        let rate = f64::from(cx.shared.settings.session_changes_per_second_max);
         let Some(session) = self.session_mut(key) else { return };
         if session.topics == topics {
             let dropped = session.deferred.take().map_or(0, |deferred| deferred.len());
-            self.count_deferred(dropped, 0);
+            cx.count_deferred(dropped, 0);
             return self.renew_publisher(key.index);
         }
-        let elapsed = now.saturating_duration_since(session.changes_counted);
+        let elapsed = cx.now.saturating_duration_since(session.changes_counted);
         session.changes_left = (session.changes_left + elapsed.as_secs_f64() * rate).min(rate);
-        session.changes_counted = now;
+        session.changes_counted = cx.now;
         let waiting = session.deferred.as_ref().map_or(0, Vec::len);
         if session.changes_left < 1.0 {
             let count = topics.len();
-            if !self.has_room_for_subscriptions(count.saturating_sub(waiting)) {
-                return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
+            if !cx.has_room_for_subscriptions(count.saturating_sub(waiting)) {
+                return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
             }
             let Some(session) = self.session_mut(key) else { return };
             if session.deferred.replace(topics).is_none() {
-                self.deferred_subscriptions.start(now, key);
+                self.deferred_subscriptions.start(cx.now, key);
             }
-            self.count_deferred(waiting, count);
-            self.counters.subscriptions_deferred.increment();
+            cx.count_deferred(waiting, count);
+            cx.counters.subscriptions_deferred.increment();
             return;
         }
         session.changes_left -= 1.0;
         session.deferred = None;
         let added = topics.len().saturating_sub(session.topics.len());
-        self.count_deferred(waiting, 0);
-        if added > 0 && self.topics_of_node() + added as u64 > self.shared.settings.node_topics_max as u64 {
-            return self.refuse_subscription(now, key, "[amop] node_topics_max");
+        cx.count_deferred(waiting, 0);
+        if added > 0 && cx.topics_of_node() + added as u64 > cx.shared.settings.node_topics_max as u64 {
+            return self.refuse_subscription(cx, key, "[amop] node_topics_max");
         }
-        if !self.has_room_for_subscriptions(added) {
-            return self.refuse_subscription(now, key, "[amop] node_subscriptions_max");
+        if !cx.has_room_for_subscriptions(added) {
+            return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
         }
         let Some(session) = self.session_mut(key) else { return };
         let id = session.id;
         let old = std::mem::replace(&mut session.topics, topics.clone());
-        self.change_topics(now, (key.index, key, id), &old, &topics, out);
+        self.change_topics(cx, (key.index, key, id), &old, &topics);
         self.renew_publisher(key.index);
     }
 
-    pub(super) fn apply_deferred_subscription(
-        &mut self,
-        now: Instant,
-        key: LinkKey,
-        out: &mut impl Outbound,
-    ) {
+    pub(super) fn apply_deferred_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         let Some(session) = self.session_mut(key) else { return };
         if let Some(topics) = session.deferred.take() {
-            self.count_deferred(topics.len(), 0);
-            self.subscribe(now, key, topics, out);
+            cx.count_deferred(topics.len(), 0);
+            self.subscribe(cx, key, topics);
         }
     }
 
-    fn refuse_subscription(&mut self, now: Instant, key: LinkKey, bound: &str) {
-        self.counters.subscriptions_refused.increment();
-        if self.logs.over_bound.admits(now)
+    fn refuse_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, bound: &str) {
+        cx.counters.subscriptions_refused.increment();
+        if cx.common.logs.over_bound.admits(cx.now)
             && let Some(session) = self.session_mut(key)
         {
             warn!(
@@ -603,17 +588,6 @@ impl Shard {
                 "subscription refused, the old topics stay, for the node has its maximum: raise {bound}, or see who has so many in /sessions?sort=topics&order=desc",
             );
         }
-    }
-
-    /// Notes that so many subscriptions of a session waited, and so many wait now.
-    fn count_deferred(&self, before: usize, after: usize) {
-        let change = (after as u64).wrapping_sub(before as u64);
-        self.counters.subscriptions.add(change);
-    }
-
-    fn has_room_for_subscriptions(&self, added: usize) -> bool {
-        let all: u64 = self.shared.counters.iter().map(|counters| counters.subscriptions.get()).sum();
-        added == 0 || all + added as u64 <= self.shared.settings.node_subscriptions_max as u64
     }
 
     /// Whether the session at a link index subscribes to `topic`.
@@ -626,19 +600,13 @@ impl Shard {
         }
     }
 
-    /// Topics of all reactors; one that sessions of several reactors have counts once for each.
-    fn topics_of_node(&self) -> u64 {
-        self.shared.counters.iter().map(|counters| counters.topics.get()).sum()
-    }
-
     /// Moves a session from one sorted set of topics to another.
     fn change_topics(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         session: (u32, LinkKey, SessionId),
         old: &[Topic],
         new: &[Topic],
-        out: &mut impl Outbound,
     ) {
         let (index, ..) = session;
         let mut changes = Vec::new();
@@ -665,7 +633,7 @@ impl Shard {
                 }
                 (None, None) => break,
             };
-            self.counters.subscriptions.add(difference as u64);
+            cx.counters.subscriptions.add(difference as u64);
             if difference > 0 {
                 self.local_topics.insert(topic, index);
             } else {
@@ -680,29 +648,28 @@ impl Shard {
                 changes.push((topic.clone(), difference));
             }
         }
-        self.counters.topics.set(self.local_topics.len() as u64);
+        cx.counters.topics.set(self.local_topics.len() as u64);
         if !changes.is_empty() {
-            out.to_registry(RegistryInput::Topics { reactor: self.id, changes });
+            cx.out.to_registry(RegistryInput::Topics { reactor: cx.id, changes });
         }
-        self.change_data_topics(index, &data_topics, out);
-        self.change_markers(now, session, &markers);
+        self.change_data_topics(cx, index, &data_topics);
+        self.change_markers(cx, session, &markers);
     }
 
     fn handle_rpc(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        self.counters.rpc_requests.increment();
+        cx.counters.rpc_requests.increment();
         let body = frame.advance(HEADER_LEN);
         let whole;
         let body = if body.len() > rpc::BODY_LEN_MAX {
-            self.counters.rpc_refused.increment();
+            cx.counters.rpc_refused.increment();
             let answer = rpc::too_large();
-            self.reply(now, key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            self.reply(cx, key, Reply::ok(FrameType::RPC, &header.seq, &answer));
             return;
         } else if body.len() == body.head().len() {
             body.head()
@@ -710,24 +677,24 @@ impl Shard {
             whole = body.pieces().collect::<Vec<_>>().concat();
             &whole[..]
         };
-        let elapsed = self.limiter_time(now);
-        if !self.shared.rpc_limiter.admit(elapsed, 1) {
-            return self.refuse_rpc(now, key, header, body, out);
+        let elapsed = cx.limiter_time();
+        if !cx.shared.rpc_limiter.admit(elapsed, 1) {
+            return self.refuse_rpc(cx, key, header, body);
         }
-        match rpc::classify(body, &self.shared.settings) {
+        match rpc::classify(body, &cx.shared.settings) {
             rpc::Plan::Answer(answer) => {
-                self.reply(now, key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+                self.reply(cx, key, Reply::ok(FrameType::RPC, &header.seq, &answer));
             }
             rpc::Plan::Nothing => {}
             rpc::Plan::Registry => {
                 let request = RegistryInput::Rpc {
-                    reactor: self.id,
+                    reactor: cx.id,
                     link: key,
                     seq: header.seq,
                     body: bytes::Bytes::copy_from_slice(body),
                 };
-                if !self.to_registry(request, out) {
-                    self.refuse_rpc(now, key, header, body, out);
+                if !cx.tell_registry(request) {
+                    self.refuse_rpc(cx, key, header, body);
                 }
             }
         }
@@ -736,51 +703,67 @@ impl Shard {
     /// Too many requests: each that waits for an answer gets an error.
     fn refuse_rpc(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         body: &[u8],
-        out: &mut impl Outbound,
     ) {
-        self.counters.rpc_refused.increment();
+        cx.counters.rpc_refused.increment();
         if let Some(answer) = rpc::over_rate(body) {
-            self.reply(now, key, FrameType::RPC, &header.seq, ResultCode::OK, &answer, out);
+            self.reply(cx, key, Reply::ok(FrameType::RPC, &header.seq, &answer));
         }
     }
 
     pub(super) fn send_rpc_answer(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         seq: &Seq,
         body: &[u8],
-        out: &mut impl Outbound,
     ) {
-        self.shared.rpc_answer_bytes.fetch_sub(body.len(), std::sync::atomic::Ordering::Relaxed);
+        cx.shared.rpc_answer_bytes.fetch_sub(body.len(), std::sync::atomic::Ordering::Relaxed);
         if self.session_mut(key).is_some() {
-            self.reply(now, key, FrameType::RPC, seq, ResultCode::OK, body, out);
+            self.reply(cx, key, Reply::ok(FrameType::RPC, seq, body));
         }
     }
 
     /// Closes a session that was silent in both directions, or waits for the rest of its time.
-    pub(super) fn check_idle(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
-        let idle_timeout = self.shared.settings.idle_timeout;
+    pub(super) fn check_idle(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        let idle_timeout = cx.shared.settings.idle_timeout;
         let Some(session) = self.session_mut(key) else { return };
-        let mut is_active = now.saturating_duration_since(session.last_activity) < idle_timeout;
-        if !is_active && let Some(progress) = out.progress(key) {
+        let mut is_active = cx.now.saturating_duration_since(session.last_activity) < idle_timeout;
+        if !is_active && let Some(progress) = cx.out.progress(key) {
             // It takes what is sent to it, or it is this node that does not read.
-            is_active =
-                progress.is_read_paused || now.saturating_duration_since(progress.last_taken) < idle_timeout;
+            is_active = progress.is_read_paused
+                || cx.now.saturating_duration_since(progress.last_taken) < idle_timeout;
         }
         if is_active {
-            let timer = self.idle_timers.start(now, key);
+            let timer = self.idle_timers.start(cx.now, key);
             if let Some(session) = self.session_mut(key) {
                 session.idle_timer = Some(timer);
             }
             return;
         }
         session.idle_timer = None;
-        self.counters.closed_idle.increment();
-        out.close(key, CloseReason::Idle);
+        cx.counters.closed_idle.increment();
+        cx.out.close(key, CloseReason::Idle);
+    }
+}
+
+impl Common {
+    /// Notes that so many subscriptions of a session waited, and so many wait now.
+    fn count_deferred(&self, before: usize, after: usize) {
+        let change = (after as u64).wrapping_sub(before as u64);
+        self.counters.subscriptions.add(change);
+    }
+
+    fn has_room_for_subscriptions(&self, added: usize) -> bool {
+        let all: u64 = self.shared.counters.iter().map(|counters| counters.subscriptions.get()).sum();
+        added == 0 || all + added as u64 <= self.shared.settings.node_subscriptions_max as u64
+    }
+
+    /// Topics of all reactors; one that sessions of several reactors have counts once for each.
+    fn topics_of_node(&self) -> u64 {
+        self.shared.counters.iter().map(|counters| counters.topics.get()).sum()
     }
 }

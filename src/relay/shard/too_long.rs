@@ -1,11 +1,10 @@
 //! Frames that are longer than a node takes (WIRE §1.1, §6.4): each node tells the others its bound, so whoever has such a
 //! frame refuses it at once, and no link ends by it. What comes all the same, from a node that was not told, is read over.
 
-use std::time::Instant;
+use super::{Context, Parts, request::FromNode};
 
 use tracing::warn;
 
-use super::Shard;
 use crate::{
     relay::{LinkKey, Outbound},
     wire::{
@@ -16,10 +15,22 @@ use crate::{
     },
 };
 
-impl Shard {
+/// A frame of a node link that was read over.
+pub(super) struct ReadOver<'a> {
+    pub(super) peer: &'a NodeId,
+    /// Whether this node is its end.
+    pub(super) for_us: bool,
+    pub(super) header: &'a Header<'a>,
+    /// The beginning of what it carried …
+    pub(super) payload: FrameRef<'a>,
+    /// … and the length of all of it, in bytes.
+    pub(super) len: usize,
+}
+
+impl Parts {
     /// Whether a node, and those on the way to it, take a frame of an SDK link of so many bytes.
-    pub(super) fn takes(&self, node: &NodeId, frame_len: usize) -> bool {
-        let snapshot = self.shared.snapshot.load();
+    pub(super) fn takes(&self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, frame_len: usize) -> bool {
+        let snapshot = cx.shared.snapshot.load();
         match self.neighbours.get(node).filter(|neighbour| neighbour.active.is_some()) {
             Some(neighbour) => {
                 let told = snapshot.paths.get(node).map_or(usize::MAX, |path| path.frame_len_max as usize);
@@ -29,72 +40,72 @@ impl Shard {
         }
     }
 
-    /// A message does not go to a node, for it, or nobody on the way, takes frames of so many bytes.
-    pub(super) fn note_too_long(&mut self, now: Instant, node: &NodeId, frame_len: usize) {
-        self.counters.refused_too_long.increment();
-        if self.logs.too_long.admits(now) {
-            let snapshot = self.shared.snapshot.load();
-            let taken = snapshot.paths.get(node).map_or(0, |path| path.frame_len_max);
-            warn!(
-                peer = %node, bytes = frame_len, peer_bytes_max = taken,
-                "a message is not sent, it is longer than its node, or those on every way there, take: set [amop] frame_len_max to the same on all nodes",
-            );
-        }
-    }
-
-    /// A frame of a node link of so many bytes was read over, of which only the beginning is here. Its source is told, so far
+    /// A frame of a node link was read over. Its source is told, so far
     /// as that is possible, and the link goes on.
     pub(super) fn handle_read_over(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
-        (peer, is_for_us): (&NodeId, bool),
-        header: &Header<'_>,
-        (payload, len): (FrameRef<'_>, usize),
-        out: &mut impl Outbound,
+        frame: ReadOver<'_>,
     ) {
-        self.counters.read_over.increment();
-        if self.logs.too_long.admits(now) {
+        let ReadOver { peer, for_us, header, payload, len } = frame;
+        cx.counters.read_over.increment();
+        if cx.common.logs.too_long.admits(cx.now) {
             warn!(
-                peer = %peer, bytes = len, bytes_max = self.shared.settings.frame_len_max,
+                peer = %peer, bytes = len, bytes_max = cx.shared.settings.frame_len_max,
                 "a message of a node is dropped, it is longer than this node takes, and the node was not told: set [amop] frame_len_max to the same on all nodes, or run one version",
             );
         }
         if !header.packet_type.is_amop() {
             return;
         }
-        if is_for_us {
-            self.refuse_read_over(now, peer, header, payload, out);
+        if for_us {
+            self.refuse_read_over(cx, peer, header, payload);
         }
-        self.note_taken(now, key, len, out);
+        self.note_taken(cx, key, len);
     }
 
     fn refuse_read_over(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
         header: &Header<'_>,
         payload: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let inner = Extensions::decode(payload.head()).map(|(_, offset)| payload.advance(offset));
         let Some(inner) = inner.and_then(|frame| sdk::Header::decode(frame.head())) else { return };
         let (packet_type, message) = (header.packet_type, header.seq);
         match packet_type {
             PacketType::UNICAST => {
-                let Some(incarnation) = self.take_new_message(now, peer, packet_type, message) else {
+                let Some(incarnation) = self.take_new_message(cx, peer, packet_type, message) else {
                     return;
                 };
                 let answer = super::request::answer_frame(&inner.seq, ResultCode::NOT_DELIVERED);
-                self.keep_refused_of_node(now, (peer, message), &inner, "", Refusal::TooLong);
-                self.respond(now, (peer, incarnation, message), true, FrameRef::Slice(&answer), out);
+                cx.keep_refused_of_node((peer, message), &inner, "", Refusal::TooLong);
+                let origin = FromNode { id: *peer, incarnation, message };
+                self.respond(cx, origin, true, FrameRef::Slice(&answer));
             }
             // Somebody has answered; what, nobody here will know.
             PacketType::UNICAST_RESPONSE => {
                 let answer = super::request::answer_frame(&inner.seq, ResultCode::TIMEOUT);
-                self.handle_response(now, peer, message, true, FrameRef::Slice(&answer), out);
+                self.handle_response(cx, peer, message, true, FrameRef::Slice(&answer));
             }
             _ => {}
+        }
+    }
+}
+
+impl<O: Outbound> Context<'_, O> {
+    /// A message does not go to a node, for it, or nobody on the way, takes frames of so many bytes.
+    pub(super) fn note_too_long(&mut self, node: &NodeId, frame_len: usize) {
+        self.counters.refused_too_long.increment();
+        if self.common.logs.too_long.admits(self.now) {
+            let snapshot = self.shared.snapshot.load();
+            let taken = snapshot.paths.get(node).map_or(0, |path| path.frame_len_max);
+            warn!(
+                peer = %node, bytes = frame_len, peer_bytes_max = taken,
+                "a message is not sent, it is longer than its node, or those on every way there, take: set [amop] frame_len_max to the same on all nodes",
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A neighbour's question goes from its home to all reactors, and each answers for itself; so nothing is kept
 //! of it here. Our own questions are kept at the home of the neighbour that they were sent to.
 
+use super::{Common, Context, Parts};
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -10,7 +11,6 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::Shard;
 use crate::{
     relay::{
         LinkKey, MeshMessage, Outbound, ReactorId,
@@ -36,6 +36,15 @@ pub(super) struct Traces {
     others: Records,
     questions: AHashMap<u64, Question>,
     timers: Timers<u64>,
+}
+
+/// A message that is over, or never began.
+pub(super) struct Finished {
+    pub(super) seq: Seq,
+    pub(super) taken: Instant,
+    pub(super) topic: TopicName,
+    pub(super) sender: Option<Arc<Sender>>,
+    pub(super) account: Account,
 }
 
 /// A question to a neighbour.
@@ -76,49 +85,19 @@ impl Traces {
     }
 }
 
-impl Shard {
-    /// Whether a message that ended so leaves an account.
-    pub(super) fn is_kept(&self, failed: bool) -> bool {
-        failed || self.shared.tracing.load(Relaxed)
-    }
-
-    /// Keeps the account of a message that is over.
-    #[cold]
-    pub(super) fn keep(
-        &mut self,
-        seq: &Seq,
-        taken: Instant,
-        topic: TopicName,
-        sender: Option<Arc<Sender>>,
-        account: Account,
-        failed: bool,
-    ) {
-        let record = Record { seq: *seq, taken_us: self.micros(taken), account, topic, sender };
-        let (records, tickets) = match failed {
-            true => (&mut self.traces.failed, &self.shared.failed_tickets),
-            false => (&mut self.traces.others, &self.shared.traced_tickets),
-        };
-        let forgotten = records.push(record, tickets);
-        self.counters.traces_forgotten.add(forgotten as u64);
-        self.counters.traces.increment();
-    }
-
-    fn micros(&self, moment: Instant) -> u64 {
-        micros(moment.saturating_duration_since(self.shared.started))
-    }
-
+impl Parts {
     /// The session on a link as its messages' accounts name it.
     pub(super) fn sender(&mut self, key: LinkKey) -> Option<Arc<Sender>> {
         self.session_mut(key).map(super::session::Session::sender)
     }
 
     /// What this shard knows of a message.
-    pub fn known_of(&mut self, now: Instant, seq: &Seq) -> KnownHere {
+    pub(super) fn known_of(&mut self, common: &Common, now: Instant, seq: &Seq) -> KnownHere {
         let mut known: Vec<Known> = self.pending_of(now, seq);
-        let now_us = self.micros(now);
+        let now_us = common.micros(now);
         let records = [
-            self.traces.failed.find(seq, &self.shared.failed_tickets).take(ACCOUNTS_MAX + 1),
-            self.traces.others.find(seq, &self.shared.traced_tickets).take(ACCOUNTS_MAX + 1),
+            common.traces.failed.find(seq, &common.shared.failed_tickets).take(ACCOUNTS_MAX + 1),
+            common.traces.others.find(seq, &common.shared.traced_tickets).take(ACCOUNTS_MAX + 1),
         ];
         known.extend(records.into_iter().flatten().map(|record| Known {
             account: Account { age_us: now_us.saturating_sub(record.taken_us), ..record.account.clone() },
@@ -132,7 +111,13 @@ impl Shard {
     }
 
     /// Asks a neighbour, whose home this shard is, what it knows of a message. [`Outbound::told`] follows.
-    pub fn ask(&mut self, now: Instant, question: u64, node: NodeId, seq: &Seq, out: &mut impl Outbound) {
+    pub(super) fn ask(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        question: u64,
+        node: NodeId,
+        seq: &Seq,
+    ) {
         let told = |asked| Told {
             question,
             node,
@@ -144,79 +129,74 @@ impl Shard {
             accounts: Vec::new(),
         };
         let is_linked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
-        let is_reached = is_linked || self.has_way_around(&node, 0);
-        if !is_reached || !self.shared.admits(&node) {
-            return out.told(told(Asked::NotLinked));
+        let is_reached = is_linked || cx.has_way_around(&node, 0);
+        if !is_reached || !cx.shared.admits(&node) {
+            return cx.out.told(told(Asked::NotLinked));
         }
-        if self.traces.questions.len() >= QUESTIONS_MAX || self.traces.questions.contains_key(&question) {
-            self.counters.trace_questions_over_bound.increment();
-            return out.told(told(Asked::TooMany));
+        if cx.common.traces.questions.len() >= QUESTIONS_MAX
+            || cx.common.traces.questions.contains_key(&question)
+        {
+            cx.counters.trace_questions_over_bound.increment();
+            return cx.out.told(told(Asked::TooMany));
         }
-        let timer = self.traces.timers.start(now, question);
-        let (since, told) = (now, told(Asked::Silent));
-        self.traces.questions.insert(question, Question { since, timer, parts: None, came: [0; 4], told });
-        self.send_notice(now, node, Notice::Trace { question, seq: *seq }, out);
+        let timer = cx.common.traces.timers.start(cx.now, question);
+        let (since, told) = (cx.now, told(Asked::Silent));
+        cx.common
+            .traces
+            .questions
+            .insert(question, Question { since, timer, parts: None, came: [0; 4], told });
+        self.send_notice(cx, node, Notice::Trace { question, seq: *seq });
     }
 
     /// A neighbour asks about a message.
     pub(super) fn handle_trace_question(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
         question: u64,
         seq: &Seq,
-        out: &mut impl Outbound,
     ) {
-        self.counters.trace_questions.increment();
+        cx.counters.trace_questions.increment();
         let admitted = self.peers.get_mut(peer).is_some_and(|peer| {
             let second = Duration::from_secs(1);
-            peer.questions.take(now, second, QUESTIONS_PER_SECOND_MAX).is_some()
+            peer.questions.take(cx.now, second, QUESTIONS_PER_SECOND_MAX).is_some()
         });
         if !admitted {
-            return self.counters.trace_questions_over_bound.increment();
+            return cx.counters.trace_questions_over_bound.increment();
         }
-        for reactor in (0..self.shared.reactors).map(ReactorId) {
-            if reactor == self.id {
-                self.tell(now, *peer, question, seq, out);
-            } else {
-                let look = MeshMessage::TellTrace { node: Box::new(*peer), question, seq: *seq };
-                out.to_reactor(reactor, look, FrameRef::Slice(&[]));
-            }
+        for reactor in (0..cx.shared.reactors).map(ReactorId) {
+            let look = MeshMessage::TellTrace { node: Box::new(*peer), question, seq: *seq };
+            self.send_to_reactor(cx, reactor, look, FrameRef::EMPTY);
         }
     }
 
     /// Tells a neighbour what this shard knows of a message.
     pub(super) fn tell(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         node: NodeId,
         question: u64,
         seq: &Seq,
-        out: &mut impl Outbound,
     ) {
-        let here = self.known_of(now, seq);
+        let here = self.known_of(cx.common, cx.now, seq);
         let part = Part {
             question,
-            reactor: self.id.0,
-            reactors: self.shared.reactors,
-            up_us: self.micros(now),
-            tracing: self.is_kept(false),
+            reactor: cx.id.0,
+            reactors: cx.shared.reactors,
+            up_us: cx.micros(cx.now),
+            tracing: cx.is_kept(false),
             more: here.more,
             accounts: here.known.into_iter().map(|known| known.account).collect(),
         };
-        self.send_notice(now, node, Notice::Traced(Box::new(part)), out);
+        self.send_notice(cx, node, Notice::Traced(Box::new(part)));
     }
+}
 
+impl<O: Outbound> Context<'_, O> {
     /// A part of a neighbour's answer. One that was not asked for is ignored.
-    pub(super) fn handle_trace_part(
-        &mut self,
-        now: Instant,
-        peer: &NodeId,
-        part: Part,
-        out: &mut impl Outbound,
-    ) {
+    pub(super) fn handle_trace_part(&mut self, peer: &NodeId, part: Part) {
         let (word, bit) = (usize::from(part.reactor) / 64, 1 << (part.reactor % 64));
-        let open = self.traces.questions.get_mut(&part.question).filter(|question| {
+        let open = self.common.traces.questions.get_mut(&part.question).filter(|question| {
             question.told.node == *peer
                 && question.parts.unwrap_or(part.reactors) == part.reactors
                 && question.came.get(word).is_some_and(|came| came & bit == 0)
@@ -230,37 +210,25 @@ impl Shard {
         told.accounts.extend(part.accounts.into_iter().take(room));
         told.tracing = part.tracing;
         told.up = Duration::from_micros(part.up_us);
-        told.round_trip = now.saturating_duration_since(question.since);
+        told.round_trip = self.now.saturating_duration_since(question.since);
         let came: u32 = question.came.iter().map(|came| came.count_ones()).sum();
         if came == u32::from(part.reactors) {
             told.asked = Asked::Answered;
-            if let Some(question) = self.traces.questions.remove(&part.question) {
-                self.traces.timers.cancel(question.timer);
-                out.told(question.told);
+            if let Some(question) = self.common.traces.questions.remove(&part.question) {
+                self.common.traces.timers.cancel(question.timer);
+                self.out.told(question.told);
             }
         }
     }
 
     /// Gives up on answers that did not come.
-    pub(super) fn end_questions(&mut self, now: Instant, out: &mut impl Outbound) {
-        while let Some(question) = self.traces.timers.pop_expired(now) {
-            if let Some(question) = self.traces.questions.remove(&question) {
-                out.told(question.told);
+    pub(super) fn end_questions(&mut self) {
+        while let Some(question) = self.common.traces.timers.pop_expired(self.now) {
+            if let Some(question) = self.common.traces.questions.remove(&question) {
+                self.out.told(question.told);
             }
         }
     }
-
-    /// Forgets what newer messages of other reactors have made too old.
-    pub fn forget_old_traces(&mut self) {
-        let traces = &mut self.traces;
-        let forgotten = traces.failed.forget(&self.shared.failed_tickets)
-            + traces.others.forget(&self.shared.traced_tickets);
-        self.counters.traces_forgotten.add(forgotten as u64);
-    }
-}
-
-pub(super) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Of a time that is bounded by that of a request.
@@ -271,4 +239,40 @@ pub(super) fn short_micros(time: Duration) -> u32 {
 /// An account that ends with what this node says to it at once.
 pub(super) fn refused(refusal: crate::wire::trace::Refusal, code: crate::wire::ResultCode) -> Account {
     Account { refusal, code: code.0, end: End::ByNode, ..Account::default() }
+}
+
+impl Common {
+    /// Whether a message that ended so leaves an account.
+    pub(super) fn is_kept(&self, failed: bool) -> bool {
+        failed || self.shared.tracing.load(Relaxed)
+    }
+
+    /// Keeps the account of a message that is over.
+    #[cold]
+    pub(super) fn keep(&mut self, Finished { seq, taken, topic, sender, account }: Finished, failed: bool) {
+        let record = Record { seq, taken_us: self.micros(taken), account, topic, sender };
+        let (records, tickets) = match failed {
+            true => (&mut self.traces.failed, &self.shared.failed_tickets),
+            false => (&mut self.traces.others, &self.shared.traced_tickets),
+        };
+        let forgotten = records.push(record, tickets);
+        self.counters.traces_forgotten.add(forgotten as u64);
+        self.counters.traces.increment();
+    }
+
+    /// Forgets what newer messages of other reactors have made too old.
+    pub(super) fn forget_old_traces(&mut self) {
+        let traces = &mut self.traces;
+        let forgotten = traces.failed.forget(&self.shared.failed_tickets)
+            + traces.others.forget(&self.shared.traced_tickets);
+        self.counters.traces_forgotten.add(forgotten as u64);
+    }
+
+    fn micros(&self, moment: Instant) -> u64 {
+        micros(moment.saturating_duration_since(self.shared.started))
+    }
+}
+
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use amop::{
         Class, CloseReason, LinkKey, LinkProgress, MeshMessage, Outbound, Queued, ReactorId, RegistryInput,
         SendError,
         ping::Pinged,
-        session_queue::{QueuePool, SessionQueue},
+        session_queue::{OnTheWay, QueuePool, SessionQueue},
         trace::Told,
     },
     wire::FrameRef,
@@ -155,7 +155,10 @@ impl Io {
         let (bound, pool) = (self.queue_bytes_max, self.pool());
         let has_room = |link: &&IoLink| {
             link.room_wanted.is_some_and(|len| match link.sdk {
-                true => link.queue.admit(Class::Data, len, link.begun(), 0, bound, pool).is_ok(),
+                true => link
+                    .queue
+                    .admit(Class::Data, len, OnTheWay { begun: link.begun(), sealed: 0 }, bound, pool)
+                    .is_ok(),
                 false => link.has_room_to_node(Class::Data, self.node_queue_bytes_max),
             })
         };
@@ -191,7 +194,9 @@ impl Outbound for Io {
         let mut queued = Queued::default();
         if link.sdk {
             let begun = link.begun();
-            link.queue.admit(class, len, begun, 0, bound, pool).map_err(|_| SendError::Full)?;
+            link.queue
+                .admit(class, len, OnTheWay { begun, sealed: 0 }, bound, pool)
+                .map_err(|_| SendError::Full)?;
             link.queue.add(class, len);
             link.queued_in_all += len as u64;
             queued = Queued { end: link.queued_in_all, is_behind: link.rate.is_some() };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::relay::{LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings};
+use crate::relay::{
+    LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings, shard::Shard,
+};
 
 const OWN: NodeId = NodeId([1; 64]);
 const PEER: NodeId = NodeId([2; 64]);
@@ -121,7 +123,7 @@ fn shard_with(now: Instant, settings: Settings) -> (Shard, Links) {
 fn a_sign_of_life_that_the_link_did_not_take_is_tried_again_at_once() {
     let start = Instant::now();
     let (mut shard, mut out) = shard(start);
-    let interval = shard.shared.settings.keepalive_interval;
+    let interval = shard.common.shared.settings.keepalive_interval;
     out.refusal = Some(SendError::Full);
     let mut now = start;
     while out.refused < 3 {
@@ -130,7 +132,7 @@ fn a_sign_of_life_that_the_link_did_not_take_is_tried_again_at_once() {
         shard.handle_timeout(now, &mut out);
     }
     assert!(now <= start + interval + 3 * NODE_TICK);
-    assert_eq!(shard.counters.dropped_control_full.get(), 3);
+    assert_eq!(shard.common.counters.dropped_control_full.get(), 3);
     out.refusal = None;
     now = shard.poll_timeout().unwrap();
     shard.handle_timeout(now, &mut out);
@@ -164,7 +166,7 @@ fn an_acknowledgement_goes_with_the_last_frame_and_the_last_byte_that_may_wait_f
 fn an_acknowledgement_that_the_link_did_not_take_is_still_due() {
     let now = Instant::now();
     let (mut shard, mut out) = shard(now);
-    let due = shard.shared.settings.ack_frames_max as u32;
+    let due = shard.common.shared.settings.ack_frames_max as u32;
     out.refusal = Some(SendError::Full);
     for number in 0..=due {
         if number == due {
@@ -185,9 +187,10 @@ fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
     let (mut shard, mut out) = shard(now);
     out.refusal = Some(SendError::Gone);
     for number in 0..3 {
-        shard.forward_multicast(now, &PEER, number, None, FrameRef::Slice(&multicast(number)), &mut out);
+        let (parts, mut cx) = shard.at(now, &mut out);
+        parts.forward_multicast(&mut cx, &PEER, number, None, FrameRef::Slice(&multicast(number)));
     }
-    assert_eq!(shard.counters.dropped_window_full.get(), 0);
+    assert_eq!(shard.common.counters.dropped_window_full.get(), 0);
     shard.handle_link_down(now, KEY, CloseReason::ByPeer, &mut out);
     out.refusal = None;
     let next = LinkKey { index: 0, generation: 2 };
@@ -210,5 +213,5 @@ fn a_link_that_replaces_a_worn_one_says_so_and_is_taken_at_once() {
     let next = LinkKey { index: 1, generation: 1 };
     link_up(&mut shard, now, next, &mut out);
     assert_eq!(hello_of(&out, next).replaces, hello_of(&out, KEY).link_number);
-    assert_eq!(shard.neighbours[&PEER].active, Some(next));
+    assert_eq!(shard.parts.neighbours[&PEER].active, Some(next));
 }

@@ -1,17 +1,15 @@
 //! What is told of a request: whom it was tried at, what came of that, how it ended.
 
+use crate::relay::shard::{Context, Parts, trace::Finished};
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
-    super::{
-        Shard,
-        trace::{micros, refused, short_micros},
-    },
-    Origin, Request,
+    super::trace::{micros, refused, short_micros},
+    FromNode, Origin, Request,
 };
 use crate::{
     relay::{
-        NotPushed, ReactorId, RequestId, SessionId,
+        NotPushed, Outbound, ReactorId, RequestId, SessionId,
         trace::{Known, PENDING_LOOKED_AT_MAX, TopicName},
     },
     wire::{
@@ -79,7 +77,7 @@ impl Request {
     pub(super) fn account(&self, now: Instant, end: End, code: ResultCode) -> Account {
         let (role, origin, message) = match self.origin {
             Origin::Session { id, .. } => (Role::Request, id.0, 0),
-            Origin::Node { id, message, .. } => (Role::Forwarded, id.short(), message),
+            Origin::Node(FromNode { id, message, .. }) => (Role::Forwarded, id.short(), message),
         };
         let ended = self.answered_for_now.filter(|_| end == End::ByNode).unwrap_or(now);
         Account {
@@ -102,26 +100,12 @@ pub(super) fn some_session(reactor: ReactorId) -> u64 {
     u64::from(reactor.0) << 48
 }
 
-impl Shard {
-    pub(in crate::relay::shard) fn keep_refused_of_node(
-        &mut self,
-        now: Instant,
-        (node, message): (&NodeId, u32),
-        header: &Header,
-        topic: &str,
-        refusal: Refusal,
-    ) {
-        let (role, origin, size) = (Role::Forwarded, node.short(), header.len);
-        let refused = refused(refusal, ResultCode::NOT_DELIVERED);
-        let account = Account { role, origin, message, size, ..refused };
-        self.keep(&header.seq, now, TopicName::new(topic), None, account, true);
-    }
-
+impl Parts {
     /// Keeps the account of a request that is about to end, if it is one that is kept; only then the last `step` is
     /// taken.
     pub(super) fn note_end(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         end: End,
         code: ResultCode,
@@ -130,17 +114,17 @@ impl Shard {
         let Some(request) = self.requests.get_mut(id) else { return };
         // The neighbour may have given up before the late answer came to it.
         let failed = code != ResultCode::OK || request.answered_for_now.is_some();
-        if !(failed || self.shared.tracing.load(Relaxed)) {
+        if !(failed || cx.shared.tracing.load(Relaxed)) {
             return;
         }
         step(request);
-        let account = request.account(now, end, code);
+        let account = request.account(cx.now, end, code);
         let (origin, seq, taken, topic) = (request.origin, request.seq.seq, request.taken, request.topic);
         let sender = match origin {
             Origin::Session { key, .. } => self.sender(key),
-            Origin::Node { .. } => None,
+            Origin::Node(_) => None,
         };
-        self.keep(&seq, taken, topic, sender, account, failed);
+        cx.common.keep(Finished { seq, taken, topic, sender, account }, failed);
     }
 
     /// What is known of requests that are not over.
@@ -167,5 +151,21 @@ impl Shard {
             }
         }
         known.into_iter().map(|(known, _)| known).collect()
+    }
+}
+
+impl<O: Outbound> Context<'_, O> {
+    pub(in crate::relay::shard) fn keep_refused_of_node(
+        &mut self,
+        (node, message): (&NodeId, u32),
+        header: &Header,
+        topic: &str,
+        refusal: Refusal,
+    ) {
+        let (role, origin, size) = (Role::Forwarded, node.short(), header.len);
+        let refused = refused(refusal, ResultCode::NOT_DELIVERED);
+        let account = Account { role, origin, message, size, ..refused };
+        let (seq, taken, topic) = (header.seq, self.now, TopicName::new(topic));
+        self.common.keep(Finished { seq, taken, topic, sender: None, account }, true);
     }
 }

@@ -1,10 +1,10 @@
 //! Whom a request is tried at next: a reactor of this node, another node, or the desk.
 
 use super::{super::publisher::Audience, Origin};
+use crate::relay::shard::{Common, Context, Parts};
 use crate::{
     relay::{
-        Named, ReactorId, RequestId, SessionId, home_reactor,
-        shard::Shard,
+        Named, Outbound, ReactorId, RequestId, SessionId, home_reactor,
         snapshot::{NodeEntry, NodeRef},
     },
     wire::{NodeId, TopicKind, node::AUDIENCE_MAX, topic::MintedTopic},
@@ -43,34 +43,39 @@ impl Others {
     }
 }
 
-impl Shard {
+impl Parts {
     /// Draws the next reactor or node, each weighted by its subscribers that were not tried yet, with
     /// [`Settings::prefers_near`] among the nearest only; also tells who else would be left.
     ///
     /// [`Settings::prefers_near`]: crate::relay::settings::Settings::prefers_near
-    pub(super) fn draw(&mut self, id: RequestId, topic: &str) -> (Option<Candidate>, Others) {
-        self.snapshot.refresh();
+    pub(super) fn draw(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: RequestId,
+        topic: &str,
+    ) -> (Option<Candidate>, Others) {
+        cx.snapshot.refresh();
         let Some(request) = self.requests.get(id) else { return (None, Others::None) };
         let audience = match (TopicKind::of(topic.as_bytes()), request.origin) {
             (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
-            (TopicKind::Data, Origin::Node { .. }) => request.audience.clone().map(Audience::of_this_node),
+            (TopicKind::Data, Origin::Node(_)) => request.audience.clone().map(Audience::of_this_node),
             (TopicKind::Route, origin) => {
                 // There is one way, and it is gone once.
-                let way = self.minted_way(topic, matches!(origin, Origin::Session { .. }));
+                let way = cx.minted_way(topic, matches!(origin, Origin::Session { .. }));
                 return (way.filter(|_| request.is_untried()), Others::None);
             }
             _ => None,
         };
         let accepted = audience.as_ref().map(Audience::entry);
-        let entry = accepted.as_ref().or_else(|| self.snapshot.topic(topic));
+        let entry = accepted.as_ref().or_else(|| cx.common.snapshot.topic(topic));
         let (all_reactors, all_nodes) =
             entry.map_or((&[][..], &[][..]), |entry| (&entry.reactors[..], &entry.nodes[..]));
         let (publisher, foreign) = match request.origin {
             Origin::Session { key, .. } => (Some(key.index), true),
-            Origin::Node { .. } => (None, false),
+            Origin::Node(_) => (None, false),
         };
         let own_sessions = self.local_topics.sessions(topic);
-        let own = self.id;
+        let own = cx.id;
         let tried_of =
             |reactor: ReactorId| request.tried().iter().filter(move |session| session.reactor() == reactor);
         // Our own sessions are known better than the snapshot knows them.
@@ -101,7 +106,7 @@ impl Shard {
         let untried = all_nodes
             .iter()
             .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
-        let takes = |node: &NodeRef| self.snapshot.takes(&node.id, request.size as usize);
+        let takes = |node: &NodeRef| cx.common.snapshot.takes(&node.id, request.size as usize);
         let nodes = untried.clone().filter(|(node, _)| takes(node));
         let here = own_weight
             + reactors.clone().map(|&(reactor, count)| weight_of(reactor, count.into())).sum::<u64>();
@@ -111,14 +116,15 @@ impl Shard {
             return (too_long.filter(|_| request.nodes.is_empty()), Others::None);
         }
         // Those at the least distance, where near goes before far; else all.
-        let hops_to = |node: &NodeRef| self.snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
-        let hops_max = match self.shared.settings.prefers_near {
+        let hops_to =
+            |node: &NodeRef| cx.common.snapshot.paths.get(&node.id).map_or(u8::MAX, |path| path.hops);
+        let hops_max = match cx.shared.settings.prefers_near {
             false => u8::MAX,
             true if here > 0 => 0,
             true => nodes.clone().map(|(node, _)| hops_to(node)).min().unwrap_or(u8::MAX),
         };
         let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
-        let mut point = self.fast_rng.in_range(0..here + subscribers_of(nodes.clone()));
+        let mut point = cx.common.fast_rng.in_range(0..here + subscribers_of(nodes.clone()));
         if point < own_weight {
             return (Some(Candidate::Reactor(own, named(own))), Others::of(total, own_weight));
         }
@@ -146,7 +152,14 @@ impl Shard {
         }
         (None, Others::None)
     }
+}
 
+/// Sessions of other nodes.
+fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
+    nodes.map(|&(_, count)| u64::from(count)).sum()
+}
+
+impl Common {
     /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the
     /// topic's node part. `None` if it is no node's.
     pub(super) fn minted_way(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
@@ -161,9 +174,4 @@ impl Shard {
         // Which life of it does not matter: a challenge of another one is not open.
         Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))
     }
-}
-
-/// Sessions of other nodes.
-fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
-    nodes.map(|&(_, count)| u64::from(count)).sum()
 }

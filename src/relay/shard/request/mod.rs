@@ -22,10 +22,20 @@ use self::{
     account::some_session,
     draw::{Candidate, Others},
 };
-use super::{Shard, desk::DESK, room::WAIT_ENDS_BEFORE, seqs::SeqKey, trace::refused};
+use super::{
+    Common, Context, Parts,
+    desk::DESK,
+    push::{Delivery, Receivers},
+    room::RequestOf,
+    room::WAIT_ENDS_BEFORE,
+    seqs::SeqKey,
+    session::Reply,
+    trace::Finished,
+    trace::refused,
+};
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Named, NotPushed, Outbound, ReactorId, RequestId, SessionId, snapshot::NodeRef,
+        Forward, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId, snapshot::NodeRef,
         timers::TimerKey, trace::TopicName,
     },
     wire::{
@@ -177,19 +187,53 @@ impl Requests {
     }
 }
 
+/// A message from another node, by which its answer is known there.
+#[derive(Clone, Copy)]
+pub(super) struct FromNode {
+    pub(super) id: NodeId,
+    pub(super) incarnation: u64,
+    /// Its number for the message.
+    pub(super) message: u32,
+}
+
+/// Another node's request, with what it says of it.
+pub(super) struct NodeRequest {
+    pub(super) origin: FromNode,
+    /// How long it may take.
+    pub(super) time_left: Duration,
+    /// Whether it may wait for room where nobody else is left to be tried.
+    pub(super) may_wait: bool,
+    /// Who may get a message with a private topic.
+    pub(super) audience: Option<Named>,
+}
+
+/// A request to be taken up.
+struct NewRequest<'a> {
+    origin: Origin,
+    seq: SeqKey,
+    /// Of its frame, in bytes.
+    size: u32,
+    topic: &'a str,
+    /// How long it may take in all.
+    time: Duration,
+    may_wait: bool,
+    audience: Option<Named>,
+}
+
+/// What is known of a session's message when it is refused.
+#[derive(Clone, Copy)]
+pub(super) struct Refused<'a> {
+    pub(super) header: &'a Header,
+    pub(super) role: Role,
+    /// Empty if it could not be read.
+    pub(super) topic: &'a str,
+}
+
 /// Who waits for the answer.
 #[derive(Clone, Copy)]
 pub(super) enum Origin {
-    Session {
-        key: LinkKey,
-        id: SessionId,
-    },
-    /// A neighbour, and its number for the message.
-    Node {
-        id: NodeId,
-        incarnation: u64,
-        message: u32,
-    },
+    Session { key: LinkKey, id: SessionId },
+    Node(FromNode),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -240,45 +284,44 @@ struct Ended {
     is_answered_for_now: bool,
 }
 
-impl Shard {
+impl Parts {
     /// A 0x30 from a session.
     pub(super) fn handle_request(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        self.counters.requests.increment();
-        self.try_unsettled_first(now, out);
+        cx.counters.requests.increment();
+        self.try_unsettled_first(cx);
         let body = match AmopBody::decode(&frame.head()[HEADER_LEN..]) {
             Ok(body) => body,
             Err(_) => {
-                self.counters.bad_bodies.increment();
-                let message = (header, Role::Request, "");
-                self.refuse(now, key, message, Refusal::BadBody, ResultCode::NO_RECEIVER, out);
+                cx.counters.bad_bodies.increment();
+                let message = Refused { header, role: Role::Request, topic: "" };
+                self.refuse(cx, key, message, Refusal::BadBody, ResultCode::NO_RECEIVER);
                 return;
             }
         };
         let is_routable = match body.kind() {
             TopicKind::Ordinary => true,
             TopicKind::Data => {
-                self.note_subscribers(now, key.index);
+                self.note_subscribers(cx, key.index);
                 !self.audience(key.index, body.topic).is_empty()
             }
             // As subscribed they are not; those that were minted lead to the desk of a node.
-            TopicKind::Route => self.minted_way(body.topic, true).is_some(),
+            TopicKind::Route => cx.minted_way(body.topic, true).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
-        let message = (header, Role::Request, body.topic);
+        let message = Refused { header, role: Role::Request, topic: body.topic };
         if !is_routable {
-            self.refuse(now, key, message, Refusal::NotRoutable, ResultCode::NO_RECEIVER, out);
+            self.refuse(cx, key, message, Refusal::NotRoutable, ResultCode::NO_RECEIVER);
             return;
         }
-        let pending_max = self.shared.settings.pending_requests_max;
-        let full = self.draining || self.requests.len() >= pending_max;
-        let (seq, request) = (self.seq_key(&header.seq), self.requests.next_id());
+        let pending_max = cx.shared.settings.pending_requests_max;
+        let full = cx.draining || self.requests.len() >= pending_max;
+        let (seq, request) = (cx.seq_key(&header.seq), self.requests.next_id());
         let Some(session) = self.session_mut(key) else { return };
         let (id, is_worn) = (session.id, session.is_worn);
         let is_in_use = match session.requests.entry(seq) {
@@ -290,55 +333,54 @@ impl Shard {
             }
         };
         if is_in_use {
-            self.refuse(now, key, message, Refusal::SeqInUse, ResultCode::NOT_DELIVERED, out);
+            self.refuse(cx, key, message, Refusal::SeqInUse, ResultCode::NOT_DELIVERED);
             return;
         }
         if full {
-            self.warn_pending_full(now, key);
+            self.warn_pending_full(cx, key);
         }
         if full || is_worn {
             let refusal = match is_worn {
                 true => Refusal::KeysWorn,
-                false if self.draining => Refusal::Stopping,
+                false if cx.draining => Refusal::Stopping,
                 false => Refusal::TableFull,
             };
-            self.refuse(now, key, message, refusal, ResultCode::NOT_SENT, out);
+            self.refuse(cx, key, message, refusal, ResultCode::NOT_SENT);
             return;
         }
         let origin = Origin::Session { key, id };
-        let bytes_max = self.shared.settings.open_requests_bytes_max();
+        let bytes_max = cx.shared.settings.open_requests_bytes_max();
         if let Some(session) = self.session_mut(key) {
-            session.open_request(header.len as usize, bytes_max, out);
+            session.open_request(cx, header.len as usize, bytes_max);
         }
-        let time = self.request_time(header.len as usize);
-        self.open_request(now, origin, (&seq, header.len), body.topic, time, None);
+        let (size, time) = (header.len, cx.request_time(header.len as usize));
+        let (topic, may_wait, audience) = (body.topic, true, None);
+        self.open_request(cx, NewRequest { origin, seq, size, topic, time, may_wait, audience });
         if body.kind() == TopicKind::Route {
             self.note_challenge_sent(key.index, body.topic, request);
         }
-        self.advance(now, request, body.topic, frame, out);
+        self.advance(cx, request, body.topic, frame);
     }
 
     /// A unicast from a neighbour, for sessions of this node.
     pub(super) fn handle_request_of_node(
         &mut self,
-        now: Instant,
-        origin: Origin,
-        (time_left, may_wait): (Duration, bool),
-        audience: Option<Named>,
+        cx: &mut Context<'_, impl Outbound>,
+        request: NodeRequest,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
+        let NodeRequest { origin, time_left, may_wait, audience } = request;
+        let FromNode { id, message, .. } = origin;
         let head = frame.head();
         let Some(header) = Header::decode(head) else { return };
         let body = AmopBody::decode(&head[HEADER_LEN..]);
-        let Origin::Node { id, incarnation, message } = origin else { return };
-        let is_admitted = self.admits(&id);
+        let is_admitted = cx.admits(&id);
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
             _ if !is_admitted => false,
             TopicKind::Ordinary => true,
             // Without an audience it is never delivered.
-            TopicKind::Data => audience.is_some() && self.shared.settings.may_publish(body.topic, &id),
-            TopicKind::Route => self.minted_way(body.topic, false).is_some(),
+            TopicKind::Data => audience.is_some() && cx.shared.settings.may_publish(body.topic, &id),
+            TopicKind::Route => cx.minted_way(body.topic, false).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
         let Some(body) = body.as_ref().ok().filter(|body| is_for_us(body)) else {
@@ -348,48 +390,40 @@ impl Shard {
                 Ok(_) => Refusal::NotRoutable,
                 Err(_) => Refusal::BadBody,
             };
-            self.keep_refused_of_node(now, (&id, message), &header, topic, refusal);
+            cx.keep_refused_of_node((&id, message), &header, topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
-            self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
+            self.respond(cx, origin, true, FrameRef::Slice(&answer));
             return;
         };
-        if self.draining || self.requests.len() >= self.shared.settings.pending_requests_max {
-            let refusal = if self.draining { Refusal::Stopping } else { Refusal::TableFull };
-            self.keep_refused_of_node(now, (&id, message), &header, body.topic, refusal);
+        if cx.draining || self.requests.len() >= cx.shared.settings.pending_requests_max {
+            let refusal = if cx.draining { Refusal::Stopping } else { Refusal::TableFull };
+            cx.keep_refused_of_node((&id, message), &header, body.topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
-            self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
+            self.respond(cx, origin, true, FrameRef::Slice(&answer));
             return;
         }
-        let time = time_left.min(self.request_time(frame.len()));
-        let seq = self.seq_key(&header.seq);
-        let request = self.open_request(now, origin, (&seq, header.len), body.topic, time, audience);
-        if let Some(request) = self.request_mut(request) {
-            request.may_wait = may_wait;
-        }
-        self.advance(now, request, body.topic, frame, out);
+        let time = time_left.min(cx.request_time(frame.len()));
+        let (origin, seq, size) = (Origin::Node(origin), cx.seq_key(&header.seq), header.len);
+        let topic = body.topic;
+        let new = NewRequest { origin, seq, size, topic, time, may_wait, audience };
+        let request = self.open_request(cx, new);
+        self.advance(cx, request, body.topic, frame);
     }
 
-    /// Takes a request up; of its header come the seq and the length.
-    fn open_request(
-        &mut self,
-        now: Instant,
-        origin: Origin,
-        (seq, size): (&SeqKey, u32),
-        topic: &str,
-        time: Duration,
-        audience: Option<Named>,
-    ) -> RequestId {
+    /// Takes a request up.
+    fn open_request(&mut self, cx: &mut Context<'_, impl Outbound>, new: NewRequest<'_>) -> RequestId {
+        let NewRequest { origin, seq, size, topic, time, may_wait, audience } = new;
         let id = self.requests.next_id();
         let furthest = match origin {
             Origin::Session { .. } => Furthest::NoReceiver,
-            Origin::Node { .. } => Furthest::NotDelivered,
+            Origin::Node(_) => Furthest::NotDelivered,
         };
-        let timer = Some(match self.request_time(size as usize) {
-            usual if usual == self.shared.settings.request_timeout => self.request_timers.start(now, id),
-            longer => self.request_timers.start_until(now + longer, id),
+        let timer = Some(match cx.request_time(size as usize) {
+            usual if usual == cx.shared.settings.request_timeout => self.request_timers.start(cx.now, id),
+            longer => self.request_timers.start_until(cx.now + longer, id),
         });
-        let taken_nanos = self.nanos(now);
-        let deadline = now + time;
+        let taken_nanos = cx.nanos();
+        let deadline = cx.now + time;
         self.requests.started = id.generation;
         if self.requests.free.pop().is_some()
             && let Some(request) = self.requests.slots.get_mut(id.index as usize)
@@ -397,11 +431,11 @@ impl Shard {
             request.generation = id.generation;
             request.is_open = true;
             request.origin = origin;
-            request.seq = *seq;
-            (request.taken, request.taken_nanos) = (now, taken_nanos);
+            request.seq = seq;
+            (request.taken, request.taken_nanos) = (cx.now, taken_nanos);
             (request.deadline, request.time) = (deadline, time);
             (request.timer, request.current, request.furthest) = (timer, Try::None, furthest);
-            (request.audience, request.answered_for_now, request.may_wait) = (audience, None, true);
+            (request.audience, request.answered_for_now, request.may_wait) = (audience, None, may_wait);
             request.topic.set(topic);
             request.size = size;
             return id;
@@ -410,8 +444,8 @@ impl Shard {
             generation: id.generation,
             is_open: true,
             origin,
-            seq: *seq,
-            taken: now,
+            seq,
+            taken: cx.now,
             taken_nanos,
             deadline,
             time,
@@ -422,7 +456,7 @@ impl Shard {
             nodes: SmallVec::new(),
             furthest,
             audience,
-            may_wait: true,
+            may_wait,
             answered_for_now: None,
             topic: TopicName::new(topic),
             size,
@@ -431,17 +465,12 @@ impl Shard {
         id
     }
 
-    /// How long a request with a frame of so many bytes may take (WIRE §2.3).
-    fn request_time(&self, frame_len: usize) -> Duration {
-        self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
-    }
-
     /// A request may take so much longer than its own frame gives it (WIRE §2.3); its time is never shortened. Gives whose it
     /// is, if that changed anything.
-    pub(super) fn extend_request(&mut self, id: RequestId, by: Duration) -> Option<Origin> {
-        let Self { requests, request_timers, shared, .. } = self;
+    pub(super) fn extend_request(&mut self, common: &Common, id: RequestId, by: Duration) -> Option<Origin> {
+        let Self { requests, request_timers, .. } = self;
         let request = requests.get_mut(id)?;
-        let time = shared.settings.request_timeout + sdk::transfer_time(request.size as usize) + by;
+        let time = common.request_time(request.frame_len()) + by;
         let deadline = request.taken + time;
         // Without a timer its time is up already.
         let timer = request.timer.filter(|_| deadline > request.deadline)?;
@@ -458,53 +487,45 @@ impl Shard {
     /// Tries the next candidate; answers when there is none.
     fn advance(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         topic: &str,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
-        let own = self.id;
+        let own = cx.id;
         loop {
-            let (candidate, others) = self.draw(id, topic);
+            let (candidate, others) = self.draw(cx, id, topic);
             if others != Others::None {
-                self.retain(id, frame);
+                self.retain(cx, id, frame);
             }
-            if candidate.is_none() && self.waits_for_state(now, id, frame) {
+            if candidate.is_none() && self.waits_for_state(cx, id, frame) {
                 return;
             }
             let Some(request) = self.request_mut(id) else { return };
-            if now >= request.deadline {
-                return self.give_up(now, id, out);
+            if cx.now >= request.deadline {
+                return self.give_up(cx, id);
             }
             match candidate {
-                None => return self.give_up(now, id, out),
+                None => return self.give_up(cx, id),
                 Some(Candidate::TooLong(node)) => {
-                    request.begin_step(now, Tried::Node, node.short(), 0);
-                    request.end_node_step(now, 0, Fate::TooLong);
+                    request.begin_step(cx.now, Tried::Node, node.short(), 0);
+                    request.end_node_step(cx.now, 0, Fate::TooLong);
                     request.furthest = request.furthest.max(Furthest::NotSent);
-                    self.note_too_long(now, &node, frame.len());
-                    return self.give_up(now, id, out);
+                    cx.note_too_long(&node, frame.len());
+                    return self.give_up(cx, id);
                 }
                 Some(Candidate::Desk) => {
                     request.current = Try::Desk;
-                    request.begin_step(now, Tried::Challenged, some_session(DESK), 0);
+                    request.begin_step(cx.now, Tried::Challenged, some_session(DESK), 0);
                     let sender = match request.origin {
                         Origin::Session { id, .. } => Some(id),
-                        Origin::Node { .. } => None,
+                        Origin::Node(_) => None,
                     };
-                    if own != DESK {
-                        return out.to_reactor(DESK, MeshMessage::Carry { request: id, sender }, frame);
-                    }
-                    if !self.carry(now, own, id, sender, frame, out) {
-                        let why = NotPushed::ChallengeClosed;
-                        self.handle_undeliverable(now, id, DESK, why, FrameRef::Slice(&[]), out);
-                    }
-                    return;
+                    return self.send_to_reactor(cx, DESK, MeshMessage::Carry { request: id, sender }, frame);
                 }
                 Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = Try::Reactor(reactor);
-                    request.begin_step(now, Tried::Session, some_session(reactor), 0);
+                    request.begin_step(cx.now, Tried::Session, some_session(reactor), 0);
                     let mut excluded: SmallVec<[SessionId; 2]> = SmallVec::new();
                     if !request.tried().is_empty() {
                         excluded.extend_from_slice(request.tried());
@@ -514,21 +535,21 @@ impl Shard {
                     }
                     // It waits where it would else end.
                     let wait_for_room = (others != Others::Elsewhere && request.may_wait)
-                        .then(|| (request.deadline - now).saturating_sub(WAIT_ENDS_BEFORE));
+                        .then(|| (request.deadline - cx.now).saturating_sub(WAIT_ENDS_BEFORE));
                     if reactor != own {
-                        return out.to_reactor(
+                        return cx.out.to_reactor(
                             reactor,
                             MeshMessage::Deliver { request: id, audience, excluded, wait_for_room },
                             frame,
                         );
                     }
-                    let receivers = (audience.as_deref(), excluded, wait_for_room);
-                    let seq = request.seq;
-                    let message = (&seq, topic);
-                    let pushed = self.push_to_any(now, (own, id), receivers, message, frame, out);
+                    let receivers = Receivers { audience: audience.as_deref(), excluded, wait_for_room };
+                    let (seq, request) = (request.seq, RequestOf { coordinator: own, id });
+                    let pushed =
+                        self.push_to_any(cx, Delivery { request, seq: &seq, topic, frame }, receivers);
                     let Err(why) = pushed else { return };
                     if let Some(request) = self.request_mut(id) {
-                        request.end_refused_step(now, why);
+                        request.end_refused_step(cx.now, why);
                         request.failed().exhausted.push(own);
                         request.furthest = request.furthest.max(Furthest::NotDelivered);
                     }
@@ -536,51 +557,44 @@ impl Shard {
                 Some(Candidate::Node(node, audience)) => {
                     let origin = request.origin;
                     let first = request.is_untried();
-                    let time_left = match now == request.taken {
+                    let time_left = match cx.now == request.taken {
                         true => request.time,
-                        false => request.deadline.saturating_duration_since(now),
+                        false => request.deadline.saturating_duration_since(cx.now),
                     };
                     let time_left_ms = time_left.as_millis().try_into().unwrap_or(u32::MAX);
                     let may_wait = others == Others::None;
                     // What a client offers is admitted or refused; tries after the first are charged as they leave.
                     if let Origin::Session { key, .. } = origin
                         && first
-                        && self.shared.limiter.is_limited()
+                        && cx.shared.limiter.is_limited()
                         && let named = audience.as_ref().map(|named| named.0.len())
-                        && let cost = self.unicast_len(&node.id, frame.len(), named)
-                        && !self.admit_bandwidth(now, key, cost)
+                        && let cost = self.unicast_len(cx, &node.id, frame.len(), named)
+                        && !self.admit_bandwidth(cx, key, cost)
                     {
-                        self.warn_over_bandwidth(now, key);
+                        self.warn_over_bandwidth(cx, key);
                         if let Some(request) = self.request_mut(id) {
-                            request.begin_step(now, Tried::Node, node.id.short(), 0);
-                            request.end_node_step(now, 0, Fate::OverBandwidth);
+                            request.begin_step(cx.now, Tried::Node, node.id.short(), 0);
+                            request.end_node_step(cx.now, 0, Fate::OverBandwidth);
                         }
-                        return self.answer_myself(now, id, ResultCode::OVER_BANDWIDTH, out);
+                        return self.answer_myself(cx, id, ResultCode::OVER_BANDWIDTH);
                     }
-                    let message = self.next_message();
+                    let message = cx.next_message();
                     if let Some(request) = self.request_mut(id) {
                         request.nodes.push((node.clone(), message));
-                        request.begin_step(now, Tried::Node, node.id.short(), message);
+                        request.begin_step(cx.now, Tried::Node, node.id.short(), message);
                         request.current = Try::Node(message);
                     }
+                    let (request, node_id) = (id, node.id);
+                    let forward =
+                        Forward { request, node: node_id, message, time_left_ms, may_wait, audience };
                     if node.reactor != own {
-                        let forward = MeshMessage::Forward {
-                            request: id,
-                            node: node.id,
-                            message,
-                            time_left_ms,
-                            may_wait,
-                            audience,
-                        };
-                        return out.to_reactor(node.reactor, forward, frame);
+                        return cx.out.to_reactor(node.reactor, MeshMessage::Forward(forward), frame);
                     }
-                    let audience = audience.as_deref();
-                    let time_left = (time_left_ms, may_wait);
-                    if self.forward(now, own, id, &node.id, message, time_left, audience, frame, out) {
+                    if self.forward(cx, own, &forward, frame) {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
-                        request.end_node_step(now, message, Fate::NotTaken);
+                        request.end_node_step(cx.now, message, Fate::NotTaken);
                         request.furthest = request.furthest.max(Furthest::NotSent);
                     }
                 }
@@ -588,13 +602,9 @@ impl Shard {
         }
     }
 
-    pub(super) fn next_message(&self) -> u32 {
-        self.shared.next_message.fetch_add(1, Relaxed)
-    }
-
     /// Keeps the frame for another try, if there is room; one may go beyond the bound, so that the longest is kept, too.
-    fn retain(&mut self, id: RequestId, frame: FrameRef<'_>) {
-        let bytes_max = self.shared.settings.retained_bytes_max / usize::from(self.shared.reactors);
+    fn retain(&mut self, cx: &mut Context<'_, impl Outbound>, id: RequestId, frame: FrameRef<'_>) {
+        let bytes_max = cx.shared.settings.retained_bytes_max / usize::from(cx.shared.reactors);
         let room = self.retained_bytes < bytes_max;
         let Some(request) = self.request_mut(id) else { return };
         if request.retained.is_some() {
@@ -604,42 +614,59 @@ impl Shard {
             request.retained = Some(frame.retain());
             self.retained_bytes += frame.len();
         } else {
-            self.counters.retention_refused.increment();
+            cx.counters.retention_refused.increment();
         }
     }
 
     /// Tries the next candidate with the frame that was kept.
-    fn retry(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+    fn retry(&mut self, cx: &mut Context<'_, impl Outbound>, id: RequestId) {
         let Some(request) = self.request_mut(id) else { return };
         request.current = Try::None;
         if request.tried().len() + request.nodes.len() >= TRIES_MAX {
-            self.counters.tries_exhausted.increment();
-            return self.give_up(now, id, out);
+            cx.counters.tries_exhausted.increment();
+            return self.give_up(cx, id);
         }
-        let Some(frame) = request.retained.clone() else { return self.give_up(now, id, out) };
+        let Some(frame) = request.retained.clone() else { return self.give_up(cx, id) };
         let frame = frame.as_ref();
         match AmopBody::decode(&frame.head()[HEADER_LEN..]) {
-            Ok(body) => self.advance(now, id, body.topic, frame, out),
-            Err(_) => self.give_up(now, id, out),
+            Ok(body) => self.advance(cx, id, body.topic, frame),
+            Err(_) => self.give_up(cx, id),
         }
     }
 
-    /// Answers a message that is not even begun with: its header, what it is, and its topic.
+    /// Answers a message that is not even begun with.
     pub(super) fn refuse(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
-        (header, role, topic): (&Header, Role, &str),
+        message: Refused<'_>,
         refusal: Refusal,
         code: ResultCode,
-        out: &mut impl Outbound,
     ) {
-        self.count_answer(code);
+        let Refused { header, role, topic } = message;
+        cx.count_answer(code);
         let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
         let sender = self.sender(key);
         let account = Account { role, origin, size: header.len, ..refused(refusal, code) };
-        self.keep(&header.seq, now, TopicName::new(topic), sender, account, true);
-        self.reply(now, key, FrameType::RESPONSE, &header.seq, code, &[], out);
+        let (seq, taken, topic) = (header.seq, cx.now, TopicName::new(topic));
+        cx.common.keep(Finished { seq, taken, topic, sender, account }, true);
+        self.reply(cx, key, Reply { frame_type: FrameType::RESPONSE, seq: &seq, result: code, data: &[] });
+    }
+}
+
+/// A 0x31 of the node's own making: a code and no data.
+pub(super) fn answer_frame(seq: &Seq, result: ResultCode) -> [u8; HEADER_LEN] {
+    Header { len: HEADER_LEN as u32, frame_type: FrameType::RESPONSE, seq: *seq, result }.encode()
+}
+
+impl Common {
+    /// How long a request with a frame of so many bytes may take (WIRE §2.3).
+    fn request_time(&self, frame_len: usize) -> Duration {
+        self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
+    }
+
+    pub(super) fn next_message(&self) -> u32 {
+        self.shared.next_message.fetch_add(1, Relaxed)
     }
 
     pub(super) fn count_answer(&self, code: ResultCode) {
@@ -653,9 +680,4 @@ impl Shard {
         };
         counter.increment();
     }
-}
-
-/// A 0x31 of the node's own making: a code and no data.
-pub(super) fn answer_frame(seq: &Seq, result: ResultCode) -> [u8; HEADER_LEN] {
-    Header { len: HEADER_LEN as u32, frame_type: FrameType::RESPONSE, seq: *seq, result }.encode()
 }

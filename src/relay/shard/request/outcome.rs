@@ -1,11 +1,9 @@
 //! What came of a try, and how a request ends: each path out of the table answers it once.
 
-use std::{sync::Arc, time::Instant};
+use crate::relay::shard::{Context, Parts, trace::Finished};
+use std::sync::Arc;
 
-use super::{
-    super::{Shard, session_of},
-    AnsweredBy, Ended, Furthest, Origin, Request, Try, answer_frame,
-};
+use super::{super::session_of, AnsweredBy, Ended, Furthest, Origin, Request, Try, answer_frame};
 use crate::{
     relay::{
         MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SessionId, counters::Outcome, trace::Sender,
@@ -17,56 +15,42 @@ use crate::{
     },
 };
 
-impl Shard {
-    /// A challenged session could not take its challenge.
-    pub(in crate::relay::shard) fn report_not_presented(
-        &mut self,
-        now: Instant,
-        coordinator: ReactorId,
-        request: RequestId,
-        out: &mut impl Outbound,
-    ) {
-        let (request, why) = ((coordinator, request), NotPushed::ChallengeClosed);
-        self.report_undeliverable(now, request, why, FrameRef::Slice(&[]), out);
-    }
-
+impl Parts {
     pub(in crate::relay::shard) fn handle_undeliverable(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         reactor: ReactorId,
         why: NotPushed,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         if !frame.is_empty() {
-            self.retain(id, frame);
+            self.retain(cx, id, frame);
         }
         let Some(request) = self.request_mut(id) else { return };
-        request.end_refused_step(now, why);
+        request.end_refused_step(cx.now, why);
         // If whom it waited for has left, others may have come meanwhile.
         if frame.is_empty() || why != NotPushed::NobodyLeft {
             request.failed().exhausted.push(reactor);
         }
         request.furthest = request.furthest.max(Furthest::NotDelivered);
         if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
-            self.retry(now, id, out);
+            self.retry(cx, id);
         }
     }
 
     pub(in crate::relay::shard) fn handle_push_failed(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         session: SessionId,
         seq: Seq,
         silent: bool,
-        out: &mut impl Outbound,
     ) {
-        let retry_silent = self.shared.settings.retry_after_push_timeout;
+        let retry_silent = cx.shared.settings.retry_after_push_timeout;
         let Some(request) = self.request_mut(id) else {
             if silent {
-                self.forget_push_anywhere(session, &seq, out);
+                self.forget_push_anywhere(cx, session, &seq);
             }
             return;
         };
@@ -79,46 +63,44 @@ impl Shard {
             return;
         }
         let fate = if silent { Fate::Silent } else { Fate::Left };
-        request.end_session_step(now, session, fate);
+        request.end_session_step(cx.now, session, fate);
         request.failed().tried.push(session);
         if silent && !retry_silent {
-            self.give_up(now, id, out);
+            self.give_up(cx, id);
         } else {
-            self.retry(now, id, out);
+            self.retry(cx, id);
         }
     }
 
     pub(in crate::relay::shard) fn handle_forward_failed(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         message: u32,
         taken: bool,
-        out: &mut impl Outbound,
     ) {
         let Some(request) = self.request_mut(id) else { return };
         let (reached, fate) = match taken {
             true => (Furthest::Pushed, Fate::NotHeard),
             false => (Furthest::NotSent, Fate::NotTaken),
         };
-        request.end_node_step(now, message, fate);
+        request.end_node_step(cx.now, message, fate);
         request.furthest = request.furthest.max(reached);
         if request.current == Try::Node(message) {
-            self.retry(now, id, out);
+            self.retry(cx, id);
         }
     }
 
     /// The time of a request is up.
     pub(in crate::relay::shard) fn handle_request_timeout(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
-        out: &mut impl Outbound,
     ) {
-        let own = self.id;
+        let own = cx.id;
         let Some(request) = self.request_mut(id) else { return };
         request.timer = None;
-        request.deadline = request.deadline.min(now);
+        request.deadline = request.deadline.min(cx.now);
         // The retained frame is of no use any more; whatever is reported now ends the request.
         let freed = request.retained.take().map_or(0, |frame| frame.len());
         let current = request.current;
@@ -127,19 +109,20 @@ impl Shard {
         match (current, node) {
             (Try::Reactor(_) | Try::Desk, _) => {
                 self.note_pushed(id);
-                self.close_request(now, id, out);
+                self.close_request(cx, id);
             }
             (Try::Node(message), Some((node, _))) if node.reactor != own => {
                 let forget = MeshMessage::ForgetForward { node: node.id, message, report: true };
-                out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
+                cx.out.to_reactor(node.reactor, forget, FrameRef::EMPTY);
                 // The report ends the request. Should the link's shard know nothing of the message any
                 // more, its answer is on the way and does.
             }
             (Try::Node(message), Some((node, _))) => {
-                let taken = self.forget_forward(now, &node.id, message).is_some_and(|(_, taken)| taken);
-                self.handle_forward_failed(now, id, message, taken, out);
+                let taken =
+                    self.forget_forward(cx.common, cx.now, &node.id, message).is_some_and(|(_, taken)| taken);
+                self.handle_forward_failed(cx, id, message, taken);
             }
-            _ => self.close_request(now, id, out),
+            _ => self.close_request(cx, id),
         }
     }
 
@@ -151,93 +134,89 @@ impl Shard {
 
     /// Nobody is left to try: answers with how far it got. A neighbour's request with silent sessions
     /// stays open behind that, so that a late answer still reaches the publisher.
-    pub(super) fn give_up(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+    pub(super) fn give_up(&mut self, cx: &mut Context<'_, impl Outbound>, id: RequestId) {
         let Some(request) = self.request_mut(id) else { return };
-        if let Origin::Node { id: node, incarnation, message } = request.origin
+        if let Origin::Node(origin) = request.origin
             && !request.silent().is_empty()
             && request.timer.is_some()
         {
-            if request.answered_for_now.replace(now).is_none() {
+            if request.answered_for_now.replace(cx.now).is_none() {
                 let answer = answer_frame(&request.seq.seq, request.furthest.code());
-                self.respond(now, (&node, incarnation, message), true, FrameRef::Slice(&answer), out);
+                self.respond(cx, origin, true, FrameRef::Slice(&answer));
             }
             return;
         }
-        self.close_request(now, id, out);
+        self.close_request(cx, id);
     }
 
-    pub(super) fn close_request(&mut self, now: Instant, id: RequestId, out: &mut impl Outbound) {
+    pub(super) fn close_request(&mut self, cx: &mut Context<'_, impl Outbound>, id: RequestId) {
         if let Some(request) = self.request_mut(id) {
             let code = request.furthest.code();
-            self.answer_myself(now, id, code, out);
+            self.answer_myself(cx, id, code);
         }
     }
 
     /// Ends a request with an answer of the node's own making: empty data (WIRE §3).
     pub(super) fn answer_myself(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         code: ResultCode,
-        out: &mut impl Outbound,
     ) {
         let Some(request) = self.requests.get(id) else { return };
         let answer = answer_frame(&request.seq.seq, code);
-        self.note_end(now, id, End::ByNode, code, |_| ());
-        let Some(request) = self.end_request(now, id, AnsweredBy::Nobody, out) else { return };
+        self.note_end(cx, id, End::ByNode, code, |_| ());
+        let Some(request) = self.end_request(cx, id, AnsweredBy::Nobody) else { return };
         match request.origin {
             Origin::Session { key, .. } => {
-                self.count_answer(code);
-                self.note_latency(now, &request, Outcome::of(code));
-                self.send_to_session(now, key, &answer, FrameRef::Slice(&[]), out);
+                cx.count_answer(code);
+                cx.note_latency(&request, Outcome::of(code));
+                self.send_to_session(cx, key, &answer, FrameRef::EMPTY);
             }
-            Origin::Node { id, incarnation, message } if !request.is_answered_for_now => {
-                self.respond(now, (&id, incarnation, message), true, FrameRef::Slice(&answer), out);
+            Origin::Node(origin) if !request.is_answered_for_now => {
+                self.respond(cx, origin, true, FrameRef::Slice(&answer));
             }
-            Origin::Node { .. } => {}
+            Origin::Node(_) => {}
         }
     }
 
     /// A session that has the request answered; `frame` is its 0x31, passed on unchanged.
     pub(in crate::relay::shard) fn answer_from_session(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         session: SessionId,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
+        let now = cx.now;
         let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
-        self.note_end(now, id, End::BySession, result_of(frame), step);
-        let Some(request) = self.end_request(now, id, AnsweredBy::Session(session), out) else {
-            self.counters.late_answers.increment();
+        self.note_end(cx, id, End::BySession, result_of(frame), step);
+        let Some(request) = self.end_request(cx, id, AnsweredBy::Session(session)) else {
+            cx.counters.late_answers.increment();
             return;
         };
         match request.origin {
             Origin::Session { key, .. } => {
-                self.counters.answered_by_subscriber.increment();
-                self.note_latency(now, &request, Outcome::Answered);
-                self.send_to_session(now, key, &[], frame, out);
+                cx.counters.answered_by_subscriber.increment();
+                cx.note_latency(&request, Outcome::Answered);
+                self.send_to_session(cx, key, &[], frame);
             }
-            Origin::Node { id, incarnation, message } => {
-                self.respond(now, (&id, incarnation, message), false, frame, out)
-            }
+            Origin::Node(origin) => self.respond(cx, origin, false, frame),
         }
     }
 
     /// A destination node answered.
     pub(in crate::relay::shard) fn answer_from_node(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         message: u32,
         by_node: bool,
         frame: FrameRef<'_>,
-        out: &mut impl Outbound,
     ) {
         let Some(request) = self.requests.get(id) else {
             if !by_node {
-                self.counters.late_answers.increment();
+                cx.counters.late_answers.increment();
             }
             return;
         };
@@ -250,16 +229,17 @@ impl Shard {
                 && let Some((node, _)) = request.nodes.iter().find(|(_, sent)| *sent == message)
             {
                 let node = node.id;
-                self.note_challenge_answered(now, key.index, &node, frame, out);
+                self.note_challenge_answered(cx, key.index, &node, frame);
             }
+            let now = cx.now;
             let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
-            self.note_end(now, id, End::BySession, result_of(frame), step);
+            self.note_end(cx, id, End::BySession, result_of(frame), step);
             let answered = AnsweredBy::Node(message);
-            let Some(request) = self.end_request(now, id, answered, out) else { return };
+            let Some(request) = self.end_request(cx, id, answered) else { return };
             if let Origin::Session { key, .. } = request.origin {
-                self.counters.answered_by_subscriber.increment();
-                self.note_latency(now, &request, Outcome::Answered);
-                self.send_to_session(now, key, &[], frame, out);
+                cx.counters.answered_by_subscriber.increment();
+                cx.note_latency(&request, Outcome::Answered);
+                self.send_to_session(cx, key, &[], frame);
             }
             return;
         }
@@ -269,22 +249,21 @@ impl Shard {
             ResultCode::TIMEOUT => (Furthest::Pushed, Fate::TimedOut),
             _ => (Furthest::NotDelivered, Fate::NotDelivered),
         };
-        request.end_node_step(now, message, fate);
+        request.end_node_step(cx.now, message, fate);
         request.furthest = request.furthest.max(reached);
         if request.current == Try::Node(message) {
-            self.retry(now, id, out);
+            self.retry(cx, id);
         }
     }
 
     /// Takes a request out of the table and lets go of everything that still waits for it.
     fn end_request(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         answered_by: AnsweredBy,
-        out: &mut impl Outbound,
     ) -> Option<Ended> {
-        let bytes_max = self.shared.settings.open_requests_bytes_max();
+        let bytes_max = cx.shared.settings.open_requests_bytes_max();
         let Self { requests, links, .. } = self;
         let request = requests.get_mut(id)?;
         if let Some(timer) = request.timer {
@@ -297,7 +276,7 @@ impl Shard {
             && let Some(session) = session_of(links, key)
         {
             session.requests.remove(&request.seq);
-            session.end_request(request.size as usize, bytes_max, out);
+            session.end_request(cx, request.size as usize, bytes_max);
         }
         // One that is pushed to the session that answers waits nowhere; one that a silent session answers late may.
         let is_pushed = match answered_by {
@@ -312,61 +291,41 @@ impl Shard {
         let failed = request.failed.take().map(|failed| (failed, request.seq.seq));
         request.close();
         requests.free.push(id.index);
-        match waits_at {
-            Some(reactor) if reactor == self.id => {
-                self.forget_wait((reactor, id));
-            }
-            Some(reactor) => {
-                out.to_reactor(reactor, MeshMessage::ForgetWait { request: id }, FrameRef::Slice(&[]));
-            }
-            None => {}
+        if let Some(reactor) = waits_at {
+            self.send_to_reactor(cx, reactor, MeshMessage::ForgetWait { request: id }, FrameRef::EMPTY);
         }
         if let Some((failed, seq)) = failed {
             let waits = |&&session: &&SessionId| answered_by != AnsweredBy::Session(session);
             for &session in failed.silent.iter().filter(waits) {
-                self.forget_push_anywhere(session, &seq, out);
+                self.forget_push_anywhere(cx, session, &seq);
             }
         }
         // Where an answer came from, the home of that node waits for none any more.
         for (node, message) in nodes.iter().filter(|(_, message)| answered_by != AnsweredBy::Node(*message)) {
-            if node.reactor == self.id {
-                self.forget_forward(now, &node.id, *message);
-            } else {
-                let forget = MeshMessage::ForgetForward { node: node.id, message: *message, report: false };
-                out.to_reactor(node.reactor, forget, FrameRef::Slice(&[]));
-            }
+            let forget = MeshMessage::ForgetForward { node: node.id, message: *message, report: false };
+            self.send_to_reactor(cx, node.reactor, forget, FrameRef::EMPTY);
         }
         Some(Ended { origin, taken_nanos, is_answered_for_now })
     }
 
-    fn forget_push_anywhere(&mut self, session: SessionId, seq: &Seq, out: &mut impl Outbound) {
-        if session.reactor() == self.id {
-            self.forget_push(session, seq);
-        } else {
-            let forget = MeshMessage::ForgetPush { session, seq: *seq };
-            out.to_reactor(session.reactor(), forget, FrameRef::Slice(&[]));
-        }
+    fn forget_push_anywhere(&mut self, cx: &mut Context<'_, impl Outbound>, session: SessionId, seq: &Seq) {
+        let forget = MeshMessage::ForgetPush { session, seq: *seq };
+        self.send_to_reactor(cx, session.reactor(), forget, FrameRef::EMPTY);
     }
 
     /// The publisher is gone; nobody waits for the answer.
     pub(in crate::relay::shard) fn abandon_request(
         &mut self,
-        now: Instant,
+        cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
         sender: Arc<Sender>,
-        out: &mut impl Outbound,
     ) {
         if let Some(request) = self.requests.get(id) {
-            let account = request.account(now, End::SenderLeft, ResultCode::OK);
+            let account = request.account(cx.now, End::SenderLeft, ResultCode::OK);
             let (seq, taken, topic) = (request.seq.seq, request.taken, request.topic);
-            self.keep(&seq, taken, topic, Some(sender), account, true);
-            self.end_request(now, id, AnsweredBy::Nobody, out);
+            cx.common.keep(Finished { seq, taken, topic, sender: Some(sender), account }, true);
+            self.end_request(cx, id, AnsweredBy::Nobody);
         }
-    }
-
-    fn note_latency(&mut self, now: Instant, request: &Ended, outcome: Outcome) {
-        let took = self.micros_since(now, request.taken_nanos);
-        self.counters.latencies.requests(outcome).record_micros(took);
     }
 }
 
@@ -374,4 +333,11 @@ impl Shard {
 fn result_of(frame: FrameRef<'_>) -> ResultCode {
     let code = frame.head().get(HEADER_LEN - 4..HEADER_LEN).and_then(|code| code.first_chunk());
     ResultCode(code.map_or(0, |&code| i32::from_be_bytes(code)))
+}
+
+impl<O: Outbound> Context<'_, O> {
+    fn note_latency(&mut self, request: &Ended, outcome: Outcome) {
+        let took = self.micros_since(request.taken_nanos);
+        self.counters.latencies.requests(outcome).record_micros(took);
+    }
 }

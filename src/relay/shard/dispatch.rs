@@ -1,0 +1,486 @@
+//! The parts of a shard, and which of them an event goes to.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use ahash::AHashMap;
+use smallvec::SmallVec;
+
+use super::{
+    DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Usage,
+    channel::Floor,
+    context::{Common, Context},
+    desk::Desk,
+    neighbour::Neighbour,
+    node_link::{self, NodeLink},
+    peer::Peer,
+    ping::Pings,
+    private::Subscribers,
+    publisher::Publisher,
+    push::{PushTimer, Receivers},
+    request::{self, Requests, Unsettled},
+    room::{RequestOf, RoomWaits},
+    route::Parked,
+    session::{LocalTopics, Session},
+};
+use crate::{
+    relay::{
+        CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput, RequestId,
+        SessionId, report::LinkReport, sealing::Subject, snapshot::NodeRef, timers::Timers,
+    },
+    wire::{FrameRef, NodeId},
+};
+
+/// What a shard keeps of its links, messages and other nodes. What concerns several parts at once is a method here.
+pub(super) struct Parts {
+    /// Links by [`LinkKey::index`].
+    pub(super) links: Vec<Option<Link>>,
+    pub(super) sessions_started: u64,
+    pub(super) session_indices: AHashMap<SessionId, u32>,
+    pub(super) local_topics: LocalTopics,
+    pub(super) subscribers: Subscribers,
+    /// By link index.
+    pub(super) publishers: BTreeMap<u32, Publisher>,
+    /// Pairs of all its publishers.
+    pub(super) pairs: usize,
+    pub(super) desk: Desk,
+    pub(super) requests: Requests,
+    /// Those for which no receiver is known as long as the state of a neighbour is on its way.
+    pub(super) unsettled: Unsettled,
+    pub(super) retained_bytes: usize,
+    pub(super) pushes: usize,
+    pub(super) neighbours: AHashMap<NodeId, Neighbour>,
+    pub(super) peers: AHashMap<NodeId, Peer>,
+    pub(super) parked: Parked,
+    /// How many payloads were sealed in this life.
+    pub(super) sealed: u64,
+    /// Of all nodes that have, or had, a channel in this life of the node.
+    pub(super) floors: AHashMap<NodeId, Floor>,
+    /// The life of the node in the place of which a later one was asked for.
+    pub(super) life_asked: Option<u64>,
+    /// Bytes in the windows of all neighbours.
+    pub(super) windows_bytes: usize,
+    /// Bytes in the channels with all nodes that are no neighbours.
+    pub(super) kept_bytes: usize,
+    /// Message identities remembered for all neighbours.
+    pub(super) identities: usize,
+    pub(super) node_links_started: u64,
+    pub(super) push_timers: Timers<PushTimer>,
+    pub(super) request_timers: Timers<RequestId>,
+    pub(super) idle_timers: Timers<LinkKey>,
+    pub(super) room_waits: RoomWaits,
+    pub(super) deferred_subscriptions: Timers<LinkKey>,
+    pub(super) ack_timers: Timers<AckDue>,
+    pub(super) next_node_tick: Option<Instant>,
+    pub(super) next_publisher_look: Option<Instant>,
+    pub(super) pings: Pings,
+}
+
+/// What an acknowledgement is due on.
+pub(super) enum AckDue {
+    Link(LinkKey),
+    Channel(NodeId),
+}
+
+/// One link.
+pub(super) struct Link {
+    pub(super) generation: u32,
+    pub(super) kind: LinkKind,
+}
+
+/// What is at its other end.
+pub(super) enum LinkKind {
+    Sdk(Box<Session>),
+    Node(Box<NodeLink>),
+}
+
+impl Parts {
+    pub(super) fn new(common: &Common) -> Self {
+        let (settings, hashing) = (&common.shared.settings, &common.hashing);
+        Self {
+            links: Vec::new(),
+            sessions_started: 0,
+            session_indices: AHashMap::with_hasher(hashing.clone()),
+            local_topics: LocalTopics::new(hashing.clone()),
+            subscribers: Subscribers::new(hashing.clone()),
+            publishers: BTreeMap::new(),
+            pairs: 0,
+            desk: Desk::new(hashing.clone()),
+            pings: Pings::new(hashing.clone()),
+            requests: Requests::default(),
+            unsettled: Unsettled::default(),
+            retained_bytes: 0,
+            pushes: 0,
+            neighbours: AHashMap::with_hasher(hashing.clone()),
+            peers: AHashMap::with_hasher(hashing.clone()),
+            parked: Parked::default(),
+            sealed: 0,
+            floors: AHashMap::with_hasher(hashing.clone()),
+            life_asked: None,
+            windows_bytes: 0,
+            kept_bytes: 0,
+            identities: 0,
+            room_waits: RoomWaits::new(settings.request_timeout, hashing.clone()),
+            node_links_started: 0,
+            push_timers: Timers::new(settings.push_timeout),
+            request_timers: Timers::new(settings.request_timeout),
+            idle_timers: Timers::new(settings.idle_timeout / IDLE_CHECKS_PER_TIMEOUT),
+            deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
+            ack_timers: Timers::new(settings.ack_delay_max),
+            next_node_tick: None,
+            next_publisher_look: None,
+        }
+    }
+
+    /// A link has come up.
+    pub(super) fn handle_link_up(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, up: LinkUp) {
+        let index = key.index as usize;
+        if self.links.len() <= index {
+            self.links.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.links[index].is_none(), "a link came up in an occupied slot");
+        let kind = match up {
+            LinkUp::Sdk { address, subject } => {
+                LinkKind::Sdk(Box::new(self.new_session(cx, key, address, subject)))
+            }
+            LinkUp::Node { id, dialed, address, agency, name } => {
+                let link = self.new_node_link(cx, id, dialed, node_link::PeerLabel { address, agency, name });
+                LinkKind::Node(Box::new(link))
+            }
+        };
+        let is_node = matches!(kind, LinkKind::Node(_));
+        self.links[index] = Some(Link { generation: key.generation, kind });
+        if is_node {
+            self.greet(cx, key);
+        }
+    }
+
+    /// A whole frame arrived on a link.
+    pub(super) fn handle_frame(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        frame: FrameRef<'_>,
+    ) {
+        match self.link_mut(key) {
+            Some(LinkKind::Sdk(_)) => self.handle_sdk_frame(cx, key, frame),
+            Some(LinkKind::Node(_)) => self.handle_node_frame(cx, key, frame),
+            None => {}
+        }
+    }
+
+    /// A link is gone. Comes once for each link that came up.
+    pub(super) fn handle_link_down(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        reason: CloseReason,
+    ) {
+        let Some(slot) = self.links.get_mut(key.index as usize) else { return };
+        let Some(link) = slot.take_if(|link| link.generation == key.generation) else { return };
+        match reason {
+            CloseReason::Tls
+            | CloseReason::TlsUnexpected
+            | CloseReason::FrameLength(_)
+            | CloseReason::FrameUnfinished
+            | CloseReason::FramePoolFull
+            | CloseReason::NodeFrame
+            | CloseReason::Protocol => cx.counters.closed_protocol.increment(),
+            CloseReason::Stalled => cx.counters.closed_stalled.increment(),
+            CloseReason::KeysWorn => cx.counters.closed_worn.increment(),
+            _ => {}
+        }
+        match link.kind {
+            LinkKind::Sdk(session) => self.end_session(cx, *session, reason),
+            LinkKind::Node(node_link) => self.end_node_link(cx, key, *node_link, reason),
+        }
+    }
+
+    /// Another shard sent a message, with the frame that belongs to it.
+    pub(super) fn handle_mesh(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        from: ReactorId,
+        message: MeshMessage,
+        frame: FrameRef<'_>,
+    ) {
+        match message {
+            MeshMessage::Deliver { request, audience, excluded, wait_for_room } => {
+                let receivers = Receivers { audience: audience.as_deref(), excluded, wait_for_room };
+                self.handle_deliver(cx, RequestOf { coordinator: from, id: request }, receivers, frame);
+            }
+            MeshMessage::ForgetWait { request } => {
+                self.forget_wait(RequestOf { coordinator: from, id: request });
+            }
+            MeshMessage::Undeliverable { request, why } => {
+                self.handle_undeliverable(cx, request, from, why, frame);
+            }
+            MeshMessage::PushFailed { request, session, seq, silent } => {
+                self.handle_push_failed(cx, request, session, seq, silent);
+            }
+            MeshMessage::Answer { request, session } => {
+                self.answer_from_session(cx, request, session, frame);
+            }
+            MeshMessage::ForgetPush { session, seq } => self.forget_push(cx.common, session, &seq),
+            MeshMessage::Multicast => self.handle_multicast_of_reactor(cx, frame),
+            MeshMessage::PrivateMulticast { audience } => {
+                let mut copies = cx.copies();
+                self.deliver_private_multicast(cx, &audience.0, frame, &mut copies);
+                cx.keep_copies(frame, copies, None);
+            }
+            MeshMessage::OpenChallenge { challenge } => self.open_challenge(cx, challenge),
+            MeshMessage::ChallengeOpened { publisher, token, node } => {
+                self.challenge_opened(cx, publisher, &token, node.as_deref());
+            }
+            MeshMessage::SendNotice { node, notice } => self.send_notice(cx, node, *notice),
+            MeshMessage::Carry { request, sender } => {
+                let request = RequestOf { coordinator: from, id: request };
+                if !self.carry(cx, request, sender, frame) {
+                    self.report_undeliverable(cx, request, NotPushed::ChallengeClosed, FrameRef::EMPTY);
+                }
+            }
+            MeshMessage::Present { coordinator, request, sender, challenge } => {
+                let request = RequestOf { coordinator, id: request };
+                if !self.present(cx, request, sender, &challenge, frame) {
+                    self.report_undeliverable(cx, request, NotPushed::ChallengeClosed, FrameRef::EMPTY);
+                }
+            }
+            MeshMessage::ChallengeAnswered { publisher, token, node } => {
+                self.challenge_answered(cx, publisher, &token, node.as_deref());
+            }
+            MeshMessage::Forward(forward) => {
+                if !self.forward(cx, from, &forward, frame) {
+                    let (request, message) = (forward.request, forward.message);
+                    let failed = MeshMessage::ForwardFailed { request, message, taken: false };
+                    self.send_to_reactor(cx, from, failed, FrameRef::EMPTY);
+                }
+            }
+            MeshMessage::Pass { packet, next } => self.pass(cx, *packet, next, frame),
+            MeshMessage::Arrived { source, packet_type, seq } => {
+                self.arrive(cx, &source, Subject { packet_type, seq }, frame);
+            }
+            MeshMessage::NotPassed { node, packet_type, seq } => {
+                self.handle_not_passed(cx.now, &node, Subject { packet_type, seq });
+            }
+            MeshMessage::Taken { node, message } => self.note_taken_on_the_way(&node, message),
+            MeshMessage::ForwardFailed { request, message, taken } => {
+                self.handle_forward_failed(cx, request, message, taken);
+            }
+            MeshMessage::ForwardAnswer { request, message, by_node } => {
+                self.answer_from_node(cx, request, message, by_node, frame);
+            }
+            MeshMessage::AnswerBegun { request, len } => self.handle_answer_begun(cx, request, len),
+            MeshMessage::ForgetForward { node, message, report } => {
+                if let Some((request, taken)) = self.forget_forward(cx.common, cx.now, &node, message)
+                    && report
+                {
+                    let failed = MeshMessage::ForwardFailed { request, message, taken };
+                    self.send_to_reactor(cx, from, failed, FrameRef::EMPTY);
+                }
+            }
+            MeshMessage::ForwardMulticast { nodes, message } => {
+                let mut copies = cx.copies();
+                let nodes: SmallVec<[&NodeRef; 8]> = nodes.iter().collect();
+                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut copies);
+                cx.keep_copies(frame, copies, None);
+            }
+            MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
+                let taken = self.forward_multicast(cx, &node, message, Some(&audience), frame);
+                let mut copies = cx.copies();
+                copies.note_node(&node, message, taken);
+                cx.keep_copies(frame, copies, None);
+            }
+            MeshMessage::TellTrace { node, question, seq } => self.tell(cx, *node, question, &seq),
+            MeshMessage::AnswerProbe { source, notice } => self.answer_probe(cx, &source, *notice),
+            MeshMessage::ProbeEnded { by, ended } => self.handle_way_ended(cx, &by, ended),
+        }
+    }
+
+    /// Has a reactor act on a message and its frame: this one at once, another one when it takes it from the mesh.
+    pub(super) fn send_to_reactor(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        to: ReactorId,
+        message: MeshMessage,
+        frame: FrameRef<'_>,
+    ) {
+        match to == cx.id {
+            true => self.handle_mesh(cx, to, message, frame),
+            false => cx.out.to_reactor(to, message, frame),
+        }
+    }
+
+    /// The registry has something to say.
+    pub(super) fn handle_registry(&mut self, cx: &mut Context<'_, impl Outbound>, output: RegistryOutput) {
+        match output {
+            RegistryOutput::ToNode { to, packet_type, seq, payload } => {
+                self.send_state(cx, &to, packet_type, seq, &payload);
+            }
+            RegistryOutput::RpcAnswer { link, seq, body } => {
+                self.send_rpc_answer(cx, link, &seq, &body);
+            }
+            RegistryOutput::Reach { id, incarnation } => self.handle_reach(cx, &id, incarnation),
+            RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(cx, is_node_lost),
+            RegistryOutput::StateCame => self.try_unsettled(cx),
+            RegistryOutput::NewLife => self.begin_life(cx),
+            RegistryOutput::CloseNode { id, reason } => self.close_node(cx, &id, reason),
+        }
+    }
+
+    /// Does what is due by now.
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        while let Some(timer) = self.push_timers.pop_expired(cx.now) {
+            self.handle_push_timeout(cx, timer);
+        }
+        while let Some(request) = self.request_timers.pop_expired(cx.now) {
+            self.handle_request_timeout(cx, request);
+        }
+        while let Some(key) = self.idle_timers.pop_expired(cx.now) {
+            self.check_idle(cx, key);
+        }
+        while let Some(request) = self.room_waits.pop_expired(cx.now) {
+            self.handle_room_timeout(cx, request);
+        }
+        while let Some(key) = self.deferred_subscriptions.pop_expired(cx.now) {
+            self.apply_deferred_subscription(cx, key);
+        }
+        while let Some(due) = self.ack_timers.pop_expired(cx.now) {
+            match due {
+                AckDue::Link(key) => self.send_due_ack(cx, key),
+                AckDue::Channel(id) => self.send_due_channel_ack(cx, &id),
+            }
+        }
+        cx.end_questions();
+        self.end_pings(cx);
+        if self.next_node_tick.is_some_and(|due| due <= cx.now) {
+            self.tick_nodes(cx);
+        }
+        if self.next_publisher_look.is_some_and(|due| due <= cx.now) {
+            self.look_at_publishers(cx);
+        }
+    }
+
+    /// The keys of a link are worn out.
+    pub(super) fn handle_link_worn(&mut self, common: &Common, key: LinkKey) {
+        match self.link_mut(key) {
+            Some(LinkKind::Sdk(session)) => {
+                session.is_worn = true;
+                common.counters.sessions_worn.increment();
+            }
+            Some(LinkKind::Node(_)) => self.wear_node_link(common, key),
+            None => {}
+        }
+    }
+
+    /// Bytes arrived on a link, whether or not they complete a frame.
+    pub(super) fn handle_activity(&mut self, now: Instant, key: LinkKey) {
+        match self.link_mut(key) {
+            Some(LinkKind::Sdk(session)) => session.last_activity = now,
+            Some(LinkKind::Node(link)) => link.last_received = now,
+            None => {}
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due next, but for what the context has.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.push_timers.deadline(),
+            self.request_timers.deadline(),
+            self.idle_timers.deadline(),
+            self.room_waits.deadline(),
+            self.deferred_subscriptions.deadline(),
+            self.ack_timers.deadline(),
+            self.pings.deadline(),
+            self.next_node_tick,
+            self.next_publisher_look,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether a link's session, if it is one, waits for no answer, and none is awaited of it.
+    pub(super) fn is_link_quiet(&mut self, key: LinkKey) -> bool {
+        self.session_mut(key).is_none_or(|session| session.requests.is_empty() && session.pushes.is_empty())
+    }
+
+    /// Tells about the links in slots from `from` on, at most `slots_max` of them; with it comes where to
+    /// go on, until there are no more.
+    pub(super) fn report_links(&self, from: u32, slots_max: u32) -> (Vec<LinkReport>, Option<u32>) {
+        let end = from.saturating_add(slots_max).min(self.links.len() as u32);
+        let slots = self.links.get(from as usize..end as usize).unwrap_or_default();
+        let reports = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(offset, slot)| {
+                let link = slot.as_ref()?;
+                let key = LinkKey { index: from + offset as u32, generation: link.generation };
+                Some(match &link.kind {
+                    LinkKind::Sdk(session) => session.report(key),
+                    LinkKind::Node(link) => link.report(key, self.is_active(key, &link.peer)),
+                })
+            })
+            .collect();
+        (reports, ((end as usize) < self.links.len()).then_some(end))
+    }
+
+    /// Whether no request waits for its answer.
+    pub(super) fn is_drained(&self) -> bool {
+        // A request whose node was told that nobody answered is kept for a late answer only.
+        self.requests.iter().all(request::Request::is_answered_for_now)
+    }
+
+    /// How full its tables are. Looks at every neighbour.
+    pub(super) fn usage(&self) -> Usage {
+        let neighbours = || self.neighbours.values().map(Neighbour::usage);
+        Usage {
+            requests: self.requests.len(),
+            pushes: self.pushes,
+            retained_bytes: self.retained_bytes,
+            awaiting: self.peers.values().map(Peer::awaiting).sum(),
+            window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
+            window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
+            peers: self.peers.len(),
+            identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
+            windows_bytes: self.windows_bytes,
+            kept_bytes: self.kept_bytes,
+            all_identities: self.identities,
+            topics: self.local_topics.len(),
+        }
+    }
+
+    pub(super) fn link_mut(&mut self, key: LinkKey) -> Option<&mut LinkKind> {
+        match self.links.get_mut(key.index as usize)? {
+            Some(link) if link.generation == key.generation => Some(&mut link.kind),
+            _ => None,
+        }
+    }
+
+    pub(super) fn session_mut(&mut self, key: LinkKey) -> Option<&mut Session> {
+        session_of(&mut self.links, key)
+    }
+
+    pub(super) fn node_link_mut(&mut self, key: LinkKey) -> Option<&mut NodeLink> {
+        match self.link_mut(key)? {
+            LinkKind::Node(link) => Some(link),
+            LinkKind::Sdk(_) => None,
+        }
+    }
+
+    /// The session at an index that a topic's list or a session number gave.
+    pub(super) fn session_at(&mut self, index: u32) -> Option<&mut Session> {
+        match self.links.get_mut(index as usize)? {
+            Some(Link { kind: LinkKind::Sdk(session), .. }) => Some(session),
+            _ => None,
+        }
+    }
+}
+
+/// The session on a link, if it is one.
+pub(super) fn session_of(links: &mut [Option<Link>], key: LinkKey) -> Option<&mut Session> {
+    match links.get_mut(key.index as usize)? {
+        Some(Link { generation, kind: LinkKind::Sdk(session) }) if *generation == key.generation => {
+            Some(session)
+        }
+        _ => None,
+    }
+}
