@@ -78,6 +78,12 @@ const READY_SOON: Duration = Duration::from_millis(500);
 /// How often a running node looks at the time of its certificates.
 const CERTIFICATES_LOOKED_AT_EVERY: Duration = Duration::from_secs(86_400);
 
+/// When a running node looks at the time of its certificates: a day after its start, which looks itself, and each day after that.
+fn certificate_looks() -> tokio::time::Interval {
+    let first = tokio::time::Instant::now() + CERTIFICATES_LOOKED_AT_EVERY;
+    tokio::time::interval_at(first, CERTIFICATES_LOOKED_AT_EVERY)
+}
+
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -385,8 +391,7 @@ impl Node {
             signals;
         let result = runtime.block_on(async {
             let mut reloading = None;
-            let first = tokio::time::Instant::now() + CERTIFICATES_LOOKED_AT_EVERY;
-            let mut days = tokio::time::interval_at(first, CERTIFICATES_LOOKED_AT_EVERY);
+            let mut certificate_looks = certificate_looks();
             let mut opening = self.door.opening.clone();
             let mut when_up = Some(when_up);
             loop {
@@ -415,7 +420,7 @@ impl Node {
                             Err(error) => error!(%error, "reading the configuration again has failed; this is a fault of amop"),
                         }
                     },
-                    _ = days.tick() => self.credentials.log_findings(&self.config, SystemTime::now()),
+                    _ = certificate_looks.tick() => self.credentials.log_findings(&self.config, SystemTime::now()),
                     _ = trace.recv() => self.set_tracing(true),
                     _ = trace_no_more.recv() => self.set_tracing(false),
                 }
@@ -679,6 +684,15 @@ fn raise_file_limit() {
 mod tests {
     use super::*;
     use crate::pki::{NetworkPlan, build_network};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_node_looks_at_its_certificates_each_day() {
+        let (start, mut looks) = (tokio::time::Instant::now(), certificate_looks());
+        for day in 1..=3 {
+            looks.tick().await;
+            assert_eq!(start.elapsed(), Duration::from_secs(24 * 3_600) * day);
+        }
+    }
 
     #[test]
     fn a_clock_from_before_1970_does_not_make_all_lives_one() {

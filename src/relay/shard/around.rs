@@ -9,6 +9,8 @@
 //! - Nothing is taken twice in a life of this node: whoever has a channel has a floor, which outlives the channel.
 //! - Nothing is made known, or forgotten, by nodes that nobody has heard of: anybody can invent them.
 
+use ahash::AHashMap;
+use ahash::RandomState;
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use smallvec::SmallVec;
@@ -56,6 +58,37 @@ enum Which {
     Oldest,
 }
 
+/// What the channels of a shard have in common. Each lies with its [`Peer`](super::peer::Peer).
+///
+/// # Invariants
+/// - `kept_bytes` are those in all of them.
+pub(super) struct Channels {
+    pub(super) kept_bytes: usize,
+    /// How many payloads were sealed in this life of the node.
+    sealed: u64,
+    /// Of all nodes that have, or had, a channel in this life of the node.
+    floors: AHashMap<NodeId, Floor>,
+    /// The life of the node in the place of which a later one was asked for.
+    life_asked: Option<u64>,
+}
+
+impl Channels {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self { kept_bytes: 0, sealed: 0, floors: AHashMap::with_hasher(hashing), life_asked: None }
+    }
+
+    /// The node begins another life, in which nothing has come yet.
+    pub(super) fn forget_floors(&mut self) {
+        self.floors.clear();
+    }
+
+    /// The number for the next payload that is sealed. None is given twice: a key and a number seal but one payload.
+    fn next_seal(&mut self) -> u64 {
+        self.sealed += 1;
+        self.sealed
+    }
+}
+
 impl Parts {
     /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible.
     pub(super) fn send_around(
@@ -68,13 +101,12 @@ impl Parts {
     ) -> bool {
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + frame.len();
         let pieces = pieces.iter().copied().chain(frame.pieces());
-        self.sealed += 1;
-        let sealed_as = self.sealed;
+        let sealed_as = self.channels.next_seal();
         let Some(channel) = self.channel(cx, id) else { return false };
         let before = channel.bytes().0;
         let Some(kept) = channel.keep(cx.now, sealed_as, subject, pieces, len) else { return false };
         let (number, frame) = (kept.number, kept.frame());
-        self.kept_bytes += channel.bytes().0 - before;
+        self.channels.kept_bytes += channel.bytes().0 - before;
         self.want_node_tick(cx.now);
         self.send_kept(cx, id, number, cx.own_packet(id, subject, false), &frame);
         true
@@ -102,8 +134,7 @@ impl Parts {
         subject: Subject,
         payload: &[u8],
     ) -> Option<Vec<u8>> {
-        self.sealed += 1;
-        let sealed_as = self.sealed;
+        let sealed_as = self.channels.next_seal();
         let channel = self.channel(cx, id)?;
         let mut sealed = Vec::with_capacity(FRONT_LEN + payload.len() + TAG_LEN);
         channel.seal.seal(sealed_as, subject, &[], std::iter::once(payload), &mut sealed)?;
@@ -161,17 +192,16 @@ impl Parts {
         key: &ContentKey,
         content: &RetainedFrame,
     ) -> Option<[u8; TICKET_LEN]> {
-        if !self.has_room(cx, id, 2, self.kept_bytes) {
+        if !self.has_room(cx, id, 2, self.channels.kept_bytes) {
             return None;
         }
-        self.sealed += 1;
-        let sealed_as = self.sealed;
+        let sealed_as = self.channels.next_seal();
         let channel = self.channel(cx, id)?;
         let before = channel.bytes().0;
         let kept = channel.keep_shared(cx.now, sealed_as, seq, key, content.clone())?;
         let (number, ticket) = (kept.number, kept.sealed.as_ref().head().first_chunk().copied());
         channel.note_sent(number, true);
-        self.kept_bytes += channel.bytes().0 - before;
+        self.channels.kept_bytes += channel.bytes().0 - before;
         ticket
     }
 
@@ -208,14 +238,14 @@ impl Parts {
     }
 
     fn note_sent(&mut self, id: &NodeId, number: u64, is_sent: bool) {
-        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
             channel.note_sent(number, is_sent);
         }
     }
 
     /// No neighbour took a message: it is sent again in a moment.
     pub(super) fn handle_not_passed(&mut self, now: Instant, id: &NodeId, subject: Subject) {
-        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
             channel.note_not_sent(subject);
             self.want_node_tick(now);
         }
@@ -223,11 +253,11 @@ impl Parts {
 
     /// The channel with a node in the life that is known of it.
     fn channel(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> Option<&mut Channel> {
-        if !self.peers.contains_key(id) {
+        if !self.peers.by_id.contains_key(id) {
             let incarnation = cx.shared.snapshot.load().paths.get(id)?.incarnation;
             self.begin_peer(cx, id, incarnation);
         }
-        let peer = self.peers.get_mut(id)?;
+        let peer = self.peers.by_id.get_mut(id)?;
         if peer.channel.is_none() {
             let snapshot = cx.shared.snapshot.load();
             let path = snapshot.paths.get(id).filter(|path| path.incarnation == peer.incarnation)?;
@@ -235,59 +265,61 @@ impl Parts {
             let secret = cx.shared.signer.as_ref()?.share_with(*id)?;
             let seal = Seal::new(secret, cx.shared.life(), life)?;
             let floor = self.take_floor(cx, id, life)?;
-            let first = self.sealed;
-            let peer = self.peers.get_mut(id)?;
+            let first = self.channels.sealed;
+            let peer = self.peers.by_id.get_mut(id)?;
             peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, floor)));
         }
-        self.peers.get_mut(id)?.channel.as_deref_mut()
+        self.peers.by_id.get_mut(id)?.channel.as_deref_mut()
     }
 
     /// How far a life of a node had come before its channel was let go. From now on it is remembered. `None` if that life
     /// is over, or if there is no room.
     fn take_floor(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, life: Life) -> Option<Floor> {
         let begun = Floor::begin(life);
-        if let Some(floor) = self.floors.get_mut(id) {
+        if let Some(floor) = self.channels.floors.get_mut(id) {
             if floor.life.incarnation < life.incarnation {
                 *floor = begun;
             }
             return (floor.life == life).then_some(*floor);
         }
-        if self.floors.len() >= FLOORS_MAX && !self.make_room_for_floors(cx) {
+        if self.channels.floors.len() >= FLOORS_MAX && !self.make_room_for_floors(cx) {
             return None;
         }
-        self.floors.insert(*id, begun);
+        self.channels.floors.insert(*id, begun);
         Some(begun)
     }
 
     /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
     /// them. If all are admitted, none can be forgotten in this life of the node.
     fn make_room_for_floors(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
-        let before = self.floors.len();
+        let before = self.channels.floors.len();
         let admission = cx.shared.admission.load();
-        let peers = &self.peers;
-        self.floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
-        if self.floors.len() < before {
+        let peers = &self.peers.by_id;
+        self.channels.floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
+        if self.channels.floors.len() < before {
             cx.shared.has_forgotten.store(true, Relaxed);
             return true;
         }
         let incarnation = cx.shared.incarnation();
-        if self.life_asked != Some(incarnation)
+        if self.channels.life_asked != Some(incarnation)
             && cx.out.to_registry(RegistryInput::LifeUsedUp { incarnation })
         {
-            self.life_asked = Some(incarnation);
+            self.channels.life_asked = Some(incarnation);
         }
         false
     }
 
     /// Lets go of the channel with a node. Nothing of it is taken again.
     pub(super) fn drop_channel(&mut self, id: &NodeId) {
-        let Some(mut channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.take()) else { return };
+        let Some(mut channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.take()) else {
+            return;
+        };
         if let Some(timer) = channel.ack_timer.take() {
-            self.ack_timers.cancel(timer);
+            self.node_links.ack_timers.cancel(timer);
         }
         let (kept, held) = channel.bytes();
-        self.kept_bytes -= kept + held;
-        let floor = self.floors.get_mut(id);
+        self.channels.kept_bytes -= kept + held;
+        let floor = self.channels.floors.get_mut(id);
         debug_assert!(floor.is_some(), "whoever has a channel has a floor");
         if let Some(floor) = floor.filter(|floor| floor.life == channel.floor().life) {
             *floor = channel.floor();
@@ -308,13 +340,14 @@ impl Parts {
         let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
             return cx.counters.sealed_refused.increment();
         };
-        let peer = self.peers.get(source).map(|peer| peer.incarnation);
+        let peer = self.peers.by_id.get(source).map(|peer| peer.incarnation);
         let recorded = cx.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
         if peer.is_none() && recorded.is_none() {
             // Its source sends it again, and is known by then if it is not invented.
             return cx.counters.strangers_refused.increment();
         }
-        let floor = self.floors.get(source).map(|floor| (floor.life.incarnation, Some(floor.life.salt)));
+        let floor =
+            self.channels.floors.get(source).map(|floor| (floor.life.incarnation, Some(floor.life.salt)));
         let is_before = |known: (u64, Option<Salt>)| lives.source.is_before(known.0, known.1);
         if lives.destination != cx.shared.incarnation()
             || peer.is_some_and(|incarnation| is_before((incarnation, None)))
@@ -337,7 +370,9 @@ impl Parts {
                 None => cx.counters.sealed_refused.increment(),
             };
         }
-        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
         if !channel.is_new_control(sealed_as) {
             return cx.counters.duplicates_dropped.increment();
         }
@@ -350,7 +385,7 @@ impl Parts {
     }
 
     fn is_reached(&self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> bool {
-        self.neighbours.contains_key(id) || cx.shared.snapshot.load().paths.contains_key(id)
+        self.neighbours.by_id.contains_key(id) || cx.shared.snapshot.load().paths.contains_key(id)
     }
 
     /// Opens a payload in place. Only what opens makes a life of its source known.
@@ -362,7 +397,7 @@ impl Parts {
         subject: Subject,
         bytes: &mut [u8],
     ) -> Option<()> {
-        let peer = self.peers.get(source).filter(|peer| peer.incarnation == lives.source.incarnation);
+        let peer = self.peers.by_id.get(source).filter(|peer| peer.incarnation == lives.source.incarnation);
         if let Some(channel) = peer.and_then(|peer| peer.channel.as_ref()) {
             return channel.seal.open(subject, bytes).ok().map(|_| ());
         }
@@ -379,12 +414,12 @@ impl Parts {
         if !stays {
             self.want_node_tick(cx.now);
         }
-        let peer = self.peers.get_mut(source)?;
+        let peer = self.peers.by_id.get_mut(source)?;
         if !stays {
             peer.lost_since.get_or_insert(cx.now);
         }
         // A number that is free, as none is sealed under the next one yet.
-        peer.channel = Some(Box::new(Channel::new(cx.now, seal, self.sealed + 1, floor)));
+        peer.channel = Some(Box::new(Channel::new(cx.now, seal, self.channels.sealed + 1, floor)));
         Some(())
     }
 
@@ -398,12 +433,15 @@ impl Parts {
     ) {
         let settings = &cx.shared.settings;
         let all_max = settings.windows_bytes_max / usize::from(cx.shared.reactors);
-        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
         let before = channel.bytes().1;
-        let held_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.kept_bytes));
+        let held_max =
+            settings.window_bytes_max.min(before + all_max.saturating_sub(self.channels.kept_bytes));
         let len = arrival.payload.len();
         let accepted = channel.accept(number, least, arrival, held_max);
-        self.kept_bytes = self.kept_bytes + channel.bytes().1 - before;
+        self.channels.kept_bytes = self.channels.kept_bytes + channel.bytes().1 - before;
         match accepted {
             Accepted::InOrder(arrivals) => {
                 let arrivals = arrivals.into_iter().filter(|arrival| !arrival.payload.is_empty());
@@ -424,30 +462,34 @@ impl Parts {
     /// A message of a channel was taken, or came again: acknowledges when it is time.
     fn note_accepted(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId, len: usize) {
         let settings = &cx.shared.settings;
-        let Some(channel) = self.peers.get_mut(source).and_then(|peer| peer.channel.as_mut()) else { return };
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
         let (frames, bytes) = &mut channel.unacknowledged;
         *frames += 1;
         *bytes += len;
         if *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max {
             self.send_channel_ack(cx, source);
         } else if channel.ack_timer.is_none() {
-            channel.ack_timer = Some(self.ack_timers.start(cx.now, AckDue::Channel(*source)));
+            channel.ack_timer = Some(self.node_links.ack_timers.start(cx.now, AckDue::Channel(*source)));
         }
     }
 
     pub(super) fn send_due_channel_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        if let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
             channel.ack_timer = None;
             self.send_channel_ack(cx, id);
         }
     }
 
     fn send_channel_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
         channel.unacknowledged = (0, 0);
         let below = channel.taken_below().to_be_bytes();
         if let Some(timer) = channel.ack_timer.take() {
-            self.ack_timers.cancel(timer);
+            self.node_links.ack_timers.cancel(timer);
         }
         let subject = Subject { packet_type: PacketType::ACK, seq: cx.next_message() };
         // One that is lost is sent again when the message comes again.
@@ -460,7 +502,7 @@ impl Parts {
         id: &NodeId,
         payload: FrameRef<'_>,
     ) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.peers.by_id.get_mut(id) else { return };
         let Some(channel) = peer.channel.as_mut() else { return };
         let Some(&below) = payload.head().first_chunk::<8>() else {
             return cx.counters.sealed_refused.increment();
@@ -469,7 +511,7 @@ impl Parts {
         let Some(taken) = channel.acknowledge(cx.now, u64::from_be_bytes(below)) else {
             return cx.counters.sealed_refused.increment();
         };
-        self.kept_bytes -= before - channel.bytes().0;
+        self.channels.kept_bytes -= before - channel.bytes().0;
         for Subject { packet_type, seq } in taken {
             if packet_type == PacketType::UNICAST {
                 peer.note_taken(seq);
@@ -483,7 +525,7 @@ impl Parts {
         let snapshot = cx.shared.snapshot.load_full();
         for id in self.kept_for() {
             let (hops, next) = snapshot.paths.get(&id).map_or((0, &[][..]), |path| (path.hops, &path.next));
-            let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
             let is_new = channel.is_some_and(|channel| channel.is_way_new(hops, next));
             let which = if is_node_lost || is_new { Which::All } else { Which::Unsent };
             self.send_again(cx, &id, which);
@@ -494,7 +536,7 @@ impl Parts {
     pub(super) fn tick_channels(&mut self, cx: &mut Context<'_, impl Outbound>) {
         for id in self.kept_for() {
             let share = cx.fast_rng.in_range(PATIENCE_SHARES);
-            let channel = self.peers.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
             let is_overdue = channel.is_some_and(|channel| channel.is_overdue(cx.now, share));
             self.send_again(cx, &id, if is_overdue { Which::Oldest } else { Which::Unsent });
         }
@@ -502,12 +544,12 @@ impl Parts {
 
     fn kept_for(&self) -> Vec<NodeId> {
         let keeps = |channel: &Channel| channel.frames() > 0;
-        let peers = self.peers.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(keeps));
+        let peers = self.peers.by_id.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(keeps));
         peers.map(|(id, _)| *id).collect()
     }
 
     fn send_again(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, which: Which) {
-        let Some(channel) = self.peers.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
+        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
         let is_chosen = |kept: &&Kept| which != Which::Unsent || !kept.is_sent;
         let max = if which == Which::Oldest { SENT_AGAIN_MAX } else { usize::MAX };
         let chosen: Vec<(u64, Subject, RetainedFrame)> = channel
@@ -536,11 +578,13 @@ impl Parts {
             return;
         }
         match incarnation {
-            Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
+            Some(incarnation)
+                if self.peers.by_id.get(id).is_some_and(|peer| peer.incarnation < incarnation) =>
+            {
                 self.replace_life(cx, id, incarnation);
             }
             Some(_) => {
-                if let Some(peer) = self.peers.get_mut(id) {
+                if let Some(peer) = self.peers.by_id.get_mut(id) {
                     peer.lost_since = None;
                 }
             }
@@ -549,7 +593,7 @@ impl Parts {
                 if !cx.shared.admits(id) {
                     self.drop_kept(id);
                 }
-                if let Some(peer) = self.peers.get_mut(id) {
+                if let Some(peer) = self.peers.by_id.get_mut(id) {
                     peer.lost_since = Some(cx.now);
                     self.want_node_tick(cx.now);
                 }
@@ -559,19 +603,23 @@ impl Parts {
 
     /// Nothing of what is kept for a node goes there any more.
     pub(super) fn drop_kept(&mut self, id: &NodeId) {
-        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
-        self.kept_bytes -= channel.bytes().0;
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        self.channels.kept_bytes -= channel.bytes().0;
         channel.drop_kept();
     }
 
     /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
     pub(super) fn void_unicast(&mut self, common: &Common, now: Instant, id: &NodeId, seq: u32) {
         let subject = Subject { packet_type: PacketType::UNICAST, seq };
-        let Some(channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.as_mut()) else { return };
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
         let before = channel.bytes().0;
-        self.sealed += 1;
-        let unsent = channel.void(self.sealed, subject);
-        self.kept_bytes = self.kept_bytes + channel.bytes().0 - before;
+        self.channels.sealed += 1;
+        let unsent = channel.void(self.channels.sealed, subject);
+        self.channels.kept_bytes = self.channels.kept_bytes + channel.bytes().0 - before;
         common.give_back(unsent as u64);
         self.want_node_tick(now);
     }

@@ -1,31 +1,35 @@
 //! The parts of a shard, and which of them an event goes to.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
-use ahash::AHashMap;
 use smallvec::SmallVec;
 
 use super::{
-    DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Usage,
-    channel::Floor,
+    Usage,
+    around::Channels,
     context::{Common, Context},
     desk::Desk,
     neighbour::Neighbour,
+    neighbour::Neighbours,
+    node_link::NodeLinks,
     node_link::{self, NodeLink},
     peer::Peer,
+    peer::Peers,
     ping::Pings,
     private::Subscribers,
-    publisher::Publisher,
-    push::{PushTimer, Receivers},
-    request::{self, Requests, Unsettled},
+    publisher::Publishers,
+    push::Pushes,
+    push::Receivers,
+    request::{self, Requests},
     room::{RequestOf, RoomWaits},
     route::Parked,
-    session::{LocalTopics, Session},
+    session::Session,
+    session::Sessions,
 };
 use crate::{
     relay::{
-        CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput, RequestId,
-        SessionId, report::LinkReport, sealing::Subject, snapshot::NodeRef, timers::Timers,
+        CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
+        report::LinkReport, sealing::Subject, snapshot::NodeRef,
     },
     wire::{FrameRef, NodeId},
 };
@@ -34,44 +38,18 @@ use crate::{
 pub(super) struct Parts {
     /// Links by [`LinkKey::index`].
     pub(super) links: Vec<Option<Link>>,
-    pub(super) sessions_started: u64,
-    pub(super) session_indices: AHashMap<SessionId, u32>,
-    pub(super) local_topics: LocalTopics,
+    pub(super) sessions: Sessions,
     pub(super) subscribers: Subscribers,
-    /// By link index.
-    pub(super) publishers: BTreeMap<u32, Publisher>,
-    /// Pairs of all its publishers.
-    pub(super) pairs: usize,
+    pub(super) publishers: Publishers,
     pub(super) desk: Desk,
     pub(super) requests: Requests,
-    /// Those for which no receiver is known as long as the state of a neighbour is on its way.
-    pub(super) unsettled: Unsettled,
-    pub(super) retained_bytes: usize,
-    pub(super) pushes: usize,
-    pub(super) neighbours: AHashMap<NodeId, Neighbour>,
-    pub(super) peers: AHashMap<NodeId, Peer>,
-    pub(super) parked: Parked,
-    /// How many payloads were sealed in this life.
-    pub(super) sealed: u64,
-    /// Of all nodes that have, or had, a channel in this life of the node.
-    pub(super) floors: AHashMap<NodeId, Floor>,
-    /// The life of the node in the place of which a later one was asked for.
-    pub(super) life_asked: Option<u64>,
-    /// Bytes in the windows of all neighbours.
-    pub(super) windows_bytes: usize,
-    /// Bytes in the channels with all nodes that are no neighbours.
-    pub(super) kept_bytes: usize,
-    /// Message identities remembered for all neighbours.
-    pub(super) identities: usize,
-    pub(super) node_links_started: u64,
-    pub(super) push_timers: Timers<PushTimer>,
-    pub(super) request_timers: Timers<RequestId>,
-    pub(super) idle_timers: Timers<LinkKey>,
+    pub(super) pushes: Pushes,
     pub(super) room_waits: RoomWaits,
-    pub(super) deferred_subscriptions: Timers<LinkKey>,
-    pub(super) ack_timers: Timers<AckDue>,
-    pub(super) next_node_tick: Option<Instant>,
-    pub(super) next_publisher_look: Option<Instant>,
+    pub(super) node_links: NodeLinks,
+    pub(super) neighbours: Neighbours,
+    pub(super) peers: Peers,
+    pub(super) channels: Channels,
+    pub(super) parked: Parked,
     pub(super) pings: Pings,
 }
 
@@ -98,36 +76,19 @@ impl Parts {
         let (settings, hashing) = (&common.shared.settings, &common.hashing);
         Self {
             links: Vec::new(),
-            sessions_started: 0,
-            session_indices: AHashMap::with_hasher(hashing.clone()),
-            local_topics: LocalTopics::new(hashing.clone()),
+            sessions: Sessions::new(settings, hashing),
             subscribers: Subscribers::new(hashing.clone()),
-            publishers: BTreeMap::new(),
-            pairs: 0,
+            publishers: Publishers::default(),
             desk: Desk::new(hashing.clone()),
-            pings: Pings::new(hashing.clone()),
-            requests: Requests::default(),
-            unsettled: Unsettled::default(),
-            retained_bytes: 0,
-            pushes: 0,
-            neighbours: AHashMap::with_hasher(hashing.clone()),
-            peers: AHashMap::with_hasher(hashing.clone()),
-            parked: Parked::default(),
-            sealed: 0,
-            floors: AHashMap::with_hasher(hashing.clone()),
-            life_asked: None,
-            windows_bytes: 0,
-            kept_bytes: 0,
-            identities: 0,
+            requests: Requests::new(settings.request_timeout),
+            pushes: Pushes::new(settings.push_timeout),
             room_waits: RoomWaits::new(settings.request_timeout, hashing.clone()),
-            node_links_started: 0,
-            push_timers: Timers::new(settings.push_timeout),
-            request_timers: Timers::new(settings.request_timeout),
-            idle_timers: Timers::new(settings.idle_timeout / IDLE_CHECKS_PER_TIMEOUT),
-            deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
-            ack_timers: Timers::new(settings.ack_delay_max),
-            next_node_tick: None,
-            next_publisher_look: None,
+            node_links: NodeLinks::new(settings.ack_delay_max),
+            neighbours: Neighbours::new(hashing.clone()),
+            peers: Peers::new(hashing.clone()),
+            channels: Channels::new(hashing.clone()),
+            parked: Parked::default(),
+            pings: Pings::new(hashing.clone()),
         }
     }
 
@@ -328,22 +289,22 @@ impl Parts {
 
     /// Does what is due by now.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        while let Some(timer) = self.push_timers.pop_expired(cx.now) {
+        while let Some(timer) = self.pushes.pop_expired(cx.now) {
             self.handle_push_timeout(cx, timer);
         }
-        while let Some(request) = self.request_timers.pop_expired(cx.now) {
+        while let Some(request) = self.requests.pop_expired(cx.now) {
             self.handle_request_timeout(cx, request);
         }
-        while let Some(key) = self.idle_timers.pop_expired(cx.now) {
+        while let Some(key) = self.sessions.idle_timers.pop_expired(cx.now) {
             self.check_idle(cx, key);
         }
         while let Some(request) = self.room_waits.pop_expired(cx.now) {
             self.handle_room_timeout(cx, request);
         }
-        while let Some(key) = self.deferred_subscriptions.pop_expired(cx.now) {
+        while let Some(key) = self.sessions.deferred_subscriptions.pop_expired(cx.now) {
             self.apply_deferred_subscription(cx, key);
         }
-        while let Some(due) = self.ack_timers.pop_expired(cx.now) {
+        while let Some(due) = self.node_links.ack_timers.pop_expired(cx.now) {
             match due {
                 AckDue::Link(key) => self.send_due_ack(cx, key),
                 AckDue::Channel(id) => self.send_due_channel_ack(cx, &id),
@@ -351,10 +312,10 @@ impl Parts {
         }
         cx.end_questions();
         self.end_pings(cx);
-        if self.next_node_tick.is_some_and(|due| due <= cx.now) {
+        if self.node_links.next_tick.is_some_and(|due| due <= cx.now) {
             self.tick_nodes(cx);
         }
-        if self.next_publisher_look.is_some_and(|due| due <= cx.now) {
+        if self.publishers.next_look.is_some_and(|due| due <= cx.now) {
             self.look_at_publishers(cx);
         }
     }
@@ -383,15 +344,15 @@ impl Parts {
     /// When [`Self::handle_timeout`] is due next, but for what the context has.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         [
-            self.push_timers.deadline(),
-            self.request_timers.deadline(),
-            self.idle_timers.deadline(),
+            self.pushes.deadline(),
+            self.requests.deadline(),
+            self.sessions.idle_timers.deadline(),
             self.room_waits.deadline(),
-            self.deferred_subscriptions.deadline(),
-            self.ack_timers.deadline(),
+            self.sessions.deferred_subscriptions.deadline(),
+            self.node_links.ack_timers.deadline(),
             self.pings.deadline(),
-            self.next_node_tick,
-            self.next_publisher_look,
+            self.node_links.next_tick,
+            self.publishers.next_look,
         ]
         .into_iter()
         .flatten()
@@ -431,20 +392,20 @@ impl Parts {
 
     /// How full its tables are. Looks at every neighbour.
     pub(super) fn usage(&self) -> Usage {
-        let neighbours = || self.neighbours.values().map(Neighbour::usage);
+        let neighbours = || self.neighbours.by_id.values().map(Neighbour::usage);
         Usage {
             requests: self.requests.len(),
-            pushes: self.pushes,
-            retained_bytes: self.retained_bytes,
-            awaiting: self.peers.values().map(Peer::awaiting).sum(),
+            pushes: self.pushes.len(),
+            retained_bytes: self.requests.retained_bytes(),
+            awaiting: self.peers.by_id.values().map(Peer::awaiting).sum(),
             window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
             window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
-            peers: self.peers.len(),
-            identities: self.peers.values().map(Peer::identities).max().unwrap_or(0),
-            windows_bytes: self.windows_bytes,
-            kept_bytes: self.kept_bytes,
-            all_identities: self.identities,
-            topics: self.local_topics.len(),
+            peers: self.peers.by_id.len(),
+            identities: self.peers.by_id.values().map(Peer::identities).max().unwrap_or(0),
+            windows_bytes: self.neighbours.windows_bytes(),
+            kept_bytes: self.channels.kept_bytes,
+            all_identities: self.peers.all_identities(),
+            topics: self.sessions.topics.len(),
         }
     }
 

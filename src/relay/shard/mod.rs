@@ -4,6 +4,15 @@
 //! before the call returns. A shard owns its sessions and node links outright and shares nothing with
 //! other shards but the snapshot, the limiters and the mesh.
 //!
+//! ```text
+//!  engine ── event ──► Shard ──► Parts, which own their state          what follows
+//!                        │         sessions · requests · pushes · …  ──────────────► Outbound
+//!                        └── Context: the moment, the way out, Common ─┘
+//! ```
+//!
+//! What concerns several parts is a method of `Parts`. What another reactor would do of it is a `MeshMessage`, sent by
+//! `Parts::send_to_reactor`, whichever reactor it is for.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `context` | what all parts need: the moment, the way out, the snapshot, counters, random numbers |
@@ -28,6 +37,8 @@
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
 //! | `twin` | two nodes with one key |
+//! | `window` | what was sent to a neighbour and not acknowledged |
+//! | `recount` | what is counted by hand, counted anew |
 //! | `logs` | how many lines are logged |
 //!
 //! # Invariants
@@ -63,6 +74,7 @@ mod session;
 mod too_long;
 mod trace;
 mod twin;
+mod window;
 
 use std::{
     sync::Arc,
@@ -104,7 +116,14 @@ const DEFERRED_SUBSCRIPTION_DELAY: Duration = Duration::from_millis(50);
 pub struct Shard {
     common: Common,
     parts: Parts,
+    /// Events so far, of which some are checked.
+    #[cfg(debug_assertions)]
+    events: u32,
 }
+
+/// In debug builds what a shard counts is counted anew before every so manieth event.
+#[cfg(debug_assertions)]
+const EVENTS_PER_CHECK: u32 = 8;
 
 impl Shard {
     /// A shard without links. `seed` decides all its random choices; `id` must be below
@@ -112,11 +131,23 @@ impl Shard {
     pub fn new(shared: Arc<Shared>, id: ReactorId, seed: Seed, _now: Instant) -> Self {
         let common = Common::new(shared, id, &seed);
         let parts = Parts::new(&common);
-        Self { common, parts }
+        Self {
+            common,
+            parts,
+            #[cfg(debug_assertions)]
+            events: 0,
+        }
     }
 
     /// The parts, and the context of an event that happens now.
     fn at<'a, O: Outbound>(&'a mut self, now: Instant, out: &'a mut O) -> (&'a mut Parts, Context<'a, O>) {
+        #[cfg(debug_assertions)]
+        {
+            self.events = self.events.wrapping_add(1);
+            if self.events.is_multiple_of(EVENTS_PER_CHECK) {
+                assert_eq!(self.parts.miscount(&self.common), None, "what a shard counts has gone wrong");
+            }
+        }
         (&mut self.parts, Context { now, out, common: &mut self.common })
     }
 

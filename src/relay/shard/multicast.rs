@@ -292,8 +292,8 @@ impl Parts {
         frame: FrameRef<'_>,
         copies: &mut Copies,
     ) {
-        let Self { local_topics, links, .. } = self;
-        for &index in local_topics.sessions(topic) {
+        let Self { sessions, links, .. } = self;
+        for &index in sessions.topics.sessions(topic) {
             let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
                 links.get_mut(index as usize)
             else {

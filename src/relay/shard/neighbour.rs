@@ -1,6 +1,8 @@
 //! Another node, as the shard that is its home knows it: which link to it is live, what was sent and
 //! not acknowledged yet, whose answers are awaited, what it sent before (WIRE §6.1–§6.4).
 
+use ahash::AHashMap;
+use ahash::RandomState;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -10,8 +12,14 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
-    Context, LinkKind, Parts, Usage, around::SHARED_MAX, channel::Channel, multicast::Copies,
-    node_link::NodeLink, request::FromNode, room::RequestOf,
+    Context, LinkKind, Parts, Usage,
+    around::SHARED_MAX,
+    channel::Channel,
+    multicast::Copies,
+    node_link::NodeLink,
+    request::FromNode,
+    room::RequestOf,
+    window::{Sent, Window},
 };
 use crate::{
     relay::{
@@ -19,7 +27,7 @@ use crate::{
         SendError, Shared, home_reactor, sealing::Subject, settings::NODE_FRAME_ROOM, snapshot::NodeRef,
     },
     wire::{
-        FrameRef, NodeId, ResultCode, RetainedFrame,
+        FrameRef, NodeId, ResultCode,
         node::{Extensions, FLAG_SENT_AGAIN, HEAD_LEN_USUAL, HEADER_LEN_MIN, PacketType},
         sdk,
     },
@@ -95,43 +103,23 @@ enum Standing {
     GivenUp { until: Instant },
 }
 
-/// Frames sent and not acknowledged, in order.
-#[derive(Default)]
-struct Window {
-    frames: VecDeque<Sent>,
-    bytes: usize,
-    /// How many of them the channels with their ends have counted.
-    kept: usize,
+/// The neighbours whose home is a shard.
+///
+/// # Invariants
+/// - `windows_bytes` are those in the windows of all of them.
+pub(super) struct Neighbours {
+    pub(super) by_id: AHashMap<NodeId, Neighbour>,
+    windows_bytes: usize,
 }
 
-pub(super) struct Sent {
-    /// A frame between the two ends of a link has a short one.
-    pub(super) head: SmallVec<[u8; HEAD_LEN_USUAL]>,
-    pub(super) body: RetainedFrame,
-    pub(super) packet_type: PacketType,
-    pub(super) message: u32,
-    /// Set if it names its ends.
-    pub(super) packet: Option<Box<Packet>>,
-    /// Whether the channel with its end has counted it.
-    pub(super) is_kept: bool,
-}
-
-impl Sent {
-    fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+impl Neighbours {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self { by_id: AHashMap::with_hasher(hashing), windows_bytes: 0 }
     }
 
-    /// Whether it is passed on for another node.
-    fn is_relayed(&self) -> bool {
-        self.packet.as_ref().is_some_and(|packet| packet.from.is_some())
-    }
-
-    /// What it takes in the window: its bytes, its place, and the allocation of its body.
-    fn cost(&self) -> usize {
-        if self.is_kept {
-            return 0;
-        }
-        self.len() + size_of::<Self>() + 64
+    /// Bytes in the windows of all of them.
+    pub(super) fn windows_bytes(&self) -> usize {
+        self.windows_bytes
     }
 }
 
@@ -141,23 +129,18 @@ const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 impl Neighbour {
     /// Its part of the shard's usage.
     pub(super) fn usage(&self) -> Usage {
-        let window_frames = self.window.frames.len() - self.window.kept;
-        Usage { window_frames, window_bytes: self.window.bytes, ..Usage::default() }
+        let window_frames = self.window.len_paid();
+        Usage { window_frames, window_bytes: self.window.bytes(), ..Usage::default() }
     }
 
     /// For checks.
     pub(super) fn window_bytes_anew(&self) -> usize {
-        self.window.frames.iter().map(Sent::cost).sum()
+        self.window.bytes_anew()
     }
 
     /// For checks: what its window has counted wrongly.
     pub(super) fn miscount(&self) -> Option<String> {
-        let Window { frames, bytes, kept } = &self.window;
-        let counted = (*bytes, *kept);
-        let anew = (self.window_bytes_anew(), frames.iter().filter(|sent| sent.is_kept).count());
-        let told =
-            || format!("{counted:?} bytes and kept frames of a window are counted, and there are {anew:?}");
-        (counted != anew).then(told)
+        self.window.miscount()
     }
 }
 
@@ -170,7 +153,7 @@ impl Parts {
         link: &LinkFacts,
     ) {
         let own_id = cx.shared.id;
-        let Some(neighbour) = self.neighbours.get(&link.peer) else {
+        let Some(neighbour) = self.neighbours.by_id.get(&link.peer) else {
             let neighbour = Neighbour {
                 active: None,
                 rival: None,
@@ -179,8 +162,8 @@ impl Parts {
                 window: Window::default(),
                 frame_len_max: link.frame_len_max,
             };
-            self.neighbours.insert(link.peer, neighbour);
-            match self.peers.get_mut(&link.peer) {
+            self.neighbours.by_id.insert(link.peer, neighbour);
+            match self.peers.by_id.get_mut(&link.peer) {
                 // It was reached over others.
                 Some(peer) if peer.incarnation == link.incarnation => {}
                 _ => self.begin_peer(cx, &link.peer, link.incarnation),
@@ -188,7 +171,7 @@ impl Parts {
             return self.activate(cx, key, &link.peer);
         };
         let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
-        let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
+        let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
         if link.incarnation < incarnation && !given_up {
             self.note_other_life(cx, key, &link.peer, true);
@@ -227,7 +210,7 @@ impl Parts {
         } else {
             current.probe(cx.now);
             self.probe(cx, active);
-            if let Some(neighbour) = self.neighbours.get_mut(&link.peer)
+            if let Some(neighbour) = self.neighbours.by_id.get_mut(&link.peer)
                 && let Some((older, _)) = neighbour.rival.replace((key, cx.now))
             {
                 cx.out.close(older, CloseReason::Duplicate);
@@ -237,7 +220,7 @@ impl Parts {
 
     /// A byte came on a link that was probed: its rival goes.
     pub(super) fn drop_rival(&mut self, cx: &mut Context<'_, impl Outbound>, peer: &NodeId) {
-        if let Some(neighbour) = self.neighbours.get_mut(peer)
+        if let Some(neighbour) = self.neighbours.by_id.get_mut(peer)
             && let Some((rival, _)) = neighbour.rival.take()
         {
             cx.out.close(rival, CloseReason::Duplicate);
@@ -246,16 +229,16 @@ impl Parts {
 
     /// Makes a link the one that carries everything, and sends again what was not acknowledged.
     fn activate(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, peer: &NodeId) {
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
+        let Some(neighbour) = self.neighbours.by_id.get_mut(peer) else { return };
         neighbour.active = Some(key);
         neighbour.active_since = cx.now;
-        if let Some(peer) = self.peers.get_mut(peer) {
+        if let Some(peer) = self.peers.by_id.get_mut(peer) {
             // One that was given up is back: should its link be lost again, that counts from then.
             peer.lost_since = None;
         }
         // What was to go around it is older than what waits for its link.
         let own = cx.shared.id;
-        let kept = self.peers.get_mut(peer).and_then(|peer| peer.channel.as_mut());
+        let kept = self.peers.by_id.get_mut(peer).and_then(|peer| peer.channel.as_mut());
         let kept: Vec<_> = kept.map_or(Vec::new(), |channel| channel.send_all_kept());
         for (subject, body) in kept.into_iter().rev() {
             let packet = Packet::of_own(own, *peer, subject, true);
@@ -263,16 +246,15 @@ impl Parts {
             let (packet_type, message) = (subject.packet_type, subject.seq);
             let packet = Some(Box::new(packet));
             let sent = Sent { head, body, packet_type, message, packet, is_kept: true };
-            neighbour.window.kept += 1;
-            neighbour.window.frames.push_front(sent);
+            neighbour.window.push_kept_first(sent);
         }
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
         }
-        let incarnation = self.peers.get(peer).map_or(0, |peer| peer.incarnation);
+        let incarnation = self.peers.by_id.get(peer).map_or(0, |peer| peer.incarnation);
         neighbour.standing = Standing::Here;
         let (mut again, mut bytes) = (0, 0);
-        for sent in &mut neighbour.window.frames {
+        for sent in neighbour.window.iter_mut() {
             sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
             if cx.out.send(key, Class::Data, &sent.head, sent.body.as_ref()).is_err() {
                 // Cannot be: a link that has just come up has room for a whole window. Acknowledgements
@@ -308,7 +290,7 @@ impl Parts {
         link: &NodeLink,
         reason: CloseReason,
     ) {
-        let Some(neighbour) = self.neighbours.get_mut(&link.peer) else { return };
+        let Some(neighbour) = self.neighbours.by_id.get_mut(&link.peer) else { return };
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
         }
@@ -340,7 +322,7 @@ impl Parts {
             self.activate(cx, rival, &link.peer);
         } else {
             self.want_node_tick(cx.now);
-            let incarnation = self.peers.get(&link.peer).map_or(0, |peer| peer.incarnation);
+            let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
             cx.out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
             self.send_waiting_around(cx, &link.peer);
         }
@@ -352,7 +334,7 @@ impl Parts {
         let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
         let mut forgotten: SmallVec<[NodeId; 4]> = SmallVec::new();
-        for (id, neighbour) in &self.neighbours {
+        for (id, neighbour) in &self.neighbours.by_id {
             if let Some((rival, since)) = neighbour.rival
                 && cx.now.saturating_duration_since(since) >= probe_timeout
             {
@@ -365,7 +347,7 @@ impl Parts {
             }
         }
         for (id, rival) in replaced {
-            let old = self.neighbours.get(&id).and_then(|neighbour| neighbour.active);
+            let old = self.neighbours.by_id.get(&id).and_then(|neighbour| neighbour.active);
             if cx.common.logs.nodes_up.admits(cx.now) {
                 info!(peer = %id, "the old link to the node is silent, the new one replaces it");
             }
@@ -383,13 +365,13 @@ impl Parts {
     }
 
     pub(super) fn forget_neighbour(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        if let Some(neighbour) = self.neighbours.remove(id) {
-            self.windows_bytes -= neighbour.window.bytes;
+        if let Some(neighbour) = self.neighbours.by_id.remove(id) {
+            self.neighbours.windows_bytes -= neighbour.window.bytes();
         }
         // It may be reached over others, or may have been until a moment ago: what is kept for it is on its way, and
         // would come after what is sent when it returns.
         if !cx.shared.snapshot.load().paths.contains_key(id)
-            && let Some(peer) = self.peers.get_mut(id)
+            && let Some(peer) = self.peers.by_id.get_mut(id)
         {
             peer.lost_since.get_or_insert(cx.now);
             self.want_node_tick(cx.now);
@@ -398,43 +380,41 @@ impl Parts {
 
     /// Whether a node is linked, or its link may return.
     pub(super) fn is_neighbour(&self, id: &NodeId) -> bool {
-        let standing = self.neighbours.get(id).map(|neighbour| neighbour.standing);
+        let standing = self.neighbours.by_id.get(id).map(|neighbour| neighbour.standing);
         matches!(standing, Some(Standing::Here | Standing::Lost { .. }))
     }
 
     /// Takes out what waits for a neighbour, in order.
     pub(super) fn take_window(&mut self, id: &NodeId) -> VecDeque<Sent> {
-        let Some(neighbour) = self.neighbours.get_mut(id) else { return VecDeque::new() };
-        let window = std::mem::take(&mut neighbour.window);
-        self.windows_bytes -= window.bytes;
-        window.frames
+        let Neighbours { by_id, windows_bytes } = &mut self.neighbours;
+        by_id.get_mut(id).map_or(VecDeque::new(), |neighbour| neighbour.window.take(windows_bytes))
     }
 
     /// Puts back what was taken out.
     pub(super) fn keep_waiting(&mut self, id: &NodeId, sent: Sent) {
-        let Some(neighbour) = self.neighbours.get_mut(id) else { return };
-        neighbour.window.bytes += sent.cost();
-        self.windows_bytes += sent.cost();
-        neighbour.window.kept += usize::from(sent.is_kept);
-        neighbour.window.frames.push_back(sent);
+        let Neighbours { by_id, windows_bytes } = &mut self.neighbours;
+        if let Some(neighbour) = by_id.get_mut(id) {
+            neighbour.window.push(sent, windows_bytes);
+        }
     }
 
     /// Whether a link to a node is live.
     pub(super) fn is_linked(&self, id: &NodeId) -> bool {
-        self.neighbours.get(id).is_some_and(|neighbour| neighbour.active.is_some())
+        self.neighbours.by_id.get(id).is_some_and(|neighbour| neighbour.active.is_some())
     }
 
     /// Whether messages of this node wait for a link to a neighbour.
     fn has_waiting(&self, id: &NodeId) -> bool {
         self.neighbours
+            .by_id
             .get(id)
-            .is_some_and(|neighbour| neighbour.window.frames.iter().any(|sent| sent.packet.is_none()))
+            .is_some_and(|neighbour| neighbour.window.iter().any(|sent| sent.packet.is_none()))
     }
 
     /// The neighbours without a link for whom something waits.
     pub(super) fn waiting_neighbours(&self) -> Vec<NodeId> {
-        let waits = |neighbour: &Neighbour| neighbour.active.is_none() && !neighbour.window.frames.is_empty();
-        self.neighbours.iter().filter(|(_, neighbour)| waits(neighbour)).map(|(id, _)| *id).collect()
+        let waits = |neighbour: &Neighbour| neighbour.active.is_none() && !neighbour.window.is_empty();
+        self.neighbours.by_id.iter().filter(|(_, neighbour)| waits(neighbour)).map(|(id, _)| *id).collect()
     }
 
     /// The node is gone, or has begun a new life: what waits for it fails. Answers to it are kept, and what
@@ -446,7 +426,7 @@ impl Parts {
         reason: CloseReason,
     ) {
         let until = cx.now + cx.shared.settings.identity_memory;
-        let Some(neighbour) = self.neighbours.get_mut(id) else { return };
+        let Some(neighbour) = self.neighbours.by_id.get_mut(id) else { return };
         neighbour.standing = Standing::GivenUp { until };
         let rival = neighbour.rival.take().map(|(rival, _)| rival);
         for link in [neighbour.active.take(), rival].into_iter().flatten() {
@@ -467,7 +447,7 @@ impl Parts {
             }
         }
         failed.into_iter().for_each(|message| self.fail_unicast(cx, id, message));
-        let incarnation = self.peers.get(id).map_or(0, |peer| peer.incarnation);
+        let incarnation = self.peers.by_id.get(id).map_or(0, |peer| peer.incarnation);
         cx.out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
         let is_admitted = cx.shared.admits(id);
         if !cx.has_way_around(id, 0) || !is_admitted {
@@ -513,17 +493,17 @@ impl Parts {
     /// sent again, so nothing is.
     pub(super) fn begin_life(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let links = self.links_of(None);
-        let nodes: Vec<NodeId> = self.neighbours.keys().copied().collect();
+        let nodes: Vec<NodeId> = self.neighbours.by_id.keys().copied().collect();
         for id in nodes {
             drop(self.take_window(&id));
             self.give_up_node(cx, &id, CloseReason::NewLife);
         }
-        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        let peers: Vec<NodeId> = self.peers.by_id.keys().copied().collect();
         for id in peers {
             self.fail_awaiting(cx, &id);
             self.drop_channel(&id);
         }
-        self.floors.clear();
+        self.channels.forget_floors();
         for link in links {
             cx.out.abort(link, CloseReason::NewLife);
         }
@@ -548,7 +528,7 @@ impl Parts {
         if !self.send_amop(cx, node, &Amop { subject, extensions, frame }) {
             return false;
         }
-        if let Some(peer) = self.peers.get_mut(node) {
+        if let Some(peer) = self.peers.by_id.get_mut(node) {
             peer.await_answer(message, RequestOf { coordinator, id: request });
         }
         true
@@ -582,7 +562,7 @@ impl Parts {
         answer: FrameRef<'_>,
     ) {
         let FromNode { id: node, incarnation, message } = origin;
-        let is_gone = self.peers.get(&node).is_none_or(|peer| peer.incarnation != incarnation);
+        let is_gone = self.peers.by_id.get(&node).is_none_or(|peer| peer.incarnation != incarnation);
         // One that the lists leave out is told no more than that nobody answers it.
         if is_gone || (!is_by_node && !cx.admits(&node)) {
             cx.counters.late_answers.increment();
@@ -673,7 +653,8 @@ impl Parts {
             Err(NotEnqueued::NotLinked) => {}
         }
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
-        let is_answer = packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.contains_key(node);
+        let is_answer =
+            packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.by_id.contains_key(node);
         let has_way = cx.has_way_around(node, frame.len());
         // None overtakes those before it, which may be too long for that way.
         if has_way && self.has_waiting(node) {
@@ -683,7 +664,7 @@ impl Parts {
             let mut block = SmallVec::new();
             extensions.encode_into(&mut block);
             let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-            return self.has_room(cx, node, share, self.kept_bytes)
+            return self.has_room(cx, node, share, self.channels.kept_bytes)
                 && self.send_around(cx, node, subject, &[&block], frame);
         }
         self.enqueue(cx, node, outgoing(Whose::Neighbour)).is_ok()
@@ -699,8 +680,8 @@ impl Parts {
         share: usize,
         all_bytes: usize,
     ) -> bool {
-        let window = self.neighbours.get(node).map(|neighbour| &neighbour.window);
-        let channel = self.peers.get(node).and_then(|peer| peer.channel.as_deref());
+        let window = self.neighbours.by_id.get(node).map(|neighbour| &neighbour.window);
+        let channel = self.peers.by_id.get(node).and_then(|peer| peer.channel.as_deref());
         let has_room = has_room(&cx.shared, window, channel, share, all_bytes);
         if !has_room {
             cx.warn_no_room(node);
@@ -729,7 +710,7 @@ impl Parts {
         // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
         // costs its publisher the whole request time.
         let share = if packet_type == PacketType::UNICAST_RESPONSE || packet.is_some() { 1 } else { 2 };
-        let neighbour = self.neighbours.get_mut(node);
+        let neighbour = self.neighbours.by_id.get_mut(node);
         if only_if_linked && neighbour.as_ref().is_none_or(|neighbour| neighbour.active.is_none()) {
             return Err(NotEnqueued::NotLinked);
         }
@@ -745,10 +726,10 @@ impl Parts {
         }
         let window = &mut neighbour.window;
         let has_room = match is_kept {
-            true => window.kept < cx.shared.settings.window_frames_max,
+            true => window.len_kept() < cx.shared.settings.window_frames_max,
             false => {
-                let channel = self.peers.get(node).and_then(|peer| peer.channel.as_deref());
-                has_room(&cx.shared, Some(window), channel, share, self.windows_bytes)
+                let channel = self.peers.by_id.get(node).and_then(|peer| peer.channel.as_deref());
+                has_room(&cx.shared, Some(window), channel, share, self.neighbours.windows_bytes)
             }
         };
         if !has_room {
@@ -768,10 +749,7 @@ impl Parts {
         }
         let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
         let (len, is_relayed) = (sent.len(), sent.is_relayed());
-        window.bytes += sent.cost();
-        self.windows_bytes += sent.cost();
-        window.kept += usize::from(is_kept);
-        window.frames.push_back(sent);
+        window.push(sent, &mut self.neighbours.windows_bytes);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
             link.last_sent = cx.now;
         }
@@ -792,18 +770,16 @@ impl Parts {
         id: &NodeId,
         count: u64,
     ) -> bool {
-        let Some(neighbour) = self.neighbours.get_mut(id) else { return false };
-        if count > neighbour.window.frames.len() as u64 {
+        let Some(neighbour) = self.neighbours.by_id.get_mut(id) else { return false };
+        if count > neighbour.window.len() as u64 {
             return false;
         }
         // Of unicasts of this node that go on from there, with their ends.
         let mut passed: SmallVec<[(NodeId, u32); 4]> = SmallVec::new();
         let window = &mut neighbour.window;
-        let mut peer = self.peers.get_mut(id);
-        for sent in window.frames.drain(..count as usize) {
-            window.bytes -= sent.cost();
-            self.windows_bytes -= sent.cost();
-            window.kept -= usize::from(sent.is_kept);
+        let mut peer = self.peers.by_id.get_mut(id);
+        for _ in 0..count {
+            let Some(sent) = window.pop(&mut self.neighbours.windows_bytes) else { break };
             if sent.packet_type != PacketType::UNICAST {
                 continue;
             }
@@ -848,8 +824,7 @@ fn has_room(
     all_bytes: usize,
 ) -> bool {
     let settings = &shared.settings;
-    let (window_frames, window_bytes) =
-        window.map_or((0, 0), |window| (window.frames.len() - window.kept, window.bytes));
+    let (window_frames, window_bytes) = window.map_or((0, 0), |window| (window.len_paid(), window.bytes()));
     let (channel_frames, channel_bytes) =
         channel.map_or((0, 0), |channel| (channel.frames(), channel.bytes().0));
     // A share is one or two: this is less than a division.

@@ -20,6 +20,7 @@ use crate::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
         report::{LinkReport, NodeLinkState, PeerReport, RoundTripReport},
         timers::TimerKey,
+        timers::Timers,
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -116,6 +117,20 @@ pub(super) struct PeerLabel {
     pub(super) name: String,
 }
 
+/// The node links of a shard, beside what lies with each.
+pub(super) struct NodeLinks {
+    started: u64,
+    pub(super) ack_timers: Timers<AckDue>,
+    /// When they are looked at next.
+    pub(super) next_tick: Option<Instant>,
+}
+
+impl NodeLinks {
+    pub(super) fn new(ack_delay_max: Duration) -> Self {
+        Self { started: 0, ack_timers: Timers::new(ack_delay_max), next_tick: None }
+    }
+}
+
 impl Parts {
     pub(super) fn new_node_link(
         &mut self,
@@ -125,14 +140,14 @@ impl Parts {
         label: PeerLabel,
     ) -> NodeLink {
         let replaces = if dialed { self.worn_link_to(&peer) } else { 0 };
-        self.node_links_started += 1;
+        self.node_links.started += 1;
         cx.counters.node_links.increment();
         self.want_node_tick(cx.now);
         NodeLink {
             peer,
             dialed,
             label,
-            number: u64::from(cx.id.0) << 48 | self.node_links_started,
+            number: u64::from(cx.id.0) << 48 | self.node_links.started,
             replaces,
             is_worn: false,
             peer_link_number: None,
@@ -151,7 +166,7 @@ impl Parts {
 
     /// Our number of the active link to a node if it is to be replaced; else 0.
     fn worn_link_to(&mut self, peer: &NodeId) -> u64 {
-        let active = self.neighbours.get(peer).and_then(|neighbour| neighbour.active);
+        let active = self.neighbours.by_id.get(peer).and_then(|neighbour| neighbour.active);
         match active.and_then(|key| self.node_link_mut(key)) {
             Some(link) if link.is_worn => link.number,
             _ => 0,
@@ -235,7 +250,7 @@ impl Parts {
             }
         }
         if let Some(timer) = link.ack_timer.take() {
-            self.ack_timers.cancel(timer);
+            self.node_links.ack_timers.cancel(timer);
         }
         self.lose_link(cx, key, &link, reason);
     }
@@ -321,7 +336,7 @@ impl Parts {
     }
 
     pub(super) fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
-        self.neighbours.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
+        self.neighbours.by_id.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
     }
 
     fn misbehaved(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, what: &str) {
@@ -489,7 +504,7 @@ impl Parts {
         if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
             self.send_ack(cx, key, None);
         } else if link.ack_timer.is_none() {
-            let timer = self.ack_timers.start(cx.now, AckDue::Link(key));
+            let timer = self.node_links.ack_timers.start(cx.now, AckDue::Link(key));
             if let Some(link) = self.node_link_mut(key) {
                 link.ack_timer = Some(timer);
             }
@@ -508,7 +523,7 @@ impl Parts {
         let Some(link) = self.node_link_mut(key) else { return };
         let taken = link.taken;
         if let Some(timer) = link.ack_timer.take() {
-            self.ack_timers.cancel(timer);
+            self.node_links.ack_timers.cancel(timer);
         }
         // One that was not taken is due with the next frame, or with the next sign of life.
         if self.send_control(cx, key, PacketType::ACK, answers, &taken.to_be_bytes())
@@ -527,7 +542,7 @@ impl Parts {
         seq: Option<u32>,
         payload: &[u8],
     ) {
-        if let Some(link) = self.neighbours.get(to).and_then(|neighbour| neighbour.active) {
+        if let Some(link) = self.neighbours.by_id.get(to).and_then(|neighbour| neighbour.active) {
             self.send_control(cx, link, packet_type, seq, payload);
         }
     }
@@ -561,7 +576,7 @@ impl Parts {
     }
 
     pub(super) fn want_node_tick(&mut self, now: Instant) {
-        self.next_node_tick.get_or_insert(now + NODE_TICK);
+        self.node_links.next_tick.get_or_insert(now + NODE_TICK);
     }
 
     /// Keeps links alive, and finds the dead.
@@ -613,11 +628,11 @@ impl Parts {
         self.tick_peers(cx);
         self.tick_parked(cx);
         self.tick_channels(cx);
-        self.next_node_tick = None;
+        self.node_links.next_tick = None;
         if cx.counters.node_links.get() > 0
-            || !self.neighbours.is_empty()
+            || !self.neighbours.by_id.is_empty()
             || !self.parked.is_empty()
-            || self.peers.values().any(Peer::needs_looks)
+            || self.peers.by_id.values().any(Peer::needs_looks)
         {
             self.want_node_tick(cx.now);
         }

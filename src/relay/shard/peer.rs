@@ -161,18 +161,38 @@ impl Peer {
     }
 }
 
+/// The other nodes whose home is a shard.
+///
+/// # Invariants
+/// - `identities` are those of all of them.
+pub(super) struct Peers {
+    pub(super) by_id: AHashMap<NodeId, Peer>,
+    identities: usize,
+}
+
+impl Peers {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self { by_id: AHashMap::with_hasher(hashing), identities: 0 }
+    }
+
+    /// Message identities remembered for all of them.
+    pub(super) fn all_identities(&self) -> usize {
+        self.identities
+    }
+}
+
 impl Parts {
     /// Takes up a node in one life of it; nothing of another one stays, and what waits for that fails.
     pub(super) fn begin_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, incarnation: u64) {
         self.forget_peer(cx, id);
-        self.peers.insert(*id, Peer::new(cx.now, incarnation, &cx.hashing));
+        self.peers.by_id.insert(*id, Peer::new(cx.now, incarnation, &cx.hashing));
     }
 
     pub(super) fn forget_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         self.fail_awaiting(cx, id);
         self.drop_channel(id);
-        if let Some(peer) = self.peers.remove(id) {
-            self.identities -= peer.identities();
+        if let Some(peer) = self.peers.by_id.remove(id) {
+            self.peers.identities -= peer.identities();
         }
     }
 
@@ -183,7 +203,7 @@ impl Parts {
         id: &NodeId,
         incarnation: u64,
     ) {
-        if self.neighbours.contains_key(id) {
+        if self.neighbours.by_id.contains_key(id) {
             self.give_up_node(cx, id, CloseReason::Replaced);
             self.forget_neighbour(cx, id);
         }
@@ -196,6 +216,7 @@ impl Parts {
         let is_over = |since: Instant| cx.now.saturating_duration_since(since) >= memory;
         let gone: Vec<NodeId> = self
             .peers
+            .by_id
             .iter()
             .filter(|(_, peer)| peer.lost_since.is_some_and(is_over))
             .map(|(id, _)| *id)
@@ -204,10 +225,10 @@ impl Parts {
             let is_on_a_way = cx.shared.snapshot.load().paths.contains_key(&id) && cx.shared.admits(&id);
             if self.is_neighbour(&id) || is_on_a_way {
                 // Whoever is there now is not forgotten, whatever was heard of it before.
-                if let Some(peer) = self.peers.get_mut(&id) {
+                if let Some(peer) = self.peers.by_id.get_mut(&id) {
                     peer.lost_since = None;
                 }
-            } else if !self.neighbours.contains_key(&id) {
+            } else if !self.neighbours.by_id.contains_key(&id) {
                 self.forget_peer(cx, &id);
             }
         }
@@ -215,7 +236,7 @@ impl Parts {
 
     /// A node on the way has taken a unicast.
     pub(super) fn note_taken_on_the_way(&mut self, id: &NodeId, message: u32) {
-        if let Some(peer) = self.peers.get_mut(id) {
+        if let Some(peer) = self.peers.by_id.get_mut(id) {
             peer.note_taken(message);
         }
     }
@@ -223,14 +244,14 @@ impl Parts {
     /// What waits for a node's answers fails. What it sent is remembered, for the case that only the ways to it were
     /// gone.
     pub(super) fn fail_awaiting(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.peers.by_id.get_mut(id) else { return };
         let messages: Vec<u32> = peer.awaiting.keys().copied().collect();
         messages.into_iter().for_each(|message| self.fail_unicast(cx, id, message));
     }
 
     /// A unicast that is not answered any more fails.
     pub(super) fn fail_unicast(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, message: u32) {
-        let awaiting = self.peers.get_mut(id).and_then(|peer| peer.awaiting.remove(&message));
+        let awaiting = self.peers.by_id.get_mut(id).and_then(|peer| peer.awaiting.remove(&message));
         let Some(Awaiting { request: RequestOf { coordinator, id: request }, taken }) = awaiting else {
             return;
         };
@@ -248,17 +269,17 @@ impl Parts {
         message: u32,
     ) -> Option<u64> {
         let settings = &cx.shared.settings;
-        let peer = self.peers.get_mut(id)?;
+        let peer = self.peers.by_id.get_mut(id)?;
         let before = peer.identities();
         // When all nodes together have their maximum, each keeps what it has, its newest.
-        let max = match self.identities < settings.all_identities_max {
+        let max = match self.peers.identities < settings.all_identities_max {
             true => settings.identities_max,
             false => before.clamp(1, settings.identities_max),
         };
         let bounds = IdentityBounds { max, memory: settings.identity_memory };
         let identity = identity_of(packet_type, message);
         let new = peer.identities.insert(cx.now, identity, &bounds, &cx.counters);
-        self.identities = self.identities + peer.identities() - before;
+        self.peers.identities = self.peers.identities + peer.identities() - before;
         if !new {
             cx.counters.duplicates_dropped.increment();
         }
@@ -268,7 +289,7 @@ impl Parts {
     /// A response of the node: whose request it answers. One that no session gave leaves the door open for a
     /// late answer if `may_follow`.
     pub(super) fn take_awaiting(&mut self, id: &NodeId, message: u32, may_follow: bool) -> Option<RequestOf> {
-        let peer = self.peers.get_mut(id)?;
+        let peer = self.peers.by_id.get_mut(id)?;
         if may_follow {
             let awaiting = peer.awaiting.get_mut(&message)?;
             awaiting.taken = true;
@@ -285,7 +306,7 @@ impl Parts {
         id: &NodeId,
         message: u32,
     ) -> Option<(RequestId, bool)> {
-        let awaiting = self.peers.get_mut(id)?.awaiting.remove(&message)?;
+        let awaiting = self.peers.by_id.get_mut(id)?.awaiting.remove(&message)?;
         self.void_unicast(common, now, id, message);
         Some((awaiting.request.id, awaiting.taken))
     }

@@ -133,7 +133,7 @@ impl Parts {
         source: &NodeId,
         notice: Notice,
     ) {
-        if !self.peers.contains_key(source) {
+        if !self.peers.by_id.contains_key(source) {
             // Whoever it says it is must be a node that can be answered.
             let incarnation = cx.shared.snapshot.load().paths.get(source).map(|path| path.incarnation);
             let Some(incarnation) = incarnation else { return cx.counters.pings_not_answered.increment() };
@@ -146,7 +146,7 @@ impl Parts {
     }
 
     fn admits_ping(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId) -> bool {
-        let admitted = self.peers.get_mut(source).is_some_and(|peer| {
+        let admitted = self.peers.by_id.get_mut(source).is_some_and(|peer| {
             peer.pings.take(cx.now, Duration::from_secs(1), ANSWERS_PER_SECOND_MAX).is_some()
         });
         if !admitted {

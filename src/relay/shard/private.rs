@@ -123,7 +123,7 @@ impl Parts {
         ) else {
             return false;
         };
-        if self.pushes >= cx.shared.settings.pending_pushes_max {
+        if self.pushes.len() >= cx.shared.settings.pending_pushes_max {
             return false;
         }
         let seq = cx.seq_key(&header.seq);
@@ -185,7 +185,7 @@ impl Parts {
         let home = home_reactor(&node, cx.shared.reactors);
         if home == cx.id {
             let notice = notice.encode();
-            if self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
+            if self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
                 return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
             }
             let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };

@@ -298,6 +298,18 @@ impl Publisher {
     }
 }
 
+/// The publishers of a shard.
+///
+/// # Invariants
+/// - `pairs` are those of all of them.
+#[derive(Default)]
+pub(super) struct Publishers {
+    /// By link index.
+    pub(super) by_link: BTreeMap<u32, Publisher>,
+    pub(super) pairs: usize,
+    pub(super) next_look: Option<Instant>,
+}
+
 impl Parts {
     /// A session took markers, or dropped them.
     pub(super) fn change_markers(
@@ -311,22 +323,23 @@ impl Parts {
             if *holds {
                 let hashing = &cx.hashing;
                 self.publishers
+                    .by_link
                     .entry(index)
                     .or_insert_with(|| Publisher::new(session, key, hashing.clone()))
                     .topics
                     .entry(topic)
                     .or_default();
-                self.next_publisher_look.get_or_insert(cx.now + LOOK_INTERVAL);
-            } else if let Some(publisher) = self.publishers.get_mut(&index)
+                self.publishers.next_look.get_or_insert(cx.now + LOOK_INTERVAL);
+            } else if let Some(publisher) = self.publishers.by_link.get_mut(&index)
                 && let Some(dropped) = publisher.topics.remove(&topic)
             {
-                self.pairs -= dropped.pairs.len();
-                cx.counters.pairs.set(self.pairs as u64);
+                self.publishers.pairs -= dropped.pairs.len();
+                cx.counters.pairs.set(self.publishers.pairs as u64);
                 for pair in dropped.pairs.values() {
                     publisher.remove_pair(pair);
                 }
                 if publisher.topics.is_empty() {
-                    self.publishers.remove(&index);
+                    self.publishers.by_link.remove(&index);
                 }
             }
         }
@@ -335,28 +348,28 @@ impl Parts {
     /// A session said what it subscribes to. If that holds markers, everybody is challenged anew at the next
     /// look.
     pub(super) fn renew_publisher(&mut self, index: u32) {
-        if let Some(publisher) = self.publishers.get_mut(&index) {
+        if let Some(publisher) = self.publishers.by_link.get_mut(&index) {
             publisher.is_renewed = true;
         }
     }
 
     pub(super) fn look_at_publishers(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        let indices: Vec<u32> = self.publishers.keys().copied().collect();
+        let indices: Vec<u32> = self.publishers.by_link.keys().copied().collect();
         for index in indices {
-            if let Some(publisher) = self.publishers.get_mut(&index)
+            if let Some(publisher) = self.publishers.by_link.get_mut(&index)
                 && std::mem::take(&mut publisher.is_renewed)
             {
                 publisher.renew(cx.now);
             }
             self.look_at_publisher(cx, index);
         }
-        self.next_publisher_look = (!self.publishers.is_empty()).then(|| cx.now + LOOK_INTERVAL);
+        self.publishers.next_look = (!self.publishers.by_link.is_empty()).then(|| cx.now + LOOK_INTERVAL);
     }
 
     /// Notes who subscribes now, ends what was not answered, and challenges who is due.
     fn look_at_publisher(&mut self, cx: &mut Context<'_, impl Outbound>, index: u32) {
         self.note_subscribers(cx, index);
-        let Some(publisher) = self.publishers.get_mut(&index) else { return };
+        let Some(publisher) = self.publishers.by_link.get_mut(&index) else { return };
         let taken = cx.out.progress(publisher.key).map_or(u64::MAX, |progress| progress.taken);
         cx.counters.challenges_unanswered.add(publisher.end_unanswered(cx.now, taken, &self.requests));
         let mut challenges = Vec::new();
@@ -415,7 +428,7 @@ impl Parts {
     /// Makes the pairs of a publisher those of the subscribers that there are.
     pub(super) fn note_subscribers(&mut self, cx: &mut Context<'_, impl Outbound>, index: u32) {
         let snapshot = cx.shared.snapshot.load();
-        let Some(publisher) = self.publishers.get_mut(&index) else { return };
+        let Some(publisher) = self.publishers.by_link.get_mut(&index) else { return };
         if publisher.seen == Some(snapshot.private_version) {
             return;
         }
@@ -448,7 +461,7 @@ impl Parts {
                 gone.iter().filter_map(|subscriber| pairs.pairs.remove(subscriber)).collect();
             let new: Vec<Subscriber> =
                 there.into_iter().filter(|subscriber| !pairs.pairs.contains_key(subscriber)).collect();
-            let room = (PAIRS_MAX + before).saturating_sub(self.pairs + pairs.pairs.len());
+            let room = (PAIRS_MAX + before).saturating_sub(self.publishers.pairs + pairs.pairs.len());
             if new.len() > room {
                 cx.counters.pairs_over_bound.add((new.len() - room) as u64);
                 debug!(%topic, "too many pairs of publishers and subscribers: some are not challenged");
@@ -464,7 +477,7 @@ impl Parts {
                 };
                 pairs.pairs.insert(subscriber.clone(), pair);
             }
-            self.pairs = self.pairs + pairs.pairs.len() - before;
+            self.publishers.pairs = self.publishers.pairs + pairs.pairs.len() - before;
             for pair in &gone {
                 publisher.remove_pair(pair);
             }
@@ -472,12 +485,12 @@ impl Parts {
                 publisher.make_due(&topic, subscriber, cx.now);
             }
         }
-        cx.counters.pairs.set(self.pairs as u64);
+        cx.counters.pairs.set(self.publishers.pairs as u64);
     }
 
     fn publisher_mut(&mut self, session: SessionId) -> Option<&mut Publisher> {
-        let index = self.session_indices.get(&session)?;
-        self.publishers.get_mut(index)
+        let index = self.sessions.indices.get(&session)?;
+        self.publishers.by_link.get_mut(index)
     }
 
     /// The subscriber's node knows of a challenge: the publisher is asked.
@@ -515,7 +528,9 @@ impl Parts {
     /// before the request is: its subscriber may be slow.
     pub(super) fn note_challenge_sent(&mut self, index: u32, topic: &str, request: RequestId) {
         let Self { publishers, requests, .. } = self;
-        let (Some(minted), Some(publisher)) = (MintedTopic::decode(topic), publishers.get_mut(&index)) else {
+        let (Some(minted), Some(publisher)) =
+            (MintedTopic::decode(topic), publishers.by_link.get_mut(&index))
+        else {
             return;
         };
         let is_asked = |open: &&mut Open| open.is_asked && open.is_minted(&minted);
@@ -540,7 +555,7 @@ impl Parts {
         if open.is_accepted {
             publisher.judge(cx.now, token, true);
             cx.counters.verdicts_positive.increment();
-            if let Some(&index) = self.session_indices.get(&session) {
+            if let Some(&index) = self.sessions.indices.get(&session) {
                 self.look_at_publisher(cx, index);
             }
         }
@@ -557,7 +572,7 @@ impl Parts {
     ) {
         let body = answer.head().get(HEADER_LEN..).and_then(|body| AmopBody::decode(body).ok());
         let minted = body.and_then(|body| MintedTopic::decode(body.topic));
-        let (Some(minted), Some(publisher)) = (minted, self.publishers.get(&index)) else { return };
+        let (Some(minted), Some(publisher)) = (minted, self.publishers.by_link.get(&index)) else { return };
         let token = publisher.open.iter().find(|(_, open)| open.is_minted(&minted)).map(|(token, _)| *token);
         if let Some(token) = token {
             self.challenge_answered(cx, publisher.session, &token, Some(node));
@@ -576,7 +591,7 @@ impl Parts {
         let Some(status) = status else { return cx.counters.verdicts_ignored.increment() };
         // Only what this very session was asked, and once.
         let Self { publishers, requests, .. } = self;
-        let open = publishers.get_mut(&key.index).and_then(|publisher| {
+        let open = publishers.by_link.get_mut(&key.index).and_then(|publisher| {
             publisher.open.get_mut(&status.token).filter(|open| {
                 open.is_asked
                     && !open.is_accepted
@@ -595,7 +610,7 @@ impl Parts {
             false => &cx.counters.verdicts_negative,
         };
         counter.increment();
-        if let Some(publisher) = self.publishers.get_mut(&key.index) {
+        if let Some(publisher) = self.publishers.by_link.get_mut(&key.index) {
             publisher.judge(cx.now, &status.token, status.accepted);
         }
         self.look_at_publisher(cx, key.index);
@@ -603,7 +618,7 @@ impl Parts {
 
     /// Whom a message of a session with a private topic may reach: who is accepted and still there.
     pub(super) fn audience(&self, index: u32, topic: &str) -> Audience {
-        let pairs = self.publishers.get(&index).and_then(|publisher| publisher.topics.get(topic));
+        let pairs = self.publishers.by_link.get(&index).and_then(|publisher| publisher.topics.get(topic));
         let accepted = pairs.into_iter().flat_map(|pairs| &pairs.pairs).filter(|(_, pair)| pair.is_accepted);
         let mut audience = Audience::default();
         for (subscriber, _) in accepted {

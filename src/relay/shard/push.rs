@@ -1,6 +1,7 @@
 //! A request at one of our sessions, from the push until the session answers (WIRE §2.2).
 
 use std::time::Duration;
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -10,7 +11,7 @@ use super::{
 use crate::{
     relay::{
         LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, SendError, SessionId, rng::FastRng,
-        timers::TimerKey,
+        timers::TimerKey, timers::Timers,
     },
     wire::{
         FrameRef, TopicKind,
@@ -91,6 +92,44 @@ pub(super) struct PushTimer {
     seq: SeqKey,
 }
 
+/// The pushes of a shard, beside what lies in the table of each session: how many there are, and when their time is up.
+pub(super) struct Pushes {
+    open: usize,
+    timers: Timers<PushTimer>,
+}
+
+impl Pushes {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { open: 0, timers: Timers::new(timeout) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<PushTimer> {
+        self.timers.pop_expired(now)
+    }
+
+    /// The push timeout begins now.
+    fn start(&mut self, now: Instant, timer: PushTimer) -> WaitsFor {
+        WaitsFor::Answer(self.timers.start(now, timer))
+    }
+
+    /// A push was taken out of its session's table.
+    fn end(&mut self, push: &Push) {
+        if let WaitsFor::Answer(timer) = push.waits_for {
+            self.timers.cancel(timer);
+        }
+        debug_assert!(self.open > 0, "more pushes ended than began");
+        self.open -= 1;
+    }
+}
+
 impl Parts {
     /// The coordinator of a request has drawn this reactor.
     pub(super) fn handle_deliver(
@@ -122,7 +161,7 @@ impl Parts {
         delivery: Delivery<'_>,
         receivers: Receivers<'_>,
     ) -> Result<(), NotPushed> {
-        if self.pushes >= cx.shared.settings.pending_pushes_max {
+        if self.pushes.len() >= cx.shared.settings.pending_pushes_max {
             return Err(NotPushed::PushesFull);
         }
         let Delivery { request, seq, topic, frame } = delivery;
@@ -184,7 +223,7 @@ impl Parts {
             }
             _ => false,
         };
-        match named.unwrap_or_else(|| self.local_topics.sessions(topic)).iter().any(waits) {
+        match named.unwrap_or_else(|| self.sessions.topics.sessions(topic)).iter().any(waits) {
             true => NotPushed::SeqInUse,
             false => NotPushed::NobodyLeft,
         }
@@ -199,7 +238,7 @@ impl Parts {
         queued: Queued,
     ) {
         let since_nanos = cx.nanos();
-        let Self { links, push_timers, .. } = self;
+        let Self { links, pushes, .. } = self;
         let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
             links.get_mut(index as usize)
         else {
@@ -211,18 +250,18 @@ impl Parts {
             cx.out.watch_taken(key);
             WaitsFor::Taken
         } else {
-            WaitsFor::Answer(push_timers.start(cx.now, PushTimer { key, seq }))
+            pushes.start(cx.now, PushTimer { key, seq })
         };
         session.last_activity = cx.now;
         session.pushes.insert(seq, Push { request, since_nanos, end: queued.end, waits_for, what });
-        self.pushes += 1;
+        pushes.open += 1;
         cx.counters.sdk_frames_sent.increment();
     }
 
     /// A session's machine has taken so many bytes: the push timeout of what ends there begins. Asks to be told again as
     /// long as anything is on its way.
     pub(super) fn handle_taken(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, taken: u64) {
-        let Self { links, push_timers, .. } = self;
+        let Self { links, pushes, .. } = self;
         let Some(session) = session_of(links, key) else { return };
         while let Some(&(end, seq)) = session.untaken.front()
             && end <= taken
@@ -232,7 +271,7 @@ impl Parts {
                 && push.end == end
                 && matches!(push.waits_for, WaitsFor::Taken)
             {
-                push.waits_for = WaitsFor::Answer(push_timers.start(cx.now, PushTimer { key, seq }));
+                push.waits_for = pushes.start(cx.now, PushTimer { key, seq });
             }
         }
         if !session.untaken.is_empty() {
@@ -250,8 +289,8 @@ impl Parts {
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> Option<u32> {
-        let Self { local_topics, links, .. } = self;
-        let sessions = named.unwrap_or_else(|| local_topics.sessions(topic));
+        let Self { sessions: all, links, .. } = self;
+        let sessions = named.unwrap_or_else(|| all.topics.sessions(topic));
         let eligible = |index: u32| match links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
                 !excluded.contains(&session.id) && !session.pushes.contains_key(seq)
@@ -286,7 +325,7 @@ impl Parts {
             cx.counters.unsolicited_answers.increment();
             return;
         };
-        self.end_push(&push);
+        self.pushes.end(&push);
         let took = cx.micros_since(push.since_nanos);
         cx.counters.latencies.pushes.record_micros(took);
         let rewritten = match &push.what {
@@ -298,15 +337,8 @@ impl Parts {
         self.send_to_reactor(cx, push.request.coordinator, answer, frame);
     }
 
-    fn end_push(&mut self, push: &Push) {
-        if let WaitsFor::Answer(timer) = push.waits_for {
-            self.push_timers.cancel(timer);
-        }
-        self.pushes -= 1;
-    }
-
     pub(super) fn handle_push_timeout(&mut self, cx: &mut Context<'_, impl Outbound>, timer: PushTimer) {
-        let Self { links, push_timers, .. } = self;
+        let Self { links, pushes, .. } = self;
         let Some(session) = session_of(links, timer.key) else { return };
         let id = session.id;
         let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
@@ -320,7 +352,7 @@ impl Parts {
         }
         if progress.is_some_and(|progress| progress.is_receiving_long || progress.is_read_paused) {
             // Who is in the middle of a long frame, or is not read, is not silent.
-            push.waits_for = WaitsFor::Answer(push_timers.start(cx.now, timer));
+            push.waits_for = pushes.start(cx.now, timer);
             return;
         }
         push.waits_for = WaitsFor::LateAnswer;
@@ -334,7 +366,7 @@ impl Parts {
     pub(super) fn end_pushes(&mut self, cx: &mut Context<'_, impl Outbound>, session: &mut Session) {
         let id = session.id;
         for (seq, push) in session.pushes.drain() {
-            self.end_push(&push);
+            self.pushes.end(&push);
             let RequestOf { coordinator, id: request } = push.request;
             let failed = MeshMessage::PushFailed { request, session: id, seq: seq.seq, silent: false };
             self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
@@ -343,11 +375,11 @@ impl Parts {
 
     /// The request is over: a late answer of this session would be nobody's.
     pub(super) fn forget_push(&mut self, common: &Common, session: SessionId, seq: &Seq) {
-        let Some(&index) = self.session_indices.get(&session) else { return };
+        let Some(&index) = self.sessions.indices.get(&session) else { return };
         let seq = common.seq_key(seq);
         let push = self.session_at(index).and_then(|session| session.pushes.remove(&seq));
         if let Some(push) = push {
-            self.end_push(&push);
+            self.pushes.end(&push);
         }
     }
 }

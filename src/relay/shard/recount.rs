@@ -21,7 +21,7 @@ impl Parts {
         };
         let (waits, wait_bytes) = self.room_waits.counted();
         let lines = || sessions().map(|session| room::count(&session.line));
-        let channels = || self.peers.values().filter_map(|peer| peer.channel.as_deref());
+        let channels = || self.peers.by_id.values().filter_map(|peer| peer.channel.as_deref());
         let (subscribers, numbers) = self.subscribers.counted();
         let (challenges, ends, of_nodes, of_nodes_anew) = self.desk.counted();
         let (carried, carried_anew) = self.desk.carried_counted();
@@ -31,36 +31,48 @@ impl Parts {
         let node_links =
             self.links.iter().flatten().filter(|link| matches!(link.kind, LinkKind::Node(_))).count();
         let counts = [
-            ("sessions", self.session_indices.len(), sessions().count()),
+            ("sessions", self.sessions.indices.len(), sessions().count()),
             ("sessions in the figures", common.counters.sessions.get() as usize, sessions().count()),
             ("node links in the figures", common.counters.node_links.get() as usize, node_links),
-            ("pushes", self.pushes, sessions().map(|session| session.pushes.len()).sum()),
+            ("pushes", self.pushes.len(), sessions().map(|session| session.pushes.len()).sum()),
             ("waits for room", waits, lines().map(|(count, _)| count).sum()),
             ("bytes that wait for room", wait_bytes, lines().map(|(_, bytes)| bytes).sum()),
             (
                 "bytes kept for a retry",
-                self.retained_bytes,
+                self.requests.retained_bytes(),
                 self.requests.iter().map(|request| request.retained_len()).sum(),
             ),
-            ("subscriptions", self.local_topics.pairs(), sessions().map(Session::topics_len).sum()),
+            ("subscriptions", self.sessions.topics.pairs(), sessions().map(Session::topics_len).sum()),
             ("numbers of subscribers", subscribers, numbers),
             ("subscriptions to private topics", numbers, data_topics),
-            ("pairs", self.pairs, self.publishers.values().map(|publisher| publisher.pairs_len()).sum()),
+            (
+                "pairs",
+                self.publishers.pairs,
+                self.publishers.by_link.values().map(|publisher| publisher.pairs_len()).sum(),
+            ),
             ("ends of challenges", ends, challenges),
             ("payloads that were carried", carried, carried_anew),
             ("challenges of other nodes", of_nodes, of_nodes_anew),
             (
                 "bytes in windows",
-                self.windows_bytes,
-                self.neighbours.values().map(|one| one.window_bytes_anew()).sum(),
+                self.neighbours.windows_bytes(),
+                self.neighbours.by_id.values().map(|one| one.window_bytes_anew()).sum(),
             ),
-            ("bytes in channels", self.kept_bytes, channels().map(|channel| channel.bytes_anew()).sum()),
+            (
+                "bytes in channels",
+                self.channels.kept_bytes,
+                channels().map(|channel| channel.bytes_anew()).sum(),
+            ),
             (
                 "bytes of single channels",
                 channels().map(|channel| channel.bytes()).map(|(kept, held)| kept + held).sum(),
                 channels().map(|channel| channel.bytes_anew()).sum(),
             ),
-            ("identities", self.identities, self.peers.values().map(|peer| peer.identities_anew()).sum()),
+            (
+                "identities",
+                self.peers.all_identities(),
+                self.peers.by_id.values().map(|peer| peer.identities_anew()).sum(),
+            ),
             ("parked bytes", self.parked.bytes(), self.parked.bytes_anew()),
         ];
         let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
@@ -68,9 +80,9 @@ impl Parts {
             wrong.map(|(what, counted, anew)| format!("{counted} {what} are counted, and there are {anew}"));
         wrong
             .or_else(|| sessions().find_map(|session| self.miscount_of(session)))
-            .or_else(|| self.neighbours.values().find_map(Neighbour::miscount))
-            .or_else(|| self.peers.values().find_map(Peer::miscount))
-            .or_else(|| self.publishers.values().find_map(Publisher::miscount))
+            .or_else(|| self.neighbours.by_id.values().find_map(Neighbour::miscount))
+            .or_else(|| self.peers.by_id.values().find_map(Peer::miscount))
+            .or_else(|| self.publishers.by_link.values().find_map(Publisher::miscount))
     }
 
     fn miscount_of(&self, session: &Session) -> Option<String> {

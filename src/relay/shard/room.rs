@@ -152,7 +152,7 @@ impl Parts {
             let frame = waiter.frame.as_ref();
             let body = AmopBody::decode(&frame.head()[HEADER_LEN..]);
             let is_for_it = body.is_ok_and(|body| self.is_still_for(key, &waiter, body.topic));
-            let why = if self.pushes >= cx.shared.settings.pending_pushes_max {
+            let why = if self.pushes.len() >= cx.shared.settings.pending_pushes_max {
                 NotPushed::PushesFull
             } else if is_in_use || !is_for_it {
                 // It cannot be this session. Others may have room meanwhile.
@@ -186,7 +186,7 @@ impl Parts {
         if let Some((session, frame)) = self.leave(request) {
             cx.counters.dropped_queue_full.increment();
             if cx.common.logs.queue_full.admits(cx.now)
-                && let Some(&index) = self.session_indices.get(&session)
+                && let Some(&index) = self.sessions.indices.get(&session)
                 && let Some(session) = self.session_at(index)
             {
                 session.warn_queue_full();

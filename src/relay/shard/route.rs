@@ -20,7 +20,8 @@ use super::{
     around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
     neighbour::Outgoing,
-    neighbour::{NotEnqueued, Sent, Whose},
+    neighbour::{NotEnqueued, Whose},
+    window::Sent,
 };
 use crate::{
     relay::{
@@ -233,7 +234,7 @@ impl Parts {
         next: NodeId,
         payload: FrameRef<'_>,
     ) {
-        let link = self.neighbours.get(&next).and_then(|neighbour| neighbour.active);
+        let link = self.neighbours.by_id.get(&next).and_then(|neighbour| neighbour.active);
         if let Some(link) = link {
             let head = packet.head(payload.len());
             if !packet.packet_type.is_amop() {

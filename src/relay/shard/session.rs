@@ -10,7 +10,7 @@ use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
 use super::{
-    Common, Context, Link, LinkKind, Parts,
+    Common, Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Link, LinkKind, Parts,
     push::Push,
     room::Line,
     seqs::{BySeq, SeqKey},
@@ -22,7 +22,9 @@ use crate::{
         bandwidth::Share,
         report::{LinkReport, PeerReport},
         rpc,
+        settings::Settings,
         timers::TimerKey,
+        timers::Timers,
         trace::Sender,
     },
     wire::{
@@ -241,6 +243,28 @@ impl LocalTopics {
     }
 }
 
+/// The sessions of a shard, beside what lies with the link of each.
+pub(super) struct Sessions {
+    started: u64,
+    /// Where each lies, by [`LinkKey::index`].
+    pub(super) indices: AHashMap<SessionId, u32>,
+    pub(super) topics: LocalTopics,
+    pub(super) idle_timers: Timers<LinkKey>,
+    pub(super) deferred_subscriptions: Timers<LinkKey>,
+}
+
+impl Sessions {
+    pub(super) fn new(settings: &Settings, hashing: &RandomState) -> Self {
+        Self {
+            started: 0,
+            indices: AHashMap::with_hasher(hashing.clone()),
+            topics: LocalTopics::new(hashing.clone()),
+            idle_timers: Timers::new(settings.idle_timeout / IDLE_CHECKS_PER_TIMEOUT),
+            deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
+        }
+    }
+}
+
 /// Whether the network learns of subscriptions to the topic.
 fn is_published(topic: &Topic) -> bool {
     matches!(topic.kind(), TopicKind::Ordinary | TopicKind::Data)
@@ -254,13 +278,13 @@ impl Parts {
         address: String,
         subject: String,
     ) -> Session {
-        self.sessions_started += 1;
-        let id = SessionId(u64::from(cx.id.0) << 48 | self.sessions_started);
+        self.sessions.started += 1;
+        let id = SessionId(u64::from(cx.id.0) << 48 | self.sessions.started);
         if cx.common.logs.sessions_up.admits(cx.now) {
             info!(session = id.0, %address, %subject, "session up");
         }
         cx.counters.sessions.increment();
-        self.session_indices.insert(id, key.index);
+        self.sessions.indices.insert(id, key.index);
         Session {
             id,
             key,
@@ -272,7 +296,7 @@ impl Parts {
             protocol: json::PROTOCOL_MIN,
             topics: Vec::new(),
             last_activity: cx.now,
-            idle_timer: Some(self.idle_timers.start(cx.now, key)),
+            idle_timer: Some(self.sessions.idle_timers.start(cx.now, key)),
             changes_left: f64::from(cx.shared.settings.session_changes_per_second_max),
             changes_counted: cx.now,
             deferred: None,
@@ -308,9 +332,9 @@ impl Parts {
             }
         }
         cx.counters.sessions.decrement();
-        self.session_indices.remove(&session.id);
+        self.sessions.indices.remove(&session.id);
         if let Some(timer) = session.idle_timer.take() {
-            self.idle_timers.cancel(timer);
+            self.sessions.idle_timers.cancel(timer);
         }
         let topics = std::mem::take(&mut session.topics);
         cx.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
@@ -547,7 +571,7 @@ impl Parts {
             }
             let Some(session) = self.session_mut(key) else { return };
             if session.deferred.replace(topics).is_none() {
-                self.deferred_subscriptions.start(cx.now, key);
+                self.sessions.deferred_subscriptions.start(cx.now, key);
             }
             cx.count_deferred(waiting, count);
             cx.counters.subscriptions_deferred.increment();
@@ -635,9 +659,9 @@ impl Parts {
             };
             cx.counters.subscriptions.add(difference as u64);
             if difference > 0 {
-                self.local_topics.insert(topic, index);
+                self.sessions.topics.insert(topic, index);
             } else {
-                self.local_topics.remove(topic, index);
+                self.sessions.topics.remove(topic, index);
             }
             match topic.kind() {
                 TopicKind::Data => data_topics.push((topic.clone(), difference > 0)),
@@ -648,7 +672,7 @@ impl Parts {
                 changes.push((topic.clone(), difference));
             }
         }
-        cx.counters.topics.set(self.local_topics.len() as u64);
+        cx.counters.topics.set(self.sessions.topics.len() as u64);
         if !changes.is_empty() {
             cx.out.to_registry(RegistryInput::Topics { reactor: cx.id, changes });
         }
@@ -738,7 +762,7 @@ impl Parts {
                 || cx.now.saturating_duration_since(progress.last_taken) < idle_timeout;
         }
         if is_active {
-            let timer = self.idle_timers.start(cx.now, key);
+            let timer = self.sessions.idle_timers.start(cx.now, key);
             if let Some(session) = self.session_mut(key) {
                 session.idle_timer = Some(timer);
             }

@@ -31,7 +31,7 @@ impl Parts {
     /// Whether a node, and those on the way to it, take a frame of an SDK link of so many bytes.
     pub(super) fn takes(&self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, frame_len: usize) -> bool {
         let snapshot = cx.shared.snapshot.load();
-        match self.neighbours.get(node).filter(|neighbour| neighbour.active.is_some()) {
+        match self.neighbours.by_id.get(node).filter(|neighbour| neighbour.active.is_some()) {
             Some(neighbour) => {
                 let told = snapshot.paths.get(node).map_or(usize::MAX, |path| path.frame_len_max as usize);
                 frame_len <= told.min(neighbour.frame_len_max)

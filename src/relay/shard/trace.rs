@@ -128,7 +128,7 @@ impl Parts {
             more: false,
             accounts: Vec::new(),
         };
-        let is_linked = self.neighbours.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
+        let is_linked = self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
         let is_reached = is_linked || cx.has_way_around(&node, 0);
         if !is_reached || !cx.shared.admits(&node) {
             return cx.out.told(told(Asked::NotLinked));
@@ -157,7 +157,7 @@ impl Parts {
         seq: &Seq,
     ) {
         cx.counters.trace_questions.increment();
-        let admitted = self.peers.get_mut(peer).is_some_and(|peer| {
+        let admitted = self.peers.by_id.get_mut(peer).is_some_and(|peer| {
             let second = Duration::from_secs(1);
             peer.questions.take(cx.now, second, QUESTIONS_PER_SECOND_MAX).is_some()
         });

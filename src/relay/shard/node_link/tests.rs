@@ -213,5 +213,5 @@ fn a_link_that_replaces_a_worn_one_says_so_and_is_taken_at_once() {
     let next = LinkKey { index: 1, generation: 1 };
     link_up(&mut shard, now, next, &mut out);
     assert_eq!(hello_of(&out, next).replaces, hello_of(&out, KEY).link_number);
-    assert_eq!(shard.parts.neighbours[&PEER].active, Some(next));
+    assert_eq!(shard.parts.neighbours.by_id[&PEER].active, Some(next));
 }

@@ -74,13 +74,13 @@ impl Parts {
             Origin::Session { key, .. } => (Some(key.index), true),
             Origin::Node(_) => (None, false),
         };
-        let own_sessions = self.local_topics.sessions(topic);
+        let own_sessions = self.sessions.topics.sessions(topic);
         let own = cx.id;
         let tried_of =
             |reactor: ReactorId| request.tried().iter().filter(move |session| session.reactor() == reactor);
         // Our own sessions are known better than the snapshot knows them.
         let still_subscribes = |session: &&SessionId| {
-            self.session_indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
+            self.sessions.indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
         };
         let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
         let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();

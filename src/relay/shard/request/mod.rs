@@ -18,6 +18,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+use self::unsettled::Unsettled;
 use self::{
     account::some_session,
     draw::{Candidate, Others},
@@ -36,7 +37,7 @@ use super::{
 use crate::{
     relay::{
         Forward, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId, snapshot::NodeRef,
-        timers::TimerKey, trace::TopicName,
+        timers::TimerKey, timers::Timers, trace::TopicName,
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
@@ -44,7 +45,6 @@ use crate::{
         trace::{Account, Fate, Refusal, Role, Steps, Tried},
     },
 };
-pub(super) use unsettled::Unsettled;
 
 /// Sessions and nodes that one request is tried at.
 pub(in crate::relay) const TRIES_MAX: usize = 64;
@@ -148,14 +148,84 @@ impl Request {
 }
 
 /// The requests of a shard by their index. None is moved while it waits: it is begun where the one before it ended.
-#[derive(Default)]
+///
+/// # Invariants
+/// - `retained_bytes` are those of the frames that they keep for another try.
 pub(super) struct Requests {
     slots: Vec<Request>,
     free: Vec<u32>,
     started: u32,
+    timers: Timers<RequestId>,
+    retained_bytes: usize,
+    /// Those for which no receiver is known as long as the state of a neighbour is on its way.
+    unsettled: Unsettled,
 }
 
 impl Requests {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            started: 0,
+            timers: Timers::new(timeout),
+            retained_bytes: 0,
+            unsettled: Unsettled::default(),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<RequestId> {
+        self.timers.pop_expired(now)
+    }
+
+    /// Bytes of frames kept for another try.
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.retained_bytes
+    }
+
+    /// Keeps the frame of a request for another try; `false` if there is no room, for which one frame may go beyond the bound,
+    /// so that the longest is kept, too.
+    fn retain(&mut self, id: RequestId, frame: FrameRef<'_>, bytes_max: usize) -> bool {
+        let has_room = self.retained_bytes < bytes_max;
+        let Some(request) = self.get_mut(id) else { return true };
+        if request.retained.is_none() && has_room {
+            request.retained = Some(frame.retain());
+            self.retained_bytes += frame.len();
+            return true;
+        }
+        request.retained.is_some()
+    }
+
+    /// Its frame is of no use any more.
+    fn drop_retained(&mut self, id: RequestId) {
+        let freed = self.get_mut(id).and_then(|request| request.retained.take());
+        self.retained_bytes -= freed.map_or(0, |frame| frame.len());
+    }
+
+    /// Nothing is tried for a request any more, and its time does not count.
+    fn stop(&mut self, id: RequestId) {
+        self.drop_retained(id);
+        if let Some(timer) = self.get_mut(id).and_then(|request| request.timer.take()) {
+            self.timers.cancel(timer);
+        }
+    }
+
+    /// A request may take until then. Without a timer its time is up already: `false`.
+    fn postpone(&mut self, id: RequestId, deadline: Instant) -> bool {
+        let Some(request) = self.get_mut(id) else { return false };
+        let Some(timer) = request.timer.filter(|_| deadline > request.deadline) else { return false };
+        (request.deadline, request.time) = (deadline, deadline - request.taken);
+        self.timers.cancel(timer);
+        let timer = self.timers.start_until(deadline, id);
+        if let Some(request) = self.get_mut(id) {
+            request.timer = Some(timer);
+        }
+        true
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -419,8 +489,8 @@ impl Parts {
             Origin::Node(_) => Furthest::NotDelivered,
         };
         let timer = Some(match cx.request_time(size as usize) {
-            usual if usual == cx.shared.settings.request_timeout => self.request_timers.start(cx.now, id),
-            longer => self.request_timers.start_until(cx.now + longer, id),
+            usual if usual == cx.shared.settings.request_timeout => self.requests.timers.start(cx.now, id),
+            longer => self.requests.timers.start_until(cx.now + longer, id),
         });
         let taken_nanos = cx.nanos();
         let deadline = cx.now + time;
@@ -468,16 +538,10 @@ impl Parts {
     /// A request may take so much longer than its own frame gives it (WIRE §2.3); its time is never shortened. Gives whose it
     /// is, if that changed anything.
     pub(super) fn extend_request(&mut self, common: &Common, id: RequestId, by: Duration) -> Option<Origin> {
-        let Self { requests, request_timers, .. } = self;
-        let request = requests.get_mut(id)?;
-        let time = common.request_time(request.frame_len()) + by;
+        let request = self.requests.get(id)?;
+        let (origin, time) = (request.origin, common.request_time(request.frame_len()) + by);
         let deadline = request.taken + time;
-        // Without a timer its time is up already.
-        let timer = request.timer.filter(|_| deadline > request.deadline)?;
-        request_timers.cancel(timer);
-        (request.deadline, request.time) = (deadline, time);
-        request.timer = Some(request_timers.start_until(deadline, id));
-        Some(request.origin)
+        self.requests.postpone(id, deadline).then_some(origin)
     }
 
     fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
@@ -602,18 +666,10 @@ impl Parts {
         }
     }
 
-    /// Keeps the frame for another try, if there is room; one may go beyond the bound, so that the longest is kept, too.
+    /// Keeps the frame for another try, if there is room.
     fn retain(&mut self, cx: &mut Context<'_, impl Outbound>, id: RequestId, frame: FrameRef<'_>) {
         let bytes_max = cx.shared.settings.retained_bytes_max / usize::from(cx.shared.reactors);
-        let room = self.retained_bytes < bytes_max;
-        let Some(request) = self.request_mut(id) else { return };
-        if request.retained.is_some() {
-            return;
-        }
-        if room {
-            request.retained = Some(frame.retain());
-            self.retained_bytes += frame.len();
-        } else {
+        if !self.requests.retain(id, frame, bytes_max) {
             cx.counters.retention_refused.increment();
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SessionId, counters::Outcome, trace::Sender,
     },
     wire::{
-        FrameRef, ResultCode, RetainedFrame,
+        FrameRef, ResultCode,
         sdk::{HEADER_LEN, Header, Seq},
         trace::{End, Fate},
     },
@@ -102,10 +102,9 @@ impl Parts {
         request.timer = None;
         request.deadline = request.deadline.min(cx.now);
         // The retained frame is of no use any more; whatever is reported now ends the request.
-        let freed = request.retained.take().map_or(0, |frame| frame.len());
         let current = request.current;
         let node = request.nodes.last().cloned();
-        self.retained_bytes -= freed;
+        self.requests.drop_retained(id);
         match (current, node) {
             (Try::Reactor(_) | Try::Desk, _) => {
                 self.note_pushed(id);
@@ -225,7 +224,7 @@ impl Parts {
         let header = Header::decode(frame.head()).filter(|header| header.seq == request.seq.seq);
         if !by_node && header.is_some() {
             if let Origin::Session { key, .. } = request.origin
-                && self.publishers.contains_key(&key.index)
+                && self.publishers.by_link.contains_key(&key.index)
                 && let Some((node, _)) = request.nodes.iter().find(|(_, sent)| *sent == message)
             {
                 let node = node.id;
@@ -265,11 +264,8 @@ impl Parts {
     ) -> Option<Ended> {
         let bytes_max = cx.shared.settings.open_requests_bytes_max();
         let Self { requests, links, .. } = self;
+        requests.stop(id);
         let request = requests.get_mut(id)?;
-        if let Some(timer) = request.timer {
-            self.request_timers.cancel(timer);
-        }
-        self.retained_bytes -= request.retained.as_ref().map_or(0, RetainedFrame::len);
         let (origin, taken_nanos) = (request.origin, request.taken_nanos);
         let is_answered_for_now = request.is_answered_for_now();
         if let Origin::Session { key, .. } = origin

@@ -28,7 +28,9 @@ impl Parts {
         frame: FrameRef<'_>,
     ) -> bool {
         let timeout = cx.shared.settings.ready_timeout;
-        if cx.snapshot.is_complete || self.unsettled.ids.len() >= cx.shared.settings.pending_requests_max {
+        if cx.snapshot.is_complete
+            || self.requests.unsettled.ids.len() >= cx.shared.settings.pending_requests_max
+        {
             return false;
         }
         let is_untold = self.requests.get(id).is_some_and(|request| {
@@ -42,8 +44,8 @@ impl Parts {
         self.retain(cx, id, frame);
         let waits = self.requests.get(id).is_some_and(|request| request.retained.is_some());
         if waits {
-            self.unsettled.ids.push(id);
-            self.unsettled.version = cx.snapshot.version;
+            self.requests.unsettled.ids.push(id);
+            self.requests.unsettled.version = cx.snapshot.version;
         }
         waits
     }
@@ -51,16 +53,16 @@ impl Parts {
     /// More of the state of neighbours is here: tries what waits for it once more.
     pub(in crate::relay::shard) fn try_unsettled(&mut self, cx: &mut Context<'_, impl Outbound>) {
         // Those that are over are none any more; of the others each waits again if it must.
-        for id in std::mem::take(&mut self.unsettled.ids) {
+        for id in std::mem::take(&mut self.requests.unsettled.ids) {
             self.retry(cx, id);
         }
     }
 
     /// The same before a message that came after them, so that it does not overtake them.
     pub(in crate::relay::shard) fn try_unsettled_first(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        if !self.unsettled.ids.is_empty() {
+        if !self.requests.unsettled.ids.is_empty() {
             cx.snapshot.refresh();
-            if cx.snapshot.version != self.unsettled.version {
+            if cx.snapshot.version != self.requests.unsettled.version {
                 self.try_unsettled(cx);
             }
         }
