@@ -242,6 +242,8 @@ impl Run {
             request_timeout: Duration::from_secs(4),
             window_frames_max: 64,
             window_bytes_max: 64 << 10,
+            // No application here sends heartbeats, and a script may last for an hour.
+            idle_timeout: Duration::from_secs(86_400),
             ..Settings::default()
         };
         let mut network = Network::new(7);
