@@ -17,7 +17,8 @@
 //! |---|---|
 //! | `context` | what all parts need: the moment, the way out, the snapshot, counters, random numbers |
 //! | `dispatch` | the parts, and which of them an event goes to |
-//! | `session` | what an application may say: handshake, heartbeat, subscription, JSON-RPC |
+//! | `session` | what an application may say: handshake, heartbeat, JSON-RPC |
+//! | `subscription` | what sessions subscribe to |
 //! | `seqs` | tables by seq |
 //! | `request` | unicasts: drawing receivers, trying again, answering exactly once |
 //! | `push` | a request at one of our sessions, until it answers |
@@ -71,6 +72,7 @@ mod round_trip;
 mod route;
 mod seqs;
 mod session;
+mod subscription;
 mod too_long;
 mod trace;
 mod twin;
@@ -121,9 +123,9 @@ pub struct Shard {
     events: u32,
 }
 
-/// In debug builds what a shard counts is counted anew before every so manieth event.
+/// Events between two checks of a debug build, each of which counts anew what the shard counts by hand: it takes as long as many events.
 #[cfg(debug_assertions)]
-const EVENTS_PER_CHECK: u32 = 8;
+const EVENTS_PER_CHECK: u32 = 64;
 
 impl Shard {
     /// A shard without links. `seed` decides all its random choices; `id` must be below
@@ -296,19 +298,15 @@ impl Shard {
 
     /// Says, once a session, that it is to reconnect before long.
     pub fn warn_keys_wear_out(&mut self, now: Instant, key: LinkKey) {
-        if self.common.logs.keys_worn.admits(now)
-            && let Some(session) = self.parts.session_mut(key)
-        {
-            session.warn_keys_wear_out();
+        if let Some(session) = self.parts.session_mut(key) {
+            session.warn_keys_wear_out(now, &mut self.common.logs.keys_worn);
         }
     }
 
     /// Says that a session is about to be cut because it takes nothing.
     pub fn warn_stalled(&mut self, now: Instant, key: LinkKey, stalled_for: Duration, waiting_bytes: usize) {
-        if self.common.logs.sessions_cut.admits(now)
-            && let Some(session) = self.parts.session_mut(key)
-        {
-            session.warn_stalled(stalled_for, waiting_bytes);
+        if let Some(session) = self.parts.session_mut(key) {
+            session.warn_stalled(now, &mut self.common.logs.sessions_cut, stalled_for, waiting_bytes);
         }
     }
 

@@ -128,7 +128,7 @@ impl Parts {
         }
         let seq = cx.seq_key(&header.seq);
         let Some(session) = self.session_at(index) else { return false };
-        let Some(own) = session.route_topic(challenge.topic.as_str()) else { return false };
+        let Some(own) = session.subscription.route_topic(challenge.topic.as_str()) else { return false };
         if sender == Some(session.id) || session.pushes.contains_key(&seq) {
             return false;
         }

@@ -27,7 +27,7 @@ impl Parts {
         let (carried, carried_anew) = self.desk.carried_counted();
         let is_data = |topic: &&Topic| topic.kind() == TopicKind::Data;
         let data_topics: usize =
-            sessions().map(|session| session.topics().iter().filter(is_data).count()).sum();
+            sessions().map(|session| session.subscription.topics().iter().filter(is_data).count()).sum();
         let node_links =
             self.links.iter().flatten().filter(|link| matches!(link.kind, LinkKind::Node(_))).count();
         let counts = [
@@ -42,7 +42,11 @@ impl Parts {
                 self.requests.retained_bytes(),
                 self.requests.iter().map(|request| request.retained_len()).sum(),
             ),
-            ("subscriptions", self.sessions.topics.pairs(), sessions().map(Session::topics_len).sum()),
+            (
+                "subscriptions",
+                self.sessions.topics.pairs(),
+                sessions().map(|session| session.subscription.topics().len()).sum(),
+            ),
             ("numbers of subscribers", subscribers, numbers),
             ("subscriptions to private topics", numbers, data_topics),
             (

@@ -10,16 +10,19 @@ use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
 use super::{
-    Common, Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Link, LinkKind, Parts,
+    Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, LinkKind, Parts,
     push::Push,
     room::Line,
     seqs::{BySeq, SeqKey},
+    subscription::LocalTopics,
+    subscription::Subscription,
 };
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Outbound, Queued, RegistryInput, RequestId, SMALL_REPLY_LEN_MAX,
         SendError, SessionId,
         bandwidth::Share,
+        log_limit::LogLimit,
         report::{LinkReport, PeerReport},
         rpc,
         settings::Settings,
@@ -28,39 +31,27 @@ use crate::{
         trace::Sender,
     },
     wire::{
-        FrameRef, ResultCode, Topic, TopicKind,
+        FrameRef, ResultCode,
         json::{self, HandshakeRequest},
         sdk::{FrameType, HEADER_LEN, Header, Seq},
-        topic::{ROUTE_PREFIX, data_topic_of_route},
     },
 };
-
-/// Longest body of a subscription in bytes: every name of the longest kind, each byte escaped as six.
-fn subscription_len_max(topics_max: usize) -> usize {
-    topics_max.saturating_mul(6 * crate::wire::topic::TOPIC_LEN_MAX + 3).saturating_add(1024)
-}
 
 /// One application's link.
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) key: LinkKey,
-    address: String,
-    subject: String,
+    pub(super) address: String,
+    pub(super) subject: String,
     /// The two as accounts of its messages have them, once there is one.
     sender: Option<Arc<Sender>>,
     since: Instant,
     protocol: u32,
-    /// What it subscribes to, sorted.
-    topics: Vec<Topic>,
+    pub(super) subscription: Subscription,
     pub(super) last_activity: Instant,
     /// What it has had of the node's outbound bandwidth.
     bandwidth: Share,
     idle_timer: Option<TimerKey>,
-    /// Token bucket of effective topic changes.
-    changes_left: f64,
-    changes_counted: Instant,
-    /// A subscription that waits because changes came too fast; the last one wins.
-    deferred: Option<Vec<Topic>>,
     /// Whether it is about to be closed, because its keys are worn out: it gets no new requests answered.
     pub(super) is_worn: bool,
     /// Open requests of this publisher, by seq.
@@ -80,27 +71,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// What it subscribes to.
-    pub(super) fn topics(&self) -> &[Topic] {
-        &self.topics
-    }
-
-    /// How many those are.
-    pub(super) fn topics_len(&self) -> usize {
-        self.topics.len()
-    }
-
     /// Bytes of the frames of its open requests.
     pub(super) fn open_bytes(&self) -> usize {
         self.open_bytes
-    }
-
-    /// Its own route topic for a data topic: what its challenges are to come under.
-    pub(super) fn route_topic(&self, data: &str) -> Option<Topic> {
-        let front = format!("{ROUTE_PREFIX}{data}_");
-        let first = self.topics.partition_point(|topic| topic.as_str() < front.as_str());
-        let named = self.topics[first..].iter().take_while(|topic| topic.as_str().starts_with(&front));
-        named.into_iter().find(|topic| data_topic_of_route(topic.as_str()) == Some(data)).cloned()
     }
 
     /// Queues what is pushed to it: not before those who wait for room.
@@ -150,19 +123,29 @@ impl Session {
         );
     }
 
-    pub(super) fn warn_keys_wear_out(&self) {
-        warn!(
-            session = self.id.0, address = %self.address, subject = %self.subject,
-            "a session has moved so much data that its TLS keys will wear out; let it reconnect",
-        );
+    pub(super) fn warn_keys_wear_out(&self, now: Instant, limit: &mut LogLimit) {
+        if limit.admits(now) {
+            warn!(
+                session = self.id.0, address = %self.address, subject = %self.subject,
+                "a session has moved so much data that its TLS keys will wear out; let it reconnect",
+            );
+        }
     }
 
-    pub(super) fn warn_stalled(&self, stalled_for: Duration, waiting_bytes: usize) {
-        warn!(
-            session = self.id.0, address = %self.address, subject = %self.subject,
-            ?stalled_for, waiting_bytes,
-            "a session has not taken a byte for too long",
-        );
+    pub(super) fn warn_stalled(
+        &self,
+        now: Instant,
+        limit: &mut LogLimit,
+        stalled_for: Duration,
+        waiting_bytes: usize,
+    ) {
+        if limit.admits(now) {
+            warn!(
+                session = self.id.0, address = %self.address, subject = %self.subject,
+                ?stalled_for, waiting_bytes,
+                "a session has not taken a byte for too long",
+            );
+        }
     }
 
     /// The session as accounts of its messages name it.
@@ -178,7 +161,7 @@ impl Session {
             peer: PeerReport::Session {
                 id: self.id,
                 subject: self.subject.clone(),
-                topics: self.topics.len(),
+                topics: self.subscription.topics().len(),
                 pending_requests: self.requests.len(),
                 pending_pushes: self.pushes.len(),
                 waiting_requests: self.line.len(),
@@ -203,46 +186,6 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Which of this shard's sessions subscribe to what. Route, marker and block-notify topics are here
-/// too; only [`is_published`] ones are told to the registry.
-pub(super) struct LocalTopics {
-    by_topic: AHashMap<Topic, Vec<u32>>,
-}
-
-impl LocalTopics {
-    pub(super) fn new(hashing: RandomState) -> Self {
-        Self { by_topic: AHashMap::with_hasher(hashing) }
-    }
-
-    /// For checks: pairs of session and topic.
-    pub(super) fn pairs(&self) -> usize {
-        self.by_topic.values().map(Vec::len).sum()
-    }
-
-    /// Link indices of the sessions that subscribe to `topic`.
-    pub(super) fn sessions(&self, topic: &str) -> &[u32] {
-        self.by_topic.get(topic).map_or(&[], Vec::as_slice)
-    }
-
-    fn insert(&mut self, topic: &Topic, index: u32) {
-        self.by_topic.entry(topic.clone()).or_default().push(index);
-    }
-
-    fn remove(&mut self, topic: &Topic, index: u32) {
-        let Some(sessions) = self.by_topic.get_mut(topic.as_str()) else { return };
-        if let Some(position) = sessions.iter().position(|&other| other == index) {
-            sessions.swap_remove(position);
-        }
-        if sessions.is_empty() {
-            self.by_topic.remove(topic.as_str());
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.by_topic.len()
-    }
-}
-
 /// The sessions of a shard, beside what lies with the link of each.
 pub(super) struct Sessions {
     started: u64,
@@ -263,11 +206,6 @@ impl Sessions {
             deferred_subscriptions: Timers::new(DEFERRED_SUBSCRIPTION_DELAY),
         }
     }
-}
-
-/// Whether the network learns of subscriptions to the topic.
-fn is_published(topic: &Topic) -> bool {
-    matches!(topic.kind(), TopicKind::Ordinary | TopicKind::Data)
 }
 
 impl Parts {
@@ -294,12 +232,9 @@ impl Parts {
             bandwidth: Share::default(),
             since: cx.now,
             protocol: json::PROTOCOL_MIN,
-            topics: Vec::new(),
+            subscription: Subscription::new(cx.now, cx.shared.settings.session_changes_per_second_max),
             last_activity: cx.now,
             idle_timer: Some(self.sessions.idle_timers.start(cx.now, key)),
-            changes_left: f64::from(cx.shared.settings.session_changes_per_second_max),
-            changes_counted: cx.now,
-            deferred: None,
             is_worn: false,
             requests: BySeq::default(),
             open_bytes: 0,
@@ -336,8 +271,8 @@ impl Parts {
         if let Some(timer) = session.idle_timer.take() {
             self.sessions.idle_timers.cancel(timer);
         }
-        let topics = std::mem::take(&mut session.topics);
-        cx.count_deferred(session.deferred.take().map_or(0, |deferred| deferred.len()), 0);
+        let (topics, deferred) = session.subscription.take();
+        cx.count_deferred(deferred, 0);
         self.change_topics(cx, (session.key.index, session.key, session.id), &topics, &[]);
         for (_, request) in std::mem::take(&mut session.requests) {
             let sender = session.sender();
@@ -519,167 +454,6 @@ impl Parts {
         }
     }
 
-    fn handle_subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, frame: FrameRef<'_>) {
-        let topics_max = cx.shared.settings.session_topics_max;
-        let body = frame.advance(HEADER_LEN);
-        let read = if body.len() > subscription_len_max(topics_max) {
-            Err(json::SubscriptionError::TooMany(topics_max))
-        } else if body.len() == body.head().len() {
-            json::decode_subscription(body.head(), topics_max)
-        } else {
-            json::decode_subscription(&body.pieces().collect::<Vec<_>>().concat(), topics_max)
-        };
-        match read {
-            Ok((topics, skipped)) => {
-                if skipped > 0 {
-                    cx.counters.topics_skipped.add(skipped as u64);
-                    debug!(skipped, "topic names skipped that are empty, too long or not valid");
-                }
-                self.subscribe(cx, key, topics);
-            }
-            Err(error) => {
-                cx.counters.subscriptions_refused.increment();
-                if cx.common.logs.sessions_refused.admits(cx.now)
-                    && let Some(session) = self.session_mut(key)
-                {
-                    warn!(
-                        session = session.id.0, address = %session.address, subject = %session.subject, %error,
-                        "subscription refused, the old topics stay; see what the application sends, and [amop] session_topics_max",
-                    );
-                }
-            }
-        }
-    }
-
-    /// Replaces the topic set of a session, or puts it off if the session changes it too often.
-    fn subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, topics: Vec<Topic>) {
-        let rate = f64::from(cx.shared.settings.session_changes_per_second_max);
-        let Some(session) = self.session_mut(key) else { return };
-        if session.topics == topics {
-            let dropped = session.deferred.take().map_or(0, |deferred| deferred.len());
-            cx.count_deferred(dropped, 0);
-            return self.renew_publisher(key.index);
-        }
-        let elapsed = cx.now.saturating_duration_since(session.changes_counted);
-        session.changes_left = (session.changes_left + elapsed.as_secs_f64() * rate).min(rate);
-        session.changes_counted = cx.now;
-        let waiting = session.deferred.as_ref().map_or(0, Vec::len);
-        if session.changes_left < 1.0 {
-            let count = topics.len();
-            if !cx.has_room_for_subscriptions(count.saturating_sub(waiting)) {
-                return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
-            }
-            let Some(session) = self.session_mut(key) else { return };
-            if session.deferred.replace(topics).is_none() {
-                self.sessions.deferred_subscriptions.start(cx.now, key);
-            }
-            cx.count_deferred(waiting, count);
-            cx.counters.subscriptions_deferred.increment();
-            return;
-        }
-        session.changes_left -= 1.0;
-        session.deferred = None;
-        let added = topics.len().saturating_sub(session.topics.len());
-        cx.count_deferred(waiting, 0);
-        if added > 0 && cx.topics_of_node() + added as u64 > cx.shared.settings.node_topics_max as u64 {
-            return self.refuse_subscription(cx, key, "[amop] node_topics_max");
-        }
-        if !cx.has_room_for_subscriptions(added) {
-            return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
-        }
-        let Some(session) = self.session_mut(key) else { return };
-        let id = session.id;
-        let old = std::mem::replace(&mut session.topics, topics.clone());
-        self.change_topics(cx, (key.index, key, id), &old, &topics);
-        self.renew_publisher(key.index);
-    }
-
-    pub(super) fn apply_deferred_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
-        let Some(session) = self.session_mut(key) else { return };
-        if let Some(topics) = session.deferred.take() {
-            cx.count_deferred(topics.len(), 0);
-            self.subscribe(cx, key, topics);
-        }
-    }
-
-    fn refuse_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, bound: &str) {
-        cx.counters.subscriptions_refused.increment();
-        if cx.common.logs.over_bound.admits(cx.now)
-            && let Some(session) = self.session_mut(key)
-        {
-            warn!(
-                session = session.id.0, address = %session.address, subject = %session.subject,
-                "subscription refused, the old topics stay, for the node has its maximum: raise {bound}, or see who has so many in /sessions?sort=topics&order=desc",
-            );
-        }
-    }
-
-    /// Whether the session at a link index subscribes to `topic`.
-    pub(super) fn subscribes(&self, index: u32, topic: &str) -> bool {
-        match self.links.get(index as usize) {
-            Some(Some(Link { kind: LinkKind::Sdk(session), .. })) => {
-                session.topics.binary_search_by(|other| other.as_str().cmp(topic)).is_ok()
-            }
-            _ => false,
-        }
-    }
-
-    /// Moves a session from one sorted set of topics to another.
-    fn change_topics(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        session: (u32, LinkKey, SessionId),
-        old: &[Topic],
-        new: &[Topic],
-    ) {
-        let (index, ..) = session;
-        let mut changes = Vec::new();
-        let (mut data_topics, mut markers) = (Vec::new(), Vec::new());
-        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-        loop {
-            let (topic, difference): (_, i32) = match (old.peek(), new.peek()) {
-                (Some(&before), Some(&after)) if before == after => {
-                    old.next();
-                    new.next();
-                    continue;
-                }
-                (Some(&before), Some(&after)) if before > after => {
-                    new.next();
-                    (after, 1)
-                }
-                (Some(&before), _) => {
-                    old.next();
-                    (before, -1)
-                }
-                (None, Some(&after)) => {
-                    new.next();
-                    (after, 1)
-                }
-                (None, None) => break,
-            };
-            cx.counters.subscriptions.add(difference as u64);
-            if difference > 0 {
-                self.sessions.topics.insert(topic, index);
-            } else {
-                self.sessions.topics.remove(topic, index);
-            }
-            match topic.kind() {
-                TopicKind::Data => data_topics.push((topic.clone(), difference > 0)),
-                TopicKind::Marker => markers.push((topic.clone(), difference > 0)),
-                _ => {}
-            }
-            if is_published(topic) {
-                changes.push((topic.clone(), difference));
-            }
-        }
-        cx.counters.topics.set(self.sessions.topics.len() as u64);
-        if !changes.is_empty() {
-            cx.out.to_registry(RegistryInput::Topics { reactor: cx.id, changes });
-        }
-        self.change_data_topics(cx, index, &data_topics);
-        self.change_markers(cx, session, &markers);
-    }
-
     fn handle_rpc(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -771,23 +545,5 @@ impl Parts {
         session.idle_timer = None;
         cx.counters.closed_idle.increment();
         cx.out.close(key, CloseReason::Idle);
-    }
-}
-
-impl Common {
-    /// Notes that so many subscriptions of a session waited, and so many wait now.
-    fn count_deferred(&self, before: usize, after: usize) {
-        let change = (after as u64).wrapping_sub(before as u64);
-        self.counters.subscriptions.add(change);
-    }
-
-    fn has_room_for_subscriptions(&self, added: usize) -> bool {
-        let all: u64 = self.shared.counters.iter().map(|counters| counters.subscriptions.get()).sum();
-        added == 0 || all + added as u64 <= self.shared.settings.node_subscriptions_max as u64
-    }
-
-    /// Topics of all reactors; one that sessions of several reactors have counts once for each.
-    fn topics_of_node(&self) -> u64 {
-        self.shared.counters.iter().map(|counters| counters.topics.get()).sum()
     }
 }

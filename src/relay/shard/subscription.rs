@@ -1,0 +1,292 @@
+//! What sessions subscribe to (WIRE §1.6): a session says all of its topics at once, and what that changes is told to the
+//! registry and to the private topics.
+
+use std::time::Instant;
+
+use ahash::{AHashMap, RandomState};
+use tracing::{debug, warn};
+
+use super::{Common, Context, Link, LinkKind, Parts};
+use crate::{
+    relay::{LinkKey, Outbound, RegistryInput, SessionId},
+    wire::{
+        FrameRef, Topic, TopicKind, json,
+        sdk::HEADER_LEN,
+        topic::{ROUTE_PREFIX, data_topic_of_route},
+    },
+};
+
+/// Longest body of a subscription in bytes: every name of the longest kind, each byte escaped as six.
+fn subscription_len_max(topics_max: usize) -> usize {
+    topics_max.saturating_mul(6 * crate::wire::topic::TOPIC_LEN_MAX + 3).saturating_add(1024)
+}
+
+/// What one session subscribes to.
+pub(super) struct Subscription {
+    /// Sorted.
+    topics: Vec<Topic>,
+    /// Token bucket of effective changes.
+    changes_left: f64,
+    changes_counted: Instant,
+    /// One that waits because changes came too fast; the last one wins.
+    deferred: Option<Vec<Topic>>,
+}
+
+impl Subscription {
+    pub(super) fn new(now: Instant, changes_per_second_max: u32) -> Self {
+        let changes_left = f64::from(changes_per_second_max);
+        Self { topics: Vec::new(), changes_left, changes_counted: now, deferred: None }
+    }
+
+    pub(super) fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    fn contains(&self, topic: &str) -> bool {
+        self.topics.binary_search_by(|other| other.as_str().cmp(topic)).is_ok()
+    }
+
+    /// Takes out the topics, and tells how many waited to take their place.
+    pub(super) fn take(&mut self) -> (Vec<Topic>, usize) {
+        let deferred = self.deferred.take().map_or(0, |deferred| deferred.len());
+        (std::mem::take(&mut self.topics), deferred)
+    }
+
+    /// Its own route topic for a data topic: what its challenges are to come under.
+    pub(super) fn route_topic(&self, data: &str) -> Option<Topic> {
+        let front = format!("{ROUTE_PREFIX}{data}_");
+        let first = self.topics.partition_point(|topic| topic.as_str() < front.as_str());
+        let named = self.topics[first..].iter().take_while(|topic| topic.as_str().starts_with(&front));
+        named.into_iter().find(|topic| data_topic_of_route(topic.as_str()) == Some(data)).cloned()
+    }
+}
+
+/// Which of this shard's sessions subscribe to what. Route, marker and block-notify topics are here
+/// too; only [`is_published`] ones are told to the registry.
+pub(super) struct LocalTopics {
+    by_topic: AHashMap<Topic, Vec<u32>>,
+}
+
+impl LocalTopics {
+    pub(super) fn new(hashing: RandomState) -> Self {
+        Self { by_topic: AHashMap::with_hasher(hashing) }
+    }
+
+    /// For checks: pairs of session and topic.
+    pub(super) fn pairs(&self) -> usize {
+        self.by_topic.values().map(Vec::len).sum()
+    }
+
+    /// Link indices of the sessions that subscribe to `topic`.
+    pub(super) fn sessions(&self, topic: &str) -> &[u32] {
+        self.by_topic.get(topic).map_or(&[], Vec::as_slice)
+    }
+
+    fn insert(&mut self, topic: &Topic, index: u32) {
+        self.by_topic.entry(topic.clone()).or_default().push(index);
+    }
+
+    fn remove(&mut self, topic: &Topic, index: u32) {
+        let Some(sessions) = self.by_topic.get_mut(topic.as_str()) else { return };
+        if let Some(position) = sessions.iter().position(|&other| other == index) {
+            sessions.swap_remove(position);
+        }
+        if sessions.is_empty() {
+            self.by_topic.remove(topic.as_str());
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_topic.len()
+    }
+}
+
+/// Whether the network learns of subscriptions to the topic.
+fn is_published(topic: &Topic) -> bool {
+    matches!(topic.kind(), TopicKind::Ordinary | TopicKind::Data)
+}
+
+impl Parts {
+    pub(super) fn handle_subscribe(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        frame: FrameRef<'_>,
+    ) {
+        let topics_max = cx.shared.settings.session_topics_max;
+        let body = frame.advance(HEADER_LEN);
+        let read = if body.len() > subscription_len_max(topics_max) {
+            Err(json::SubscriptionError::TooMany(topics_max))
+        } else if body.len() == body.head().len() {
+            json::decode_subscription(body.head(), topics_max)
+        } else {
+            json::decode_subscription(&body.pieces().collect::<Vec<_>>().concat(), topics_max)
+        };
+        match read {
+            Ok((topics, skipped)) => {
+                if skipped > 0 {
+                    cx.counters.topics_skipped.add(skipped as u64);
+                    debug!(skipped, "topic names skipped that are empty, too long or not valid");
+                }
+                self.subscribe(cx, key, topics);
+            }
+            Err(error) => {
+                cx.counters.subscriptions_refused.increment();
+                if cx.common.logs.sessions_refused.admits(cx.now)
+                    && let Some(session) = self.session_mut(key)
+                {
+                    warn!(
+                        session = session.id.0, address = %session.address, subject = %session.subject, %error,
+                        "subscription refused, the old topics stay; see what the application sends, and [amop] session_topics_max",
+                    );
+                }
+            }
+        }
+    }
+
+    /// Replaces the topic set of a session, or puts it off if the session changes it too often.
+    fn subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, topics: Vec<Topic>) {
+        let rate = f64::from(cx.shared.settings.session_changes_per_second_max);
+        let Some(session) = self.session_mut(key) else { return };
+        if session.subscription.topics == topics {
+            let dropped = session.subscription.deferred.take().map_or(0, |deferred| deferred.len());
+            cx.count_deferred(dropped, 0);
+            return self.renew_publisher(key.index);
+        }
+        let elapsed = cx.now.saturating_duration_since(session.subscription.changes_counted);
+        session.subscription.changes_left =
+            (session.subscription.changes_left + elapsed.as_secs_f64() * rate).min(rate);
+        session.subscription.changes_counted = cx.now;
+        let waiting = session.subscription.deferred.as_ref().map_or(0, Vec::len);
+        if session.subscription.changes_left < 1.0 {
+            let count = topics.len();
+            if !cx.has_room_for_subscriptions(count.saturating_sub(waiting)) {
+                return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
+            }
+            let Some(session) = self.session_mut(key) else { return };
+            if session.subscription.deferred.replace(topics).is_none() {
+                self.sessions.deferred_subscriptions.start(cx.now, key);
+            }
+            cx.count_deferred(waiting, count);
+            cx.counters.subscriptions_deferred.increment();
+            return;
+        }
+        session.subscription.changes_left -= 1.0;
+        session.subscription.deferred = None;
+        let added = topics.len().saturating_sub(session.subscription.topics.len());
+        cx.count_deferred(waiting, 0);
+        if added > 0 && cx.topics_of_node() + added as u64 > cx.shared.settings.node_topics_max as u64 {
+            return self.refuse_subscription(cx, key, "[amop] node_topics_max");
+        }
+        if !cx.has_room_for_subscriptions(added) {
+            return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
+        }
+        let Some(session) = self.session_mut(key) else { return };
+        let id = session.id;
+        let old = std::mem::replace(&mut session.subscription.topics, topics.clone());
+        self.change_topics(cx, (key.index, key, id), &old, &topics);
+        self.renew_publisher(key.index);
+    }
+
+    pub(super) fn apply_deferred_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        let Some(session) = self.session_mut(key) else { return };
+        if let Some(topics) = session.subscription.deferred.take() {
+            cx.count_deferred(topics.len(), 0);
+            self.subscribe(cx, key, topics);
+        }
+    }
+
+    fn refuse_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, bound: &str) {
+        cx.counters.subscriptions_refused.increment();
+        if cx.common.logs.over_bound.admits(cx.now)
+            && let Some(session) = self.session_mut(key)
+        {
+            warn!(
+                session = session.id.0, address = %session.address, subject = %session.subject,
+                "subscription refused, the old topics stay, for the node has its maximum: raise {bound}, or see who has so many in /sessions?sort=topics&order=desc",
+            );
+        }
+    }
+
+    /// Whether the session at a link index subscribes to `topic`.
+    pub(super) fn subscribes(&self, index: u32, topic: &str) -> bool {
+        match self.links.get(index as usize) {
+            Some(Some(Link { kind: LinkKind::Sdk(session), .. })) => session.subscription.contains(topic),
+            _ => false,
+        }
+    }
+
+    /// Moves a session from one sorted set of topics to another.
+    pub(super) fn change_topics(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        session: (u32, LinkKey, SessionId),
+        old: &[Topic],
+        new: &[Topic],
+    ) {
+        let (index, ..) = session;
+        let mut changes = Vec::new();
+        let (mut data_topics, mut markers) = (Vec::new(), Vec::new());
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let (topic, difference): (_, i32) = match (old.peek(), new.peek()) {
+                (Some(&before), Some(&after)) if before == after => {
+                    old.next();
+                    new.next();
+                    continue;
+                }
+                (Some(&before), Some(&after)) if before > after => {
+                    new.next();
+                    (after, 1)
+                }
+                (Some(&before), _) => {
+                    old.next();
+                    (before, -1)
+                }
+                (None, Some(&after)) => {
+                    new.next();
+                    (after, 1)
+                }
+                (None, None) => break,
+            };
+            cx.counters.subscriptions.add(difference as u64);
+            if difference > 0 {
+                self.sessions.topics.insert(topic, index);
+            } else {
+                self.sessions.topics.remove(topic, index);
+            }
+            match topic.kind() {
+                TopicKind::Data => data_topics.push((topic.clone(), difference > 0)),
+                TopicKind::Marker => markers.push((topic.clone(), difference > 0)),
+                _ => {}
+            }
+            if is_published(topic) {
+                changes.push((topic.clone(), difference));
+            }
+        }
+        cx.counters.topics.set(self.sessions.topics.len() as u64);
+        if !changes.is_empty() {
+            cx.out.to_registry(RegistryInput::Topics { reactor: cx.id, changes });
+        }
+        self.change_data_topics(cx, index, &data_topics);
+        self.change_markers(cx, session, &markers);
+    }
+}
+
+impl Common {
+    /// Notes that so many subscriptions of a session waited, and so many wait now.
+    pub(super) fn count_deferred(&self, before: usize, after: usize) {
+        let change = (after as u64).wrapping_sub(before as u64);
+        self.counters.subscriptions.add(change);
+    }
+
+    fn has_room_for_subscriptions(&self, added: usize) -> bool {
+        let all: u64 = self.shared.counters.iter().map(|counters| counters.subscriptions.get()).sum();
+        added == 0 || all + added as u64 <= self.shared.settings.node_subscriptions_max as u64
+    }
+
+    /// Topics of all reactors; one that sessions of several reactors have counts once for each.
+    fn topics_of_node(&self) -> u64 {
+        self.shared.counters.iter().map(|counters| counters.topics.get()).sum()
+    }
+}
