@@ -63,10 +63,8 @@ pub(super) enum Whose {
     Packet(Box<Packet>),
 }
 
-/// A frame for a neighbour's window.
+/// A frame for a neighbour's window, behind the head of a node link.
 pub(super) struct Outgoing<'a> {
-    /// Of a node link.
-    pub(super) head: SmallVec<[u8; HEAD_LEN_USUAL]>,
     pub(super) body: FrameRef<'a>,
     pub(super) subject: Subject,
     pub(super) whose: Whose,
@@ -557,23 +555,23 @@ impl Parts {
     pub(super) fn respond(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
-        origin: FromNode,
+        origin: &FromNode,
         is_by_node: bool,
         answer: FrameRef<'_>,
     ) {
-        let FromNode { id: node, incarnation, message } = origin;
-        let is_gone = self.peers.by_id.get(&node).is_none_or(|peer| peer.incarnation != incarnation);
+        let FromNode { id: ref node, incarnation, message } = *origin;
+        let is_gone = self.peers.by_id.get(node).is_none_or(|peer| peer.incarnation != incarnation);
         // One that the lists leave out is told no more than that nobody answers it.
-        if is_gone || (!is_by_node && !cx.admits(&node)) {
+        if is_gone || (!is_by_node && !cx.admits(node)) {
             cx.counters.late_answers.increment();
             return;
         }
         let refusal;
-        let (by_node, answer) = match self.takes(cx, &node, answer.len()) {
+        let (by_node, answer) = match self.takes(cx, node, answer.len()) {
             true => (is_by_node, answer),
             // A session has answered, and its answer cannot get there.
             false => {
-                cx.note_too_long(&node, answer.len());
+                cx.note_too_long(node, answer.len());
                 let Some(header) = sdk::Header::decode(answer.head()) else { return };
                 refusal = super::request::answer_frame(&header.seq, ResultCode::TIMEOUT);
                 (true, FrameRef::Slice(&refusal))
@@ -581,7 +579,7 @@ impl Parts {
         };
         let extensions = Extensions { by_node, ..Extensions::default() };
         let subject = Subject { packet_type: PacketType::UNICAST_RESPONSE, seq: message };
-        if !self.send_amop(cx, &node, &Amop { subject, extensions, frame: answer }) {
+        if !self.send_amop(cx, node, &Amop { subject, extensions, frame: answer }) {
             cx.counters.dropped_window_full.increment();
         }
     }
@@ -641,13 +639,8 @@ impl Parts {
             cx.note_too_long(node, frame.len());
             return false;
         }
-        let outgoing = |whose| Outgoing {
-            head: extensions.encode_behind_header(packet_type, subject.seq, frame.len()),
-            body: frame,
-            subject,
-            whose,
-        };
-        match self.enqueue(cx, node, outgoing(Whose::Link)) {
+        let head = extensions.encode_behind_header(packet_type, subject.seq, frame.len());
+        match self.enqueue(cx, node, head, Outgoing { body: frame, subject, whose: Whose::Link }) {
             Ok(()) => return true,
             Err(NotEnqueued::Away(_) | NotEnqueued::NoRoom(_) | NotEnqueued::TooLong(_)) => return false,
             Err(NotEnqueued::NotLinked) => {}
@@ -667,7 +660,8 @@ impl Parts {
             return self.has_room(cx, node, share, self.channels.kept_bytes)
                 && self.send_around(cx, node, subject, &[&block], frame);
         }
-        self.enqueue(cx, node, outgoing(Whose::Neighbour)).is_ok()
+        let head = extensions.encode_behind_header(packet_type, subject.seq, frame.len());
+        self.enqueue(cx, node, head, Outgoing { body: frame, subject, whose: Whose::Neighbour }).is_ok()
     }
 
     /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
@@ -696,9 +690,10 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
+        head: SmallVec<[u8; HEAD_LEN_USUAL]>,
         outgoing: Outgoing<'_>,
     ) -> Result<(), NotEnqueued> {
-        let Outgoing { head, body: frame, subject, whose } = outgoing;
+        let Outgoing { body: frame, subject, whose } = outgoing;
         let Subject { packet_type, seq: message } = subject;
         let (packet, only_if_linked) = match whose {
             Whose::Link => (None, true),

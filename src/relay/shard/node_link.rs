@@ -487,12 +487,12 @@ impl Parts {
             cx.counters.late_answers.increment();
             return;
         };
-        self.send_to_reactor(
-            cx,
-            coordinator,
-            MeshMessage::ForwardAnswer { request, message, by_node },
-            frame,
-        );
+        // Each answer of another node comes by here: at the same reactor it is worth to make no message of it.
+        if coordinator == cx.id {
+            self.answer_from_node(cx, request, message, by_node, frame);
+        } else {
+            cx.out.to_reactor(coordinator, MeshMessage::ForwardAnswer { request, message, by_node }, frame);
+        }
     }
 
     /// Counts a frame as taken, and acknowledges when it is time.

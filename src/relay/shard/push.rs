@@ -333,8 +333,13 @@ impl Parts {
             PushFor::Challenge(presented) => self.take_challenge_answer(cx, presented, frame),
         };
         let frame = rewritten.as_deref().map_or(frame, FrameRef::Slice);
-        let answer = MeshMessage::Answer { request: push.request.id, session: id };
-        self.send_to_reactor(cx, push.request.coordinator, answer, frame);
+        let RequestOf { coordinator, id: request } = push.request;
+        // Each answer comes by here: at the same reactor it is worth to make no message of it.
+        if coordinator == cx.id {
+            self.answer_from_session(cx, request, id, frame);
+        } else {
+            cx.out.to_reactor(coordinator, MeshMessage::Answer { request, session: id }, frame);
+        }
     }
 
     pub(super) fn handle_push_timeout(&mut self, cx: &mut Context<'_, impl Outbound>, timer: PushTimer) {

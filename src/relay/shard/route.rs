@@ -270,12 +270,11 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         let outgoing = Outgoing {
-            head: SmallVec::from_slice(head),
             body: payload,
             subject: Subject { packet_type: packet.packet_type, seq: packet.seq },
             whose: Whose::Packet(Box::new(packet)),
         };
-        match self.enqueue(cx, next, outgoing) {
+        match self.enqueue(cx, next, SmallVec::from_slice(head), outgoing) {
             // Its source has it. If it waited here, all that comes after it would, too, and nothing would go for as long as
             // more comes.
             Err(NotEnqueued::NoRoom(Some(packet))) if packet.source != cx.shared.id => {

@@ -30,7 +30,8 @@ pub(super) struct ReadOver<'a> {
 impl Parts {
     /// Whether a node, and those on the way to it, take a frame of an SDK link of so many bytes.
     pub(super) fn takes(&self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, frame_len: usize) -> bool {
-        let snapshot = cx.shared.snapshot.load();
+        cx.snapshot.refresh();
+        let snapshot = &cx.snapshot;
         match self.neighbours.by_id.get(node).filter(|neighbour| neighbour.active.is_some()) {
             Some(neighbour) => {
                 let told = snapshot.paths.get(node).map_or(usize::MAX, |path| path.frame_len_max as usize);
@@ -83,7 +84,7 @@ impl Parts {
                 let answer = super::request::answer_frame(&inner.seq, ResultCode::NOT_DELIVERED);
                 cx.keep_refused_of_node((peer, message), &inner, "", Refusal::TooLong);
                 let origin = FromNode { id: *peer, incarnation, message };
-                self.respond(cx, origin, true, FrameRef::Slice(&answer));
+                self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             }
             // Somebody has answered; what, nobody here will know.
             PacketType::UNICAST_RESPONSE => {

@@ -70,6 +70,7 @@ impl Window {
         self.frames.iter_mut()
     }
 
+    #[inline]
     pub(super) fn push(&mut self, sent: Sent, all_bytes: &mut usize) {
         self.bytes += sent.cost();
         *all_bytes += sent.cost();
@@ -84,6 +85,7 @@ impl Window {
         self.frames.push_front(sent);
     }
 
+    #[inline]
     pub(super) fn pop(&mut self, all_bytes: &mut usize) -> Option<Sent> {
         let sent = self.frames.pop_front()?;
         debug_assert!(self.bytes >= sent.cost(), "a window gave more than it had");

@@ -205,12 +205,18 @@ impl Requests {
         self.retained_bytes -= freed.map_or(0, |frame| frame.len());
     }
 
-    /// Nothing is tried for a request any more, and its time does not count.
-    fn stop(&mut self, id: RequestId) {
-        self.drop_retained(id);
-        if let Some(timer) = self.get_mut(id).and_then(|request| request.timer.take()) {
-            self.timers.cancel(timer);
+    /// Nothing is tried for a request any more, and its time does not count. Gives the request.
+    fn stop(&mut self, id: RequestId) -> Option<&mut Request> {
+        let Self { slots, timers, retained_bytes, .. } = self;
+        let request = slots.get_mut(id.index as usize)?;
+        if !request.is_open || request.generation != id.generation {
+            return None;
         }
+        if let Some(timer) = request.timer.take() {
+            timers.cancel(timer);
+        }
+        *retained_bytes -= request.retained.take().map_or(0, |frame| frame.len());
+        Some(request)
     }
 
     /// A request may take until then. Without a timer its time is up already: `false`.
@@ -462,14 +468,14 @@ impl Parts {
             };
             cx.keep_refused_of_node((&id, message), &header, topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
-            self.respond(cx, origin, true, FrameRef::Slice(&answer));
+            self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             return;
         };
         if cx.draining || self.requests.len() >= cx.shared.settings.pending_requests_max {
             let refusal = if cx.draining { Refusal::Stopping } else { Refusal::TableFull };
             cx.keep_refused_of_node((&id, message), &header, body.topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
-            self.respond(cx, origin, true, FrameRef::Slice(&answer));
+            self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             return;
         }
         let time = time_left.min(cx.request_time(frame.len()));

@@ -141,7 +141,7 @@ impl Parts {
         {
             if request.answered_for_now.replace(cx.now).is_none() {
                 let answer = answer_frame(&request.seq.seq, request.furthest.code());
-                self.respond(cx, origin, true, FrameRef::Slice(&answer));
+                self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             }
             return;
         }
@@ -173,7 +173,7 @@ impl Parts {
                 self.send_to_session(cx, key, &answer, FrameRef::EMPTY);
             }
             Origin::Node(origin) if !request.is_answered_for_now => {
-                self.respond(cx, origin, true, FrameRef::Slice(&answer));
+                self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             }
             Origin::Node(_) => {}
         }
@@ -200,7 +200,7 @@ impl Parts {
                 cx.note_latency(&request, Outcome::Answered);
                 self.send_to_session(cx, key, &[], frame);
             }
-            Origin::Node(origin) => self.respond(cx, origin, false, frame),
+            Origin::Node(origin) => self.respond(cx, &origin, false, frame),
         }
     }
 
@@ -264,8 +264,7 @@ impl Parts {
     ) -> Option<Ended> {
         let bytes_max = cx.shared.settings.open_requests_bytes_max();
         let Self { requests, links, .. } = self;
-        requests.stop(id);
-        let request = requests.get_mut(id)?;
+        let request = requests.stop(id)?;
         let (origin, taken_nanos) = (request.origin, request.taken_nanos);
         let is_answered_for_now = request.is_answered_for_now();
         if let Origin::Session { key, .. } = origin
