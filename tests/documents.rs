@@ -177,3 +177,20 @@ fn every_log_line_that_peers_can_cause_asks_for_its_limit() {
         }
     }
 }
+
+/// ARCHITECTURE.md walks the paths of messages by the names of functions.
+#[test]
+fn the_paths_name_functions_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
+    let section =
+        page.split("## Paths\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the section");
+    let walked = section.split("\nWhat fails ").next().expect("the paths");
+    let code: String = code_below(&source().join("relay/shard")).into_iter().map(|(_, code)| code).collect();
+    let names: Vec<&str> = walked.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
+    assert!(names.len() > 30, "the paths are told by {} names", names.len());
+    let lacking: Vec<&&str> = names.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(lacking.is_empty(), "no functions of relay/shard: {lacking:?}");
+    let lines = walked.lines().filter(|line| !line.is_empty()).count();
+    assert!(lines <= 4 * 10 + 1, "a path takes at most ten lines");
+}
