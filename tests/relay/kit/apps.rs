@@ -217,6 +217,15 @@ impl Network {
             .any(|link| !link.unread.is_empty())
     }
 
+    /// Whether applications that read have not taken yet what is queued for them.
+    pub fn is_anything_untaken(&self) -> bool {
+        let running = self.nodes.iter().filter(|node| node.running);
+        running
+            .flat_map(|node| &node.io)
+            .flat_map(|io| io.links.iter().flatten())
+            .any(|link| link.sdk && link.open && link.taken < link.queued_in_all && !self.is_deaf(link.other))
+    }
+
     pub(super) fn is_deaf(&self, end: End) -> bool {
         matches!(end, End::App(app) if self.apps[app].behaviour == Behaviour::Deaf)
     }

@@ -386,9 +386,10 @@ impl World {
                 self.publish(app, topic, true);
             }
         }
-        // What waits in the connections of applications that are read no further is taken in its turn.
+        // What waits in the connections of applications that are read no further is taken in its turn, and so is what waits for
+        // those that read slowly: a push is known for as long as it is on its way.
         let read_by = self.net.now + ALL_READ_WITHIN;
-        while self.net.is_anything_unread() && self.net.now < read_by {
+        while (self.net.is_anything_unread() || self.net.is_anything_untaken()) && self.net.now < read_by {
             self.run_until(self.net.now + Duration::from_secs(1))?;
         }
         if self.net.is_anything_unread() {
