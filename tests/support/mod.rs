@@ -331,8 +331,9 @@ impl RawSdk {
 
     /// The plaintext of the next record; `None` once the node has closed.
     pub fn record(&mut self) -> Option<Vec<u8>> {
-        use amop::tls::record::{Opened, record_len};
         use std::io::Read;
+
+        use amop::tls::record::{Opened, record_len};
         if !self.plaintext.is_empty() {
             return Some(std::mem::take(&mut self.plaintext));
         }

@@ -9,10 +9,9 @@
 //! - Nothing is taken twice in a life of this node: whoever has a channel has a floor, which outlives the channel.
 //! - Nothing is made known, or forgotten, by nodes that nobody has heard of: anybody can invent them.
 
-use ahash::AHashMap;
-use ahash::RandomState;
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 
 use super::{

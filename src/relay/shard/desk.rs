@@ -16,7 +16,7 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::{Context, OPEN_FOR_MAX, Parts, room::RequestOf};
+use super::{Context, OPEN_FOR_MAX, Parts, request::RequestOf};
 use crate::{
     relay::{Challenge, MeshMessage, Outbound, ReactorId, SessionId, SubscriberId},
     wire::{

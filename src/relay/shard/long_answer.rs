@@ -6,7 +6,10 @@
 //!                                                                                    └─ AnswerBegun ──► coordinator
 //! ```
 
-use super::{Context, Parts, request::FromNode, request::Origin, room::RequestOf};
+use super::{
+    Context, Parts,
+    request::{FromNode, Origin, RequestOf},
+};
 use crate::{
     relay::{LinkKey, MeshMessage, Outbound, RequestId},
     wire::{

@@ -233,7 +233,7 @@ impl Shard {
         parts.ping(&mut cx, number, node, hops);
     }
 
-    /// The registry wants the links to a node ended, and it forgotten.
+    /// Closes all links to a node. One that is not to be linked any more is given up at once.
     pub fn close_node(&mut self, now: Instant, id: &NodeId, reason: CloseReason, out: &mut impl Outbound) {
         let (parts, mut cx) = self.at(now, out);
         parts.close_node(&mut cx, id, reason);
@@ -281,7 +281,7 @@ impl Shard {
         self.parts.known_of(&self.common, now, seq)
     }
 
-    /// Forgets accounts of messages for which the node has no room any more.
+    /// Forgets accounts that newer messages of other reactors have made too old.
     pub fn forget_old_traces(&mut self) {
         self.common.forget_old_traces();
     }

@@ -1,13 +1,12 @@
 //! Another node, as the shard that is its home knows it: which link to it is live, what was sent and
 //! not acknowledged yet, whose answers are awaited, what it sent before (WIRE §6.1–§6.4).
 
-use ahash::AHashMap;
-use ahash::RandomState;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
@@ -17,8 +16,7 @@ use super::{
     channel::Channel,
     multicast::Copies,
     node_link::NodeLink,
-    request::FromNode,
-    room::RequestOf,
+    request::{FromNode, RequestOf},
     window::{Sent, Window},
 };
 use crate::{

@@ -10,8 +10,7 @@ use super::{
     AckDue, Common, Context, LinkKind, NODE_TICK, Parts,
     neighbour::LinkFacts,
     peer::Peer,
-    request::{FromNode, NodeRequest},
-    room::RequestOf,
+    request::{FromNode, NodeRequest, RequestOf},
     round_trip::RoundTrip,
     too_long::ReadOver,
 };
@@ -19,8 +18,7 @@ use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
         report::{LinkReport, NodeLinkState, PeerReport, RoundTripReport},
-        timers::TimerKey,
-        timers::Timers,
+        timers::{TimerKey, Timers},
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -487,7 +485,7 @@ impl Parts {
             cx.counters.late_answers.increment();
             return;
         };
-        // Each answer of another node comes by here: at the same reactor it is worth to make no message of it.
+        // Each answer of another node takes this path, so none becomes a message that stays at its reactor.
         if coordinator == cx.id {
             self.answer_from_node(cx, request, message, by_node, frame);
         } else {

@@ -12,7 +12,7 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
-use super::{Common, Context, Parts, channel::Channel, room::RequestOf};
+use super::{Common, Context, Parts, channel::Channel, request::RequestOf};
 use crate::{
     relay::{
         CloseReason, MeshMessage, Outbound, RequestId, allowance::Allowance, counters::Counters,

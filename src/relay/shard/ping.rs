@@ -14,16 +14,15 @@
 //!   end of the frame, which only nodes on its way have seen.
 //! - Nothing is answered to an answer: those are not flagged.
 
-use super::{Common, Context, Parts};
 use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 
+use super::{Common, Context, Parts};
 use crate::{
     relay::{
         MeshMessage, Outbound, Packet, home_reactor,
-        ping::WayEnded,
-        ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged},
+        ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged, WayEnded},
         sealing::{FRONT_LEN, Subject, TAG_LEN},
         timers::{TimerKey, Timers},
     },

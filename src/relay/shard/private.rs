@@ -9,7 +9,13 @@ use ahash::{AHashMap, RandomState};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Context, Parts, desk::DESK, multicast::Copies, push::NewPush, push::PushFor, room::RequestOf};
+use super::{
+    Context, Parts,
+    desk::DESK,
+    multicast::Copies,
+    push::{NewPush, PushFor},
+    request::RequestOf,
+};
 use crate::{
     relay::{
         Challenge, MeshMessage, Outbound, RegistryInput, SendError, SessionId, SubscriberId, home_reactor,

@@ -1,17 +1,18 @@
 //! A request at one of our sessions, from the push until the session answers (WIRE §2.2).
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
 use super::{
-    Common, Context, Parts, private::Presented, room::RequestOf, seqs::SeqKey, session::Session, session_of,
+    Common, Context, Parts, private::Presented, request::RequestOf, seqs::SeqKey, session::Session,
+    session_of,
 };
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, SendError, SessionId, rng::FastRng,
-        timers::TimerKey, timers::Timers,
+        LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, SendError, SessionId,
+        rng::FastRng,
+        timers::{TimerKey, Timers},
     },
     wire::{
         FrameRef, TopicKind,
@@ -282,15 +283,15 @@ impl Parts {
     /// Link index of a random session that subscribes (or is `named`), is not excluded and has no open push
     /// with this seq.
     fn draw_session(
-        &mut self,
+        &self,
         rng: &mut FastRng,
         topic: &str,
         named: Option<&[u32]>,
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> Option<u32> {
-        let Self { sessions: all, links, .. } = self;
-        let sessions = named.unwrap_or_else(|| all.topics.sessions(topic));
+        let links = &self.links;
+        let sessions = named.unwrap_or_else(|| self.sessions.topics.sessions(topic));
         let eligible = |index: u32| match links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
                 !excluded.contains(&session.id) && !session.pushes.contains_key(seq)
@@ -334,7 +335,7 @@ impl Parts {
         };
         let frame = rewritten.as_deref().map_or(frame, FrameRef::Slice);
         let RequestOf { coordinator, id: request } = push.request;
-        // Each answer comes by here: at the same reactor it is worth to make no message of it.
+        // Each answer takes this path, so none becomes a message that stays at its reactor.
         if coordinator == cx.id {
             self.answer_from_session(cx, request, id, frame);
         } else {

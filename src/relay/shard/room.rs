@@ -13,12 +13,12 @@ use ahash::{AHashMap, RandomState};
 use super::{
     Context, Link, LinkKind, Parts,
     push::{Delivery, NewPush, PushFor},
+    request::RequestOf,
     seqs::SeqKey,
 };
 use crate::{
     relay::{
-        Class, LinkKey, MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SendError, SessionId,
-        SubscriberId,
+        Class, LinkKey, MeshMessage, NotPushed, Outbound, SendError, SessionId, SubscriberId,
         timers::{TimerKey, Timers},
     },
     wire::{
@@ -29,14 +29,6 @@ use crate::{
 
 /// A request may wait until so long before its time is up: its end is then told by who knows that it was never pushed.
 pub(super) const WAIT_ENDS_BEFORE: Duration = Duration::from_millis(500);
-
-/// A request, wherever in the node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct RequestOf {
-    pub(super) coordinator: ReactorId,
-    /// The coordinator's number for it.
-    pub(super) id: RequestId,
-}
 
 /// A request in the line of a session.
 pub(super) struct Waiter {

@@ -19,8 +19,7 @@ use super::{
     Common, Context, Parts,
     around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
-    neighbour::Outgoing,
-    neighbour::{NotEnqueued, Whose},
+    neighbour::{NotEnqueued, Outgoing, Whose},
     window::Sent,
 };
 use crate::{

@@ -1,11 +1,11 @@
 //! Tables by seq. Its hash is taken once for each frame, whatever tables it is looked up in.
 
-use super::{Common, Parts};
 use std::{
     collections::HashMap,
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
 };
 
+use super::{Common, Parts};
 use crate::wire::sdk::Seq;
 
 /// A seq and its hash, which is keyed: whoever chooses seqs cannot choose those that collide.

@@ -14,8 +14,7 @@ use super::{
     push::Push,
     room::Line,
     seqs::{BySeq, SeqKey},
-    subscription::LocalTopics,
-    subscription::Subscription,
+    subscription::{LocalTopics, Subscription},
 };
 use crate::{
     relay::{
@@ -26,8 +25,7 @@ use crate::{
         report::{LinkReport, PeerReport},
         rpc,
         settings::Settings,
-        timers::TimerKey,
-        timers::Timers,
+        timers::{TimerKey, Timers},
         trace::Sender,
     },
     wire::{

@@ -1,10 +1,9 @@
 //! Frames that are longer than a node takes (WIRE §1.1, §6.4): each node tells the others its bound, so whoever has such a
 //! frame refuses it at once, and no link ends by it. What comes all the same, from a node that was not told, is read over.
 
-use super::{Context, Parts, request::FromNode};
-
 use tracing::warn;
 
+use super::{Context, Parts, request::FromNode};
 use crate::{
     relay::{LinkKey, Outbound},
     wire::{

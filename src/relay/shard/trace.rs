@@ -3,7 +3,6 @@
 //! A neighbour's question goes from its home to all reactors, and each answers for itself; so nothing is kept
 //! of it here. Our own questions are kept at the home of the neighbour that they were sent to.
 
-use super::{Common, Context, Parts};
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -11,6 +10,7 @@ use std::{
 
 use ahash::{AHashMap, RandomState};
 
+use super::{Common, Context, Parts};
 use crate::{
     relay::{
         LinkKey, MeshMessage, Outbound, ReactorId,

@@ -1,13 +1,15 @@
 //! One key, two lives: what a neighbour is told that says it lives another life than the one that is known. Most often it was
 //! started again; its clock may have gone back; or two nodes have one key, as after a machine was copied.
 
-use super::{Context, Parts};
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use crate::relay::{LinkKey, Outbound};
-use crate::wire::NodeId;
+use super::{Context, Parts};
+use crate::{
+    relay::{LinkKey, Outbound},
+    wire::NodeId,
+};
 
 /// Each end of a node link says something every second, so one that was heard of within this time lives.
 const LIVES_WITHIN: Duration = Duration::from_secs(2);

@@ -37,13 +37,11 @@ use amop::{
     },
     wire::{FrameRef, frame::HEAD_LEN_MAX},
 };
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
-
-use io::Effect;
-
 pub use apps::{Application, Behaviour, Received};
+use io::Effect;
 pub use io::Io;
 pub use node::VirtualNode;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 /// One way over a link between machines.
 pub const LINK_LATENCY: Duration = Duration::from_millis(1);

@@ -1,6 +1,5 @@
 //! What is told of a request: whom it was tried at, what came of that, how it ended.
 
-use crate::relay::shard::{Context, Parts, trace::Finished};
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
@@ -10,6 +9,7 @@ use super::{
 use crate::{
     relay::{
         NotPushed, Outbound, ReactorId, RequestId, SessionId,
+        shard::{Context, Parts, trace::Finished},
         trace::{Known, PENDING_LOOKED_AT_MAX, TopicName},
     },
     wire::{

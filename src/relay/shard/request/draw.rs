@@ -1,10 +1,10 @@
 //! Whom a request is tried at next: a reactor of this node, another node, or the desk.
 
 use super::{super::publisher::Audience, Origin};
-use crate::relay::shard::{Common, Context, Parts};
 use crate::{
     relay::{
         Named, Outbound, ReactorId, RequestId, SessionId, home_reactor,
+        shard::{Common, Context, Parts},
         snapshot::{NodeEntry, NodeRef},
     },
     wire::{NodeId, TopicKind, node::AUDIENCE_MAX, topic::MintedTopic},

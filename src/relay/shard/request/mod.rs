@@ -18,26 +18,26 @@ use std::{
 
 use smallvec::SmallVec;
 
-use self::unsettled::Unsettled;
 use self::{
     account::some_session,
     draw::{Candidate, Others},
+    unsettled::Unsettled,
 };
 use super::{
     Common, Context, Parts,
     desk::DESK,
     push::{Delivery, Receivers},
-    room::RequestOf,
     room::WAIT_ENDS_BEFORE,
     seqs::SeqKey,
     session::Reply,
-    trace::Finished,
-    trace::refused,
+    trace::{Finished, refused},
 };
 use crate::{
     relay::{
-        Forward, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId, snapshot::NodeRef,
-        timers::TimerKey, timers::Timers, trace::TopicName,
+        Forward, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
+        snapshot::NodeRef,
+        timers::{TimerKey, Timers},
+        trace::TopicName,
     },
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
@@ -48,6 +48,14 @@ use crate::{
 
 /// Sessions and nodes that one request is tried at.
 pub(in crate::relay) const TRIES_MAX: usize = 64;
+
+/// A request, wherever in the node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct RequestOf {
+    pub(super) coordinator: ReactorId,
+    /// The coordinator's number for it.
+    pub(super) id: RequestId,
+}
 
 /// A unicast that waits for its answer.
 pub(super) struct Request {

@@ -1,12 +1,14 @@
 //! What came of a try, and how a request ends: each path out of the table answers it once.
 
-use crate::relay::shard::{Context, Parts, trace::Finished};
 use std::sync::Arc;
 
 use super::{super::session_of, AnsweredBy, Ended, Furthest, Origin, Request, Try, answer_frame};
 use crate::{
     relay::{
-        MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SessionId, counters::Outcome, trace::Sender,
+        MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SessionId,
+        counters::Outcome,
+        shard::{Context, Parts, trace::Finished},
+        trace::Sender,
     },
     wire::{
         FrameRef, ResultCode,

@@ -2,11 +2,12 @@
 //! behind it may subscribe. They wait for that, for `[amop] ready_timeout_ms` at most, instead of being told that nobody
 //! does.
 
-use crate::relay::shard::{Context, Parts};
-
 use super::{Furthest, Origin};
 use crate::{
-    relay::{Outbound, RequestId},
+    relay::{
+        Outbound, RequestId,
+        shard::{Context, Parts},
+    },
     wire::FrameRef,
 };
 
