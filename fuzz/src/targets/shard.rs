@@ -201,6 +201,13 @@ struct Run {
     draining: [bool; NODES_MAX],
 }
 
+/// What the header of a forged packet says.
+struct Forged {
+    packet_type: PacketType,
+    message: Message,
+    flags: u8,
+}
+
 /// The input is a [`Setting`] and [`Step`]s.
 pub fn run(data: &[u8]) {
     let mut script = Unstructured::new(data);
@@ -334,7 +341,7 @@ impl Run {
             Step::ForgePacket { from, to, kind, message, payload } => {
                 const KINDS: [i16; 9] = [1, 2, 3, -3, 4, 0x30, -0x30, 0x35, 0x40];
                 let packet_type = PacketType(KINDS[usize::from(kind) % KINDS.len()]);
-                self.forge(from, to, packet_type, message, 0, payload);
+                self.forge(from, to, Forged { packet_type, message, flags: 0 }, payload);
             }
             Step::ForgeAmop { from, to, kind, message, flags, time_left_ms, seq, topic } => {
                 let (packet_type, frame_type) = [
@@ -348,7 +355,7 @@ impl Run {
                 let mut payload = smallvec::SmallVec::new();
                 Extensions { time_left_ms, by_node, ..Extensions::default() }.encode_into(&mut payload);
                 payload.extend_from_slice(&sdk::encode(frame_type, &seq, result, &body(topic, 3)));
-                self.forge(from, to, packet_type, message, flags & 3, &payload);
+                self.forge(from, to, Forged { packet_type, message, flags: flags & 3 }, &payload);
             }
             Step::Connect { from, to } => {
                 if let Some((from, to)) = self.two_nodes(from, to)
@@ -402,15 +409,8 @@ impl Run {
         self.network.apps.iter_mut().filter(|app| app.node == node).for_each(|app| app.closed = true);
     }
 
-    fn forge(
-        &mut self,
-        from: u8,
-        to: u8,
-        packet_type: PacketType,
-        message: Message,
-        flags: u8,
-        payload: &[u8],
-    ) {
+    fn forge(&mut self, from: u8, to: u8, forged: Forged, payload: &[u8]) {
+        let Forged { packet_type, message, flags } = forged;
         let Some((from, to)) = self.two_nodes(from, to) else { return };
         let next = |node: usize| self.network.nodes[node].shared.next_message.load(Ordering::Relaxed);
         let seq = match message {

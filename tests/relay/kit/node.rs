@@ -126,21 +126,15 @@ impl Network {
     pub fn add_limited_node(&mut self, reactors: u16, settings: Settings, limiter: Limiter) -> NodeIndex {
         let keys =
             NodeSigner::from_secret_bytes(&self.rng.random::<[u8; 32]>()).expect("a random key is valid");
-        let node = self.build_node(keys, reactors, settings, limiter, Clock::Right, 0);
+        let incarnation = self.next_incarnation(Clock::Right, 0);
+        let node = self.build_node(keys, reactors, settings, limiter, incarnation);
         self.nodes.push(node);
         self.nodes.len() - 1
     }
 
-    fn build_node(
-        &mut self,
-        keys: NodeSigner,
-        reactors: u16,
-        settings: Settings,
-        limiter: Limiter,
-        clock: Clock,
-        before: u64,
-    ) -> VirtualNode {
-        let incarnation = match clock {
+    /// The incarnation of a node that starts now with such a clock, after it had the one before.
+    fn next_incarnation(&mut self, clock: Clock, before: u64) -> u64 {
+        match clock {
             Clock::Right => {
                 self.incarnations += INCARNATION_STEP;
                 self.incarnations
@@ -154,7 +148,17 @@ impl Network {
                 self.incarnations + FIRST_INCARNATION
             }
             Clock::Same => before,
-        };
+        }
+    }
+
+    fn build_node(
+        &mut self,
+        keys: NodeSigner,
+        reactors: u16,
+        settings: Settings,
+        limiter: Limiter,
+        incarnation: u64,
+    ) -> VirtualNode {
         let queue_bytes_max = settings.session_queue_bytes_max;
         // As in the engine, a window twice and a frame.
         let node_queue_bytes_max = 2 * settings.window_bytes_max + settings.node_link_frame_len_max();
@@ -208,7 +212,8 @@ impl Network {
             None => Limiter::unlimited(),
         };
         let before = old.started_as;
-        let fresh = self.build_node(keys, reactors, settings, limiter, clock, before);
+        let incarnation = self.next_incarnation(clock, before);
+        let fresh = self.build_node(keys, reactors, settings, limiter, incarnation);
         self.nodes[node] = fresh;
         self.look_at_timers(node);
     }
