@@ -363,6 +363,15 @@ impl Oracle {
         })
     }
 
+    /// From when on what other nodes had may be what a node takes for the present: while it is cut off it hears of no
+    /// change.
+    fn not_heard_since(&self, at: Instant) -> Instant {
+        let recovered_after = self.rules.recovered_after();
+        let lately = at.checked_sub(recovered_after).unwrap_or(at);
+        let begun = self.faults_in(at, at).map(|fault| fault.from).fold(lately, Instant::min);
+        begun.checked_sub(recovered_after).unwrap_or(begun)
+    }
+
     /// Whether an application may have a topic at its node now.
     fn may_have(&self, app: AppIndex, topic: &str, now: Instant) -> bool {
         let app = &self.apps[app];
@@ -554,6 +563,7 @@ impl Oracle {
             app.sets.last().is_some_and(|(since, _)| *since + 2 * known_after > sent)
                 || app.closed.is_some_and(|closed| closed + 2 * known_after > sent)
         };
+        let not_heard_since = self.not_heard_since(sent);
         let in_one_try = (known_after + self.slack(sent, now)).min(self.rules.push_timeout - LOCAL_TIME);
         let in_order = multicast
             || first
@@ -562,7 +572,7 @@ impl Oracle {
                 && now - sent < in_one_try
                 && !self.messages[number].shares_seq
                 && !(0..self.apps.len()).any(|other| {
-                    self.ever_held(other, &topic, sent - self.rules.recovered_after(), now)
+                    self.ever_held(other, &topic, not_heard_since, now)
                         && (self.is_disturbed(publisher, self.apps[other].node, sent, now)
                             || changed_lately(&self.apps[other]))
                 });
@@ -679,8 +689,8 @@ impl Oracle {
             *at + self.rules.on_the_way() + slack <= now
                 && (there == node || !self.is_disturbed(node, there, sent, now))
         });
-        let lately = sent.checked_sub(2 * self.rules.recovered_after()).unwrap_or(sent);
-        let ever_held = |app: AppIndex| self.ever_held(app, &message.topic, lately, now);
+        let not_heard_since = self.not_heard_since(sent);
+        let ever_held = |app: AppIndex| self.ever_held(app, &message.topic, not_heard_since, now);
         let is_challenge = TopicKind::of(message.topic.as_bytes()) == TopicKind::Route;
         match code {
             ResultCode::NO_RECEIVER => {
