@@ -39,6 +39,9 @@ pub(super) const PUSH_PAUSE: Duration = Duration::from_millis(1);
 /// it. A link whose peer is slower than that keeps its frames unsealed, so that control can go before
 /// data and memory is shared.
 pub(super) const SEALED_AHEAD_MAX: usize = 256 * 1024;
+/// Bytes of links on which much comes or goes that one turn takes in, and as many that it sends; the last link's share may
+/// go beyond it. Others wait for no more than that.
+pub(super) const BULK_BYTES_PER_TURN: usize = SEALED_AHEAD_MAX;
 /// Bytes of a node link that the kernel may hold and has not sent yet: what is sealed can no longer be
 /// overtaken by control.
 pub(super) const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
@@ -200,6 +203,13 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "further frames wait unsealed; one frame may go beyond",
         )
         .memory(2 * NEIGHBOURS_MAX * SEALED_AHEAD_MAX),
+        fixed(
+            "received and sent of large frames in a turn",
+            BULK_BYTES_PER_TURN,
+            "bytes",
+            "reactor",
+            "by design: the rest waits for the next turn, and what is little goes before it",
+        ),
         fixed("not sent by the kernel", NOTSENT_BYTES_MAX as usize, "bytes", "node link", "the send waits"),
         fixed(
             "outgoing data",

@@ -25,7 +25,7 @@ use super::{
     assemble::{FrameBounds, UnfinishedFrames},
     blocks::Blocks,
     bounds::{
-        CLOSE_WITHIN, COMMANDS_PER_TURN, COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN,
+        BULK_BYTES_PER_TURN, CLOSE_WITHIN, COMMANDS_PER_TURN, COMPLETIONS_PER_TURN, LINGER, MESH_PER_TURN,
         NODE_FRAME_LEN_READ_OVER_MAX, NOTSENT_BYTES_MAX, PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX,
         PUSH_PAUSE, REGISTRY_QUEUE_MAX, REPLACE_WITHIN, node_queue_bytes_max,
     },
@@ -101,6 +101,8 @@ struct Io {
     now: Instant,
     transmits: Vec<Option<Transmit>>,
     dirty: Vec<u32>,
+    /// Links with much to send, which wait for their turn.
+    bulk: VecDeque<u32>,
     mesh: MeshSender,
     registry: Sender<RegistryInput>,
     reactor: ReactorId,
@@ -374,6 +376,8 @@ pub(super) struct Reactor {
     /// Receives that wait while other reactors are behind; bounded by the receive buffers, and one more
     /// for each link.
     held: VecDeque<Completion>,
+    /// Receives of links on which a large frame comes: they wait until others had their turn. One for each such link.
+    bulk_received: VecDeque<Completion>,
 }
 
 pub(super) struct ReactorParts {
@@ -416,6 +420,7 @@ impl Reactor {
                 now,
                 transmits: Vec::new(),
                 dirty: Vec::new(),
+                bulk: VecDeque::new(),
                 mesh: MeshSender::new(parts.mesh.clone(), parts.id),
                 registry: parts.registry,
                 reactor: parts.id,
@@ -442,6 +447,7 @@ impl Reactor {
             stopping: false,
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
             held: VecDeque::new(),
+            bulk_received: VecDeque::new(),
         };
         reactor.arm_wake();
         Ok(reactor)
@@ -463,7 +469,7 @@ impl Reactor {
             if backed_up {
                 self.counters.turns_backed_up.increment();
             }
-            if busy || backed_up || !self.completions.is_empty() || !self.held.is_empty() {
+            if busy || backed_up || self.has_work_left() {
                 idle_since = None;
                 self.enter(Some(Duration::ZERO));
             } else if self.spins(&mut idle_since) {
@@ -508,6 +514,14 @@ impl Reactor {
         }
     }
 
+    /// Whether a turn left something for the next one.
+    fn has_work_left(&self) -> bool {
+        !(self.completions.is_empty()
+            && self.held.is_empty()
+            && self.bulk_received.is_empty()
+            && self.io.bulk.is_empty())
+    }
+
     fn spins(&self, idle_since: &mut Option<Instant>) -> bool {
         if self.settings.spin.is_zero() {
             return false;
@@ -535,10 +549,23 @@ impl Reactor {
         }
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
+    /// Lets the kernel begin with what was pushed.
+    fn submit(&mut self) {
+        if !self.ring.submission().is_empty()
+            && let Err(error) = ring::submit(&mut self.ring)
+        {
+            log::abort(&ring::why_not_entered(error));
+        }
+    }
+
+    /// Gives the kernel an entry.
+    ///
+    /// # Safety
+    /// The memory and the descriptor that it names stay, and nobody else uses the memory, until its completion has been
+    /// handled.
+    unsafe fn push(&mut self, entry: &squeue::Entry) {
         for attempt in 0..PUSH_ATTEMPTS_MAX {
-            // SAFETY: callers pass entries whose memory (send buffers, blocks that links receive into, the wake
-            // counter, the buffer ring) and descriptors stay until their completion has been handled.
+            // SAFETY: the caller's promise is what is asked for here.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
             }
@@ -568,7 +595,8 @@ impl Reactor {
     fn arm_wake(&mut self) {
         let target = (&raw mut *self.wake_counter).cast::<u8>();
         let entry = opcode::Read::new(types::Fd(self.wake_fd), target, 8).build().user_data(KIND_WAKE << 56);
-        self.push(&entry);
+        // SAFETY: the counter is never freed and never read; the mesh keeps the waker that the descriptor is of.
+        unsafe { self.push(&entry) };
     }
 
     fn handle_mesh(&mut self) -> bool {
@@ -740,21 +768,24 @@ impl Reactor {
             return;
         }
         let fd = types::Fd(slot.socket.as_raw_fd());
-        slot.receive.receiving = true;
         let entry = match slot.receive.own_room(&self.unfinished) {
             Some(room) => opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32)
                 .build()
                 .user_data(user_data(KIND_RECEIVE_OWN, key)),
             None => opcode::RecvMulti::new(fd, GROUP).build().user_data(user_data(KIND_RECEIVE, key)),
         };
-        self.push(&entry);
+        slot.receive.receiving = true;
+        // SAFETY: a slot stays, with socket and block, while `receiving` is set, and nothing reads or moves what the block
+        // has room for until then. Buffers of the group are the kernel's until a completion names them.
+        unsafe { self.push(&entry) };
     }
 
     /// Ends a pending receive, if it is still pending, so that the link can receive in another way.
     fn call_off_receive(&mut self, key: LinkKey, kind: u64) {
         let entry =
             opcode::AsyncCancel::new(user_data(kind, key)).build().user_data(user_data(KIND_CALL_OFF, key));
-        self.push(&entry);
+        // SAFETY: it names neither memory nor a descriptor.
+        unsafe { self.push(&entry) };
     }
 
     /// Feeds bytes that are not in a receive buffer.
@@ -828,30 +859,62 @@ impl Reactor {
             self.tell_room();
             self.flush_dirty();
         }
+        if !self.io.bulk.is_empty() {
+            self.flush_bulk();
+            self.flush_dirty();
+        }
     }
 
+    /// What is little goes at once; links with much wait for their turn.
     fn flush_dirty(&mut self) {
         while let Some(index) = self.io.dirty.pop() {
-            let Some(transmit) = self.io.transmits[index as usize].as_mut() else { continue };
-            transmit.is_dirty = false;
-            let key = transmit.key;
-            let Some(slot) = self.slots[index as usize].as_ref() else { continue };
-            match transmit.next_send() {
-                Ok(Some((bytes, len))) => {
-                    let fd = types::Fd(slot.socket.as_raw_fd());
-                    let entry = opcode::Send::new(fd, bytes, len)
-                        .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
-                        .build()
-                        .user_data(user_data(KIND_SEND, key));
-                    self.push(&entry);
+            match &self.io.transmits[index as usize] {
+                Some(transmit) if transmit.is_bulk() => self.io.bulk.push_back(index),
+                _ => {
+                    self.flush_link(index);
                 }
-                Ok(None) => {}
-                Err(_) => transmit.close(self.io.now, CloseReason::KeysWorn, true),
             }
-            self.io.recount(index);
-            self.update_reading(key);
-            self.advance_closing(key);
         }
+    }
+
+    /// Seals and sends for links with much to send, one after the other, as much as one turn may take. What is little has
+    /// left before.
+    fn flush_bulk(&mut self) {
+        self.submit();
+        let mut sent = 0;
+        while sent < BULK_BYTES_PER_TURN
+            && let Some(index) = self.io.bulk.pop_front()
+        {
+            sent += self.flush_link(index);
+        }
+    }
+
+    /// Seals and sends for a link; gives how many bytes.
+    fn flush_link(&mut self, index: u32) -> usize {
+        let Some(transmit) = self.io.transmits[index as usize].as_mut() else { return 0 };
+        transmit.is_dirty = false;
+        let key = transmit.key;
+        let Some(slot) = self.slots[index as usize].as_ref() else { return 0 };
+        let mut sent = 0;
+        match transmit.next_send() {
+            Ok(Some(bytes)) => {
+                sent = bytes.len();
+                let fd = types::Fd(slot.socket.as_raw_fd());
+                let entry = opcode::Send::new(fd, bytes.as_ptr(), sent as u32)
+                    .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
+                    .build()
+                    .user_data(user_data(KIND_SEND, key));
+                // SAFETY: a slot stays, with its socket, while its link is `sending`, and so does the link's memory, which is
+                // neither moved nor written to until `handle_sent`.
+                unsafe { self.push(&entry) };
+            }
+            Ok(None) => {}
+            Err(_) => transmit.close(self.io.now, CloseReason::KeysWorn, true),
+        }
+        self.io.recount(index);
+        self.update_reading(key);
+        self.advance_closing(key);
+        sent
     }
 
     /// A closing link: shut down once all is sent, gone once the kernel is done with it.
@@ -902,11 +965,15 @@ impl Reactor {
         for completion in completions.drain(..) {
             let (user_data, result, flags) = completion;
             match user_data >> 56 {
-                KIND_RECEIVE | KIND_RECEIVE_OWN if !self.held.is_empty() || self.io.mesh.is_backed_up() => {
+                KIND_RECEIVE_OWN => {
+                    self.bulk_received.push_back(completion);
+                    continue;
+                }
+                KIND_RECEIVE if !self.held.is_empty() || self.io.mesh.is_backed_up() => {
                     self.held.push_back(completion);
                     continue;
                 }
-                KIND_RECEIVE | KIND_RECEIVE_OWN => self.handle_receive_completion(user_data, result, flags),
+                KIND_RECEIVE => self.handle_receive_completion(user_data, result, flags),
                 KIND_SEND => self.handle_sent(link_key(user_data), result),
                 KIND_CALL_OFF => {}
                 _ => self.arm_wake(),
@@ -916,10 +983,27 @@ impl Reactor {
         if self.completions.is_empty() {
             self.completions = completions;
         }
+        if !self.bulk_received.is_empty() && !self.io.mesh.is_backed_up() {
+            any = true;
+            self.handle_bulk_received();
+        }
         for key in std::mem::take(&mut self.rearm) {
             self.arm_receive(key);
         }
         any
+    }
+
+    /// What came of large frames, as much as one turn may take. What came of others, and the answers to it, go first.
+    fn handle_bulk_received(&mut self) {
+        self.flush_dirty();
+        self.submit();
+        let mut received = 0;
+        while received < BULK_BYTES_PER_TURN
+            && let Some((user_data, result, flags)) = self.bulk_received.pop_front()
+        {
+            received += usize::try_from(result).unwrap_or(0);
+            self.handle_receive_completion(user_data, result, flags);
+        }
     }
 
     fn handle_receive_completion(&mut self, user_data: u64, result: i32, flags: u32) {
@@ -1393,6 +1477,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_little_goes_out_before_what_is_much_and_a_turn_sends_of_that_no_more_than_its_bound() {
+        let mut fixture = Fixture::new();
+        let _others: Vec<_> = (0..3).map(|_| Fixture::session(&mut fixture.reactor)).collect();
+        let keys = [0, 1, 2, 3].map(|index: usize| fixture.reactor.io.transmits[index].as_ref().unwrap().key);
+        let long = vec![0; 2 * BULK_BYTES_PER_TURN];
+        let send =
+            |io: &mut Io, key, frame: &[u8]| io.send(key, Class::Data, frame, FrameRef::EMPTY).unwrap();
+        keys[..3].iter().for_each(|key| drop(send(&mut fixture.reactor.io, *key, &long)));
+        send(&mut fixture.reactor.io, keys[3], &Fixture::beat());
+        let is_sending = |reactor: &Reactor| {
+            [0, 1, 2, 3].map(|index: usize| reactor.io.transmits[index].as_ref().unwrap().sending)
+        };
+        fixture.reactor.flush_dirty();
+        assert_eq!(is_sending(&fixture.reactor), [false, false, false, true]);
+        for turn in 1..=3 {
+            fixture.reactor.flush();
+            let sending = is_sending(&fixture.reactor)[..3].iter().filter(|sending| **sending).count();
+            assert_eq!((sending, fixture.reactor.io.bulk.len()), (turn, 3 - turn));
+            assert_eq!(fixture.reactor.has_work_left(), turn < 3, "who has work left does not sleep");
+        }
+        keys.into_iter().for_each(|key| fixture.reactor.io.abort(key, CloseReason::Shutdown));
+        fixture.run_until(|reactor| reactor.slots.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_turn_takes_in_of_large_frames_no_more_than_its_bound_and_the_answers_to_others_leave_before() {
+        let mut fixture = Fixture::new();
+        let key = fixture.key();
+        // Of links that are gone by now, so that nothing but their length counts.
+        let gone = user_data(KIND_RECEIVE_OWN, LinkKey { index: 9, generation: 1 });
+        let received = (gone, BULK_BYTES_PER_TURN as i32, 0);
+        fixture.reactor.bulk_received.extend([received; 2]);
+        fixture.reactor.io.send(key, Class::Data, &Fixture::beat(), FrameRef::EMPTY).unwrap();
+        fixture.reactor.handle_completions();
+        assert!(fixture.reactor.io.transmit(key).unwrap().sending);
+        assert_eq!(fixture.reactor.bulk_received.len(), 1);
+        assert!(fixture.reactor.has_work_left());
+        // While another reactor is behind they wait, as all that comes does.
+        fixture.back_up();
+        fixture.reactor.handle_completions();
+        assert_eq!(fixture.reactor.bulk_received.len(), 1);
+        fixture.catch_up();
+        fixture.reactor.handle_completions();
+        assert!(fixture.reactor.bulk_received.is_empty());
+        assert_eq!(fixture.finish(), CloseReason::Shutdown);
+    }
+
+    #[test]
     fn a_place_that_is_used_again_is_of_another_key() {
         let mut fixture = Fixture::new();
         let first = fixture.key();
@@ -1509,6 +1641,7 @@ mod tests {
             now: Instant::now(),
             transmits: Vec::new(),
             dirty: Vec::new(),
+            bulk: VecDeque::new(),
             mesh: MeshSender::new(mesh, ReactorId(0)),
             registry,
             reactor: ReactorId(0),

@@ -165,6 +165,7 @@ impl Receive {
     /// Where to receive, if that is into a block. It stays where it is until that receive is over.
     pub(super) fn own_room(&mut self, unfinished: &UnfinishedFrames) -> Option<&mut [u8]> {
         let own = self.own.as_mut()?;
+        assert!(!self.receiving, "the kernel may write to the block");
         if own.memory.len() - own.end < OWN_ROOM_MIN || own.start == own.end {
             own.memory.copy_within(own.start..own.end, 0);
             (own.start, own.end) = (0, own.end - own.start);
@@ -231,6 +232,7 @@ impl Receive {
 
     /// Receives as other links do again. No receive may be pending.
     pub(super) fn end_own(&mut self, now: Instant, unfinished: &UnfinishedFrames) {
+        assert!(!self.receiving, "the kernel may write to the block");
         if let Some(own) = self.own.take() {
             self.carry(now, unfinished, &own.memory[own.start..own.end]);
         }

@@ -138,8 +138,7 @@ fn wait_for_completion(ring: &mut IoUring, wait: Duration) -> io::Result<usize> 
     unsafe { ring.submitter().enter(submitted, 1, flags, Some(&argument)) }
 }
 
-/// Submits, and waits for a completion at most so long. Time being up, a signal, and completions that are to be taken
-/// first are no errors.
+/// Submits, and waits for a completion at most so long.
 pub(super) fn enter(ring: &mut IoUring, wait: Duration) -> io::Result<()> {
     let entered = if wait.is_zero() {
         // To wait for no time at all is to go to sleep on a timer: a thread that looks for work asks only if there is some.
@@ -155,6 +154,16 @@ pub(super) fn enter(ring: &mut IoUring, wait: Duration) -> io::Result<()> {
     } else {
         wait_for_completion(ring, wait)
     };
+    unless_harmless(entered)
+}
+
+/// Submits, and takes no completions.
+pub(super) fn submit(ring: &mut IoUring) -> io::Result<()> {
+    unless_harmless(ring.submit())
+}
+
+/// Time being up, a signal, and completions that are to be taken first are no errors.
+fn unless_harmless(entered: io::Result<usize>) -> io::Result<()> {
     match entered {
         Ok(_) => Ok(()),
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {

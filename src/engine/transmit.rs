@@ -437,8 +437,13 @@ impl Transmit {
         Ok(at)
     }
 
-    /// What to send now, if nothing is being sent: pointer and length, good until [`Self::handle_sent`].
-    pub(super) fn next_send(&mut self) -> Result<Option<(*const u8, u32)>, SealError> {
+    /// Whether more is to be sealed and sent than others should wait for.
+    pub(super) fn is_bulk(&self) -> bool {
+        !self.sending && (self.is_anything_waiting() || self.sealed.len() > SEAL_AT_ONCE_MAX)
+    }
+
+    /// What to send now, if nothing is being sent. It stays where it is until [`Self::handle_sent`].
+    pub(super) fn next_send(&mut self) -> Result<Option<&[u8]>, SealError> {
         if self.sending || self.has_failed || self.closing.is_some_and(|closing| closing.aborted) {
             return Ok(None);
         }
@@ -466,13 +471,12 @@ impl Transmit {
             }
         }
         self.sending = true;
-        let rest = &self.in_flight.as_slice()[self.sent..];
-        Ok(Some((rest.as_ptr(), rest.len() as u32)))
+        Ok(Some(&self.in_flight.as_slice()[self.sent..]))
     }
 
     /// The kernel has sent `len` bytes.
     pub(super) fn handle_sent(&mut self, now: Instant, len: usize) {
-        self.sending = false;
+        assert!(std::mem::take(&mut self.sending), "what is sent was being sent");
         let sent_before = self.sent;
         self.sent = (self.sent + len).min(self.in_flight.len());
         self.sent_bytes += (self.sent - sent_before) as u64;
