@@ -10,7 +10,7 @@ use amop::{
     },
 };
 
-use crate::kit::{Behaviour, Network, NodeIndex, line};
+use crate::kit::{Behaviour, Clock, Network, NodeIndex, line};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// So long that messages certainly fall between a link and the state that comes over it.
@@ -113,4 +113,47 @@ fn a_neighbour_that_never_tells_its_state_keeps_nobody_waiting_for_longer_than_t
     assert!((timeout - SECOND / 10..=timeout + SECOND / 10).contains(&waited), "{waited:?}");
     let seq = net.unicast(publisher, "t", b"payload");
     assert_eq!(net.answer(publisher, &seq, SECOND).0, NO_RECEIVER, "once is enough");
+}
+
+/// What such a node says first is that it has nothing, and that is of a life that is over.
+#[test]
+fn a_unicast_is_answered_by_a_subscriber_whose_node_has_come_back_with_its_clock_behind() {
+    let mut net = slow_line(6, 2, 2, true);
+    // Let go of, or not.
+    for apart in [5 * SECOND, 100 * SECOND] {
+        net.kill(1);
+        net.run_for(apart);
+        net.revive(1, Clock::Lost);
+        net.subscriber(1, &["t"]);
+        let publisher = net.app(0, Behaviour::Silent);
+        net.run_for(SECOND / 10);
+        net.connect(0, 1);
+        run_until_linked(&mut net, 0);
+        let seq = net.unicast(publisher, "t", b"payload");
+        // It ends its links when it has heard that its life must be a later one.
+        while !net.links_between(0, 1).is_empty() {
+            assert!(net.step(net.now + SECOND), "no later life");
+        }
+        net.run_for(SECOND / 2);
+        net.connect(1, 0);
+        assert_eq!(net.answer(publisher, &seq, 2 * SECOND).0, 0, "apart for {apart:?}");
+    }
+}
+
+#[test]
+fn a_neighbour_that_does_not_come_back_from_an_earlier_life_keeps_nobody_waiting_for_longer_than_the_timeout()
+{
+    let mut net = slow_line(7, 2, 1, true);
+    net.kill(1);
+    net.run_for(5 * SECOND);
+    net.revive(1, Clock::Lost);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.run_for(SECOND / 10);
+    net.connect(0, 1);
+    run_until_linked(&mut net, 0);
+    let (linked, timeout) = (net.now, Settings::default().ready_timeout);
+    let seq = net.unicast(publisher, "t", b"payload");
+    assert_eq!(net.answer(publisher, &seq, 2 * timeout).0, NO_RECEIVER);
+    let waited = net.now - linked;
+    assert!((timeout - SECOND / 10..=timeout + SECOND / 10).contains(&waited), "{waited:?}");
 }

@@ -2,17 +2,19 @@
 //! topic has no subscriber.
 //!
 //! A neighbour says first, by a list in which it is itself, how far it knows every record. Its state is here when none
-//! of those is lacking any more, or it could not give one.
+//! of those is lacking any more, or it could not give one. If more of itself is known here, it has come back with its clock
+//! behind and does not know yet: its state is that of the later life, which it begins when it hears of this (WIRE §6.3). It
+//! makes its links anew then, and is waited for until it has.
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::Registry;
+use super::{NEIGHBOURS_MAX, Registry};
 use crate::wire::{NodeId, state::Version};
 
 /// How far the state of a neighbour has come.
 pub(super) enum CatchUp {
-    /// It has not said what it knows; the link is up since then.
-    Unheard { since: Instant },
+    /// It has not said what it knows; the link is up since then. What it said before it began a later life is kept.
+    Unheard { since: Instant, said: Vec<Version> },
     /// These are on their way.
     Behind { since: Instant, lacking: Vec<Version> },
     /// All is here, or was waited for long enough.
@@ -20,19 +22,26 @@ pub(super) enum CatchUp {
 }
 
 impl CatchUp {
-    /// The first list of a neighbour came.
-    pub(super) fn hear(&mut self, of: &NodeId, versions: &[Version]) {
-        if let Self::Unheard { since } = *self
-            && versions.iter().any(|version| version.origin == *of)
+    /// A list of a neighbour came, of which this is known here.
+    pub(super) fn hear(&mut self, known: &Version, versions: &[Version]) {
+        if let Self::Unheard { since, said } = self
+            && let Some(own) = versions.iter().find(|version| version.origin == known.origin)
         {
-            *self = Self::Behind { since, lacking: versions.to_vec() };
+            if own < known {
+                if said.len() < versions.len() {
+                    *said = versions.to_vec();
+                }
+            } else {
+                let lacking = said.iter().chain(versions).copied().collect();
+                *self = Self::Behind { since: *since, lacking };
+            }
         }
     }
 
     /// Since when it is waited for; `None` if it is not.
     fn since(&self) -> Option<Instant> {
         match self {
-            Self::Unheard { since } | Self::Behind { since, .. } => Some(*since),
+            Self::Unheard { since, .. } | Self::Behind { since, .. } => Some(*since),
             Self::Settled => None,
         }
     }
@@ -52,15 +61,22 @@ impl Registry {
     /// The state of a neighbour is waited for, for its link is new.
     pub(super) fn begin_catch_up(&mut self, now: Instant, id: &NodeId) {
         if let Some(neighbour) = self.neighbours.get_mut(id) {
-            neighbour.catch_up = CatchUp::Unheard { since: now };
+            neighbour.catch_up = CatchUp::Unheard { since: now, said: Vec::new() };
+            self.returning.remove(id);
             self.unsettled.insert(*id);
             self.settled_changed |= self.settled.remove(id);
         }
     }
 
-    /// The state of a neighbour that is gone is not waited for.
+    /// The state of a neighbour that is gone is not waited for, unless it has to begin a later life.
     pub(super) fn end_catch_up(&mut self, id: &NodeId) {
-        self.unsettled.remove(id);
+        if self.unsettled.remove(id)
+            && let Some(CatchUp::Unheard { since, said }) = self.neighbours.get(id).map(|one| &one.catch_up)
+            && !said.is_empty()
+            && self.returning.len() < NEIGHBOURS_MAX
+        {
+            self.returning.insert(*id, *since);
+        }
         self.settled_changed |= self.settled.remove(id);
     }
 
@@ -95,6 +111,12 @@ impl Registry {
         };
         let late: Vec<NodeId> = self.unsettled.iter().filter(is_late).copied().collect();
         self.settle(&late);
+        self.returning.retain(|_, since| now < *since + timeout);
+    }
+
+    /// Whether no neighbour's state is waited for.
+    pub(super) fn is_complete(&self) -> bool {
+        self.unsettled.is_empty() && self.returning.is_empty()
     }
 
     fn settle(&mut self, neighbours: &[NodeId]) {
@@ -111,6 +133,7 @@ impl Registry {
     /// When the next neighbour is not waited for any more.
     pub(super) fn next_settled(&self) -> Option<Instant> {
         let since = self.unsettled.iter().filter_map(|id| self.neighbours.get(id)?.catch_up.since());
+        let since = since.chain(self.returning.values().copied());
         since.min().map(|since| since + self.shared.settings.ready_timeout)
     }
 }

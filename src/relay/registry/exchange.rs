@@ -159,8 +159,9 @@ impl Registry {
                 for version in &versions {
                     self.handle_offer(now, from, version, packet_type == PacketType::STATE_REPLY);
                 }
+                let latest = self.latest_heard_of(from);
                 if let Some(neighbour) = self.neighbours.get_mut(from) {
-                    neighbour.catch_up.hear(from, &versions);
+                    neighbour.catch_up.hear(&latest, &versions);
                 }
             }
             (PacketType::STATE_REQUEST, message @ (Message::WantList | Message::Want { .. })) => {
@@ -215,6 +216,13 @@ impl Registry {
         if !later.is_empty() {
             self.send(to, PacketType::STATE_SEQ, None, Message::List(later).encode());
         }
+    }
+
+    /// The last that is known here of a node, be it gone.
+    fn latest_heard_of(&self, id: &NodeId) -> Version {
+        let known = self.known.get(id).map(|known| known.record.version());
+        let nothing = Version { origin: *id, incarnation: 0, seq: 0 };
+        known.max(self.tombstones.get(id).map(Tombstone::version)).unwrap_or(nothing)
     }
 
     fn note_offer(&mut self, from: &NodeId, version: &Version) {

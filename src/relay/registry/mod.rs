@@ -279,6 +279,8 @@ pub struct Registry {
     requests: Requests,
     /// Neighbours whose state is on its way.
     unsettled: BTreeSet<NodeId>,
+    /// Neighbours that are gone for a moment, since they begin a later life, and since when their state is waited for.
+    returning: BTreeMap<NodeId, Instant>,
     /// Neighbours whose state is here, and whether that is to be told.
     settled: BTreeSet<NodeId>,
     settled_changed: bool,
@@ -382,6 +384,7 @@ impl Registry {
             own_offers: Offers::default(),
             requests: Requests::default(),
             unsettled: BTreeSet::new(),
+            returning: BTreeMap::new(),
             settled: BTreeSet::new(),
             settled_changed: false,
             lives: Allowance::new(shared.started, LIVES_MAX),
@@ -467,7 +470,7 @@ impl Registry {
             self.find_ways(now);
         }
         self.look_at_catch_ups();
-        let is_complete = self.unsettled.is_empty();
+        let is_complete = self.is_complete();
         let was_complete = std::mem::replace(&mut self.snapshot.is_complete, is_complete);
         self.snapshot_changed |= is_complete != was_complete;
         if !was_complete && self.snapshot_changed {

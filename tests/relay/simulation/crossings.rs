@@ -163,12 +163,9 @@ impl Crossings {
             hold!(!is_readable(&bytes[offset..]), "{what} can be read");
             self.nonces.left(nodes, from, bytes)?;
             let links = u64::from(HOPS_MAX.saturating_sub(header.hops_left)) + 1;
-            // One that waited where its way ended may come by a node again that sees another way now.
+            // While nodes hear one after the other what is gone, each may take the next for the way around it, in a circle.
             let others = self.ids.len() as u64 - 1;
-            let most = match oracle.was_disturbed_lately(now) {
-                true => u64::from(HOPS_MAX).min(2 * others),
-                false => others,
-            };
+            let most = if oracle.was_disturbed_lately(now) { u64::from(HOPS_MAX) } else { others };
             hold!(links <= most, "{what} goes over its {links}th link");
             let behind = self.distances[source][from].unwrap_or(0) as u64;
             hold!(links > behind, "{what} says that it goes over its {links}th link, {behind} are behind it");
