@@ -7,7 +7,6 @@ use std::{
         atomic::{
             AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
-            fence,
         },
     },
 };
@@ -16,6 +15,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::{
     bounds::{MESH_BYTES_MAX, MESH_QUEUE_LEN, MESH_SMALL_FRAME_MAX},
+    sleep_flag::SleepFlag,
     wake::Waker,
 };
 use crate::{
@@ -30,29 +30,27 @@ pub(super) struct Item {
 
 /// Whether a reactor sleeps, and how to wake it.
 pub(super) struct Sleeper {
-    sleeping: AtomicBool,
+    flag: SleepFlag,
     waker: Waker,
 }
 
 impl Sleeper {
     pub(super) fn new(waker: Waker) -> Self {
-        Self { sleeping: AtomicBool::new(false), waker }
+        Self { flag: SleepFlag::new(), waker }
     }
 
     /// Says that this reactor is about to sleep; it looks at its queues once more after that.
     pub(super) fn prepare_sleep(&self) {
-        self.sleeping.store(true, SeqCst);
-        fence(SeqCst);
+        self.flag.prepare_sleep();
     }
 
     pub(super) fn awake(&self) {
-        self.sleeping.store(false, SeqCst);
+        self.flag.awake();
     }
 
     /// Wakes the reactor if it sleeps. What it is to see must be in its queue before.
     pub(super) fn nudge(&self) {
-        fence(SeqCst);
-        if self.sleeping.swap(false, SeqCst) {
+        if self.flag.must_wake() {
             self.waker.wake();
         }
     }

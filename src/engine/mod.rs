@@ -30,6 +30,7 @@ mod reactor;
 mod receive;
 mod ring;
 pub mod schedule;
+mod sleep_flag;
 pub mod streams;
 #[cfg(test)]
 mod testing;
@@ -40,7 +41,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{self, AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
