@@ -1484,7 +1484,9 @@ mod tests {
         let long = vec![0; 2 * BULK_BYTES_PER_TURN];
         let send =
             |io: &mut Io, key, frame: &[u8]| io.send(key, Class::Data, frame, FrameRef::EMPTY).unwrap();
-        keys[..3].iter().for_each(|key| drop(send(&mut fixture.reactor.io, *key, &long)));
+        for key in &keys[..3] {
+            send(&mut fixture.reactor.io, *key, &long);
+        }
         send(&mut fixture.reactor.io, keys[3], &Fixture::beat());
         let is_sending = |reactor: &Reactor| {
             [0, 1, 2, 3].map(|index: usize| reactor.io.transmits[index].as_ref().unwrap().sending)

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::{NEIGHBOURS_MAX, Registry};
+use super::{NEIGHBOURS_MAX, Registry, tombstones::Tombstone};
 use crate::wire::{NodeId, state::Version};
 
 /// How far the state of a neighbour has come.
@@ -56,6 +56,13 @@ impl Registry {
     /// The same, if it is not what it was the last time.
     pub fn take_settled(&mut self) -> Option<BTreeSet<NodeId>> {
         std::mem::take(&mut self.settled_changed).then(|| self.settled.clone())
+    }
+
+    /// The last that is known here of a node, be it gone.
+    pub(super) fn latest_heard_of(&self, id: &NodeId) -> Version {
+        let known = self.known.get(id).map(|known| known.record.version());
+        let nothing = Version { origin: *id, incarnation: 0, seq: 0 };
+        known.max(self.tombstones.get(id).map(Tombstone::version)).unwrap_or(nothing)
     }
 
     /// The state of a neighbour is waited for, for its link is new.

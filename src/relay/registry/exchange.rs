@@ -218,13 +218,6 @@ impl Registry {
         }
     }
 
-    /// The last that is known here of a node, be it gone.
-    fn latest_heard_of(&self, id: &NodeId) -> Version {
-        let known = self.known.get(id).map(|known| known.record.version());
-        let nothing = Version { origin: *id, incarnation: 0, seq: 0 };
-        known.max(self.tombstones.get(id).map(Tombstone::version)).unwrap_or(nothing)
-    }
-
     fn note_offer(&mut self, from: &NodeId, version: &Version) {
         let Some(known) = self.known.get_mut(&version.origin) else { return };
         if known.record.lacks(version) {

@@ -76,7 +76,7 @@ fn a_reactor_never_sleeps_while_something_of_two_others_is_there_for_it() {
             thread::spawn(move || told.tell())
         });
         reactor.take(2);
-        others.map(|other| other.join().unwrap());
+        others.into_iter().for_each(|other| other.join().unwrap());
     });
 }
 

@@ -64,6 +64,11 @@ impl Oracle {
         self.since.linked.remove(&edge(one, other));
     }
 
+    /// Whether there are links of which not all nodes may have heard by then.
+    pub(super) fn has_new_links(&self, at: Instant) -> bool {
+        self.since.linked.values().any(|linked| linked.0 + self.rules.recovered_after() > at)
+    }
+
     /// A node has heard from another one who that is.
     pub(super) fn greeted(&mut self, now: Instant, from: NodeIndex, to: NodeIndex) {
         let linked = self.since.linked.get(&edge(from, to)).map_or(now, |linked| linked.0);
