@@ -23,7 +23,7 @@ pub(super) enum CatchUp {
 
 impl CatchUp {
     /// A list of a neighbour came, of which this is known here.
-    pub(super) fn hear(&mut self, known: &Version, versions: &[Version]) {
+    fn hear(&mut self, known: &Version, versions: &[Version]) {
         if let Self::Unheard { since, said } = self
             && let Some(own) = versions.iter().find(|version| version.origin == known.origin)
         {
@@ -58,11 +58,15 @@ impl Registry {
         std::mem::take(&mut self.settled_changed).then(|| self.settled.clone())
     }
 
-    /// The last that is known here of a node, be it gone.
-    pub(super) fn latest_heard_of(&self, id: &NodeId) -> Version {
-        let known = self.known.get(id).map(|known| known.record.version());
-        let nothing = Version { origin: *id, incarnation: 0, seq: 0 };
-        known.max(self.tombstones.get(id).map(Tombstone::version)).unwrap_or(nothing)
+    /// A list of a neighbour came, once what it offers is noted.
+    pub(super) fn hear_what_it_knows(&mut self, from: &NodeId, versions: &[Version]) {
+        let known = self.known.get(from).map(|known| known.record.version());
+        let nothing = Version { origin: *from, incarnation: 0, seq: 0 };
+        // Be it gone.
+        let latest = known.max(self.tombstones.get(from).map(Tombstone::version)).unwrap_or(nothing);
+        if let Some(neighbour) = self.neighbours.get_mut(from) {
+            neighbour.catch_up.hear(&latest, versions);
+        }
     }
 
     /// The state of a neighbour is waited for, for its link is new.

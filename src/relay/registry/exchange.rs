@@ -159,10 +159,7 @@ impl Registry {
                 for version in &versions {
                     self.handle_offer(now, from, version, packet_type == PacketType::STATE_REPLY);
                 }
-                let latest = self.latest_heard_of(from);
-                if let Some(neighbour) = self.neighbours.get_mut(from) {
-                    neighbour.catch_up.hear(&latest, &versions);
-                }
+                self.hear_what_it_knows(from, &versions);
             }
             (PacketType::STATE_REQUEST, message @ (Message::WantList | Message::Want { .. })) => {
                 self.handle_request(now, from, seq, &message)?;
