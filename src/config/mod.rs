@@ -25,7 +25,7 @@ use self::{ini::Ini, reload::Written};
 use crate::{
     door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
     encoding,
-    engine::{EngineSettings, memory_bytes},
+    engine::{EngineSettings, Latency, WaitSettings, memory_bytes},
     escape::shown_path,
     relay::{
         admission::Admission,
@@ -410,11 +410,32 @@ impl Config {
         let reactors = ini.optional("engine", "reactors", "a number of reactors from 1 to 256", |text| {
             text.parse::<u16>().ok().filter(|count| (1..=256).contains(count))
         });
+        let microseconds = |ini: &mut Ini, key: &str, most: u64| {
+            let number = ini.optional("engine", key, &format!("a number from 0 to {most}"), |text| {
+                text.parse().ok().filter(|number| *number <= most)
+            });
+            number.map(Duration::from_micros)
+        };
         let engine = EngineSettings {
             pin: ini.names("engine", "pin", "processor numbers with commas between, such as 0,1", |text| {
                 text.parse().ok()
             }),
-            spin: Duration::from_micros(ini.number("engine", "spin_us", 0, 0, 1_000_000)),
+            wait: WaitSettings {
+                latency: ini.parsed(
+                    "engine",
+                    "latency",
+                    Latency::Balanced,
+                    "low, balanced or power",
+                    |text| match text {
+                        "low" => Some(Latency::Low),
+                        "balanced" => Some(Latency::Balanced),
+                        "power" => Some(Latency::Power),
+                        _ => None,
+                    },
+                ),
+                spin: microseconds(&mut ini, "spin_us", 1_000_000),
+                gather: microseconds(&mut ini, "gather_us", 1_000),
+            },
             receive_buffers: ini.parsed(
                 "engine",
                 "receive_buffers",

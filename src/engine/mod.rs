@@ -24,6 +24,7 @@ mod buffers;
 mod descriptor;
 mod memory;
 mod mesh;
+mod moderation;
 mod output;
 mod queues;
 mod reactor;
@@ -50,6 +51,7 @@ use std::{
 use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::{duplicate, shut_down};
 pub use memory::memory_bytes;
+pub use moderation::{Latency, WaitSettings};
 pub use reactor::{KnownReply, PingedReply, ReportReply, ToldReply};
 pub use ring::EngineError;
 
@@ -76,8 +78,8 @@ use crate::{
 pub struct EngineSettings {
     /// Processors to pin the reactors to, in order; empty leaves it to the kernel.
     pub pin: Vec<usize>,
-    /// How long a reactor looks for work before it sleeps.
-    pub spin: Duration,
+    /// How reactors wait for work.
+    pub wait: WaitSettings,
     /// Submission entries of a ring.
     pub ring_entries: u32,
     /// Receive buffers of a reactor, a power of two.
@@ -114,7 +116,7 @@ impl Default for EngineSettings {
         let ram = memory_bytes();
         Self {
             pin: Vec::new(),
-            spin: Duration::ZERO,
+            wait: WaitSettings::default(),
             ring_entries: 1_024,
             receive_buffers: 256,
             receive_buffer_len: 32 * 1024,

@@ -32,6 +32,7 @@ use super::{
     buffers::{Buffers, GROUP},
     descriptor::untaken_bytes,
     mesh::{Item, Mesh, MeshSender},
+    moderation::{Moderation, Wait},
     queues::Queues,
     receive::Receive,
     ring::{self, EngineError},
@@ -65,9 +66,6 @@ const KIND_RECEIVE: u64 = 1;
 const KIND_SEND: u64 = 2;
 const KIND_RECEIVE_OWN: u64 = 3;
 const KIND_CALL_OFF: u64 = 4;
-
-/// A reactor that looks for work offers its processor to others after so many looks.
-const LOOKS_PER_YIELD: u32 = 64;
 
 /// Turns that take in only what came while the thread stood still.
 const CATCH_UP_TURNS_MAX: usize = 64;
@@ -358,6 +356,11 @@ pub(super) struct Reactor {
     clock: Clock,
     /// How long at most the last turn was to wait.
     wait: Duration,
+    moderation: Moderation,
+    /// Frames, and wakes, that the last turn handled.
+    came: usize,
+    /// Sends since completions were handled last.
+    sends: usize,
     mesh: Arc<Mesh>,
     inbox: Receiver<Command>,
     /// Where the kernel puts the eventfd's counter; never freed, since the read outlives the reactor.
@@ -404,6 +407,7 @@ impl Reactor {
             Buffers::register(&ring, parts.settings.receive_buffers, parts.settings.receive_buffer_len)?;
         let counters = parts.shared.counters[usize::from(parts.id.0)].clone();
         let queues_bytes_max = parts.settings.queues_bytes_max / usize::from(parts.shared.reactors);
+        let moderation = Moderation::new(now, parts.settings.wait);
         let mut reactor = Self {
             id: parts.id,
             ring,
@@ -434,6 +438,9 @@ impl Reactor {
             },
             clock: Clock::new(now),
             wait: Duration::ZERO,
+            moderation,
+            came: 0,
+            sends: 0,
             mesh: parts.mesh,
             inbox: parts.inbox,
             wake_counter: Box::leak(Box::new(0)),
@@ -455,8 +462,6 @@ impl Reactor {
 
     /// Runs until it was told to close all links and they are gone.
     pub(super) fn run(mut self) {
-        let mut idle_since: Option<Instant> = None;
-        let mut looks = 0u32;
         while !(self.stopping && self.slots.iter().all(Option::is_none)) {
             // The clock is read once a turn, after the wait.
             let mut busy = self.handle_mesh();
@@ -469,22 +474,17 @@ impl Reactor {
             if backed_up {
                 self.counters.turns_backed_up.increment();
             }
+            if busy {
+                self.moderation.found(self.io.now, 1);
+            }
             if busy || backed_up || self.has_work_left() {
-                idle_since = None;
-                self.enter(Some(Duration::ZERO));
-            } else if self.spins(&mut idle_since) {
-                looks = looks.wrapping_add(1);
-                if looks.is_multiple_of(LOOKS_PER_YIELD) {
-                    // Whoever was put on this processor would wait until we sleep, for an answer of ours, too.
-                    std::thread::yield_now();
-                }
                 self.enter(Some(Duration::ZERO));
             } else {
-                self.sleep();
+                self.wait();
             }
-            if self.handle_completions() {
-                idle_since = None;
-            } else if backed_up {
+            let handled = self.handle_completions();
+            self.moderation.found(self.io.now, self.came);
+            if !handled && backed_up {
                 std::thread::yield_now();
             }
             if let Some(pause) = self.clock.take_pause() {
@@ -522,12 +522,26 @@ impl Reactor {
             && self.io.bulk.is_empty())
     }
 
-    fn spins(&self, idle_since: &mut Option<Instant>) -> bool {
-        if self.settings.spin.is_zero() {
-            return false;
+    /// Nothing is left to do: waits for what comes.
+    fn wait(&mut self) {
+        match self.moderation.wait(Instant::now(), self.shard.expects_answers()) {
+            Wait::Look => {
+                self.counters.looks.increment();
+                self.enter(Some(Duration::ZERO));
+            }
+            Wait::Gather { links, at_most } => {
+                self.counters.waits_gathered.increment();
+                self.wait = at_most;
+                // What is sent is done as it is submitted, mostly.
+                if let Err(error) = ring::gather(&mut self.ring, links + self.sends, at_most) {
+                    log::abort(&ring::why_not_entered(error));
+                }
+            }
+            Wait::Sleep => {
+                self.counters.waits_slept.increment();
+                self.sleep();
+            }
         }
-        let since = *idle_since.get_or_insert(self.io.now);
-        self.io.now.saturating_duration_since(since) < self.settings.spin
     }
 
     fn sleep(&mut self) {
@@ -907,6 +921,7 @@ impl Reactor {
                 // SAFETY: a slot stays, with its socket, while its link is `sending`, and so does the link's memory, which is
                 // neither moved nor written to until `handle_sent`.
                 unsafe { self.push(&entry) };
+                self.sends += 1;
             }
             Ok(None) => {}
             Err(_) => transmit.close(self.io.now, CloseReason::KeysWorn, true),
@@ -954,6 +969,7 @@ impl Reactor {
         let mut completions = std::mem::take(&mut self.completions);
         self.io.now = self.clock.read(Instant::now(), std::mem::take(&mut self.wait));
         self.shard.set_paused(self.clock.paused());
+        (self.came, self.sends) = (0, 0);
         let mut any = false;
         // Nothing more is taken in while another reactor is behind; what went out is looked at.
         while !self.io.mesh.is_backed_up()
@@ -976,7 +992,10 @@ impl Reactor {
                 KIND_RECEIVE => self.handle_receive_completion(user_data, result, flags),
                 KIND_SEND => self.handle_sent(link_key(user_data), result),
                 KIND_CALL_OFF => {}
-                _ => self.arm_wake(),
+                _ => {
+                    self.came += 1;
+                    self.arm_wake();
+                }
             }
             any = true;
         }
@@ -1057,7 +1076,7 @@ impl Reactor {
 
     /// Bytes of a link: in a receive buffer, or in the link's own block.
     fn handle_received(&mut self, key: LinkKey, id: Option<u16>, len: usize) {
-        let Self { slots, io, shard, unfinished, buffers, counters, .. } = self;
+        let Self { slots, io, shard, unfinished, buffers, counters, came, .. } = self;
         if len == 0 || io.is_ending(key) {
             return;
         }
@@ -1077,6 +1096,8 @@ impl Reactor {
             None => slot.receive.handle_own(now, unfinished, len, handle),
         };
         slot.received_frames += frames;
+        // A part of a frame is something, too.
+        *came += (frames as usize).max(1);
         if slot.receive.take_update_request()
             && let Some(transmit) = io.transmit(key)
         {

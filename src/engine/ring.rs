@@ -118,12 +118,12 @@ const EXTENDED_ARGUMENT: u32 = 1 << 3;
 /// `IORING_ENTER_NO_IOWAIT`
 const NO_IOWAIT: u32 = 1 << 7;
 
-/// Waits for a completion at most so long. A thread that waits for messages does not wait for a disk: where the kernel can
+/// Waits for so many completions at most so long. A thread that waits for messages does not wait for a disk: where the kernel can
 /// tell them apart (Linux 6.15), tools show its processor as idle.
-fn wait_for_completion(ring: &mut IoUring, wait: Duration) -> io::Result<usize> {
+fn wait_for_completions(ring: &mut IoUring, count: usize, wait: Duration) -> io::Result<usize> {
     let timeout = types::Timespec::from(wait);
     if !ring.params().is_feature_no_iowait() {
-        return ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout));
+        return ring.submitter().submit_with_args(count, &types::SubmitArgs::new().timespec(&timeout));
     }
     let argument = WaitArgument {
         signal_mask: 0,
@@ -135,7 +135,7 @@ fn wait_for_completion(ring: &mut IoUring, wait: Duration) -> io::Result<usize> 
     let flags = GET_EVENTS | EXTENDED_ARGUMENT | NO_IOWAIT;
     // SAFETY: what was submitted is for its pusher to answer for. The kernel reads the argument and the timeout, which live
     // until it returns.
-    unsafe { ring.submitter().enter(submitted, 1, flags, Some(&argument)) }
+    unsafe { ring.submitter().enter(submitted, count as u32, flags, Some(&argument)) }
 }
 
 /// Submits, and waits for a completion at most so long.
@@ -152,9 +152,14 @@ pub(super) fn enter(ring: &mut IoUring, wait: Duration) -> io::Result<()> {
         // SAFETY: what was submitted is for its pusher to answer for.
         unsafe { ring.submitter().enter::<WaitArgument>(submitted, 0, GET_EVENTS, None) }
     } else {
-        wait_for_completion(ring, wait)
+        wait_for_completions(ring, 1, wait)
     };
     unless_harmless(entered)
+}
+
+/// Submits, and waits for so many completions at most so long.
+pub(super) fn gather(ring: &mut IoUring, count: usize, wait: Duration) -> io::Result<()> {
+    unless_harmless(wait_for_completions(ring, count, wait))
 }
 
 /// Submits, and takes no completions.

@@ -396,6 +396,12 @@ figures! {
         counter round_trips_unanswered,
         /// Turns in which nothing was taken in because another reactor was behind.
         counter turns_backed_up,
+        /// Times that a reactor looked whether anything had come, instead of sleeping until it does.
+        counter looks,
+        /// Times that a reactor slept until something came.
+        counter waits_slept,
+        /// Times that a reactor waited a moment for several messages to come, for they came fast.
+        counter waits_gathered,
         /// Frames of the registry for neighbours that were dropped because the reactor was behind.
         counter registry_frames_dropped,
         /// Changes of topics that waited because the registry was behind.

@@ -379,6 +379,11 @@ impl Parts {
         (reports, ((end as usize) < self.links.len()).then_some(end))
     }
 
+    /// Whether a session or a node was asked something and is to answer.
+    pub(super) fn expects_answers(&self) -> bool {
+        self.pushes.len() + self.requests.len() > 0
+    }
+
     /// Whether no request waits for its answer.
     pub(super) fn is_drained(&self) -> bool {
         // A request whose node was told that nobody answered is kept for a late answer only.

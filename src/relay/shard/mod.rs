@@ -265,6 +265,11 @@ impl Shard {
         self.parts.is_link_quiet(key)
     }
 
+    /// Whether somebody was asked something and is to answer.
+    pub fn expects_answers(&self) -> bool {
+        self.parts.expects_answers()
+    }
+
     /// Whether a drain is complete: no request waits for its answer.
     pub fn is_drained(&self) -> bool {
         self.common.draining && self.parts.is_drained()
