@@ -1,4 +1,4 @@
-//! Threads and tasks: whichever dies is missed. Nothing else in the crate starts one (`tests/documents.rs` looks).
+//! Threads and tasks: whichever dies is missed. Nothing else in the crate starts one (`tests/repository/documents.rs` looks).
 //!
 //! | what it is for | by | when it dies |
 //! |---|---|---|

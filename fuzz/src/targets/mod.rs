@@ -1,5 +1,5 @@
 //! One function a target: bytes in, a panic if something does not hold. `fuzz_targets/` hands them to
-//! libFuzzer, `tests/fuzz_corpora.rs` runs them over the corpora.
+//! libFuzzer, `tests/repository/fuzz_corpora.rs` runs them over the corpora.
 
 pub mod certificate;
 pub mod config;

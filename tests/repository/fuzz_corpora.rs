@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-#[path = "../fuzz/src/targets/mod.rs"]
+#[path = "../../fuzz/src/targets/mod.rs"]
 #[allow(unreachable_pub)] // a module of this test program, and of the fuzz crate
 mod targets;
 
