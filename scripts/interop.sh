@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup
-AMOP_INTEROP_REQUIRED=1 cargo test --test interop --test interop_java
+AMOP_INTEROP_REQUIRED=1 cargo test --test interop

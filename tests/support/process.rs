@@ -176,22 +176,6 @@ impl Process {
         items.iter().find(|item| item["name"] == topic).map_or(0, sessions)
     }
 
-    /// Whether the process has connections, and all of them send small segments at once.
-    pub fn sends_at_once(&self) -> bool {
-        use rustix::{net, process};
-        let pid = process::Pid::from_child(&self.child);
-        let process = process::pidfd_open(pid, process::PidfdFlags::empty()).unwrap();
-        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
-        // What is no TCP socket has no such option; what has no peer is a listener.
-        let at_once: Vec<bool> = descriptors
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter_map(|fd| process::pidfd_getfd(&process, fd, process::PidfdGetfdFlags::empty()).ok())
-            .filter(|fd| net::getpeername(fd).is_ok())
-            .filter_map(|fd| net::sockopt::tcp_nodelay(fd).ok())
-            .collect();
-        !at_once.is_empty() && at_once.iter().all(|&at_once| at_once)
-    }
-
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
