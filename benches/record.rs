@@ -25,6 +25,7 @@ use rustls::{
     unbuffered::{ConnectionState, UnbufferedStatus},
 };
 
+#[allow(dead_code)] // a part of it is enough here
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -1,6 +1,9 @@
 //! What the kernel still writes to when a node closes: memory that is freed meanwhile is poisoned and kept, and whatever
 //! is found changed in it was written after it was freed.
+//!
+//! A program of its own: the allocator is the whole process's.
 
+#[allow(dead_code)] // a part of it is enough here
 mod support;
 
 use std::{

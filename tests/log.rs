@@ -1,5 +1,8 @@
 //! Log lines of real nodes: few, each with the peer and what to do.
+//!
+//! A program of its own: the log is the whole process's.
 
+#[allow(dead_code)] // a part of it is enough here
 mod support;
 
 use std::{

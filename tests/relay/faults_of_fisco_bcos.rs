@@ -1,5 +1,5 @@
 //! Faults seen in FISCO BCOS 2.10.2 that we do not share (WIRE §8): each row has a test named after it,
-//! here or, where it takes sockets, in `tests/network.rs`.
+//! here or, where it takes sockets, in `tests/node/network.rs`.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -19,7 +19,7 @@ const LONG_FILES: [(&str, &str); 10] = [
     ("src/relay/registry/mod.rs", "to be divided"),
     ("src/relay/registry/tests.rs", "a test for each rule of the registry"),
     ("src/relay/shard/neighbour.rs", "to be divided"),
-    ("tests/admin.rs", "a test for each path of the endpoint; to be divided"),
+    ("tests/node/admin.rs", "a test for each path of the endpoint; to be divided"),
     ("tests/relay/private_topics.rs", "a test for each rule of private topics"),
     ("tests/relay/simulation/oracle.rs", "all that must be true of a simulated network; to be divided"),
     ("tests/relay/simulation/world.rs", "what befalls a simulated network; to be divided"),

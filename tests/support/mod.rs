@@ -1,5 +1,5 @@
 //! The kit of the tests over real TLS and real sockets.
-#![allow(dead_code, unreachable_pub)] // each test file uses its part of it
+#![allow(unreachable_pub)] // a module of several test programs
 
 pub mod process;
 

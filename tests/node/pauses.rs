@@ -1,8 +1,6 @@
 //! A node that stood still, as a paused container or virtual machine does, takes what came meanwhile before any timer, and
 //! its own absence for nobody's silence.
 
-mod support;
-
 use std::io::{self, Read, Write};
 
 use amop::{
@@ -13,7 +11,8 @@ use amop::{
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
-use support::{RawSdk, application_config, host_dir, process::Process};
+
+use crate::support::{RawSdk, application_config, host_dir, process::Process};
 
 const SEQ: Seq = *b"0123456789abcdef0123456789abcdef";
 const TIMERS: &str = "[amop]\nidle_timeout_ms=2000\npush_timeout_ms=1500\nrequest_timeout_ms=1500\n";

@@ -1,7 +1,5 @@
 //! Handshakes in memory with certificates as FISCO BCOS has them, and the record layer behind them.
 
-mod support;
-
 use std::{path::Path, sync::Arc};
 
 use amop::{
@@ -21,11 +19,12 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use secp256k1::{SecretKey, ecdsa::Signature};
-use support::host_dir;
 use x509_cert::{
     Certificate,
     der::{Decode, Encode, asn1::BitString},
 };
+
+use crate::support::host_dir;
 
 struct Side {
     identity: Identity,

@@ -19,9 +19,7 @@ use amop::{
     },
 };
 
-#[path = "support/mod.rs"]
-mod support;
-use support::{RawSdk, application_config, host_dir, process::Process, seq};
+use crate::support::{RawSdk, application_config, host_dir, process::Process, seq};
 
 /// Low bounds, and times so long that nothing is let go meanwhile. It begins in `[p2p]`.
 const CONFIG: &str = "\

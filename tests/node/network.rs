@@ -1,7 +1,5 @@
 //! Real nodes on real sockets with real certificates.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     sync::Arc,
@@ -16,7 +14,8 @@ use amop::{
         sdk::{self, FrameType},
     },
 };
-use support::{BOUND, NoCertificate, RawSdk, TestNode, client, host_dir, runtime, wait_until};
+
+use crate::support::{BOUND, NoCertificate, RawSdk, TestNode, client, host_dir, runtime, wait_until};
 
 const SEQ: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
 

@@ -1,7 +1,5 @@
 //! The record layer: against rustls over the same secrets, and what a peer may send after the handshake.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     path::Path,
@@ -25,7 +23,8 @@ use amop::{
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustls::{ClientConnection, Connection, ProtocolVersion, ServerConnection};
-use support::host_dir;
+
+use crate::support::host_dir;
 
 const SUITES: [(Profile, &str, &str); 9] = [
     (Profile::Rsa, "1.2", "ECDHE-RSA-AES128-GCM-SHA256"),

@@ -1,7 +1,5 @@
 //! Peers and lists that change while a node runs: the built program, told by SIGHUP.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,7 +8,8 @@ use std::{
 
 use amop::{client::Client, pki::Profile, wire::ResultCode};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{
+
+use crate::support::{
     BOUND, client_at, host_dir,
     process::{PROGRAM, Process, write_config},
     runtime, wait_until,

@@ -1,7 +1,5 @@
 //! How links end, what their keys are worth, and what unfinished frames may take: on real sockets.
 
-mod support;
-
 use std::{
     io::{ErrorKind, Read, Write},
     net::Shutdown,
@@ -26,7 +24,8 @@ use amop::{
         sdk::{self, FrameType},
     },
 };
-use support::{RawSdk, TestNode, host_dir, wait_until};
+
+use crate::support::{RawSdk, TestNode, host_dir, wait_until};
 
 const SEQ: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
 const BOUND: Duration = Duration::from_secs(30);

@@ -14,9 +14,8 @@ use amop::{
     },
 };
 use socket2::{Domain, Socket, Type};
-use support::{RawSdk, TestNode, application_config, seq, wait_until};
 
-mod support;
+use crate::support::{RawSdk, TestNode, application_config, seq, wait_until};
 
 /// A push timeout that each file would exceed if it ran while the file is on its way.
 const SHORT_PUSH: &str = "[amop]\npush_timeout_ms=2000\n";

@@ -1,7 +1,5 @@
 //! One node by its id, and all nodes: `amop net ping` and `amop net announce` over real nodes.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::SocketAddr,
@@ -11,7 +9,8 @@ use std::{
 use amop::pki::Profile;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{
+
+use crate::support::{
     TestNode, host_dir,
     process::{PROGRAM, Process},
     wait_until,

@@ -1,7 +1,5 @@
 //! A network that starts, works and stops says nothing that anybody would have to look after.
 
-mod support;
-
 use std::{
     fs::File,
     net::SocketAddr,
@@ -10,7 +8,8 @@ use std::{
 };
 
 use amop::pki::{NetworkPlan, build_network};
-use support::{ReservedPort, process, wait_until};
+
+use crate::support::{ReservedPort, process, wait_until};
 
 const NODES: usize = 4;
 

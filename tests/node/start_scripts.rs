@@ -1,7 +1,5 @@
 //! The scripts that `amop pki network` makes: they tell the truth about their node, and touch no other process.
 
-mod support;
-
 use std::{
     fs,
     net::TcpListener,
@@ -10,7 +8,11 @@ use std::{
 };
 
 use amop::pki::{Host, NetworkPlan, Profile, build_network};
-use support::process::{PROGRAM, output, output_of};
+
+use crate::support::{
+    self,
+    process::{PROGRAM, output, output_of},
+};
 
 /// A network whose directory's name needs quotes, on ports that were free a moment ago.
 struct Network {

@@ -1,7 +1,5 @@
 //! The program where few files may be open: it ends with an error that says so, or it is up and lets others in.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -9,7 +7,11 @@ use std::{
 };
 
 use amop::pki::Profile;
-use support::process::{self, Process};
+
+use crate::support::{
+    self,
+    process::{self, Process},
+};
 
 /// With fewer not even a program can be loaded; with more there are always enough.
 const LIMITS: std::ops::RangeInclusive<u32> = 6..=64;

@@ -1,8 +1,6 @@
 //! Every code of WIRE §3 over real sockets, through one node and through two: the code, the seq, and that an
 //! answer which a node made has no data, while a subscriber's is passed back unchanged.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -20,7 +18,8 @@ use amop::{
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
     },
 };
-use support::{RawSdk, TestNode, seq, wait_until};
+
+use crate::support::{RawSdk, TestNode, seq, wait_until};
 
 const PROFILE: Profile = Profile::Ec;
 const TOPIC: &str = "t";

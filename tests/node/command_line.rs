@@ -1,8 +1,6 @@
 //! What commands print, answer and refuse: nothing is lost, nothing is claimed that did not happen, and nothing that
 //! others wrote reaches a terminal.
 
-mod support;
-
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -20,7 +18,8 @@ use amop::{
         sdk::{self, FrameType},
     },
 };
-use support::{
+
+use crate::support::{
     BOUND, Nobody, RawSdk, TestNode, client, host_dir,
     process::{PROGRAM, output},
     runtime,

@@ -1,7 +1,5 @@
 //! A node ends within `[amop] shutdown_timeout_ms`, whatever hangs.
 
-mod support;
-
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -17,7 +15,8 @@ use amop::{
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
-use support::{
+
+use crate::support::{
     RawSdk, TestNode, host_dir,
     process::{PROGRAM, write_config},
     wait_until,

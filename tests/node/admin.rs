@@ -1,7 +1,5 @@
 //! The admin endpoint of real nodes.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -17,7 +15,8 @@ use amop::{
     },
 };
 use serde_json::Value;
-use support::{RawSdk, TestNode, seq, wait_until};
+
+use crate::support::{self, RawSdk, TestNode, seq, wait_until};
 
 const BOUND: Duration = Duration::from_secs(30);
 const ADMIN: &str = "[admin]\nlisten_port=0\n";

@@ -1,7 +1,5 @@
 //! Following a message by its seq over real nodes: the admin endpoint, and `amop trace`.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     process::{Command, Output},
@@ -15,7 +13,8 @@ use amop::{
     },
 };
 use serde_json::Value;
-use support::{
+
+use crate::support::{
     RawSdk, TestNode, application_config, get, host_dir,
     process::{PROGRAM, Process},
     wait_until,

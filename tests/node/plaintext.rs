@@ -1,7 +1,5 @@
 //! `[tls] channel_plaintext`: applications without TLS, on loopback, for measuring.
 
-mod support;
-
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -19,8 +17,9 @@ use amop::{
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
-use support::{
-    BOUND, RawSdk, TestNode, application_config, client, host_dir,
+
+use crate::support::{
+    self, BOUND, RawSdk, TestNode, application_config, client, host_dir,
     process::{PROGRAM, Process, write_config},
     runtime, wait_until,
 };

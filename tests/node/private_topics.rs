@@ -1,7 +1,5 @@
 //! Private topics (WIRE §4) from application to application: our own client on real nodes over real sockets.
 
-mod support;
-
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
@@ -19,8 +17,9 @@ use amop::{
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
     },
 };
-use support::{BOUND, RawSdk, TestNode, client, client_at, host_dir, process::PROGRAM, runtime};
 use tokio::sync::broadcast;
+
+use crate::support::{BOUND, RawSdk, TestNode, client, client_at, host_dir, process::PROGRAM, runtime};
 
 const PROFILE: Profile = Profile::Ec;
 const DATA: &str = "#!$TopicNeedVerify_deals";

@@ -1,7 +1,5 @@
 //! Whoever reads the log may stall: the node goes on, ends when it is told to, and loses nothing that it can still say.
 
-mod support;
-
 use std::{
     io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write},
     net::SocketAddr,
@@ -15,7 +13,8 @@ use amop::{
         sdk::{self, FrameType},
     },
 };
-use support::{RawSdk, application_config, get, host_dir, process, wait_until};
+
+use crate::support::{RawSdk, application_config, get, host_dir, process, wait_until};
 
 const SEQ: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
 

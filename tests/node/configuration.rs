@@ -1,7 +1,5 @@
 //! What the program says of a configuration and of its certificates: before it starts, while it runs, when they are renewed.
 
-mod support;
-
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
@@ -20,7 +18,9 @@ use amop::{
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
-use support::{
+
+use crate::support::{
+    self,
     process::{PROGRAM, Process, output, output_of, write_config},
     wait_until,
 };

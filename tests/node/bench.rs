@@ -1,11 +1,10 @@
 //! `amop bench` against real nodes: every mode ends well, counts all that it sends, and says what is wrong.
 
-mod support;
-
 use std::process::{Command, Output};
 
 use amop::pki::Profile;
-use support::{
+
+use crate::support::{
     TestNode, host_dir,
     process::{PROGRAM, Process},
 };

@@ -1,7 +1,5 @@
 //! The client library: what is asked is answered, whatever else waits.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     sync::{
@@ -12,11 +10,12 @@ use std::{
 };
 
 use amop::{keys::PrivateKey, pki::Profile, wire::ResultCode};
-use support::{BOUND, TestNode, client, client_at, runtime, wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+
+use crate::support::{self, BOUND, TestNode, client, client_at, runtime, wait_until};
 
 const PROFILE: Profile = Profile::Ec;
 /// More than the application's queue of messages holds, and what the machine keeps of a connection.

@@ -2,8 +2,6 @@
 //! publisher gets exactly one answer to each request on its connection as long as its own node lives, and no
 //! session gets a request twice. `scripts/kill` runs as many rounds as it is told to, of the release program.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
@@ -28,7 +26,8 @@ use amop::{
     },
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use support::{
+
+use crate::support::{
     RawSdk, host_dir,
     process::{Process, write_config},
     wait_until,
@@ -193,7 +192,7 @@ struct Subscriber {
 impl Subscriber {
     fn start(files: &Path, address: SocketAddr, tally: &Arc<Tally>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "subscriber_process", "--ignored", "--nocapture"])
+            .args(["--exact", "kill::subscriber_process", "--ignored", "--nocapture"])
             .env("AMOP_KILL_NODE", address.to_string())
             .env("AMOP_KILL_FILES", files)
             .stdin(Stdio::piped())

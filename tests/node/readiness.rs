@@ -1,8 +1,6 @@
 //! When a node that has just started lets applications in, over real sockets: not before it can tell them the truth
 //! (WIRE §3, code 100), and not never.
 
-mod support;
-
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
@@ -15,7 +13,8 @@ use amop::{
         sdk::{self, FrameType, HEADER_LEN, Header},
     },
 };
-use support::{RawSdk, TestNode, get, seq, wait_until};
+
+use crate::support::{RawSdk, TestNode, get, seq, wait_until};
 
 const ADMIN: &str = "[admin]\nlisten_port=0\n";
 const FOR_EVER: &str = "[amop]\nready_timeout_ms=600000\n";

@@ -1,7 +1,5 @@
 //! `amop keys`, and its files in both directions with OpenSSL, by which `get_account.sh` makes keys.
 
-mod support;
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -9,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use support::{have, process::PROGRAM};
+use crate::support::{have, process::PROGRAM};
 
 const PASSWORD: &str = "a password";
 

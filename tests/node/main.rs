@@ -1,0 +1,35 @@
+//! The node, the client library and the commands, as whoever uses them meets them: over real sockets, with real certificates
+//! and, where the command line is meant, by the built program. One file for each subject.
+//!
+//! All tests are threads of one process: none changes what the whole process shares, such as its environment, its working
+//! directory, its limits, its log or its allocator. A test that must is a program of its own and says so at its top.
+
+mod addressing;
+mod admin;
+mod bench;
+mod client;
+mod command_line;
+mod configuration;
+mod doctor;
+mod engine;
+mod few_files;
+mod flow;
+mod keys;
+mod kill;
+mod log_reader;
+mod membership;
+mod memory;
+mod network;
+mod pauses;
+mod plaintext;
+mod private_topics;
+mod quiet;
+mod readiness;
+mod record;
+mod result_codes;
+mod start_scripts;
+mod stop;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
+mod trace;
