@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
-    TestNode, host_dir,
+    Nobody, TestNode, host_dir,
     process::{PROGRAM, Process},
     wait_until,
 };
@@ -109,8 +109,8 @@ fn ping_shows_each_hop_of_the_way_to_a_node_and_what_is_lost() {
         let text = text_of(&ping(node, &["-c", "1"]), status);
         assert!(text.contains(expected), "{text}");
     }
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let text = text_of(&run(&["ping", &ids[2], "--admin", &closed]), 1);
+    let closed = Nobody::new();
+    let text = text_of(&run(&["ping", &ids[2], "--admin", &closed.address()]), 1);
     assert!(text.contains("is [admin] listen_port set"), "{text}");
 
     // One that hangs does not answer; those before it do.

@@ -16,7 +16,7 @@ use amop::{
 };
 use serde_json::Value;
 
-use crate::support::{self, RawSdk, TestNode, seq, wait_until};
+use crate::support::{self, RawSdk, ReservedPort, TestNode, seq, wait_until};
 
 const BOUND: Duration = Duration::from_secs(30);
 const ADMIN: &str = "[admin]\nlisten_port=0\n";
@@ -837,10 +837,8 @@ fn amop_top_shows_what_a_node_does_and_who_does_not_keep_up() {
 #[test]
 fn amop_net_and_top_tell_what_to_do_where_no_endpoint_is() {
     let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
+    let reserved = ReservedPort::new();
+    let nobody = reserved.address();
     for command in [&["net"][..], &["net", "--topics"], &["top", "--once"]] {
         let (done, text, errors) = amop(command, nobody);
         assert!(!done && text.is_empty());

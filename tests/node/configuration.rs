@@ -20,7 +20,7 @@ use amop::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    self,
+    self, ReservedPort,
     process::{PROGRAM, Process, output, output_of, write_config},
     wait_until,
 };
@@ -201,8 +201,9 @@ fn warnings_are_errors_where_that_is_wanted() {
 #[test]
 fn a_port_that_somebody_has_is_found_unless_it_is_this_very_node() {
     let site = Site::new();
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = holder.local_addr().unwrap().port();
+    let reserved = ReservedPort::new();
+    let holder = TcpListener::bind(reserved.address()).unwrap();
+    let port = reserved.address().port();
     let config = site.config(&format!("[admin]\nlisten_port={port}\n"));
     let (status, said) = check(&config, &[]);
     assert_eq!(status, Some(78));

@@ -14,7 +14,7 @@ use amop::{
     },
 };
 
-use crate::support::{RawSdk, TestNode, get, seq, wait_until};
+use crate::support::{RawSdk, ReservedPort, TestNode, get, seq, wait_until};
 
 const ADMIN: &str = "[admin]\nlisten_port=0\n";
 const FOR_EVER: &str = "[amop]\nready_timeout_ms=600000\n";
@@ -116,12 +116,15 @@ fn a_peer_that_never_answers_is_waited_for_as_long_as_is_configured_and_no_longe
 #[test]
 fn ports_where_nobody_listens_nodes_that_are_not_admitted_and_the_node_itself_are_not_waited_for() {
     // Ports where nobody listens, who is not admitted, and this node's own.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = ReservedPort::new();
     let stranger = TestNode::start(Profile::Ec, 1, &[], "");
-    let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let own = ReservedPort::new();
     let id = stranger.node().id().to_hex();
-    let more = peer(1, nobody) + &peer(2, own) + FOR_EVER + &format!("[certificate_blacklist]\ncrl.0={id}\n");
-    let change = |config: &mut amop::config::Config| config.p2p_listen.1 = own.port();
+    let more = peer(1, nobody.address())
+        + &peer(2, own.address())
+        + FOR_EVER
+        + &format!("[certificate_blacklist]\ncrl.0={id}\n");
+    let change = |config: &mut amop::config::Config| config.p2p_listen.1 = own.address().port();
     let node = TestNode::start_with(Profile::Ec, 0, &[&stranger], &more, change);
     node.stop();
     stranger.stop();

@@ -10,14 +10,15 @@ use std::{
 use amop::pki::{Host, NetworkPlan, Profile, build_network};
 
 use crate::support::{
-    self,
+    self, ReservedPort,
     process::{PROGRAM, output, output_of},
 };
 
-/// A network whose directory's name needs quotes, on ports that were free a moment ago.
+/// A network whose directory's name needs quotes.
 struct Network {
     dir: tempfile::TempDir,
     channels: Vec<u16>,
+    _ports: Vec<ReservedPort>,
 }
 
 impl Network {
@@ -32,10 +33,10 @@ impl Network {
             ..NetworkPlan::default()
         };
         build_network(&plan, &dir.path().join("nodes")).unwrap();
-        let held: Vec<_> = (0..2 * nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let reserved: Vec<_> = (0..2 * nodes).map(|_| ReservedPort::new()).collect();
+        let ports: Vec<u16> = reserved.iter().map(|port| port.address().port()).collect();
         let (channels, p2p) = ports.split_at(nodes.into());
-        let network = Self { channels: channels.to_vec(), dir };
+        let network = Self { channels: channels.to_vec(), _ports: reserved, dir };
         for index in 0..nodes {
             let config = network.node(index).join("config.ini");
             let mut text = fs::read_to_string(&config).unwrap();

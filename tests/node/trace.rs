@@ -15,7 +15,7 @@ use amop::{
 use serde_json::Value;
 
 use crate::support::{
-    RawSdk, TestNode, application_config, get, host_dir,
+    Nobody, RawSdk, TestNode, application_config, get, host_dir,
     process::{PROGRAM, Process},
     wait_until,
 };
@@ -250,10 +250,10 @@ fn the_command_prints_a_timeline_and_says_by_its_status_whether_the_message_is_k
     );
 
     let channel = node.node().channel_address().to_string();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = Nobody::new();
     for (arguments, expected) in [
         (["abc", "--admin", &admin], "\"abc\" is no seq"),
-        ([TEXT, "--admin", &closed], "is [admin] listen_port set"),
+        ([TEXT, "--admin", &closed.address()], "is [admin] listen_port set"),
         ([TEXT, "--admin", &channel], "is it the [admin] port of a node?"),
         ([TEXT, "--admin", "nonsense"], "cannot connect to nonsense"),
     ] {
