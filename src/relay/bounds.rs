@@ -299,19 +299,19 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         fixed("their wait", millis(settings.node_grace), "ms", "frame", "the same"),
         fixed(
             "messages over others that came before their turn",
-            shard::HELD_MAX,
+            shard::REORDER_MESSAGES_MAX,
             "messages",
             "other node",
             "not taken, they come again: not_held_for_order; their bytes count as those in windows",
         ),
         fixed(
             "nodes of which it is remembered how far their messages were",
-            shard::FLOORS_MAX,
+            shard::REPLAY_FLOORS_MAX,
             "nodes",
             "reactor",
             "the node begins a later life: its links to nodes are made anew",
         )
-        .memory(reactors * shard::FLOORS_MAX * in_table(sizes.floor)),
+        .memory(reactors * shard::REPLAY_FLOORS_MAX * in_table(sizes.floor)),
         fixed(
             "message identities",
             settings.identities_max,

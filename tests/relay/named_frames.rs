@@ -440,7 +440,7 @@ fn where_no_more_can_be_remembered_a_later_life_begins_and_nothing_is_taken_twic
     net.break_links(HOSTILE, VICTIM);
     net.run_for(30 * SOON);
     let life = net.nodes[1].shared.incarnation();
-    let max = amop::relay::shard::FLOORS_MAX as u32;
+    let max = amop::relay::shard::REPLAY_FLOORS_MAX as u32;
     // One of two reactors is full with about half of them.
     send_as_known(&mut net, 0..max);
     assert_eq!(net.nodes[1].shared.incarnation(), life, "there is room");
@@ -470,7 +470,7 @@ fn nodes_that_the_lists_leave_out_are_forgotten_first_and_when_they_are_admitted
     net.break_links(HOSTILE, VICTIM);
     net.run_for(30 * SOON);
     let life = net.nodes[1].shared.incarnation();
-    send_as_known(&mut net, 0..2 * amop::relay::shard::FLOORS_MAX as u32 + 2_000);
+    send_as_known(&mut net, 0..2 * amop::relay::shard::REPLAY_FLOORS_MAX as u32 + 2_000);
     assert_eq!(net.nodes[1].shared.incarnation(), life);
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
     net.run_for(30 * SOON);

@@ -1,12 +1,12 @@
-//! What this node and one that is no neighbour send each other, whatever ways it takes (WIRE §6.4): numbered and sealed,
-//! kept until the other end has taken it, and taken there in the order of the numbers.
+//! The channel between this node and one that is no neighbour (WIRE §6.4). Its messages are numbered and sealed. The
+//! sender keeps each until the other end has acknowledged it, and sends it again after a timeout. The receiver takes them in
+//! the order of their numbers, whatever routes they took.
 //!
-//! A node on the way that dies, or drops what it has no room for, costs a repetition and no message; ways of different
-//! length do not change the order.
+//! A node on the path that dies, or drops what it has no room for, costs a retransmission and loses no message.
 //!
 //! # Invariants
-//! - What is kept has consecutive numbers. All below the least of them was taken, or comes by another way.
-//! - What is sent again are the same bytes, or nothing at all under the same number; the first that comes counts.
+//! - Unacknowledged messages have consecutive numbers. All below the least of them were taken, or go over a link.
+//! - A retransmission has the same bytes as the message, or is empty under the same number; the first that comes counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,14 +26,14 @@ use crate::{
 
 /// Bytes in a sealed message before its extensions: its number, and the least one that may still come.
 pub(super) const NUMBERS_LEN: usize = 16;
-/// Messages that came before their turn, from one node.
-pub(in crate::relay) const HELD_MAX: usize = 4_096;
-/// After so long without news of what is kept it is sent again, then after twice as long each time …
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Messages of one node that wait in the reorder buffer for those before them.
+pub(in crate::relay) const REORDER_MESSAGES_MAX: usize = 4_096;
+/// Time after which unacknowledged messages are sent again. It doubles with each retransmission …
+const RETRANSMIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// … up to this.
-const PATIENCE_MAX: Duration = Duration::from_secs(8);
-/// How much of that time it is, by chance.
-pub(super) const PATIENCE_SHARES: std::ops::Range<f64> = 0.5..1.0;
+const RETRANSMIT_TIMEOUT_MAX: Duration = Duration::from_secs(8);
+/// The share of that time after which it is done, drawn at random.
+pub(super) const RETRANSMIT_JITTER: std::ops::Range<f64> = 0.5..1.0;
 /// Control payloads that one node may have sent out of their order.
 const CONTROLS_MAX: usize = 64;
 
@@ -41,25 +41,25 @@ const CONTROLS_MAX: usize = 64;
 pub(super) struct Channel {
     pub(super) seal: Seal,
     next: u64,
-    kept: VecDeque<Kept>,
-    kept_bytes: usize,
-    patience: Duration,
-    /// When what is kept is sent again if nothing is heard of it.
-    due: Instant,
+    unacknowledged: VecDeque<UnacknowledgedMessage>,
+    unacknowledged_bytes: usize,
+    retransmit_timeout: Duration,
+    /// When unacknowledged messages are sent again, unless an acknowledgement comes before.
+    retransmit_at: Instant,
     /// All below were taken.
     expected: u64,
-    held: BTreeMap<u64, Arrival>,
-    held_bytes: usize,
-    controls: Controls,
+    reorder_buffer: BTreeMap<u64, Arrival>,
+    reorder_bytes: usize,
+    controls: ControlReplayWindow,
     /// Messages and bytes that were taken and not acknowledged.
-    pub(super) unacknowledged: (u64, usize),
+    pub(super) pending_ack: (u64, usize),
     pub(super) ack_timer: Option<TimerKey>,
-    /// The way to the other end when it was last looked at: links, and with which neighbours it begins.
-    way: (u8, SmallVec<[NodeId; 2]>),
+    /// The route to the other end when it was last looked at: number of links, and the neighbours that are its first hops.
+    route: (u8, SmallVec<[NodeId; 2]>),
 }
 
-/// A message that the other end may not have.
-pub(super) struct Kept {
+/// A message that the other end has not acknowledged.
+pub(super) struct UnacknowledgedMessage {
     pub(super) number: u64,
     pub(super) subject: Subject,
     /// Of a shared multicast, the ticket.
@@ -70,7 +70,7 @@ pub(super) struct Kept {
     pub(super) is_sent: bool,
 }
 
-impl Kept {
+impl UnacknowledgedMessage {
     fn cost(&self) -> usize {
         let content = self.content.as_ref().map_or(0, RetainedFrame::len);
         self.sealed.len() + content + size_of::<Self>() + 64
@@ -117,121 +117,124 @@ impl Arrival {
 pub(super) enum Accepted {
     /// These are to be taken now.
     InOrder(SmallVec<[Arrival; 1]>),
-    /// It waits for those before it.
-    Held,
+    /// It is in the reorder buffer until those before it have come.
+    OutOfOrder,
     /// It came before.
-    Known,
-    /// It waits for too many.
-    NoRoom,
+    Duplicate,
+    /// The reorder buffer has no room for it.
+    BufferFull,
     /// Its numbers contradict each other.
     Malformed,
 }
 
-/// What has to be remembered of a channel that is let go, so that nothing of it can come again.
+/// What is remembered of a channel that was dropped: messages and control payloads below it are replays.
 #[derive(Clone, Copy)]
-pub(super) struct Floor {
+pub(super) struct ReplayFloor {
     pub(super) life: Life,
     expected: u64,
     control: Option<u64>,
 }
 
-impl Floor {
-    /// Of a life of which nothing came yet.
+impl ReplayFloor {
+    /// Of an incarnation of which nothing came yet.
     pub(super) fn begin(life: Life) -> Self {
         Self { life, expected: 0, control: None }
     }
 }
 
-/// Which control payloads came, by the number that they are sealed under.
+/// Control payloads that came, by the number that they are sealed under: each is taken once.
 #[derive(Default)]
-struct Controls {
+struct ControlReplayWindow {
     seen: BTreeSet<u64>,
-    /// None up to this is taken.
-    floor: Option<u64>,
+    /// All up to this number are replays.
+    replay_floor: Option<u64>,
 }
 
-impl Controls {
+impl ControlReplayWindow {
     fn is_new(&mut self, number: u64) -> bool {
-        if self.floor.is_some_and(|floor| number <= floor) || !self.seen.insert(number) {
+        if self.replay_floor.is_some_and(|replay_floor| number <= replay_floor) || !self.seen.insert(number) {
             return false;
         }
         if self.seen.len() > CONTROLS_MAX {
-            self.floor = self.seen.pop_first();
+            self.replay_floor = self.seen.pop_first();
         }
         true
     }
 }
 
 impl Channel {
-    /// `first` is a number that no message had in these lives of the two nodes.
-    pub(super) fn new(now: Instant, seal: Seal, first: u64, floor: Floor) -> Self {
+    /// `first` is a number that no message had in these incarnations of the two nodes.
+    pub(super) fn new(now: Instant, seal: Seal, first: u64, replay_floor: ReplayFloor) -> Self {
         Self {
             seal,
             next: first,
-            kept: VecDeque::new(),
-            kept_bytes: 0,
-            patience: PATIENCE,
-            due: now + PATIENCE,
-            expected: floor.expected,
-            held: BTreeMap::new(),
-            held_bytes: 0,
-            controls: Controls { floor: floor.control, ..Controls::default() },
-            unacknowledged: (0, 0),
+            unacknowledged: VecDeque::new(),
+            unacknowledged_bytes: 0,
+            retransmit_timeout: RETRANSMIT_TIMEOUT,
+            retransmit_at: now + RETRANSMIT_TIMEOUT,
+            expected: replay_floor.expected,
+            reorder_buffer: BTreeMap::new(),
+            reorder_bytes: 0,
+            controls: ControlReplayWindow {
+                replay_floor: replay_floor.control,
+                ..ControlReplayWindow::default()
+            },
+            pending_ack: (0, 0),
             ack_timer: None,
-            way: (0, SmallVec::new()),
+            route: (0, SmallVec::new()),
         }
     }
 
-    /// Whether the way to the other end is another one than when it was last looked at.
-    pub(super) fn is_way_new(&mut self, hops: u8, next: &[NodeId]) -> bool {
-        let is_new = (self.way.0, self.way.1.as_slice()) != (hops, next);
+    /// Whether the route to the other end differs from the one of the last call.
+    pub(super) fn route_changed(&mut self, hops: u8, next: &[NodeId]) -> bool {
+        let is_new = (self.route.0, self.route.1.as_slice()) != (hops, next);
         if is_new {
-            self.way = (hops, next.into());
+            self.route = (hops, next.into());
         }
         is_new
     }
 
-    pub(super) fn floor(&self) -> Floor {
-        let control = self.controls.seen.last().copied().or(self.controls.floor);
-        Floor { life: self.seal.other_life(), expected: self.expected, control }
+    pub(super) fn replay_floor(&self) -> ReplayFloor {
+        let control = self.controls.seen.last().copied().or(self.controls.replay_floor);
+        ReplayFloor { life: self.seal.other_life(), expected: self.expected, control }
     }
 
-    /// Messages that are kept.
+    /// Number of unacknowledged messages.
     pub(super) fn frames(&self) -> usize {
-        self.kept.len()
+        self.unacknowledged.len()
     }
 
-    /// Memory of what is kept, and of what is held.
+    /// Memory of unacknowledged messages, and of the reorder buffer.
     pub(super) fn bytes(&self) -> (usize, usize) {
-        (self.kept_bytes, self.held_bytes)
+        (self.unacknowledged_bytes, self.reorder_bytes)
     }
 
     /// For checks: both, counted anew.
     pub(super) fn bytes_anew(&self) -> usize {
-        let kept: usize = self.kept.iter().map(Kept::cost).sum();
-        kept + self.held.values().map(Arrival::cost).sum::<usize>()
+        let unacknowledged: usize = self.unacknowledged.iter().map(UnacknowledgedMessage::cost).sum();
+        unacknowledged + self.reorder_buffer.values().map(Arrival::cost).sum::<usize>()
     }
 
-    /// Seals a message under a number of the node's that none was sealed under, and keeps it.
-    pub(super) fn keep<'a>(
+    /// Seals a message under `sealed_as`, a number that nothing else was sealed under, and keeps it until it is acknowledged.
+    pub(super) fn seal_message<'a>(
         &mut self,
         now: Instant,
         sealed_as: u64,
         subject: Subject,
         pieces: impl Iterator<Item = &'a [u8]>,
         len: usize,
-    ) -> Option<&Kept> {
+    ) -> Option<&UnacknowledgedMessage> {
         let number = self.next;
-        let least = self.kept.front().map_or(number, |kept| kept.number);
+        let least = self.unacknowledged.front().map_or(number, |message| message.number);
         let sealed = self.seal_numbered(sealed_as, subject, (number, least), pieces, len)?;
-        if self.kept.is_empty() {
-            (self.patience, self.due) = (PATIENCE, now + PATIENCE);
+        if self.unacknowledged.is_empty() {
+            (self.retransmit_timeout, self.retransmit_at) = (RETRANSMIT_TIMEOUT, now + RETRANSMIT_TIMEOUT);
         }
         self.next += 1;
-        let kept = Kept { number, subject, sealed, content: None, is_sent: false };
-        self.kept_bytes += kept.cost();
-        self.kept.push_back(kept);
-        self.kept.back()
+        let message = UnacknowledgedMessage { number, subject, sealed, content: None, is_sent: false };
+        self.unacknowledged_bytes += message.cost();
+        self.unacknowledged.push_back(message);
+        self.unacknowledged.back()
     }
 
     fn seal_numbered<'a>(
@@ -251,70 +254,72 @@ impl Channel {
     }
 
     /// The same with a ticket for a content that several nodes get.
-    pub(super) fn keep_shared(
+    pub(super) fn seal_ticket(
         &mut self,
         now: Instant,
         sealed_as: u64,
         seq: u32,
         key: &ContentKey,
         content: RetainedFrame,
-    ) -> Option<&Kept> {
+    ) -> Option<&UnacknowledgedMessage> {
         let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
         let key = key.encode();
-        self.keep(now, sealed_as, subject, std::iter::once(&key[..]), key.len())?;
-        let kept = self.kept.back_mut()?;
-        self.kept_bytes += content.len();
-        kept.content = Some(content);
-        Some(kept)
+        self.seal_message(now, sealed_as, subject, std::iter::once(&key[..]), key.len())?;
+        let message = self.unacknowledged.back_mut()?;
+        self.unacknowledged_bytes += content.len();
+        message.content = Some(content);
+        Some(message)
     }
 
-    /// What is kept, for sending it again.
-    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
-        self.kept.iter()
+    /// Unacknowledged messages, the oldest first.
+    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &UnacknowledgedMessage> {
+        self.unacknowledged.iter()
     }
 
-    /// The same when a link to the other end has come up, over which all of it is sent.
-    pub(super) fn send_all_kept(&mut self) -> Vec<(Subject, RetainedFrame)> {
-        let send = |kept: &mut Kept| {
-            kept.is_sent = true;
-            (kept.subject, kept.frame())
+    /// All unacknowledged messages, marked as sent: a link to the other end has come up, over which they go.
+    pub(super) fn retransmit_all(&mut self) -> Vec<(Subject, RetainedFrame)> {
+        let send = |message: &mut UnacknowledgedMessage| {
+            message.is_sent = true;
+            (message.subject, message.frame())
         };
-        self.kept.iter_mut().map(send).collect()
+        self.unacknowledged.iter_mut().map(send).collect()
     }
 
     pub(super) fn note_sent(&mut self, number: u64, is_sent: bool) {
-        let Some(first) = self.kept.front().map(|kept| kept.number) else { return };
+        let Some(first) = self.unacknowledged.front().map(|message| message.number) else { return };
         let index = number.checked_sub(first).map(|index| index as usize);
-        if let Some(kept) = index.and_then(|index| self.kept.get_mut(index)) {
-            kept.is_sent = is_sent;
+        if let Some(message) = index.and_then(|index| self.unacknowledged.get_mut(index)) {
+            message.is_sent = is_sent;
         }
     }
 
     /// The same by the message's number at this node.
     pub(super) fn note_not_sent(&mut self, subject: Subject) {
-        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.subject == subject) {
-            kept.is_sent = false;
+        if let Some(message) = self.unacknowledged.iter_mut().find(|message| message.subject == subject) {
+            message.is_sent = false;
         }
     }
 
-    /// Forgets what is kept. The other end need not wait for it: it hears of the least number that may come.
-    pub(super) fn drop_kept(&mut self) {
-        self.kept.clear();
-        self.kept_bytes = 0;
+    /// Forgets unacknowledged messages. The other end does not wait for them: it hears of the least number that may come.
+    pub(super) fn drop_unacknowledged(&mut self) {
+        self.unacknowledged.clear();
+        self.unacknowledged_bytes = 0;
     }
 
     /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
     /// Should it have been taken already, it stays so. Gives how many bytes of it no neighbour has taken.
     pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) -> usize {
-        let Some(index) = self.kept.iter().position(|kept| kept.subject == subject) else { return 0 };
-        let number = self.kept[index].number;
-        let least = self.kept.front().map_or(number, |kept| kept.number);
+        let Some(index) = self.unacknowledged.iter().position(|message| message.subject == subject) else {
+            return 0;
+        };
+        let number = self.unacknowledged[index].number;
+        let least = self.unacknowledged.front().map_or(number, |message| message.number);
         if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
-            let kept = &mut self.kept[index];
-            let unsent = if kept.is_sent { 0 } else { kept.sealed.len() };
-            self.kept_bytes -= kept.cost();
-            (kept.sealed, kept.is_sent) = (sealed, false);
-            self.kept_bytes += kept.cost();
+            let message = &mut self.unacknowledged[index];
+            let unsent = if message.is_sent { 0 } else { message.sealed.len() };
+            self.unacknowledged_bytes -= message.cost();
+            (message.sealed, message.is_sent) = (sealed, false);
+            self.unacknowledged_bytes += message.cost();
             return unsent;
         }
         0
@@ -326,38 +331,37 @@ impl Channel {
             return None;
         }
         let mut taken = Vec::new();
-        while self.kept.front().is_some_and(|kept| kept.number < below)
-            && let Some(kept) = self.kept.pop_front()
+        while self.unacknowledged.front().is_some_and(|message| message.number < below)
+            && let Some(message) = self.unacknowledged.pop_front()
         {
-            self.kept_bytes -= kept.cost();
-            taken.push(kept.subject);
+            self.unacknowledged_bytes -= message.cost();
+            taken.push(message.subject);
         }
         if !taken.is_empty() {
-            (self.patience, self.due) = (PATIENCE, now + PATIENCE);
+            (self.retransmit_timeout, self.retransmit_at) = (RETRANSMIT_TIMEOUT, now + RETRANSMIT_TIMEOUT);
         }
         Some(taken)
     }
 
-    /// Whether there was no news of what is kept for too long; asks for more patience the next time, of which `share`
-    /// is what it waits. Shares that differ keep nodes that have the same neighbour with too little room from sending
-    /// at the same moment each time.
-    pub(super) fn is_overdue(&mut self, now: Instant, share: f64) -> bool {
-        let is_overdue = !self.kept.is_empty() && now >= self.due;
+    /// Whether the retransmit timeout has passed. It doubles for the next time, of which `jitter` is the share that counts:
+    /// nodes that send over one neighbour that lacks room should not send again at the same moment.
+    pub(super) fn is_overdue(&mut self, now: Instant, jitter: f64) -> bool {
+        let is_overdue = !self.unacknowledged.is_empty() && now >= self.retransmit_at;
         if is_overdue {
-            self.patience = (self.patience * 2).min(PATIENCE_MAX);
-            self.due = now + self.patience.mul_f64(share);
+            self.retransmit_timeout = (self.retransmit_timeout * 2).min(RETRANSMIT_TIMEOUT_MAX);
+            self.retransmit_at = now + self.retransmit_timeout.mul_f64(jitter);
         }
         is_overdue
     }
 
-    /// A message of the other end came: its number, and the least one that may still come. Bytes of memory may be held
-    /// for others up to a bound.
+    /// A message of the other end came, with its number and the least one that may still come. The reorder buffer may take
+    /// `reorder_bytes_max`.
     pub(super) fn accept(
         &mut self,
         number: u64,
         least: u64,
         arrival: Arrival,
-        held_bytes_max: usize,
+        reorder_bytes_max: usize,
     ) -> Accepted {
         // Beyond the highest nothing could be counted.
         if least > number || number == u64::MAX {
@@ -365,27 +369,28 @@ impl Channel {
         }
         let mut in_order = SmallVec::new();
         if least > self.expected {
-            let later = self.held.split_off(&least);
-            in_order.extend(std::mem::replace(&mut self.held, later).into_values());
+            let later = self.reorder_buffer.split_off(&least);
+            in_order.extend(std::mem::replace(&mut self.reorder_buffer, later).into_values());
             self.expected = least;
         }
-        let held = if number < self.expected || self.held.contains_key(&number) {
-            Accepted::Known
+        let accepted = if number < self.expected || self.reorder_buffer.contains_key(&number) {
+            Accepted::Duplicate
         } else if number > self.expected
-            && (self.held.len() >= HELD_MAX || self.held_bytes + arrival.cost() > held_bytes_max)
+            && (self.reorder_buffer.len() >= REORDER_MESSAGES_MAX
+                || self.reorder_bytes + arrival.cost() > reorder_bytes_max)
         {
-            Accepted::NoRoom
+            Accepted::BufferFull
         } else {
-            self.held_bytes += arrival.cost();
-            self.held.insert(number, arrival);
-            Accepted::Held
+            self.reorder_bytes += arrival.cost();
+            self.reorder_buffer.insert(number, arrival);
+            Accepted::OutOfOrder
         };
-        while let Some(arrival) = self.held.remove(&self.expected) {
+        while let Some(arrival) = self.reorder_buffer.remove(&self.expected) {
             self.expected += 1;
             in_order.push(arrival);
         }
-        self.held_bytes -= in_order.iter().map(Arrival::cost).sum::<usize>();
-        if in_order.is_empty() { held } else { Accepted::InOrder(in_order) }
+        self.reorder_bytes -= in_order.iter().map(Arrival::cost).sum::<usize>();
+        if in_order.is_empty() { accepted } else { Accepted::InOrder(in_order) }
     }
 
     /// All messages of the other end below this were taken.
@@ -438,8 +443,8 @@ mod tests {
 
     fn pair() -> Pair {
         let now = Instant::now();
-        let sender = Channel::new(now, seal(1, 2), 70, Floor::begin(LIFE));
-        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, Floor::begin(LIFE)), sealed: 70 }
+        let sender = Channel::new(now, seal(1, 2), 70, ReplayFloor::begin(LIFE));
+        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, ReplayFloor::begin(LIFE)), sealed: 70 }
     }
 
     fn subject(seq: u32) -> Subject {
@@ -452,8 +457,9 @@ mod tests {
             self.sealed += 1;
             let text = seq.to_string();
             let pieces = std::iter::once(text.as_bytes());
-            let kept = self.sender.keep(self.now, self.sealed, subject(seq), pieces, text.len()).unwrap();
-            kept.sealed.as_ref().pieces().flatten().copied().collect()
+            let message =
+                self.sender.seal_message(self.now, self.sealed, subject(seq), pieces, text.len()).unwrap();
+            message.sealed.as_ref().pieces().flatten().copied().collect()
         }
 
         /// Whose turn it is after a message came.
@@ -479,10 +485,10 @@ mod tests {
         let mut pair = pair();
         let sealed: Vec<Vec<u8>> = (0..5).map(|seq| pair.send(seq)).collect();
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
-        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::Held));
-        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
-        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::Known));
-        assert_eq!(pair.accept(0, &sealed[0]), Err(Accepted::Known));
+        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::OutOfOrder));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
+        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::Duplicate));
+        assert_eq!(pair.accept(0, &sealed[0]), Err(Accepted::Duplicate));
         assert_eq!(pair.accept(1, &sealed[1]), Ok(vec![1, 2, 3]));
         assert_eq!(pair.accept(4, &sealed[4]), Ok(vec![4]));
         assert_eq!(pair.receiver.bytes(), (0, 0));
@@ -497,9 +503,9 @@ mod tests {
         let mut pair = pair();
         let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
-        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
         pair.sender.void(1_000, subject(1));
-        let void = &pair.sender.kept[1];
+        let void = &pair.sender.unacknowledged[1];
         assert!(!void.is_sent && void.sealed.len() == FRONT_LEN + NUMBERS_LEN + TAG_LEN);
         let mut bytes: Vec<u8> = void.sealed.as_ref().pieces().flatten().copied().collect();
         pair.receiver.seal.open(subject(1), &mut bytes).unwrap();
@@ -507,7 +513,7 @@ mod tests {
         assert!(arrival.payload.is_empty());
         let Accepted::InOrder(arrivals) = pair.receiver.accept(number, least, arrival, 0) else { panic!() };
         assert_eq!(arrivals.iter().map(|arrival| arrival.subject.seq).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Known), "the message itself comes too late");
+        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Duplicate), "the message itself comes too late");
         assert_eq!(pair.accept(3, &sealed[3]), Ok(vec![3]));
         let below = pair.receiver.taken_below();
         assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 4);
@@ -519,12 +525,12 @@ mod tests {
         let mut pair = pair();
         let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
-        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::Held));
+        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
         // As if the acknowledgement of them came another way.
         pair.sender.acknowledge(pair.now, 74).unwrap();
         let next = pair.send(4);
         assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was held is taken with it");
-        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Known), "too late");
+        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Duplicate), "too late");
     }
 
     #[test]
@@ -535,15 +541,15 @@ mod tests {
             pair.accept(seq, sealed).unwrap();
         }
         assert!(pair.receiver.is_new_control(9));
-        let floor = pair.receiver.floor();
-        pair.receiver = Channel::new(pair.now, seal(2, 1), 50, floor);
+        let replay_floor = pair.receiver.replay_floor();
+        pair.receiver = Channel::new(pair.now, seal(2, 1), 50, replay_floor);
         for (seq, sealed) in (0..).zip(&sealed) {
-            assert_eq!(pair.accept(seq, sealed), Err(Accepted::Known));
+            assert_eq!(pair.accept(seq, sealed), Err(Accepted::Duplicate));
         }
         assert!(!pair.receiver.is_new_control(9));
         assert!(pair.receiver.is_new_control(10));
         // The sender forgets, too; its numbers go on.
-        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, Floor::begin(LIFE));
+        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, ReplayFloor::begin(LIFE));
         let next = pair.send(3);
         assert_eq!(pair.accept(3, &next), Ok(vec![3]));
     }
@@ -554,23 +560,23 @@ mod tests {
         let first = pair.send(0);
         pair.accept(0, &first).unwrap();
         pair.send(1);
-        for seq in 2..2 + HELD_MAX as u32 {
+        for seq in 2..2 + REORDER_MESSAGES_MAX as u32 {
             let sealed = pair.send(seq);
-            assert_eq!(pair.accept(seq, &sealed), Err(Accepted::Held));
+            assert_eq!(pair.accept(seq, &sealed), Err(Accepted::OutOfOrder));
         }
         let sealed = pair.send(9_999);
-        assert_eq!(pair.accept(9_999, &sealed), Err(Accepted::NoRoom));
+        assert_eq!(pair.accept(9_999, &sealed), Err(Accepted::BufferFull));
         let since = pair.now;
         let arrival = |payload| Arrival { subject: subject(1), payload, since };
         let long = arrival(Bytes::from_static(&[0; 100]));
-        assert_eq!(pair.receiver.accept(1 << 40, 0, long, 99), Accepted::NoRoom);
+        assert_eq!(pair.receiver.accept(1 << 40, 0, long, 99), Accepted::BufferFull);
         let arrival = arrival(Bytes::new());
         assert_eq!(pair.receiver.accept(5, 6, arrival, 99), Accepted::Malformed);
     }
 
     #[test]
     fn control_payloads_are_taken_once_each_within_some_disorder() {
-        let mut controls = Controls::default();
+        let mut controls = ControlReplayWindow::default();
         for number in [5, 3, 4, 900, 2] {
             assert!(controls.is_new(number));
             assert!(!controls.is_new(number));
@@ -583,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_grows_while_nothing_is_heard_and_begins_anew_with_news() {
+    fn the_retransmit_timeout_grows_while_nothing_is_heard_and_begins_anew_with_an_acknowledgement() {
         let mut pair = pair();
         assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND, 1.0), "nothing is kept");
         pair.send(0);

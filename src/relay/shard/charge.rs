@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use super::{
     Common, Context, Parts,
-    around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
+    indirect::{SHARED_MAX, TICKET_LEN},
     route::{Flow, SHARED_CONTENT_ROOM},
 };
 use crate::{
@@ -55,7 +55,7 @@ impl Parts {
         frame_len: usize,
         named: Option<usize>,
     ) -> u64 {
-        let is_sealed = !self.is_linked(node) && cx.has_way_around(node, frame_len);
+        let is_sealed = !self.is_linked(node) && cx.has_indirect_route(node, frame_len);
         multicast_len(frame_len, named, is_sealed) + TIME_LEFT_LEN as u64
     }
 
@@ -67,7 +67,7 @@ impl Parts {
         frame_len: usize,
         named: usize,
     ) -> u64 {
-        let is_sealed = !self.is_linked(node) && cx.has_way_around(node, frame_len);
+        let is_sealed = !self.is_linked(node) && cx.has_indirect_route(node, frame_len);
         multicast_len(frame_len, Some(named), is_sealed)
     }
 }

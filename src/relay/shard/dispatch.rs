@@ -6,9 +6,9 @@ use smallvec::SmallVec;
 
 use super::{
     Usage,
-    around::Channels,
     context::{Common, Context},
     desk::Desk,
+    indirect::Channels,
     neighbour::{Neighbour, Neighbours},
     node_link::{self, NodeLink, NodeLinks},
     peer::{Peer, Peers},
@@ -403,7 +403,7 @@ impl Parts {
             peers: self.peers.by_id.len(),
             identities: self.peers.by_id.values().map(Peer::identities).max().unwrap_or(0),
             windows_bytes: self.neighbours.windows_bytes(),
-            kept_bytes: self.channels.kept_bytes,
+            kept_bytes: self.channels.bytes,
             all_identities: self.peers.all_identities(),
             topics: self.sessions.topics.len(),
         }

@@ -30,7 +30,7 @@
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `peer` | the same node as the end of messages: which life of it, whose answers are awaited, what it sent before |
 //! | `channel` | messages to and from a node that is no neighbour: numbered, kept, put in order |
-//! | `around` | such messages in both directions: sealed, sent again, acknowledged |
+//! | `indirect` | such messages in both directions: sealed, sent again, acknowledged |
 //! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
 //! | `ping` | finding out the way to another node |
@@ -49,12 +49,12 @@
 //!   silent and may still answer.
 //! - While a request waits in the line of a session, nothing else is queued there but replies.
 
-mod around;
 mod channel;
 mod charge;
 mod context;
 mod desk;
 mod dispatch;
+mod indirect;
 pub(super) mod logs;
 mod long_answer;
 mod multicast;
@@ -83,9 +83,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use around::FLOORS_MAX;
-pub(super) use channel::HELD_MAX;
+pub(super) use channel::REORDER_MESSAGES_MAX;
 pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
+pub use indirect::REPLAY_FLOORS_MAX;
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
@@ -410,7 +410,7 @@ pub(super) fn sizes() -> Sizes {
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
         peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + 32,
-        floor: size_of::<(NodeId, channel::Floor)>(),
+        floor: size_of::<(NodeId, channel::ReplayFloor)>(),
         identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,

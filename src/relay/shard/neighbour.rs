@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::{
     Context, LinkKind, Parts, Usage,
-    around::SHARED_MAX,
     channel::Channel,
+    indirect::SHARED_MAX,
     multicast::Copies,
     node_link::NodeLink,
     request::{FromNode, RequestOf},
@@ -125,7 +125,7 @@ const SIMULTANEOUS_DIAL: Duration = Duration::from_secs(2);
 impl Neighbour {
     /// Its part of the shard's usage.
     pub(super) fn usage(&self) -> Usage {
-        let window_frames = self.window.len_paid();
+        let window_frames = self.window.len_counted();
         Usage { window_frames, window_bytes: self.window.bytes(), ..Usage::default() }
     }
 
@@ -234,15 +234,15 @@ impl Parts {
         }
         // What was to go around it is older than what waits for its link.
         let own = cx.shared.id;
-        let kept = self.peers.by_id.get_mut(peer).and_then(|peer| peer.channel.as_mut());
-        let kept: Vec<_> = kept.map_or(Vec::new(), |channel| channel.send_all_kept());
-        for (subject, body) in kept.into_iter().rev() {
+        let unacknowledged = self.peers.by_id.get_mut(peer).and_then(|peer| peer.channel.as_mut());
+        let unacknowledged: Vec<_> = unacknowledged.map_or(Vec::new(), |channel| channel.retransmit_all());
+        for (subject, body) in unacknowledged.into_iter().rev() {
             let packet = Packet::of_own(own, *peer, subject, true);
             let head = SmallVec::from_slice(&packet.head(body.len()));
             let (packet_type, message) = (subject.packet_type, subject.seq);
             let packet = Some(Box::new(packet));
-            let sent = Sent { head, body, packet_type, message, packet, is_kept: true };
-            neighbour.window.push_kept_first(sent);
+            let sent = Sent { head, body, packet_type, message, packet, is_in_channel: true };
+            neighbour.window.push_from_channel_first(sent);
         }
         if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
             neighbour.rival = None;
@@ -320,7 +320,7 @@ impl Parts {
             self.want_node_tick(cx.now);
             let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
             cx.out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
-            self.send_waiting_around(cx, &link.peer);
+            self.reroute_window(cx, &link.peer);
         }
     }
 
@@ -428,7 +428,7 @@ impl Parts {
         for link in [neighbour.active.take(), rival].into_iter().flatten() {
             cx.out.abort(link, reason);
         }
-        self.send_waiting_around(cx, id);
+        self.reroute_window(cx, id);
         let mut failed: Vec<u32> = Vec::new();
         for sent in self.take_window(id) {
             match (sent.packet, sent.packet_type) {
@@ -446,11 +446,11 @@ impl Parts {
         let incarnation = self.peers.by_id.get(id).map_or(0, |peer| peer.incarnation);
         cx.out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
         let is_admitted = cx.shared.admits(id);
-        if !cx.has_way_around(id, 0) || !is_admitted {
+        if !cx.has_indirect_route(id, 0) || !is_admitted {
             self.fail_awaiting(cx, id);
         }
         if !is_admitted {
-            self.drop_kept(id);
+            self.drop_unacknowledged(id);
         }
     }
 
@@ -499,7 +499,7 @@ impl Parts {
             self.fail_awaiting(cx, &id);
             self.drop_channel(&id);
         }
-        self.channels.forget_floors();
+        self.channels.forget_replay_floors();
         for link in links {
             cx.out.abort(link, CloseReason::NewLife);
         }
@@ -591,14 +591,14 @@ impl Parts {
         frame: FrameRef<'_>,
         copies: &mut Copies,
     ) {
-        let goes_around = |node: &&NodeRef| {
+        let is_indirect = |node: &&NodeRef| {
             !self.is_linked(&node.id)
                 && cx.shared.admits(&node.id)
-                && cx.has_way_around(&node.id, frame.len())
+                && cx.has_indirect_route(&node.id, frame.len())
                 && !self.has_waiting(&node.id)
         };
         let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
-            nodes.iter().copied().partition(goes_around);
+            nodes.iter().copied().partition(is_indirect);
         let (shared, others) = match around.len() {
             0 | 1 => (SmallVec::new(), nodes.iter().copied().collect()),
             _ => (around, others),
@@ -646,17 +646,17 @@ impl Parts {
         // Who asks is known before the way to it, if its records come later; the answer waits for that.
         let is_answer =
             packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.by_id.contains_key(node);
-        let has_way = cx.has_way_around(node, frame.len());
+        let has_way = cx.has_indirect_route(node, frame.len());
         // None overtakes those before it, which may be too long for that way.
         if has_way && self.has_waiting(node) {
-            self.send_waiting_around(cx, node);
+            self.reroute_window(cx, node);
         }
         if is_answer || (has_way && !self.has_waiting(node)) {
             let mut block = SmallVec::new();
             extensions.encode_into(&mut block);
             let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
-            return self.has_room(cx, node, share, self.channels.kept_bytes)
-                && self.send_around(cx, node, subject, &[&block], frame);
+            return self.has_room(cx, node, share, self.channels.bytes)
+                && self.send_indirect(cx, node, subject, &[&block], frame);
         }
         let head = extensions.encode_behind_header(packet_type, subject.seq, frame.len());
         self.enqueue(cx, node, head, Outgoing { body: frame, subject, whose: Whose::Neighbour }).is_ok()
@@ -699,7 +699,7 @@ impl Parts {
             Whose::Packet(packet) => (Some(packet), false),
         };
         // What is kept for its end has its room already; were it refused for what is kept, nothing of that could ever go.
-        let is_kept = packet.as_ref().is_some_and(|packet| packet.from.is_none());
+        let is_in_channel = packet.as_ref().is_some_and(|packet| packet.from.is_none());
         // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
         // costs its publisher the whole request time.
         let share = if packet_type == PacketType::UNICAST_RESPONSE || packet.is_some() { 1 } else { 2 };
@@ -718,15 +718,15 @@ impl Parts {
             return Err(NotEnqueued::Away(packet));
         }
         let window = &mut neighbour.window;
-        let has_room = match is_kept {
-            true => window.len_kept() < cx.shared.settings.window_frames_max,
+        let has_room = match is_in_channel {
+            true => window.len_in_channels() < cx.shared.settings.window_frames_max,
             false => {
                 let channel = self.peers.by_id.get(node).and_then(|peer| peer.channel.as_deref());
                 has_room(&cx.shared, Some(window), channel, share, self.neighbours.windows_bytes)
             }
         };
         if !has_room {
-            if !is_kept {
+            if !is_in_channel {
                 cx.warn_no_room(node);
             }
             return Err(NotEnqueued::NoRoom(packet));
@@ -740,7 +740,7 @@ impl Parts {
         if taken == Err(SendError::Full) {
             return Err(NotEnqueued::NoRoom(packet));
         }
-        let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_kept };
+        let sent = Sent { head, body: frame.retain(), packet_type, message, packet, is_in_channel };
         let (len, is_relayed) = (sent.len(), sent.is_relayed());
         window.push(sent, &mut self.neighbours.windows_bytes);
         if let Some(link) = active.and_then(|key| self.node_link_mut(key)) {
@@ -817,7 +817,8 @@ fn has_room(
     all_bytes: usize,
 ) -> bool {
     let settings = &shared.settings;
-    let (window_frames, window_bytes) = window.map_or((0, 0), |window| (window.len_paid(), window.bytes()));
+    let (window_frames, window_bytes) =
+        window.map_or((0, 0), |window| (window.len_counted(), window.bytes()));
     let (channel_frames, channel_bytes) =
         channel.map_or((0, 0), |channel| (channel.frames(), channel.bytes().0));
     // A share is one or two: this is less than a division.

@@ -195,7 +195,7 @@ impl Parts {
                 return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
             }
             let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };
-            if cx.has_way_around(&node, 0) {
+            if cx.has_indirect_route(&node, 0) {
                 self.send_sealed_control(cx, &node, subject, &notice);
             }
         } else {

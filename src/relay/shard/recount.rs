@@ -62,14 +62,13 @@ impl Parts {
                 self.neighbours.windows_bytes(),
                 self.neighbours.by_id.values().map(|one| one.window_bytes_anew()).sum(),
             ),
-            (
-                "bytes in channels",
-                self.channels.kept_bytes,
-                channels().map(|channel| channel.bytes_anew()).sum(),
-            ),
+            ("bytes in channels", self.channels.bytes, channels().map(|channel| channel.bytes_anew()).sum()),
             (
                 "bytes of single channels",
-                channels().map(|channel| channel.bytes()).map(|(kept, held)| kept + held).sum(),
+                channels()
+                    .map(|channel| channel.bytes())
+                    .map(|(unacknowledged, reordering)| unacknowledged + reordering)
+                    .sum(),
                 channels().map(|channel| channel.bytes_anew()).sum(),
             ),
             (

@@ -17,8 +17,8 @@ use smallvec::SmallVec;
 
 use super::{
     Common, Context, Parts,
-    around::{SHARED_MAX, TICKET_LEN},
     channel::NUMBERS_LEN,
+    indirect::{SHARED_MAX, TICKET_LEN},
     neighbour::{NotEnqueued, Outgoing, Whose},
     window::Sent,
 };
@@ -383,12 +383,12 @@ impl Parts {
     }
 
     /// Sends what waits for a neighbour over other ways, where there are some.
-    pub(super) fn send_waiting_around(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+    pub(super) fn reroute_window(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         // One that is too long for the other ways waits for the link as long as that may return, and so do those after it:
         // none overtakes it.
         let (may_return, mut one_waits) = (self.is_neighbour(id), false);
         for sent in self.take_window(id) {
-            let Sent { head, body, packet_type, message, packet, is_kept } = sent;
+            let Sent { head, body, packet_type, message, packet, is_in_channel } = sent;
             let rerouted = match packet {
                 // It is for a node that the lists leave out.
                 Some(packet)
@@ -404,7 +404,10 @@ impl Parts {
                         self.not_passed(cx, packet, body.as_ref());
                     } else {
                         let packet = Some(Box::new(packet));
-                        self.keep_waiting(id, Sent { head, body, packet_type, message, packet, is_kept });
+                        self.keep_waiting(
+                            id,
+                            Sent { head, body, packet_type, message, packet, is_in_channel },
+                        );
                     }
                     continue;
                 }
@@ -413,15 +416,15 @@ impl Parts {
                     let front: &[u8] = &head[HEADER_LEN_MIN..];
                     !one_waits
                         && cx.shared.admits(id)
-                        && cx.has_way_around(id, body.len())
-                        && self.send_around(cx, id, subject, &[front], body.as_ref())
+                        && cx.has_indirect_route(id, body.len())
+                        && self.send_indirect(cx, id, subject, &[front], body.as_ref())
                 }
             };
             if rerouted {
                 cx.counters.frames_sent_again.increment();
             } else {
                 one_waits = may_return;
-                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_kept });
+                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_in_channel });
             }
         }
     }
@@ -464,16 +467,16 @@ impl Parts {
     pub(super) fn handle_ways_changed(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
         let waiting: Vec<NodeId> = self.waiting_neighbours();
         for id in waiting {
-            self.send_waiting_around(cx, &id);
+            self.reroute_window(cx, &id);
         }
         self.send_parked(cx);
-        self.send_kept_of_all(cx, is_node_lost);
+        self.retransmit_all_channels(cx, is_node_lost);
     }
 }
 
 impl Common {
     /// Whether frames of an SDK link of so many bytes can go to a node over others.
-    pub(super) fn has_way_around(&self, id: &NodeId, frame_len: usize) -> bool {
+    pub(super) fn has_indirect_route(&self, id: &NodeId, frame_len: usize) -> bool {
         let snapshot = self.shared.snapshot.load();
         snapshot.path(id, frame_len).is_some_and(|path| path.next.iter().any(|next| next != id))
     }

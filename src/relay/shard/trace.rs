@@ -129,7 +129,7 @@ impl Parts {
             accounts: Vec::new(),
         };
         let is_linked = self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
-        let is_reached = is_linked || cx.has_way_around(&node, 0);
+        let is_reached = is_linked || cx.has_indirect_route(&node, 0);
         if !is_reached || !cx.shared.admits(&node) {
             return cx.out.told(told(Asked::NotLinked));
         }

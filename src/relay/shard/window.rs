@@ -15,13 +15,13 @@ use crate::{
 /// The frames of one neighbour, in the order in which they are sent.
 ///
 /// # Invariants
-/// - `bytes` is what its frames cost, and `kept` is how many of them the channels with their ends have counted, which cost
-///   nothing here. All that changes it is given what all windows of the shard cost, and keeps that true, too.
+/// - `bytes` is what its frames cost. `in_channels` is the number of frames that the channels with their destinations
+///   count; these cost nothing here. Whatever changes a window also updates the total of all windows of the shard.
 #[derive(Default)]
 pub(super) struct Window {
     frames: VecDeque<Sent>,
     bytes: usize,
-    kept: usize,
+    in_channels: usize,
 }
 
 impl Window {
@@ -34,13 +34,13 @@ impl Window {
     }
 
     /// Frames that cost something.
-    pub(super) fn len_paid(&self) -> usize {
-        self.frames.len() - self.kept
+    pub(super) fn len_counted(&self) -> usize {
+        self.frames.len() - self.in_channels
     }
 
     /// Frames that cost nothing, for the channels with their ends have counted them.
-    pub(super) fn len_kept(&self) -> usize {
-        self.kept
+    pub(super) fn len_in_channels(&self) -> usize {
+        self.in_channels
     }
 
     /// What its frames cost.
@@ -55,10 +55,13 @@ impl Window {
 
     /// For checks: what is counted wrongly.
     pub(super) fn miscount(&self) -> Option<String> {
-        let counted = (self.bytes, self.kept);
-        let anew = (self.bytes_anew(), self.frames.iter().filter(|sent| sent.is_kept).count());
-        let told =
-            || format!("{counted:?} bytes and kept frames of a window are counted, and there are {anew:?}");
+        let counted = (self.bytes, self.in_channels);
+        let anew = (self.bytes_anew(), self.frames.iter().filter(|sent| sent.is_in_channel).count());
+        let told = || {
+            format!(
+                "{counted:?} bytes and frames of channels in a window are counted, and there are {anew:?}"
+            )
+        };
         (counted != anew).then(told)
     }
 
@@ -74,14 +77,14 @@ impl Window {
     pub(super) fn push(&mut self, sent: Sent, all_bytes: &mut usize) {
         self.bytes += sent.cost();
         *all_bytes += sent.cost();
-        self.kept += usize::from(sent.is_kept);
+        self.in_channels += usize::from(sent.is_in_channel);
         self.frames.push_back(sent);
     }
 
     /// Puts one that its channel has counted before all others.
-    pub(super) fn push_kept_first(&mut self, sent: Sent) {
-        debug_assert!(sent.is_kept, "a frame that costs something came before others");
-        self.kept += 1;
+    pub(super) fn push_from_channel_first(&mut self, sent: Sent) {
+        debug_assert!(sent.is_in_channel, "a frame that costs something came before others");
+        self.in_channels += 1;
         self.frames.push_front(sent);
     }
 
@@ -91,7 +94,7 @@ impl Window {
         debug_assert!(self.bytes >= sent.cost(), "a window gave more than it had");
         self.bytes -= sent.cost();
         *all_bytes -= sent.cost();
-        self.kept -= usize::from(sent.is_kept);
+        self.in_channels -= usize::from(sent.is_in_channel);
         Some(sent)
     }
 
@@ -112,7 +115,7 @@ pub(super) struct Sent {
     /// Set if it names its ends.
     pub(super) packet: Option<Box<Packet>>,
     /// Whether the channel with its end has counted it.
-    pub(super) is_kept: bool,
+    pub(super) is_in_channel: bool,
 }
 
 impl Sent {
@@ -127,7 +130,7 @@ impl Sent {
 
     /// What it takes in the window: its bytes, its place, and the allocation of its body.
     fn cost(&self) -> usize {
-        if self.is_kept {
+        if self.is_in_channel {
             return 0;
         }
         self.len() + size_of::<Self>() + 64

@@ -76,7 +76,7 @@ impl World {
             self.starts.waiting.remove(&node);
             self.say(|| format!("node{node} lets applications in, without the state of {missing} others"));
             self.oracle.serves(now, node);
-            self.ask_around(node);
+            self.ask_indirectly(node);
         }
         if self.kind != Kind::Wide {
             self.tell_neighbours();
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// Publishes from a node just when it may not know all yet.
-    fn ask_around(&mut self, node: NodeIndex) {
+    fn ask_indirectly(&mut self, node: NodeIndex) {
         if self.calm || !self.starts.serves(node) || self.rng.random_bool(0.5) {
             return;
         }
@@ -113,7 +113,7 @@ impl World {
             }
         }
         for node in renewed {
-            self.ask_around(node);
+            self.ask_indirectly(node);
         }
     }
 }

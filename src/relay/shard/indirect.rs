@@ -1,13 +1,14 @@
-//! Messages to and from nodes that are no neighbours (WIRE §6.4): each goes into the channel with its node, sealed, and
-//! stays there until that node has taken it.
+//! Indirect messages: those to and from nodes that are no neighbours (WIRE §6.4). Each goes into the channel with its node,
+//! sealed, and stays there until that node has acknowledged it.
 //!
 //! # Invariants
-//! - What is kept in a channel is sent again when a node on the way is lost, when no neighbour could take it, and when
-//!   nothing is heard of it for long.
-//! - What is in the channel of a node is older than what waits for a link to it. When one comes up, the channel's goes
-//!   first, and stays what it is.
-//! - Nothing is taken twice in a life of this node: whoever has a channel has a floor, which outlives the channel.
-//! - Nothing is made known, or forgotten, by nodes that nobody has heard of: anybody can invent them.
+//! - Unacknowledged messages of a channel are sent again when a node on the path is lost, when no neighbour could take
+//!   them, and when the retransmit timeout passes.
+//! - What is in the channel with a node is older than what waits for a link to it. When a link comes up, the channel's
+//!   messages go first, unchanged.
+//! - Nothing is taken twice in one incarnation of this node: every node with a channel has a replay floor, which outlives
+//!   the channel.
+//! - Nodes that nobody has heard of make nothing known and nothing forgotten: anybody can invent them.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
@@ -16,7 +17,10 @@ use smallvec::SmallVec;
 
 use super::{
     AckDue, Common, Context, Parts,
-    channel::{Accepted, Arrival, Channel, Floor, Kept, NUMBERS_LEN, PATIENCE_SHARES, read_numbers},
+    channel::{
+        Accepted, Arrival, Channel, NUMBERS_LEN, RETRANSMIT_JITTER, ReplayFloor, UnacknowledgedMessage,
+        read_numbers,
+    },
     node_link::Came,
 };
 use crate::{
@@ -34,9 +38,9 @@ use crate::{
     },
 };
 
-/// Nodes of which it is remembered how far their messages were, so that nothing comes twice. Where there would be more,
-/// this node begins a later life, in which nothing of before opens.
-pub const FLOORS_MAX: usize = 16_384;
+/// Nodes whose replay floors are remembered. Where there would be more, this node begins a later incarnation, in which
+/// nothing that was sealed before opens.
+pub const REPLAY_FLOORS_MAX: usize = 16_384;
 /// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
 pub(super) const SHARED_MAX: usize = 88;
 /// Bytes of a node's ticket before the content of a shared multicast.
@@ -44,12 +48,12 @@ pub(super) const TICKET_LEN: usize = FRONT_LEN + NUMBERS_LEN + CONTENT_KEY_LEN +
 
 const _: () = assert!(HEADER_LEN_MIN + NodeId::LEN + SHARED_MAX * (NodeId::LEN + TICKET_LEN) <= HEAD_LEN_MAX);
 
-/// Messages of a channel that are sent again at once when nothing is heard of them.
-const SENT_AGAIN_MAX: usize = 64;
+/// Messages of a channel that are sent again at once after the retransmit timeout.
+const RETRANSMIT_AT_ONCE_MAX: usize = 64;
 
-/// Which of what is kept is sent.
+/// Which unacknowledged messages are sent again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+enum Selection {
     All,
     /// What no neighbour has taken.
     Unsent,
@@ -60,25 +64,25 @@ enum Which {
 /// What the channels of a shard have in common. Each lies with its [`Peer`](super::peer::Peer).
 ///
 /// # Invariants
-/// - `kept_bytes` are those in all of them.
+/// - `bytes` is the memory of all of them.
 pub(super) struct Channels {
-    pub(super) kept_bytes: usize,
-    /// How many payloads were sealed in this life of the node.
+    pub(super) bytes: usize,
+    /// How many payloads were sealed in this incarnation of the node.
     sealed: u64,
-    /// Of all nodes that have, or had, a channel in this life of the node.
-    floors: AHashMap<NodeId, Floor>,
-    /// The life of the node in the place of which a later one was asked for.
+    /// Of all nodes that have, or had, a channel in this incarnation of the node.
+    replay_floors: AHashMap<NodeId, ReplayFloor>,
+    /// The incarnation of the node in whose place a later one was requested.
     life_asked: Option<u64>,
 }
 
 impl Channels {
     pub(super) fn new(hashing: RandomState) -> Self {
-        Self { kept_bytes: 0, sealed: 0, floors: AHashMap::with_hasher(hashing), life_asked: None }
+        Self { bytes: 0, sealed: 0, replay_floors: AHashMap::with_hasher(hashing), life_asked: None }
     }
 
-    /// The node begins another life, in which nothing has come yet.
-    pub(super) fn forget_floors(&mut self) {
-        self.floors.clear();
+    /// The node begins another incarnation, in which nothing has come yet.
+    pub(super) fn forget_replay_floors(&mut self) {
+        self.replay_floors.clear();
     }
 
     /// The number for the next payload that is sealed. None is given twice: a key and a number seal but one payload.
@@ -89,8 +93,8 @@ impl Channels {
 }
 
 impl Parts {
-    /// Sends a message to a node over others, and keeps it until that has taken it. `false` if that is not possible.
-    pub(super) fn send_around(
+    /// Sends a message to a node over others, and keeps it until that node has acknowledged it. `false` if that is not possible.
+    pub(super) fn send_indirect(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
@@ -103,11 +107,13 @@ impl Parts {
         let sealed_as = self.channels.next_seal();
         let Some(channel) = self.channel(cx, id) else { return false };
         let before = channel.bytes().0;
-        let Some(kept) = channel.keep(cx.now, sealed_as, subject, pieces, len) else { return false };
-        let (number, frame) = (kept.number, kept.frame());
-        self.channels.kept_bytes += channel.bytes().0 - before;
+        let Some(message) = channel.seal_message(cx.now, sealed_as, subject, pieces, len) else {
+            return false;
+        };
+        let (number, frame) = (message.number, message.frame());
+        self.channels.bytes += channel.bytes().0 - before;
         self.want_node_tick(cx.now);
-        self.send_kept(cx, id, number, cx.own_packet(id, subject, false), &frame);
+        self.send_unacknowledged(cx, id, number, cx.own_packet(id, subject, false), &frame);
         true
     }
 
@@ -140,8 +146,7 @@ impl Parts {
         Some(sealed)
     }
 
-    /// Sends a multicast to several nodes over others, as one frame for each way that they are reached by. Gives those
-    /// that it was not sent to.
+    /// Sends a multicast to several nodes over others, as one frame for each next hop. Gives those that it was not sent to.
     pub(super) fn send_shared(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -158,7 +163,7 @@ impl Parts {
         let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
         let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
         for node in nodes {
-            match self.keep_shared(cx, &node.id, seq, &key, &content) {
+            match self.seal_ticket(cx, &node.id, seq, &key, &content) {
                 Some(ticket) => {
                     tickets.extend_from_slice(&ticket);
                     destinations.push(node.id);
@@ -182,8 +187,8 @@ impl Parts {
         refused
     }
 
-    /// Keeps a node's share of a multicast; gives its ticket.
-    fn keep_shared(
+    /// Keeps a multicast for one of its nodes until that has acknowledged it; gives the node's ticket.
+    fn seal_ticket(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
@@ -191,20 +196,20 @@ impl Parts {
         key: &ContentKey,
         content: &RetainedFrame,
     ) -> Option<[u8; TICKET_LEN]> {
-        if !self.has_room(cx, id, 2, self.channels.kept_bytes) {
+        if !self.has_room(cx, id, 2, self.channels.bytes) {
             return None;
         }
         let sealed_as = self.channels.next_seal();
         let channel = self.channel(cx, id)?;
         let before = channel.bytes().0;
-        let kept = channel.keep_shared(cx.now, sealed_as, seq, key, content.clone())?;
-        let (number, ticket) = (kept.number, kept.sealed.as_ref().head().first_chunk().copied());
+        let message = channel.seal_ticket(cx.now, sealed_as, seq, key, content.clone())?;
+        let (number, ticket) = (message.number, message.sealed.as_ref().head().first_chunk().copied());
         channel.note_sent(number, true);
-        self.channels.kept_bytes += channel.bytes().0 - before;
+        self.channels.bytes += channel.bytes().0 - before;
         ticket
     }
 
-    /// Sends a frame of this node to another one; `false` if there is no way.
+    /// Sends a frame of this node to another one; `false` if there is no route.
     pub(super) fn send_packet(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -219,7 +224,7 @@ impl Parts {
         self.route(cx, packet, payload, Some(id))
     }
 
-    fn send_kept(
+    fn send_unacknowledged(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
@@ -263,39 +268,44 @@ impl Parts {
             let life = Life { incarnation: peer.incarnation, salt: path.salt? };
             let secret = cx.shared.signer.as_ref()?.share_with(*id)?;
             let seal = Seal::new(secret, cx.shared.life(), life)?;
-            let floor = self.take_floor(cx, id, life)?;
+            let replay_floor = self.take_replay_floor(cx, id, life)?;
             let first = self.channels.sealed;
             let peer = self.peers.by_id.get_mut(id)?;
-            peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, floor)));
+            peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, replay_floor)));
         }
         self.peers.by_id.get_mut(id)?.channel.as_deref_mut()
     }
 
-    /// How far a life of a node had come before its channel was let go. From now on it is remembered. `None` if that life
-    /// is over, or if there is no room.
-    fn take_floor(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, life: Life) -> Option<Floor> {
-        let begun = Floor::begin(life);
-        if let Some(floor) = self.channels.floors.get_mut(id) {
-            if floor.life.incarnation < life.incarnation {
-                *floor = begun;
+    /// The replay floor of an incarnation of a node; it is remembered from now on. `None` if that incarnation is over, or if
+    /// there is no room.
+    fn take_replay_floor(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        life: Life,
+    ) -> Option<ReplayFloor> {
+        let begun = ReplayFloor::begin(life);
+        if let Some(replay_floor) = self.channels.replay_floors.get_mut(id) {
+            if replay_floor.life.incarnation < life.incarnation {
+                *replay_floor = begun;
             }
-            return (floor.life == life).then_some(*floor);
+            return (replay_floor.life == life).then_some(*replay_floor);
         }
-        if self.channels.floors.len() >= FLOORS_MAX && !self.make_room_for_floors(cx) {
+        if self.channels.replay_floors.len() >= REPLAY_FLOORS_MAX && !self.forget_floors_of_excluded(cx) {
             return None;
         }
-        self.channels.floors.insert(*id, begun);
+        self.channels.replay_floors.insert(*id, begun);
         Some(begun)
     }
 
     /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
     /// them. If all are admitted, none can be forgotten in this life of the node.
-    fn make_room_for_floors(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
-        let before = self.channels.floors.len();
+    fn forget_floors_of_excluded(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
+        let before = self.channels.replay_floors.len();
         let admission = cx.shared.admission.load();
         let peers = &self.peers.by_id;
-        self.channels.floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
-        if self.channels.floors.len() < before {
+        self.channels.replay_floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
+        if self.channels.replay_floors.len() < before {
             cx.shared.has_forgotten.store(true, Relaxed);
             return true;
         }
@@ -308,7 +318,7 @@ impl Parts {
         false
     }
 
-    /// Lets go of the channel with a node. Nothing of it is taken again.
+    /// Drops the channel with a node. Its replay floor stays, so that nothing of it is taken again.
     pub(super) fn drop_channel(&mut self, id: &NodeId) {
         let Some(mut channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.take()) else {
             return;
@@ -316,12 +326,14 @@ impl Parts {
         if let Some(timer) = channel.ack_timer.take() {
             self.node_links.ack_timers.cancel(timer);
         }
-        let (kept, held) = channel.bytes();
-        self.channels.kept_bytes -= kept + held;
-        let floor = self.channels.floors.get_mut(id);
-        debug_assert!(floor.is_some(), "whoever has a channel has a floor");
-        if let Some(floor) = floor.filter(|floor| floor.life == channel.floor().life) {
-            *floor = channel.floor();
+        let (unacknowledged, reordering) = channel.bytes();
+        self.channels.bytes -= unacknowledged + reordering;
+        let replay_floor = self.channels.replay_floors.get_mut(id);
+        debug_assert!(replay_floor.is_some(), "whoever has a channel has a replay floor");
+        if let Some(replay_floor) =
+            replay_floor.filter(|replay_floor| replay_floor.life == channel.replay_floor().life)
+        {
+            *replay_floor = channel.replay_floor();
         }
     }
 
@@ -345,13 +357,16 @@ impl Parts {
             // Its source sends it again, and is known by then if it is not invented.
             return cx.counters.strangers_refused.increment();
         }
-        let floor =
-            self.channels.floors.get(source).map(|floor| (floor.life.incarnation, Some(floor.life.salt)));
+        let replay_floor = self
+            .channels
+            .replay_floors
+            .get(source)
+            .map(|replay_floor| (replay_floor.life.incarnation, Some(replay_floor.life.salt)));
         let is_before = |known: (u64, Option<Salt>)| lives.source.is_before(known.0, known.1);
         if lives.destination != cx.shared.incarnation()
             || peer.is_some_and(|incarnation| is_before((incarnation, None)))
             || recorded.is_some_and(is_before)
-            || floor.is_some_and(is_before)
+            || replay_floor.is_some_and(is_before)
         {
             return cx.counters.sealed_late.increment();
         }
@@ -387,7 +402,7 @@ impl Parts {
         self.neighbours.by_id.contains_key(id) || cx.shared.snapshot.load().paths.contains_key(id)
     }
 
-    /// Opens a payload in place. Only what opens makes a life of its source known.
+    /// Opens a payload in place. Only what opens makes an incarnation of its source known.
     fn open(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -407,7 +422,7 @@ impl Parts {
         if !is_known_life {
             self.replace_life(cx, source, lives.source.incarnation);
         }
-        let floor = self.take_floor(cx, source, lives.source)?;
+        let replay_floor = self.take_replay_floor(cx, source, lives.source)?;
         // The registry tells nothing of those that the lists leave out.
         let stays = self.is_reached(cx, source) && cx.shared.admits(source);
         if !stays {
@@ -418,7 +433,7 @@ impl Parts {
             peer.lost_since.get_or_insert(cx.now);
         }
         // A number that is free, as none is sealed under the next one yet.
-        peer.channel = Some(Box::new(Channel::new(cx.now, seal, self.channels.sealed + 1, floor)));
+        peer.channel = Some(Box::new(Channel::new(cx.now, seal, self.channels.sealed + 1, replay_floor)));
         Some(())
     }
 
@@ -436,11 +451,11 @@ impl Parts {
             return;
         };
         let before = channel.bytes().1;
-        let held_max =
-            settings.window_bytes_max.min(before + all_max.saturating_sub(self.channels.kept_bytes));
+        let reorder_bytes_max =
+            settings.window_bytes_max.min(before + all_max.saturating_sub(self.channels.bytes));
         let len = arrival.payload.len();
-        let accepted = channel.accept(number, least, arrival, held_max);
-        self.channels.kept_bytes = self.channels.kept_bytes + channel.bytes().1 - before;
+        let accepted = channel.accept(number, least, arrival, reorder_bytes_max);
+        self.channels.bytes = self.channels.bytes + channel.bytes().1 - before;
         match accepted {
             Accepted::InOrder(arrivals) => {
                 let arrivals = arrivals.into_iter().filter(|arrival| !arrival.payload.is_empty());
@@ -450,9 +465,9 @@ impl Parts {
                     self.handle_amop(cx, came, source, &header, FrameRef::Slice(&payload));
                 }
             }
-            Accepted::Held => cx.counters.held_for_order.increment(),
-            Accepted::Known => cx.counters.duplicates_dropped.increment(),
-            Accepted::NoRoom => return cx.counters.not_held_for_order.increment(),
+            Accepted::OutOfOrder => cx.counters.held_for_order.increment(),
+            Accepted::Duplicate => cx.counters.duplicates_dropped.increment(),
+            Accepted::BufferFull => return cx.counters.not_held_for_order.increment(),
             Accepted::Malformed => return cx.counters.sealed_refused.increment(),
         }
         self.note_accepted(cx, source, len);
@@ -464,7 +479,7 @@ impl Parts {
         let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
             return;
         };
-        let (frames, bytes) = &mut channel.unacknowledged;
+        let (frames, bytes) = &mut channel.pending_ack;
         *frames += 1;
         *bytes += len;
         if *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max {
@@ -485,7 +500,7 @@ impl Parts {
         let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
             return;
         };
-        channel.unacknowledged = (0, 0);
+        channel.pending_ack = (0, 0);
         let below = channel.taken_below().to_be_bytes();
         if let Some(timer) = channel.ack_timer.take() {
             self.node_links.ack_timers.cancel(timer);
@@ -510,7 +525,7 @@ impl Parts {
         let Some(taken) = channel.acknowledge(cx.now, u64::from_be_bytes(below)) else {
             return cx.counters.sealed_refused.increment();
         };
-        self.channels.kept_bytes -= before - channel.bytes().0;
+        self.channels.bytes -= before - channel.bytes().0;
         for Subject { packet_type, seq } in taken {
             if packet_type == PacketType::UNICAST {
                 peer.note_taken(seq);
@@ -518,54 +533,58 @@ impl Parts {
         }
     }
 
-    /// Sends again what is kept for nodes that are no neighbours: all of it, where a node is lost that may have had it,
-    /// or where the way is another one. On the old one it may have come to a node that it cannot go back from.
-    pub(super) fn send_kept_of_all(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
+    /// Sends unacknowledged messages of all channels again: all of them where a node is lost that may have had them, or
+    /// where the route has changed. On the old route they may have come to a node that cannot send them back.
+    pub(super) fn retransmit_all_channels(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        is_node_lost: bool,
+    ) {
         let snapshot = cx.shared.snapshot.load_full();
-        for id in self.kept_for() {
+        for id in self.peers_with_unacknowledged() {
             let (hops, next) = snapshot.paths.get(&id).map_or((0, &[][..]), |path| (path.hops, &path.next));
             let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
-            let is_new = channel.is_some_and(|channel| channel.is_way_new(hops, next));
-            let which = if is_node_lost || is_new { Which::All } else { Which::Unsent };
-            self.send_again(cx, &id, which);
+            let is_new = channel.is_some_and(|channel| channel.route_changed(hops, next));
+            let selection = if is_node_lost || is_new { Selection::All } else { Selection::Unsent };
+            self.retransmit(cx, &id, selection);
         }
     }
 
-    /// Looks at what is kept: sends what was not sent, and again of what nothing is heard.
+    /// Sends what no neighbour has taken yet, and sends again what has waited for its acknowledgement for too long.
     pub(super) fn tick_channels(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        for id in self.kept_for() {
-            let share = cx.fast_rng.in_range(PATIENCE_SHARES);
+        for id in self.peers_with_unacknowledged() {
+            let jitter = cx.fast_rng.in_range(RETRANSMIT_JITTER);
             let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
-            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(cx.now, share));
-            self.send_again(cx, &id, if is_overdue { Which::Oldest } else { Which::Unsent });
+            let is_overdue = channel.is_some_and(|channel| channel.is_overdue(cx.now, jitter));
+            self.retransmit(cx, &id, if is_overdue { Selection::Oldest } else { Selection::Unsent });
         }
     }
 
-    fn kept_for(&self) -> Vec<NodeId> {
+    fn peers_with_unacknowledged(&self) -> Vec<NodeId> {
         let keeps = |channel: &Channel| channel.frames() > 0;
         let peers = self.peers.by_id.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(keeps));
         peers.map(|(id, _)| *id).collect()
     }
 
-    fn send_again(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, which: Which) {
+    fn retransmit(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, selection: Selection) {
         let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
-        let is_chosen = |kept: &&Kept| which != Which::Unsent || !kept.is_sent;
-        let max = if which == Which::Oldest { SENT_AGAIN_MAX } else { usize::MAX };
+        let is_chosen = |message: &&UnacknowledgedMessage| selection != Selection::Unsent || !message.is_sent;
+        let max = if selection == Selection::Oldest { RETRANSMIT_AT_ONCE_MAX } else { usize::MAX };
         let chosen: Vec<(u64, Subject, RetainedFrame)> = channel
-            .kept()
+            .unacknowledged()
             .filter(is_chosen)
             .take(max)
-            .map(|kept| (kept.number, kept.subject, kept.frame()))
+            .map(|message| (message.number, message.subject, message.frame()))
             .collect();
         for (number, subject, frame) in chosen {
-            if !self.send_kept(cx, id, number, cx.own_packet(id, subject, true), &frame) {
+            if !self.send_unacknowledged(cx, id, number, cx.own_packet(id, subject, true), &frame) {
                 return;
             }
             cx.counters.frames_sent_again.increment();
         }
     }
 
-    /// Whether a way leads to a node whose home is here, and to which life of it.
+    /// Whether a route leads to a node whose home is here, and to which incarnation of it.
     pub(super) fn handle_reach(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -590,7 +609,7 @@ impl Parts {
             None => {
                 self.fail_awaiting(cx, id);
                 if !cx.shared.admits(id) {
-                    self.drop_kept(id);
+                    self.drop_unacknowledged(id);
                 }
                 if let Some(peer) = self.peers.by_id.get_mut(id) {
                     peer.lost_since = Some(cx.now);
@@ -600,13 +619,13 @@ impl Parts {
         }
     }
 
-    /// Nothing of what is kept for a node goes there any more.
-    pub(super) fn drop_kept(&mut self, id: &NodeId) {
+    /// Drops unacknowledged messages to a node: nothing goes there any more.
+    pub(super) fn drop_unacknowledged(&mut self, id: &NodeId) {
         let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
             return;
         };
-        self.channels.kept_bytes -= channel.bytes().0;
-        channel.drop_kept();
+        self.channels.bytes -= channel.bytes().0;
+        channel.drop_unacknowledged();
     }
 
     /// A unicast to a node is not wanted any more. If it is on its way, it may still arrive.
@@ -618,7 +637,7 @@ impl Parts {
         let before = channel.bytes().0;
         self.channels.sealed += 1;
         let unsent = channel.void(self.channels.sealed, subject);
-        self.channels.kept_bytes = self.channels.kept_bytes + channel.bytes().0 - before;
+        self.channels.bytes = self.channels.bytes + channel.bytes().0 - before;
         common.give_back(unsent as u64);
         self.want_node_tick(now);
     }
