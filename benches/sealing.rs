@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use amop::{
     relay::{
-        sealing::{ContentKey, Life, Seal, Subject},
+        sealing::{ContentKey, IncarnationId, Seal, Subject},
         signing::NodeSigner,
     },
     wire::node::PacketType,
@@ -21,7 +21,7 @@ fn signer(number: u8) -> NodeSigner {
 
 fn seal(own: u8, other: u8) -> Seal {
     let secret = signer(own).share_with(signer(other).id()).expect("a valid id");
-    let life = Life { incarnation: 1, salt: [1; 16] };
+    let life = IncarnationId { incarnation: 1, salt: [1; 16] };
     Seal::new(secret, life, life).expect("a key of the right length")
 }
 

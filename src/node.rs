@@ -587,7 +587,7 @@ fn incarnation() -> u64 {
 }
 
 /// A clock from before 1970 tells nothing: any number below those of other clocks is as good, as long as it is not always
-/// the same. If the network knows a later life, this node hears of it.
+/// the same. If the network knows a later incarnation, this node hears of it.
 fn incarnation_at(now: SystemTime, random: u32) -> u64 {
     let micros = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
     micros.max(u64::from(random) + 1)
@@ -695,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_from_before_1970_does_not_make_all_lives_one() {
+    fn a_clock_from_before_1970_does_not_make_all_incarnations_one() {
         let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert_eq!([0, 7, u32::MAX].map(|random| incarnation_at(early, random)), [1, 8, 1 << 32]);
         let now = SystemTime::UNIX_EPOCH + Duration::from_micros(1 << 50);

@@ -210,8 +210,8 @@ impl Rates<'_> {
 
 fn show(before: &Look, now: &Look) -> String {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(f64::MIN_POSITIVE);
-    let is_same_life = |figures: &Figures| figures.sum("process_start_time_seconds");
-    let restarted = is_same_life(&before.figures) != is_same_life(&now.figures);
+    let start_time = |figures: &Figures| figures.sum("process_start_time_seconds");
+    let restarted = start_time(&before.figures) != start_time(&now.figures);
     let rates = Rates { before: &before.figures, now: &now.figures, seconds };
     let mut text = head(now);
     if restarted {

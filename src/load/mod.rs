@@ -460,7 +460,7 @@ impl<P: Protocol> Load<P> {
         Ok(Run { elapsed, outcome, watched, own, lost, lateness, unsent })
     }
 
-    /// Lives on for so long without sending messages.
+    /// SealIncarnations on for so long without sending messages.
     pub fn idle(&mut self, how_long: Duration) -> io::Result<()> {
         let end = Instant::now() + how_long;
         while Instant::now() < end {

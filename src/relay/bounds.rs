@@ -309,7 +309,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             shard::REPLAY_FLOORS_MAX,
             "nodes",
             "reactor",
-            "the node begins a later life: its links to nodes are made anew",
+            "the node begins a later incarnation: its links to nodes are made anew",
         )
         .memory(reactors * shard::REPLAY_FLOORS_MAX * in_table(sizes.floor)),
         fixed(

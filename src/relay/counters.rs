@@ -360,7 +360,7 @@ figures! {
         counter relay_refused,
         /// Sealed payloads that their source did not seal for this node and message.
         counter sealed_refused,
-        /// Sealed payloads of, or for, a life that is over.
+        /// Sealed payloads of, or for, an incarnation that is over.
         counter sealed_late,
         /// Pings sent.
         counter pings,
@@ -408,7 +408,7 @@ figures! {
         counter registry_changes_put_off,
         /// Links closed because their keys were worn out; node links only if nobody replaced them.
         counter closed_worn,
-        /// Links of a node that was linked already in another life, and alive: two nodes have one key.
+        /// Links of a node that was linked already in another incarnation, and alive: two nodes have one key.
         counter keys_used_twice,
         /// Node links whose keys were worn out, to be replaced.
         counter node_links_worn,

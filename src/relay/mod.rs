@@ -254,9 +254,9 @@ pub enum CloseReason {
     /// The configuration does not name the peer any more.
     #[error("config.ini does not name the peer any more")]
     Removed,
-    /// This node begins a later life, since its clock went back: links are made anew.
-    #[error("this node starts its account anew")]
-    NewLife,
+    /// This node begins a later incarnation, since its clock went back: links are made anew.
+    #[error("this node begins a new incarnation")]
+    NewIncarnation,
     /// The keys of the connection are worn out.
     #[error("the connection's keys are worn out")]
     KeysWorn,
@@ -294,7 +294,7 @@ impl CloseReason {
             | Self::Replaced
             | Self::NotAdmitted
             | Self::Removed
-            | Self::NewLife
+            | Self::NewIncarnation
             | Self::KeysWorn
             | Self::Shutdown => return None,
         })
@@ -630,9 +630,9 @@ pub enum RegistryInput {
     },
     /// The lists have changed.
     Admission,
-    /// As many nodes have sent sealed messages as can be remembered, so that a later life is to begin.
-    LifeUsedUp {
-        /// The life that is to end.
+    /// As many nodes have sent sealed messages as can be remembered, so that a later incarnation is to begin.
+    ReplayFloorsFull {
+        /// The incarnation that is to end.
         incarnation: u64,
     },
     /// A STATE_SEQ, STATE_REQUEST or STATE_REPLY of a neighbour, or a BROADCAST that is an announcement.
@@ -682,9 +682,9 @@ pub enum RegistryOutput {
         /// Body of the answer.
         body: Bytes,
     },
-    /// This node begins a later life: all links to other nodes are to be made anew.
-    NewLife,
-    /// To a node's home: whether a way leads to it, and to which life of it.
+    /// This node begins a later incarnation: all links to other nodes are to be made anew.
+    NewIncarnation,
+    /// To a node's home: whether a way leads to it, and to which incarnation of it.
     Reach {
         /// Which node.
         id: NodeId,
@@ -769,7 +769,7 @@ pub struct Shared {
     pub id: NodeId,
     /// Grows with every start; read by [`Self::incarnation`], written by the registry alone.
     pub incarnation: std::sync::atomic::AtomicU64,
-    /// Drawn at random by each process, so that no two lives of the node have a key in common, whatever its clock says.
+    /// Drawn at random by each process, so that no two incarnations of the node have a key in common, whatever its clock says.
     pub salt: sealing::Salt,
     /// Number of reactors.
     pub reactors: u16,
@@ -857,14 +857,14 @@ impl Shared {
         self.admission.load().admits(id)
     }
 
-    /// This life of the node: grows with every start, and when the network knows a later one.
+    /// This incarnation of the node: grows with every start, and when the network knows a later one.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// The same with what tells it from others of one incarnation.
-    pub fn life(&self) -> sealing::Life {
-        sealing::Life { incarnation: self.incarnation(), salt: self.salt }
+    pub fn incarnation_id(&self) -> sealing::IncarnationId {
+        sealing::IncarnationId { incarnation: self.incarnation(), salt: self.salt }
     }
 
     /// Only the registry does this.

@@ -84,9 +84,9 @@ pub struct NodeReport {
     pub name: String,
     /// The reactor that is its home.
     pub reactor: ReactorId,
-    /// Which life of it.
+    /// Which incarnation of it.
     pub incarnation: u64,
-    /// Since when it is a neighbour in this life.
+    /// Since when it is a neighbour in this incarnation.
     pub since: Instant,
     /// Topics with subscribers there, as far as its state has come.
     pub topics: usize,
@@ -114,7 +114,7 @@ pub struct KnownReport {
     pub is_routed: bool,
     /// Whether the lists admit it.
     pub is_admitted: bool,
-    /// Which life of it.
+    /// Which incarnation of it.
     pub incarnation: u64,
     /// The last step of its record that is known; 0 before its record came.
     pub seq: u64,
@@ -159,9 +159,9 @@ pub struct NodeLabel {
 pub struct AnnouncementReport {
     /// The node that announced it: it has signed this.
     pub origin: NodeId,
-    /// Which life of it.
+    /// Which incarnation of it.
     pub incarnation: u64,
-    /// Its number in that life.
+    /// Its number in that incarnation.
     pub number: u64,
     /// The organisation in the origin's certificate; empty unless it is this node or a neighbour.
     pub agency: String,

@@ -2,14 +2,14 @@
 //! nothing of them, and can neither alter nor make one.
 //!
 //! The two nodes share a secret by their keys alone (ECDH on secp256k1), so nothing has to be agreed first. A key is
-//! made of it for one direction and one life of each end. Which lives these are stands in the open before what is sealed,
+//! made of it for one direction and one incarnation of each end. Which incarnations these are stands in the open before what is sealed,
 //! and so does a number that no other payload under that key has.
 //!
 //! ```text
 //!   u64 incarnation of the source | 16 bytes its salt | u64 incarnation of the destination | u64 number | sealed payload | 16 bytes tag
 //! ```
 //!
-//! An incarnation alone does not tell lives apart: clocks go back, machines are restored. So each process draws a salt,
+//! An incarnation alone does not tell incarnations apart: clocks go back, machines are restored. So each process draws a salt,
 //! which its record tells, and which is in the keys of both directions.
 //!
 //! # Invariants
@@ -32,17 +32,17 @@ const CONTEXT: &str = "amop 2026 payload between two nodes, AES-128-GCM, version
 /// Random bytes that a process draws when it starts.
 pub type Salt = [u8; 16];
 
-/// One life of a node. The same incarnation with another salt is another process, before or after.
+/// One incarnation of a node. The same incarnation with another salt is another process, before or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct IncarnationId {
     /// Grows with every start, as long as the clock does not go back.
     pub incarnation: u64,
     /// Differs in every process.
     pub salt: Salt,
 }
 
-impl Life {
-    /// Whether it is over, as far as can be told, where a life of the node with this incarnation is known, and its salt
+impl IncarnationId {
+    /// Whether it is over, as far as can be told, where an incarnation of the node with this incarnation is known, and its salt
     /// if that is known: of two processes with one incarnation the other one may be the earlier.
     pub fn is_before(&self, incarnation: u64, salt: Option<Salt>) -> bool {
         self.incarnation < incarnation
@@ -56,9 +56,9 @@ pub enum OpenError {
     /// It is shorter than what stands around a payload.
     #[error("the payload is too short to be sealed")]
     Short,
-    /// It is for another life of this node.
-    #[error("the payload is for another life of this node")]
-    Life,
+    /// It is for another incarnation of this node.
+    #[error("the payload is for another incarnation of this node")]
+    OtherIncarnation,
     /// It was not made by the node that it names, or not as this message, or it was changed.
     #[error("the payload was not sealed by its source for this message")]
     Forged,
@@ -73,7 +73,7 @@ pub struct Subject {
     pub seq: u32,
 }
 
-/// What two nodes share, whatever life they are in.
+/// What two nodes share, whatever incarnation they are in.
 #[derive(Clone)]
 pub struct Secret {
     shared: [u8; 32],
@@ -92,13 +92,17 @@ impl Secret {
     }
 
     /// The key for what goes from one of the two to the other.
-    fn key(&self, source: (&NodeId, &Life), destination: (&NodeId, &Life)) -> Option<LessSafeKey> {
+    fn key(
+        &self,
+        source: (&NodeId, &IncarnationId),
+        destination: (&NodeId, &IncarnationId),
+    ) -> Option<LessSafeKey> {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         hasher.update(&self.shared);
-        for (id, life) in [source, destination] {
+        for (id, incarnation_id) in [source, destination] {
             hasher.update(&id.0);
-            hasher.update(&life.incarnation.to_be_bytes());
-            hasher.update(&life.salt);
+            hasher.update(&incarnation_id.incarnation.to_be_bytes());
+            hasher.update(&incarnation_id.salt);
         }
         let mut key = [0; 16];
         hasher.finalize_xof().fill(&mut key);
@@ -120,30 +124,34 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Seals for one other node, and opens what it sealed, in one life of each.
+/// Seals for one other node, and opens what it sealed, in one incarnation of each.
 pub struct Seal {
     secret: Secret,
-    own_life: Life,
-    other_life: Life,
+    own_incarnation: IncarnationId,
+    other_incarnation: IncarnationId,
     sealing: LessSafeKey,
     opening: LessSafeKey,
 }
 
 impl Seal {
-    /// For these lives of the two nodes.
-    pub fn new(secret: Secret, own_life: Life, other_life: Life) -> Option<Self> {
-        let (own, other) = ((&secret.own, &own_life), (&secret.other, &other_life));
+    /// For these incarnations of the two nodes.
+    pub fn new(
+        secret: Secret,
+        own_incarnation: IncarnationId,
+        other_incarnation: IncarnationId,
+    ) -> Option<Self> {
+        let (own, other) = ((&secret.own, &own_incarnation), (&secret.other, &other_incarnation));
         let sealing = secret.key(own, other)?;
         let opening = secret.key(other, own)?;
-        Some(Self { secret, own_life, other_life, sealing, opening })
+        Some(Self { secret, own_incarnation, other_incarnation, sealing, opening })
     }
 
-    /// The life of the other node that it is for.
-    pub fn other_life(&self) -> Life {
-        self.other_life
+    /// The incarnation of the other node that it is for.
+    pub fn other_incarnation(&self) -> IncarnationId {
+        self.other_incarnation
     }
 
-    /// Appends the sealed form of a payload that comes in pieces behind a first one, under a number that no other one has in this life of
+    /// Appends the sealed form of a payload that comes in pieces behind a first one, under a number that no other one has in this incarnation of
     /// this node. `None` if it is too long for AES-GCM.
     pub fn seal<'a>(
         &self,
@@ -153,9 +161,9 @@ impl Seal {
         pieces: impl Iterator<Item = &'a [u8]>,
         out: &mut Vec<u8>,
     ) -> Option<()> {
-        out.extend_from_slice(&self.own_life.incarnation.to_be_bytes());
-        out.extend_from_slice(&self.own_life.salt);
-        out.extend_from_slice(&self.other_life.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.own_incarnation.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.own_incarnation.salt);
+        out.extend_from_slice(&self.other_incarnation.incarnation.to_be_bytes());
         out.extend_from_slice(&number.to_be_bytes());
         let start = out.len();
         out.extend_from_slice(first);
@@ -168,9 +176,12 @@ impl Seal {
 
     /// Opens a payload of the other node in place; gives what was sealed.
     pub fn open<'a>(&self, subject: Subject, sealed: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
-        let lives = Lives { source: self.other_life, destination: self.own_life.incarnation };
-        if Lives::of(sealed).ok_or(OpenError::Short)? != lives {
-            return Err(OpenError::Life);
+        let incarnations = SealIncarnations {
+            source: self.other_incarnation,
+            destination: self.own_incarnation.incarnation,
+        };
+        if SealIncarnations::of(sealed).ok_or(OpenError::Short)? != incarnations {
+            return Err(OpenError::OtherIncarnation);
         }
         let number = number_of(sealed).ok_or(OpenError::Short)?;
         let aad = aad(subject, &self.secret.other, &self.secret.own);
@@ -249,21 +260,21 @@ impl Drop for ContentKey {
     }
 }
 
-/// For which lives of its ends a payload was sealed, as it says.
+/// For which incarnations of its ends a payload was sealed, as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lives {
+pub struct SealIncarnations {
     /// Of the node that sealed it.
-    pub source: Life,
+    pub source: IncarnationId,
     /// The incarnation of the node that it is for, which knows its own salt.
     pub destination: u64,
 }
 
-impl Lives {
+impl SealIncarnations {
     /// `None` if the payload is too short to be sealed.
     pub fn of(sealed: &[u8]) -> Option<Self> {
         (sealed.len() >= FRONT_LEN + TAG_LEN).then_some(())?;
         let salt = *sealed.get(8..)?.first_chunk()?;
-        let source = Life { incarnation: u64_at(sealed, 0)?, salt };
+        let source = IncarnationId { incarnation: u64_at(sealed, 0)?, salt };
         Some(Self { source, destination: u64_at(sealed, 24)? })
     }
 }
@@ -299,14 +310,19 @@ mod tests {
         (secret, NodeId(id))
     }
 
-    /// In lives that are called by one number: the incarnation, which is in the salt, too.
-    fn seal_of(own: u8, other: u8, lives: (u8, u8)) -> Seal {
+    /// In incarnations that are called by one number: the incarnation, which is in the salt, too.
+    fn seal_of(own: u8, other: u8, incarnations: (u8, u8)) -> Seal {
         let ((secret, id), (_, other)) = (party(own), party(other));
-        Seal::new(Secret::new(&secret, id, other).unwrap(), life(lives.0), life(lives.1)).unwrap()
+        Seal::new(
+            Secret::new(&secret, id, other).unwrap(),
+            incarnation_id(incarnations.0),
+            incarnation_id(incarnations.1),
+        )
+        .unwrap()
     }
 
-    fn life(number: u8) -> Life {
-        Life { incarnation: number.into(), salt: [number; 16] }
+    fn incarnation_id(number: u8) -> IncarnationId {
+        IncarnationId { incarnation: number.into(), salt: [number; 16] }
     }
 
     fn sealed(seal: &Seal, number: u64, payload: &[u8]) -> Vec<u8> {
@@ -323,7 +339,10 @@ mod tests {
             let mut bytes = sealed(&one, number, payload);
             assert_eq!(number_of(&bytes), Some(number));
             assert_eq!(bytes.len(), FRONT_LEN + payload.len() + TAG_LEN);
-            assert_eq!(Lives::of(&bytes), Some(Lives { source: life(10), destination: 20 }));
+            assert_eq!(
+                SealIncarnations::of(&bytes),
+                Some(SealIncarnations { source: incarnation_id(10), destination: 20 })
+            );
             assert!(seen.insert(bytes.clone()));
             assert_eq!(other.open(SUBJECT, &mut bytes), Ok(payload));
             let mut back = sealed(&other, number, payload);
@@ -333,12 +352,12 @@ mod tests {
     }
 
     #[test]
-    fn lives_with_one_incarnation_and_salts_that_differ_have_no_key_in_common() {
+    fn processes_with_one_incarnation_and_salts_that_differ_have_no_key_in_common() {
         let ((secret, id), (_, other)) = (party(1), party(2));
-        let of = |own: Life, other_life: Life| {
-            Seal::new(Secret::new(&secret, id, other).unwrap(), own, other_life).unwrap()
+        let of = |own: IncarnationId, other_incarnation: IncarnationId| {
+            Seal::new(Secret::new(&secret, id, other).unwrap(), own, other_incarnation).unwrap()
         };
-        let salted = |salt: u8| Life { incarnation: 5, salt: [salt; 16] };
+        let salted = |salt: u8| IncarnationId { incarnation: 5, salt: [salt; 16] };
         let mut seen = std::collections::BTreeSet::new();
         for (own, other) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
             let bytes = sealed(&of(salted(own), salted(other)), 7, &[0; 16]);
@@ -353,9 +372,9 @@ mod tests {
         }
     }
 
-    fn seal_back(own: Life, other_life: Life) -> Seal {
+    fn seal_back(own: IncarnationId, other_incarnation: IncarnationId) -> Seal {
         let ((secret, id), (_, other)) = (party(2), party(1));
-        Seal::new(Secret::new(&secret, id, other).unwrap(), own, other_life).unwrap()
+        Seal::new(Secret::new(&secret, id, other).unwrap(), own, other_incarnation).unwrap()
     }
 
     #[test]
@@ -415,14 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_at_nobody_else_in_no_other_life_and_not_where_it_came_from() {
+    fn it_opens_at_nobody_else_in_no_other_incarnation_and_not_where_it_came_from() {
         let one = seal_of(1, 2, (10, 20));
         let bytes = sealed(&one, 0, b"payload");
         let open = |seal: &Seal| seal.open(SUBJECT, &mut bytes.clone()).map(<[u8]>::to_vec);
         assert_eq!(open(&seal_of(3, 1, (20, 10))), Err(OpenError::Forged), "a third node");
         assert_eq!(open(&seal_of(2, 3, (20, 10))), Err(OpenError::Forged), "as if it came from a third node");
-        assert_eq!(open(&seal_of(2, 1, (21, 10))), Err(OpenError::Life));
-        assert_eq!(open(&seal_of(2, 1, (20, 11))), Err(OpenError::Life));
+        assert_eq!(open(&seal_of(2, 1, (21, 10))), Err(OpenError::OtherIncarnation));
+        assert_eq!(open(&seal_of(2, 1, (20, 11))), Err(OpenError::OtherIncarnation));
         assert_eq!(open(&seal_of(1, 2, (20, 10))), Err(OpenError::Forged), "sent back");
         assert!(Secret::new(&party(1).0, party(1).1, NodeId([0; 64])).is_none(), "no point of the curve");
     }

@@ -40,7 +40,7 @@ pub type NodeRef = Arc<NodeEntry>;
 pub struct NodeEntry {
     /// Who.
     pub id: NodeId,
-    /// Which life of it.
+    /// Which incarnation of it.
     pub incarnation: u64,
     /// The reactor of ours that is its home.
     pub reactor: ReactorId,
@@ -49,7 +49,7 @@ pub struct NodeEntry {
 /// How another node is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// Which life of it.
+    /// Which incarnation of it.
     pub incarnation: u64,
     /// What its process drew, if its record has come. Without it nothing can be sealed for it.
     pub salt: Option<super::sealing::Salt>,

@@ -54,9 +54,9 @@ pub enum DecodeError {
 pub struct Announcement {
     /// The node that announces.
     pub origin: NodeId,
-    /// Which life of it.
+    /// Which incarnation of it.
     pub incarnation: u64,
-    /// Grows with each announcement of that life; the first is 1.
+    /// Grows with each announcement of that incarnation; the first is 1.
     pub number: u64,
     /// What it says: not empty, no control characters.
     pub text: String,

@@ -324,7 +324,7 @@ impl<'a> Change<'a> {
 pub struct Head {
     /// Whose record.
     pub origin: NodeId,
-    /// Which life of the origin.
+    /// Which incarnation of the origin.
     pub incarnation: u64,
     /// Number of the step; the first is 1.
     pub seq: u64,
@@ -390,7 +390,7 @@ pub fn changes_hash(changes: &[u8]) -> [u8; 32] {
 pub struct Version {
     /// Whose record.
     pub origin: NodeId,
-    /// Which life of the origin; 0 if nothing is known.
+    /// Which incarnation of the origin; 0 if nothing is known.
     pub incarnation: u64,
     /// Its last step; 0 if nothing is known.
     pub seq: u64,

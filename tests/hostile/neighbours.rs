@@ -681,9 +681,9 @@ fn two_nodes_with_one_key_are_counted_whichever_of_them_came_first() {
 #[test]
 fn a_node_that_is_started_again_is_no_twin() {
     let node = TestNode::start(Profile::Ec, 0, &[], "");
-    for life in 0..3 {
+    for incarnation in 0..3 {
         let mut liar = Liar::connect(1, &node);
-        liar.send(PacketType::HELLO, &hello(INCARNATION + life).encode());
+        liar.send(PacketType::HELLO, &hello(INCARNATION + incarnation).encode());
         liar.sync();
         drop(liar);
         wait_until("its link is gone", || node.total(|counters| counters.node_links.get()) == 0);

@@ -192,7 +192,7 @@ fn one_that_a_neighbour_brings_again_is_refused_and_counted_against_it() {
         assert_eq!(refused(&net), count);
     }
     assert_eq!((texts(&net, 2), texts(&net, 3)), (vec!["once".to_owned()], vec!["once".to_owned()]));
-    // Later ones do not make it new, nor does a new life of who brings it.
+    // Later ones do not make it new, nor does a new incarnation of who brings it.
     for number in 0..4 {
         net.announce(0, &number.to_string()).unwrap();
     }
@@ -202,7 +202,7 @@ fn one_that_a_neighbour_brings_again_is_refused_and_counted_against_it() {
     net.run_for(SOON);
     net.forge(1, 2, &replayed);
     net.run_for(SOON);
-    assert_eq!(refused(&net), 3, "its new life has not brought it before");
+    assert_eq!(refused(&net), 3, "its new incarnation has not brought it before");
     assert_eq!(texts(&net, 3).len(), 5);
     assert_eq!(figure(&net, 3, |counters| counters.announcements_taken.get()), 5);
 }
@@ -258,7 +258,7 @@ fn a_neighbour_that_brings_many_a_second_is_not_listened_to() {
 }
 
 #[test]
-fn nothing_is_taken_of_a_node_that_is_not_known_or_has_begun_a_later_life() {
+fn nothing_is_taken_of_a_node_that_is_not_known_or_has_begun_a_later_incarnation() {
     let mut net = Network::of_edges(24, 4, 2, &line(3));
     // 3 is linked with nobody; its signature is right.
     let stranger = frame(&signed(&net, 3, 1, "who?").encode());
@@ -272,7 +272,7 @@ fn nothing_is_taken_of_a_node_that_is_not_known_or_has_begun_a_later_life() {
     net.run_for(SOON);
     assert_eq!(texts(&net, 2), [""; 0]);
     assert_eq!(figure(&net, 2, |counters| counters.announcements_late.get()), 2);
-    // The new life counts from 1.
+    // The new incarnation counts from 1.
     assert_eq!(net.announce(0, "after").unwrap().number, 1);
     net.run_for(SOON);
     assert_eq!(texts(&net, 2), ["after"]);
@@ -290,7 +290,7 @@ fn a_node_whose_clock_went_back_is_heard() {
     net.revive(0, Clock::Lost);
     net.connect(0, 1);
     net.run_for(SOON);
-    // It makes its links anew in a later life.
+    // It makes its links anew in a later incarnation.
     net.connect(0, 1);
     net.run_for(5 * SOON);
     net.announce(0, "after").unwrap();

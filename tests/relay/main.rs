@@ -17,7 +17,7 @@ mod node_links;
 mod paths;
 mod ping;
 mod private_topics;
-mod repeated_lives;
+mod repeated_incarnations;
 mod result_codes;
 mod returned_nodes;
 mod session;

@@ -7,7 +7,7 @@ use amop::{
     relay::{
         admission::Admission,
         counters::Counters,
-        sealing::{Life, Salt, Seal, Subject},
+        sealing::{IncarnationId, Salt, Seal, Subject},
         settings::Settings,
         signing::NodeSigner,
         snapshot::Path,
@@ -205,11 +205,11 @@ fn salt_of(net: &Network, signer: &NodeSigner) -> Salt {
 }
 
 /// A multicast number 1 for node 1, sealed by the right rules.
-fn sealed_by(net: &Network, signer: &NodeSigner, life: u64, number: u64, pieces: &[&[u8]]) -> Vec<u8> {
+fn sealed_by(net: &Network, signer: &NodeSigner, incarnation: u64, number: u64, pieces: &[&[u8]]) -> Vec<u8> {
     let other = &net.nodes[1].shared;
     let secret = signer.share_with(other.id).expect("a key");
-    let life = Life { incarnation: life, salt: salt_of(net, signer) };
-    let seal = Seal::new(secret, life, other.life()).expect("lives");
+    let incarnation = IncarnationId { incarnation, salt: salt_of(net, signer) };
+    let seal = Seal::new(secret, incarnation, other.incarnation_id()).expect("incarnations");
     let subject = Subject { packet_type: PacketType::MULTICAST, seq: 1 };
     let mut sealed = Vec::new();
     seal.seal(number, subject, &[], pieces.iter().copied(), &mut sealed).expect("short enough");
@@ -229,7 +229,7 @@ fn multicast(net: &mut Network) -> Vec<u8> {
 fn a_shared_multicast_without_ticket_and_content_is_refused() {
     let (mut net, apps) = line(7);
     let own = net.nodes[1].id.0;
-    let (signer, life) = (signer_of(&net), net.nodes[HOSTILE].shared.incarnation());
+    let (signer, incarnation) = (signer_of(&net), net.nodes[HOSTILE].shared.incarnation());
     let seq = net.seq();
     let mut answer = smallvec::SmallVec::new();
     Extensions::default().encode_into(&mut answer);
@@ -243,9 +243,13 @@ fn a_shared_multicast_without_ticket_and_content_is_refused() {
     net.run_for(SOON);
     // Sealed, too short for a ticket, and with a ticket for nothing.
     let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq: 1 };
-    let life = Life { incarnation: life, salt: salt_of(&net, &signer) };
-    let seal = Seal::new(signer.share_with(net.nodes[1].id).unwrap(), life, net.nodes[1].shared.life());
-    let seal = seal.expect("lives");
+    let incarnation = IncarnationId { incarnation, salt: salt_of(&net, &signer) };
+    let seal = Seal::new(
+        signer.share_with(net.nodes[1].id).unwrap(),
+        incarnation,
+        net.nodes[1].shared.incarnation_id(),
+    );
+    let seal = seal.expect("incarnations");
     for (number, inner) in [answer.as_slice(), &[], &[7; 48], &[7; 47], &[7; 400]].into_iter().enumerate() {
         let numbers = [[0; 8], [0; 8]].concat();
         let mut sealed = Vec::new();
@@ -266,7 +270,7 @@ fn a_shared_multicast_without_ticket_and_content_is_refused() {
 fn the_highest_numbers_of_a_channel_cannot_be_counted_beyond() {
     let (mut net, apps) = line(5);
     let own = net.nodes[1].id.0;
-    let (signer, life) = (signer_of(&net), net.nodes[HOSTILE].shared.incarnation());
+    let (signer, incarnation) = (signer_of(&net), net.nodes[HOSTILE].shared.incarnation());
     let mut got = 0;
     for (number, (place, least, is_taken)) in [
         (0, 0, true),
@@ -281,7 +285,7 @@ fn the_highest_numbers_of_a_channel_cannot_be_counted_beyond() {
     {
         let numbers = [u64::to_be_bytes(place), u64::to_be_bytes(least)].concat();
         let message = multicast(&mut net);
-        let sealed = sealed_by(&net, &signer, life, number as u64, &[&numbers, &message]);
+        let sealed = sealed_by(&net, &signer, incarnation, number as u64, &[&numbers, &message]);
         let [.., refused, _] = counted(&mut net, &frame(named(&signer.id().0, &[own]), &sealed));
         got += usize::from(is_taken && place == 0);
         assert_eq!(refused, u64::from(!is_taken), "{place} {least}");
@@ -434,19 +438,19 @@ fn send_as_known(net: &mut Network, numbers: Range<u32>) {
 }
 
 #[test]
-fn where_no_more_can_be_remembered_a_later_life_begins_and_nothing_is_taken_twice() {
+fn where_no_more_can_be_remembered_a_later_incarnation_begins_and_nothing_is_taken_twice() {
     let (mut net, apps, publisher) = line_with_victim(11);
     let frames = recorded(&mut net, publisher, false);
     net.break_links(HOSTILE, VICTIM);
     net.run_for(30 * SOON);
-    let life = net.nodes[1].shared.incarnation();
+    let incarnation = net.nodes[1].shared.incarnation();
     let max = amop::relay::shard::REPLAY_FLOORS_MAX as u32;
     // One of two reactors is full with about half of them.
     send_as_known(&mut net, 0..max);
-    assert_eq!(net.nodes[1].shared.incarnation(), life, "there is room");
+    assert_eq!(net.nodes[1].shared.incarnation(), incarnation, "there is room");
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
     send_as_known(&mut net, max..2 * max + 2_000);
-    assert!(net.nodes[1].shared.incarnation() > life);
+    assert!(net.nodes[1].shared.incarnation() > incarnation);
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
     net.connect(HOSTILE, VICTIM);
     for (one, other) in [(0, 1), (1, 2)] {
@@ -462,27 +466,28 @@ fn where_no_more_can_be_remembered_a_later_life_begins_and_nothing_is_taken_twic
 }
 
 #[test]
-fn nodes_that_the_lists_leave_out_are_forgotten_first_and_when_they_are_admitted_a_later_life_begins() {
+fn nodes_that_the_lists_leave_out_are_forgotten_first_and_when_they_are_admitted_a_later_incarnation_begins()
+{
     let (mut net, apps, publisher) = line_with_victim(12);
     let whitelist: BTreeSet<NodeId> = net.nodes.iter().map(|node| node.id).collect();
     net.set_admission(1, Admission { blacklist: BTreeSet::new(), whitelist });
     let frames = recorded(&mut net, publisher, false);
     net.break_links(HOSTILE, VICTIM);
     net.run_for(30 * SOON);
-    let life = net.nodes[1].shared.incarnation();
+    let incarnation = net.nodes[1].shared.incarnation();
     send_as_known(&mut net, 0..2 * amop::relay::shard::REPLAY_FLOORS_MAX as u32 + 2_000);
-    assert_eq!(net.nodes[1].shared.incarnation(), life);
+    assert_eq!(net.nodes[1].shared.incarnation(), incarnation);
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
     net.run_for(30 * SOON);
     let peers = net.nodes[1].usage().map(|usage| usage.peers).sum::<usize>();
     assert!(peers <= net.nodes.len(), "{peers} are remembered");
     net.set_admission(1, Admission::default());
     net.run_for(SOON);
-    assert!(net.nodes[1].shared.incarnation() > life);
+    assert!(net.nodes[1].shared.incarnation() > incarnation);
 }
 
 #[test]
-fn a_life_before_that_of_the_record_is_over() {
+fn an_incarnation_before_that_of_the_record_is_over() {
     let (mut net, apps, publisher) = line_with_victim(13);
     let frames = recorded(&mut net, publisher, true);
     assert_eq!(got(&net, apps[0]), 0);

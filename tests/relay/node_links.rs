@@ -202,7 +202,7 @@ fn a_frozen_node_delays_its_requests_only_until_the_next_one_is_tried() {
     }
 }
 
-/// Found by the simulator: a node that was away longer than the grace came back in the same life, sent its
+/// Found by the simulator: a node that was away longer than the grace came back in the same incarnation, sent its
 /// unicast again, and had it delivered twice; and the answer of the first delivery was lost.
 #[test]
 fn a_message_sent_again_after_the_node_was_given_up_is_known_and_its_answer_is_sent_again() {

@@ -1,4 +1,4 @@
-//! A node that was cut off and returned in the same life is a node like any other: what is on its way to it, or from it,
+//! A node that was cut off and returned in the same incarnation is a node like any other: what is on its way to it, or from it,
 //! survives the next loss of its link as long as another way leads there (WIRE §6.4).
 
 use std::time::Duration;

@@ -124,7 +124,7 @@ fn a_record_that_is_forgotten_while_it_is_asked_for_costs_its_neighbour_no_place
     let (neighbour, origin) = (id(3), id(4));
     asker.up(neighbour, 1);
     for round in 0..MANY as u64 {
-        // The neighbour knows a life of a node; before it answers, that node itself is linked in a later one, and goes.
+        // The neighbour knows an incarnation of a node; before it answers, that node itself is linked in a later one, and goes.
         asker.list(neighbour, &[version(origin, round * 10 + 5, 1)]);
         asker.up(origin, round * 10 + 9);
         asker.down(origin, round * 10 + 9);
@@ -190,11 +190,11 @@ fn who_does_not_answer_in_time_is_asked_no_more_as_soon_as_somebody_else_has_it(
 
 #[test]
 fn a_neighbour_that_is_gone_is_replaced_at_once_in_all_that_it_was_asked_for() {
-    let end_its_life: fn(&mut Asker, NodeId) = |asker, id| asker.up(id, 2);
+    let end_its_incarnation: fn(&mut Asker, NodeId) = |asker, id| asker.up(id, 2);
     let lose_its_link = |asker: &mut Asker, id| {
         asker.registry.handle(asker.now, RegistryInput::LinkLost { id, incarnation: 1 });
     };
-    for gone in [end_its_life, lose_its_link, |asker, id| asker.down(id, 1)] {
+    for gone in [end_its_incarnation, lose_its_link, |asker, id| asker.down(id, 1)] {
         let mut asker = Asker::new();
         let (first, second) = (id(3), id(4));
         let origins: Vec<NodeId> = (10..20).map(id).collect();
@@ -251,7 +251,7 @@ fn replies_that_bring_nothing_do_not_keep_a_record_from_being_asked_of_others() 
 }
 
 #[test]
-fn who_only_claims_to_know_a_later_life_of_this_node_keeps_nobody_from_saying_it_truly() {
+fn who_only_claims_to_know_a_later_incarnation_of_this_node_keeps_nobody_from_saying_it_truly() {
     let mut asker = Asker::new();
     let (liar, honest, own) = (id(3), id(4), asker.shared.id);
     asker.up(liar, 1);

@@ -115,7 +115,7 @@ fn a_neighbour_that_never_tells_its_state_keeps_nobody_waiting_for_longer_than_t
     assert_eq!(net.answer(publisher, &seq, SECOND).0, NO_RECEIVER, "once is enough");
 }
 
-/// What such a node says first is that it has nothing, and that is of a life that is over.
+/// What such a node says first is that it has nothing, and that is of an incarnation that is over.
 #[test]
 fn a_unicast_is_answered_by_a_subscriber_whose_node_has_come_back_with_its_clock_behind() {
     let mut net = slow_line(6, 2, 2, true);
@@ -130,9 +130,9 @@ fn a_unicast_is_answered_by_a_subscriber_whose_node_has_come_back_with_its_clock
         net.connect(0, 1);
         run_until_linked(&mut net, 0);
         let seq = net.unicast(publisher, "t", b"payload");
-        // It ends its links when it has heard that its life must be a later one.
+        // It ends its links when it has heard that its incarnation must be a later one.
         while !net.links_between(0, 1).is_empty() {
-            assert!(net.step(net.now + SECOND), "no later life");
+            assert!(net.step(net.now + SECOND), "no later incarnation");
         }
         net.run_for(SECOND / 2);
         net.connect(1, 0);
@@ -141,8 +141,8 @@ fn a_unicast_is_answered_by_a_subscriber_whose_node_has_come_back_with_its_clock
 }
 
 #[test]
-fn a_neighbour_that_does_not_come_back_from_an_earlier_life_keeps_nobody_waiting_for_longer_than_the_timeout()
-{
+fn a_neighbour_that_does_not_come_back_from_an_earlier_incarnation_keeps_nobody_waiting_for_longer_than_the_timeout()
+ {
     let mut net = slow_line(7, 2, 1, true);
     net.kill(1);
     net.run_for(5 * SECOND);

@@ -14,7 +14,7 @@ use std::{
 
 use amop::{
     relay::{
-        sealing::{ContentKey, Life, Seal, Subject},
+        sealing::{ContentKey, IncarnationId, Seal, Subject},
         settings::Settings,
         signing::NodeSigner,
     },
@@ -374,13 +374,15 @@ impl Run {
     fn seal(&mut self, to: u8, sealed: &Sealed<'_>) {
         let (packet_type, destination) = (packet_type(sealed.kind), &self.network.nodes[receiver(to)].shared);
         let hostile = &self.network.nodes[HOSTILE].shared;
-        let (signer, mut life) = match sealed.invented {
-            Some(number) => (invented(number), Life { incarnation: 1, salt: [1; 16] }),
-            None => (hostile.signer.clone().expect("it has a key"), hostile.life()),
+        let (signer, mut incarnation_id) = match sealed.invented {
+            Some(number) => (invented(number), IncarnationId { incarnation: 1, salt: [1; 16] }),
+            None => (hostile.signer.clone().expect("it has a key"), hostile.incarnation_id()),
         };
-        life.incarnation = life.incarnation.wrapping_add_signed(sealed.life_shift.unwrap_or(0).into());
+        incarnation_id.incarnation =
+            incarnation_id.incarnation.wrapping_add_signed(sealed.life_shift.unwrap_or(0).into());
         let secret = signer.share_with(destination.id).expect("it is a key");
-        let seal = Seal::new(secret, life, destination.life()).expect("any lives will do");
+        let seal = Seal::new(secret, incarnation_id, destination.incarnation_id())
+            .expect("any incarnations will do");
         let place = sealed.place.get();
         let least = sealed.least.map_or(place, Number::get);
         let numbers = [place.to_be_bytes(), least.to_be_bytes()].concat();

@@ -54,7 +54,7 @@ pub enum AnnounceError {
 /// What was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// Its number in this life of the node.
+    /// Its number in this incarnation of the node.
     pub number: u64,
     /// Neighbours that it was sent to.
     pub neighbours: usize,
@@ -75,7 +75,7 @@ pub(super) struct Announcements {
 struct Kept {
     announcement: Announcement,
     taken: Instant,
-    /// The neighbours that have brought it, in their lives since.
+    /// The neighbours that have brought it, in their incarnations since.
     brought_by: BTreeSet<NodeId>,
 }
 
@@ -96,7 +96,7 @@ impl Announcements {
         }
     }
 
-    /// A neighbour has begun a new life, or its link is gone: it may not know what it brought.
+    /// A neighbour has begun a new incarnation, or its link is gone: it may not know what it brought.
     pub(super) fn forget_neighbour(&mut self, id: &NodeId) {
         for kept in &mut self.kept {
             kept.brought_by.remove(id);
@@ -111,7 +111,7 @@ impl Announcements {
         self.kept.push_back(Kept { announcement, taken: now, brought_by });
     }
 
-    /// A node is not known any more: life and number of what it announced last.
+    /// A node is not known any more: incarnation and number of what it announced last.
     pub(super) fn forget_origin(&mut self, id: &NodeId) -> Option<(u64, u64)> {
         self.last.remove(id).map(|last| (last.incarnation, last.number))
     }

@@ -3,7 +3,7 @@
 //!
 //! A neighbour says first, by a list in which it is itself, how far it knows every record. Its state is here when none
 //! of those is lacking any more, or it could not give one. If more of itself is known here, it has come back with its clock
-//! behind and does not know yet: its state is that of the later life, which it begins when it hears of this (WIRE §6.3). It
+//! behind and does not know yet: its state is that of the later incarnation, which it begins when it hears of this (WIRE §6.3). It
 //! makes its links anew then, and is waited for until it has.
 
 use std::{collections::BTreeSet, time::Instant};
@@ -13,7 +13,7 @@ use crate::wire::{NodeId, state::Version};
 
 /// How far the state of a neighbour has come.
 pub(super) enum CatchUp {
-    /// It has not said what it knows; the link is up since then. What it said before it began a later life is kept.
+    /// It has not said what it knows; the link is up since then. What it said before it began a later incarnation is kept.
     Unheard { since: Instant, said: Vec<Version> },
     /// These are on their way.
     Behind { since: Instant, lacking: Vec<Version> },
@@ -79,7 +79,7 @@ impl Registry {
         }
     }
 
-    /// The state of a neighbour that is gone is not waited for, unless it has to begin a later life.
+    /// The state of a neighbour that is gone is not waited for, unless it has to begin a later incarnation.
     pub(super) fn end_catch_up(&mut self, id: &NodeId) {
         if self.unsettled.remove(id)
             && let Some(CatchUp::Unheard { since, said }) = self.neighbours.get(id).map(|one| &one.catch_up)

@@ -45,16 +45,16 @@ pub(super) const PINS_MAX: usize = WANTS_MAX;
 /// A neighbour whose messages are refused more often per minute loses its link.
 pub(super) const REFUSALS_PER_MINUTE_MAX: u32 = 100;
 /// A node that hears of itself takes a later incarnation at most so often …
-pub(super) const LIVES_MAX: u32 = 4;
-/// … in this time. Parts of the network that were apart may know it by different lives, so once is not enough; two nodes
+pub(super) const INCARNATIONS_MAX: u32 = 4;
+/// … in this time. Parts of the network that were apart may know it by different incarnations, so once is not enough; two nodes
 /// with one key must not keep all others busy.
-const LIFE_INTERVAL: Duration = Duration::from_secs(10);
-/// A life that begins because a later one was heard of is later than that by less than this, in µs, beside the least that
+const INCARNATION_INTERVAL: Duration = Duration::from_secs(10);
+/// An incarnation that begins because a later one was heard of is later than that by less than this, in µs, beside the least that
 /// it must be.
 const LIFE_JUMP_MAX: u32 = 1 << 20;
-/// Who hears of later lives of itself so often …
+/// Who hears of later incarnations of itself so often …
 const TWIN_HEARD: u32 = 3;
-/// … each within so long of the one before has a twin: parts of the network that know different lives do not come in such a row.
+/// … each within so long of the one before has a twin: parts of the network that know different incarnations do not come in such a row.
 const TWIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Another node of the network, as far as this one has heard of it.
@@ -155,7 +155,7 @@ impl Registry {
             (PacketType::STATE_SEQ, Message::Digest { .. }) => self.counters.unknown_kinds.increment(),
             // Lists are small and may come unasked.
             (PacketType::STATE_SEQ | PacketType::STATE_REPLY, Message::List(versions)) => {
-                self.tell_of_later_lives(from, &versions);
+                self.offer_later_incarnations(from, &versions);
                 for version in &versions {
                     self.handle_offer(now, from, version, packet_type == PacketType::STATE_REPLY);
                 }
@@ -193,15 +193,15 @@ impl Registry {
         self.ask(now, &version.origin);
     }
 
-    /// Whether a node is gone whose life was a later one.
+    /// Whether a node is gone whose incarnation was a later one.
     fn is_buried_later(&self, version: &Version) -> bool {
         let buried = self.tombstones.get(&version.origin);
         buried.is_some_and(|buried| version.incarnation < buried.head.incarnation)
     }
 
-    /// Offers what is known of nodes that are gone to a neighbour that has older lives of them. If one of those has come
+    /// Offers what is known of nodes that are gone to a neighbour that has older incarnations of them. If one of those has come
     /// back with its clock behind, it hears of itself that way, wherever it is; else somebody brings what is over.
-    fn tell_of_later_lives(&mut self, to: &NodeId, versions: &[Version]) {
+    fn offer_later_incarnations(&mut self, to: &NodeId, versions: &[Version]) {
         let is_older = |version: &&Version| {
             version.seq > 0 && !self.known.contains_key(&version.origin) && self.is_buried_later(version)
         };
@@ -271,7 +271,7 @@ impl Registry {
         true
     }
 
-    /// A new link to a neighbour, perhaps in a new life: nothing that it said before holds.
+    /// A new link to a neighbour, perhaps in a new incarnation: nothing that it said before holds.
     pub(super) fn begin_exchange(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
         self.end_exchange(now, id);
         // What it signed counts, however late that says it was; what only a Hello said does not outlive its link.
@@ -438,7 +438,7 @@ impl Registry {
         let held = self.held(&known.origin).filter(|held| held.head.is_some());
         let Some(held) = held else {
             return match self.tombstones.get(&known.origin) {
-                // Whoever it is about sees by the head that it had a later life, and others that what they have of it is old.
+                // Whoever it is about sees by the head that it had a later incarnation, and others that what they have of it is old.
                 Some(Tombstone { head, .. })
                     if known.origin == *from || known.incarnation < head.incarnation =>
                 {
@@ -625,7 +625,7 @@ impl Registry {
         Ok(())
     }
 
-    /// A neighbour remembers a later life of a node, and nothing of what it said: what is known here of that node is over.
+    /// A neighbour remembers a later incarnation of a node, and nothing of what it said: what is known here of that node is over.
     fn take_tombstone(&mut self, now: Instant, head: Head) -> Result<(), StateError> {
         let origin = head.origin;
         if !signing::verify(&origin, &head.digest(), &head.signature) {
@@ -686,8 +686,8 @@ impl Registry {
         self.ask_for_own(now);
     }
 
-    /// A head of this node's own record. If it is of a life that is not this one, or of a longer one, our clock went
-    /// back: a later life begins, so that the network takes what we say (WIRE §6.3).
+    /// A head of this node's own record. If it is of an incarnation that is not this one, or of a longer one, our clock went
+    /// back: a later incarnation begins, so that the network takes what we say (WIRE §6.3).
     fn hear_of_own_step(&mut self, now: Instant, from: &NodeId, head: &Head) {
         let own = self.own.version();
         if (head.incarnation, head.seq) <= (own.incarnation, own.seq) {
@@ -698,27 +698,27 @@ impl Registry {
         }
         self.counters.own_id_elsewhere.increment();
         self.say_own_id_elsewhere(now, from, head);
-        if self.lives.take(now, LIFE_INTERVAL, LIVES_MAX).is_none() {
+        if self.incarnations.take(now, INCARNATION_INTERVAL, INCARNATIONS_MAX).is_none() {
             return;
         }
-        self.begin_life(head.incarnation);
+        self.begin_incarnation(head.incarnation);
     }
 
-    /// Begins a life that is later than another one, by chance up to a second: whoever is told of the same life at each
+    /// Begins an incarnation that is later than another one, by chance up to a second: whoever is told of the same incarnation at each
     /// start is not to begin the same one each time.
-    pub(super) fn begin_life(&mut self, after: u64) {
+    pub(super) fn begin_incarnation(&mut self, after: u64) {
         let [_, a, b, c, ..] = self.shared.salt;
         let jump = u32::from_be_bytes([0, a, b, c]) % LIFE_JUMP_MAX;
         let incarnation = after.saturating_add(1).saturating_add(jump.into());
         self.shared.set_incarnation(incarnation);
         self.shared.has_forgotten.store(false, Relaxed);
-        self.own.begin_life(incarnation);
-        // Also links that are no neighbours' yet have said Hello in the life before.
+        self.own.begin_incarnation(incarnation);
+        // Also links that are no neighbours' yet have said Hello in the incarnation before.
         let reactors = (0..self.shared.reactors).map(ReactorId);
-        self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::NewLife)));
+        self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::NewIncarnation)));
     }
 
-    /// Once a later life has begun, nobody but another node with our key goes beyond it again and again.
+    /// Once a later incarnation has begun, nobody but another node with our key goes beyond it again and again.
     fn say_own_id_elsewhere(&mut self, now: Instant, from: &NodeId, head: &Head) {
         let heard = match self.own_elsewhere {
             Some((at, heard)) if now.saturating_duration_since(at) < TWIN_WITHIN => heard.saturating_add(1),
@@ -738,7 +738,7 @@ impl Registry {
         } else {
             warn!(
                 incarnation = head.incarnation, heard_from = %from, address,
-                "the network knows this node's id with a later start than ours: it starts its account anew; set this machine's clock right, or give two nodes with one key a key each",
+                "the network knows this node's id with a later start than ours: it begins a new incarnation; set this machine's clock right, or give two nodes with one key a key each",
             );
         }
     }

@@ -62,7 +62,7 @@ pub(super) struct Held<'a> {
 
 impl<'a> Held<'a> {
     /// The steps behind what is known, as many as one message may hold; none if nothing is newer.
-    /// `None` if the history does not reach back that far, or what is known is of another life.
+    /// `None` if the history does not reach back that far, or what is known is of another incarnation.
     pub(super) fn steps_after(&self, known: &Version) -> Option<Vec<Step<'a>>> {
         let Some(head) = self.head else { return Some(Vec::new()) };
         if known.incarnation != head.incarnation {

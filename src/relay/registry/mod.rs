@@ -36,7 +36,7 @@ use self::{
     announcements::Announcements,
     catch_up::CatchUp,
     exchange::{
-        Known, LIVES_MAX, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX,
+        INCARNATIONS_MAX, Known, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX,
         STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
     },
     history::Pinned,
@@ -211,7 +211,7 @@ figures! {
         counter announcements_taken,
         /// Announcements that another neighbour had brought before, as is usual in a network with several ways.
         counter announcements_repeated,
-        /// Announcements not taken: of a life that is over, older than the origin's last, or of a node that is not known.
+        /// Announcements not taken: of an incarnation that is over, older than the origin's last, or of a node that is not known.
         counter announcements_late,
         /// Messages of neighbours refused: no room for more topics of other nodes.
         counter refused_room,
@@ -272,20 +272,20 @@ pub struct Registry {
     news: News,
     /// Neighbours, and their neighbours, that tell their address; and whether that was told.
     discovered: (BTreeMap<NodeId, String>, bool),
-    /// When a later life of this node was last heard of, and how often in a row.
+    /// When a later incarnation of this node was last heard of, and how often in a row.
     own_elsewhere: Option<(Instant, u32)>,
     /// Neighbours that say that they have a later record of our own.
     own_offers: Offers,
     requests: Requests,
     /// Neighbours whose state is on its way.
     unsettled: BTreeSet<NodeId>,
-    /// Neighbours that are gone for a moment, since they begin a later life, and since when their state is waited for.
+    /// Neighbours that are gone for a moment, since they begin a later incarnation, and since when their state is waited for.
     returning: BTreeMap<NodeId, Instant>,
     /// Neighbours whose state is here, and whether that is to be told.
     settled: BTreeSet<NodeId>,
     settled_changed: bool,
-    /// How often a later life is begun because our clock had gone back.
-    lives: Allowance,
+    /// How often a later incarnation is begun because our clock had gone back.
+    incarnations: Allowance,
     /// About how many bytes of memory all records but our own take.
     records_bytes: usize,
     /// Grows with everything that JSON-RPC shows.
@@ -387,7 +387,7 @@ impl Registry {
             returning: BTreeMap::new(),
             settled: BTreeSet::new(),
             settled_changed: false,
-            lives: Allowance::new(shared.started, LIVES_MAX),
+            incarnations: Allowance::new(shared.started, INCARNATIONS_MAX),
             records_bytes: 0,
             view_version: 0,
             no_entries: Entries::default(),
@@ -434,10 +434,10 @@ impl Registry {
                 self.topology_changed = true;
                 if self.shared.has_forgotten.swap(false, Relaxed) {
                     // Messages of them that somebody kept would be delivered now.
-                    self.begin_life(self.own.version().incarnation);
+                    self.begin_incarnation(self.own.version().incarnation);
                 }
             }
-            RegistryInput::LifeUsedUp { incarnation } => {
+            RegistryInput::ReplayFloorsFull { incarnation } => {
                 if incarnation == self.own.version().incarnation {
                     if self.log_no_room.admits(now) {
                         warn!(
@@ -445,7 +445,7 @@ impl Registry {
                              see who they are by `amop net`, and let in less of them by [certificate_whitelist]",
                         );
                     }
-                    self.begin_life(incarnation);
+                    self.begin_incarnation(incarnation);
                 }
             }
             RegistryInput::State { from, packet_type: PacketType::BROADCAST, payload, .. } => {
@@ -798,7 +798,7 @@ impl Registry {
             exchange_in_snapshot(&mut self.snapshot, &node, before, after);
             known.routed = Some(node);
         } else {
-            // The ways are found anew with the node's new life.
+            // The ways are found anew with the node's new incarnation.
             exchange_in_snapshot(&mut self.snapshot, &node, before, &Entries::default());
         }
     }
@@ -857,14 +857,14 @@ impl Registry {
                 self.news.versions.push((own, version));
             }
             let is_reached = ways.paths.contains_key(origin);
-            // Of a neighbour whose clock went back an older life is known, until it begins a later one.
-            let is_of_this_life = self
+            // Of a neighbour whose clock went back an older incarnation is known, until it begins a later one.
+            let is_current_incarnation = self
                 .neighbours
                 .get(origin)
                 .is_none_or(|neighbour| neighbour.entry.incarnation == version.incarnation);
             let is_admitted = admission.admits(origin);
             not_admitted += u64::from(is_reached && !is_admitted);
-            let is_routed = is_reached && is_admitted && is_of_this_life && known.record.is_known();
+            let is_routed = is_reached && is_admitted && is_current_incarnation && known.record.is_known();
             reachable += u64::from(is_routed);
             let entries = known.record.entries();
             if !is_routed && let Some(node) = known.routed.take() {

@@ -106,8 +106,8 @@ impl OwnRecord {
         Held { head: self.head.as_ref(), entries: &self.entries, history: &self.history }
     }
 
-    /// Begins a new life with the entries of the one before, to be announced anew.
-    pub(super) fn begin_life(&mut self, incarnation: u64) {
+    /// Begins a new incarnation with the entries of the one before, to be announced anew.
+    pub(super) fn begin_incarnation(&mut self, incarnation: u64) {
         self.incarnation = incarnation;
         self.head = None;
         self.history.clear();

@@ -3,7 +3,7 @@
 //! # Invariants
 //! - The entries are those of a head that the origin signed: a step that does not lead to its signed
 //!   root leaves no trace.
-//! - The version never goes back: not within a life, and not to an earlier one.
+//! - The version never goes back: not within an incarnation, and not to an earlier one.
 
 use std::time::{Duration, Instant};
 
@@ -171,14 +171,14 @@ impl Record {
             return Err(StateError::Rate);
         }
         // Also a record that was let go begins anew.
-        let is_new_life = head.incarnation != self.version.incarnation || !self.is_known();
-        let known = if is_new_life { 0 } else { self.version.seq };
+        let is_new_incarnation = head.incarnation != self.version.incarnation || !self.is_known();
+        let known = if is_new_incarnation { 0 } else { self.version.seq };
         if head.seq != known + 1 {
             return Ok(Taken::Gap);
         }
-        let before = self.head.as_ref().filter(|_| !is_new_life);
+        let before = self.head.as_ref().filter(|_| !is_new_incarnation);
         if head.previous != before.map_or([0; 32], Head::digest) {
-            self.forked |= !is_new_life;
+            self.forked |= !is_new_incarnation;
             self.transfer = None;
             return Err(StateError::Chain);
         }
@@ -190,7 +190,7 @@ impl Record {
             return Err(StateError::Rate);
         }
         // The untouched entries are shared, so a step that turns out wrong costs only itself.
-        let mut entries = if is_new_life { Entries::default() } else { self.entries.clone() };
+        let mut entries = if is_new_incarnation { Entries::default() } else { self.entries.clone() };
         for change in &decoded {
             entries.apply(change);
         }
@@ -203,10 +203,10 @@ impl Record {
         if entries.root() != head.root {
             return Err(StateError::Root);
         }
-        let before = self.exchange(head.clone(), entries, is_new_life);
+        let before = self.exchange(head.clone(), entries, is_new_incarnation);
         let history_max = HISTORY_LEN_MIN.max(self.entries.footprint() / 8);
         self.history.push(head, changes.to_vec(), history_max);
-        Ok(if is_new_life { Taken::Exchanged(before) } else { Taken::Changes(decoded) })
+        Ok(if is_new_incarnation { Taken::Exchanged(before) } else { Taken::Changes(decoded) })
     }
 
     /// Checks and takes one part of the whole record, which may take `room` bytes of memory.

@@ -20,8 +20,8 @@ struct Net {
     wire: VecDeque<(usize, usize, PacketType, u32, Bytes)>,
     answers: Vec<Bytes>,
     closed: Vec<(usize, NodeId)>,
-    /// Who has begun a later life.
-    lives: Vec<usize>,
+    /// Who has begun a later incarnation.
+    incarnations: Vec<usize>,
     next_seq: u32,
 }
 
@@ -50,7 +50,7 @@ impl Net {
             wire: VecDeque::new(),
             answers: Vec::new(),
             closed: Vec::new(),
-            lives: Vec::new(),
+            incarnations: Vec::new(),
             next_seq: 0,
         }
     }
@@ -147,7 +147,7 @@ impl Net {
                     }
                     RegistryOutput::RpcAnswer { body, .. } => self.answers.push(body),
                     RegistryOutput::CloseNode { id, .. } => self.closed.push((from, id)),
-                    RegistryOutput::NewLife => self.lives.push(from),
+                    RegistryOutput::NewIncarnation => self.incarnations.push(from),
                     // The snapshot says the same.
                     RegistryOutput::Reach { .. }
                     | RegistryOutput::WaysChanged { .. }
@@ -539,7 +539,7 @@ fn a_broken_chain_leads_to_the_whole_record() {
     let mut net = Net::mesh(2);
     net.subscribe(0, "t", 1);
     net.settle();
-    // Another step with the next number, as from a node whose clock went back into an old life.
+    // Another step with the next number, as from a node whose clock went back into an old incarnation.
     let changes = set("fork", 1);
     let head = net.forge(1, 0, &changes, |_| {});
     net.inject(1, 0, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
@@ -921,7 +921,7 @@ fn an_older_record_is_not_taken_though_its_node_is_away_for_long_and_others_are_
 }
 
 #[test]
-fn a_neighbours_later_life_does_not_let_its_older_record_in_when_it_is_gone_before_it_said_anything() {
+fn a_neighbours_later_incarnation_does_not_let_its_older_record_in_when_it_is_gone_before_it_said_anything() {
     let mut net = Net::graph(2, &[(0, 1)]);
     let replayed = net.first_step(1);
     net.subscribe(1, "new", 1);
@@ -969,7 +969,7 @@ fn a_node_whose_clock_went_back_while_it_was_away_hears_of_itself_over_others() 
     for _ in 0..5 {
         net.pass(DIGEST_INTERVAL);
     }
-    assert_eq!((net.nodes[0].shared.incarnation(), &net.lives[..]), (6, &[0][..]));
+    assert_eq!((net.nodes[0].shared.incarnation(), &net.incarnations[..]), (6, &[0][..]));
     net.unlink(0, 1);
     net.link(0, 1);
     net.settle();
@@ -994,7 +994,7 @@ fn a_restarted_node_is_known_by_its_new_record_everywhere() {
 }
 
 #[test]
-fn a_node_whose_clock_went_back_takes_a_later_life_when_it_hears_of_itself() {
+fn a_node_whose_clock_went_back_takes_a_later_incarnation_when_it_hears_of_itself() {
     let edges = [(0, 1), (1, 2)];
     let mut net = Net::graph(3, &edges);
     net.subscribe(0, "before", 1);
@@ -1005,7 +1005,7 @@ fn a_node_whose_clock_went_back_takes_a_later_life_when_it_hears_of_itself() {
     net.link(0, 1);
     net.settle();
     assert_eq!(net.nodes[0].shared.incarnation(), 2);
-    assert_eq!(net.lives, [0], "links are made anew");
+    assert_eq!(net.incarnations, [0], "links are made anew");
     net.unlink(0, 1);
     net.link(0, 1);
     net.settle();
@@ -1016,45 +1016,46 @@ fn a_node_whose_clock_went_back_takes_a_later_life_when_it_hears_of_itself() {
 }
 
 #[test]
-fn a_node_whose_clock_went_back_takes_a_later_life_of_each_part_of_the_network_that_knows_another_one() {
+fn a_node_whose_clock_went_back_takes_a_later_incarnation_of_each_part_of_the_network_that_knows_another_one()
+{
     let edges = [(0, 1), (0, 2)];
     let mut net = Net::graph(3, &edges);
     net.unlink(0, 2);
     net.settle();
-    // Only node 2 hears of a life in between.
+    // Only node 2 hears of an incarnation in between.
     net.unlink(0, 1);
     net.nodes[0] = registry(net.now, &net.keys[0], 7);
     net.link(0, 2);
     net.settle();
     net.unlink(0, 2);
     net.nodes[0] = registry(net.now, &net.keys[0], 0);
-    for (other, life) in [(1, 2), (2, 8)] {
+    for (other, incarnation) in [(1, 2), (2, 8)] {
         net.link(0, other);
         net.settle();
-        assert_eq!(net.nodes[0].shared.incarnation(), life);
+        assert_eq!(net.nodes[0].shared.incarnation(), incarnation);
         net.unlink(0, other);
         net.link(0, other);
         net.settle();
     }
-    assert_eq!(net.lives, [0, 0]);
+    assert_eq!(net.incarnations, [0, 0]);
 }
 
 #[test]
-fn two_nodes_with_one_key_take_later_lives_no_more_often_than_the_bound() {
+fn two_nodes_with_one_key_take_later_incarnations_no_more_often_than_the_bound() {
     let mut net = Net::mesh(2);
     net.settle();
-    for life in 2..20 {
+    for incarnation in 2..20 {
         let changes = set("t", 1);
-        let mut head = net.forge(1, 0, &changes, |head| head.incarnation = 10 * life);
+        let mut head = net.forge(1, 0, &changes, |head| head.incarnation = 10 * incarnation);
         head.signature = net.keys[0].sign(&head.digest());
         net.inject(0, 1, PacketType::STATE_SEQ, &Message::Steps(vec![(head, &changes)]));
         net.settle();
     }
-    assert_eq!(net.lives.len(), LIVES_MAX as usize);
+    assert_eq!(net.incarnations.len(), INCARNATIONS_MAX as usize);
 }
 
 #[test]
-fn what_nobody_signed_makes_no_node_take_a_later_life() {
+fn what_nobody_signed_makes_no_node_take_a_later_incarnation() {
     let mut net = Net::mesh(2);
     let id = net.keys[0].id();
     let own = Version { origin: id, incarnation: u64::MAX, seq: 9 };

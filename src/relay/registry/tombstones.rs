@@ -28,7 +28,7 @@ pub(in crate::relay) const TOMBSTONES_MAX: usize = 16_384;
 pub(super) struct Tombstone {
     /// The last of its record.
     pub(super) head: Head,
-    /// Life and number of its last announcement.
+    /// IncarnationId and number of its last announcement.
     pub(super) announced: Option<(u64, u64)>,
     rank: Rank,
 }

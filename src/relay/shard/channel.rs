@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::{
     relay::{
-        sealing::{ContentKey, FRONT_LEN, Life, Seal, Subject, TAG_LEN},
+        sealing::{ContentKey, FRONT_LEN, IncarnationId, Seal, Subject, TAG_LEN},
         timers::TimerKey,
     },
     wire::{NodeId, RetainedFrame, node::PacketType},
@@ -37,7 +37,7 @@ pub(super) const RETRANSMIT_JITTER: std::ops::Range<f64> = 0.5..1.0;
 /// Control payloads that one node may have sent out of their order.
 const CONTROLS_MAX: usize = 64;
 
-/// Both directions between this node and another one, in one life of each.
+/// Both directions between this node and another one, in one incarnation of each.
 pub(super) struct Channel {
     pub(super) seal: Seal,
     next: u64,
@@ -130,15 +130,15 @@ pub(super) enum Accepted {
 /// What is remembered of a channel that was dropped: messages and control payloads below it are replays.
 #[derive(Clone, Copy)]
 pub(super) struct ReplayFloor {
-    pub(super) life: Life,
+    pub(super) incarnation_id: IncarnationId,
     expected: u64,
     control: Option<u64>,
 }
 
 impl ReplayFloor {
     /// Of an incarnation of which nothing came yet.
-    pub(super) fn begin(life: Life) -> Self {
-        Self { life, expected: 0, control: None }
+    pub(super) fn begin(incarnation_id: IncarnationId) -> Self {
+        Self { incarnation_id, expected: 0, control: None }
     }
 }
 
@@ -196,7 +196,7 @@ impl Channel {
 
     pub(super) fn replay_floor(&self) -> ReplayFloor {
         let control = self.controls.seen.last().copied().or(self.controls.replay_floor);
-        ReplayFloor { life: self.seal.other_life(), expected: self.expected, control }
+        ReplayFloor { incarnation_id: self.seal.other_incarnation(), expected: self.expected, control }
     }
 
     /// Number of unacknowledged messages.
@@ -427,11 +427,11 @@ mod tests {
     use crate::relay::signing::NodeSigner;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const LIFE: Life = Life { incarnation: 1, salt: [1; 16] };
+    const INCARNATION: IncarnationId = IncarnationId { incarnation: 1, salt: [1; 16] };
 
     fn seal(own: u8, other: u8) -> Seal {
         let signer = |number: u8| NodeSigner::from_secret_bytes(&[number; 32]).unwrap();
-        Seal::new(signer(own).share_with(signer(other).id()).unwrap(), LIFE, LIFE).unwrap()
+        Seal::new(signer(own).share_with(signer(other).id()).unwrap(), INCARNATION, INCARNATION).unwrap()
     }
 
     struct Pair {
@@ -443,8 +443,13 @@ mod tests {
 
     fn pair() -> Pair {
         let now = Instant::now();
-        let sender = Channel::new(now, seal(1, 2), 70, ReplayFloor::begin(LIFE));
-        Pair { now, sender, receiver: Channel::new(now, seal(2, 1), 0, ReplayFloor::begin(LIFE)), sealed: 70 }
+        let sender = Channel::new(now, seal(1, 2), 70, ReplayFloor::begin(INCARNATION));
+        Pair {
+            now,
+            sender,
+            receiver: Channel::new(now, seal(2, 1), 0, ReplayFloor::begin(INCARNATION)),
+            sealed: 70,
+        }
     }
 
     fn subject(seq: u32) -> Subject {
@@ -549,7 +554,7 @@ mod tests {
         assert!(!pair.receiver.is_new_control(9));
         assert!(pair.receiver.is_new_control(10));
         // The sender forgets, too; its numbers go on.
-        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, ReplayFloor::begin(LIFE));
+        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, ReplayFloor::begin(INCARNATION));
         let next = pair.send(3);
         assert_eq!(pair.accept(3, &next), Ok(vec![3]));
     }

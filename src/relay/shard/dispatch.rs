@@ -277,7 +277,7 @@ impl Parts {
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(cx, &id, incarnation),
             RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(cx, is_node_lost),
             RegistryOutput::StateCame => self.try_unsettled(cx),
-            RegistryOutput::NewLife => self.begin_life(cx),
+            RegistryOutput::NewIncarnation => self.begin_incarnation(cx),
             RegistryOutput::CloseNode { id, reason } => self.close_node(cx, &id, reason),
         }
     }

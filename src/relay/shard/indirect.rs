@@ -27,7 +27,8 @@ use crate::{
     relay::{
         Outbound, Packet, RegistryInput,
         sealing::{
-            CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Life, Lives, Salt, Seal, Subject, TAG_LEN, number_of,
+            CONTENT_KEY_LEN, ContentKey, FRONT_LEN, IncarnationId, Salt, Seal, SealIncarnations, Subject,
+            TAG_LEN, number_of,
         },
         snapshot::NodeRef,
     },
@@ -72,12 +73,17 @@ pub(super) struct Channels {
     /// Of all nodes that have, or had, a channel in this incarnation of the node.
     replay_floors: AHashMap<NodeId, ReplayFloor>,
     /// The incarnation of the node in whose place a later one was requested.
-    life_asked: Option<u64>,
+    incarnation_requested: Option<u64>,
 }
 
 impl Channels {
     pub(super) fn new(hashing: RandomState) -> Self {
-        Self { bytes: 0, sealed: 0, replay_floors: AHashMap::with_hasher(hashing), life_asked: None }
+        Self {
+            bytes: 0,
+            sealed: 0,
+            replay_floors: AHashMap::with_hasher(hashing),
+            incarnation_requested: None,
+        }
     }
 
     /// The node begins another incarnation, in which nothing has come yet.
@@ -255,7 +261,7 @@ impl Parts {
         }
     }
 
-    /// The channel with a node in the life that is known of it.
+    /// The channel with a node in the incarnation that is known of it.
     fn channel(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> Option<&mut Channel> {
         if !self.peers.by_id.contains_key(id) {
             let incarnation = cx.shared.snapshot.load().paths.get(id)?.incarnation;
@@ -265,10 +271,10 @@ impl Parts {
         if peer.channel.is_none() {
             let snapshot = cx.shared.snapshot.load();
             let path = snapshot.paths.get(id).filter(|path| path.incarnation == peer.incarnation)?;
-            let life = Life { incarnation: peer.incarnation, salt: path.salt? };
+            let incarnation_id = IncarnationId { incarnation: peer.incarnation, salt: path.salt? };
             let secret = cx.shared.signer.as_ref()?.share_with(*id)?;
-            let seal = Seal::new(secret, cx.shared.life(), life)?;
-            let replay_floor = self.take_replay_floor(cx, id, life)?;
+            let seal = Seal::new(secret, cx.shared.incarnation_id(), incarnation_id)?;
+            let replay_floor = self.take_replay_floor(cx, id, incarnation_id)?;
             let first = self.channels.sealed;
             let peer = self.peers.by_id.get_mut(id)?;
             peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, replay_floor)));
@@ -282,14 +288,14 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
-        life: Life,
+        incarnation_id: IncarnationId,
     ) -> Option<ReplayFloor> {
-        let begun = ReplayFloor::begin(life);
+        let begun = ReplayFloor::begin(incarnation_id);
         if let Some(replay_floor) = self.channels.replay_floors.get_mut(id) {
-            if replay_floor.life.incarnation < life.incarnation {
+            if replay_floor.incarnation_id.incarnation < incarnation_id.incarnation {
                 *replay_floor = begun;
             }
-            return (replay_floor.life == life).then_some(*replay_floor);
+            return (replay_floor.incarnation_id == incarnation_id).then_some(*replay_floor);
         }
         if self.channels.replay_floors.len() >= REPLAY_FLOORS_MAX && !self.forget_floors_of_excluded(cx) {
             return None;
@@ -299,7 +305,7 @@ impl Parts {
     }
 
     /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
-    /// them. If all are admitted, none can be forgotten in this life of the node.
+    /// them. If all are admitted, none can be forgotten in this incarnation of the node.
     fn forget_floors_of_excluded(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
         let before = self.channels.replay_floors.len();
         let admission = cx.shared.admission.load();
@@ -310,10 +316,10 @@ impl Parts {
             return true;
         }
         let incarnation = cx.shared.incarnation();
-        if self.channels.life_asked != Some(incarnation)
-            && cx.out.to_registry(RegistryInput::LifeUsedUp { incarnation })
+        if self.channels.incarnation_requested != Some(incarnation)
+            && cx.out.to_registry(RegistryInput::ReplayFloorsFull { incarnation })
         {
-            self.channels.life_asked = Some(incarnation);
+            self.channels.incarnation_requested = Some(incarnation);
         }
         false
     }
@@ -330,8 +336,8 @@ impl Parts {
         self.channels.bytes -= unacknowledged + reordering;
         let replay_floor = self.channels.replay_floors.get_mut(id);
         debug_assert!(replay_floor.is_some(), "whoever has a channel has a replay floor");
-        if let Some(replay_floor) =
-            replay_floor.filter(|replay_floor| replay_floor.life == channel.replay_floor().life)
+        if let Some(replay_floor) = replay_floor
+            .filter(|replay_floor| replay_floor.incarnation_id == channel.replay_floor().incarnation_id)
         {
             *replay_floor = channel.replay_floor();
         }
@@ -348,7 +354,7 @@ impl Parts {
         let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
         let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
         let content = (is_shared && bytes.len() >= TICKET_LEN).then(|| bytes.split_off(TICKET_LEN));
-        let (Some(lives), Some(sealed_as)) = (Lives::of(&bytes), number_of(&bytes)) else {
+        let (Some(incarnations), Some(sealed_as)) = (SealIncarnations::of(&bytes), number_of(&bytes)) else {
             return cx.counters.sealed_refused.increment();
         };
         let peer = self.peers.by_id.get(source).map(|peer| peer.incarnation);
@@ -357,20 +363,18 @@ impl Parts {
             // Its source sends it again, and is known by then if it is not invented.
             return cx.counters.strangers_refused.increment();
         }
-        let replay_floor = self
-            .channels
-            .replay_floors
-            .get(source)
-            .map(|replay_floor| (replay_floor.life.incarnation, Some(replay_floor.life.salt)));
-        let is_before = |known: (u64, Option<Salt>)| lives.source.is_before(known.0, known.1);
-        if lives.destination != cx.shared.incarnation()
+        let replay_floor = self.channels.replay_floors.get(source).map(|replay_floor| {
+            (replay_floor.incarnation_id.incarnation, Some(replay_floor.incarnation_id.salt))
+        });
+        let is_before = |known: (u64, Option<Salt>)| incarnations.source.is_before(known.0, known.1);
+        if incarnations.destination != cx.shared.incarnation()
             || peer.is_some_and(|incarnation| is_before((incarnation, None)))
             || recorded.is_some_and(is_before)
             || replay_floor.is_some_and(is_before)
         {
             return cx.counters.sealed_late.increment();
         }
-        if self.open(cx, source, lives, subject, &mut bytes).is_none() {
+        if self.open(cx, source, incarnations, subject, &mut bytes).is_none() {
             return cx.counters.sealed_refused.increment();
         }
         if subject.packet_type.is_amop() {
@@ -407,22 +411,23 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
-        lives: Lives,
+        incarnations: SealIncarnations,
         subject: Subject,
         bytes: &mut [u8],
     ) -> Option<()> {
-        let peer = self.peers.by_id.get(source).filter(|peer| peer.incarnation == lives.source.incarnation);
+        let peer =
+            self.peers.by_id.get(source).filter(|peer| peer.incarnation == incarnations.source.incarnation);
         if let Some(channel) = peer.and_then(|peer| peer.channel.as_ref()) {
             return channel.seal.open(subject, bytes).ok().map(|_| ());
         }
-        let is_known_life = peer.is_some();
+        let is_known_incarnation = peer.is_some();
         let secret = cx.shared.signer.as_ref()?.share_with(*source)?;
-        let seal = Seal::new(secret, cx.shared.life(), lives.source)?;
+        let seal = Seal::new(secret, cx.shared.incarnation_id(), incarnations.source)?;
         seal.open(subject, bytes).ok()?;
-        if !is_known_life {
-            self.replace_life(cx, source, lives.source.incarnation);
+        if !is_known_incarnation {
+            self.replace_incarnation(cx, source, incarnations.source.incarnation);
         }
-        let replay_floor = self.take_replay_floor(cx, source, lives.source)?;
+        let replay_floor = self.take_replay_floor(cx, source, incarnations.source)?;
         // The registry tells nothing of those that the lists leave out.
         let stays = self.is_reached(cx, source) && cx.shared.admits(source);
         if !stays {
@@ -599,7 +604,7 @@ impl Parts {
             Some(incarnation)
                 if self.peers.by_id.get(id).is_some_and(|peer| peer.incarnation < incarnation) =>
             {
-                self.replace_life(cx, id, incarnation);
+                self.replace_incarnation(cx, id, incarnation);
             }
             Some(_) => {
                 if let Some(peer) = self.peers.by_id.get_mut(id) {

@@ -28,7 +28,7 @@
 //! | `desk` | private topics: carrying challenges to subscribers, once and to nobody else |
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
-//! | `peer` | the same node as the end of messages: which life of it, whose answers are awaited, what it sent before |
+//! | `peer` | the same node as the end of messages: which incarnation of it, whose answers are awaited, what it sent before |
 //! | `channel` | messages to and from a node that is no neighbour: numbered, kept, put in order |
 //! | `indirect` | such messages in both directions: sealed, sent again, acknowledged |
 //! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |

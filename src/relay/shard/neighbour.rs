@@ -94,7 +94,7 @@ enum Standing {
     Here,
     /// Its link is lost and may be replaced until then; everything waits for that.
     Lost { until: Instant },
-    /// It did not return in time: other ways were tried. Should it return in the same life before then,
+    /// It did not return in time: other ways were tried. Should it return in the same incarnation before then,
     /// what it sends again is known, and what was answered meanwhile is sent to it.
     GivenUp { until: Instant },
 }
@@ -170,11 +170,11 @@ impl Parts {
         let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
         if link.incarnation < incarnation && !given_up {
-            self.note_other_life(cx, key, &link.peer, true);
+            self.note_other_incarnation(cx, key, &link.peer, true);
             return cx.out.close(key, CloseReason::Duplicate);
         }
         if link.incarnation != incarnation {
-            self.note_other_life(cx, key, &link.peer, false);
+            self.note_other_incarnation(cx, key, &link.peer, false);
             if !given_up {
                 self.give_up_node(cx, &link.peer, CloseReason::Replaced);
             }
@@ -413,7 +413,7 @@ impl Parts {
         self.neighbours.by_id.iter().filter(|(_, neighbour)| waits(neighbour)).map(|(id, _)| *id).collect()
     }
 
-    /// The node is gone, or has begun a new life: what waits for it fails. Answers to it are kept, and what
+    /// The node is gone, or has begun a new incarnation: what waits for it fails. Answers to it are kept, and what
     /// it sent is remembered, for the case that only its links were gone.
     pub(super) fn give_up_node(
         &mut self,
@@ -485,14 +485,14 @@ impl Parts {
         }
     }
 
-    /// This node begins a later life. What was sent in the one before could not be told from new messages if it were
+    /// This node begins a later incarnation. What was sent in the one before could not be told from new messages if it were
     /// sent again, so nothing is.
-    pub(super) fn begin_life(&mut self, cx: &mut Context<'_, impl Outbound>) {
+    pub(super) fn begin_incarnation(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let links = self.links_of(None);
         let nodes: Vec<NodeId> = self.neighbours.by_id.keys().copied().collect();
         for id in nodes {
             drop(self.take_window(&id));
-            self.give_up_node(cx, &id, CloseReason::NewLife);
+            self.give_up_node(cx, &id, CloseReason::NewIncarnation);
         }
         let peers: Vec<NodeId> = self.peers.by_id.keys().copied().collect();
         for id in peers {
@@ -501,7 +501,7 @@ impl Parts {
         }
         self.channels.forget_replay_floors();
         for link in links {
-            cx.out.abort(link, CloseReason::NewLife);
+            cx.out.abort(link, CloseReason::NewIncarnation);
         }
     }
 

@@ -1,9 +1,9 @@
-//! Another node as the other end of messages, whatever way they take: which life of it, whose answers are awaited from
+//! Another node as the other end of messages, whatever way they take: which incarnation of it, whose answers are awaited from
 //! it, what it sent before (WIRE §6.2).
 //!
 //! # Invariants
 //! - A peer is there as long as there is something to know of it: a neighbour of that id, or another way to it.
-//! - What is here is of one life of the node.
+//! - What is here is of one incarnation of the node.
 
 use std::{
     collections::VecDeque,
@@ -102,7 +102,7 @@ impl Identities {
 }
 
 impl Peer {
-    /// A node in one life of it, of which nothing else is known.
+    /// A node in one incarnation of it, of which nothing else is known.
     pub(super) fn new(now: Instant, incarnation: u64, hashing: &RandomState) -> Self {
         Self {
             incarnation,
@@ -182,7 +182,7 @@ impl Peers {
 }
 
 impl Parts {
-    /// Takes up a node in one life of it; nothing of another one stays, and what waits for that fails.
+    /// Takes up a node in one incarnation of it; nothing of another one stays, and what waits for that fails.
     pub(super) fn begin_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, incarnation: u64) {
         self.forget_peer(cx, id);
         self.peers.by_id.insert(*id, Peer::new(cx.now, incarnation, &cx.hashing));
@@ -196,8 +196,8 @@ impl Parts {
         }
     }
 
-    /// A later life of a node is heard of: what waits for the one before fails.
-    pub(super) fn replace_life(
+    /// A later incarnation of a node is heard of: what waits for the one before fails.
+    pub(super) fn replace_incarnation(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
@@ -260,7 +260,7 @@ impl Parts {
         self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
     }
 
-    /// The life of the node that a message is of, if the message is new; then it is remembered.
+    /// The incarnation of the node that a message is of, if the message is new; then it is remembered.
     pub(super) fn take_new_message(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,

@@ -1,4 +1,4 @@
-//! One key, two lives: what a neighbour is told that says it lives another life than the one that is known. Most often it was
+//! One key, two incarnations: what a neighbour is told that says it has another incarnation than the known one. Most often it was
 //! started again; its clock may have gone back; or two nodes have one key, as after a machine was copied.
 
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::{
 const LIVES_WITHIN: Duration = Duration::from_secs(2);
 
 impl Parts {
-    /// A link is of another life of its peer than the known one; of an older one, if so.
-    pub(super) fn note_other_life(
+    /// A link is of another incarnation of its peer than the known one; of an older one, if so.
+    pub(super) fn note_other_incarnation(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,

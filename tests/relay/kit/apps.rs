@@ -31,7 +31,7 @@ pub struct Application {
     pub received: Vec<Received>,
     pub closed: bool,
     pub(super) link: (ReactorId, LinkKey),
-    /// The life of the node that it is connected to.
+    /// The incarnation of the node that it is connected to.
     pub(super) incarnation: u64,
     pub(super) topics: Vec<String>,
 }
@@ -66,7 +66,7 @@ impl Network {
             received: Vec::new(),
             closed: false,
             link: (reactor, key),
-            incarnation: self.nodes[node].life,
+            incarnation: self.nodes[node].incarnation,
             topics: Vec::new(),
         });
         let up = LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned() };

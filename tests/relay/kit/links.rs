@@ -45,7 +45,7 @@ impl Network {
     }
 
     pub(super) fn end(&self, node: NodeIndex, reactor: ReactorId, key: LinkKey) -> End {
-        End::Node { node, incarnation: self.nodes[node].life, reactor, key }
+        End::Node { node, incarnation: self.nodes[node].incarnation, reactor, key }
     }
 
     /// The links between two nodes, as (reactor, key) at the first of them.
@@ -191,7 +191,7 @@ impl Network {
 
     /// Begins to write the next frame to who takes them slowly, if none is being written: replies and control first.
     pub(super) fn write(&mut self, node: NodeIndex, reactor: ReactorId, key: LinkKey) {
-        let incarnation = self.nodes[node].life;
+        let incarnation = self.nodes[node].incarnation;
         let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
         let (None, Some(rate), other) = (link.is_writing, link.rate, link.other) else { return };
         let Some(queue) = link.waiting.iter().position(|queue| !queue.is_empty()) else { return };
@@ -269,7 +269,7 @@ impl Network {
         mut bytes: Vec<u8>,
     ) {
         let (now, index) = (self.now, usize::from(reactor.0));
-        let from = Some((node, self.nodes[node].life, reactor, key));
+        let from = Some((node, self.nodes[node].incarnation, reactor, key));
         let Some(End::Node { node: other, .. }) = self.nodes[node].io[index].link(key).map(|link| link.other)
         else {
             return;

@@ -184,7 +184,7 @@ pub struct Network {
     pending: BTreeMap<u64, Event>,
     sequence: u64,
     incarnations: u64,
-    lives: u64,
+    incarnations: u64,
     /// Incarnations of clocks that were lost; counts down.
     lost_incarnations: u64,
     app_latency: BTreeMap<AppIndex, Instant>,
@@ -264,7 +264,7 @@ impl Network {
             pending: BTreeMap::new(),
             sequence: 0,
             incarnations: FIRST_INCARNATION,
-            lives: 0,
+            incarnations: 0,
             lost_incarnations: FIRST_INCARNATION,
             app_latency: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -295,7 +295,7 @@ impl Network {
             if part == REGISTRY {
                 let now = self.now;
                 self.nodes[node].registry.handle_timeout(now);
-                self.publish_soon(node, self.nodes[node].life);
+                self.publish_soon(node, self.nodes[node].incarnation);
                 self.collect_registry(node);
             } else {
                 self.drive(node, ReactorId(part), |shard, now, io| shard.handle_timeout(now, io));
@@ -363,7 +363,7 @@ impl Network {
     }
 
     fn is_current(&self, node: NodeIndex, incarnation: u64) -> bool {
-        self.nodes[node].running && self.nodes[node].life == incarnation
+        self.nodes[node].running && self.nodes[node].incarnation == incarnation
     }
 
     fn handle(&mut self, event: Event) {
@@ -481,7 +481,7 @@ impl Network {
         let now = self.now;
         let index = usize::from(reactor.0);
         let virtual_node = &mut self.nodes[node];
-        let incarnation = virtual_node.life;
+        let incarnation = virtual_node.incarnation;
         virtual_node.io[index].now = Some(now);
         handle(&mut virtual_node.shards[index], now, &mut virtual_node.io[index]);
         let effects: VecDeque<Effect> = virtual_node.io[index].effects.drain(..).collect();
@@ -561,7 +561,7 @@ impl Network {
     }
 
     fn collect_registry(&mut self, node: NodeIndex) {
-        let incarnation = self.nodes[node].life;
+        let incarnation = self.nodes[node].incarnation;
         while let Some((reactor, output)) = self.nodes[node].registry.poll_output() {
             let event = Event::FromRegistry { node, incarnation, reactor, output };
             self.schedule_local(Way::FromRegistry(node, reactor), event);

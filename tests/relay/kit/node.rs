@@ -37,7 +37,7 @@ pub struct VirtualNode {
     pub frozen: bool,
     pub running: bool,
     /// Tells its starts apart, whatever its clock says.
-    pub(super) life: u64,
+    pub(super) incarnation: u64,
     /// What its clock said when it started.
     pub(super) started_as: u64,
     /// What came while it was frozen.
@@ -65,7 +65,7 @@ impl VirtualNode {
         self.shards.iter().map(Shard::usage)
     }
 
-    /// Bytes of data that have left on its links to other nodes in this life.
+    /// Bytes of data that have left on its links to other nodes in this incarnation.
     pub fn left_bytes(&self) -> u64 {
         self.io.iter().map(|io| io.left_bytes).sum()
     }
@@ -168,15 +168,18 @@ impl Network {
             own_name: "node".to_owned(),
             limiter,
             next_message: AtomicU32::new(self.rng.random()),
-            salt: *blake3::hash(&self.lives.to_be_bytes()).as_bytes().first_chunk().expect("16 of 32 bytes"),
+            salt: *blake3::hash(&self.incarnations.to_be_bytes())
+                .as_bytes()
+                .first_chunk()
+                .expect("16 of 32 bytes"),
             ..Shared::new(keys.id(), incarnation, reactors, self.now, settings)
         });
-        self.lives += 1;
+        self.incarnations += 1;
         VirtualNode {
             id: shared.id,
             frozen: false,
             running: true,
-            life: self.lives,
+            incarnation: self.incarnations,
             started_as: incarnation,
             parked: VecDeque::new(),
             shards: (0..reactors)
@@ -239,7 +242,7 @@ impl Network {
     pub fn set_admission(&mut self, node: NodeIndex, admission: Admission) {
         let virtual_node = &self.nodes[node];
         virtual_node.shared.admission.store(Arc::new(admission));
-        let incarnation = virtual_node.life;
+        let incarnation = virtual_node.incarnation;
         self.schedule(LOCAL_LATENCY, Event::Registry { node, incarnation, input: RegistryInput::Admission });
         for other in 0..self.nodes.len() {
             let (id, shared) = (self.nodes[other].id, &self.nodes[node].shared);

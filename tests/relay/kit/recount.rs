@@ -28,13 +28,13 @@ impl Network {
                     incarnation,
                     input:
                         RegistryInput::State { payload: bytes, .. } | RegistryInput::Rpc { body: bytes, .. },
-                } if (*of, *incarnation) == (index, node.life) => inputs += bytes.len(),
+                } if (*of, *incarnation) == (index, node.incarnation) => inputs += bytes.len(),
                 Event::FromRegistry {
                     node: of,
                     incarnation,
                     output: RegistryOutput::RpcAnswer { body, .. },
                     ..
-                } if (*of, *incarnation) == (index, node.life) => answers += body.len(),
+                } if (*of, *incarnation) == (index, node.incarnation) => answers += body.len(),
                 _ => {}
             }
         }

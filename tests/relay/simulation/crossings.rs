@@ -188,7 +188,7 @@ impl Crossings {
                 // There is one of it, and it goes on from where it is. Nodes that do not know alike yet that a link is lost may
                 // pass it round, until its hops are used.
                 let last = self.passed.insert(identity, ((from, to), header.hops_left));
-                // Of one that is on its way when its source starts again the beginning was another life's.
+                // Of one that is on its way when its source starts again the beginning was another incarnation's.
                 if let Some(((was, at), hops_left)) = last {
                     hold!(from == at, "{what} leaves a node where it is not: node{at} has it");
                     hold!(to != was, "{what} goes back where it came from");

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use amop::{
-    relay::sealing::{CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Lives, Seal, Secret, Subject, TAG_LEN},
+    relay::sealing::{
+        CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Seal, SealIncarnations, Secret, Subject, TAG_LEN,
+    },
     wire::{
         NodeId,
         node::{FLAG_SEALED, Header, PacketType, Route},
@@ -24,7 +26,7 @@ type Sealed = (PacketType, u32, [u8; 32]);
 
 #[derive(Default)]
 pub struct Nonces {
-    /// By what stands before it: lives and number.
+    /// By what stands before it: incarnations and number.
     payloads: BTreeMap<(Ends, [u8; FRONT_LEN]), Sealed>,
     /// Contents of shared multicasts by their keys, whose nonce is always the same.
     contents: BTreeMap<[u8; 16], [u8; 32]>,
@@ -76,14 +78,14 @@ impl Nonces {
         ticket: &[u8],
     ) -> Option<[u8; 16]> {
         let (source, destination) = (nodes[from].id, &nodes[to].shared);
-        let lives = Lives::of(ticket)?;
+        let incarnations = SealIncarnations::of(ticket)?;
         let share = || destination.signer.as_ref()?.share_with(source);
         let secret = match self.secrets.get(&(from, to)) {
             Some(secret) => secret.clone(),
             None => self.secrets.entry((from, to)).or_insert(share()?).clone(),
         };
         let mut ticket = ticket.to_vec();
-        let opened = Seal::new(secret, destination.life(), lives.source)?;
+        let opened = Seal::new(secret, destination.incarnation_id(), incarnations.source)?;
         let opened = opened.open(subject, &mut ticket).ok()?;
         let key = ContentKey::decode(opened.get(NUMBERS_LEN..)?)?.encode();
         key.first_chunk().copied()

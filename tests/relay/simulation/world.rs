@@ -341,7 +341,7 @@ impl World {
                 let trace = self.trace.get_or_insert_default();
                 let _ = writeln!(
                     trace,
-                    "node{index} knows of node{}: {:?}, routed {}, life {}, seq {}, {:?}",
+                    "node{index} knows of node{}: {:?}, routed {}, incarnation {}, seq {}, {:?}",
                     id.map_or("?".to_owned(), |id| id.to_string()),
                     known.standing,
                     known.is_routed,
@@ -395,7 +395,7 @@ impl World {
         if self.net.is_anything_unread() {
             return Err("what applications sent is not read, though nothing is wrong".to_owned());
         }
-        // A node that gets a request late in its life may keep it for as long again.
+        // A node that gets a request late in its incarnation may keep it for as long again.
         self.run_until(self.net.now + 2 * self.oracle.rules.request_timeout + Duration::from_secs(12))?;
         self.oracle.finish(self.net.now)?;
         self.check_that_nobody_waits()?;

@@ -171,7 +171,7 @@ impl Common {
         let admission = self.shared.admission.load();
         let id = *snapshot.paths.keys().find(|id| elsewhere && minted.is_at(id) && admission.admits(id))?;
         let reactor = home_reactor(&id, self.shared.reactors);
-        // Which life of it does not matter: a challenge of another one is not open.
+        // Which incarnation of it does not matter: a challenge of another one is not open.
         Some(Candidate::Node(NodeRef::new(NodeEntry { id, incarnation: 0, reactor }), None))
     }
 }

@@ -20,7 +20,7 @@ struct Moment(Instant, u64);
 
 #[derive(Default)]
 pub(super) struct Since {
-    /// When each node began to let applications in, in its present life.
+    /// When each node began to let applications in, in its present incarnation.
     serving: BTreeMap<NodeIndex, Moment>,
     /// When the links were made that are there.
     linked: BTreeMap<Edge, Moment>,

@@ -1,10 +1,10 @@
 //! A node may live in one incarnation twice: its clock went back, its machine was restored, or a neighbour told it of an
-//! old life. No key and nonce of what is sealed comes twice for that, and nothing of the first life opens in the second.
+//! old incarnation. No key and nonce of what is sealed comes twice for that, and nothing of the first incarnation opens in the second.
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use amop::{
-    relay::sealing::{Lives, number_of},
+    relay::sealing::{SealIncarnations, number_of},
     wire::{
         node::{Header, PacketType, Route},
         sdk::FrameType,
@@ -28,9 +28,9 @@ fn network(seed: u64) -> (Network, Vec<AppIndex>) {
 }
 
 /// Starts a node at an end of the line again as if its clock stood as at its last start. Its neighbour does not tell it that
-/// the network knows that life.
+/// the network knows that incarnation.
 fn repeat(net: &mut Network, node: NodeIndex, neighbour: NodeIndex) {
-    let (life, own) = (net.nodes[node].shared.incarnation(), net.nodes[node].id);
+    let (incarnation, own) = (net.nodes[node].shared.incarnation(), net.nodes[node].id);
     net.kill(node);
     net.run_for(SOON);
     net.revive(node, Clock::Same);
@@ -50,7 +50,7 @@ fn repeat(net: &mut Network, node: NodeIndex, neighbour: NodeIndex) {
     }));
     net.connect(node, neighbour);
     net.run_for(5 * SOON);
-    assert_eq!(net.nodes[node].shared.incarnation(), life, "the same incarnation");
+    assert_eq!(net.nodes[node].shared.incarnation(), incarnation, "the same incarnation");
 }
 
 /// What a node has sealed, from what was seen.
@@ -80,7 +80,7 @@ fn publish(net: &mut Network, node: NodeIndex, text: &str) {
 }
 
 #[test]
-fn no_key_and_nonce_seals_two_payloads_though_a_life_is_repeated() {
+fn no_key_and_nonce_seals_two_payloads_though_an_incarnation_is_repeated() {
     let (mut net, _) = network(1);
     net.seen = Some(Vec::new());
     publish(&mut net, 0, "first");
@@ -92,10 +92,15 @@ fn no_key_and_nonce_seals_two_payloads_though_a_life_is_repeated() {
         let payload = |bytes: &[u8]| bytes[Header::decode(bytes).expect("a frame").1..].to_vec();
         let payloads = frames.iter().map(|bytes| payload(bytes));
         payloads
-            .filter_map(|sealed| Some((Lives::of(&sealed)?.source.incarnation, number_of(&sealed)?)))
+            .filter_map(|sealed| {
+                Some((SealIncarnations::of(&sealed)?.source.incarnation, number_of(&sealed)?))
+            })
             .collect()
     };
-    assert!(numbers(&first).intersection(&numbers(&second)).count() > 3, "lives and numbers come again");
+    assert!(
+        numbers(&first).intersection(&numbers(&second)).count() > 3,
+        "incarnations and numbers come again"
+    );
     let mut nonces = Nonces::default();
     for bytes in first.iter().chain(&second) {
         nonces.left(&net.nodes, 0, bytes).unwrap();
@@ -103,7 +108,7 @@ fn no_key_and_nonce_seals_two_payloads_though_a_life_is_repeated() {
 }
 
 #[test]
-fn what_was_sealed_for_the_first_life_does_not_open_in_the_second() {
+fn what_was_sealed_for_the_first_incarnation_does_not_open_in_the_second() {
     let (mut net, apps) = network(2);
     let frames = Rc::<RefCell<Vec<Vec<u8>>>>::default();
     let (all, publisher_node) = (frames.clone(), net.nodes[0].id.0);
