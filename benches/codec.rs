@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use amop::wire::{
     NodeId, ResultCode,
-    node::{self, Extensions, HOPS_MAX, PacketType, Route},
+    node::{self, Addressing, Extensions, HOPS_MAX, PacketType},
     sdk::{self, AmopBody, FrameType, HEADER_LEN},
     state::{Change, Head, topic_key},
 };
@@ -44,7 +44,7 @@ fn node_link(criterion: &mut Criterion) {
         seq: 7,
         hops_left: HOPS_MAX,
         flags: node::FLAG_SEALED,
-        route: Route::Named { source: &[1; 64], destinations: &destinations },
+        addressing: Addressing::EndToEnd { source: &[1; 64], destinations: &destinations },
     };
     for (name, header) in [("direct", direct), ("named", named)] {
         let mut packet = SmallVec::new();

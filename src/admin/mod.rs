@@ -1,5 +1,5 @@
 //! What an operator may look at over HTTP: figures, health, lists of nodes, sessions, links and topics, what became of
-//! a message, and the way to a node. And the one thing that it does: announcing a text to all nodes.
+//! a message, and the route to a node. And the one thing that it does: announcing a text to all nodes.
 //! Off unless `[admin] listen_port` is set.
 //!
 //! ```text

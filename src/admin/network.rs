@@ -101,7 +101,7 @@ struct KnownItem<'a> {
 #[derive(Serialize)]
 struct NeighbourItem {
     id: String,
-    /// Whether that node lists this one, too: only then there is a way.
+    /// Whether that node lists this one, too: only then there is a route.
     agreed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `/ping/NODE`: the way to a node as frames take it now, one round of pings: one to each hop at the same time.
+//! `/ping/NODE`: the route to a node as frames take it now, one round of pings: one to each hop at the same time.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,10 @@ use crate::{
         ping::{ANSWER_TIME_MAX, PingEnd, Pinged},
         report::{KnownReport, Standing},
     },
-    wire::{NodeId, node::HOPS_MAX, private::WayEnd},
+    wire::{NodeId, node::HOPS_MAX, private::PathEnd},
 };
 
-/// How long a round may find out that its way is longer than it was known to be.
+/// How long a round may find out that its path is longer than it was known to be.
 const LENGTHENING_TIME_MAX: Duration = Duration::from_secs(10);
 /// Nodes that are named where several begin alike.
 const NAMED_MAX: usize = 8;
@@ -63,7 +63,7 @@ struct RoundItem<'a> {
     hops: Vec<HopItem<'a>>,
 }
 
-/// A node on the way.
+/// A node on the path.
 #[derive(Serialize)]
 struct HopItem<'a> {
     hop: u8,
@@ -72,7 +72,7 @@ struct HopItem<'a> {
     node: Option<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
-    /// `answered` by the node itself, `passed` by one on the way, `no_way` on from there, `ended` for a reason that is not
+    /// `answered` by the node itself, `passed` by one on the path, `no_way` on from there, `ended` for a reason that is not
     /// known here; `silent`, `not_sent`.
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,11 +129,11 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<Vec<u8>, 
             for (hop, pinged) in (1..).zip(pings(watched, node.id, hops).await?) {
                 let (by, outcome) = match pinged.end {
                     PingEnd::Answered => (Some(node.id), "answered"),
-                    PingEnd::Ended { by, why: WayEnd::HopsUsed } => (Some(by), "passed"),
-                    PingEnd::Ended { by, why: WayEnd::NoWay } => (Some(by), "no_way"),
-                    PingEnd::Ended { by, why: WayEnd::Other } => (Some(by), "ended"),
+                    PingEnd::Ended { by, why: PathEnd::HopsUsed } => (Some(by), "passed"),
+                    PingEnd::Ended { by, why: PathEnd::NoRoute } => (Some(by), "no_way"),
+                    PingEnd::Ended { by, why: PathEnd::Other } => (Some(by), "ended"),
                     PingEnd::Silent => (None, "silent"),
-                    PingEnd::NoWay => (None, "no_way"),
+                    PingEnd::NoRoute => (None, "no_way"),
                     PingEnd::TooMany => (None, "not_sent"),
                 };
                 let micros = u64::try_from(pinged.round_trip.as_micros()).unwrap_or(u64::MAX);
@@ -160,7 +160,7 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<Vec<u8>, 
     Ok(serde_json::to_vec(&round).unwrap_or_default())
 }
 
-/// One ping to each hop that is known, and to further ones as long as the last of them was on the way only.
+/// One ping to each hop that is known, and to further ones as long as the last of them was on the path only.
 async fn pings(watched: &Watched, node: NodeId, known_hops: u8) -> Result<Vec<Pinged>, ListError> {
     let since = Instant::now();
     let sent: Vec<_> = (1..=known_hops).map(|hops| send(watched, node, hops)).collect();
@@ -168,7 +168,7 @@ async fn pings(watched: &Watched, node: NodeId, known_hops: u8) -> Result<Vec<Pi
     for answer in sent {
         all.push(awaited(watched, &node, answer).await?);
     }
-    while let Some(Pinged { end: PingEnd::Ended { why: WayEnd::HopsUsed, .. }, .. }) = all.last()
+    while let Some(Pinged { end: PingEnd::Ended { why: PathEnd::HopsUsed, .. }, .. }) = all.last()
         && all.len() < usize::from(HOPS_MAX)
         && since.elapsed() < LENGTHENING_TIME_MAX
     {

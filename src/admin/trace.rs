@@ -1,4 +1,4 @@
-//! `/trace/SEQ`: what became of one message, from here and from every node on its way.
+//! `/trace/SEQ`: what became of one message, from here and from every node on its path.
 //!
 //! What this node knows names other nodes; those are asked, what they know may name further ones, and so on.
 //! Nodes tell how long ago things were, not when: so everything is put on this node's clock, right up to half
@@ -51,7 +51,7 @@ enum Standing {
     NotAsked,
 }
 
-/// A node on the message's way.
+/// A node on the message's path.
 #[derive(Serialize)]
 struct NodeItem {
     /// All 128 digits; the first 16, if no more are known.
@@ -546,7 +546,7 @@ impl View<'_> {
             }
             Fate::Sent => return (Some(format!("puts it on the link to {who}")), None),
             Fate::TooLong => {
-                "was not sent it: it is longer than that node, or those on the way, take".to_owned()
+                "was not sent it: it is longer than that node, or those on the path, take".to_owned()
             }
             Fate::Other => "ended in a way that this version does not know".to_owned(),
         };

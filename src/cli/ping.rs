@@ -215,7 +215,7 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
         let is_hopeless = round.outcome == "no_way" && round.hops.is_empty();
         let sum = sum.get_or_insert_with(|| Sum::new(&round));
         sum.add(round);
-        // It is not waited for a way.
+        // It is not waited for either.
         if is_hopeless {
             break;
         }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, Queued,
-        session_queue::{NoRoom, OnTheWay, QueuePool, SessionQueue},
+        session_queue::{NoRoom, QueuePool, SessionQueue, TransmitProgress},
     },
     tls::record::{PLAINTEXT_LEN_MAX, SealError, Sealer},
     wire::{FrameRef, RetainedFrame},
@@ -233,7 +233,7 @@ impl Transmit {
             _ => 0,
         };
         let (sealed, pool) = (self.sealed_bytes(), queues.pool());
-        self.session_queue.admit(class, len, OnTheWay { begun, sealed }, self.queue_bytes_max, pool)
+        self.session_queue.admit(class, len, TransmitProgress { begun, sealed }, self.queue_bytes_max, pool)
     }
 
     /// What the queue owned when it was counted last.

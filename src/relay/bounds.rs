@@ -248,7 +248,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             settings.window_frames_max,
             "frames",
             "neighbour",
-            "a unicast tries another way, a multicast is lost there: dropped_window_full; answers have twice the room",
+            "a unicast tries another route, a multicast is lost there: dropped_window_full; answers have twice the room",
         )
         .metric("amop_window_frames_max", "Frames sent to a neighbour and not acknowledged."),
         fixed("their bytes", settings.window_bytes_max, "bytes", "neighbour", "the same")
@@ -285,16 +285,16 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] windows_bytes_max")
         .memory(settings.windows_bytes_max),
         fixed(
-            "frames for other nodes that wait for a way",
-            shard::PARKED_MAX,
+            "frames for other nodes that wait for a route",
+            shard::PENDING_ROUTE_FRAMES_MAX,
             "frames",
             "reactor",
             "dropped, their source sends them again: relay_dropped",
         ),
-        fixed("their bytes", shard::PARKED_BYTES_MAX, "bytes", "reactor", "the same").memory(
+        fixed("their bytes", shard::PENDING_ROUTE_BYTES_MAX, "bytes", "reactor", "the same").memory(
             reactors
-                * (shard::PARKED_BYTES_MAX
-                    + shard::PARKED_MAX * (size_of::<super::Packet>() + 2 * ALLOCATION)),
+                * (shard::PENDING_ROUTE_BYTES_MAX
+                    + shard::PENDING_ROUTE_FRAMES_MAX * (size_of::<super::Packet>() + 2 * ALLOCATION)),
         ),
         fixed("their wait", millis(settings.node_grace), "ms", "frame", "the same"),
         fixed(
@@ -336,7 +336,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             millis(settings.node_grace),
             "ms",
             "neighbour",
-            "other ways are tried",
+            "other routes are tried",
         ),
         fixed(
             "records of other nodes",
@@ -359,13 +359,13 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "the farther ones are not dialled",
         ),
         fixed(
-            "different lengths of frames that ways are found for",
-            registry::LONG_WAYS_MAX,
+            "different lengths of frames that routes are found for",
+            registry::LONG_ROUTES_MAX,
             "lengths",
             "node",
             "longer frames go only through nodes that take the longest: refused_too_long",
         )
-        .memory(registry::LONG_WAYS_MAX * registry::NODES_MAX * in_table(size_of::<(crate::wire::NodeId, super::snapshot::Path)>())),
+        .memory(registry::LONG_ROUTES_MAX * registry::NODES_MAX * in_table(size_of::<(crate::wire::NodeId, super::snapshot::Path)>())),
         fixed("other nodes", registry::NODES_MAX, "nodes", "node", "not known here: refused_nodes")
             .metric_of(
                 "amop_registry_nodes_known",

@@ -299,7 +299,7 @@ figures! {
         counter pauses,
         /// Multicast copies not sent because a neighbour's window was full or its link was gone.
         counter dropped_window_full,
-        /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every way to
+        /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every route to
         /// it, take.
         counter refused_too_long,
         /// Frames of node links that were read over because they are longer than this node takes.
@@ -378,7 +378,7 @@ figures! {
         counter ping_answers_ignored,
         /// Sealed payloads of nodes that are not known, refused.
         counter strangers_refused,
-        /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever way they came.
+        /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever route they took.
         counter not_admitted,
         /// Messages over other nodes that came before their turn and waited for it.
         counter held_for_order,

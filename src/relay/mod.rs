@@ -485,7 +485,7 @@ pub enum MeshMessage {
         /// Its number.
         seq: u32,
     },
-    /// To the home of a destination: a node on the way has taken a unicast to it.
+    /// To the home of a destination: a node on the path has taken a unicast to it.
     Taken {
         /// The destination.
         node: NodeId,
@@ -549,7 +549,7 @@ pub enum MeshMessage {
         /// Who says so.
         by: NodeId,
         /// What.
-        ended: ping::WayEnded,
+        ended: ping::PathEnded,
     },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
@@ -576,7 +576,7 @@ pub struct Packet {
     pub hops_left: u8,
     /// Whether it was sent before.
     pub again: bool,
-    /// Whether its source is to be told where its way ends.
+    /// Whether its source is to be told where its path ends.
     pub is_probe: bool,
     /// The neighbour that it came from, which it does not go back to.
     pub from: Option<NodeId>,
@@ -684,16 +684,16 @@ pub enum RegistryOutput {
     },
     /// This node begins a later incarnation: all links to other nodes are to be made anew.
     NewIncarnation,
-    /// To a node's home: whether a way leads to it, and to which incarnation of it.
+    /// To a node's home: whether a route leads to it, and to which incarnation of it.
     Reach {
         /// Which node.
         id: NodeId,
-        /// Its incarnation; `None` if no way leads to it.
+        /// Its incarnation; `None` if no route leads to it.
         incarnation: Option<u64>,
     },
     /// To all: the snapshot's paths have changed.
-    WaysChanged {
-        /// No way leads any more to a node that may have had frames of others.
+    RoutesChanged {
+        /// No route leads any more to a node that may have had frames of others.
         is_node_lost: bool,
     },
     /// To all: more of the state of neighbours is here that was waited for.

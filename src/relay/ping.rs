@@ -1,12 +1,12 @@
-//! Pings: frames that find out the way to another node, and how long it takes.
+//! Pings: frames that find out the route to another node, and how long it takes.
 
 use std::time::Duration;
 
-use crate::wire::{NodeId, private::WayEnd};
+use crate::wire::{NodeId, private::PathEnd};
 
 /// Pings that one reactor may have open.
 pub const PINGS_MAX: usize = 256;
-/// Pings of one node that are answered in a second, be it the destination that answers or a node where their way ends.
+/// Pings of one node that are answered in a second, be it the destination that answers or a node where their path ends.
 pub const ANSWERS_PER_SECOND_MAX: u32 = 64;
 /// How long the answer to one is waited for.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -16,17 +16,17 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 pub enum PingEnd {
     /// Its destination has answered.
     Answered,
-    /// A node on the way says that it did not get further.
+    /// A node on the path says that it did not get further.
     Ended {
         /// Who says so.
         by: NodeId,
         /// Why.
-        why: WayEnd,
+        why: PathEnd,
     },
     /// Nobody has answered within [`ANSWER_TIME_MAX`].
     Silent,
-    /// This node knows no way to its destination.
-    NoWay,
+    /// This node knows no route to its destination.
+    NoRoute,
     /// Too many pings are open.
     TooMany,
 }
@@ -44,11 +44,11 @@ pub struct Pinged {
 
 /// Where a ping of this node has ended, as another one tells it.
 #[derive(Clone, Copy, Debug)]
-pub struct WayEnded {
+pub struct PathEnded {
     /// Number of the frame that was the ping.
     pub seq: u32,
     /// Why.
-    pub why: WayEnd,
+    pub why: PathEnd,
     /// The first 8 bytes of its destination's id.
     pub destination: u64,
     /// The end of the frame.

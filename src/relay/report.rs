@@ -108,7 +108,7 @@ pub struct KnownReport {
     pub id: NodeId,
     /// Whether and how it is reached.
     pub standing: Standing,
-    /// The neighbours with which the shortest ways to it begin.
+    /// The neighbours with which the shortest routes to it begin.
     pub next_hops: Vec<NodeId>,
     /// Whether frames for its subscribers go to it.
     pub is_routed: bool,

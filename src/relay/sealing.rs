@@ -1,4 +1,4 @@
-//! Payloads that go over more than one link are sealed between their two ends (WIRE §6.4): a node on the way reads
+//! Payloads that go over more than one link are sealed between their two ends (WIRE §6.4): a node on the path reads
 //! nothing of them, and can neither alter nor make one.
 //!
 //! The two nodes share a secret by their keys alone (ECDH on secp256k1), so nothing has to be agreed first. A key is

@@ -72,7 +72,7 @@ pub struct SessionQueue {
 
 /// What is on its way to a session, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OnTheWay {
+pub struct TransmitProgress {
     /// What is left in the queue of a frame that has begun: it takes none of the bound's room.
     pub begun: usize,
     /// What has left the queue and was not sent yet.
@@ -90,11 +90,11 @@ impl SessionQueue {
         &self,
         class: Class,
         len: usize,
-        on_the_way: OnTheWay,
+        progress: TransmitProgress,
         bytes_max: usize,
         pool: QueuePool,
     ) -> Result<(), NoRoom> {
-        let OnTheWay { begun, sealed } = on_the_way;
+        let TransmitProgress { begun, sealed } = progress;
         let is_exempt = match class {
             Class::Control => len <= OWN_REPLY_LEN_MAX || self.control < pool.control_bytes_max(),
             Class::Answer => false,
@@ -146,32 +146,44 @@ mod tests {
     fn pushes_are_refused_at_the_bound_and_replies_are_not() {
         let mut queue = SessionQueue::default();
         assert!(
-            queue.admit(Class::Data, 5_000, OnTheWay::default(), 1_000, ROOM).is_ok(),
+            queue.admit(Class::Data, 5_000, TransmitProgress::default(), 1_000, ROOM).is_ok(),
             "one frame may go beyond the bound"
         );
         queue.add(Class::Data, 5_000);
-        assert!(queue.admit(Class::Data, 1, OnTheWay::default(), 1_000, ROOM).is_err());
-        assert!(queue.admit(Class::Data, 1, OnTheWay { begun: 4_000, sealed: 0 }, 1_000, ROOM).is_err());
+        assert!(queue.admit(Class::Data, 1, TransmitProgress::default(), 1_000, ROOM).is_err());
+        assert!(
+            queue.admit(Class::Data, 1, TransmitProgress { begun: 4_000, sealed: 0 }, 1_000, ROOM).is_err()
+        );
         // What has begun leaves the room behind it.
-        assert!(queue.admit(Class::Data, 1, OnTheWay { begun: 4_001, sealed: 0 }, 1_000, ROOM).is_ok());
-        assert!(queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, OnTheWay::default(), 1_000, NONE).is_ok());
+        assert!(
+            queue.admit(Class::Data, 1, TransmitProgress { begun: 4_001, sealed: 0 }, 1_000, ROOM).is_ok()
+        );
+        assert!(
+            queue
+                .admit(Class::Control, SMALL_REPLY_LEN_MAX, TransmitProgress::default(), 1_000, NONE)
+                .is_ok()
+        );
         assert!(
             queue
                 .admit(
                     Class::Data,
                     1,
-                    OnTheWay::default(),
+                    TransmitProgress::default(),
                     usize::MAX,
                     QueuePool { bytes: 1, bytes_max: 5_000 }
                 )
                 .is_err()
         );
-        assert!(queue.admit(Class::Answer, 100 << 20, OnTheWay::default(), 1_000, ROOM).is_ok());
-        assert!(queue.admit(Class::Answer, 100 << 20, OnTheWay::default(), 1_000, NONE).is_err());
+        assert!(queue.admit(Class::Answer, 100 << 20, TransmitProgress::default(), 1_000, ROOM).is_ok());
+        assert!(queue.admit(Class::Answer, 100 << 20, TransmitProgress::default(), 1_000, NONE).is_err());
         queue.add(Class::Control, SESSION_CONTROL_BYTES_MAX);
-        assert!(queue.admit(Class::Control, OWN_REPLY_LEN_MAX, OnTheWay::default(), 1_000, NONE).is_ok());
         assert!(
-            queue.admit(Class::Control, OWN_REPLY_LEN_MAX + 1, OnTheWay::default(), 1_000, NONE).is_err()
+            queue.admit(Class::Control, OWN_REPLY_LEN_MAX, TransmitProgress::default(), 1_000, NONE).is_ok()
+        );
+        assert!(
+            queue
+                .admit(Class::Control, OWN_REPLY_LEN_MAX + 1, TransmitProgress::default(), 1_000, NONE)
+                .is_err()
         );
     }
 
@@ -202,7 +214,8 @@ mod tests {
             let mut is_any_taken = true;
             while std::mem::take(&mut is_any_taken) {
                 for queue in &mut queues {
-                    if queue.admit(Class::Data, 10_000, OnTheWay::default(), usize::MAX, pool).is_ok() {
+                    if queue.admit(Class::Data, 10_000, TransmitProgress::default(), usize::MAX, pool).is_ok()
+                    {
                         queue.add(Class::Data, 10_000);
                         pool.bytes += 10_000;
                         is_any_taken = true;
@@ -216,7 +229,7 @@ mod tests {
             assert!(pool.bytes < pool.bytes_max);
             assert!(
                 SessionQueue::default()
-                    .admit(Class::Data, 10_000, OnTheWay::default(), usize::MAX, pool)
+                    .admit(Class::Data, 10_000, TransmitProgress::default(), usize::MAX, pool)
                     .is_ok()
             );
         }
@@ -225,22 +238,30 @@ mod tests {
     #[test]
     fn where_memory_is_used_up_each_session_has_its_share_and_no_more_whatever_waits_for_it() {
         let mut queue = SessionQueue::default();
-        assert!(queue.admit(Class::Data, SESSION_SHARE, OnTheWay::default(), usize::MAX, NONE).is_ok());
+        assert!(
+            queue.admit(Class::Data, SESSION_SHARE, TransmitProgress::default(), usize::MAX, NONE).is_ok()
+        );
         // What is sealed already counts, too.
         assert!(
             queue
-                .admit(Class::Data, SESSION_SHARE, OnTheWay { begun: 0, sealed: 1 }, usize::MAX, NONE)
+                .admit(Class::Data, SESSION_SHARE, TransmitProgress { begun: 0, sealed: 1 }, usize::MAX, NONE)
                 .is_err()
         );
         queue.add(Class::Control, SESSION_SHARE);
         assert!(
-            queue.admit(Class::Control, OWN_REPLY_LEN_MAX, OnTheWay::default(), usize::MAX, NONE).is_ok()
+            queue
+                .admit(Class::Control, OWN_REPLY_LEN_MAX, TransmitProgress::default(), usize::MAX, NONE)
+                .is_ok()
         );
         assert!(
-            queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, OnTheWay::default(), usize::MAX, NONE).is_err()
+            queue
+                .admit(Class::Control, SMALL_REPLY_LEN_MAX, TransmitProgress::default(), usize::MAX, NONE)
+                .is_err()
         );
         assert!(
-            queue.admit(Class::Control, SMALL_REPLY_LEN_MAX, OnTheWay::default(), usize::MAX, ROOM).is_ok()
+            queue
+                .admit(Class::Control, SMALL_REPLY_LEN_MAX, TransmitProgress::default(), usize::MAX, ROOM)
+                .is_ok()
         );
         assert!(queue.is_read_paused(usize::MAX, NONE));
         assert!(!queue.is_read_paused(usize::MAX, ROOM));

@@ -74,7 +74,7 @@ pub struct Settings {
     pub dead_after: Duration,
     /// How long a rival link with the same incarnation and lane is probed (WIRE §6.1).
     pub probe_timeout: Duration,
-    /// How long a lost neighbour's messages wait for it to return before other ways are tried.
+    /// How long a lost neighbour's messages wait for it to return before other routes are tried.
     pub node_grace: Duration,
     /// The same after the neighbour closed its link in order: long enough for a link that replaces it.
     pub node_grace_after_close: Duration,

@@ -53,9 +53,9 @@ pub struct Path {
     pub incarnation: u64,
     /// What its process drew, if its record has come. Without it nothing can be sealed for it.
     pub salt: Option<super::sealing::Salt>,
-    /// Links on the way; 1 to a neighbour.
+    /// Links of the path; 1 to a neighbour.
     pub hops: u8,
-    /// The neighbours with which a shortest way begins, by id; never empty.
+    /// The neighbours with which a shortest route begins, by id; never empty.
     pub next: SmallVec<[NodeId; 2]>,
     /// Longest frame of an SDK link that the node takes, in bytes.
     pub frame_len_max: u32,
@@ -66,7 +66,7 @@ pub struct Path {
 pub struct LongPaths {
     /// For frames of an SDK link that are longer than this, in bytes.
     pub above: u32,
-    /// The nodes that a way leads to.
+    /// The nodes that a route leads to.
     pub paths: BTreeMap<NodeId, Path>,
 }
 
@@ -80,9 +80,9 @@ pub struct Snapshot {
     pub is_complete: bool,
     /// Ids of the neighbours that are up.
     pub neighbours: Arc<[NodeId]>,
-    /// The nodes that a way leads to, neighbours included.
+    /// The nodes that a route leads to, neighbours included.
     pub paths: Arc<BTreeMap<NodeId, Path>>,
-    /// The same for frames that not all nodes on the way take, the shortest first. Empty if all take all.
+    /// The same for frames that not all nodes on the path take, the shortest first. Empty if all take all.
     pub long_paths: Arc<[LongPaths]>,
     /// Grows with every change of the subscribers of private topics.
     pub private_version: u64,
@@ -112,7 +112,7 @@ impl Snapshot {
         long.map_or(&*self.paths, |long| &long.paths).get(id)
     }
 
-    /// Whether a node, and those on the way to it, take a frame of an SDK link of so many bytes. Of a node that no way
+    /// Whether a node, and those on the route to it, take a frame of an SDK link of so many bytes. Of a node that no route
     /// leads to nothing is known.
     pub fn takes(&self, id: &NodeId, frame_len: usize) -> bool {
         self.paths

@@ -151,13 +151,13 @@ pub enum HeaderError {
     Destinations(u16),
 }
 
-/// Whom a frame comes from and goes to.
+/// Which nodes a frame comes from and goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route<'a> {
+pub enum Addressing<'a> {
     /// The two ends of this link.
     Direct,
-    /// Named nodes.
-    Named {
+    /// Nodes that need not be the two ends of this link.
+    EndToEnd {
         /// The node that originated the message.
         source: &'a [u8; 64],
         /// The nodes that it is for.
@@ -177,13 +177,13 @@ pub struct Header<'a> {
     /// [`FLAG_COMPRESSED`], [`FLAG_SENT_AGAIN`], [`FLAG_SEALED`], [`FLAG_PROBE`].
     pub flags: u8,
     /// Source and destinations.
-    pub route: Route<'a>,
+    pub addressing: Addressing<'a>,
 }
 
 impl<'a> Header<'a> {
     /// A header between the two ends of a link.
     pub fn direct(packet_type: PacketType, seq: u32) -> Self {
-        Self { packet_type, seq, hops_left: HOPS_MAX, flags: 0, route: Route::Direct }
+        Self { packet_type, seq, hops_left: HOPS_MAX, flags: 0, addressing: Addressing::Direct }
     }
 
     /// Reads the header at the start of a frame's head; also gives where the payload begins. The length
@@ -201,7 +201,7 @@ impl<'a> Header<'a> {
         {
             let packet_type = PacketType(i16::from_be_bytes([t0, t1]));
             let seq = u32::from_be_bytes([s0, s1, s2, s3]);
-            let header = Self { packet_type, seq, hops_left, flags, route: Route::Direct };
+            let header = Self { packet_type, seq, hops_left, flags, addressing: Addressing::Direct };
             return Some(Ok((header, HEADER_LEN_MIN)));
         }
         let mut reader = Reader(head);
@@ -216,12 +216,12 @@ impl<'a> Header<'a> {
         let group_len = reader.u16()?;
         reader.take(usize::from(group_len))?;
         let id_len = reader.u16()?;
-        let route = match usize::from(id_len) {
+        let addressing = match usize::from(id_len) {
             0 => {
                 if reader.u16()? > 1 {
                     return Some(Err(HeaderError::Options));
                 }
-                Route::Direct
+                Addressing::Direct
             }
             NodeId::LEN => {
                 let source: &'a [u8; 64] = reader.take(NodeId::LEN)?.first_chunk()?;
@@ -233,12 +233,12 @@ impl<'a> Header<'a> {
                 if destinations.is_empty() {
                     return Some(Err(HeaderError::Options));
                 }
-                Route::Named { source, destinations }
+                Addressing::EndToEnd { source, destinations }
             }
             _ => return Some(Err(HeaderError::Options)),
         };
         let offset = head.len() - reader.0.len();
-        Some(Ok((Self { packet_type, seq, hops_left, flags, route }, offset)))
+        Some(Ok((Self { packet_type, seq, hops_left, flags, addressing }, offset)))
     }
 
     /// Its first bytes, as of a frame between the two ends of a link; the length is that of the whole frame.
@@ -254,15 +254,15 @@ impl<'a> Header<'a> {
 
     /// Appends the header of a frame whose payload is `payload_len` bytes.
     pub fn encode_into(&self, payload_len: usize, out: &mut SmallVec<[u8; 160]>) {
-        let ids = match self.route {
-            Route::Direct => 0,
-            Route::Named { destinations, .. } => 1 + destinations.len(),
+        let ids = match self.addressing {
+            Addressing::Direct => 0,
+            Addressing::EndToEnd { destinations, .. } => 1 + destinations.len(),
         };
         // Put together before it is appended: appending costs more than what is appended.
         let mut front = self.front(HEADER_LEN_MIN + ids * NodeId::LEN + payload_len);
-        match self.route {
-            Route::Direct => out.extend_from_slice(&front),
-            Route::Named { source, destinations } => {
+        match self.addressing {
+            Addressing::Direct => out.extend_from_slice(&front),
+            Addressing::EndToEnd { source, destinations } => {
                 front[16..18].copy_from_slice(&(NodeId::LEN as u16).to_be_bytes());
                 out.extend_from_slice(&front[..18]);
                 out.extend_from_slice(source);
@@ -514,7 +514,7 @@ mod tests {
             seq: u32::MAX,
             hops_left: 3,
             flags: FLAG_SENT_AGAIN,
-            route: Route::Named { source: &[1; 64], destinations: &destinations },
+            addressing: Addressing::EndToEnd { source: &[1; 64], destinations: &destinations },
         };
         let bytes = encoded(&named, b"");
         assert_eq!(Header::decode(&bytes), Ok((named, bytes.len())));

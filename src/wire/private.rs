@@ -1,5 +1,5 @@
 //! What two nodes tell each other about challenges of private topics (WIRE §4), about what became of a message, and
-//! about the way between them (docs/node-link.md): the payload of a Broadcast.
+//! about the path between them (docs/node-link.md): the payload of a Broadcast.
 
 use std::time::Duration;
 
@@ -57,14 +57,14 @@ pub enum Notice {
         number: u64,
     },
     /// A frame of the receiver with [`FLAG_PROBE`](super::node::FLAG_PROBE) did not get beyond the sender.
-    WayEnded {
+    PathEnded {
         /// Seq of that frame.
         seq: u32,
         /// Why.
-        why: WayEnd,
+        why: PathEnd,
         /// The first 8 bytes of the id of the node that it was for.
         destination: u64,
-        /// The last 16 bytes of that frame, which only nodes on its way have seen.
+        /// The last 16 bytes of that frame, which only nodes on its path have seen.
         tag: [u8; 16],
     },
     /// An answer to a unicast of the receiver has begun to come to the sender.
@@ -78,20 +78,20 @@ pub enum Notice {
 
 /// Why a frame did not get further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WayEnd {
+pub enum PathEnd {
     /// It had no hops left.
     HopsUsed,
-    /// The node knew no way on.
-    NoWay,
+    /// The node knew no route on.
+    NoRoute,
     /// Something that newer nodes know.
     Other,
 }
 
-impl WayEnd {
+impl PathEnd {
     fn of(tag: u8) -> Self {
         match tag {
             1 => Self::HopsUsed,
-            2 => Self::NoWay,
+            2 => Self::NoRoute,
             _ => Self::Other,
         }
     }
@@ -99,13 +99,13 @@ impl WayEnd {
     fn tag(self) -> u8 {
         match self {
             Self::HopsUsed => 1,
-            Self::NoWay => 2,
+            Self::NoRoute => 2,
             Self::Other => 0,
         }
     }
 }
 
-/// Length of a [`Notice::Ping`], zeros at its end included, and of a [`Notice::WayEnded`]: no answer is longer than what
+/// Length of a [`Notice::Ping`], zeros at its end included, and of a [`Notice::PathEnded`]: no answer is longer than what
 /// it answers, so that nobody can be flooded by means of them.
 pub const PING_LEN: usize = 1 + 4 + 1 + 8 + 16;
 const PING_PADDING_LEN: usize = PING_LEN - 1 - 8;
@@ -117,10 +117,10 @@ const TRACE: u8 = 4;
 const TRACED: u8 = 5;
 const PING: u8 = 6;
 const PONG: u8 = 7;
-const WAY_ENDED: u8 = 8;
+const PATH_ENDED: u8 = 8;
 const ANSWER_BEGUN: u8 = 10;
 
-const _: () = assert!(WAY_ENDED < super::announcement::KIND && super::announcement::KIND < ANSWER_BEGUN);
+const _: () = assert!(PATH_ENDED < super::announcement::KIND && super::announcement::KIND < ANSWER_BEGUN);
 
 impl Notice {
     /// Reads a payload; `None` if it is malformed or of a kind that is not known here. Bytes behind the known
@@ -149,9 +149,9 @@ impl Notice {
                 Self::Ping { number }
             }
             PONG => Self::Pong { number: reader.u64()? },
-            WAY_ENDED => Self::WayEnded {
+            PATH_ENDED => Self::PathEnded {
                 seq: reader.u32()?,
-                why: WayEnd::of(reader.u8()?),
+                why: PathEnd::of(reader.u8()?),
                 destination: reader.u64()?,
                 tag: reader.array()?,
             },
@@ -198,8 +198,8 @@ impl Notice {
                 out.push(PONG);
                 out.extend_from_slice(&number.to_be_bytes());
             }
-            Self::WayEnded { seq, why, destination, tag } => {
-                out.push(WAY_ENDED);
+            Self::PathEnded { seq, why, destination, tag } => {
+                out.push(PATH_ENDED);
                 out.extend_from_slice(&seq.to_be_bytes());
                 out.push(why.tag());
                 out.extend_from_slice(&destination.to_be_bytes());
@@ -234,8 +234,8 @@ mod tests {
             Notice::Traced(Box::new(part)),
             Notice::Ping { number: 8 },
             Notice::Pong { number: 9 },
-            Notice::WayEnded { seq: 10, why: WayEnd::HopsUsed, destination: 11, tag: [12; 16] },
-            Notice::WayEnded { seq: 10, why: WayEnd::NoWay, destination: 11, tag: [12; 16] },
+            Notice::PathEnded { seq: 10, why: PathEnd::HopsUsed, destination: 11, tag: [12; 16] },
+            Notice::PathEnded { seq: 10, why: PathEnd::NoRoute, destination: 11, tag: [12; 16] },
             Notice::AnswerBegun { message: 13, len: 14 },
         ] {
             let mut bytes = notice.encode();
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn no_answer_to_a_ping_is_longer_than_the_ping() {
-        let ended = Notice::WayEnded { seq: 1, why: WayEnd::Other, destination: 2, tag: [3; 16] };
+        let ended = Notice::PathEnded { seq: 1, why: PathEnd::Other, destination: 2, tag: [3; 16] };
         assert_eq!(Notice::decode(&ended.encode()), Some(ended.clone()));
         assert_eq!([Notice::Ping { number: 4 }.encode().len(), ended.encode().len()], [PING_LEN; 2]);
         assert!(Notice::Pong { number: 4 }.encode().len() <= PING_LEN);

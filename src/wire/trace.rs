@@ -171,7 +171,7 @@ tags! {
         ChallengeClosed = "challenge_closed",
         /// It was put on the link to the node, where nothing more is heard of it.
         Sent = "sent",
-        /// It is longer than the node, or those on every way to it, take.
+        /// It is longer than the node, or those on every route to it, take.
         TooLong = "too_long",
     }
 }

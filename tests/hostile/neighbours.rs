@@ -18,8 +18,8 @@ use amop::{
         NodeId, ResultCode,
         announcement::{self, Announcement},
         hello::Hello,
-        node::{Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, PacketType, Route},
-        private::{Notice, WayEnd},
+        node::{Addressing, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, PacketType},
+        private::{Notice, PathEnd},
         sdk::{self, FrameType},
         state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
     },
@@ -214,8 +214,8 @@ fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
     let length = |len: usize| patched(0, &(len as u32).to_be_bytes());
     let ids = [[3; 64]; 129];
     let named = |destinations: &[[u8; 64]]| {
-        let route = Route::Named { source: &[1; 64], destinations };
-        with_header(&Header { route, ..Header::direct(PacketType::ACK, 1) }, &[0; 8])
+        let addressing = Addressing::EndToEnd { source: &[1; 64], destinations };
+        with_header(&Header { addressing, ..Header::direct(PacketType::ACK, 1) }, &[0; 8])
     };
     let request = amop_frame(FrameType::REQUEST, "t");
     let inner_len = |len: u32| {
@@ -338,8 +338,8 @@ fn frames_in_other_names_are_counted_and_delivered_to_nobody() {
             (PacketType::ACK, u64::MAX.to_be_bytes().to_vec()),
             (PacketType::HELLO, hello(u64::MAX).encode()),
         ] {
-            let route = Route::Named { source: &source, destinations: &destinations };
-            let header = Header { route, ..Header::direct(packet_type, count as u32) };
+            let addressing = Addressing::EndToEnd { source: &source, destinations: &destinations };
+            let header = Header { addressing, ..Header::direct(packet_type, count as u32) };
             liar.say(&with_header(&header, &payload));
             count += 1;
         }
@@ -349,8 +349,8 @@ fn frames_in_other_names_are_counted_and_delivered_to_nobody() {
     assert!(answers(&mut subscriber), "nothing came before its heartbeat's answer");
     assert!(!knows_topic(&node, "of another name"));
     // In its own name it is served like any other.
-    let route = Route::Named { source: &liars, destinations: &[own] };
-    let header = Header { route, ..Header::direct(PacketType::MULTICAST, 999) };
+    let addressing = Addressing::EndToEnd { source: &liars, destinations: &[own] };
+    let header = Header { addressing, ..Header::direct(PacketType::MULTICAST, 999) };
     let multicast = amop_frame(FrameType::MULTICAST, "named");
     liar.say(&with_header(&header, &amop(&multicast)));
     assert_eq!(subscriber.frame().unwrap(), multicast);
@@ -559,14 +559,14 @@ fn floods_of_pings_are_answered_within_an_allowance_and_the_link_stays() {
         liar.send(PacketType::BROADCAST, &Notice::Ping { number }.encode());
         // Of itself and in another name, to a node that is not there, with nothing in it that anybody sealed.
         for source in [&liars, &other] {
-            let route = Route::Named { source, destinations: &[[9; 64]] };
+            let addressing = Addressing::EndToEnd { source, destinations: &[[9; 64]] };
             let (flags, hops_left) = (FLAG_SEALED | FLAG_PROBE, number as u8 % 3);
-            let header = Header { route, flags, hops_left, ..Header::direct(PacketType::BROADCAST, 5) };
+            let header = Header { addressing, flags, hops_left, ..Header::direct(PacketType::BROADCAST, 5) };
             liar.say(&with_header(&header, &[7; FRONT_LEN + 30 + TAG_LEN]));
         }
         // And answers to nothing.
         liar.send(PacketType::BROADCAST, &Notice::Pong { number }.encode());
-        let ended = Notice::WayEnded { seq: 1, why: WayEnd::NoWay, destination: number, tag: [0; 16] };
+        let ended = Notice::PathEnded { seq: 1, why: PathEnd::NoRoute, destination: number, tag: [0; 16] };
         liar.send(PacketType::BROADCAST, &ended.encode());
     }
     liar.sync();

@@ -148,7 +148,7 @@ fn what_a_node_on_the_way_alters_or_makes_up_is_refused_and_costs_it_its_link() 
         (|one| one.text = "y".repeat(TEXT_LEN_MAX + 1), |counters| counters.refused_size.get()),
     ];
     for (seed, (change, refused)) in (10..).zip(changes) {
-        // 1 is hostile, and 2 has no other way to 0.
+        // 1 is hostile, and 2 has no other route to 0.
         let mut net = Network::of_edges(seed, 4, 2, &line(4));
         let mut forged = signed(&net, 0, 1, "pay 5 to bob");
         change(&mut forged);
@@ -349,12 +349,12 @@ fn a_text_that_is_none_is_not_announced() {
 
 #[test]
 fn frames_that_name_their_ends_bring_no_announcement() {
-    use amop::wire::node::{FLAG_SEALED, Route};
+    use amop::wire::node::{Addressing, FLAG_SEALED};
     let mut net = Network::of_edges(28, 3, 2, &line(3));
     let payload = signed(&net, 0, 1, "x").encode();
     let (source, destination) = (net.nodes[0].id, net.nodes[2].id);
-    let route = Route::Named { source: &source.0, destinations: &[destination.0] };
-    let header = Header { route, flags: FLAG_SEALED, ..Header::direct(PacketType::BROADCAST, 5) };
+    let addressing = Addressing::EndToEnd { source: &source.0, destinations: &[destination.0] };
+    let header = Header { addressing, flags: FLAG_SEALED, ..Header::direct(PacketType::BROADCAST, 5) };
     let mut frame = smallvec::SmallVec::new();
     header.encode_into(payload.len(), &mut frame);
     frame.extend_from_slice(&payload);

@@ -93,7 +93,7 @@ fn a_request_whose_link_is_full_goes_to_a_subscriber_behind_another() {
 
 #[test]
 fn what_a_full_link_on_the_way_did_not_take_comes_later_once_and_in_its_order() {
-    // Of the source, and of a node on the way.
+    // Of the source, and of a node on the path.
     for (from, reactors, frame_type) in [0, 1]
         .into_iter()
         .flat_map(|from| [1, 3].map(|reactors| BOTH.map(|kind| (from, reactors, kind))))
@@ -132,7 +132,7 @@ fn a_node_whose_link_was_full_for_a_moment_passes_on_what_comes_then() {
     }
 }
 
-/// A node on the way acknowledges what it gets: nobody knows what became of it then.
+/// A node on the path acknowledges what it gets: nobody knows what became of it then.
 #[test]
 fn a_request_that_a_node_on_the_way_has_no_room_for_in_all_its_time_is_answered_102() {
     let (mut net, publisher, subscriber) = slow(3, 1, 1, 2_000);

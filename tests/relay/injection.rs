@@ -38,7 +38,7 @@ const BACK_AFTER: Duration = Duration::from_millis(150);
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Point {
-    OnItsWayToTheNode,
+    InTransitToTheNode,
     Accepted,
     TakenByTheNeighbour,
     Pushed,
@@ -50,7 +50,7 @@ enum Point {
 }
 
 const ON_ONE_NODE: [Point; 7] = [
-    Point::OnItsWayToTheNode,
+    Point::InTransitToTheNode,
     Point::Accepted,
     Point::Pushed,
     Point::AtTheSubscriber,
@@ -60,7 +60,7 @@ const ON_ONE_NODE: [Point; 7] = [
 ];
 /// Between two nodes; where one reactor does it all, arriving and passing on are one event.
 const BETWEEN_NODES: [Point; 9] = [
-    Point::OnItsWayToTheNode,
+    Point::InTransitToTheNode,
     Point::Accepted,
     Point::TakenByTheNeighbour,
     Point::Pushed,
@@ -221,7 +221,10 @@ impl Stage {
             (Point::TakenByTheNeighbour, self.has_crossed(false)),
             (Point::Accepted, is_any(&requests, "taken", true)),
         ];
-        reached.into_iter().find(|(_, reached)| *reached).map_or(Point::OnItsWayToTheNode, |(point, _)| point)
+        reached
+            .into_iter()
+            .find(|(_, reached)| *reached)
+            .map_or(Point::InTransitToTheNode, |(point, _)| point)
     }
 
     /// Lets the next event happen. `false` if all is over.
@@ -339,7 +342,7 @@ impl Stage {
         }
         assert_eq!(delivered, 1, "the request is answered exactly once");
         let code = code.expect("just counted").result.0;
-        let is_taken_too_late = blow == Blow::PublishersNodeDrains && point == Point::OnItsWayToTheNode;
+        let is_taken_too_late = blow == Blow::PublishersNodeDrains && point == Point::InTransitToTheNode;
         let must_succeed = matches!(blow, Blow::LinkBreaksAndReturns | Blow::LinkIsCutAndReturns)
             || blow == Blow::PublishersNodeDrains
             || blow == Blow::SubscribersNodeDrains && point >= Point::Pushed

@@ -125,7 +125,7 @@ fn long_frames_go_around_a_node_that_does_not_take_them_and_short_ones_through_i
         let seq = net.unicast(publisher, "t", b"short");
         assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
         assert!(relayed(&net, 1) > before);
-        // No other way is left: it is refused at once, and nothing waits for it.
+        // No other route is left: it is refused at once, and nothing waits for it.
         net.break_links(2, 3);
         net.run_for(Duration::from_secs(3));
         let seq = net.unicast(publisher, "t", LONG);

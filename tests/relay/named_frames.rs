@@ -14,7 +14,7 @@ use amop::{
     },
     wire::{
         NodeId, ResultCode,
-        node::{DESTINATIONS_MAX, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, Header, PacketType, Route},
+        node::{Addressing, DESTINATIONS_MAX, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, Header, PacketType},
         sdk::{self, FrameType},
     },
 };
@@ -45,8 +45,8 @@ fn frame(header: Header<'_>, payload: &[u8]) -> Vec<u8> {
 }
 
 fn named<'a>(source: &'a [u8; 64], destinations: &'a [[u8; 64]]) -> Header<'a> {
-    let route = Route::Named { source, destinations };
-    Header { flags: FLAG_SEALED, route, ..Header::direct(PacketType::MULTICAST, 1) }
+    let addressing = Addressing::EndToEnd { source, destinations };
+    Header { flags: FLAG_SEALED, addressing, ..Header::direct(PacketType::MULTICAST, 1) }
 }
 
 fn shared(header: Header<'_>) -> Header<'_> {
@@ -155,7 +155,7 @@ fn only_a_shared_multicast_with_a_ticket_for_each_is_for_several() {
     }
     let shared = PacketType::SHARED_MULTICAST;
     let (most, ticket) = (88, 120);
-    // Also those to the sender, which has no other way to itself.
+    // Also those to the sender, which has no other route to itself.
     assert_eq!(counted(&mut net, shared, &many[..most], most * ticket), [0, 1]);
     assert_eq!(counted(&mut net, shared, &many[..most], 3 * most * ticket), [0, 1]);
     assert_eq!(counted(&mut net, shared, &many[..most + 1], (most + 1) * ticket), [1, 0]);
@@ -336,7 +336,7 @@ fn recorded(net: &mut Network, publisher: AppIndex, lost: bool) -> Vec<Vec<u8>> 
     let (frames, victim) = (Rc::<RefCell<Vec<Vec<u8>>>>::default(), net.nodes[VICTIM].id.0);
     let all = frames.clone();
     net.tamper = Some(Box::new(move |from, to, bytes| {
-        if let Ok((Header { packet_type, route: Route::Named { source, .. }, .. }, offset)) =
+        if let Ok((Header { packet_type, addressing: Addressing::EndToEnd { source, .. }, .. }, offset)) =
             Header::decode(bytes)
             && (from, to) == (HOSTILE, 1)
             && *source == victim
@@ -406,7 +406,7 @@ fn strangers_do_not_either_where_the_lists_leave_them_out() {
 }
 
 /// Has so many invented nodes send that somebody has told records of. Those are made known here for the time in which they
-/// send, as if a way led to them.
+/// send, as if a route led to them.
 fn send_as_known(net: &mut Network, numbers: Range<u32>) {
     let message = multicast(net);
     let payload = [[0; 16].as_slice(), &message].concat();

@@ -1,4 +1,4 @@
-//! Messages over more than one link (WIRE §6.4): they arrive as long as a way leads from sender to receiver.
+//! Messages over more than one link (WIRE §6.4): they arrive as long as a route leads from sender to receiver.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,7 +10,7 @@ use amop::{
     relay::settings::Settings,
     wire::{
         ResultCode,
-        node::{FLAG_SEALED, Header, PacketType, Route},
+        node::{Addressing, FLAG_SEALED, Header, PacketType},
         sdk::{self, FrameType},
     },
 };
@@ -71,7 +71,8 @@ fn a_multicast_crosses_each_link_once_and_splits_where_ways_part() {
     let seen = crossed.clone();
     net.tamper = Some(Box::new(move |from, to, bytes| {
         if is_sealed(bytes)
-            && let Ok((Header { route: Route::Named { destinations, .. }, .. }, _)) = Header::decode(bytes)
+            && let Ok((Header { addressing: Addressing::EndToEnd { destinations, .. }, .. }, _)) =
+                Header::decode(bytes)
         {
             seen.borrow_mut().push((from, to, destinations.len()));
         }
@@ -565,9 +566,9 @@ fn a_frame_in_anothers_name_that_is_not_sealed_by_it_is_counted_and_dropped() {
     let inner = sdk::encode_amop(FrameType::MULTICAST, &seq, ResultCode::OK, "t", SECRET);
     for flags in [0, FLAG_SEALED] {
         let payload = [&[0, 0], inner.as_slice()].concat();
-        let route = Route::Named { source: &source.0, destinations: &[destination.0] };
+        let addressing = Addressing::EndToEnd { source: &source.0, destinations: &[destination.0] };
         let header =
-            Header { route, flags, ..Header::direct(PacketType::MULTICAST, 1_000 + u32::from(flags)) };
+            Header { addressing, flags, ..Header::direct(PacketType::MULTICAST, 1_000 + u32::from(flags)) };
         let mut frame = Default::default();
         header.encode_into(payload.len(), &mut frame);
         frame.extend_from_slice(&payload);

@@ -14,8 +14,8 @@ use amop::{
     },
     wire::{
         NodeId,
-        node::{FLAG_PROBE, FLAG_SEALED, Header, PacketType, Route},
-        private::{Notice, PING_LEN, WayEnd},
+        node::{Addressing, FLAG_PROBE, FLAG_SEALED, Header, PacketType},
+        private::{Notice, PING_LEN, PathEnd},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -29,7 +29,7 @@ fn line(seed: u64, nodes: usize, reactors: u16) -> Network {
 }
 
 fn ended_by(net: &Network, node: NodeIndex) -> PingEnd {
-    PingEnd::Ended { by: net.nodes[node].id, why: WayEnd::HopsUsed }
+    PingEnd::Ended { by: net.nodes[node].id, why: PathEnd::HopsUsed }
 }
 
 fn total(net: &Network, node: NodeIndex, counter: fn(&Counters) -> u64) -> u64 {
@@ -103,7 +103,7 @@ fn what_cannot_be_reached_is_said_at_once_or_lost_after_its_time() {
     // Nobody by that id, and the node itself.
     for id in [NodeId([7; 64]), net.nodes[0].id] {
         let number = net.start_ping(0, id, 3);
-        assert_eq!(net.pinged(0, number).map(|pinged| pinged.end), Some(PingEnd::NoWay));
+        assert_eq!(net.pinged(0, number).map(|pinged| pinged.end), Some(PingEnd::NoRoute));
     }
     // One that hangs.
     net.nodes[2].frozen = true;
@@ -115,7 +115,7 @@ fn what_cannot_be_reached_is_said_at_once_or_lost_after_its_time() {
     // One that is dead, once that is known.
     net.kill(3);
     net.run_for(10 * SOON);
-    assert_eq!(net.ping(0, 3, 3).end, PingEnd::NoWay);
+    assert_eq!(net.ping(0, 3, 3).end, PingEnd::NoRoute);
 }
 
 #[test]
@@ -137,8 +137,8 @@ fn probe(
     hops_left: u8,
 ) -> Vec<u8> {
     let payload = [5; 40 + PING_LEN + 16];
-    let route = Route::Named { source: &source.0, destinations: &[destination.0] };
-    let header = Header { route, flags, hops_left, ..Header::direct(packet_type, 77) };
+    let addressing = Addressing::EndToEnd { source: &source.0, destinations: &[destination.0] };
+    let header = Header { addressing, flags, hops_left, ..Header::direct(packet_type, 77) };
     let mut frame = smallvec::SmallVec::new();
     header.encode_into(payload.len(), &mut frame);
     frame.extend_from_slice(&payload);
@@ -167,9 +167,9 @@ fn only_flagged_broadcasts_are_answered_where_their_hops_end() {
     net.run_for(SOON);
     // Many answers for one frame.
     let several = [[3; 64]; 100];
-    let route = Route::Named { source: &source.0, destinations: &several };
+    let addressing = Addressing::EndToEnd { source: &source.0, destinations: &several };
     let header = Header {
-        route,
+        addressing,
         flags: FLAG_SEALED | FLAG_PROBE,
         hops_left: 1,
         ..Header::direct(PacketType::BROADCAST, 78)
@@ -269,7 +269,7 @@ fn nobody_on_the_way_can_answer_for_the_destination() {
     let (seq, tag) = sniffed.get().unwrap();
     let short = destination.short();
     let ended =
-        |seq, destination, tag| direct(&Notice::WayEnded { seq, why: WayEnd::HopsUsed, destination, tag });
+        |seq, destination, tag| direct(&Notice::PathEnded { seq, why: PathEnd::HopsUsed, destination, tag });
     let before = ignored(&net);
     net.forge(3, 0, &ended(seq, short, [0; 16]));
     net.forge(3, 0, &ended(seq ^ 1, short, tag));
@@ -278,7 +278,7 @@ fn nobody_on_the_way_can_answer_for_the_destination() {
     assert_eq!((ignored(&net) - before, net.pinged(0, number)), (3, None));
     net.forge(1, 0, &ended(seq, short, tag));
     net.run_for(SOON / 100);
-    assert_eq!(net.pinged(0, number).unwrap().end, PingEnd::Ended { by, why: WayEnd::HopsUsed });
+    assert_eq!(net.pinged(0, number).unwrap().end, PingEnd::Ended { by, why: PathEnd::HopsUsed });
 }
 
 fn direct(notice: &Notice) -> Vec<u8> {
@@ -367,7 +367,7 @@ fn in_random_networks_the_hops_are_a_shortest_way() {
             for hop in 1..=distance {
                 let next = match net.ping(0, other, hop as u8).end {
                     PingEnd::Answered => other,
-                    PingEnd::Ended { by, why: WayEnd::HopsUsed } => {
+                    PingEnd::Ended { by, why: PathEnd::HopsUsed } => {
                         net.nodes.iter().position(|node| node.id == by).unwrap()
                     }
                     end => panic!("seed {seed}, to {other}, hop {hop}: {end:?}"),

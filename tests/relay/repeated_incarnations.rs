@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 use amop::{
     relay::sealing::{SealIncarnations, number_of},
     wire::{
-        node::{Header, PacketType, Route},
+        node::{Addressing, Header, PacketType},
         sdk::FrameType,
         state::Message,
     },
@@ -64,7 +64,7 @@ fn sealed_of(net: &mut Network, node: NodeIndex) -> Vec<Vec<u8>> {
     frames
         .filter(|bytes| {
             Header::decode(bytes).is_ok_and(
-                |(header, _)| matches!(header.route, Route::Named { source, .. } if *source == own),
+                |(header, _)| matches!(header.addressing, Addressing::EndToEnd { source, .. } if *source == own),
             )
         })
         .collect()
@@ -113,7 +113,8 @@ fn what_was_sealed_for_the_first_incarnation_does_not_open_in_the_second() {
     let frames = Rc::<RefCell<Vec<Vec<u8>>>>::default();
     let (all, publisher_node) = (frames.clone(), net.nodes[0].id.0);
     net.tamper = Some(Box::new(move |from, to, bytes| {
-        if let Ok((Header { packet_type, route: Route::Named { source, .. }, .. }, _)) = Header::decode(bytes)
+        if let Ok((Header { packet_type, addressing: Addressing::EndToEnd { source, .. }, .. }, _)) =
+            Header::decode(bytes)
             && (from, to) == (2, 3)
             && *source == publisher_node
             && packet_type.is_amop()

@@ -1,5 +1,5 @@
 //! A node that was cut off and returned in the same incarnation is a node like any other: what is on its way to it, or from it,
-//! survives the next loss of its link as long as another way leads there (WIRE §6.4).
+//! survives the next loss of its link as long as another route leads there (WIRE §6.4).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Messages over more than one link with a hostile node on the way: it forges, repeats, alters and readdresses named
+//! Messages over more than one link with a hostile node on the path: it forges, repeats, alters and readdresses named
 //! and sealed frames, and seals what it likes in its own name and in that of nodes that it invents.
 //!
 //! What must hold: nothing panics; each request of an application on an honest node is answered exactly once, with the
@@ -20,7 +20,7 @@ use amop::{
     },
     wire::{
         NodeId, ResultCode,
-        node::{self, Extensions, FLAG_SEALED, PacketType, Route},
+        node::{self, Addressing, Extensions, FLAG_SEALED, PacketType},
         sdk::{self, FrameType, Seq},
     },
 };
@@ -61,7 +61,7 @@ enum Step<'a> {
     /// Header and payload as it likes.
     Forge {
         to: u8,
-        header: NamedHeader,
+        header: EndToEndHeader,
         payload: Payload<'a>,
     },
     Seal {
@@ -96,7 +96,7 @@ impl<'a> Arbitrary<'a> for Bytes<'a> {
 }
 
 #[derive(Arbitrary, Debug)]
-struct NamedHeader {
+struct EndToEndHeader {
     kind: u8,
     seq: u32,
     hops_left: u8,
@@ -344,7 +344,7 @@ impl Run {
         }
     }
 
-    fn forge(&mut self, to: u8, header: &NamedHeader, payload: &Payload<'_>) {
+    fn forge(&mut self, to: u8, header: &EndToEndHeader, payload: &Payload<'_>) {
         let receiver = receiver(to);
         let source = self.id(header.source, receiver);
         let payload = match payload {
@@ -366,7 +366,7 @@ impl Run {
             seq: header.seq,
             hops_left: header.hops_left,
             flags: header.flags | if header.is_sealed { FLAG_SEALED } else { 0 },
-            route: Route::Named { source: &source.0, destinations: &destinations },
+            addressing: Addressing::EndToEnd { source: &source.0, destinations: &destinations },
         };
         self.send(to, &whole(&header, &payload));
     }
@@ -399,9 +399,9 @@ impl Run {
         seal.seal(sealed.number.get(), subject, first, std::iter::once(inner.as_slice()), &mut payload)
             .expect("short enough");
         payload.extend_from_slice(&content);
-        let route = Route::Named { source: &signer.id().0, destinations: &[destination.0] };
+        let addressing = Addressing::EndToEnd { source: &signer.id().0, destinations: &[destination.0] };
         let header =
-            node::Header { flags: FLAG_SEALED, route, ..node::Header::direct(packet_type, sealed.seq) };
+            node::Header { flags: FLAG_SEALED, addressing, ..node::Header::direct(packet_type, sealed.seq) };
         self.send(to, &whole(&header, &payload));
     }
 

@@ -9,7 +9,7 @@ use amop::{
         hello::Hello,
         json::{self, HandshakeRequest, TopicCertification, TopicStatus},
         node::{self, Extensions},
-        private::{Notice, WayEnd},
+        private::{Notice, PathEnd},
         sdk::{self, AmopBody, HEADER_LEN, Header},
         state::{Change, Entries, Message},
         topic,
@@ -243,7 +243,7 @@ fn names(data: &[u8]) {
 
 /// Frames as FISCO BCOS' SDKs and our own nodes send them.
 pub fn seeds() -> Vec<Vec<u8>> {
-    use node::{PacketType, Route};
+    use node::{Addressing, PacketType};
     use sdk::FrameType;
 
     let seq = *b"b3ae60984320433aa3efbc6462ef6102";
@@ -313,12 +313,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Notice::Traced(Box::new(part)),
         Notice::Ping { number: 1 },
         Notice::Pong { number: 1 },
-        Notice::WayEnded { seq: 1, why: WayEnd::HopsUsed, destination: 2, tag: [3; 16] },
+        Notice::PathEnded { seq: 1, why: PathEnd::HopsUsed, destination: 2, tag: [3; 16] },
     ];
     let notices: Vec<Vec<u8>> = notices.iter().map(Notice::encode).chain([announcement.encode()]).collect();
-    let packet = |packet_type: PacketType, route: Route<'_>, payload: &[u8]| {
+    let packet = |packet_type: PacketType, addressing: Addressing<'_>, payload: &[u8]| {
         let mut out = smallvec::SmallVec::new();
-        node::Header { route, ..node::Header::direct(packet_type, 7) }.encode_into(payload.len(), &mut out);
+        node::Header { addressing, ..node::Header::direct(packet_type, 7) }
+            .encode_into(payload.len(), &mut out);
         [&out[..], payload].concat()
     };
     let mut block = smallvec::SmallVec::new();
@@ -331,7 +332,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     .encode_into(&mut block);
     let request = amop(FrameType::REQUEST, "T", b"hello");
-    let named = Route::Named { source: &[1; 64], destinations: &[[2; 64], [3; 64]] };
+    let named = Addressing::EndToEnd { source: &[1; 64], destinations: &[[2; 64], [3; 64]] };
     let file = file::encode("report.txt", b"content");
 
     let mut seeds: Vec<(u8, Vec<u8>)> = vec![
@@ -363,13 +364,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
             .into_bytes(),
         ),
         (5, [&[9][..], br#"["b","a","","\t","\u4e3b"]"#].concat()),
-        (6, packet(PacketType::HELLO, Route::Direct, &hello.encode())),
-        (6, packet(PacketType::UNICAST, Route::Direct, &[&block[..], &request].concat())),
+        (6, packet(PacketType::HELLO, Addressing::Direct, &hello.encode())),
+        (6, packet(PacketType::UNICAST, Addressing::Direct, &[&block[..], &request].concat())),
         (6, packet(PacketType::MULTICAST, named, &[&[0, 0][..], &request].concat())),
-        (6, packet(PacketType::STATE_SEQ, Route::Direct, &states[0])),
-        (6, packet(PacketType::ACK, Route::Direct, &9u64.to_be_bytes())),
+        (6, packet(PacketType::STATE_SEQ, Addressing::Direct, &states[0])),
+        (6, packet(PacketType::ACK, Addressing::Direct, &9u64.to_be_bytes())),
         (6, packet(PacketType::BROADCAST, named, &notices[5])),
-        (6, packet(PacketType::BROADCAST, Route::Direct, &announcement.encode())),
+        (6, packet(PacketType::BROADCAST, Addressing::Direct, &announcement.encode())),
         (7, [&block[..], &request].concat()),
         (9, br#"{"jsonrpc":"2.0","method":"getBlockNumber","params":[1],"id":1}"#.to_vec()),
         (

@@ -1,5 +1,5 @@
 //! How soon a change is known in all of a network: after how many links one behind the other everybody has a topic,
-//! or knows the shortest ways, in random networks of 3 to 200 nodes. The time begins when the nodes that it happens to
+//! or knows the shortest routes, in random networks of 3 to 200 nodes. The time begins when the nodes that it happens to
 //! have noticed it; what they gather changes for, and what their processors take, is not in it.
 //!
 //! `cargo run --release -p amop-perf --bin convergence [-- --quick]` writes `perf/results/convergence.csv` and
@@ -130,7 +130,7 @@ impl Graph {
     }
 }
 
-/// Whether all nodes that live know the shortest ways of the network as it is.
+/// Whether all nodes that live know the shortest routes of the network as it is.
 fn agree(network: &Registries, graph: &Graph, living: &[usize]) -> bool {
     living.iter().all(|&node| {
         let distances = graph.distances(node);

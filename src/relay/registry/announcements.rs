@@ -58,7 +58,7 @@ pub struct Announced {
     pub number: u64,
     /// Neighbours that it was sent to.
     pub neighbours: usize,
-    /// Other nodes that a way leads to.
+    /// Other nodes that a route leads to.
     pub reachable: usize,
 }
 
@@ -146,7 +146,7 @@ impl Registry {
         self.counters.announcements_made.increment();
         self.pass_announcement_on(&announcement, None);
         self.announcements.keep(now, announcement, None);
-        let reachable = self.ways.paths.len();
+        let reachable = self.routes.paths.len();
         Ok(Announced { number, neighbours: self.neighbours.len(), reachable })
     }
 

@@ -9,14 +9,14 @@
 //! ```text
 //!   Topics, NodeUp, NodeDown ──► own record ── publish ──► step ──► every neighbour
 //!                          └───► snapshot ─────────────► all shards      ▲
-//!   steps, parts ──► records ────┴──► topology ──► ways                  │
+//!   steps, parts ──► records ────┴──► topology ──► routes                │
 //!           └────────────────────────────────────────────────────────────┘ (exchange)
 //! ```
 //!
 //! # Invariants
 //! - Counts in the snapshot are those of the inputs so far, as of the last publish.
 //! - A node's entries are those of a record whose root its key has signed.
-//! - A node's entries are in the snapshot exactly while a way leads to it and the lists admit it. Ways go over
+//! - A node's entries are in the snapshot exactly while a route leads to it and the lists admit it. Routes go over
 //!   nodes that the lists leave out like over others: all nodes must have one picture, or frames would circle.
 //! - JSON-RPC waits for everything else, within a bound: it costs most, and anybody may ask.
 //! - What a neighbour sends that is wrong is ignored and counted ([`RegistryCounters`]); only one that
@@ -43,7 +43,7 @@ use self::{
     own::OwnRecord,
     requests::{Offers, Requests},
     tombstones::Tombstones,
-    topology::{Topology, Ways},
+    topology::{Routes, Topology},
 };
 use super::{
     CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
@@ -69,7 +69,7 @@ pub use announcements::{
 pub(in crate::relay) use announcements::{MEMORY as ANNOUNCEMENTS_MEMORY, OF_NEIGHBOUR_PER_SECOND_MAX};
 pub(in crate::relay) use own::HISTORY_LEN_MAX;
 pub(in crate::relay) use tombstones::{TOMBSTONE_LEN, TOMBSTONES_MAX};
-pub(in crate::relay) use topology::LONG_WAYS_MAX;
+pub(in crate::relay) use topology::LONG_ROUTES_MAX;
 
 mod announcements;
 mod catch_up;
@@ -87,7 +87,7 @@ mod topology;
 
 /// How often a node says by a digest what it knows.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the way to a node farther away still counts when it is lost.
+/// How long the route to a node farther away still counts when it is lost.
 pub(super) const WAY_GRACE: Duration = Duration::from_millis(500);
 /// A neighbour that does not fetch the next part for so long begins anew.
 const PIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,7 +95,7 @@ const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const NEIGHBOURS_MAX: usize = 512;
 /// Other nodes of the network; a list names them all, and the one that sends it.
 pub const NODES_MAX: usize = state::LIST_MAX - 1;
-/// A record that no way leads to is kept for so long: the node, or the way, may come back.
+/// A record that no route leads to is kept for so long: the node, or the route, may come back.
 const LOST_MEMORY: Duration = Duration::from_secs(60);
 /// Nodes that are found by discovery.
 pub const DISCOVERED_MAX: usize = 64;
@@ -177,15 +177,15 @@ figures! {
         counter unknown_kinds,
         /// Steps signed by this node's key that are later than its own: its clock went back, or its key is used twice.
         counter own_id_elsewhere,
-        /// Other nodes of the network that are known, whether a way leads to them or not.
+        /// Other nodes of the network that are known, whether a route leads to them or not.
         gauge nodes_known,
-        /// Other nodes that a way leads to, those that the lists leave out not counted.
+        /// Other nodes that a route leads to, those that the lists leave out not counted.
         gauge nodes_reachable,
-        /// Other nodes that a way leads to and that the blacklist or the whitelist leaves out: no message goes there.
+        /// Other nodes that a route leads to and that the blacklist or the whitelist leaves out: no message goes there.
         gauge nodes_not_admitted,
-        /// Times that the ways through the network were found anew.
+        /// Times that the routes through the network were found anew.
         counter ways_found,
-        /// Records of other nodes let go because no way led to them for a minute.
+        /// Records of other nodes let go because no route led to them for a minute.
         counter records_let_go,
         /// Messages of neighbours refused: not of the state protocol.
         counter refused_malformed,
@@ -209,7 +209,7 @@ figures! {
         counter announcements_made,
         /// Announcements of other nodes taken and passed on.
         counter announcements_taken,
-        /// Announcements that another neighbour had brought before, as is usual in a network with several ways.
+        /// Announcements that another neighbour had brought before, as is usual in a network with several routes.
         counter announcements_repeated,
         /// Announcements not taken: of an incarnation that is over, older than the origin's last, or of a node that is not known.
         counter announcements_late,
@@ -265,10 +265,10 @@ pub struct Registry {
     tombstones: Tombstones,
     topology: Topology,
     topology_changed: bool,
-    /// Nodes that no way leads to since then, while the old one still counts.
+    /// Nodes that no route leads to since then, while the old one still counts.
     unreached: BTreeMap<NodeId, Instant>,
     /// As they were found last.
-    ways: Ways,
+    routes: Routes,
     news: News,
     /// Neighbours, and their neighbours, that tell their address; and whether that was told.
     discovered: (BTreeMap<NodeId, String>, bool),
@@ -377,7 +377,7 @@ impl Registry {
             topology: Topology::default(),
             topology_changed: false,
             unreached: BTreeMap::new(),
-            ways: Ways::default(),
+            routes: Routes::default(),
             news: News::default(),
             discovered: (BTreeMap::new(), true),
             own_elsewhere: None,
@@ -467,7 +467,7 @@ impl Registry {
     /// Publishes a snapshot if anything changed, and announces what of our own record changed.
     pub fn publish(&mut self, now: Instant) {
         if std::mem::take(&mut self.topology_changed) {
-            self.find_ways(now);
+            self.find_routes(now);
         }
         self.look_at_catch_ups();
         let is_complete = self.is_complete();
@@ -553,30 +553,30 @@ impl Registry {
         self.next_digest = (!is_alone).then(|| now + DIGEST_INTERVAL);
     }
 
-    /// The way to a node farther away may return in a moment, as a neighbour's link may: until then what is for it goes
+    /// The route to a node farther away may return in a moment, as a neighbour's link may: until then what is for it goes
     /// on along the old one, as far as that leads.
-    fn keep_ways(&mut self, now: Instant, ways: &mut Ways) {
-        self.unreached.retain(|id, _| !ways.paths.contains_key(id));
-        for (id, path) in &self.ways.paths {
-            if path.hops == 1 || ways.paths.contains_key(id) {
+    fn keep_lost_routes(&mut self, now: Instant, routes: &mut Routes) {
+        self.unreached.retain(|id, _| !routes.paths.contains_key(id));
+        for (id, path) in &self.routes.paths {
+            if path.hops == 1 || routes.paths.contains_key(id) {
                 continue;
             }
             let since = *self.unreached.entry(*id).or_insert(now);
             if now.saturating_duration_since(since) < WAY_GRACE {
-                ways.paths.insert(*id, path.clone());
+                routes.paths.insert(*id, path.clone());
             }
         }
-        self.unreached.retain(|id, _| ways.paths.contains_key(id));
+        self.unreached.retain(|id, _| routes.paths.contains_key(id));
     }
 
-    /// The same for long frames, to nodes of which the usual way is kept.
-    fn keep_long_ways(&self, above: u32, usual: &Ways, ways: &mut Ways) {
+    /// The same for long frames, to nodes of which the usual route is kept.
+    fn keep_lost_long_routes(&self, above: u32, usual: &Routes, routes: &mut Routes) {
         let Some(before) = self.snapshot.long_paths.iter().find(|long| long.above == above) else { return };
         for (id, path) in &before.paths {
             let is_kept = self.unreached.contains_key(id) && usual.paths.contains_key(id);
-            if is_kept && !ways.paths.contains_key(id) {
+            if is_kept && !routes.paths.contains_key(id) {
                 let path = topology::Path { hops: path.hops, next: path.next.clone() };
-                ways.paths.insert(*id, path);
+                routes.paths.insert(*id, path);
             }
         }
     }
@@ -588,8 +588,8 @@ impl Registry {
     }
 
     /// Neighbours stay in it, so that whoever is found and linked goes on being kept.
-    fn discover(&mut self, ways: &Ways) {
-        let near = |hops: u8| ways.paths.iter().filter(move |(_, path)| path.hops == hops);
+    fn discover(&mut self, routes: &Routes) {
+        let near = |hops: u8| routes.paths.iter().filter(move |(_, path)| path.hops == hops);
         let found = (1..=DISCOVERED_HOPS_MAX)
             .flat_map(near)
             .filter_map(|(id, _)| {
@@ -750,7 +750,7 @@ impl Registry {
         }
     }
 
-    /// Others are told at once, and ways around it are used; what has no other way waits for its return.
+    /// Others are told at once, and routes around it are used; what has no other route waits for its return.
     fn handle_link_lost(&mut self, now: Instant, id: &NodeId, incarnation: u64) {
         if let Some(neighbour) = self.neighbours.get_mut(id)
             && neighbour.entry.incarnation == incarnation
@@ -798,7 +798,7 @@ impl Registry {
             exchange_in_snapshot(&mut self.snapshot, &node, before, after);
             known.routed = Some(node);
         } else {
-            // The ways are found anew with the node's new incarnation.
+            // The routes are found anew with the node's new incarnation.
             exchange_in_snapshot(&mut self.snapshot, &node, before, &Entries::default());
         }
     }
@@ -819,7 +819,7 @@ impl Registry {
         self.view_version += 1;
     }
 
-    /// No way led to a node for long.
+    /// No route led to a node for long.
     fn let_go(&mut self, now: Instant, origin: &NodeId) {
         if self.known.get(origin).is_some_and(|known| known.record.is_known()) {
             self.counters.records_let_go.increment();
@@ -840,23 +840,23 @@ impl Registry {
         self.tombstones.bury(head.clone(), announced, is_admitted, known_for);
     }
 
-    /// Finds the ways through the network, and puts into the snapshot whom they lead to.
-    fn find_ways(&mut self, now: Instant) {
-        let mut ways = self.ways_for(0);
-        self.keep_ways(now, &mut ways);
+    /// Finds the routes through the network, and puts into the snapshot whom they lead to.
+    fn find_routes(&mut self, now: Instant) {
+        let mut routes = self.routes_for(0);
+        self.keep_lost_routes(now, &mut routes);
         self.counters.ways_found.increment();
         let own = self.shared.id;
         let (mut reachable, mut not_admitted) = (0, 0);
         let admission = self.shared.admission.load();
         for (origin, known) in &mut self.known {
             let version = known.record.version();
-            if !ways.connected.contains(origin) {
+            if !routes.connected.contains(origin) {
                 known.lost_since.get_or_insert(now);
             } else if known.lost_since.take().is_some() && known.record.is_known() {
                 // Neighbours may not have it: it was not offered while it was lost.
                 self.news.versions.push((own, version));
             }
-            let is_reached = ways.paths.contains_key(origin);
+            let is_reached = routes.paths.contains_key(origin);
             // Of a neighbour whose clock went back an older incarnation is known, until it begins a later one.
             let is_current_incarnation = self
                 .neighbours
@@ -889,11 +889,11 @@ impl Registry {
             let frame_len_max = self.topology.traits(id).frame_len_max;
             Some((*id, snapshot::Path { incarnation, salt, hops: path.hops, next, frame_len_max }))
         };
-        let paths: BTreeMap<NodeId, snapshot::Path> = ways.paths.iter().filter_map(path).collect();
+        let paths: BTreeMap<NodeId, snapshot::Path> = routes.paths.iter().filter_map(path).collect();
         let long_paths = |(above, least)| {
-            let mut long_ways = self.ways_for(least);
-            self.keep_long_ways(above, &ways, &mut long_ways);
-            LongPaths { above, paths: long_ways.paths.iter().filter_map(path).collect() }
+            let mut long_routes = self.routes_for(least);
+            self.keep_lost_long_routes(above, &routes, &mut long_routes);
+            LongPaths { above, paths: long_routes.paths.iter().filter_map(path).collect() }
         };
         let settings = &self.shared.settings;
         let own = NodeTraits { relays: settings.relays, frame_len_max: settings.told_frame_len_max() };
@@ -905,34 +905,34 @@ impl Registry {
             self.snapshot.long_paths = long_paths.into();
             self.snapshot_changed = true;
             let reactors = (0..self.shared.reactors).map(ReactorId);
-            let changed = |reactor| (reactor, RegistryOutput::WaysChanged { is_node_lost });
+            let changed = |reactor| (reactor, RegistryOutput::RoutesChanged { is_node_lost });
             self.outputs.extend(reactors.map(changed));
         }
         if self.shared.settings.discovers {
-            self.discover(&ways);
+            self.discover(&routes);
         }
         self.counters.nodes_known.set(self.known.len() as u64);
         self.counters.nodes_reachable.set(reachable);
         self.counters.nodes_not_admitted.set(not_admitted);
-        self.ways = ways;
+        self.routes = routes;
     }
 
-    /// The ways for frames of an SDK link of so many bytes. What leads only over links that are lost just now goes on to
+    /// The routes for frames of an SDK link of so many bytes. What leads only over links that are lost just now goes on to
     /// count for a moment: they may return.
-    fn ways_for(&self, frame_len: u32) -> Ways {
+    fn routes_for(&self, frame_len: u32) -> Routes {
         let linked = |lost: bool| {
             let neighbours = self.neighbours.iter().filter(move |(_, neighbour)| lost || !neighbour.is_lost);
             neighbours.map(|(id, _)| *id)
         };
-        let mut ways = self.topology.ways(&self.shared.id, linked(false), frame_len);
+        let mut routes = self.topology.routes(&self.shared.id, linked(false), frame_len);
         if self.neighbours.values().any(|neighbour| neighbour.is_lost) {
-            let others = self.topology.ways(&self.shared.id, linked(true), frame_len);
+            let others = self.topology.routes(&self.shared.id, linked(true), frame_len);
             for (id, path) in others.paths {
-                ways.paths.entry(id).or_insert(path);
+                routes.paths.entry(id).or_insert(path);
             }
-            ways.connected.extend(others.connected);
+            routes.connected.extend(others.connected);
         }
-        ways
+        routes
     }
 
     fn announce(&mut self, payload: Vec<u8>) {

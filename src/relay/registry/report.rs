@@ -24,7 +24,7 @@ impl Registry {
             entries: self.own.entries().clone(),
         };
         let others = self.known.iter().map(|(id, known)| {
-            let path = self.ways.paths.get(id);
+            let path = self.routes.paths.get(id);
             let standing = match (path, known.lost_since) {
                 (Some(path), _) => Standing::Reachable { hops: path.hops },
                 (None, Some(since)) => Standing::Lost { since },

@@ -1,4 +1,4 @@
-//! Who is linked with whom, and the shortest ways from here (WIRE §6.3, §6.4).
+//! Who is linked with whom, and the shortest routes from here (WIRE §6.3, §6.4).
 //!
 //! Each node's record lists its neighbours. An edge exists only if both ends list each other; of our own
 //! edges we know ourselves.
@@ -17,22 +17,22 @@ pub(super) struct Topology {
     traits: BTreeMap<NodeId, NodeTraits>,
 }
 
-/// Bounds on the length of frames that ways are found for, each of its own. Where nodes have more different ones, long
+/// Bounds on the length of frames that routes are found for, each of its own. Where nodes have more different ones, long
 /// frames go only through those with the highest.
-pub(in crate::relay) const LONG_WAYS_MAX: usize = 4;
+pub(in crate::relay) const LONG_ROUTES_MAX: usize = 4;
 
 /// How a node is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Path {
-    /// Links on the way; 1 to a neighbour.
+    /// Links of the path; 1 to a neighbour.
     pub(super) hops: u8,
-    /// The neighbours with which a shortest way begins, by id; never empty.
+    /// The neighbours with which a shortest route begins, by id; never empty.
     pub(super) next: SmallVec<[NodeId; 2]>,
 }
 
 /// What there is to be known about nodes from here.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ways {
+pub(super) struct Routes {
     /// Nodes that a frame can reach.
     pub(super) paths: BTreeMap<NodeId, Path>,
     /// Nodes in the same part of the network, those too far for a frame included.
@@ -63,10 +63,10 @@ impl Topology {
         self.traits.get(node).copied().unwrap_or_default()
     }
 
-    /// Which long frames need ways of their own, of those that this node takes itself: frames that are longer than the first
+    /// Which long frames need routes of their own, of those that this node takes itself: frames that are longer than the first
     /// go only through nodes that take the second. The shortest first.
     ///
-    /// All nodes must draw the lines in the same places, or one sends a frame to another that knows no way on for it. So all
+    /// All nodes must draw the lines in the same places, or one sends a frame to another that knows no route on for it. So all
     /// bounds count, those included that are of no use to this node, and its own, which is one of the others' bounds.
     pub(super) fn long_frames(&self, own: NodeTraits) -> Vec<(u32, u32)> {
         let all = self.traits.values().copied().chain([own, NodeTraits::default()]);
@@ -75,12 +75,12 @@ impl Topology {
         let bounds: Vec<u32> = bounds.into_iter().collect();
         let next = |bound: u32| (bound, bound.saturating_add(1));
         let lines = match (bounds.as_slice(), bounds.last()) {
-            (few, _) if few.len() <= LONG_WAYS_MAX => few.iter().copied().map(next).collect(),
+            (few, _) if few.len() <= LONG_ROUTES_MAX => few.iter().copied().map(next).collect(),
             // Those between go only through nodes that take the longest.
             (many, Some(&highest)) => {
                 let mut lines: Vec<(u32, u32)> =
-                    many[..LONG_WAYS_MAX - 2].iter().copied().map(next).collect();
-                lines.extend([(many[LONG_WAYS_MAX - 2], highest), next(highest)]);
+                    many[..LONG_ROUTES_MAX - 2].iter().copied().map(next).collect();
+                lines.extend([(many[LONG_ROUTES_MAX - 2], highest), next(highest)]);
                 lines
             }
             (_, None) => Vec::new(),
@@ -103,13 +103,13 @@ impl Topology {
         list.filter(move |other| *other != own && self.are_linked(node, other))
     }
 
-    /// Finds all ways that begin with the links to `neighbours`, for frames of an SDK link of so many bytes.
-    pub(super) fn ways(
+    /// Finds all routes that begin with the links to `neighbours`, for frames of an SDK link of so many bytes.
+    pub(super) fn routes(
         &self,
         own: &NodeId,
         neighbours: impl Iterator<Item = NodeId>,
         frame_len: u32,
-    ) -> Ways {
+    ) -> Routes {
         let mut paths: BTreeMap<NodeId, Path> = neighbours
             .map(|neighbour| (neighbour, Path { hops: 1, next: SmallVec::from_slice(&[neighbour]) }))
             .collect();
@@ -118,7 +118,7 @@ impl Topology {
         while let Some(node) = unseen.pop() {
             unseen.extend(self.edges(own, &node).filter(|next| connected.insert(**next)));
         }
-        // Breadth first: whoever is taken from the queue has all of its shortest ways.
+        // Breadth first: whoever is taken from the queue has all of its shortest routes.
         let mut queue: VecDeque<NodeId> = paths.keys().copied().collect();
         while let Some(node) = queue.pop_front() {
             let traits = self.traits(&node);
@@ -143,7 +143,7 @@ impl Topology {
             }
         }
         paths.values_mut().for_each(|path| path.next.sort_unstable());
-        Ways { paths, connected }
+        Routes { paths, connected }
     }
 }
 
@@ -184,15 +184,15 @@ mod tests {
             }
         }
 
-        fn ways(&self) -> Ways {
+        fn routes(&self) -> Routes {
             let neighbours = self.edges.iter().filter(|(one, _)| *one == OWN).map(|(_, other)| id(*other));
-            self.topology.ways(&id(OWN), neighbours, 0)
+            self.topology.routes(&id(OWN), neighbours, 0)
         }
 
         fn long_path(&self, to: u16, frame_len: u32) -> Option<(u8, Vec<NodeId>)> {
             let neighbours = self.edges.iter().filter(|(one, _)| *one == OWN).map(|(_, other)| id(*other));
-            let ways = self.topology.ways(&id(OWN), neighbours, frame_len);
-            ways.paths.get(&id(to)).map(|path| (path.hops, path.next.to_vec()))
+            let routes = self.topology.routes(&id(OWN), neighbours, frame_len);
+            routes.paths.get(&id(to)).map(|path| (path.hops, path.next.to_vec()))
         }
 
         fn set_frame_len_max(&mut self, node: u16, frame_len_max: u32) {
@@ -200,7 +200,7 @@ mod tests {
         }
 
         fn path(&self, to: u16) -> Option<(u8, Vec<NodeId>)> {
-            self.ways().paths.get(&id(to)).map(|path| (path.hops, path.next.to_vec()))
+            self.routes().paths.get(&id(to)).map(|path| (path.hops, path.next.to_vec()))
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(graph.path(2), Some((3, vec![id(3)])));
         graph.set(3, 4, false);
         assert_eq!(graph.path(2), None);
-        assert!(graph.ways().connected.contains(&id(2)));
+        assert!(graph.routes().connected.contains(&id(2)));
         graph.topology.set_traits(id(1), NodeTraits::default());
         assert_eq!(graph.path(2), Some((2, vec![id(1)])));
     }
@@ -283,7 +283,7 @@ mod tests {
                 })
                 .collect();
             for (own, bound) in bounds(count).enumerate() {
-                assert!(lines[own].len() <= LONG_WAYS_MAX);
+                assert!(lines[own].len() <= LONG_ROUTES_MAX);
                 // Whoever takes more has the lines of all that take less, and others above.
                 let (own, all) = (&lines[own], &lines[usize::from(count) - 1]);
                 assert_eq!(own[..], all[..own.len()]);
@@ -299,7 +299,7 @@ mod tests {
         let hops = u16::from(HOPS_MAX);
         assert_eq!(graph.path(hops), Some((HOPS_MAX, vec![id(1)])));
         assert_eq!(graph.path(hops + 1), None);
-        assert!(graph.ways().connected.contains(&id(20)));
+        assert!(graph.routes().connected.contains(&id(20)));
     }
 
     #[test]
@@ -321,11 +321,11 @@ mod tests {
                     distances[usize::from(other)] = distances[usize::from(other)].min(through);
                 }
             }
-            // The same from each neighbour tells which first links lie on a shortest way.
-            let ways = graph.ways();
+            // The same from each neighbour tells which first links lie on a shortest route.
+            let routes = graph.routes();
             for node in 1..nodes {
                 let distance = distances[usize::from(node)];
-                let path = ways.paths.get(&id(node));
+                let path = routes.paths.get(&id(node));
                 assert_eq!(path.is_some(), distance <= usize::from(HOPS_MAX));
                 let Some(path) = path else { continue };
                 assert_eq!(usize::from(path.hops), distance);

@@ -531,7 +531,7 @@ mod tests {
         let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
         assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
-        // As if the acknowledgement of them came another way.
+        // As if the acknowledgement of them came over a link.
         pair.sender.acknowledge(pair.now, 74).unwrap();
         let next = pair.send(4);
         assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was held is taken with it");

@@ -2,7 +2,7 @@
 //!
 //! A client's message is paid for when it is admitted: by what it is going to take. Whatever leaves uses that up first, and
 //! what goes beyond it is charged as it leaves: answers, what is sent again, what is passed on for others, and a message
-//! that went another way than it seemed. So each byte that leaves is charged once, whatever its sender says of it.
+//! that took another route than it seemed. So each byte that leaves is charged once, whatever its sender says of it.
 
 use smallvec::SmallVec;
 
@@ -92,18 +92,18 @@ impl Common {
         nodes: impl Iterator<Item = &'a NodeRef>,
         frame_len: usize,
     ) -> u64 {
-        let mut around: SmallVec<[&NodeId; 8]> = SmallVec::new();
+        let mut indirect: SmallVec<[&NodeId; 8]> = SmallVec::new();
         let mut all = 0;
         for node in nodes {
             match snapshot.path(&node.id, frame_len) {
-                Some(path) if path.hops > 1 => around.push(&node.id),
+                Some(path) if path.hops > 1 => indirect.push(&node.id),
                 _ => all += multicast_len(frame_len, None, false),
             }
         }
-        if let [_] = around.as_slice() {
+        if let [_] = indirect.as_slice() {
             return all + multicast_len(frame_len, None, true);
         }
-        for sent_together in around.chunks(SHARED_MAX) {
+        for sent_together in indirect.chunks(SHARED_MAX) {
             let mut behind: SmallVec<[(NodeId, usize); 4]> = SmallVec::new();
             for node in sent_together {
                 let flow = Flow { source: &self.shared.id, len: frame_len, except: None, from: None };

@@ -108,15 +108,15 @@ impl<O: Outbound> Context<'_, O> {
         else {
             return self.out.to_registry(input);
         };
-        let (len, on_the_way) = (bytes.len(), &self.common.shared.registry_input_bytes);
-        if on_the_way.load(Relaxed) >= STATE_BYTES_MAX {
+        let (len, in_transit_bytes) = (bytes.len(), &self.common.shared.registry_input_bytes);
+        if in_transit_bytes.load(Relaxed) >= STATE_BYTES_MAX {
             return false;
         }
         // Before it is passed on: the registry takes it off.
-        on_the_way.fetch_add(len, Relaxed);
+        in_transit_bytes.fetch_add(len, Relaxed);
         let passed = self.out.to_registry(input);
         if !passed {
-            on_the_way.fetch_sub(len, Relaxed);
+            in_transit_bytes.fetch_sub(len, Relaxed);
         }
         passed
     }

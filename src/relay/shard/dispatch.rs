@@ -18,7 +18,7 @@ use super::{
     push::{Pushes, Receivers},
     request::{self, RequestOf, Requests},
     room::RoomWaits,
-    route::Parked,
+    route::PendingRoute,
     session::{Session, Sessions},
 };
 use crate::{
@@ -44,7 +44,7 @@ pub(super) struct Parts {
     pub(super) neighbours: Neighbours,
     pub(super) peers: Peers,
     pub(super) channels: Channels,
-    pub(super) parked: Parked,
+    pub(super) pending_route: PendingRoute,
     pub(super) pings: Pings,
 }
 
@@ -82,7 +82,7 @@ impl Parts {
             neighbours: Neighbours::new(hashing.clone()),
             peers: Peers::new(hashing.clone()),
             channels: Channels::new(hashing.clone()),
-            parked: Parked::default(),
+            pending_route: PendingRoute::default(),
             pings: Pings::new(hashing.clone()),
         }
     }
@@ -217,7 +217,7 @@ impl Parts {
             MeshMessage::NotPassed { node, packet_type, seq } => {
                 self.handle_not_passed(cx.now, &node, Subject { packet_type, seq });
             }
-            MeshMessage::Taken { node, message } => self.note_taken_on_the_way(&node, message),
+            MeshMessage::Taken { node, message } => self.note_taken_in_transit(&node, message),
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(cx, request, message, taken);
             }
@@ -247,7 +247,7 @@ impl Parts {
             }
             MeshMessage::TellTrace { node, question, seq } => self.tell(cx, *node, question, &seq),
             MeshMessage::AnswerProbe { source, notice } => self.answer_probe(cx, &source, *notice),
-            MeshMessage::ProbeEnded { by, ended } => self.handle_way_ended(cx, &by, ended),
+            MeshMessage::ProbeEnded { by, ended } => self.handle_path_ended(cx, &by, ended),
         }
     }
 
@@ -275,7 +275,7 @@ impl Parts {
                 self.send_rpc_answer(cx, link, &seq, &body);
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(cx, &id, incarnation),
-            RegistryOutput::WaysChanged { is_node_lost } => self.handle_ways_changed(cx, is_node_lost),
+            RegistryOutput::RoutesChanged { is_node_lost } => self.handle_routes_changed(cx, is_node_lost),
             RegistryOutput::StateCame => self.try_unsettled(cx),
             RegistryOutput::NewIncarnation => self.begin_incarnation(cx),
             RegistryOutput::CloseNode { id, reason } => self.close_node(cx, &id, reason),

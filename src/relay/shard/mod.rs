@@ -31,9 +31,9 @@
 //! | `peer` | the same node as the end of messages: which incarnation of it, whose answers are awaited, what it sent before |
 //! | `channel` | messages to and from a node that is no neighbour: numbered, kept, put in order |
 //! | `indirect` | such messages in both directions: sealed, sent again, acknowledged |
-//! | `route` | frames on their way over more than one link: the next hop, other ways, waiting for one |
+//! | `route` | frames on their way over more than one link: the next hop, other routes, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
-//! | `ping` | finding out the way to another node |
+//! | `ping` | finding out the route to another node |
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | accounts of messages that are over, for who asks for one by its seq |
@@ -89,7 +89,7 @@ pub use indirect::REPLAY_FLOORS_MAX;
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::TRIES_MAX;
-pub(super) use route::{PARKED_BYTES_MAX, PARKED_MAX};
+pub(super) use route::{PENDING_ROUTE_BYTES_MAX, PENDING_ROUTE_FRAMES_MAX};
 
 use self::{
     context::{Common, Context},

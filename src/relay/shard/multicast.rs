@@ -37,7 +37,7 @@ impl Copies {
         }
     }
 
-    /// A node was sent its copy under a number, or the way to it had no room.
+    /// A node was sent its copy under a number, or the route to it had no room.
     pub(super) fn note_node(&mut self, node: &NodeId, message: u32, sent: bool) {
         self.note_fate(node, message, if sent { Fate::Sent } else { Fate::NotTaken });
     }

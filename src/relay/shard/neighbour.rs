@@ -68,7 +68,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) whose: Whose,
 }
 
-/// A message for another node, whatever way it takes: what it is, and the frame of an SDK link behind its extensions.
+/// A message for another node, whatever route it takes: what it is, and the frame of an SDK link behind its extensions.
 struct Amop<'a> {
     subject: Subject,
     extensions: Extensions,
@@ -94,7 +94,7 @@ enum Standing {
     Here,
     /// Its link is lost and may be replaced until then; everything waits for that.
     Lost { until: Instant },
-    /// It did not return in time: other ways were tried. Should it return in the same incarnation before then,
+    /// It did not return in time: other routes were tried. Should it return in the same incarnation before then,
     /// what it sends again is known, and what was answered meanwhile is sent to it.
     GivenUp { until: Instant },
 }
@@ -438,7 +438,7 @@ impl Parts {
                 }
                 (None, PacketType::UNICAST_RESPONSE) => self.keep_waiting(id, Sent { packet: None, ..sent }),
                 (None, PacketType::MULTICAST) => cx.counters.dropped_window_full.increment(),
-                // It is too long for the ways around, if there are some.
+                // It is too long for the routes around, if there are some.
                 (None, _) => failed.push(sent.message),
             }
         }
@@ -597,11 +597,11 @@ impl Parts {
                 && cx.has_indirect_route(&node.id, frame.len())
                 && !self.has_waiting(&node.id)
         };
-        let (around, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
+        let (indirect, others): (SmallVec<[&NodeRef; 8]>, SmallVec<[&NodeRef; 8]>) =
             nodes.iter().copied().partition(is_indirect);
-        let (shared, others) = match around.len() {
+        let (shared, others) = match indirect.len() {
             0 | 1 => (SmallVec::new(), nodes.iter().copied().collect()),
-            _ => (around, others),
+            _ => (indirect, others),
         };
         for node in others {
             let is_sent = self.forward_multicast(cx, &node.id, message, None, frame);
@@ -643,15 +643,15 @@ impl Parts {
             Err(NotEnqueued::Away(_) | NotEnqueued::NoRoom(_) | NotEnqueued::TooLong(_)) => return false,
             Err(NotEnqueued::NotLinked) => {}
         }
-        // Who asks is known before the way to it, if its records come later; the answer waits for that.
+        // Who asks is known before the route to it, if its records come later; the answer waits for that.
         let is_answer =
             packet_type == PacketType::UNICAST_RESPONSE && !self.neighbours.by_id.contains_key(node);
-        let has_way = cx.has_indirect_route(node, frame.len());
-        // None overtakes those before it, which may be too long for that way.
-        if has_way && self.has_waiting(node) {
+        let has_route = cx.has_indirect_route(node, frame.len());
+        // None overtakes those before it, which may be too long for that route.
+        if has_route && self.has_waiting(node) {
             self.reroute_window(cx, node);
         }
-        if is_answer || (has_way && !self.has_waiting(node)) {
+        if is_answer || (has_route && !self.has_waiting(node)) {
             let mut block = SmallVec::new();
             extensions.encode_into(&mut block);
             let share = if packet_type == PacketType::UNICAST_RESPONSE { 1 } else { 2 };
@@ -708,7 +708,7 @@ impl Parts {
             return Err(NotEnqueued::NotLinked);
         }
         let Some(neighbour) = neighbour else { return Err(NotEnqueued::Away(packet)) };
-        // A last look: ways lead around those that do not take what is so long.
+        // A last look: routes lead around those that do not take what is so long.
         if head.len() + frame.len() > neighbour.frame_len_max + NODE_FRAME_ROOM {
             return Err(NotEnqueued::TooLong(packet));
         }

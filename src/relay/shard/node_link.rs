@@ -23,7 +23,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
-        node::{Extensions, FLAG_SEALED, Header, PacketType, Route},
+        node::{Addressing, Extensions, FLAG_SEALED, Header, PacketType},
         sdk,
     },
 };
@@ -212,7 +212,7 @@ impl Parts {
         self.send_hello(cx, key, None);
     }
 
-    /// Asks in the same way how long the way to the peer and back takes.
+    /// Asks in the same way how long the round trip to the peer takes.
     fn measure(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         let seq = cx.next_message();
         let Some(link) = self.node_link_mut(key) else { return };
@@ -271,9 +271,9 @@ impl Parts {
             Ok(decoded) => decoded,
             Err(error) => return self.misbehaved(cx, key, &error.to_string()),
         };
-        let for_us = match header.route {
-            Route::Direct => true,
-            Route::Named { source, destinations } => {
+        let for_us = match header.addressing {
+            Addressing::Direct => true,
+            Addressing::EndToEnd { source, destinations } => {
                 header.flags & FLAG_SEALED == 0
                     && *source == peer.0
                     && matches!(destinations, [only] if *only == own.0)
@@ -301,13 +301,13 @@ impl Parts {
             if for_us {
                 self.handle_amop(cx, Came::OverLink(key), &peer, &header, payload);
             } else {
-                self.handle_named(cx, &peer, &header, payload);
+                self.handle_end_to_end(cx, &peer, &header, payload);
             }
             self.note_taken(cx, key, frame.len());
             return;
         }
         if !for_us {
-            return self.handle_named(cx, &peer, &header, payload);
+            return self.handle_end_to_end(cx, &peer, &header, payload);
         }
         match header.packet_type {
             PacketType::HELLO => self.handle_hello(cx, key, header.seq, payload),
@@ -349,7 +349,7 @@ impl Parts {
         cx.out.abort(key, CloseReason::NodeFrame);
     }
 
-    /// What a link brought is the fault of its peer; what was sealed, of nobody on the way.
+    /// What a link brought is the fault of its peer; what was sealed, of nobody on the path.
     fn bad_amop(&mut self, cx: &mut Context<'_, impl Outbound>, came: Came, what: &str) {
         match came {
             Came::OverLink(key) => self.misbehaved(cx, key, what),
@@ -624,12 +624,12 @@ impl Parts {
         }
         self.tick_neighbours(cx);
         self.tick_peers(cx);
-        self.tick_parked(cx);
+        self.expire_pending_route(cx);
         self.tick_channels(cx);
         self.node_links.next_tick = None;
         if cx.counters.node_links.get() > 0
             || !self.neighbours.by_id.is_empty()
-            || !self.parked.is_empty()
+            || !self.pending_route.is_empty()
             || self.peers.by_id.values().any(Peer::needs_looks)
         {
             self.want_node_tick(cx.now);

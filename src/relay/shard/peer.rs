@@ -1,8 +1,8 @@
-//! Another node as the other end of messages, whatever way they take: which incarnation of it, whose answers are awaited from
+//! Another node as the other end of messages, whatever route they take: which incarnation of it, whose answers are awaited from
 //! it, what it sent before (WIRE §6.2).
 //!
 //! # Invariants
-//! - A peer is there as long as there is something to know of it: a neighbour of that id, or another way to it.
+//! - A peer is there as long as there is something to know of it: a neighbour of that id, or another route to it.
 //! - What is here is of one incarnation of the node.
 
 use std::{
@@ -32,7 +32,7 @@ pub(super) struct Peer {
     pub(super) pings: Allowance,
     /// For what goes over other nodes; made when it is needed.
     pub(super) channel: Option<Box<Channel>>,
-    /// Since when no way leads to it, if it is no neighbour.
+    /// Since when no route leads to it, if it is no neighbour.
     pub(super) lost_since: Option<Instant>,
 }
 
@@ -210,7 +210,7 @@ impl Parts {
         self.begin_peer(cx, id, incarnation);
     }
 
-    /// Lets go of nodes that no way led to for long.
+    /// Lets go of nodes that no route led to for long.
     pub(super) fn tick_peers(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let memory = cx.shared.settings.identity_memory;
         let is_over = |since: Instant| cx.now.saturating_duration_since(since) >= memory;
@@ -222,8 +222,8 @@ impl Parts {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            let is_on_a_way = cx.shared.snapshot.load().paths.contains_key(&id) && cx.shared.admits(&id);
-            if self.is_neighbour(&id) || is_on_a_way {
+            let has_route = cx.shared.snapshot.load().paths.contains_key(&id) && cx.shared.admits(&id);
+            if self.is_neighbour(&id) || has_route {
                 // Whoever is there now is not forgotten, whatever was heard of it before.
                 if let Some(peer) = self.peers.by_id.get_mut(&id) {
                     peer.lost_since = None;
@@ -234,14 +234,14 @@ impl Parts {
         }
     }
 
-    /// A node on the way has taken a unicast.
-    pub(super) fn note_taken_on_the_way(&mut self, id: &NodeId, message: u32) {
+    /// A node on the path has taken a unicast.
+    pub(super) fn note_taken_in_transit(&mut self, id: &NodeId, message: u32) {
         if let Some(peer) = self.peers.by_id.get_mut(id) {
             peer.note_taken(message);
         }
     }
 
-    /// What waits for a node's answers fails. What it sent is remembered, for the case that only the ways to it were
+    /// What waits for a node's answers fails. What it sent is remembered, for the case that only the routes to it were
     /// gone.
     pub(super) fn fail_awaiting(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         let Some(peer) = self.peers.by_id.get_mut(id) else { return };

@@ -1,17 +1,17 @@
-//! Finding out the way to another node, as frames really take it.
+//! Finding out the route to another node, as frames really take it.
 //!
 //! A ping is a sealed frame with few hops left, and with a flag that says what it is. Where its hops end, a node tells its
 //! source by a notice of its own; the destination answers for itself. So each answer is by who it says it is.
 //!
 //! ```text
 //!   home of the destination: seal, hops 1, 2, 3 … ─► as any frame (route)
-//!   link of a neighbour ─► hops used up, or no way on ─► home of the source: allowance, notice
+//!   link of a neighbour ─► hops used up, or no route on ─► home of the source: allowance, notice
 //!   home of who answers ─► home of the destination: matched with the ping
 //! ```
 //!
 //! # Invariants
 //! - An answer counts once: of the destination with the number that nobody else has seen, or of another node with the
-//!   end of the frame, which only nodes on its way have seen.
+//!   end of the frame, which only nodes on its path have seen.
 //! - Nothing is answered to an answer: those are not flagged.
 
 use std::time::{Duration, Instant};
@@ -22,14 +22,14 @@ use super::{Common, Context, Parts};
 use crate::{
     relay::{
         MeshMessage, Outbound, Packet, home_reactor,
-        ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged, WayEnded},
+        ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PathEnded, PingEnd, Pinged},
         sealing::{FRONT_LEN, Subject, TAG_LEN},
         timers::{TimerKey, Timers},
     },
     wire::{
         FrameRef, NodeId,
-        node::{FLAG_PROBE, Header, PacketType, Route},
-        private::{Notice, PING_LEN, WayEnd},
+        node::{Addressing, FLAG_PROBE, Header, PacketType},
+        private::{Notice, PING_LEN, PathEnd},
     },
 };
 
@@ -94,10 +94,10 @@ impl Parts {
         let sealed = self.seal_control(cx, &node, subject, &Notice::Ping { number }.encode());
         let payload = sealed.as_deref().map(FrameRef::Slice);
         let Some((payload, tag)) = payload.and_then(|payload| Some((payload, tag_of(payload)?))) else {
-            return cx.out.pinged(over(PingEnd::NoWay));
+            return cx.out.pinged(over(PingEnd::NoRoute));
         };
         if !self.send_packet(cx, &node, packet, payload) {
-            return cx.out.pinged(over(PingEnd::NoWay));
+            return cx.out.pinged(over(PingEnd::NoRoute));
         }
         cx.counters.pings.increment();
         let timer = self.pings.timers.start(cx.now, number);
@@ -105,27 +105,27 @@ impl Parts {
     }
 
     /// A frame for another node does not get further. If it is a ping, its source is told.
-    pub(super) fn tell_way_ended(
+    pub(super) fn notify_path_ended(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         header: &Header<'_>,
-        why: WayEnd,
+        why: PathEnd,
         payload: FrameRef<'_>,
     ) {
         let is_ping = header.packet_type == PacketType::BROADCAST
             && header.flags & FLAG_PROBE != 0
             && payload.len() >= FRONT_LEN + PING_LEN + TAG_LEN;
         // One frame, one answer.
-        let Route::Named { source, destinations: [destination] } = header.route else { return };
+        let Addressing::EndToEnd { source, destinations: [destination] } = header.addressing else { return };
         let Some(tag) = tag_of(payload).filter(|_| is_ping) else { return };
         let (source, seq, destination) = (&NodeId(*source), header.seq, NodeId(*destination).short());
-        let notice = Notice::WayEnded { seq, why, destination, tag };
+        let notice = Notice::PathEnded { seq, why, destination, tag };
         let home = home_reactor(source, cx.shared.reactors);
         let answer = MeshMessage::AnswerProbe { source: *source, notice: Box::new(notice) };
         self.send_to_reactor(cx, home, answer, FrameRef::EMPTY);
     }
 
-    /// Tells the source of a ping, whose home is here, that its way has ended at this node.
+    /// Tells the source of a ping, whose home is here, that its path has ended at this node.
     pub(super) fn answer_probe(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -172,13 +172,13 @@ impl Parts {
     }
 
     /// A node says that a ping did not get beyond it.
-    pub(super) fn handle_way_ended(
+    pub(super) fn handle_path_ended(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         by: &NodeId,
-        ended: WayEnded,
+        ended: PathEnded,
     ) {
-        let WayEnded { seq, why, destination, tag } = ended;
+        let PathEnded { seq, why, destination, tag } = ended;
         let home = home_reactor(&begun(destination), cx.shared.reactors);
         if home != cx.id {
             return cx.out.to_reactor(home, MeshMessage::ProbeEnded { by: *by, ended }, FrameRef::EMPTY);

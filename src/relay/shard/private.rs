@@ -19,7 +19,7 @@ use super::{
 use crate::{
     relay::{
         Challenge, MeshMessage, Outbound, RegistryInput, SendError, SessionId, SubscriberId, home_reactor,
-        ping::WayEnded, sealing::Subject,
+        ping::PathEnded, sealing::Subject,
     },
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
@@ -231,8 +231,8 @@ impl Parts {
             Notice::AnswerBegun { message, len } => {
                 return self.handle_answer_begun_elsewhere(cx, peer, (message, len));
             }
-            Notice::WayEnded { seq, why, destination, tag } => {
-                return self.handle_way_ended(cx, peer, WayEnded { seq, why, destination, tag });
+            Notice::PathEnded { seq, why, destination, tag } => {
+                return self.handle_path_ended(cx, peer, PathEnded { seq, why, destination, tag });
             }
             Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
                 let challenge = Box::new(Challenge {

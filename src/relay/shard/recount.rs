@@ -76,7 +76,11 @@ impl Parts {
                 self.peers.all_identities(),
                 self.peers.by_id.values().map(|peer| peer.identities_anew()).sum(),
             ),
-            ("parked bytes", self.parked.bytes(), self.parked.bytes_anew()),
+            (
+                "bytes of frames that wait for a route",
+                self.pending_route.bytes(),
+                self.pending_route.bytes_anew(),
+            ),
         ];
         let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
         let wrong =

@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //! - A frame never goes back to the neighbour that it came from.
-//! - What waits in the window of a neighbour whose link is lost goes over another way as soon as there is one, in its
+//! - What waits in the window of a neighbour whose link is lost goes over another route as soon as there is one, in its
 //!   order, under the same identity.
 
 use std::{collections::VecDeque, time::Instant};
@@ -31,17 +31,17 @@ use crate::{
     wire::{
         FrameRef, NodeId, RetainedFrame,
         node::{
-            EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN, HOPS_MAX, Header,
-            PacketType, Route,
+            Addressing, EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN,
+            HOPS_MAX, Header, PacketType,
         },
-        private::WayEnd,
+        private::PathEnd,
     },
 };
 
-/// Frames for other nodes that wait for a way …
-pub(in crate::relay) const PARKED_MAX: usize = 4_096;
+/// Frames for other nodes that wait for a route …
+pub(in crate::relay) const PENDING_ROUTE_FRAMES_MAX: usize = 4_096;
 /// … and bytes of them.
-pub(in crate::relay) const PARKED_BYTES_MAX: usize = 16 << 20;
+pub(in crate::relay) const PENDING_ROUTE_BYTES_MAX: usize = 16 << 20;
 /// Neighbours that a frame is to go to here one after the other, while none of them can take it.
 const TRIES_MAX: u8 = 4;
 
@@ -61,8 +61,8 @@ pub(super) struct Flow<'a> {
 }
 
 impl Flow<'_> {
-    /// The neighbour that it goes to next. All that one node sends to another one takes one way, so that order holds;
-    /// what different ones send is spread over all shortest ways.
+    /// The neighbour that it goes to next. All that one node sends to another one takes one route, so that order holds;
+    /// what different ones send is spread over all shortest routes.
     pub(super) fn next_hop(&self, snapshot: &Snapshot, destination: &NodeId) -> Option<NodeId> {
         let path = snapshot.path(destination, self.len)?;
         let can = |next: &&NodeId| Some(*next) != self.except && Some(*next) != self.from;
@@ -73,14 +73,14 @@ impl Flow<'_> {
     }
 }
 
-/// Frames for other nodes that no way leads to just now: the network has changed, and not all have heard of it.
+/// Frames for other nodes that no route leads to just now: the network has changed, and not all have heard of it.
 #[derive(Default)]
-pub(super) struct Parked {
+pub(super) struct PendingRoute {
     frames: VecDeque<(Instant, Packet, RetainedFrame)>,
     bytes: usize,
 }
 
-impl Parked {
+impl PendingRoute {
     fn holds(&self, destinations: &[NodeId]) -> bool {
         let waits = |packet: &Packet| packet.destinations.iter().any(|id| destinations.contains(id));
         self.frames.iter().any(|(_, packet, _)| waits(packet))
@@ -101,7 +101,9 @@ impl Parked {
 
     /// `false` if there is no room.
     fn push(&mut self, now: Instant, packet: Packet, payload: FrameRef<'_>) -> bool {
-        if self.frames.len() >= PARKED_MAX || self.bytes + payload.len() > PARKED_BYTES_MAX {
+        if self.frames.len() >= PENDING_ROUTE_FRAMES_MAX
+            || self.bytes + payload.len() > PENDING_ROUTE_BYTES_MAX
+        {
             return false;
         }
         self.bytes += payload.len();
@@ -137,7 +139,7 @@ impl Packet {
             flags: FLAG_SEALED
                 | if self.again { FLAG_SENT_AGAIN } else { 0 }
                 | if self.is_probe { FLAG_PROBE } else { 0 },
-            route: Route::Named { source: &self.source.0, destinations: &destinations },
+            addressing: Addressing::EndToEnd { source: &self.source.0, destinations: &destinations },
         };
         header.encode_into(payload_len, &mut head);
         head
@@ -198,7 +200,7 @@ impl Parts {
             }
             _ => {}
         }
-        // The ways of its destinations part here.
+        // The routes of its destinations part here.
         for (next, indices) in parts {
             let (part, payload) = packet.part(&indices, payload);
             match next {
@@ -284,7 +286,7 @@ impl Parts {
             }
             Err(NotEnqueued::TooLong(packet)) => {
                 cx.note_too_long(next, payload.len());
-                // Of our own: the ways around who does not take it are not known yet.
+                // Of our own: the routes around who does not take it are not known yet.
                 if let Some(packet) = packet.filter(|packet| packet.source == cx.shared.id) {
                     self.not_passed(cx, *packet, payload);
                 }
@@ -301,7 +303,7 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         if packet.source != cx.shared.id {
-            return self.park(cx, packet, payload);
+            return self.await_route(cx, packet, payload);
         }
         let (packet_type, seq) = (packet.packet_type, packet.seq);
         for node in packet.destinations {
@@ -316,7 +318,7 @@ impl Parts {
     }
 
     /// A frame that names its ends came from a neighbour.
-    pub(super) fn handle_named(
+    pub(super) fn handle_end_to_end(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
@@ -324,7 +326,7 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         let own = cx.shared.id;
-        let Route::Named { source, destinations } = header.route else { return };
+        let Addressing::EndToEnd { source, destinations } = header.addressing else { return };
         let (source, packet_type, seq) = (NodeId(*source), header.packet_type, header.seq);
         let is_shared = packet_type == PacketType::SHARED_MULTICAST;
         let is_whole = match is_shared {
@@ -363,7 +365,7 @@ impl Parts {
         if !cx.shared.settings.relays || packet.hops_left == 0 {
             cx.counters.relay_refused.increment();
             if packet.hops_left == 0 {
-                self.tell_way_ended(cx, header, WayEnd::HopsUsed, payload);
+                self.notify_path_ended(cx, header, PathEnd::HopsUsed, payload);
             }
             return;
         }
@@ -375,16 +377,16 @@ impl Parts {
         }
         cx.counters.relayed.increment();
         // No message overtakes those before it.
-        let waits = packet.packet_type.is_amop() && self.parked.holds(&packet.destinations);
+        let waits = packet.packet_type.is_amop() && self.pending_route.holds(&packet.destinations);
         if waits || !self.route(cx, packet.clone(), payload, None) {
-            self.park(cx, packet, payload);
-            self.tell_way_ended(cx, header, WayEnd::NoWay, payload);
+            self.await_route(cx, packet, payload);
+            self.notify_path_ended(cx, header, PathEnd::NoRoute, payload);
         }
     }
 
-    /// Sends what waits for a neighbour over other ways, where there are some.
+    /// Sends what waits for a neighbour over other routes, where there are some.
     pub(super) fn reroute_window(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        // One that is too long for the other ways waits for the link as long as that may return, and so do those after it:
+        // One that is too long for the other routes waits for the link as long as that may return, and so do those after it:
         // none overtakes it.
         let (may_return, mut one_waits) = (self.is_neighbour(id), false);
         for sent in self.take_window(id) {
@@ -429,9 +431,10 @@ impl Parts {
         }
     }
 
-    /// Has a frame for another node wait for a way.
-    fn park(&mut self, cx: &mut Context<'_, impl Outbound>, packet: Packet, payload: FrameRef<'_>) {
-        if !packet.packet_type.is_amop() || !self.parked.push(cx.now, Packet { tries: 0, ..packet }, payload)
+    /// Has a frame for another node wait for a route.
+    fn await_route(&mut self, cx: &mut Context<'_, impl Outbound>, packet: Packet, payload: FrameRef<'_>) {
+        if !packet.packet_type.is_amop()
+            || !self.pending_route.push(cx.now, Packet { tries: 0, ..packet }, payload)
         {
             return cx.counters.relay_dropped.increment();
         }
@@ -439,37 +442,37 @@ impl Parts {
     }
 
     /// Sends on what was parked, if it has a way now.
-    fn send_parked(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        let Parked { frames, .. } = std::mem::take(&mut self.parked);
+    fn send_pending_route(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        let PendingRoute { frames, .. } = std::mem::take(&mut self.pending_route);
         for (since, packet, payload) in frames {
-            if self.parked.holds(&packet.destinations)
+            if self.pending_route.holds(&packet.destinations)
                 || !self.route(cx, packet.clone(), payload.as_ref(), None)
             {
-                self.parked.push(since, packet, payload.as_ref());
+                self.pending_route.push(since, packet, payload.as_ref());
             }
         }
     }
 
     /// Drops what has waited for too long.
-    pub(super) fn tick_parked(&mut self, cx: &mut Context<'_, impl Outbound>) {
+    pub(super) fn expire_pending_route(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let memory = cx.shared.settings.node_grace;
-        while let Some((since, _, payload)) = self.parked.frames.front()
+        while let Some((since, _, payload)) = self.pending_route.frames.front()
             && cx.now.saturating_duration_since(*since) >= memory
         {
-            self.parked.bytes -= payload.len();
-            self.parked.frames.pop_front();
+            self.pending_route.bytes -= payload.len();
+            self.pending_route.frames.pop_front();
             cx.counters.relay_dropped.increment();
         }
     }
 
-    /// The ways have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
+    /// The routes have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
     /// again.
-    pub(super) fn handle_ways_changed(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
+    pub(super) fn handle_routes_changed(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
         let waiting: Vec<NodeId> = self.waiting_neighbours();
         for id in waiting {
             self.reroute_window(cx, &id);
         }
-        self.send_parked(cx);
+        self.send_pending_route(cx);
         self.retransmit_all_channels(cx, is_node_lost);
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct ReadOver<'a> {
 }
 
 impl Parts {
-    /// Whether a node, and those on the way to it, take a frame of an SDK link of so many bytes.
+    /// Whether a node, and those on the route to it, take a frame of an SDK link of so many bytes.
     pub(super) fn takes(&self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, frame_len: usize) -> bool {
         cx.snapshot.refresh();
         let snapshot = &cx.snapshot;

@@ -7,7 +7,7 @@ use amop::{
         Class, CloseReason, LinkKey, LinkProgress, MeshMessage, Outbound, Queued, ReactorId, RegistryInput,
         SendError,
         ping::Pinged,
-        session_queue::{OnTheWay, QueuePool, SessionQueue},
+        session_queue::{QueuePool, SessionQueue, TransmitProgress},
         trace::Told,
     },
     wire::FrameRef,
@@ -157,7 +157,7 @@ impl Io {
             link.room_wanted.is_some_and(|len| match link.sdk {
                 true => link
                     .queue
-                    .admit(Class::Data, len, OnTheWay { begun: link.begun(), sealed: 0 }, bound, pool)
+                    .admit(Class::Data, len, TransmitProgress { begun: link.begun(), sealed: 0 }, bound, pool)
                     .is_ok(),
                 false => link.has_room_to_node(Class::Data, self.node_queue_bytes_max),
             })
@@ -195,7 +195,7 @@ impl Outbound for Io {
         if link.sdk {
             let begun = link.begun();
             link.queue
-                .admit(class, len, OnTheWay { begun, sealed: 0 }, bound, pool)
+                .admit(class, len, TransmitProgress { begun, sealed: 0 }, bound, pool)
                 .map_err(|_| SendError::Full)?;
             link.queue.add(class, len);
             link.queued_in_all += len as u64;

@@ -184,7 +184,7 @@ pub struct Network {
     pending: BTreeMap<u64, Event>,
     sequence: u64,
     incarnations: u64,
-    incarnations: u64,
+    starts: u64,
     /// Incarnations of clocks that were lost; counts down.
     lost_incarnations: u64,
     app_latency: BTreeMap<AppIndex, Instant>,
@@ -195,14 +195,14 @@ pub struct Network {
     /// Nodes that were frozen when something came for them, or was due.
     held: BTreeSet<NodeIndex>,
     /// When what goes from one part of a node to another arrives at the earliest.
-    local_arrivals: BTreeMap<Way, Instant>,
+    local_arrivals: BTreeMap<Direction, Instant>,
     /// Bytes a second that a node takes from another one, where it is slow.
     link_rates: BTreeMap<(NodeIndex, NodeIndex), u64>,
 }
 
 /// A queue inside a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+enum Direction {
     Mesh(NodeIndex, ReactorId, ReactorId),
     ToRegistry(NodeIndex, ReactorId),
     FromRegistry(NodeIndex, ReactorId),
@@ -264,7 +264,7 @@ impl Network {
             pending: BTreeMap::new(),
             sequence: 0,
             incarnations: FIRST_INCARNATION,
-            incarnations: 0,
+            starts: 0,
             lost_incarnations: FIRST_INCARNATION,
             app_latency: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -315,7 +315,7 @@ impl Network {
             self.held.iter().copied().filter(|&node| !self.nodes[node].frozen).collect();
         for node in thawed {
             self.held.remove(&node);
-            for event in std::mem::take(&mut self.nodes[node].parked) {
+            for event in std::mem::take(&mut self.nodes[node].deferred) {
                 self.schedule(Duration::ZERO, event);
             }
             self.look_at_timers(node);
@@ -381,7 +381,7 @@ impl Network {
         };
         if let Some(node) = addressee.filter(|&node| self.nodes[node].frozen) {
             self.held.insert(node);
-            return self.nodes[node].parked.push_back(event);
+            return self.nodes[node].deferred.push_back(event);
         }
         match event {
             Event::Frame { to, class, bytes, from } => {
@@ -524,11 +524,11 @@ impl Network {
                 }
                 Effect::Mesh { to, message, frame } => {
                     let event = Event::Mesh { node, incarnation, from: reactor, to, message, frame };
-                    self.schedule_local(Way::Mesh(node, reactor, to), event);
+                    self.schedule_local(Direction::Mesh(node, reactor, to), event);
                 }
                 Effect::Registry(input) => {
                     let event = Event::Registry { node, incarnation, input };
-                    self.schedule_local(Way::ToRegistry(node, reactor), event);
+                    self.schedule_local(Direction::ToRegistry(node, reactor), event);
                 }
                 Effect::Close { link, reason } => {
                     if dirty.remove(&link.index).is_some() {
@@ -564,7 +564,7 @@ impl Network {
         let incarnation = self.nodes[node].incarnation;
         while let Some((reactor, output)) = self.nodes[node].registry.poll_output() {
             let event = Event::FromRegistry { node, incarnation, reactor, output };
-            self.schedule_local(Way::FromRegistry(node, reactor), event);
+            self.schedule_local(Direction::FromRegistry(node, reactor), event);
         }
         self.look_at_timer(node, REGISTRY);
     }
@@ -582,9 +582,9 @@ impl Network {
         if shortest == longest { shortest } else { self.rng.random_range(shortest..=longest) }
     }
 
-    fn schedule_local(&mut self, way: Way, event: Event) {
+    fn schedule_local(&mut self, direction: Direction, event: Event) {
         let latency = self.draw_latency(self.timing.local.clone());
-        let arrival = self.local_arrivals.entry(way).or_insert(self.now);
+        let arrival = self.local_arrivals.entry(direction).or_insert(self.now);
         *arrival = (self.now + latency).max(*arrival);
         let at = *arrival;
         self.schedule_at(at, event);

@@ -41,7 +41,7 @@ pub struct VirtualNode {
     /// What its clock said when it started.
     pub(super) started_as: u64,
     /// What came while it was frozen.
-    pub(super) parked: VecDeque<Event>,
+    pub(super) deferred: VecDeque<Event>,
     pub(super) keys: NodeSigner,
     pub(super) shards: Vec<Shard>,
     pub(super) io: Vec<Io>,
@@ -168,20 +168,17 @@ impl Network {
             own_name: "node".to_owned(),
             limiter,
             next_message: AtomicU32::new(self.rng.random()),
-            salt: *blake3::hash(&self.incarnations.to_be_bytes())
-                .as_bytes()
-                .first_chunk()
-                .expect("16 of 32 bytes"),
+            salt: *blake3::hash(&self.starts.to_be_bytes()).as_bytes().first_chunk().expect("16 of 32 bytes"),
             ..Shared::new(keys.id(), incarnation, reactors, self.now, settings)
         });
-        self.incarnations += 1;
+        self.starts += 1;
         VirtualNode {
             id: shared.id,
             frozen: false,
             running: true,
-            incarnation: self.incarnations,
+            incarnation: self.starts,
             started_as: incarnation,
-            parked: VecDeque::new(),
+            deferred: VecDeque::new(),
             shards: (0..reactors)
                 .map(|id| {
                     let seed = blake3::hash(&self.rng.random::<u64>().to_be_bytes());
@@ -224,7 +221,7 @@ impl Network {
     /// Stops a node without a word.
     pub fn kill(&mut self, node: NodeIndex) {
         self.nodes[node].running = false;
-        self.nodes[node].parked.clear();
+        self.nodes[node].deferred.clear();
         self.look_at_timers(node);
         let others: Vec<End> = self.nodes[node]
             .io

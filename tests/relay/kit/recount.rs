@@ -11,17 +11,17 @@ impl Network {
     pub fn miscount(&self) -> Option<String> {
         let nodes = self.nodes.iter().enumerate();
         let miscount = |(index, node): (NodeIndex, &super::VirtualNode)| {
-            let miscount = node.miscount().or_else(|| self.miscount_on_the_way(index))?;
+            let miscount = node.miscount().or_else(|| self.miscount_in_transit(index))?;
             Some(format!("node{index}: {miscount}"))
         };
         nodes.filter(|(_, node)| node.running).find_map(miscount)
     }
 
     /// Bytes on their way between the shards of a node and its registry, which both count.
-    fn miscount_on_the_way(&self, index: NodeIndex) -> Option<String> {
+    fn miscount_in_transit(&self, index: NodeIndex) -> Option<String> {
         let node = &self.nodes[index];
         let (mut inputs, mut answers) = (0, 0);
-        for event in self.pending.values().chain(&node.parked) {
+        for event in self.pending.values().chain(&node.deferred) {
             match event {
                 Event::Registry {
                     node: of,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use amop::wire::{
     NodeId,
-    node::{Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header, PacketType, Route},
+    node::{Addressing, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header, PacketType},
     sdk,
     state::{self, Message},
 };
@@ -36,7 +36,7 @@ const RECORD_BYTES: u64 = 4_000;
 /// A message at its source: node and how often it had been started, number, packet type; and where it goes.
 type Identity = (NodeIndex, u64, u32, i16, NodeIndex);
 /// From where to where.
-type Way = (NodeIndex, NodeIndex);
+type Direction = (NodeIndex, NodeIndex);
 
 /// What a link has carried in one direction.
 #[derive(Clone, Copy, Default, Debug)]
@@ -83,14 +83,14 @@ pub struct Crossings {
     distances: Vec<Vec<Option<usize>>>,
     /// How often each node was started again.
     starts: Vec<u64>,
-    seen: BTreeMap<(Identity, Way), u32>,
+    seen: BTreeMap<(Identity, Direction), u32>,
     /// Over which link each message came last that is passed on, and how many hops it had left.
-    passed: BTreeMap<Identity, (Way, u8)>,
-    steps: BTreeMap<(Way, NodeIndex, u64, u64), u64>,
-    links: BTreeMap<Way, Carried>,
+    passed: BTreeMap<Identity, (Direction, u8)>,
+    steps: BTreeMap<(Direction, NodeIndex, u64, u64), u64>,
+    links: BTreeMap<Direction, Carried>,
     nonces: Nonces,
     /// What links had carried when it became quiet.
-    before: BTreeMap<Way, Carried>,
+    before: BTreeMap<Direction, Carried>,
 }
 
 macro_rules! hold {
@@ -110,8 +110,8 @@ impl Crossings {
 
     /// A link between two nodes is being made.
     pub fn dialed(&mut self, from: NodeIndex, to: NodeIndex) {
-        for way in [(from, to), (to, from)] {
-            self.links.entry(way).or_default().dialed += 1;
+        for direction in [(from, to), (to, from)] {
+            self.links.entry(direction).or_default().dialed += 1;
         }
     }
 
@@ -125,7 +125,7 @@ impl Crossings {
         now: Instant,
         oracle: &Oracle,
         nodes: &[VirtualNode],
-        (from, to): Way,
+        (from, to): Direction,
         bytes: &[u8],
     ) -> Verdict {
         let Ok((header, offset)) = Header::decode(bytes) else {
@@ -134,7 +134,7 @@ impl Crossings {
         let link = self.links.entry((from, to)).or_default();
         link.frames += 1;
         match header.packet_type {
-            PacketType::HELLO | PacketType::ACK if header.route == Route::Direct => {
+            PacketType::HELLO | PacketType::ACK if header.addressing == Addressing::Direct => {
                 link.keepalives += 1;
                 hold!(bytes.len() <= KEEPALIVE_BYTES_MAX, "a sign of life of {} bytes", bytes.len());
                 return Ok(());
@@ -145,9 +145,9 @@ impl Crossings {
             _ => {}
         }
         let what = format!("frame #{} of type {:#x}", header.seq, header.packet_type.0);
-        let (source, destinations) = match header.route {
-            Route::Direct => (from, vec![to]),
-            Route::Named { source, destinations } => {
+        let (source, destinations) = match header.addressing {
+            Addressing::Direct => (from, vec![to]),
+            Addressing::EndToEnd { source, destinations } => {
                 let name = |id: &[u8; 64]| {
                     let node = self.ids.get(&NodeId(*id)).copied();
                     node.ok_or_else(|| format!("{what} from node{from} to node{to} names a strange node"))
@@ -158,7 +158,7 @@ impl Crossings {
             }
         };
         let what = format!("{what} of node{source} for {destinations:?} between node{from} and node{to}");
-        if let Route::Named { .. } = header.route {
+        if let Addressing::EndToEnd { .. } = header.addressing {
             hold!(header.flags & FLAG_SEALED != 0, "{what} is not sealed");
             hold!(!is_readable(&bytes[offset..]), "{what} can be read");
             self.nonces.left(nodes, from, bytes)?;
@@ -184,7 +184,7 @@ impl Crossings {
         let times = if is_answer { 2 } else { 1 };
         for destination in destinations {
             let identity = (source, self.starts[source], header.seq, header.packet_type.0, destination);
-            if matches!(header.route, Route::Named { .. }) && !is_answer {
+            if matches!(header.addressing, Addressing::EndToEnd { .. }) && !is_answer {
                 // There is one of it, and it goes on from where it is. Nodes that do not know alike yet that a link is lost may
                 // pass it round, until its hops are used.
                 let last = self.passed.insert(identity, ((from, to), header.hops_left));
@@ -208,7 +208,7 @@ impl Crossings {
     fn check_own(
         &self,
         oracle: &Oracle,
-        (from, to): Way,
+        (from, to): Direction,
         packet_type: PacketType,
         payload: &[u8],
     ) -> Verdict {
@@ -229,9 +229,15 @@ impl Crossings {
         Ok(())
     }
 
-    fn state_crossed(&mut self, way: Way, packet_type: PacketType, payload: &[u8], len: usize) -> Verdict {
-        let (from, to) = way;
-        let link = self.links.entry(way).or_default();
+    fn state_crossed(
+        &mut self,
+        direction: Direction,
+        packet_type: PacketType,
+        payload: &[u8],
+        len: usize,
+    ) -> Verdict {
+        let (from, to) = direction;
+        let link = self.links.entry(direction).or_default();
         match (packet_type, Message::decode(payload)) {
             (PacketType::STATE_SEQ, Ok(Message::Digest { .. })) => {
                 link.digests += 1;
@@ -251,7 +257,8 @@ impl Crossings {
                     let Some(&origin) = self.ids.get(&head.origin) else {
                         return Err("a step of a node that does not exist".to_owned());
                     };
-                    let count = self.steps.entry((way, origin, head.incarnation, head.seq)).or_default();
+                    let count =
+                        self.steps.entry((direction, origin, head.incarnation, head.seq)).or_default();
                     *count += 1;
                     hold!(
                         *count <= 1 + dialed,
@@ -276,9 +283,9 @@ impl Crossings {
 
     /// What has crossed since then keeps links alive, and says what is known. So many sessions have ended in that time.
     pub fn check_quiet(&self, seconds: u64, allows_notices: bool, ended: u64) -> Verdict {
-        for (way, now) in &self.links {
-            let before = self.before.get(way).copied().unwrap_or_default();
-            let (from, to) = way;
+        for (direction, now) in &self.links {
+            let before = self.before.get(direction).copied().unwrap_or_default();
+            let (from, to) = direction;
             let what = format!("in {seconds} quiet seconds node{from} sends node{to}");
             let since = |count: fn(&Carried) -> u64| count(now) - count(&before);
             let (steps, exchanges) = (since(|link| link.steps), since(|link| link.exchanges));
@@ -303,9 +310,9 @@ impl Crossings {
     pub fn finish(&mut self) -> Verdict {
         let nodes = self.ids.len() as u64;
         let dialed = self.links.values().map(|link| link.dialed).sum::<u64>() / 2;
-        for (way, link) in &self.links {
+        for (direction, link) in &self.links {
             let most = EXCHANGES_MAX * link.dialed * nodes + 2 * dialed;
-            let (from, to) = way;
+            let (from, to) = direction;
             let what = format!("node{from} has sent node{to}, over {} links,", link.dialed);
             hold!(link.exchanges <= most, "{what} {} messages of state beside steps", link.exchanges);
             let bytes = link.exchanges * (nodes * VERSION_BYTES + RECORD_BYTES);

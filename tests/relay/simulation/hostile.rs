@@ -1,6 +1,6 @@
 //! A node that alters what it passes on for others.
 
-use amop::wire::node::{Header, NodeId, Route};
+use amop::wire::node::{Addressing, Header, NodeId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::kit::{NodeIndex, Tamper};
@@ -12,7 +12,9 @@ const ALTERED: u32 = 20;
 pub fn alters(node: NodeIndex, id: NodeId, seed: u64) -> Tamper {
     let mut rng = SmallRng::seed_from_u64(seed);
     Box::new(move |from, _, bytes| {
-        let Ok((Header { route: Route::Named { source, .. }, .. }, offset)) = Header::decode(bytes) else {
+        let Ok((Header { addressing: Addressing::EndToEnd { source, .. }, .. }, offset)) =
+            Header::decode(bytes)
+        else {
             return;
         };
         if from == node && id.0 != *source && offset < bytes.len() && rng.random_ratio(1, ALTERED) {

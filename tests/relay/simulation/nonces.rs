@@ -8,7 +8,7 @@ use amop::{
     },
     wire::{
         NodeId,
-        node::{FLAG_SEALED, Header, PacketType, Route},
+        node::{Addressing, FLAG_SEALED, Header, PacketType},
     },
 };
 
@@ -37,7 +37,7 @@ impl Nonces {
     /// A frame has left the node that made it.
     pub fn left(&mut self, nodes: &[VirtualNode], from: NodeIndex, bytes: &[u8]) -> Verdict {
         let Ok((header, offset)) = Header::decode(bytes) else { return Ok(()) };
-        let Route::Named { source, destinations } = header.route else { return Ok(()) };
+        let Addressing::EndToEnd { source, destinations } = header.addressing else { return Ok(()) };
         if header.flags & FLAG_SEALED == 0 || nodes[from].id.0 != *source {
             return Ok(());
         }

@@ -38,7 +38,7 @@ const LOCAL_TIME: Duration = Duration::from_millis(500);
 /// So long after a disturbance its consequences are over, beside what the links take: a dead link found, dialled again,
 /// state caught up.
 const RECOVERED_AFTER: Duration = Duration::from_secs(8);
-/// What goes around a disturbance is late by so much: a dead link is found, and what was sent over it goes another way.
+/// What goes around a disturbance is late by so much: a dead link is found, and what was sent over it goes another route.
 const DETOUR: Duration = Duration::from_secs(6);
 /// Bounds on the length of frames that nodes have ways for, each of its own (WIRE §6.4).
 const LINES_MAX: usize = 4;
@@ -306,7 +306,7 @@ impl Oracle {
         !self.undisturbed_from(a, &faults, |_| true)[b]
     }
 
-    /// To which nodes a way led in spite of these, over nodes that pass it on.
+    /// To which nodes a route led in spite of these, over nodes that pass it on.
     fn undisturbed_from(
         &self,
         a: NodeIndex,

@@ -893,7 +893,7 @@ impl World {
             Seen::Delivered { app, bytes } => format!("app{app} has {}", sdk(bytes)),
             Seen::Crossed { from, to, bytes } => match node::Header::decode(bytes) {
                 Ok((header, _)) if header.flags & node::FLAG_SEALED != 0 => {
-                    let node::Route::Named { source, destinations } = header.route else {
+                    let node::Addressing::EndToEnd { source, destinations } = header.addressing else {
                         return format!("node{from} -> node{to}: sealed and unnamed");
                     };
                     let name = |id: &[u8; 64]| {

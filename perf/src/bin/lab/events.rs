@@ -58,7 +58,7 @@ pub(crate) struct Phase {
     pub end: u64,
     /// Nodes that were killed.
     pub dead: Vec<usize>,
-    /// For so long that the nodes had to notice it, no way led from some publishers to some subscribers.
+    /// For so long that the nodes had to notice it, no route led from some publishers to some subscribers.
     pub cut_off: bool,
 }
 

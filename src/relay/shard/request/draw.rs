@@ -60,9 +60,9 @@ impl Parts {
             (TopicKind::Data, Origin::Session { key, .. }) => Some(self.audience(key.index, topic)),
             (TopicKind::Data, Origin::Node(_)) => request.audience.clone().map(Audience::of_this_node),
             (TopicKind::Route, origin) => {
-                // There is one way, and it is gone once.
-                let way = cx.minted_way(topic, matches!(origin, Origin::Session { .. }));
-                return (way.filter(|_| request.is_untried()), Others::None);
+                // There is one route, and it is gone once.
+                let candidate = cx.minted_topic_candidate(topic, matches!(origin, Origin::Session { .. }));
+                return (candidate.filter(|_| request.is_untried()), Others::None);
             }
             _ => None,
         };
@@ -162,7 +162,7 @@ fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
 impl Common {
     /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the
     /// topic's node part. `None` if it is no node's.
-    pub(super) fn minted_way(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
+    pub(super) fn minted_topic_candidate(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
         let minted = MintedTopic::decode(topic)?;
         if minted.is_at(&self.shared.id) {
             return Some(Candidate::Desk);

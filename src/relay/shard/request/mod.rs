@@ -395,7 +395,7 @@ impl Parts {
                 !self.audience(key.index, body.topic).is_empty()
             }
             // As subscribed they are not; those that were minted lead to the desk of a node.
-            TopicKind::Route => cx.minted_way(body.topic, true).is_some(),
+            TopicKind::Route => cx.minted_topic_candidate(body.topic, true).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
         let message = Refused { header, role: Role::Request, topic: body.topic };
@@ -464,7 +464,7 @@ impl Parts {
             TopicKind::Ordinary => true,
             // Without an audience it is never delivered.
             TopicKind::Data => audience.is_some() && cx.shared.settings.may_publish(body.topic, &id),
-            TopicKind::Route => cx.minted_way(body.topic, false).is_some(),
+            TopicKind::Route => cx.minted_topic_candidate(body.topic, false).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
         let Some(body) = body.as_ref().ok().filter(|body| is_for_us(body)) else {
