@@ -218,7 +218,7 @@ impl Admin {
             tokio::net::TcpListener::from_std(listener).map_err(AdminError::Runtime)?
         };
         let (stop, stopped) = oneshot::channel();
-        let desk = Arc::new(Desk {
+        let endpoint = Arc::new(Endpoint {
             metrics: Metrics::new(&watched),
             watched,
             supervisor: supervisor.clone(),
@@ -229,7 +229,7 @@ impl Admin {
         let run = move |start: Start| {
             runtime.block_on(async {
                 start.done();
-                tokio::select! { _ = stopped => {}, () = accept(&listener, &desk) => {} }
+                tokio::select! { _ = stopped => {}, () = accept(&listener, &endpoint) => {} }
             });
             // A list that is being made is not waited for.
             runtime.shutdown_background();
@@ -256,7 +256,7 @@ impl Drop for Admin {
 }
 
 /// What all connections share.
-struct Desk {
+struct Endpoint {
     watched: Watched,
     metrics: Metrics,
     supervisor: Supervisor,
@@ -265,7 +265,7 @@ struct Desk {
     lists: Arc<Semaphore>,
 }
 
-async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
+async fn accept(listener: &tokio::net::TcpListener, endpoint: &Arc<Endpoint>) {
     let mut http = http1::Builder::new();
     http.keep_alive(false)
         .timer(TokioTimer::new())
@@ -282,14 +282,14 @@ async fn accept(listener: &tokio::net::TcpListener, desk: &Arc<Desk>) {
                 continue;
             }
         };
-        let (http, desk) = (http.clone(), desk.clone());
-        let (brief, evicted) = Brief::enter(&desk.brief);
+        let (http, endpoint) = (http.clone(), endpoint.clone());
+        let (brief, evicted) = Brief::enter(&endpoint.brief);
         contained_task(async move {
             // Held until the answer is read, and with them the memory of a list.
-            let held = Mutex::new(Held { brief: Some(brief), long: None, list: None });
+            let permits = Mutex::new(Permits { brief: Some(brief), long: None, list: None });
             let service = service_fn(|request: Request<Incoming>| {
-                let (desk, held) = (&desk, &held);
-                async move { Ok::<_, Infallible>(desk.answer(request, address.ip(), held).await) }
+                let (endpoint, permits) = (&endpoint, &permits);
+                async move { Ok::<_, Infallible>(endpoint.answer(request, address.ip(), permits).await) }
             });
             let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::select! {
@@ -352,7 +352,7 @@ impl Drop for Brief {
 }
 
 /// What a connection has of that which there is a bounded number of.
-struct Held {
+struct Permits {
     brief: Option<Brief>,
     long: Option<OwnedSemaphorePermit>,
     list: Option<OwnedSemaphorePermit>,
@@ -360,14 +360,14 @@ struct Held {
 
 type Answer = Response<Full<Bytes>>;
 
-impl Desk {
-    async fn answer(&self, request: Request<Incoming>, peer: IpAddr, held: &Mutex<Held>) -> Answer {
+impl Endpoint {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr, permits: &Mutex<Permits>) -> Answer {
         if !matches!(request.uri().path(), "/livez" | "/readyz") {
             let Ok(place) = self.long.clone().try_acquire_owned() else {
                 return text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being answered");
             };
-            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-            (held.brief, held.long) = (None, Some(place));
+            let mut permits = permits.lock().unwrap_or_else(PoisonError::into_inner);
+            (permits.brief, permits.long) = (None, Some(place));
         }
         if request.uri().path() == ANNOUNCE_PATH {
             if *request.method() != Method::POST {
@@ -398,7 +398,7 @@ impl Desk {
             }
         }
         let place = self.lists.clone().acquire_owned().await.ok();
-        held.lock().unwrap_or_else(PoisonError::into_inner).list = place;
+        permits.lock().unwrap_or_else(PoisonError::into_inner).list = place;
         let list = match request.uri().path() {
             path if path.starts_with(TRACE_PATH) => return self.trace(&path[TRACE_PATH.len()..]).await,
             "/nodes" => lists::nodes(&self.watched, query).await,

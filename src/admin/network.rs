@@ -17,7 +17,7 @@ use super::{
 use crate::{
     engine::LinkReport,
     relay::{
-        report::{KnownReport, NetworkReport, PeerReport, Standing},
+        report::{KnownReport, NetworkReport, PeerReport, Reachability},
         settings::SESSIONS_MAX,
     },
     supervise::blocking,
@@ -124,20 +124,20 @@ impl KnownRow<'_> {
 }
 
 /// Own first, then near before far, lost ones last.
-fn distance(standing: &Standing) -> u16 {
+fn distance(standing: &Reachability) -> u16 {
     match standing {
-        Standing::Own => 0,
-        Standing::Reachable { hops } => u16::from(*hops),
-        Standing::OutOfReach => u16::MAX - 1,
-        Standing::Lost { .. } => u16::MAX,
+        Reachability::Own => 0,
+        Reachability::Reachable { hops } => u16::from(*hops),
+        Reachability::OutOfReach => u16::MAX - 1,
+        Reachability::Lost { .. } => u16::MAX,
     }
 }
 
-fn hops(standing: &Standing) -> Option<u8> {
+fn hops(standing: &Reachability) -> Option<u8> {
     match standing {
-        Standing::Own => Some(0),
-        Standing::Reachable { hops } => Some(*hops),
-        Standing::OutOfReach | Standing::Lost { .. } => None,
+        Reachability::Own => Some(0),
+        Reachability::Reachable { hops } => Some(*hops),
+        Reachability::OutOfReach | Reachability::Lost { .. } => None,
     }
 }
 
@@ -209,13 +209,13 @@ fn show_network<'a>(
             .collect();
         named -= listed.len();
         let lost_since = match node.standing {
-            Standing::Lost { since } => Some(clock.show(since)),
+            Reachability::Lost { since } => Some(clock.show(since)),
             _ => None,
         };
         let traits = NodeTraits::decode(node.entries.get(&[state::KIND_SELF]).unwrap_or_default());
         KnownItem {
             id: node.id.to_hex(),
-            standing: standing_name(&node.standing),
+            standing: reachability_name(&node.standing),
             hops: hops(&node.standing),
             lost_since,
             next_hops_total: node.next_hops.len(),
@@ -250,7 +250,7 @@ fn show_network<'a>(
         reachable: report
             .nodes
             .iter()
-            .filter(|node| matches!(node.standing, Standing::Reachable { .. }))
+            .filter(|node| matches!(node.standing, Reachability::Reachable { .. }))
             .count(),
         items: items.collect(),
         links: links.iter().map(|link| LinkItem::new(link, &clock)).collect(),
@@ -260,13 +260,13 @@ fn show_network<'a>(
     serde_json::to_vec(&network).unwrap_or_default()
 }
 
-pub(super) fn standing_name(standing: &Standing) -> &'static str {
+pub(super) fn reachability_name(standing: &Reachability) -> &'static str {
     match standing {
-        Standing::Own => "own",
-        Standing::Reachable { hops: 1 } => "neighbour",
-        Standing::Reachable { .. } => "reachable",
-        Standing::OutOfReach => "out_of_reach",
-        Standing::Lost { .. } => "lost",
+        Reachability::Own => "own",
+        Reachability::Reachable { hops: 1 } => "neighbour",
+        Reachability::Reachable { .. } => "reachable",
+        Reachability::OutOfReach => "out_of_reach",
+        Reachability::Lost { .. } => "lost",
     }
 }
 
@@ -457,7 +457,12 @@ mod tests {
         NodeId([number as u8; 64])
     }
 
-    fn node(number: usize, standing: Standing, topics: &[(&str, u32)], neighbours: &[usize]) -> KnownReport {
+    fn node(
+        number: usize,
+        standing: Reachability,
+        topics: &[(&str, u32)],
+        neighbours: &[usize],
+    ) -> KnownReport {
         let mut entries = Entries::default();
         for (topic, count) in topics {
             let (key, count) = (state::topic_key(topic), count.to_be_bytes());
@@ -496,10 +501,10 @@ mod tests {
     fn topics_of_all_records_are_merged_with_the_nearest_nodes_first() {
         let report = NetworkReport {
             nodes: vec![
-                node(5, Standing::Own, &[("a", 1), ("b", 2)], &[]),
-                node(1, Standing::Reachable { hops: 2 }, &[("b", 4), ("c", u32::MAX)], &[]),
-                node(2, Standing::Reachable { hops: 1 }, &[("b", 1), ("#!$TopicNeedVerify_p", 1)], &[]),
-                node(3, Standing::Lost { since: std::time::Instant::now() }, &[("b", 9), ("z", 1)], &[]),
+                node(5, Reachability::Own, &[("a", 1), ("b", 2)], &[]),
+                node(1, Reachability::Reachable { hops: 2 }, &[("b", 4), ("c", u32::MAX)], &[]),
+                node(2, Reachability::Reachable { hops: 1 }, &[("b", 1), ("#!$TopicNeedVerify_p", 1)], &[]),
+                node(3, Reachability::Lost { since: std::time::Instant::now() }, &[("b", 9), ("z", 1)], &[]),
             ],
             announcements: Vec::new(),
         };
@@ -531,7 +536,7 @@ mod tests {
             all.iter().enumerate().map(|(number, name)| (name.as_str(), number as u32 % 997 + 1)).collect();
         let nodes = (0..80).map(|number| {
             let topics = if number == 0 { &counts[..] } else { &counts[996..997] };
-            node(number, Standing::Reachable { hops: 1 }, topics, &[])
+            node(number, Reachability::Reachable { hops: 1 }, topics, &[])
         });
         let report = NetworkReport { nodes: nodes.collect(), announcements: Vec::new() };
         let list = topics(&report, "sort=sessions&order=desc&limit=3");
@@ -549,7 +554,7 @@ mod tests {
             .iter()
             .map(|&number| {
                 let neighbours = if number == 8 { &[7][..] } else { &all };
-                node(number, Standing::OutOfReach, &[], neighbours)
+                node(number, Reachability::OutOfReach, &[], neighbours)
             })
             .collect();
         let endless = &mut nodes[255].entries;

@@ -18,7 +18,7 @@ use crate::{
     relay::{
         home_reactor,
         ping::{ANSWER_TIME_MAX, PingEnd, Pinged},
-        report::{KnownReport, Standing},
+        report::{KnownReport, Reachability},
     },
     wire::{NodeId, node::HOPS_MAX, private::PathEnd},
 };
@@ -113,7 +113,7 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<Vec<u8>, 
     let mut round = RoundItem {
         node: node.id.to_hex(),
         name: name(&node.id),
-        standing: super::network::standing_name(&node.standing),
+        standing: super::network::reachability_name(&node.standing),
         lost_since: None,
         known_hops: None,
         outcome: "no_way",
@@ -121,10 +121,10 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<Vec<u8>, 
         hops: Vec::new(),
     };
     match node.standing {
-        Standing::Own => round.outcome = "own",
-        Standing::Lost { since } => round.lost_since = Some(Clock::now().show(since)),
-        Standing::OutOfReach => {}
-        Standing::Reachable { hops } => {
+        Reachability::Own => round.outcome = "own",
+        Reachability::Lost { since } => round.lost_since = Some(Clock::now().show(since)),
+        Reachability::OutOfReach => {}
+        Reachability::Reachable { hops } => {
             round.known_hops = Some(hops);
             for (hop, pinged) in (1..).zip(pings(watched, node.id, hops).await?) {
                 let (by, outcome) = match pinged.end {
@@ -207,7 +207,7 @@ mod tests {
     fn known(id: [u8; 64]) -> KnownReport {
         KnownReport {
             id: NodeId(id),
-            standing: Standing::OutOfReach,
+            standing: Reachability::OutOfReach,
             next_hops: Vec::new(),
             is_routed: false,
             is_admitted: true,

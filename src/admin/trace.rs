@@ -42,7 +42,7 @@ static QUESTIONS: AtomicU64 = AtomicU64::new(0);
 /// How far a node's part is known.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Standing {
+enum QueryState {
     /// It is the node that was asked.
     Here,
     Answered,
@@ -57,7 +57,7 @@ struct NodeItem {
     /// All 128 digits; the first 16, if no more are known.
     id: String,
     name: String,
-    standing: Standing,
+    standing: QueryState,
     /// How many accounts it gave.
     accounts: usize,
     /// Whether it has older ones, too.
@@ -155,7 +155,7 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
     let mut nodes = vec![NodeItem {
         id: shared.id.to_hex(),
         name: shared.own_name.clone(),
-        standing: Standing::Here,
+        standing: QueryState::Here,
         accounts: 0,
         more: false,
         tracing: shared.tracing.load(Relaxed),
@@ -207,7 +207,7 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
             let mut node = NodeItem {
                 id: id.map_or_else(|| format!("{short:016x}"), |id| id.to_hex()),
                 name: names.get(&short).cloned().unwrap_or_default(),
-                standing: Standing::NotLinked,
+                standing: QueryState::NotLinked,
                 accounts: 0,
                 more: false,
                 tracing: false,
@@ -224,7 +224,7 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
                 (Some(_), Some((told, came))) => {
                     take_told(&mut node, told, clock.before_us(came), &mut placed)
                 }
-                (Some(_), None) => node.standing = Standing::NotAsked,
+                (Some(_), None) => node.standing = QueryState::NotAsked,
                 (None, _) => {}
             }
             node.remark = remark(&node, &placed);
@@ -278,10 +278,10 @@ fn ask(watched: &Watched, node: NodeId, seq: &Seq) -> oneshot::Receiver<(Told, I
 /// Takes what a node told, at the moment so long before this node was asked.
 fn take_told(node: &mut NodeItem, told: Told, came_before_us: i64, placed: &mut Vec<Placed>) {
     node.standing = match told.asked {
-        Asked::Answered => Standing::Answered,
-        Asked::Silent => Standing::Silent,
-        Asked::NotLinked => Standing::NotLinked,
-        Asked::TooMany => Standing::NotAsked,
+        Asked::Answered => QueryState::Answered,
+        Asked::Silent => QueryState::Silent,
+        Asked::NotLinked => QueryState::NotLinked,
+        Asked::TooMany => QueryState::NotAsked,
     };
     node.accounts = told.accounts.len();
     (node.more, node.tracing) = (told.more, told.tracing);
@@ -378,19 +378,19 @@ fn remark(node: &NodeItem, placed: &[Placed]) -> &'static str {
         placed.iter().filter(|placed| named_nodes(&placed.account).any(|other| other == node.short));
     let since = mentioned.map(|placed| placed.before_us).max().unwrap_or(0);
     match node.standing {
-        Standing::Here => "",
-        Standing::Answered if node.accounts > 0 => "",
-        Standing::Answered if i64::try_from(node.up_us).is_ok_and(|up| up < since) => {
+        QueryState::Here => "",
+        QueryState::Answered if node.accounts > 0 => "",
+        QueryState::Answered if i64::try_from(node.up_us).is_ok_and(|up| up < since) => {
             "no longer knows it: it was restarted since"
         }
-        Standing::Answered => knows_nothing(node.tracing),
-        Standing::Silent => {
+        QueryState::Answered => knows_nothing(node.tracing),
+        QueryState::Silent => {
             "does not answer: it hangs, the link to it fails, or its version does not know how; see its log"
         }
-        Standing::NotLinked => {
+        QueryState::NotLinked => {
             "is not linked with this node now: see whether it runs, or ask its own admin endpoint"
         }
-        Standing::NotAsked => "was not asked: too many questions are open; ask again",
+        QueryState::NotAsked => "was not asked: too many questions are open; ask again",
     }
 }
 
@@ -633,7 +633,7 @@ fn end(account: &Account) -> Option<String> {
         Refusal::SeqInUse => ": its session already waits for an answer under this seq",
         Refusal::TableFull => ": too many requests wait for their answer",
         Refusal::Stopping => ": the node is stopping",
-        Refusal::KeysWorn => ": the session's TLS keys are worn out",
+        Refusal::KeysExhausted => ": the session's TLS keys are used up",
         Refusal::OverBandwidth => ": the bandwidth limit is reached",
         Refusal::NotAdmitted => ": its node is left out by the lists of this one",
         Refusal::TooLong => ": it is longer than the node takes ([amop] frame_len_max)",

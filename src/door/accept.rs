@@ -10,7 +10,7 @@ use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{
-    DoorTls, Failure, Greeted, Hall,
+    Acceptor, DoorTls, Failure, Greeted,
     cause::{Cause, Peer},
     is_this_machine,
     lobby::{Entry, Lobby, NoPlace, Place, WAIT_MAX},
@@ -28,16 +28,16 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// What all applications without a certificate count as.
 const NO_CERTIFICATE: [u8; 32] = [0; 32];
 
-pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
+pub(super) async fn accept_sessions(acceptor: Rc<Acceptor>, listener: TcpListener) {
     accept(
-        hall,
+        acceptor,
         listener,
         |tls| &tls.channel,
         Peer::Application,
-        |hall, stream, address, greeted| {
+        |acceptor, stream, address, greeted| {
             let established = greeted.established;
             let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
-            admit_session(hall, stream, address, fingerprint, subject, Some(established))
+            admit_session(acceptor, stream, address, fingerprint, subject, Some(established))
         },
     )
     .await;
@@ -45,16 +45,16 @@ pub(super) async fn accept_sessions(hall: Rc<Hall>, listener: TcpListener) {
 
 /// Accepts applications without TLS for ever, for a listener on loopback. Others' packets can be brought there by rules
 /// of the machine's own firewall, so each connection is looked at, too.
-pub(super) async fn accept_sessions_without_tls(hall: Rc<Hall>, listener: TcpListener) {
+pub(super) async fn accept_sessions_without_tls(acceptor: Rc<Acceptor>, listener: TcpListener) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     loop {
-        let (stream, address) = next_connection(&hall, &listener).await;
+        let (stream, address) = next_connection(&acceptor, &listener).await;
         let _ = stream.set_nodelay(true);
         if is_this_machine(address.ip()) {
-            admit_session(&hall, &stream, address, NO_CERTIFICATE, String::new(), None);
+            admit_session(&acceptor, &stream, address, NO_CERTIFICATE, String::new(), None);
         } else {
-            hall.counters.sessions_refused.increment();
-            if hall.may_log(|logs| &mut logs.not_let_in) {
+            acceptor.counters.sessions_refused.increment();
+            if acceptor.may_log(|logs| &mut logs.not_let_in) {
                 warn!(
                     %address,
                     "application not let in: it is on another machine, and there is no TLS here: remove [tls] channel_plaintext",
@@ -65,22 +65,22 @@ pub(super) async fn accept_sessions_without_tls(hall: Rc<Hall>, listener: TcpLis
 }
 
 fn admit_session(
-    hall: &Hall,
+    acceptor: &Acceptor,
     stream: &TcpStream,
     address: SocketAddr,
     fingerprint: [u8; 32],
     subject: String,
     established: Option<Established>,
 ) -> bool {
-    let admitted = hall.guests.borrow_mut().admit_session(fingerprint);
+    let admitted = acceptor.connections.borrow_mut().admit_session(fingerprint);
     match admitted {
         Ok((token, reactor)) => {
             let up = LinkUp::Sdk { address: address.to_string(), subject };
-            hand_over(hall, stream, token, reactor, up, established)
+            hand_over(acceptor, stream, token, reactor, up, established)
         }
         Err(reason) => {
-            hall.counters.sessions_refused.increment();
-            if hall.may_log(|logs| &mut logs.not_let_in) {
+            acceptor.counters.sessions_refused.increment();
+            if acceptor.may_log(|logs| &mut logs.not_let_in) {
                 warn!(
                     %address, %subject, %reason,
                     "application not let in; see whether it leaves connections behind, or use more nodes or certificates",
@@ -91,26 +91,26 @@ fn admit_session(
     }
 }
 
-pub(super) async fn accept_nodes(hall: Rc<Hall>, listener: TcpListener) {
+pub(super) async fn accept_nodes(acceptor: Rc<Acceptor>, listener: TcpListener) {
     accept(
-        hall,
+        acceptor,
         listener,
         |tls| &tls.p2p_server,
         Peer::Node,
-        |hall, stream, address, greeted| {
-            admit_node(hall, stream, address.to_string(), false, greeted).is_some()
+        |acceptor, stream, address, greeted| {
+            admit_node(acceptor, stream, address.to_string(), false, greeted).is_some()
         },
     )
     .await;
 }
 
 /// Lets in whoever has done its handshake, or does not.
-trait Admit: Fn(&Hall, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static {}
-impl<F: Fn(&Hall, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static> Admit for F {}
+trait Admit: Fn(&Acceptor, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static {}
+impl<F: Fn(&Acceptor, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static> Admit for F {}
 
 /// Accepts for ever. A bounded number of handshakes is under way at once.
 async fn accept(
-    hall: Rc<Hall>,
+    acceptor: Rc<Acceptor>,
     listener: TcpListener,
     kind: fn(&DoorTls) -> &ServerTls,
     peer: Peer,
@@ -118,14 +118,14 @@ async fn accept(
 ) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let lobby = Lobby::new(hall.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
+    let lobby = Lobby::new(acceptor.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
     loop {
         let Some(place) = lobby.place().await else { return };
-        let (stream, address) = next_connection(&hall, &listener).await;
+        let (stream, address) = next_connection(&acceptor, &listener).await;
         match lobby.enter(address.ip(), place, Instant::now()) {
             Entry::Now(place) => {
                 contained_local_task(serve(
-                    hall.clone(),
+                    acceptor.clone(),
                     Connection { stream, address, place },
                     kind,
                     peer,
@@ -133,35 +133,41 @@ async fn accept(
                 ));
             }
             Entry::Later(waiting) => {
-                let hall = hall.clone();
-                hall.counters.connections_waited.increment();
+                let acceptor = acceptor.clone();
+                acceptor.counters.connections_waited.increment();
                 if waiting.is_out_of_time(Instant::now()) {
-                    hall.counters.connections_out_of_time.increment();
+                    acceptor.counters.connections_out_of_time.increment();
                 }
-                hall.counters.waiting_connections.increment();
+                acceptor.counters.waiting_connections.increment();
                 contained_local_task(async move {
                     let place = waiting.place().await;
-                    hall.counters.waiting_connections.decrement();
+                    acceptor.counters.waiting_connections.decrement();
                     match place {
                         // Boxed, so that those who wait take little memory.
                         Ok(place) => {
-                            Box::pin(serve(hall, Connection { stream, address, place }, kind, peer, admit))
-                                .await;
+                            Box::pin(serve(
+                                acceptor,
+                                Connection { stream, address, place },
+                                kind,
+                                peer,
+                                admit,
+                            ))
+                            .await;
                         }
-                        Err(reason) => refuse(&hall, address, reason),
+                        Err(reason) => refuse(&acceptor, address, reason),
                     }
                 });
             }
-            Entry::Refused(reason) => refuse(&hall, address, reason),
+            Entry::Refused(reason) => refuse(&acceptor, address, reason),
         }
     }
 }
 
 /// A connection is closed for which there was no handshake.
-fn refuse(hall: &Hall, address: SocketAddr, reason: NoPlace) {
-    hall.counters.handshakes_refused.increment();
-    if hall.may_log(|logs| &mut logs.too_many_handshakes) {
-        let address_handshakes_max = hall.settings.address_handshakes_max;
+fn refuse(acceptor: &Acceptor, address: SocketAddr, reason: NoPlace) {
+    acceptor.counters.handshakes_refused.increment();
+    if acceptor.may_log(|logs| &mut logs.too_many_handshakes) {
+        let address_handshakes_max = acceptor.settings.address_handshakes_max;
         warn!(
             %address, %reason, address_handshakes_max, wait_ms_max = WAIT_MAX.as_millis() as u64, remedy = reason.remedy(),
             "connection closed without a handshake",
@@ -177,7 +183,7 @@ struct Connection {
 }
 
 async fn serve(
-    hall: Rc<Hall>,
+    acceptor: Rc<Acceptor>,
     Connection { stream, address, place }: Connection,
     kind: fn(&DoorTls) -> &ServerTls,
     peer: Peer,
@@ -185,29 +191,29 @@ async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     // As renewed by now.
-    let config = kind(&hall.tls.load()).clone();
+    let config = kind(&acceptor.tls.load()).clone();
     let greeted = match Handshake::server(config) {
-        Ok(handshake) => place.meter(hall.shake_hands(&stream, handshake, std::future::pending())).await,
+        Ok(handshake) => place.meter(acceptor.shake_hands(&stream, handshake, std::future::pending())).await,
         Err(error) => Err(error.into()),
     };
     match greeted {
         Ok(greeted) => {
-            if admit(&hall, &stream, address, greeted) {
+            if admit(&acceptor, &stream, address, greeted) {
                 place.refund();
             }
         }
         Err(Failure::GivenUp) => {}
-        Err(reason) => log_failure(&hall, peer, address, &reason),
+        Err(reason) => log_failure(&acceptor, peer, address, &reason),
     }
 }
 
-fn log_failure(hall: &Hall, peer: Peer, address: SocketAddr, reason: &Failure) {
+fn log_failure(acceptor: &Acceptor, peer: Peer, address: SocketAddr, reason: &Failure) {
     let cause = Cause::of(reason);
     if cause == Cause::Probe {
         debug!(%address, "connection closed before a byte came, as health checks do");
         return;
     }
-    if !hall.may_log(|logs| &mut logs.handshake_failed) {
+    if !acceptor.may_log(|logs| &mut logs.handshake_failed) {
         return;
     }
     let (remedy, cause_name) = (cause.remedy(peer), cause.name());
@@ -220,11 +226,14 @@ fn log_failure(hall: &Hall, peer: Peer, address: SocketAddr, reason: &Failure) {
     }
 }
 
-async fn next_connection(hall: &Hall, listener: &tokio_uring::net::TcpListener) -> (TcpStream, SocketAddr) {
+async fn next_connection(
+    acceptor: &Acceptor,
+    listener: &tokio_uring::net::TcpListener,
+) -> (TcpStream, SocketAddr) {
     loop {
         let accepting = listener.accept();
         let never = std::future::pending::<()>();
-        let Ok(accepted) = hall.operations.run(accepting, never, || _ = shut_down(listener)).await else {
+        let Ok(accepted) = acceptor.operations.run(accepting, never, || _ = shut_down(listener)).await else {
             // The door closes, and this ends with it.
             return std::future::pending().await;
         };
@@ -232,11 +241,11 @@ async fn next_connection(hall: &Hall, listener: &tokio_uring::net::TcpListener) 
             Ok(accepted) => return accepted,
             // It was gone before it was taken.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
-                hall.counters.probes.increment();
+                acceptor.counters.probes.increment();
             }
             Err(error) => {
-                hall.counters.accept_failures.increment();
-                if hall.may_log(|logs| &mut logs.not_accepted) {
+                acceptor.counters.accept_failures.increment();
+                if acceptor.may_log(|logs| &mut logs.not_accepted) {
                     warn!(%error, "cannot accept a connection; if files run out, raise the limit (ulimit -n, LimitNOFILE=)");
                 }
                 tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
@@ -247,7 +256,7 @@ async fn next_connection(hall: &Hall, listener: &tokio_uring::net::TcpListener) 
 
 /// Looks at a node's identity, and lets it in. Gives the link's token if so.
 pub(super) fn admit_node(
-    hall: &Hall,
+    acceptor: &Acceptor,
     stream: &TcpStream,
     address: String,
     dialed: bool,
@@ -255,8 +264,8 @@ pub(super) fn admit_node(
 ) -> Option<u64> {
     let Greeted { established, is_ourselves } = greeted;
     let Some(id) = established.peer.node_id else {
-        hall.counters.nodes_refused_by_key.increment();
-        if hall.may_log(|logs| &mut logs.not_let_in) {
+        acceptor.counters.nodes_refused_by_key.increment();
+        if acceptor.may_log(|logs| &mut logs.not_let_in) {
             warn!(
                 %address, subject = %established.peer.subject,
                 "node not let in: its certificate must have a secp256k1 key; see [network_security] of that node",
@@ -264,17 +273,17 @@ pub(super) fn admit_node(
         }
         return None;
     };
-    if id == hall.settings.own_id {
+    if id == acceptor.settings.own_id {
         if is_ourselves {
             debug!(%address, "this is ourselves");
         } else {
-            hall.own_key.is_elsewhere(&hall.counters, &address, dialed);
+            acceptor.own_key.is_elsewhere(&acceptor.counters, &address, dialed);
         }
         return None;
     }
-    if !hall.membership.borrow().admission.admits(&id) {
-        hall.counters.nodes_refused_by_list.increment();
-        if hall.may_log(|logs| &mut logs.not_let_in) {
+    if !acceptor.membership.borrow().admission.admits(&id) {
+        acceptor.counters.nodes_refused_by_list.increment();
+        if acceptor.may_log(|logs| &mut logs.not_let_in) {
             warn!(
                 %address, node = %id.to_hex(),
                 "node not let in: on [certificate_blacklist], or not on [certificate_whitelist], of config.ini",
@@ -282,12 +291,12 @@ pub(super) fn admit_node(
         }
         return None;
     }
-    let admitted = hall.guests.borrow_mut().admit_node(id);
+    let admitted = acceptor.connections.borrow_mut().admit_node(id);
     let token = match admitted {
         Ok(token) => token,
         Err(reason) => {
-            hall.counters.nodes_refused_by_number.increment();
-            if hall.may_log(|logs| &mut logs.not_let_in) {
+            acceptor.counters.nodes_refused_by_number.increment();
+            if acceptor.may_log(|logs| &mut logs.not_let_in) {
                 warn!(%address, node = %id.to_hex(), %reason, "node not let in; see why that node dials again and again");
             }
             return None;
@@ -300,13 +309,13 @@ pub(super) fn admit_node(
         agency: established.peer.agency.clone(),
         name: established.peer.common_name.clone(),
     };
-    let reactor = home_reactor(&id, hall.settings.reactors);
-    hand_over(hall, stream, token, reactor, up, Some(established)).then_some(token)
+    let reactor = home_reactor(&id, acceptor.settings.reactors);
+    hand_over(acceptor, stream, token, reactor, up, Some(established)).then_some(token)
 }
 
 /// Gives a link to its reactor. Nothing is pending on the stream: its handshake has ended, or there is none without TLS.
 fn hand_over(
-    hall: &Hall,
+    acceptor: &Acceptor,
     stream: &TcpStream,
     token: u64,
     reactor: crate::relay::ReactorId,
@@ -319,15 +328,15 @@ fn hand_over(
                 Some(done) => (Some((done.sealer, done.opener)), done.plaintext, done.received),
                 None => (None, Vec::new(), Vec::new()),
             };
-            hall.engine.adopt(NewLink { token, reactor, socket, up, tls, plaintext, received });
+            acceptor.engine.adopt(NewLink { token, reactor, socket, up, tls, plaintext, received });
             true
         }
         Err(error) => {
-            hall.counters.links_lost.increment();
-            if hall.may_log(|logs| &mut logs.link_lost) {
+            acceptor.counters.links_lost.increment();
+            if acceptor.may_log(|logs| &mut logs.link_lost) {
                 warn!(%error, "a link is lost: no file descriptor left; raise the limit (ulimit -n, LimitNOFILE=)");
             }
-            hall.guests.borrow_mut().leave(token);
+            acceptor.connections.borrow_mut().leave(token);
             false
         }
     }

@@ -11,7 +11,7 @@ use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{
-    Failure, HANDSHAKE_TIMEOUT, Hall,
+    Acceptor, Failure, HANDSHAKE_TIMEOUT,
     accept::admit_node,
     cause::{Cause, Peer},
 };
@@ -34,22 +34,23 @@ const WARN_AFTER: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps a link to the node at `peer`, whoever dialled it. Who that is goes into `found`.
-pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Option<NodeId>>>) {
+pub(super) async fn keep_dialing(acceptor: Rc<Acceptor>, peer: String, found: Rc<Cell<Option<NodeId>>>) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let mut absence = Absence::default();
     // The link dialled last.
     let mut last = None;
     loop {
-        // A link that is there and worn out is replaced before it is closed.
-        let replacing = last.is_some_and(|token| hall.guests.borrow().is_here(token));
+        // A link that is there and due for new keys is replaced before it is closed.
+        let replacing = last.is_some_and(|token| acceptor.connections.borrow().is_here(token));
         if !replacing && let Some(id) = found.get() {
-            let lasted = wait_until_gone(&hall, |hall| hall.guests.borrow().has_node(&id)).await;
+            let lasted =
+                wait_until_gone(&acceptor, |acceptor| acceptor.connections.borrow().has_node(&id)).await;
             backoff.ended_after(lasted);
             absence.ended_after(lasted);
         }
-        hall.counters.dials.increment();
-        let dialled = dial(&hall, &peer, replacing).await;
-        hall.note_dialed(&peer, dialled.as_ref().ok().and_then(Dialled::node));
+        acceptor.counters.dials.increment();
+        let dialled = dial(&acceptor, &peer, replacing).await;
+        acceptor.note_dialed(&peer, dialled.as_ref().ok().and_then(Dialled::node));
         match dialled {
             Ok(Dialled::Ourselves) => {
                 debug!(%peer, "[p2p] node.N names this node itself");
@@ -59,21 +60,23 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
                 found.set(id.or(found.get()));
                 if let Some(token) = token {
                     last = Some(token);
-                    let lasted = wait_until_gone(&hall, |hall| hall.guests.borrow().is_fresh(token)).await;
+                    let lasted =
+                        wait_until_gone(&acceptor, |acceptor| acceptor.connections.borrow().is_fresh(token))
+                            .await;
                     backoff.ended_after(lasted);
                     absence.ended_after(lasted);
-                    if hall.guests.borrow().is_here(token) {
+                    if acceptor.connections.borrow().is_here(token) {
                         continue;
                     }
-                    note_hung_up(&hall, &peer, id, lasted, &mut absence);
+                    note_hung_up(&acceptor, &peer, id, lasted, &mut absence);
                 }
                 pause(&mut backoff).await;
             }
             Err(reason) => {
-                hall.counters.dials_failed.increment();
+                acceptor.counters.dials_failed.increment();
                 let cause = Cause::of(&reason);
                 let (cause, remedy) = (cause.name(), cause.remedy(Peer::Dialled));
-                match absence.note(&hall, Instant::now(), may_pass(&reason)) {
+                match absence.note(&acceptor, Instant::now(), may_pass(&reason)) {
                     News::First => info!(%peer, %reason, "a node of [p2p] is not there yet; trying on"),
                     News::Lasts => {
                         warn!(%peer, cause, %reason, remedy, "cannot reach a node of [p2p]; trying on")
@@ -88,14 +91,20 @@ pub(super) async fn keep_dialing(hall: Rc<Hall>, peer: String, found: Rc<Cell<Op
 
 /// A link that we dialled is over. Says so once if it was over at once and no other is there: the peer took the
 /// handshake, and does not want the link.
-fn note_hung_up(hall: &Hall, peer: &str, id: Option<NodeId>, lasted: Duration, absence: &mut Absence) {
-    let is_linked = id.is_some_and(|id| hall.guests.borrow().has_node(&id));
+fn note_hung_up(
+    acceptor: &Acceptor,
+    peer: &str,
+    id: Option<NodeId>,
+    lasted: Duration,
+    absence: &mut Absence,
+) {
+    let is_linked = id.is_some_and(|id| acceptor.connections.borrow().has_node(&id));
     if lasted >= LASTED || is_linked {
         return;
     }
-    hall.counters.dials_hung_up.increment();
+    acceptor.counters.dials_hung_up.increment();
     let lasted_ms = lasted.as_millis() as u64;
-    match absence.note(hall, Instant::now(), true) {
+    match absence.note(acceptor, Instant::now(), true) {
         News::First => {
             info!(%peer, lasted_ms, "a node of [p2p] took the handshake and ended the link; trying on")
         }
@@ -135,10 +144,10 @@ impl Absence {
     }
 
     /// Another try has failed; `may_pass` if it looks as it does with a node that is about to start or to stop.
-    fn note(&mut self, hall: &Hall, now: Instant, may_pass: bool) -> News {
+    fn note(&mut self, acceptor: &Acceptor, now: Instant, may_pass: bool) -> News {
         self.news(now, may_pass, |news| match news {
-            News::First => hall.may_log(|logs| &mut logs.not_there_yet),
-            News::Lasts => hall.may_log(|logs| &mut logs.not_reached),
+            News::First => acceptor.may_log(|logs| &mut logs.not_there_yet),
+            News::Lasts => acceptor.may_log(|logs| &mut logs.not_reached),
             News::Old => true,
         })
     }
@@ -166,10 +175,10 @@ fn may_pass(failure: &Failure) -> bool {
 }
 
 /// Gives how long it was there.
-async fn wait_until_gone(hall: &Hall, is_there: impl Fn(&Hall) -> bool) -> Duration {
+async fn wait_until_gone(acceptor: &Acceptor, is_there: impl Fn(&Acceptor) -> bool) -> Duration {
     let since = Instant::now();
-    while is_there(hall) {
-        let left = hall.guests.borrow().node_left.clone();
+    while is_there(acceptor) {
+        let left = acceptor.connections.borrow().node_left.clone();
         let _ = tokio::time::timeout(LOOK_INTERVAL, left.notified()).await;
     }
     since.elapsed()
@@ -207,8 +216,8 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Dials once; `replacing` if a link to the node is there and is to be replaced.
-async fn dial(hall: &Rc<Hall>, peer: &str, replacing: bool) -> Result<Dialled, Failure> {
-    let addresses = hall.lookups.resolve(peer).await?;
+async fn dial(acceptor: &Rc<Acceptor>, peer: &str, replacing: bool) -> Result<Dialled, Failure> {
+    let addresses = acceptor.lookups.resolve(peer).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
         let stream = match clock::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
@@ -223,8 +232,8 @@ async fn dial(hall: &Rc<Hall>, peer: &str, replacing: bool) -> Result<Dialled, F
             }
         };
         let _ = stream.set_nodelay(true);
-        let handshake = Handshake::client(hall.tls.load().p2p_client.clone())?;
-        let (stream, greeted) = match hall.shake_hands_apart(stream, handshake).await {
+        let handshake = Handshake::client(acceptor.tls.load().p2p_client.clone())?;
+        let (stream, greeted) = match acceptor.shake_hands_apart(stream, handshake).await {
             Ok(done) => done,
             Err(error) => {
                 last = error;
@@ -235,12 +244,12 @@ async fn dial(hall: &Rc<Hall>, peer: &str, replacing: bool) -> Result<Dialled, F
         if greeted.is_ourselves {
             return Ok(Dialled::Ourselves);
         }
-        if !replacing && id.is_some_and(|id| hall.guests.borrow().has_node(&id)) {
+        if !replacing && id.is_some_and(|id| acceptor.connections.borrow().has_node(&id)) {
             // It dialled us in the meantime.
             return Ok(Dialled::Node { id, token: None });
         }
-        let token = admit_node(hall, &stream, address.to_string(), true, greeted);
-        if token.is_some() && hall.may_log(|logs| &mut logs.dialed) {
+        let token = admit_node(acceptor, &stream, address.to_string(), true, greeted);
+        if token.is_some() && acceptor.may_log(|logs| &mut logs.dialed) {
             info!(%peer, %address, "dialled a node");
         }
         return Ok(Dialled::Node { id, token });

@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 use tokio::task::JoinHandle;
 use tracing::info;
 
-use super::{Hall, dial};
+use super::{Acceptor, dial};
 use crate::{
     relay::{CloseReason, admission::Admission},
     supervise::restarting_local_task,
@@ -31,43 +31,43 @@ struct Dialer {
 }
 
 impl Dialer {
-    fn start(hall: &Rc<Hall>, peer: &str, is_named: bool) -> Self {
+    fn start(acceptor: &Rc<Acceptor>, peer: &str, is_named: bool) -> Self {
         let found: Rc<Cell<Option<NodeId>>> = Rc::default();
-        let (hall, peer, who) = (hall.clone(), peer.to_owned(), Rc::clone(&found));
+        let (acceptor, peer, who) = (acceptor.clone(), peer.to_owned(), Rc::clone(&found));
         let task = restarting_local_task("amop-dialer", move || {
-            dial::keep_dialing(hall.clone(), peer.clone(), who.clone())
+            dial::keep_dialing(acceptor.clone(), peer.clone(), who.clone())
         });
         Self { task, is_named, found }
     }
 }
 
 /// Dials whom the membership names, and acts on each change of it.
-pub(super) async fn keep(hall: Rc<Hall>) {
-    let mut changes = hall.membership.clone();
-    let mut discovered = hall.settings.discovered.clone();
+pub(super) async fn keep(acceptor: Rc<Acceptor>) {
+    let mut changes = acceptor.membership.clone();
+    let mut discovered = acceptor.settings.discovered.clone();
     let mut dialers: BTreeMap<String, Dialer> = BTreeMap::new();
     let mut is_renewed = false;
     loop {
         let now = changes.borrow_and_update().clone();
         let found = discovered.borrow_and_update().clone();
         let found =
-            found.into_iter().filter(|(id, _)| *id != hall.settings.own_id && now.admission.admits(id));
+            found.into_iter().filter(|(id, _)| *id != acceptor.settings.own_id && now.admission.admits(id));
         let mut wanted: BTreeMap<String, bool> = found.map(|(_, address)| (address, false)).collect();
         wanted.extend(now.peers.iter().map(|peer| (peer.clone(), true)));
         let gone: Vec<String> = dialers.keys().filter(|&peer| !wanted.contains_key(peer)).cloned().collect();
         for peer in gone {
             let Some(dialer) = dialers.remove(&peer) else { continue };
             dialer.task.abort();
-            hall.note_dialed(&peer, None);
+            acceptor.note_dialed(&peer, None);
             let Some(id) = dialer.found.get() else { continue };
             // It may be named by another address; and whoever was found is not cut because it is so no more.
             if dialer.is_named && dialers.values().all(|other| other.found.get() != Some(id)) {
-                disconnect(&hall, &id, CloseReason::Removed);
+                disconnect(&acceptor, &id, CloseReason::Removed);
             }
         }
-        let linked = hall.guests.borrow().nodes();
+        let linked = acceptor.connections.borrow().nodes();
         for id in linked.iter().filter(|id| !now.admission.admits(id)) {
-            disconnect(&hall, id, CloseReason::NotAdmitted);
+            disconnect(&acceptor, id, CloseReason::NotAdmitted);
         }
         for (peer, is_named) in wanted {
             // One that waits after a failure tries again at once: it may be let in now.
@@ -79,7 +79,7 @@ pub(super) async fn keep(hall: Rc<Hall>) {
                 }
                 dialer.task.abort();
             }
-            let dialer = Dialer::start(&hall, &peer, is_named);
+            let dialer = Dialer::start(&acceptor, &peer, is_named);
             dialers.insert(peer, dialer);
         }
         is_renewed = tokio::select! {
@@ -90,11 +90,11 @@ pub(super) async fn keep(hall: Rc<Hall>) {
     }
 }
 
-fn disconnect(hall: &Hall, id: &NodeId, reason: CloseReason) {
-    if hall.guests.borrow().has_node(id) {
-        if hall.may_log(|logs| &mut logs.disconnected) {
+fn disconnect(acceptor: &Acceptor, id: &NodeId, reason: CloseReason) {
+    if acceptor.connections.borrow().has_node(id) {
+        if acceptor.may_log(|logs| &mut logs.disconnected) {
             info!(node = %id.to_hex(), %reason, "closing a node's links");
         }
-        hall.engine.close_node(*id, reason);
+        acceptor.engine.close_node(*id, reason);
     }
 }

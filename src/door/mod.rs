@@ -19,9 +19,9 @@
 mod accept;
 mod budget;
 mod cause;
+mod connections;
 mod counters;
 mod dial;
-mod guests;
 mod lobby;
 mod lookup;
 mod membership;
@@ -48,8 +48,8 @@ use tracing::warn;
 use self::{
     budget::{TIME_PER_ADDRESS_MAX, TIME_RECOVERY},
     cause::Cause,
+    connections::Connections,
     counters::Logs,
-    guests::Guests,
     lobby::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},
@@ -209,11 +209,11 @@ pub struct Door {
     pub counters: Arc<DoorCounters>,
 }
 
-/// What all tasks of the door share; they run on one thread.
-struct Hall {
+/// What all tasks that accept and dial share; they run on one thread.
+struct Acceptor {
     settings: DoorSettings,
     engine: EngineHandle,
-    guests: RefCell<Guests>,
+    connections: RefCell<Connections>,
     lookups: Lookups,
     operations: Operations,
     own_key: OwnKey,
@@ -308,10 +308,10 @@ impl Door {
             runtime.block_on(async move {
                 let peers = &settings.membership.peers;
                 let readiness = Readiness::new(Instant::now(), settings.ready_timeout, peers);
-                let hall = Rc::new(Hall {
+                let acceptor = Rc::new(Acceptor {
                     readiness: RefCell::new(readiness),
                     dialed: Notify::new(),
-                    guests: RefCell::new(Guests::new(settings.reactors)),
+                    connections: RefCell::new(Connections::new(settings.reactors)),
                     lookups: Lookups::default(),
                     operations: Operations::default(),
                     own_key: OwnKey::default(),
@@ -323,13 +323,17 @@ impl Door {
                     tls: current_tls,
                     stop: stopped.clone(),
                 });
-                let accepting = opening::accept_when_ready(hall.clone(), channel, channel_plaintext, opened);
+                let accepting =
+                    opening::accept_when_ready(acceptor.clone(), channel, channel_plaintext, opened);
                 watch.local_task("amop-door, which lets applications in", accepting);
-                watch.local_task("amop-door, which lets nodes in", accept::accept_nodes(hall.clone(), p2p));
-                watch.local_task("amop-door, which dials nodes", membership::keep(hall.clone()));
+                watch.local_task(
+                    "amop-door, which lets nodes in",
+                    accept::accept_nodes(acceptor.clone(), p2p),
+                );
+                watch.local_task("amop-door, which dials nodes", membership::keep(acceptor.clone()));
                 start.done();
-                hall.watch_links(link_events).await;
-                hall.operations.end_all().await;
+                acceptor.watch_links(link_events).await;
+                acceptor.operations.end_all().await;
             });
         };
         let thread = supervisor.reporting_thread("amop-door", run).map_err(DoorError::Runtime)?;
@@ -377,15 +381,15 @@ impl Drop for Door {
     }
 }
 
-impl Hall {
-    /// Keeps the books on links that ended or wore out, until the door closes.
+impl Acceptor {
+    /// Takes note of links that ended or are to be replaced, until the door closes.
     async fn watch_links(&self, mut link_events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
                 event = link_events.recv() => match event {
-                    Some(LinkEvent::Closed(closed)) => self.guests.borrow_mut().leave(closed.token),
-                    Some(LinkEvent::Worn { token }) => self.guests.borrow_mut().wear(token),
+                    Some(LinkEvent::Closed(closed)) => self.connections.borrow_mut().leave(closed.token),
+                    Some(LinkEvent::RekeyDue { token }) => self.connections.borrow_mut().set_rekey_due(token),
                     None => return,
                 },
                 _ = stop.wait_for(|stopped| *stopped) => return,
@@ -454,9 +458,9 @@ impl Hall {
         handshake: Handshake,
     ) -> Result<(TcpStream, Greeted), Failure> {
         let (mut reply, answer) = oneshot::channel();
-        let hall = self.clone();
+        let acceptor = self.clone();
         contained_local_task(async move {
-            let done = hall.shake_hands(&stream, handshake, reply.closed()).await;
+            let done = acceptor.shake_hands(&stream, handshake, reply.closed()).await;
             // Whoever dialled may be gone.
             let _ = reply.send(done.map(|greeted| (stream, greeted)));
         });

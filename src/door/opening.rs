@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::{BACKLOG, Hall, accept};
+use super::{Acceptor, BACKLOG, accept};
 use crate::wire::NodeId;
 
 /// How far a node that starts is on its way to let applications in.
@@ -30,32 +30,32 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Lets applications in as soon as the node is ready; `opening` is told how far that is.
 pub(super) async fn accept_when_ready(
-    hall: Rc<Hall>,
+    acceptor: Rc<Acceptor>,
     socket: socket2::Socket,
     plaintext: bool,
     opening: watch::Sender<Opening>,
 ) {
-    wait_for_state(&hall).await;
+    wait_for_state(&acceptor).await;
     let listener = listen(socket, &opening).await;
     opening.send_replace(Opening::Open);
     if plaintext {
-        accept::accept_sessions_without_tls(hall, listener).await;
+        accept::accept_sessions_without_tls(acceptor, listener).await;
     } else {
-        accept::accept_sessions(hall, listener).await;
+        accept::accept_sessions(acceptor, listener).await;
     }
 }
 
-async fn wait_for_state(hall: &Hall) {
-    let mut settled: watch::Receiver<BTreeSet<NodeId>> = hall.settings.settled.clone();
-    let left = hall.guests.borrow().node_left.clone();
-    let deadline = hall.readiness.borrow().deadline();
+async fn wait_for_state(acceptor: &Acceptor) {
+    let mut settled: watch::Receiver<BTreeSet<NodeId>> = acceptor.settings.settled.clone();
+    let left = acceptor.connections.borrow().node_left.clone();
+    let deadline = acceptor.readiness.borrow().deadline();
     loop {
         // From here on nothing is missed.
-        let (dialed, left) = (hall.dialed.notified(), left.notified());
+        let (dialed, left) = (acceptor.dialed.notified(), left.notified());
         let is_ready = {
-            let guests = hall.guests.borrow();
+            let connections = acceptor.connections.borrow();
             let settled = settled.borrow_and_update();
-            hall.readiness.borrow_mut().is_ready(Instant::now(), &guests.nodes(), &settled)
+            acceptor.readiness.borrow_mut().is_ready(Instant::now(), &connections.nodes(), &settled)
         };
         if is_ready {
             break;
@@ -67,7 +67,7 @@ async fn wait_for_state(hall: &Hall) {
             () = tokio::time::sleep_until(deadline.into()) => {}
         }
     }
-    for peer in hall.readiness.borrow().awaited() {
+    for peer in acceptor.readiness.borrow().awaited() {
         warn!(
             %peer,
             "applications are let in though the state of this node is not here: what it alone knows may be answered by 100; \

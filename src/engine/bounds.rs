@@ -71,7 +71,7 @@ pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// too. What it still sends is read and dropped until then: unread input would make the kernel reset the
 /// connection, and with it what the peer has not read yet.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
-/// A node link whose keys are worn out may live on so long for whoever dialled it to replace it.
+/// A node link whose keys are used up may live on so long for whoever dialled it to replace it.
 pub(super) const REPLACE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Frames above this many bytes are counted in [`MESH_BYTES_MAX`].
@@ -297,7 +297,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "closed once what is in flight is answered; logged long before",
         ),
         fixed(
-            "worn link waits to be replaced",
+            "link with used-up keys waits to be replaced",
             REPLACE_WITHIN.as_millis() as usize,
             "ms",
             "node link",

@@ -201,9 +201,9 @@ pub struct LinkPage {
 pub enum LinkEvent {
     /// It is gone.
     Closed(LinkClosed),
-    /// A node link whose keys are worn out: whoever dialled it is to dial anew while it lives on for at
+    /// A node link whose keys are used up: whoever dialled it is to dial anew while it lives on for at
     /// most ten seconds.
-    Worn {
+    RekeyDue {
         /// As in [`NewLink`].
         token: u64,
     },

@@ -57,7 +57,7 @@ use crate::{
     },
 };
 
-/// How often all links are looked at: stalls, overdue frames, worn keys, closing.
+/// How often all links are looked at: stalls, overdue frames, used-up keys, closing.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Slots of links that are looked at for one report; there is at most one report a turn.
 const REPORT_SLOTS_MAX: u32 = 256;
@@ -315,9 +315,9 @@ struct Slot {
     long_told_after: Option<u64>,
     /// Since when it is read no further, because too much waits for its peer.
     read_paused: Option<Instant>,
-    worn_logged: bool,
-    /// Since when its keys are worn out.
-    worn_since: Option<Instant>,
+    rekey_warned: bool,
+    /// Since when its keys are used up.
+    rekey_due_since: Option<Instant>,
 }
 
 /// Memory of a link beside its sending side, in bytes.
@@ -755,8 +755,8 @@ impl Reactor {
             was_receiving_long: false,
             long_told_after: None,
             read_paused: None,
-            worn_logged: false,
-            worn_since: None,
+            rekey_warned: false,
+            rekey_due_since: None,
         });
         let mut transmit = Transmit::new(now, key, sealer, is_sdk, queue_bytes_max, self.blocks.clone());
         transmit.socket = Some(socket);
@@ -924,7 +924,7 @@ impl Reactor {
                 self.sends += 1;
             }
             Ok(None) => {}
-            Err(_) => transmit.close(self.io.now, CloseReason::KeysWorn, true),
+            Err(_) => transmit.close(self.io.now, CloseReason::KeysExhausted, true),
         }
         self.io.recount(index);
         self.update_reading(key);
@@ -1267,7 +1267,7 @@ impl Reactor {
         }
     }
 
-    /// New keys for a link, or a new link, or its end, when its keys are worn out.
+    /// New keys for a link, or a new link, or its end, when its keys are used up.
     fn check_keys(&mut self, key: LinkKey) {
         let now = self.io.now;
         let limits = self.settings.keys;
@@ -1290,17 +1290,17 @@ impl Reactor {
         if blocks < blocks_max {
             if slot.is_sdk
                 && blocks >= limits.sdk_blocks_logged
-                && !std::mem::replace(&mut slot.worn_logged, true)
+                && !std::mem::replace(&mut slot.rekey_warned, true)
             {
-                self.shard.warn_keys_wear_out(now, key);
+                self.shard.warn_keys_exhausted(now, key);
             }
             return;
         }
-        let Some(since) = slot.worn_since else {
-            slot.worn_since = Some(now);
-            self.shard.handle_link_worn(key);
+        let Some(since) = slot.rekey_due_since else {
+            slot.rekey_due_since = Some(now);
+            self.shard.handle_rekey_due(key);
             if !slot.is_sdk {
-                (self.events)(LinkEvent::Worn { token: slot.token });
+                (self.events)(LinkEvent::RekeyDue { token: slot.token });
             }
             return;
         };
@@ -1310,7 +1310,7 @@ impl Reactor {
             false => over >= REPLACE_WITHIN,
         };
         if done {
-            self.io.close(key, CloseReason::KeysWorn);
+            self.io.close(key, CloseReason::KeysExhausted);
         }
     }
 }

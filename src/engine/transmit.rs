@@ -257,7 +257,7 @@ impl Transmit {
         });
         match updated {
             Ok(()) => self.sealed.append(&self.blocks, &record),
-            Err(_) => self.close(now, CloseReason::KeysWorn, true),
+            Err(_) => self.close(now, CloseReason::KeysExhausted, true),
         }
     }
 
@@ -303,7 +303,7 @@ impl Transmit {
         if !self.is_anything_waiting() && len <= SEAL_AT_ONCE_MAX && self.sealed_bytes() < SEALED_AHEAD_MAX {
             if self.seal_whole(head, body).is_err() {
                 // A record that is half in the buffer must not go out, and nothing after it can.
-                self.close(now, CloseReason::KeysWorn, true);
+                self.close(now, CloseReason::KeysExhausted, true);
                 return Err(NotTaken::Gone);
             }
             return Ok(self.queued());

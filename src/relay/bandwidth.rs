@@ -33,7 +33,7 @@ const RESERVE_PART: i64 = 8;
 const LEAD_PART: i64 = 32;
 /// A session that was away has credit for so many of its frames, or for one burst if that is more.
 const CREDIT_FRAMES: i64 = 2;
-/// Two sessions are rivals while both have asked within so long.
+/// Two sessions compete while both have asked within so long.
 const RIVALS_WITHIN: Duration = Duration::from_secs(1);
 /// Who asked, and when, is written down again after so long: the reactors share it.
 const NOTED_AGAIN: Duration = Duration::from_millis(10);
@@ -63,10 +63,10 @@ struct Bucket {
     /// How far up the line of sessions' frames one has begun, less the lead that each may have. It never goes back, so that a
     /// session's credit for the time that it was away is bounded.
     begun: AtomicI64,
-    /// The session that asked last, and when, and until when it and others are rivals.
+    /// The session that asked last, and when, and until when it and others compete.
     asked_last: AtomicU64,
     asked_at: AtomicI64,
-    rivals_until: AtomicI64,
+    contended_until: AtomicI64,
     /// How much may flow into the full bucket, and until when.
     extension: AtomicI64,
     extended_until: AtomicI64,
@@ -96,7 +96,7 @@ impl Limiter {
             begun: AtomicI64::new(0),
             asked_last: AtomicU64::new(NOBODY),
             asked_at: AtomicI64::new(0),
-            rivals_until: AtomicI64::new(0),
+            contended_until: AtomicI64::new(0),
             extension: AtomicI64::new(0),
             extended_until: AtomicI64::new(0),
             prepaid: AtomicU64::new(0),
@@ -127,14 +127,14 @@ impl Limiter {
     pub fn admit_session(&self, now: Duration, units: u64, session: SessionId, share: &mut Share) -> bool {
         let Some(bucket) = &self.bucket else { return true };
         let (now, cost) = (ticks(now), bucket.cost_ticks(units));
-        let has_rivals = bucket.note_asked(now, session.0);
+        let has_competitors = bucket.note_asked(now, session.0);
         let begun = bucket.begun.load(Relaxed);
         let credit = bucket.capacity_ticks.max(cost.saturating_mul(CREDIT_FRAMES));
         let begins = share.end.max(begun - credit);
         let lead = bucket.capacity_ticks / LEAD_PART;
         let is_ahead = begins - begun > lead;
-        let grace = if has_rivals { bucket.grace(cost) } else { 0 };
-        let reserve = match is_ahead && has_rivals {
+        let grace = if has_competitors { bucket.grace(cost) } else { 0 };
+        let reserve = match is_ahead && has_competitors {
             true if bucket.is_large(cost) => {
                 bucket.extend(now, grace);
                 bucket.reserve_for_large(cost, grace)
@@ -253,14 +253,14 @@ impl Bucket {
         let (last, at) = (self.asked_last.load(Relaxed), self.asked_at.load(Relaxed));
         if last != session {
             if last != NOBODY && now - at < ticks(RIVALS_WITHIN) {
-                self.rivals_until.store(now + ticks(RIVALS_WITHIN), Relaxed);
+                self.contended_until.store(now + ticks(RIVALS_WITHIN), Relaxed);
             }
             self.asked_last.store(session, Relaxed);
         }
         if last != session || now - at >= ticks(NOTED_AGAIN) {
             self.asked_at.store(now, Relaxed);
         }
-        now < self.rivals_until.load(Relaxed)
+        now < self.contended_until.load(Relaxed)
     }
 
     fn cost_ticks(&self, units: u64) -> i64 {
@@ -378,7 +378,7 @@ mod tests {
     }
 
     /// Sessions that ask by turns, each after its own time, for `length`; gives what passed of each.
-    fn rivals(limiter: &Limiter, cost: u64, gaps_us: &[u64], length: Duration) -> Vec<u64> {
+    fn competitors(limiter: &Limiter, cost: u64, gaps_us: &[u64], length: Duration) -> Vec<u64> {
         let mut shares = vec![Share::default(); gaps_us.len()];
         let (mut passed, mut next) = (vec![0; gaps_us.len()], vec![0; gaps_us.len()]);
         loop {
@@ -416,7 +416,7 @@ mod tests {
             } {
                 let dense = gaps.map(|gap| (gap as f64 * slower) as u64);
                 let limiter = Limiter::new(rate, BURST);
-                let passed = rivals(&limiter, cost, &dense, length);
+                let passed = competitors(&limiter, cost, &dense, length);
                 let (most, least) = (passed.iter().max().unwrap(), passed.iter().min().unwrap());
                 assert!(most - least <= 1 + most / 100, "rate {rate}, cost {cost}, {gaps:?}: {passed:?}");
                 let all = passed.iter().sum::<u64>() as f64 * cost as f64;

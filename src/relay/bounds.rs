@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     bound::{Bound, fixed},
-    wire::{SPARE_BYTES_MAX, announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
+    wire::{BUFFER_POOL_BYTES_MAX, announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
 };
 
 /// What an allocation takes beside its bytes, about.
@@ -269,12 +269,12 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .memory(settings.windows_bytes_max),
         fixed(
             "buffers of kept frames for the next ones",
-            SPARE_BYTES_MAX,
+            BUFFER_POOL_BYTES_MAX,
             "bytes",
             "reactor",
             "they are freed",
         )
-        .memory(reactors * SPARE_BYTES_MAX),
+        .memory(reactors * BUFFER_POOL_BYTES_MAX),
         fixed(
             "bytes kept for nodes that are no neighbours, and held of them for their turn",
             settings.windows_bytes_max,

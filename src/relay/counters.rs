@@ -406,13 +406,13 @@ figures! {
         counter registry_frames_dropped,
         /// Changes of topics that waited because the registry was behind.
         counter registry_changes_put_off,
-        /// Links closed because their keys were worn out; node links only if nobody replaced them.
+        /// Links closed because their keys were used up; node links only if nobody replaced them.
         counter closed_worn,
         /// Links of a node that was linked already in another incarnation, and alive: two nodes have one key.
         counter keys_used_twice,
-        /// Node links whose keys were worn out, to be replaced.
+        /// Node links whose keys were used up, to be replaced.
         counter node_links_worn,
-        /// Sessions whose keys were worn out, to be closed.
+        /// Sessions whose keys were used up, to be closed.
         counter sessions_worn,
         /// TLS 1.3 keys that were renewed.
         counter keys_updated,

@@ -19,13 +19,13 @@
 //! - Nothing is kept without a bound of [`settings::Settings`]; each refusal shows in [`counters`].
 
 pub mod admission;
-mod allowance;
 pub mod bandwidth;
 pub mod bounds;
 pub mod counters;
 mod current;
 pub(crate) mod log_limit;
 pub mod ping;
+mod rate_limit;
 pub mod readiness;
 pub mod registry;
 pub mod report;
@@ -258,8 +258,8 @@ pub enum CloseReason {
     #[error("this node begins a new incarnation")]
     NewIncarnation,
     /// The keys of the connection are worn out.
-    #[error("the connection's keys are worn out")]
-    KeysWorn,
+    #[error("the connection's keys are used up")]
+    KeysExhausted,
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Shutdown,
@@ -295,7 +295,7 @@ impl CloseReason {
             | Self::NotAdmitted
             | Self::Removed
             | Self::NewIncarnation
-            | Self::KeysWorn
+            | Self::KeysExhausted
             | Self::Shutdown => return None,
         })
     }
@@ -410,7 +410,7 @@ pub enum MeshMessage {
         /// Who may get it.
         audience: Box<Named>,
     },
-    /// To the desk: a publisher is about to challenge a subscriber of this node.
+    /// To the challenge broker: a publisher is about to challenge a subscriber of this node.
     OpenChallenge {
         /// The challenge.
         challenge: Box<Challenge>,
@@ -431,14 +431,14 @@ pub enum MeshMessage {
         /// What.
         notice: Box<Notice>,
     },
-    /// To the desk: a unicast (the frame) to a minted route topic of this node.
+    /// To the challenge broker: a unicast (the frame) to a minted route topic of this node.
     Carry {
         /// The coordinator's number for the request.
         request: RequestId,
         /// The session that sent it, if it is one of this node.
         sender: Option<SessionId>,
     },
-    /// From the desk: push this challenge (the frame) to the challenged session.
+    /// From the challenge broker: push this challenge (the frame) to the challenged session.
     Present {
         /// The request's coordinator.
         coordinator: ReactorId,

@@ -107,7 +107,7 @@ pub struct KnownReport {
     /// Its id.
     pub id: NodeId,
     /// Whether and how it is reached.
-    pub standing: Standing,
+    pub standing: Reachability,
     /// The neighbours with which the shortest routes to it begin.
     pub next_hops: Vec<NodeId>,
     /// Whether frames for its subscribers go to it.
@@ -126,7 +126,7 @@ pub struct KnownReport {
 
 /// Whether and how a node is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Reachability {
     /// The node that tells.
     Own,
     /// Over so many links.

@@ -72,7 +72,7 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// A node link without a byte for so long is dead (WIRE §6.1).
     pub dead_after: Duration,
-    /// How long a rival link with the same incarnation and lane is probed (WIRE §6.1).
+    /// How long the active link is probed before a second link to the same node replaces it (WIRE §6.1).
     pub probe_timeout: Duration,
     /// How long a lost neighbour's messages wait for it to return before other routes are tried.
     pub node_grace: Duration,
@@ -168,7 +168,7 @@ impl Settings {
     }
 
     /// What other nodes are told of [`Self::frame_len_max`].
-    pub fn told_frame_len_max(&self) -> u32 {
+    pub fn advertised_frame_len_max(&self) -> u32 {
         u32::try_from(self.frame_len_max).unwrap_or(u32::MAX)
     }
 

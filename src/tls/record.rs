@@ -71,8 +71,8 @@ impl ContentType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// The sequence numbers are used up, or the AEAD refused.
-    #[error("the connection's keys are worn out")]
-    KeysWorn,
+    #[error("the connection's keys are used up")]
+    KeysExhausted,
     /// More than [`PLAINTEXT_LEN_MAX`] bytes.
     #[error("too much for one record")]
     TooLong,
@@ -310,7 +310,7 @@ impl Sealer {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let record_len = len + self.overhead();
         let out = out.get_mut(..record_len).filter(|_| len <= PLAINTEXT_LEN_MAX).ok_or(SealError::TooLong)?;
-        let (nonce, sequence) = self.keys.next_nonce().ok_or(SealError::KeysWorn)?;
+        let (nonce, sequence) = self.keys.next_nonce().ok_or(SealError::KeysExhausted)?;
         let outer = if self.keys.tls13 { ContentType::ApplicationData } else { content_type };
         let (header, protected) = out.split_at_mut(HEADER_LEN + self.keys.explicit_len());
         header[..3].copy_from_slice(&[outer.byte(), 3, 3]);
@@ -344,7 +344,7 @@ impl Sealer {
                 key.seal_in_place_scatter(nonce, aad, content, &[], tag)
             }
         };
-        sealed.map_err(|_| SealError::KeysWorn)?;
+        sealed.map_err(|_| SealError::KeysExhausted)?;
         self.keys.count_blocks(len);
         Ok(record_len)
     }
@@ -359,8 +359,9 @@ impl Sealer {
         let Some(updates) = self.updates.clone() else { return Ok(()) };
         self.seal(ContentType::Handshake, &[&[KEY_UPDATE, 0, 0, 1, 0]], out)?;
         let next = updates.lock().ok().and_then(|mut updates| updates.next(true));
-        let (sequence, secrets) = next.ok_or(SealError::KeysWorn)?;
-        self.keys = Keys::new(ProtocolVersion::TLSv1_3, &secrets, sequence).ok_or(SealError::KeysWorn)?;
+        let (sequence, secrets) = next.ok_or(SealError::KeysExhausted)?;
+        self.keys =
+            Keys::new(ProtocolVersion::TLSv1_3, &secrets, sequence).ok_or(SealError::KeysExhausted)?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::spare;
+use super::buffer_pool;
 
 /// The longest prefix of a frame that is contiguous in memory whenever the frame is that long: enough
 /// for every header, option list, extension and topic that a decoder looks at. Chunks of large frames
@@ -91,11 +91,11 @@ impl<'a> FrameRef<'a> {
     pub fn retain(&self) -> RetainedFrame {
         match *self {
             Self::Slice(bytes) if bytes.len() <= HEAD_LEN_MAX => {
-                RetainedFrame(Kept::Copy(spare::copy(bytes)))
+                RetainedFrame(FrameBytes::Copy(buffer_pool::copy(bytes)))
             }
             Self::Slice(bytes) => RetainedFrame::from_bytes(Bytes::copy_from_slice(bytes)),
             Self::Chunks { chunks, skip, len } => {
-                RetainedFrame(Kept::Shared { chunks: chunks.iter().cloned().collect(), skip, len })
+                RetainedFrame(FrameBytes::Shared { chunks: chunks.iter().cloned().collect(), skip, len })
             }
         }
     }
@@ -104,10 +104,10 @@ impl<'a> FrameRef<'a> {
 /// A frame that is kept: for a retry, until a neighbour acknowledged it, or while a slow receiver has
 /// not taken it yet.
 #[derive(Clone, Debug, Default)]
-pub struct RetainedFrame(Kept);
+pub struct RetainedFrame(FrameBytes);
 
 #[derive(Debug)]
-enum Kept {
+enum FrameBytes {
     /// At most [`HEAD_LEN_MAX`] bytes, copied into a buffer that can be used again.
     Copy(Vec<u8>),
     Shared {
@@ -117,16 +117,16 @@ enum Kept {
     },
 }
 
-impl Default for Kept {
+impl Default for FrameBytes {
     fn default() -> Self {
         Self::Copy(Vec::new())
     }
 }
 
-impl Clone for Kept {
+impl Clone for FrameBytes {
     fn clone(&self) -> Self {
         match self {
-            Self::Copy(bytes) => Self::Copy(spare::copy(bytes)),
+            Self::Copy(bytes) => Self::Copy(buffer_pool::copy(bytes)),
             Self::Shared { chunks, skip, len } => {
                 Self::Shared { chunks: chunks.clone(), skip: *skip, len: *len }
             }
@@ -136,8 +136,8 @@ impl Clone for Kept {
 
 impl Drop for RetainedFrame {
     fn drop(&mut self) {
-        if let Kept::Copy(buffer) = &mut self.0 {
-            spare::give_back(std::mem::take(buffer));
+        if let FrameBytes::Copy(buffer) = &mut self.0 {
+            buffer_pool::give_back(std::mem::take(buffer));
         }
     }
 }
@@ -146,14 +146,14 @@ impl RetainedFrame {
     /// A frame made of one piece.
     pub fn from_bytes(bytes: Bytes) -> Self {
         let len = bytes.len();
-        Self(Kept::Shared { chunks: smallvec::smallvec![bytes], skip: 0, len })
+        Self(FrameBytes::Shared { chunks: smallvec::smallvec![bytes], skip: 0, len })
     }
 
     /// Lends the frame out again. Keeping a long one once more shares its bytes.
     pub fn as_ref(&self) -> FrameRef<'_> {
         match &self.0 {
-            Kept::Copy(bytes) => FrameRef::Slice(bytes),
-            Kept::Shared { chunks, skip, len } => match chunks.as_slice() {
+            FrameBytes::Copy(bytes) => FrameRef::Slice(bytes),
+            FrameBytes::Shared { chunks, skip, len } => match chunks.as_slice() {
                 [one] if *len <= HEAD_LEN_MAX => FrameRef::Slice(&one[*skip..*skip + *len]),
                 chunks => FrameRef::Chunks { chunks, skip: *skip, len: *len },
             },
@@ -165,22 +165,22 @@ impl RetainedFrame {
         let len = front.len() + self.len();
         let mut all: smallvec::SmallVec<[Bytes; 1]> = smallvec::smallvec![front];
         match &self.0 {
-            Kept::Copy(bytes) => all.push(Bytes::copy_from_slice(bytes)),
-            Kept::Shared { chunks, skip, .. } => {
+            FrameBytes::Copy(bytes) => all.push(Bytes::copy_from_slice(bytes)),
+            FrameBytes::Shared { chunks, skip, .. } => {
                 let mut skip = *skip;
                 for chunk in chunks {
                     all.push(chunk.slice(std::mem::take(&mut skip).min(chunk.len())..));
                 }
             }
         }
-        Self(Kept::Shared { chunks: all, skip: 0, len })
+        Self(FrameBytes::Shared { chunks: all, skip: 0, len })
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
         match &self.0 {
-            Kept::Copy(bytes) => bytes.len(),
-            Kept::Shared { len, .. } => *len,
+            FrameBytes::Copy(bytes) => bytes.len(),
+            FrameBytes::Shared { len, .. } => *len,
         }
     }
 

@@ -22,12 +22,12 @@ pub mod state;
 pub mod topic;
 pub mod trace;
 
+mod buffer_pool;
 pub(crate) mod hex;
 mod reader;
-mod spare;
 
+pub use buffer_pool::BUFFER_POOL_BYTES_MAX;
 pub use code::ResultCode;
 pub use frame::{FrameRef, RetainedFrame};
 pub use node::NodeId;
-pub use spare::SPARE_BYTES_MAX;
 pub use topic::{PrivateTopic, Topic, TopicKind};

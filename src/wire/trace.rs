@@ -111,7 +111,7 @@ tags! {
         /// The node is stopping.
         Stopping = "node_stopping",
         /// The TLS keys of its session are worn out.
-        KeysWorn = "keys_worn",
+        KeysExhausted = "keys_worn",
         /// It is over the limit of outbound bandwidth.
         OverBandwidth = "over_bandwidth",
         /// Its node is left out by the blacklist or the whitelist of the one that tells.

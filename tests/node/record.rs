@@ -311,7 +311,7 @@ fn sequence_numbers_end_before_they_come_round() {
         let mut out = Vec::new();
         for _ in 0..3 {
             let refused = sealer.seal(ContentType::ApplicationData, &[b"x"], &mut out);
-            assert_eq!((refused, out.len()), (Err(SealError::KeysWorn), 0));
+            assert_eq!((refused, out.len()), (Err(SealError::KeysExhausted), 0));
         }
         // Not even a record that is right for this number.
         let (mut beyond, _) = pair(version, u64::MAX - 2);

@@ -126,7 +126,7 @@ impl Registries {
         links
     }
 
-    /// Until all know all: announcements beyond an origin's allowance are fetched after the next digest.
+    /// Until all know all: announcements beyond an origin's rate limit are fetched after the next digest.
     pub(super) fn rest(&mut self) {
         for _ in 0..3 {
             self.settle();

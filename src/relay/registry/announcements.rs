@@ -4,7 +4,7 @@
 //! # Invariants
 //! - What is taken was signed by its origin, a node that is known and connected, and is taken once.
 //! - It goes over each link at most once in each direction, and not back to where it came from.
-//! - Nobody but an origin can use up its allowance.
+//! - Nobody but an origin can use up its rate limit.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{Registry, StateError};
 use crate::{
-    relay::{RegistryOutput, allowance::Allowance, report::AnnouncementReport, signing},
+    relay::{RegistryOutput, rate_limit::RateLimit, report::AnnouncementReport, signing},
     wire::{
         NodeId,
         announcement::{self, Announcement, DecodeError, TextError},
@@ -37,7 +37,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Memory of the announcements that are kept, and of their origins, in bytes.
 pub(in crate::relay) const MEMORY: usize = ANNOUNCEMENTS_MAX
-    * (size_of::<Kept>() + announcement::TEXT_LEN_MAX + super::NEIGHBOURS_MAX * 2 * size_of::<NodeId>())
+    * (size_of::<RecentAnnouncement>()
+        + announcement::TEXT_LEN_MAX
+        + super::NEIGHBOURS_MAX * 2 * size_of::<NodeId>())
     + super::NODES_MAX * 2 * size_of::<(NodeId, Last)>();
 
 /// Why nothing was announced.
@@ -65,50 +67,50 @@ pub struct Announced {
 /// What the registry knows of announcements.
 pub(super) struct Announcements {
     /// The oldest first.
-    kept: VecDeque<Kept>,
+    recent: VecDeque<RecentAnnouncement>,
     /// Of nodes that are known.
     last: BTreeMap<NodeId, Last>,
     own_number: u64,
-    own_allowance: Allowance,
+    own_rate_limit: RateLimit,
 }
 
-struct Kept {
+struct RecentAnnouncement {
     announcement: Announcement,
     taken: Instant,
     /// The neighbours that have brought it, in their incarnations since.
-    brought_by: BTreeSet<NodeId>,
+    received_from: BTreeSet<NodeId>,
 }
 
 /// What a node announced last.
 struct Last {
     incarnation: u64,
     number: u64,
-    allowance: Allowance,
+    rate_limit: RateLimit,
 }
 
 impl Announcements {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            kept: VecDeque::new(),
+            recent: VecDeque::new(),
             last: BTreeMap::new(),
             own_number: 0,
-            own_allowance: Allowance::new(now, OWN_PER_MINUTE_MAX),
+            own_rate_limit: RateLimit::new(now, OWN_PER_MINUTE_MAX),
         }
     }
 
     /// A neighbour has begun a new incarnation, or its link is gone: it may not know what it brought.
     pub(super) fn forget_neighbour(&mut self, id: &NodeId) {
-        for kept in &mut self.kept {
-            kept.brought_by.remove(id);
+        for recent in &mut self.recent {
+            recent.received_from.remove(id);
         }
     }
 
     fn keep(&mut self, now: Instant, announcement: Announcement, from: Option<&NodeId>) {
-        if self.kept.len() >= ANNOUNCEMENTS_MAX {
-            self.kept.pop_front();
+        if self.recent.len() >= ANNOUNCEMENTS_MAX {
+            self.recent.pop_front();
         }
-        let brought_by = from.into_iter().copied().collect();
-        self.kept.push_back(Kept { announcement, taken: now, brought_by });
+        let received_from = from.into_iter().copied().collect();
+        self.recent.push_back(RecentAnnouncement { announcement, taken: now, received_from });
     }
 
     /// A node is not known any more: incarnation and number of what it announced last.
@@ -120,7 +122,7 @@ impl Announcements {
         self.last.entry(*origin).or_insert_with(|| Last {
             incarnation: 0,
             number: 0,
-            allowance: Allowance::new(now, OF_NODE_PER_MINUTE_MAX),
+            rate_limit: RateLimit::new(now, OF_NODE_PER_MINUTE_MAX),
         })
     }
 }
@@ -129,7 +131,7 @@ impl Registry {
     /// Announces a text to all nodes of the network.
     pub fn announce_text(&mut self, now: Instant, text: &str) -> Result<Announced, AnnounceError> {
         announcement::check_text(text)?;
-        if self.announcements.own_allowance.take(now, MINUTE, OWN_PER_MINUTE_MAX).is_none() {
+        if self.announcements.own_rate_limit.take(now, MINUTE, OWN_PER_MINUTE_MAX).is_none() {
             return Err(AnnounceError::TooMany);
         }
         self.announcements.own_number += 1;
@@ -171,19 +173,19 @@ impl Registry {
             return Err(StateError::Rate);
         }
         let announcement = Announcement::decode(payload)?;
-        let is_this = |kept: &&mut Kept| {
-            let one = &kept.announcement;
+        let is_this = |recent: &&mut RecentAnnouncement| {
+            let one = &recent.announcement;
             (one.origin, one.incarnation, one.number)
                 == (announcement.origin, announcement.incarnation, announcement.number)
         };
-        if let Some(kept) = self.announcements.kept.iter_mut().find(is_this) {
-            if kept.announcement.text != announcement.text {
+        if let Some(recent) = self.announcements.recent.iter_mut().find(is_this) {
+            if recent.announcement.text != announcement.text {
                 // Nobody but the origin could sign both.
                 let is_signed = is_signed(&announcement);
                 return Err(if is_signed { StateError::Fork } else { StateError::Signature });
             }
             // It is flooded: once by each neighbour is how it goes.
-            if !kept.brought_by.insert(*from) {
+            if !recent.received_from.insert(*from) {
                 return Err(StateError::Repeated);
             }
             self.counters.announcements_repeated.increment();
@@ -205,7 +207,7 @@ impl Registry {
         }
         let last = self.announcements.last_of(now, &origin);
         // After that: nobody else's forgeries use it up.
-        if last.allowance.take(now, MINUTE, OF_NODE_PER_MINUTE_MAX).is_none() {
+        if last.rate_limit.take(now, MINUTE, OF_NODE_PER_MINUTE_MAX).is_none() {
             return Err(StateError::Rate);
         }
         (last.incarnation, last.number) = (incarnation, number);
@@ -230,8 +232,8 @@ impl Registry {
 
     /// Tells what was announced, the latest first.
     pub fn report_announcements(&self) -> Vec<AnnouncementReport> {
-        let report = |kept: &Kept| {
-            let Announcement { origin, incarnation, number, text, .. } = &kept.announcement;
+        let report = |recent: &RecentAnnouncement| {
+            let Announcement { origin, incarnation, number, text, .. } = &recent.announcement;
             let (agency, name) = self.label_of(origin);
             AnnouncementReport {
                 origin: *origin,
@@ -239,11 +241,11 @@ impl Registry {
                 number: *number,
                 agency: agency.to_owned(),
                 name: name.to_owned(),
-                taken: kept.taken,
+                taken: recent.taken,
                 text: text.clone(),
             }
         };
-        self.announcements.kept.iter().rev().map(report).collect()
+        self.announcements.recent.iter().rev().map(report).collect()
     }
 }
 

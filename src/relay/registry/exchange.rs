@@ -698,7 +698,7 @@ impl Registry {
         }
         self.counters.own_id_elsewhere.increment();
         self.say_own_id_elsewhere(now, from, head);
-        if self.incarnations.take(now, INCARNATION_INTERVAL, INCARNATIONS_MAX).is_none() {
+        if self.incarnation_rate.take(now, INCARNATION_INTERVAL, INCARNATIONS_MAX).is_none() {
             return;
         }
         self.begin_incarnation(head.incarnation);

@@ -47,10 +47,10 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
-    allowance::Allowance,
     counters::{Counter, figures},
     home_reactor,
     log_limit::LogLimit,
+    rate_limit::RateLimit,
     report::NodeReport,
     rpc,
     settings::SESSIONS_MAX,
@@ -285,7 +285,7 @@ pub struct Registry {
     settled: BTreeSet<NodeId>,
     settled_changed: bool,
     /// How often a later incarnation is begun because our clock had gone back.
-    incarnations: Allowance,
+    incarnation_rate: RateLimit,
     /// About how many bytes of memory all records but our own take.
     records_bytes: usize,
     /// Grows with everything that JSON-RPC shows.
@@ -318,10 +318,10 @@ struct Neighbour {
     catch_up: CatchUp,
     /// Records as this neighbour is fetching them, and when it last asked.
     pinned: BTreeMap<NodeId, (Pinned, Instant)>,
-    requests: Allowance,
-    steps: Allowance,
-    announcements: Allowance,
-    refusals: Allowance,
+    requests: RateLimit,
+    steps: RateLimit,
+    announcements: RateLimit,
+    refusals: RateLimit,
 }
 
 impl Neighbour {
@@ -355,7 +355,7 @@ impl Registry {
         own.change(vec![state::KIND_SALT], Some(shared.salt.to_vec()));
         let traits = NodeTraits {
             relays: shared.settings.relays,
-            frame_len_max: shared.settings.told_frame_len_max(),
+            frame_len_max: shared.settings.advertised_frame_len_max(),
         };
         if let Some(value) = traits.encode() {
             own.change(vec![state::KIND_SELF], Some(value));
@@ -387,7 +387,7 @@ impl Registry {
             returning: BTreeMap::new(),
             settled: BTreeSet::new(),
             settled_changed: false,
-            incarnations: Allowance::new(shared.started, INCARNATIONS_MAX),
+            incarnation_rate: RateLimit::new(shared.started, INCARNATIONS_MAX),
             records_bytes: 0,
             view_version: 0,
             no_entries: Entries::default(),
@@ -720,10 +720,10 @@ impl Registry {
             is_lost: false,
             catch_up: CatchUp::Settled,
             pinned: BTreeMap::new(),
-            requests: Allowance::new(now, REQUESTS_PER_SECOND_MAX),
-            steps: Allowance::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
-            announcements: Allowance::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
-            refusals: Allowance::new(now, REFUSALS_PER_MINUTE_MAX),
+            requests: RateLimit::new(now, REQUESTS_PER_SECOND_MAX),
+            steps: RateLimit::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
+            announcements: RateLimit::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
+            refusals: RateLimit::new(now, REFUSALS_PER_MINUTE_MAX),
         });
         if neighbour.entry.incarnation < incarnation {
             neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });
@@ -896,7 +896,7 @@ impl Registry {
             LongPaths { above, paths: long_routes.paths.iter().filter_map(path).collect() }
         };
         let settings = &self.shared.settings;
-        let own = NodeTraits { relays: settings.relays, frame_len_max: settings.told_frame_len_max() };
+        let own = NodeTraits { relays: settings.relays, frame_len_max: settings.advertised_frame_len_max() };
         let long_frames = self.topology.long_frames(own);
         let long_paths: Vec<LongPaths> = long_frames.into_iter().map(long_paths).collect();
         let is_node_lost = self.snapshot.paths.keys().any(|id| !paths.contains_key(id));

@@ -153,7 +153,7 @@ impl Record {
     }
 
     /// Checks and takes one step. `announced` steps, unlike those that were asked for, count against
-    /// the origin's allowance. The record may take `room` bytes of memory.
+    /// the origin's rate limit. The record may take `room` bytes of memory.
     pub(super) fn take_step<'a>(
         &mut self,
         now: Instant,
@@ -166,7 +166,7 @@ impl Record {
             return Ok(Taken::Stale);
         }
         self.check_signature(&head)?;
-        // After that: nobody else's forgeries use up the origin's allowance.
+        // After that: nobody else's forgeries use up the origin's rate limit.
         if announced && !self.admit_step(now) {
             return Err(StateError::Rate);
         }

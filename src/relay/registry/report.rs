@@ -1,7 +1,7 @@
 //! What the registry tells people about the whole network.
 
 use super::Registry;
-use crate::relay::report::{KnownReport, NetworkReport, NodeLabel, Standing};
+use crate::relay::report::{KnownReport, NetworkReport, NodeLabel, Reachability};
 
 impl Registry {
     /// Tells about every node that is known, this one first. Costs O(nodes): the entries are shared, not
@@ -10,7 +10,7 @@ impl Registry {
         let own_version = self.own.version();
         let own = KnownReport {
             id: self.shared.id,
-            standing: Standing::Own,
+            standing: Reachability::Own,
             next_hops: Vec::new(),
             is_routed: true,
             is_admitted: true,
@@ -26,9 +26,9 @@ impl Registry {
         let others = self.known.iter().map(|(id, known)| {
             let path = self.routes.paths.get(id);
             let standing = match (path, known.lost_since) {
-                (Some(path), _) => Standing::Reachable { hops: path.hops },
-                (None, Some(since)) => Standing::Lost { since },
-                (None, None) => Standing::OutOfReach,
+                (Some(path), _) => Reachability::Reachable { hops: path.hops },
+                (None, Some(since)) => Reachability::Lost { since },
+                (None, None) => Reachability::OutOfReach,
             };
             let label = self.neighbours.get(id).map(|neighbour| NodeLabel {
                 address: neighbour.address.clone(),

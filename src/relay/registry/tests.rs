@@ -1234,7 +1234,7 @@ fn an_incarnation_that_only_a_hello_named_does_not_outlive_its_link() {
 
 #[test]
 fn the_report_of_the_network_has_every_node_with_the_ways_to_it_and_what_it_says() {
-    use crate::relay::report::Standing;
+    use crate::relay::report::Reachability;
     // A ring of four, and a tail that passes nothing on, behind which is one more.
     let mut net = Net::new(6);
     let shared = &net.nodes[4].shared;
@@ -1251,9 +1251,9 @@ fn the_report_of_the_network_has_every_node_with_the_ways_to_it_and_what_it_says
     let report = |net: &Net| net.nodes[0].report_network().nodes;
     let of = |net: &Net, index: usize| report(net).into_iter().find(|node| node.id == id(index)).unwrap();
     assert_eq!(report(&net).len(), 6);
-    assert_eq!((report(&net)[0].id, report(&net)[0].standing), (id(0), Standing::Own));
+    assert_eq!((report(&net)[0].id, report(&net)[0].standing), (id(0), Reachability::Own));
     let far = of(&net, 2);
-    assert_eq!((far.standing, far.label.is_none()), (Standing::Reachable { hops: 2 }, true));
+    assert_eq!((far.standing, far.label.is_none()), (Reachability::Reachable { hops: 2 }, true));
     let mut both = vec![id(1), id(3)];
     both.sort();
     assert_eq!(far.next_hops, both);
@@ -1265,16 +1265,16 @@ fn the_report_of_the_network_has_every_node_with_the_ways_to_it_and_what_it_says
     let version = net.nodes[2].own.version();
     assert_eq!((far.incarnation, far.seq), (version.incarnation, version.seq));
     let near = of(&net, 1);
-    assert_eq!((near.standing, near.is_routed), (Standing::Reachable { hops: 1 }, true));
+    assert_eq!((near.standing, near.is_routed), (Reachability::Reachable { hops: 1 }, true));
     assert_eq!(near.label.unwrap().name, "node1");
-    assert_eq!(of(&net, 4).standing, Standing::Reachable { hops: 3 });
-    assert_eq!(of(&net, 5).standing, Standing::OutOfReach);
+    assert_eq!(of(&net, 4).standing, Reachability::Reachable { hops: 3 });
+    assert_eq!(of(&net, 5).standing, Reachability::OutOfReach);
     assert_eq!(of(&net, 5).next_hops, []);
     let cut = net.now;
     net.unlink(2, 4);
     net.settle();
     net.pass(WAY_GRACE);
     for lost in [4, 5] {
-        assert!(matches!(of(&net, lost).standing, Standing::Lost { since } if since >= cut), "{lost}");
+        assert!(matches!(of(&net, lost).standing, Reachability::Lost { since } if since >= cut), "{lost}");
     }
 }

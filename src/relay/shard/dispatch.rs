@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::{
     Usage,
+    challenge_broker::ChallengeBroker,
     context::{Common, Context},
-    desk::Desk,
     indirect::Channels,
     neighbour::{Neighbour, Neighbours},
     node_link::{self, NodeLink, NodeLinks},
@@ -36,7 +36,7 @@ pub(super) struct Parts {
     pub(super) sessions: Sessions,
     pub(super) subscribers: Subscribers,
     pub(super) publishers: Publishers,
-    pub(super) desk: Desk,
+    pub(super) challenge_broker: ChallengeBroker,
     pub(super) requests: Requests,
     pub(super) pushes: Pushes,
     pub(super) room_waits: RoomWaits,
@@ -74,7 +74,7 @@ impl Parts {
             sessions: Sessions::new(settings, hashing),
             subscribers: Subscribers::new(hashing.clone()),
             publishers: Publishers::default(),
-            desk: Desk::new(hashing.clone()),
+            challenge_broker: ChallengeBroker::new(hashing.clone()),
             requests: Requests::new(settings.request_timeout),
             pushes: Pushes::new(settings.push_timeout),
             room_waits: RoomWaits::new(settings.request_timeout, hashing.clone()),
@@ -142,7 +142,7 @@ impl Parts {
             | CloseReason::NodeFrame
             | CloseReason::Protocol => cx.counters.closed_protocol.increment(),
             CloseReason::Stalled => cx.counters.closed_stalled.increment(),
-            CloseReason::KeysWorn => cx.counters.closed_worn.increment(),
+            CloseReason::KeysExhausted => cx.counters.closed_worn.increment(),
             _ => {}
         }
         match link.kind {
@@ -316,13 +316,13 @@ impl Parts {
     }
 
     /// The keys of a link are worn out.
-    pub(super) fn handle_link_worn(&mut self, common: &Common, key: LinkKey) {
+    pub(super) fn handle_rekey_due(&mut self, common: &Common, key: LinkKey) {
         match self.link_mut(key) {
             Some(LinkKind::Sdk(session)) => {
-                session.is_worn = true;
+                session.keys_exhausted = true;
                 common.counters.sessions_worn.increment();
             }
-            Some(LinkKind::Node(_)) => self.wear_node_link(common, key),
+            Some(LinkKind::Node(_)) => self.set_rekey_due(common, key),
             None => {}
         }
     }

@@ -17,7 +17,7 @@ pub struct Logs {
     pub(super) nodes_misbehaved: LogLimit,
     pub(super) keys_used_twice: LogLimit,
     pub(super) window_full: LogLimit,
-    pub(super) keys_worn: LogLimit,
+    pub(super) keys_exhausted: LogLimit,
     pub(super) too_long: LogLimit,
     pub(super) pauses: LogLimit,
 }
@@ -35,7 +35,7 @@ impl Default for Logs {
             nodes_up: LogLimit::new("node links up"),
             nodes_down: LogLimit::new("node links down"),
             nodes_misbehaved: LogLimit::new("nodes that broke the protocol"),
-            keys_worn: LogLimit::new("sessions whose keys wear out"),
+            keys_exhausted: LogLimit::new("sessions whose keys are used up"),
             keys_used_twice: LogLimit::new("two nodes with one key"),
             window_full: LogLimit::new("messages to nodes that do not keep up"),
             too_long: LogLimit::new("messages that are too long for their node"),

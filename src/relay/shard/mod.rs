@@ -25,7 +25,7 @@
 //! | `room` | requests that wait for room in a session's queue |
 //! | `multicast` | copies to everybody |
 //! | `publisher` | private topics: whom a publisher has challenged and accepted |
-//! | `desk` | private topics: carrying challenges to subscribers, once and to nobody else |
+//! | `challenge_broker` | private topics: carrying challenges to subscribers, once and to nobody else |
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
 //! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
 //! | `peer` | the same node as the end of messages: which incarnation of it, whose answers are awaited, what it sent before |
@@ -49,10 +49,10 @@
 //!   silent and may still answer.
 //! - While a request waits in the line of a session, nothing else is queued there but replies.
 
+mod challenge_broker;
 mod channel;
 mod charge;
 mod context;
-mod desk;
 mod dispatch;
 mod indirect;
 pub(super) mod logs;
@@ -83,8 +83,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use challenge_broker::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(super) use channel::REORDER_MESSAGES_MAX;
-pub(super) use desk::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub use indirect::REPLAY_FLOORS_MAX;
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
@@ -246,8 +246,8 @@ impl Shard {
 
     /// The keys of a link are worn out; to be told once. A node link is to be replaced by whoever dialled it. A session gets
     /// its requests in flight answered and new ones refused with 99, and is then to be closed.
-    pub fn handle_link_worn(&mut self, key: LinkKey) {
-        self.parts.handle_link_worn(&self.common, key);
+    pub fn handle_rekey_due(&mut self, key: LinkKey) {
+        self.parts.handle_rekey_due(&self.common, key);
     }
 
     /// The node shuts down: what is in flight is answered, new requests get 99.
@@ -302,9 +302,9 @@ impl Shard {
     }
 
     /// Says, once a session, that it is to reconnect before long.
-    pub fn warn_keys_wear_out(&mut self, now: Instant, key: LinkKey) {
+    pub fn warn_keys_exhausted(&mut self, now: Instant, key: LinkKey) {
         if let Some(session) = self.parts.session_mut(key) {
-            session.warn_keys_wear_out(now, &mut self.common.logs.keys_worn);
+            session.warn_keys_exhausted(now, &mut self.common.logs.keys_exhausted);
         }
     }
 
@@ -414,8 +414,8 @@ pub(super) fn sizes() -> Sizes {
         identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,
-        challenge: desk::OPEN_LEN,
-        carried: desk::CARRIED_LEN,
+        challenge: challenge_broker::OPEN_LEN,
+        carried: challenge_broker::CARRIED_LEN,
         question: trace::QUESTION_LEN,
         steps: trace::STEPS_LEN,
         ping: ping::PING_SIZE,

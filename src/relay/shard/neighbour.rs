@@ -42,10 +42,10 @@ fn audience_of(named: &Named) -> Vec<Vec<u64>> {
 pub(super) struct Neighbour {
     /// The link that carries everything; `None` while it is lost and may come back.
     pub(super) active: Option<LinkKey>,
-    /// A rival that replaces the active link unless that one shows life.
-    rival: Option<(LinkKey, Instant)>,
+    /// A second link, which replaces the active one unless a byte comes on that within the probe timeout.
+    candidate_link: Option<(LinkKey, Instant)>,
     active_since: Instant,
-    standing: Standing,
+    link_state: LinkState,
     window: Window,
     /// Longest frame of an SDK link that it takes, as it said over its links.
     pub(super) frame_len_max: usize,
@@ -87,11 +87,11 @@ pub(super) enum NotEnqueued {
     TooLong(Option<Box<Packet>>),
 }
 
-/// Whether messages for a neighbour wait for it.
+/// The state of the link to a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum LinkState {
     /// It is linked.
-    Here,
+    Up,
     /// Its link is lost and may be replaced until then; everything waits for that.
     Lost { until: Instant },
     /// It did not return in time: other routes were tried. Should it return in the same incarnation before then,
@@ -152,9 +152,9 @@ impl Parts {
         let Some(neighbour) = self.neighbours.by_id.get(&link.peer) else {
             let neighbour = Neighbour {
                 active: None,
-                rival: None,
+                candidate_link: None,
                 active_since: cx.now,
-                standing: Standing::Here,
+                link_state: LinkState::Up,
                 window: Window::default(),
                 frame_len_max: link.frame_len_max,
             };
@@ -166,7 +166,7 @@ impl Parts {
             }
             return self.activate(cx, key, &link.peer);
         };
-        let given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        let given_up = matches!(neighbour.link_state, LinkState::GivenUp { .. });
         let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
         // One that was given up may come back with a clock that went back.
         if link.incarnation < incarnation && !given_up {
@@ -207,19 +207,19 @@ impl Parts {
             current.probe(cx.now);
             self.probe(cx, active);
             if let Some(neighbour) = self.neighbours.by_id.get_mut(&link.peer)
-                && let Some((older, _)) = neighbour.rival.replace((key, cx.now))
+                && let Some((older, _)) = neighbour.candidate_link.replace((key, cx.now))
             {
                 cx.out.close(older, CloseReason::Duplicate);
             }
         }
     }
 
-    /// A byte came on a link that was probed: its rival goes.
-    pub(super) fn drop_rival(&mut self, cx: &mut Context<'_, impl Outbound>, peer: &NodeId) {
+    /// A byte came on a link that was probed: the candidate to replace it is closed.
+    pub(super) fn drop_candidate_link(&mut self, cx: &mut Context<'_, impl Outbound>, peer: &NodeId) {
         if let Some(neighbour) = self.neighbours.by_id.get_mut(peer)
-            && let Some((rival, _)) = neighbour.rival.take()
+            && let Some((candidate_link, _)) = neighbour.candidate_link.take()
         {
-            cx.out.close(rival, CloseReason::Duplicate);
+            cx.out.close(candidate_link, CloseReason::Duplicate);
         }
     }
 
@@ -244,11 +244,11 @@ impl Parts {
             let sent = Sent { head, body, packet_type, message, packet, is_in_channel: true };
             neighbour.window.push_from_channel_first(sent);
         }
-        if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
-            neighbour.rival = None;
+        if neighbour.candidate_link.is_some_and(|(candidate_link, _)| candidate_link == key) {
+            neighbour.candidate_link = None;
         }
         let incarnation = self.peers.by_id.get(peer).map_or(0, |peer| peer.incarnation);
-        neighbour.standing = Standing::Here;
+        neighbour.link_state = LinkState::Up;
         let (mut again, mut bytes) = (0, 0);
         for sent in neighbour.window.iter_mut() {
             sent.head[FLAGS_OFFSET] |= FLAG_SENT_AGAIN;
@@ -287,8 +287,8 @@ impl Parts {
         reason: CloseReason,
     ) {
         let Some(neighbour) = self.neighbours.by_id.get_mut(&link.peer) else { return };
-        if neighbour.rival.is_some_and(|(rival, _)| rival == key) {
-            neighbour.rival = None;
+        if neighbour.candidate_link.is_some_and(|(candidate_link, _)| candidate_link == key) {
+            neighbour.candidate_link = None;
         }
         if neighbour.active != Some(key) {
             return;
@@ -305,7 +305,7 @@ impl Parts {
             }
             _ => cx.shared.settings.node_grace,
         };
-        neighbour.standing = Standing::Lost { until: cx.now + grace };
+        neighbour.link_state = LinkState::Lost { until: cx.now + grace };
         if cx.common.logs.nodes_down.admits(cx.now) {
             let (peer, address) = (&link.peer, &link.label.address);
             match reason.remedy() {
@@ -314,8 +314,8 @@ impl Parts {
                 None => info!(%peer, %address, %reason, "node link down"),
             }
         }
-        if let Some((rival, _)) = neighbour.rival.take() {
-            self.activate(cx, rival, &link.peer);
+        if let Some((candidate_link, _)) = neighbour.candidate_link.take() {
+            self.activate(cx, candidate_link, &link.peer);
         } else {
             self.want_node_tick(cx.now);
             let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
@@ -324,30 +324,30 @@ impl Parts {
         }
     }
 
-    /// Looks at all neighbours: rivals whose time has come, nodes that did not return.
+    /// Looks at all neighbours: candidate links whose active link stayed silent, nodes that did not return.
     pub(super) fn tick_neighbours(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let probe_timeout = cx.shared.settings.probe_timeout;
         let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
         let mut forgotten: SmallVec<[NodeId; 4]> = SmallVec::new();
         for (id, neighbour) in &self.neighbours.by_id {
-            if let Some((rival, since)) = neighbour.rival
+            if let Some((candidate_link, since)) = neighbour.candidate_link
                 && cx.now.saturating_duration_since(since) >= probe_timeout
             {
-                replaced.push((*id, rival));
+                replaced.push((*id, candidate_link));
             }
-            match neighbour.standing {
-                Standing::Lost { until } if cx.now >= until => lost.push(*id),
-                Standing::GivenUp { until } if cx.now >= until => forgotten.push(*id),
+            match neighbour.link_state {
+                LinkState::Lost { until } if cx.now >= until => lost.push(*id),
+                LinkState::GivenUp { until } if cx.now >= until => forgotten.push(*id),
                 _ => {}
             }
         }
-        for (id, rival) in replaced {
+        for (id, candidate_link) in replaced {
             let old = self.neighbours.by_id.get(&id).and_then(|neighbour| neighbour.active);
             if cx.common.logs.nodes_up.admits(cx.now) {
                 info!(peer = %id, "the old link to the node is silent, the new one replaces it");
             }
-            self.activate(cx, rival, &id);
+            self.activate(cx, candidate_link, &id);
             if let Some(old) = old {
                 cx.out.abort(old, CloseReason::Replaced);
             }
@@ -376,8 +376,8 @@ impl Parts {
 
     /// Whether a node is linked, or its link may return.
     pub(super) fn is_neighbour(&self, id: &NodeId) -> bool {
-        let standing = self.neighbours.by_id.get(id).map(|neighbour| neighbour.standing);
-        matches!(standing, Some(Standing::Here | Standing::Lost { .. }))
+        let link_state = self.neighbours.by_id.get(id).map(|neighbour| neighbour.link_state);
+        matches!(link_state, Some(LinkState::Up | LinkState::Lost { .. }))
     }
 
     /// Takes out what waits for a neighbour, in order.
@@ -423,9 +423,9 @@ impl Parts {
     ) {
         let until = cx.now + cx.shared.settings.identity_memory;
         let Some(neighbour) = self.neighbours.by_id.get_mut(id) else { return };
-        neighbour.standing = Standing::GivenUp { until };
-        let rival = neighbour.rival.take().map(|(rival, _)| rival);
-        for link in [neighbour.active.take(), rival].into_iter().flatten() {
+        neighbour.link_state = LinkState::GivenUp { until };
+        let candidate_link = neighbour.candidate_link.take().map(|(candidate_link, _)| candidate_link);
+        for link in [neighbour.active.take(), candidate_link].into_iter().flatten() {
             cx.out.abort(link, reason);
         }
         self.reroute_window(cx, id);
@@ -712,7 +712,7 @@ impl Parts {
         if head.len() + frame.len() > neighbour.frame_len_max + NODE_FRAME_ROOM {
             return Err(NotEnqueued::TooLong(packet));
         }
-        let is_given_up = matches!(neighbour.standing, Standing::GivenUp { .. });
+        let is_given_up = matches!(neighbour.link_state, LinkState::GivenUp { .. });
         // What is passed on for others would wait for longer than its end remembers what it took.
         if is_given_up && (packet.is_some() || packet_type != PacketType::UNICAST_RESPONSE) {
             return Err(NotEnqueued::Away(packet));

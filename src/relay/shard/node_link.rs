@@ -42,8 +42,8 @@ pub(super) struct NodeLink {
     pub(super) number: u64,
     /// Our number of the link that this one, dialled here, replaces; 0 if none.
     replaces: u64,
-    /// Whether it is to be replaced, because its keys are worn out.
-    is_worn: bool,
+    /// Whether it is to be replaced, because its keys are used up.
+    rekey_due: bool,
     /// The peer's number for it, once its Hello came.
     pub(super) peer_link_number: Option<u64>,
     since: Instant,
@@ -137,7 +137,7 @@ impl Parts {
         dialed: bool,
         label: PeerLabel,
     ) -> NodeLink {
-        let replaces = if dialed { self.worn_link_to(&peer) } else { 0 };
+        let replaces = if dialed { self.link_to_replace(&peer) } else { 0 };
         self.node_links.started += 1;
         cx.counters.node_links.increment();
         self.want_node_tick(cx.now);
@@ -147,7 +147,7 @@ impl Parts {
             label,
             number: u64::from(cx.id.0) << 48 | self.node_links.started,
             replaces,
-            is_worn: false,
+            rekey_due: false,
             peer_link_number: None,
             since: cx.now,
             last_received: cx.now,
@@ -163,18 +163,18 @@ impl Parts {
     }
 
     /// Our number of the active link to a node if it is to be replaced; else 0.
-    fn worn_link_to(&mut self, peer: &NodeId) -> u64 {
+    fn link_to_replace(&mut self, peer: &NodeId) -> u64 {
         let active = self.neighbours.by_id.get(peer).and_then(|neighbour| neighbour.active);
         match active.and_then(|key| self.node_link_mut(key)) {
-            Some(link) if link.is_worn => link.number,
+            Some(link) if link.rekey_due => link.number,
             _ => 0,
         }
     }
 
     /// The keys of a node link are worn out: whoever dialled it replaces it.
-    pub(super) fn wear_node_link(&mut self, common: &Common, key: LinkKey) {
+    pub(super) fn set_rekey_due(&mut self, common: &Common, key: LinkKey) {
         if let Some(link) = self.node_link_mut(key) {
-            link.is_worn = true;
+            link.rekey_due = true;
             common.counters.node_links_worn.increment();
         }
     }
@@ -192,7 +192,7 @@ impl Parts {
 
     fn send_hello(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, seq: Option<u32>) {
         let incarnation = cx.shared.incarnation();
-        let frame_len_max = cx.shared.settings.told_frame_len_max();
+        let frame_len_max = cx.shared.settings.advertised_frame_len_max();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
             version_min: LINK_VERSION,
@@ -265,7 +265,7 @@ impl Parts {
         let peer = link.peer;
         let greeted = link.peer_link_number.is_some();
         if link.probed.take().is_some() {
-            self.drop_rival(cx, &peer);
+            self.drop_candidate_link(cx, &peer);
         }
         let (header, offset) = match Header::decode(frame.head()) {
             Ok(decoded) => decoded,

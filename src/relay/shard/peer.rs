@@ -15,8 +15,8 @@ use ahash::{AHashMap, RandomState};
 use super::{Common, Context, Parts, channel::Channel, request::RequestOf};
 use crate::{
     relay::{
-        CloseReason, MeshMessage, Outbound, RequestId, allowance::Allowance, counters::Counters,
-        ping::ANSWERS_PER_SECOND_MAX, trace::QUESTIONS_PER_SECOND_MAX,
+        CloseReason, MeshMessage, Outbound, RequestId, counters::Counters, ping::ANSWERS_PER_SECOND_MAX,
+        rate_limit::RateLimit, trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
 };
@@ -27,9 +27,9 @@ pub(super) struct Peer {
     awaiting: AHashMap<u32, Awaiting>,
     identities: Identities,
     /// How often it may ask about messages.
-    pub(super) questions: Allowance,
+    pub(super) questions: RateLimit,
     /// How often its pings are answered.
-    pub(super) pings: Allowance,
+    pub(super) pings: RateLimit,
     /// For what goes over other nodes; made when it is needed.
     pub(super) channel: Option<Box<Channel>>,
     /// Since when no route leads to it, if it is no neighbour.
@@ -108,8 +108,8 @@ impl Peer {
             incarnation,
             awaiting: AHashMap::with_hasher(hashing.clone()),
             identities: Identities::new(hashing.clone()),
-            questions: Allowance::new(now, QUESTIONS_PER_SECOND_MAX),
-            pings: Allowance::new(now, ANSWERS_PER_SECOND_MAX),
+            questions: RateLimit::new(now, QUESTIONS_PER_SECOND_MAX),
+            pings: RateLimit::new(now, ANSWERS_PER_SECOND_MAX),
             channel: None,
             lost_since: None,
         }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   home of the destination: seal, hops 1, 2, 3 … ─► as any frame (route)
-//!   link of a neighbour ─► hops used up, or no route on ─► home of the source: allowance, notice
+//!   link of a neighbour ─► hops used up, or no route on ─► home of the source: rate limit, notice
 //!   home of who answers ─► home of the destination: matched with the ping
 //! ```
 //!

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::{
     Context, Parts,
-    desk::DESK,
+    challenge_broker::CHALLENGE_BROKER,
     multicast::Copies,
     push::{NewPush, PushFor},
     request::RequestOf,
@@ -244,7 +244,7 @@ impl Parts {
                     node: Some(*peer),
                     open_for,
                 });
-                (DESK, MeshMessage::OpenChallenge { challenge })
+                (CHALLENGE_BROKER, MeshMessage::OpenChallenge { challenge })
             }
             Notice::Opened { publisher, token } => {
                 let publisher = SessionId(publisher);

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::{
     Common, Context, Parts,
-    desk::{CARRIED_MEMORY, DESK},
+    challenge_broker::{CARRIED_MEMORY, CHALLENGE_BROKER},
     request::Requests,
 };
 use crate::{
@@ -408,7 +408,7 @@ impl Parts {
         }
     }
 
-    /// Tells the desk of the subscriber's node.
+    /// Tells the challenge broker of the subscriber's node.
     fn announce_challenge(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -422,7 +422,7 @@ impl Parts {
             return self.send_notice(cx, node.id, notice);
         }
         let challenge = Box::new(challenge);
-        self.send_to_reactor(cx, DESK, MeshMessage::OpenChallenge { challenge }, FrameRef::EMPTY);
+        self.send_to_reactor(cx, CHALLENGE_BROKER, MeshMessage::OpenChallenge { challenge }, FrameRef::EMPTY);
     }
 
     /// Makes the pairs of a publisher those of the subscribers that there are.

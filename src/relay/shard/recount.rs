@@ -23,8 +23,8 @@ impl Parts {
         let lines = || sessions().map(|session| room::count(&session.line));
         let channels = || self.peers.by_id.values().filter_map(|peer| peer.channel.as_deref());
         let (subscribers, numbers) = self.subscribers.counted();
-        let (challenges, ends, of_nodes, of_nodes_anew) = self.desk.counted();
-        let (carried, carried_anew) = self.desk.carried_counted();
+        let (challenges, ends, of_nodes, of_nodes_anew) = self.challenge_broker.counted();
+        let (carried, carried_anew) = self.challenge_broker.carried_counted();
         let is_data = |topic: &&Topic| topic.kind() == TopicKind::Data;
         let data_topics: usize =
             sessions().map(|session| session.subscription.topics().iter().filter(is_data).count()).sum();

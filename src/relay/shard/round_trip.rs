@@ -1,6 +1,6 @@
 //! The round-trip time of a node link: a Hello on a link that is up, and the Ack that repeats its Seq.
 //!
-//! For people, not for routing. It has nothing to do with the probe that a rival link causes: that one waits
+//! For people, not for routing. It has nothing to do with the probe that a candidate link causes: that one waits
 //! for any byte.
 
 use std::time::{Duration, Instant};

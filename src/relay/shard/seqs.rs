@@ -23,9 +23,9 @@ impl Hash for SeqKey {
 
 /// Gives back the hash that a key brings along.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Brought(u64);
+pub(super) struct IdentityHasher(u64);
 
-impl Hasher for Brought {
+impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {
         // Keys of these tables are none but those above.
         self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
@@ -41,7 +41,7 @@ impl Hasher for Brought {
 }
 
 /// A table by seq.
-pub(super) type BySeq<T> = HashMap<SeqKey, T, BuildHasherDefault<Brought>>;
+pub(super) type BySeq<T> = HashMap<SeqKey, T, BuildHasherDefault<IdentityHasher>>;
 
 impl Parts {}
 

@@ -50,8 +50,8 @@ pub(super) struct Session {
     /// What it has had of the node's outbound bandwidth.
     bandwidth: Share,
     idle_timer: Option<TimerKey>,
-    /// Whether it is about to be closed, because its keys are worn out: it gets no new requests answered.
-    pub(super) is_worn: bool,
+    /// Whether it is about to be closed, because its keys are used up: it gets no new requests answered.
+    pub(super) keys_exhausted: bool,
     /// Open requests of this publisher, by seq.
     pub(super) requests: BySeq<RequestId>,
     /// Bytes of the frames of those.
@@ -121,11 +121,11 @@ impl Session {
         );
     }
 
-    pub(super) fn warn_keys_wear_out(&self, now: Instant, limit: &mut LogLimit) {
+    pub(super) fn warn_keys_exhausted(&self, now: Instant, limit: &mut LogLimit) {
         if limit.admits(now) {
             warn!(
                 session = self.id.0, address = %self.address, subject = %self.subject,
-                "a session has moved so much data that its TLS keys will wear out; let it reconnect",
+                "a session has moved so much data that its TLS keys will be used up; let it reconnect",
             );
         }
     }
@@ -233,7 +233,7 @@ impl Parts {
             subscription: Subscription::new(cx.now, cx.shared.settings.session_changes_per_second_max),
             last_activity: cx.now,
             idle_timer: Some(self.sessions.idle_timers.start(cx.now, key)),
-            is_worn: false,
+            keys_exhausted: false,
             requests: BySeq::default(),
             open_bytes: 0,
             is_read_paused: false,

@@ -112,7 +112,7 @@ impl Network {
     pub fn wear_links(&mut self, a: NodeIndex, b: NodeIndex) {
         for (x, y) in [(a, b), (b, a)] {
             for (reactor, key) in self.links_between(x, y) {
-                self.nodes[x].shards[usize::from(reactor.0)].handle_link_worn(key);
+                self.nodes[x].shards[usize::from(reactor.0)].handle_rekey_due(key);
                 self.look_at_timer(x, reactor.0);
             }
         }

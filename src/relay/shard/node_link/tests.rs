@@ -201,7 +201,7 @@ fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
 }
 
 #[test]
-fn a_link_that_replaces_a_worn_one_says_so_and_is_taken_at_once() {
+fn a_link_that_replaces_one_that_is_due_for_new_keys_says_so_and_is_taken_at_once() {
     let now = Instant::now();
     let (mut shard, mut out) = shard(now);
     let hello_of = |out: &Links, key| {
@@ -209,7 +209,7 @@ fn a_link_that_replaces_a_worn_one_says_so_and_is_taken_at_once() {
         Hello::decode(&out.taken_of(key, PacketType::HELLO)[0][offset..]).unwrap()
     };
     assert_eq!(hello_of(&out, KEY).replaces, 0);
-    shard.handle_link_worn(KEY);
+    shard.handle_rekey_due(KEY);
     let next = LinkKey { index: 1, generation: 1 };
     link_up(&mut shard, now, next, &mut out);
     assert_eq!(hello_of(&out, next).replaces, hello_of(&out, KEY).link_number);

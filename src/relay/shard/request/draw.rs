@@ -1,4 +1,4 @@
-//! Whom a request is tried at next: a reactor of this node, another node, or the desk.
+//! Whom a request is tried at next: a reactor of this node, another node, or the challenge broker.
 
 use super::{super::publisher::Audience, Origin};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 pub(super) enum Candidate {
     /// With a private topic only those of its sessions that are named.
     Reactor(ReactorId, Option<Box<Named>>),
-    Desk,
+    ChallengeBroker,
     /// With a private topic only those of its sessions that are named.
     Node(NodeRef, Option<Box<Named>>),
     /// Nobody: the frame is too long for the nodes that are left, of which this is one.
@@ -160,12 +160,12 @@ fn subscribers_of<'a>(nodes: impl Iterator<Item = &'a (NodeRef, u32)>) -> u64 {
 }
 
 impl Common {
-    /// Where a challenge with this route topic goes: to the desk here, or to a node `elsewhere` by the
+    /// Where a challenge with this route topic goes: to the challenge broker here, or to a node `elsewhere` by the
     /// topic's node part. `None` if it is no node's.
     pub(super) fn minted_topic_candidate(&self, topic: &str, elsewhere: bool) -> Option<Candidate> {
         let minted = MintedTopic::decode(topic)?;
         if minted.is_at(&self.shared.id) {
-            return Some(Candidate::Desk);
+            return Some(Candidate::ChallengeBroker);
         }
         let snapshot = self.shared.snapshot.load();
         let admission = self.shared.admission.load();

@@ -25,7 +25,7 @@ use self::{
 };
 use super::{
     Common, Context, Parts,
-    desk::DESK,
+    challenge_broker::CHALLENGE_BROKER,
     push::{Delivery, Receivers},
     room::WAIT_ENDS_BEFORE,
     seqs::SeqKey,
@@ -324,8 +324,8 @@ pub(super) enum Origin {
 enum Try {
     None,
     Reactor(ReactorId),
-    /// The desk, which has a challenge carried to one session.
-    Desk,
+    /// The challenge broker, which has a challenge carried to one session.
+    ChallengeBroker,
     Node(u32),
 }
 
@@ -394,7 +394,7 @@ impl Parts {
                 self.note_subscribers(cx, key.index);
                 !self.audience(key.index, body.topic).is_empty()
             }
-            // As subscribed they are not; those that were minted lead to the desk of a node.
+            // As subscribed they are not; those that were minted lead to the challenge broker of a node.
             TopicKind::Route => cx.minted_topic_candidate(body.topic, true).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
@@ -407,10 +407,10 @@ impl Parts {
         let full = cx.draining || self.requests.len() >= pending_max;
         let (seq, request) = (cx.seq_key(&header.seq), self.requests.next_id());
         let Some(session) = self.session_mut(key) else { return };
-        let (id, is_worn) = (session.id, session.is_worn);
+        let (id, keys_exhausted) = (session.id, session.keys_exhausted);
         let is_in_use = match session.requests.entry(seq) {
             Entry::Occupied(_) => true,
-            Entry::Vacant(_) if full || is_worn => false,
+            Entry::Vacant(_) if full || keys_exhausted => false,
             Entry::Vacant(entry) => {
                 entry.insert(request);
                 false
@@ -423,9 +423,9 @@ impl Parts {
         if full {
             self.warn_pending_full(cx, key);
         }
-        if full || is_worn {
-            let refusal = match is_worn {
-                true => Refusal::KeysWorn,
+        if full || keys_exhausted {
+            let refusal = match keys_exhausted {
+                true => Refusal::KeysExhausted,
                 false if cx.draining => Refusal::Stopping,
                 false => Refusal::TableFull,
             };
@@ -592,14 +592,19 @@ impl Parts {
                     cx.note_too_long(&node, frame.len());
                     return self.give_up(cx, id);
                 }
-                Some(Candidate::Desk) => {
-                    request.current = Try::Desk;
-                    request.begin_step(cx.now, Tried::Challenged, some_session(DESK), 0);
+                Some(Candidate::ChallengeBroker) => {
+                    request.current = Try::ChallengeBroker;
+                    request.begin_step(cx.now, Tried::Challenged, some_session(CHALLENGE_BROKER), 0);
                     let sender = match request.origin {
                         Origin::Session { id, .. } => Some(id),
                         Origin::Node(_) => None,
                     };
-                    return self.send_to_reactor(cx, DESK, MeshMessage::Carry { request: id, sender }, frame);
+                    return self.send_to_reactor(
+                        cx,
+                        CHALLENGE_BROKER,
+                        MeshMessage::Carry { request: id, sender },
+                        frame,
+                    );
                 }
                 Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = Try::Reactor(reactor);

@@ -36,7 +36,7 @@ impl Parts {
             request.failed().exhausted.push(reactor);
         }
         request.furthest = request.furthest.max(Furthest::NotDelivered);
-        if request.current == Try::Reactor(reactor) || request.current == Try::Desk {
+        if request.current == Try::Reactor(reactor) || request.current == Try::ChallengeBroker {
             self.retry(cx, id);
         }
     }
@@ -108,7 +108,7 @@ impl Parts {
         let node = request.nodes.last().cloned();
         self.requests.drop_retained(id);
         match (current, node) {
-            (Try::Reactor(_) | Try::Desk, _) => {
+            (Try::Reactor(_) | Try::ChallengeBroker, _) => {
                 self.note_pushed(id);
                 self.close_request(cx, id);
             }

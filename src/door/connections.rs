@@ -1,4 +1,4 @@
-//! The books: which links there are, who has them, and how many.
+//! The links that were let in: who has them, and how many there are.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,9 +13,9 @@ use crate::{
     wire::NodeId,
 };
 
-/// Why somebody is not let in.
+/// Why a link is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoRoom {
+pub(super) enum ConnectionLimit {
     #[error("the node has its maximum of {SESSIONS_MAX} sessions")]
     Sessions,
     #[error("this certificate has its maximum of {SESSIONS_PER_CERTIFICATE_MAX} sessions")]
@@ -26,7 +26,7 @@ pub(super) enum NoRoom {
     Nodes,
 }
 
-enum Guest {
+enum LinkEntry {
     Session {
         fingerprint: [u8; 32],
         reactor: ReactorId,
@@ -34,13 +34,13 @@ enum Guest {
     /// Another node's link, and whether it is to be replaced.
     Node {
         id: NodeId,
-        is_worn: bool,
+        rekey_due: bool,
     },
 }
 
-pub(super) struct Guests {
+pub(super) struct Connections {
     next_token: u64,
-    guests: HashMap<u64, Guest>,
+    connections: HashMap<u64, LinkEntry>,
     sessions: usize,
     by_certificate: HashMap<[u8; 32], usize>,
     by_reactor: Vec<usize>,
@@ -49,11 +49,11 @@ pub(super) struct Guests {
     pub(super) node_left: Rc<Notify>,
 }
 
-impl Guests {
+impl Connections {
     pub(super) fn new(reactors: u16) -> Self {
         Self {
             next_token: 0,
-            guests: HashMap::new(),
+            connections: HashMap::new(),
             sessions: 0,
             by_certificate: HashMap::new(),
             by_reactor: vec![0; usize::from(reactors)],
@@ -63,38 +63,41 @@ impl Guests {
     }
 
     /// Lets a session in: its token, and the reactor with the fewest.
-    pub(super) fn admit_session(&mut self, fingerprint: [u8; 32]) -> Result<(u64, ReactorId), NoRoom> {
+    pub(super) fn admit_session(
+        &mut self,
+        fingerprint: [u8; 32],
+    ) -> Result<(u64, ReactorId), ConnectionLimit> {
         if self.sessions >= SESSIONS_MAX {
-            return Err(NoRoom::Sessions);
+            return Err(ConnectionLimit::Sessions);
         }
         let with_certificate = self.by_certificate.entry(fingerprint).or_default();
         if *with_certificate >= SESSIONS_PER_CERTIFICATE_MAX {
-            return Err(NoRoom::Certificate);
+            return Err(ConnectionLimit::Certificate);
         }
         *with_certificate += 1;
         self.sessions += 1;
         let least = (0..self.by_reactor.len()).min_by_key(|&index| self.by_reactor[index]).unwrap_or(0);
         self.by_reactor[least] += 1;
         let reactor = ReactorId(least as u16);
-        Ok((self.insert(Guest::Session { fingerprint, reactor }), reactor))
+        Ok((self.insert(LinkEntry::Session { fingerprint, reactor }), reactor))
     }
 
     /// Lets a node's link in.
-    pub(super) fn admit_node(&mut self, id: NodeId) -> Result<u64, NoRoom> {
+    pub(super) fn admit_node(&mut self, id: NodeId) -> Result<u64, ConnectionLimit> {
         if self.nodes.len() >= NEIGHBOURS_MAX && !self.nodes.contains_key(&id) {
-            return Err(NoRoom::Nodes);
+            return Err(ConnectionLimit::Nodes);
         }
         let links = self.nodes.entry(id).or_default();
         if *links >= LINKS_PER_NODE_MAX {
-            return Err(NoRoom::Links);
+            return Err(ConnectionLimit::Links);
         }
         *links += 1;
-        Ok(self.insert(Guest::Node { id, is_worn: false }))
+        Ok(self.insert(LinkEntry::Node { id, rekey_due: false }))
     }
 
-    fn insert(&mut self, guest: Guest) -> u64 {
+    fn insert(&mut self, entry: LinkEntry) -> u64 {
         self.next_token += 1;
-        self.guests.insert(self.next_token, guest);
+        self.connections.insert(self.next_token, entry);
         self.next_token
     }
 
@@ -110,26 +113,29 @@ impl Guests {
 
     /// Whether the link is still there.
     pub(super) fn is_here(&self, token: u64) -> bool {
-        self.guests.contains_key(&token)
+        self.connections.contains_key(&token)
     }
 
     /// Whether the link is there and need not be replaced.
     pub(super) fn is_fresh(&self, token: u64) -> bool {
-        matches!(self.guests.get(&token), Some(Guest::Session { .. } | Guest::Node { is_worn: false, .. }))
+        matches!(
+            self.connections.get(&token),
+            Some(LinkEntry::Session { .. } | LinkEntry::Node { rekey_due: false, .. })
+        )
     }
 
     /// A node's link is to be replaced.
-    pub(super) fn wear(&mut self, token: u64) {
-        if let Some(Guest::Node { is_worn, .. }) = self.guests.get_mut(&token) {
-            *is_worn = true;
+    pub(super) fn set_rekey_due(&mut self, token: u64) {
+        if let Some(LinkEntry::Node { rekey_due, .. }) = self.connections.get_mut(&token) {
+            *rekey_due = true;
             self.node_left.notify_waiters();
         }
     }
 
     /// A link has ended.
     pub(super) fn leave(&mut self, token: u64) {
-        match self.guests.remove(&token) {
-            Some(Guest::Session { fingerprint, reactor }) => {
+        match self.connections.remove(&token) {
+            Some(LinkEntry::Session { fingerprint, reactor }) => {
                 self.sessions -= 1;
                 self.by_reactor[usize::from(reactor.0)] -= 1;
                 if let Some(count) = self.by_certificate.get_mut(&fingerprint) {
@@ -139,7 +145,7 @@ impl Guests {
                     }
                 }
             }
-            Some(Guest::Node { id, .. }) => {
+            Some(LinkEntry::Node { id, .. }) => {
                 if let Some(count) = self.nodes.get_mut(&id) {
                     *count -= 1;
                     if *count == 0 {
@@ -159,51 +165,52 @@ mod tests {
 
     #[test]
     fn sessions_go_to_the_emptiest_reactor_and_are_bounded_per_certificate() {
-        let mut guests = Guests::new(2);
-        let (first, one) = guests.admit_session([1; 32]).unwrap();
-        let (_, other) = guests.admit_session([1; 32]).unwrap();
+        let mut connections = Connections::new(2);
+        let (first, one) = connections.admit_session([1; 32]).unwrap();
+        let (_, other) = connections.admit_session([1; 32]).unwrap();
         assert_ne!(one, other);
-        guests.leave(first);
-        assert_eq!(guests.admit_session([1; 32]).unwrap().1, one);
+        connections.leave(first);
+        assert_eq!(connections.admit_session([1; 32]).unwrap().1, one);
         for _ in 2..SESSIONS_PER_CERTIFICATE_MAX {
-            guests.admit_session([1; 32]).unwrap();
+            connections.admit_session([1; 32]).unwrap();
         }
-        assert_eq!(guests.admit_session([1; 32]), Err(NoRoom::Certificate));
-        assert!(guests.admit_session([2; 32]).is_ok());
+        assert_eq!(connections.admit_session([1; 32]), Err(ConnectionLimit::Certificate));
+        assert!(connections.admit_session([2; 32]).is_ok());
     }
 
     #[test]
     fn sessions_are_bounded_in_all() {
-        let mut guests = Guests::new(1);
+        let mut connections = Connections::new(1);
         let fingerprint = |number: usize| {
             let mut fingerprint = [0; 32];
             fingerprint[..8].copy_from_slice(&number.to_be_bytes());
             fingerprint
         };
-        let (first, _) = guests.admit_session(fingerprint(0)).unwrap();
+        let (first, _) = connections.admit_session(fingerprint(0)).unwrap();
         for number in 1..SESSIONS_MAX {
-            guests.admit_session(fingerprint(number)).unwrap();
+            connections.admit_session(fingerprint(number)).unwrap();
         }
-        assert_eq!(guests.admit_session(fingerprint(SESSIONS_MAX)), Err(NoRoom::Sessions));
-        guests.leave(first);
-        assert!(guests.admit_session(fingerprint(SESSIONS_MAX)).is_ok());
+        assert_eq!(connections.admit_session(fingerprint(SESSIONS_MAX)), Err(ConnectionLimit::Sessions));
+        connections.leave(first);
+        assert!(connections.admit_session(fingerprint(SESSIONS_MAX)).is_ok());
     }
 
     #[test]
     fn links_are_bounded_per_node_and_nodes_in_all() {
-        let mut guests = Guests::new(1);
+        let mut connections = Connections::new(1);
         let id = |number: usize| {
             let mut id = [0; 64];
             id[..8].copy_from_slice(&number.to_be_bytes());
             NodeId(id)
         };
-        let tokens: Vec<_> = (0..LINKS_PER_NODE_MAX).map(|_| guests.admit_node(id(0)).unwrap()).collect();
-        assert_eq!(guests.admit_node(id(0)), Err(NoRoom::Links));
+        let tokens: Vec<_> =
+            (0..LINKS_PER_NODE_MAX).map(|_| connections.admit_node(id(0)).unwrap()).collect();
+        assert_eq!(connections.admit_node(id(0)), Err(ConnectionLimit::Links));
         for number in 1..NEIGHBOURS_MAX {
-            guests.admit_node(id(number)).unwrap();
+            connections.admit_node(id(number)).unwrap();
         }
-        assert_eq!(guests.admit_node(id(NEIGHBOURS_MAX)), Err(NoRoom::Nodes));
-        guests.leave(tokens[0]);
-        assert!(guests.admit_node(id(0)).is_ok());
+        assert_eq!(connections.admit_node(id(NEIGHBOURS_MAX)), Err(ConnectionLimit::Nodes));
+        connections.leave(tokens[0]);
+        assert!(connections.admit_node(id(0)).is_ok());
     }
 }

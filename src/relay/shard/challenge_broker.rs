@@ -1,12 +1,12 @@
-//! The desk: the one reactor of a node at which all challenges to its subscribers come together (WIRE §4).
+//! The challenge broker: the one reactor of a node at which all challenges to its subscribers come together (WIRE §4).
 //!
 //! A challenge is announced here before its publisher is asked, and whoever sends a unicast to the minted
 //! topic has it carried from here to the challenged session. That one place decides makes "once", and
 //! "to nobody else for a minute", true of the node.
 //!
 //! ```text
-//!  publisher's shard ── OpenChallenge ──► desk ── ChallengeOpened ──► publisher's shard: 0x37
-//!  any shard: 0x30 ──── Carry ──────────► desk ── Present ──────────► subscriber's shard: 0x30
+//!  publisher's shard ── OpenChallenge ──► broker ── ChallengeOpened ──► publisher's shard: 0x37
+//!  any shard: 0x30 ──── Carry ──────────► broker ── Present ──────────► subscriber's shard: 0x30
 //! ```
 
 use std::{
@@ -27,8 +27,8 @@ use crate::{
     },
 };
 
-/// Which reactor's shard is the desk.
-pub(super) const DESK: ReactorId = ReactorId(0);
+/// The reactor whose shard is the challenge broker.
+pub(super) const CHALLENGE_BROKER: ReactorId = ReactorId(0);
 /// Challenges to a node's subscribers that are open at once.
 pub(in crate::relay) const CHALLENGES_MAX: usize = 65_536;
 /// Those of them that one other node's publishers may have.
@@ -39,8 +39,8 @@ pub(in crate::relay) const CARRIED_MAX: usize = 262_144;
 /// cannot have somebody else answer.
 pub(in crate::relay) const CARRIED_MEMORY: Duration = Duration::from_secs(60);
 
-/// What the desk knows.
-pub(super) struct Desk {
+/// The challenges that are open, and the payloads that were carried lately.
+pub(super) struct ChallengeBroker {
     /// By the number of the minted topic.
     open: AHashMap<u64, OpenChallenge>,
     ends: BTreeSet<(Instant, u64)>,
@@ -63,7 +63,7 @@ struct OpenChallenge {
     is_carried: bool,
 }
 
-impl Desk {
+impl ChallengeBroker {
     pub(super) fn new(hashing: RandomState) -> Self {
         Self {
             open: AHashMap::with_hasher(hashing.clone()),
@@ -116,7 +116,7 @@ impl Desk {
     }
 }
 
-/// Why the desk does not carry a challenge.
+/// Why the challenge broker does not carry a challenge.
 enum NotCarried {
     /// No such challenge is open, or it was carried already.
     Closed,
@@ -133,11 +133,12 @@ impl Parts {
         if !cx.shared.settings.may_publish(challenge.topic.as_str(), publisher_node) {
             return cx.counters.challenges_not_pinned.increment();
         }
-        self.desk.expire(cx.now);
-        let of_node = challenge.node.and_then(|node| self.desk.of_nodes.get(&node)).copied().unwrap_or(0);
-        if self.desk.open.len() >= CHALLENGES_MAX
+        self.challenge_broker.expire(cx.now);
+        let of_node =
+            challenge.node.and_then(|node| self.challenge_broker.of_nodes.get(&node)).copied().unwrap_or(0);
+        if self.challenge_broker.open.len() >= CHALLENGES_MAX
             || of_node >= CHALLENGES_OF_NODE_MAX
-            || self.desk.open.contains_key(&challenge.number)
+            || self.challenge_broker.open.contains_key(&challenge.number)
         {
             // The publisher's shard tries again.
             cx.counters.challenges_over_bound.increment();
@@ -145,13 +146,13 @@ impl Parts {
         }
         let (publisher, token, node) = (challenge.publisher, challenge.token, challenge.node);
         if let Some(node) = node {
-            *self.desk.of_nodes.entry(node).or_default() += 1;
+            *self.challenge_broker.of_nodes.entry(node).or_default() += 1;
         }
         let until = cx.now + challenge.open_for.min(OPEN_FOR_MAX);
-        self.desk.ends.insert((until, challenge.number));
+        self.challenge_broker.ends.insert((until, challenge.number));
         let number = challenge.number;
-        self.desk.open.insert(number, OpenChallenge { challenge, until, is_carried: false });
-        cx.counters.challenges_open.set(self.desk.open.len() as u64);
+        self.challenge_broker.open.insert(number, OpenChallenge { challenge, until, is_carried: false });
+        cx.counters.challenges_open.set(self.challenge_broker.open.len() as u64);
         if let Some(node) = node {
             self.send_notice(cx, node, Notice::Opened { publisher: publisher.0, token });
         } else {
@@ -193,9 +194,9 @@ impl Parts {
     fn admit_challenge(&mut self, now: Instant, frame: FrameRef<'_>) -> Result<Box<Challenge>, NotCarried> {
         let body = AmopBody::decode(&frame.head()[HEADER_LEN..]).map_err(|_| NotCarried::Closed)?;
         let minted = MintedTopic::decode(body.topic).ok_or(NotCarried::Closed)?;
-        self.desk.expire(now);
-        let desk = &mut self.desk;
-        let open = desk
+        self.challenge_broker.expire(now);
+        let challenge_broker = &mut self.challenge_broker;
+        let open = challenge_broker
             .open
             .get_mut(&minted.number)
             .filter(|open| {
@@ -208,13 +209,13 @@ impl Parts {
             hasher.update(piece);
         }
         let hash = *hasher.finalize().as_bytes();
-        match desk.carried.get(&hash) {
+        match challenge_broker.carried.get(&hash) {
             Some(&(other, _)) if other != subscriber => return Err(NotCarried::HandedOn),
-            _ if desk.carried_order.len() >= CARRIED_MAX => return Err(NotCarried::Full),
+            _ if challenge_broker.carried_order.len() >= CARRIED_MAX => return Err(NotCarried::Full),
             _ => {}
         }
-        desk.carried.insert(hash, (subscriber, now));
-        desk.carried_order.push_back((now, hash));
+        challenge_broker.carried.insert(hash, (subscriber, now));
+        challenge_broker.carried_order.push_back((now, hash));
         open.is_carried = true;
         Ok(open.challenge.clone())
     }

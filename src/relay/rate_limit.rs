@@ -1,14 +1,14 @@
-//! So many in a period, and no more: what one peer may ask for or announce.
+//! A rate limit: at most so many in a period, of what one peer may ask for or announce.
 
 use std::time::{Duration, Instant};
 
 /// Counts down from a maximum that is restored at the first use after a period.
-pub(super) struct Allowance {
+pub(super) struct RateLimit {
     left: u32,
     since: Instant,
 }
 
-impl Allowance {
+impl RateLimit {
     /// A whole period's worth.
     pub(super) fn new(now: Instant, max: u32) -> Self {
         Self { left: max, since: now }
@@ -31,12 +31,12 @@ mod tests {
     #[test]
     fn what_is_used_up_is_restored_with_the_next_period() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut allowance = Allowance::new(start, 2);
-        let take = |allowance: &mut Allowance, after_ms: u64| {
-            allowance.take(start + Duration::from_millis(after_ms), second, 2)
+        let mut rate_limit = RateLimit::new(start, 2);
+        let take = |rate_limit: &mut RateLimit, after_ms: u64| {
+            rate_limit.take(start + Duration::from_millis(after_ms), second, 2)
         };
-        assert_eq!([take(&mut allowance, 0), take(&mut allowance, 500)], [Some(1), Some(0)]);
-        assert_eq!(take(&mut allowance, 999), None);
-        assert_eq!(take(&mut allowance, 1_000), Some(1));
+        assert_eq!([take(&mut rate_limit, 0), take(&mut rate_limit, 500)], [Some(1), Some(0)]);
+        assert_eq!(take(&mut rate_limit, 999), None);
+        assert_eq!(take(&mut rate_limit, 1_000), Some(1));
     }
 }

@@ -6,21 +6,21 @@ use std::cell::RefCell;
 use super::frame::HEAD_LEN_MAX;
 
 /// Bytes of buffers that a thread keeps; beyond it they are freed.
-pub const SPARE_BYTES_MAX: usize = 1 << 20;
+pub const BUFFER_POOL_BYTES_MAX: usize = 1 << 20;
 /// Buffers are used again for frames whose length differs by less than this from theirs, in bytes.
 const STEP: usize = 64;
 
 thread_local! {
-    static SPARE: RefCell<Spare> = const { RefCell::new(Spare { by_len: Vec::new(), bytes: 0 }) };
+    static POOL: RefCell<BufferPool> = const { RefCell::new(BufferPool { by_len: Vec::new(), bytes: 0 }) };
 }
 
-struct Spare {
+struct BufferPool {
     /// By capacity, in steps.
     by_len: Vec<Vec<Vec<u8>>>,
     bytes: usize,
 }
 
-impl Spare {
+impl BufferPool {
     fn take(&mut self, len: usize) -> Option<Vec<u8>> {
         let buffer = self.by_len.get_mut(len / STEP)?.pop()?;
         self.bytes -= buffer.capacity();
@@ -31,7 +31,7 @@ impl Spare {
     fn put(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         let capacity = buffer.capacity();
-        if capacity > HEAD_LEN_MAX || self.bytes + capacity > SPARE_BYTES_MAX {
+        if capacity > HEAD_LEN_MAX || self.bytes + capacity > BUFFER_POOL_BYTES_MAX {
             return;
         }
         if self.by_len.is_empty() {
@@ -42,10 +42,10 @@ impl Spare {
     }
 }
 
-/// A copy, in a spare buffer if there is one.
+/// A copy, in a buffer of the pool if there is one.
 pub(super) fn copy(bytes: &[u8]) -> Vec<u8> {
-    let spare = SPARE.try_with(|spare| spare.borrow_mut().take(bytes.len())).ok().flatten();
-    let Some(mut buffer) = spare else { return bytes.to_vec() };
+    let buffer_pool = POOL.try_with(|buffer_pool| buffer_pool.borrow_mut().take(bytes.len())).ok().flatten();
+    let Some(mut buffer) = buffer_pool else { return bytes.to_vec() };
     buffer.extend_from_slice(bytes);
     buffer
 }
@@ -54,7 +54,7 @@ pub(super) fn copy(bytes: &[u8]) -> Vec<u8> {
 pub(super) fn give_back(buffer: Vec<u8>) {
     if buffer.capacity() > 0 {
         // A thread that ends keeps nothing.
-        let _ = SPARE.try_with(|spare| spare.borrow_mut().put(buffer));
+        let _ = POOL.try_with(|buffer_pool| buffer_pool.borrow_mut().put(buffer));
     }
 }
 
@@ -62,17 +62,17 @@ pub(super) fn give_back(buffer: Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn spare_bytes() -> usize {
-        SPARE.with(|spare| spare.borrow().bytes)
+    fn pool_bytes() -> usize {
+        POOL.with(|buffer_pool| buffer_pool.borrow().bytes)
     }
 
     #[test]
     fn a_buffer_is_used_again_for_frames_of_about_its_length() {
         let first = copy(&[1; 100]);
         let place = first.as_ptr();
-        assert_eq!(spare_bytes(), 0, "it is in use");
+        assert_eq!(pool_bytes(), 0, "it is in use");
         give_back(first);
-        assert_eq!(spare_bytes(), 100);
+        assert_eq!(pool_bytes(), 100);
         let shorter = copy(&[2; 70]);
         assert_eq!((shorter.as_ptr(), &shorter[..]), (place, &[2; 70][..]));
         give_back(shorter);
@@ -82,15 +82,15 @@ mod tests {
         let longer = copy(&[4; 300]);
         assert_ne!(longer.as_ptr(), place);
         assert_eq!(copy(&[5; 101])[..], [5; 101], "too short for it");
-        assert_eq!(spare_bytes(), 0);
+        assert_eq!(pool_bytes(), 0);
     }
 
     #[test]
     fn spare_buffers_stay_within_their_bound() {
         let frames: Vec<Vec<u8>> = (0..2_000).map(|_| copy(&[0; 1_000])).collect();
         frames.into_iter().for_each(give_back);
-        assert!(spare_bytes() <= SPARE_BYTES_MAX && spare_bytes() > SPARE_BYTES_MAX - 1_000);
+        assert!(pool_bytes() <= BUFFER_POOL_BYTES_MAX && pool_bytes() > BUFFER_POOL_BYTES_MAX - 1_000);
         give_back(copy(&[0; 2 * HEAD_LEN_MAX]));
-        assert!(spare_bytes() <= SPARE_BYTES_MAX);
+        assert!(pool_bytes() <= BUFFER_POOL_BYTES_MAX);
     }
 }
