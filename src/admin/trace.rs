@@ -24,12 +24,12 @@ use crate::{
     relay::{
         ReactorId, home_reactor,
         report::PeerReport,
-        trace::{Asked, KnownHere, Sender, Told},
+        trace::{LocalTraces, ReplyStatus, Sender, TraceReply},
     },
     wire::{
         NodeId,
         sdk::Seq,
-        trace::{Account, End, Fate, Refusal, Role, Step, Tried, seq_to_text},
+        trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Refusal, Role, seq_to_text},
     },
 };
 
@@ -58,7 +58,7 @@ struct NodeItem {
     id: String,
     name: String,
     standing: QueryState,
-    /// How many accounts it gave.
+    /// How many traces it gave.
     accounts: usize,
     /// Whether it has older ones, too.
     more: bool,
@@ -72,19 +72,19 @@ struct NodeItem {
     short: u64,
 }
 
-/// An account, and where it lies in time.
+/// A trace, and where it lies in time.
 struct Placed {
     node: u64,
     /// When the message was taken there, in µs before this node was asked.
     before_us: i64,
     accuracy_us: u64,
-    account: Account,
+    trace: MessageTrace,
     topic: String,
     sender: Option<Arc<Sender>>,
 }
 
 #[derive(Serialize)]
-struct AccountItem<'a> {
+struct MessageTraceItem<'a> {
     node: String,
     role: &'static str,
     end: &'static str,
@@ -108,11 +108,11 @@ struct AccountItem<'a> {
     copies: u32,
     dropped: u32,
     steps_left_out: u16,
-    steps: Vec<StepItem<'a>>,
+    steps: Vec<AttemptItem<'a>>,
 }
 
 #[derive(Serialize)]
-struct StepItem<'a> {
+struct AttemptItem<'a> {
     at_us: u32,
     took_us: u32,
     tried: &'static str,
@@ -142,7 +142,7 @@ struct Trace<'a> {
     node: String,
     timeline: Vec<Event>,
     nodes: &'a [NodeItem],
-    accounts: Vec<AccountItem<'a>>,
+    accounts: Vec<MessageTraceItem<'a>>,
 }
 
 /// Collects what is known of a message. `false` if nothing is.
@@ -170,9 +170,9 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
         for known in here.0.known {
             placed.push(Placed {
                 node: own,
-                before_us: clock.before_us(here.1) + known.account.age_us as i64,
+                before_us: clock.before_us(here.1) + known.trace.age_us as i64,
                 accuracy_us: 0,
-                account: known.account,
+                trace: known.trace,
                 topic: known.topic,
                 sender: known.sender,
             });
@@ -187,7 +187,7 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
         let known = |short: u64| nodes.iter().any(|node| node.short == short);
         let mut named: Vec<u64> = placed
             .iter()
-            .flat_map(|placed| named_nodes(&placed.account))
+            .flat_map(|placed| named_nodes(&placed.trace))
             .filter(|&node| !known(node))
             .collect();
         named.sort_unstable();
@@ -216,13 +216,13 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
                 remark: "",
                 short,
             };
-            let told = match answer {
+            let reply = match answer {
                 Some(answer) => answered(answer).await,
                 None => None,
             };
-            match (id, told) {
-                (Some(_), Some((told, came))) => {
-                    take_told(&mut node, told, clock.before_us(came), &mut placed)
+            match (id, reply) {
+                (Some(_), Some((reply, came))) => {
+                    take_reply(&mut node, reply, clock.before_us(came), &mut placed)
                 }
                 (Some(_), None) => node.standing = QueryState::NotAsked,
                 (None, _) => {}
@@ -231,7 +231,7 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
             nodes.push(node);
         }
     }
-    let sessions = match placed.iter().any(|placed| placed.node == own && names_sessions(&placed.account)) {
+    let sessions = match placed.iter().any(|placed| placed.node == own && names_sessions(&placed.trace)) {
         true => sessions(watched).await?,
         false => BTreeMap::new(),
     };
@@ -248,7 +248,7 @@ pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>
 }
 
 /// What each reactor of this node knows, and when it told.
-async fn known_here(watched: &Watched, seq: &Seq) -> Result<Vec<(KnownHere, Instant)>, ListError> {
+async fn known_here(watched: &Watched, seq: &Seq) -> Result<Vec<(LocalTraces, Instant)>, ListError> {
     let mut all = Vec::new();
     for reactor in (0..watched.shared.reactors).map(ReactorId) {
         let (reply, answer) = oneshot::channel();
@@ -264,11 +264,11 @@ async fn known_here(watched: &Watched, seq: &Seq) -> Result<Vec<(KnownHere, Inst
 }
 
 /// Has a node asked; its answer comes with the moment that it came.
-fn ask(watched: &Watched, node: NodeId, seq: &Seq) -> oneshot::Receiver<(Told, Instant)> {
+fn ask(watched: &Watched, node: NodeId, seq: &Seq) -> oneshot::Receiver<(TraceReply, Instant)> {
     let (reply, answer) = oneshot::channel();
-    let reply = Box::new(move |told| {
+    let reply = Box::new(move |answer| {
         // Who asked may be gone.
-        let _ = reply.send((told, Instant::now()));
+        let _ = reply.send((answer, Instant::now()));
     });
     let home = home_reactor(&node, watched.shared.reactors);
     watched.engine.ask(home, node, QUESTIONS.fetch_add(1, Relaxed), *seq, reply);
@@ -276,24 +276,24 @@ fn ask(watched: &Watched, node: NodeId, seq: &Seq) -> oneshot::Receiver<(Told, I
 }
 
 /// Takes what a node told, at the moment so long before this node was asked.
-fn take_told(node: &mut NodeItem, told: Told, came_before_us: i64, placed: &mut Vec<Placed>) {
-    node.standing = match told.asked {
-        Asked::Answered => QueryState::Answered,
-        Asked::Silent => QueryState::Silent,
-        Asked::NotLinked => QueryState::NotLinked,
-        Asked::TooMany => QueryState::NotAsked,
+fn take_reply(node: &mut NodeItem, reply: TraceReply, came_before_us: i64, placed: &mut Vec<Placed>) {
+    node.standing = match reply.status {
+        ReplyStatus::Answered => QueryState::Answered,
+        ReplyStatus::Silent => QueryState::Silent,
+        ReplyStatus::NotLinked => QueryState::NotLinked,
+        ReplyStatus::TooMany => QueryState::NotAsked,
     };
-    node.accounts = told.accounts.len();
-    (node.more, node.tracing) = (told.more, told.tracing);
-    (node.up_us, node.round_trip_us) = (micros(told.up), micros(told.round_trip));
-    let half_us = micros(told.round_trip) as i64 / 2;
-    for account in told.accounts {
-        let age_us = i64::try_from(account.age_us).unwrap_or(i64::MAX / 4).min(i64::MAX / 4);
+    node.accounts = reply.traces.len();
+    (node.more, node.tracing) = (reply.more, reply.tracing);
+    (node.up_us, node.round_trip_us) = (micros(reply.up), micros(reply.round_trip));
+    let half_us = micros(reply.round_trip) as i64 / 2;
+    for trace in reply.traces {
+        let age_us = i64::try_from(trace.age_us).unwrap_or(i64::MAX / 4).min(i64::MAX / 4);
         let mut new = Placed {
             node: node.short,
             before_us: came_before_us + half_us + age_us,
             accuracy_us: half_us as u64,
-            account,
+            trace,
             topic: String::new(),
             sender: None,
         };
@@ -304,33 +304,38 @@ fn take_told(node: &mut NodeItem, told: Told, came_before_us: i64, placed: &mut 
     }
 }
 
-/// Moves an account in time, so that it begins after it was sent and ends before its answer came, as far as both
+/// Moves a trace in time, so that it begins after it was sent and ends before its answer came, as far as both
 /// can be.
 fn fit(new: &mut Placed, other: &Placed) {
-    let is_hop = |from: &Placed, to: &Placed, step: &Step| {
-        step.tried == Tried::Node
-            && step.who == to.node
-            && to.account.is_from_node()
-            && to.account.origin == from.node
-            && to.account.message == step.message
+    let is_hop = |from: &Placed, to: &Placed, attempt: &Attempt| {
+        attempt.kind == AttemptKind::Node
+            && attempt.who == to.node
+            && to.trace.is_from_node()
+            && to.trace.origin == from.node
+            && to.trace.message == attempt.message
     };
     let hop = |from: &Placed, to: &Placed| {
-        from.account.steps.as_slice().iter().find(|step| is_hop(from, to, step)).copied()
+        from.trace.attempts.as_slice().iter().find(|attempt| is_hop(from, to, attempt)).copied()
     };
-    let is_back = |step: &Step| matches!(step.fate, Fate::Answered | Fate::NotDelivered | Fate::TimedOut);
+    let is_back = |attempt: &Attempt| {
+        matches!(
+            attempt.outcome,
+            AttemptOutcome::Answered | AttemptOutcome::NotDelivered | AttemptOutcome::TimedOut
+        )
+    };
     // In these numbers later is less. A microsecond apart, so that no two moments are one.
     let (mut latest, mut earliest) = (i64::MIN, i64::MAX);
-    if let Some(step) = hop(other, new) {
-        let sent = other.before_us - i64::from(step.at_us);
+    if let Some(attempt) = hop(other, new) {
+        let sent = other.before_us - i64::from(attempt.at_us);
         earliest = sent - 1;
-        if is_back(&step) {
-            latest = sent - i64::from(step.took_us) + i64::from(new.account.took_us) + 1;
+        if is_back(&attempt) {
+            latest = sent - i64::from(attempt.took_us) + i64::from(new.trace.took_us) + 1;
         }
-    } else if let Some(step) = hop(new, other) {
-        latest = other.before_us + i64::from(step.at_us) + 1;
-        if is_back(&step) {
-            let back = other.before_us - i64::from(other.account.took_us);
-            earliest = back + i64::from(step.at_us) + i64::from(step.took_us) - 1;
+    } else if let Some(attempt) = hop(new, other) {
+        latest = other.before_us + i64::from(attempt.at_us) + 1;
+        if is_back(&attempt) {
+            let back = other.before_us - i64::from(other.trace.took_us);
+            earliest = back + i64::from(attempt.at_us) + i64::from(attempt.took_us) - 1;
         }
     }
     // Where not both can be, as rounding and liars have it, it begins after it was sent.
@@ -344,14 +349,14 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Nodes that an account names.
-fn named_nodes(account: &Account) -> impl Iterator<Item = u64> {
-    let tried = account.steps.as_slice().iter().filter(|step| step.tried == Tried::Node);
-    tried.map(|step| step.who).chain(account.is_from_node().then_some(account.origin))
+/// Nodes that a trace names.
+fn named_nodes(trace: &MessageTrace) -> impl Iterator<Item = u64> {
+    let named = trace.attempts.as_slice().iter().filter(|attempt| attempt.kind == AttemptKind::Node);
+    named.map(|attempt| attempt.who).chain(trace.is_from_node().then_some(trace.origin))
 }
 
-fn names_sessions(account: &Account) -> bool {
-    account.steps.as_slice().iter().any(|step| step.tried != Tried::Node)
+fn names_sessions(trace: &MessageTrace) -> bool {
+    trace.attempts.as_slice().iter().any(|attempt| attempt.kind != AttemptKind::Node)
 }
 
 /// The sessions that this node has now: address and subject.
@@ -375,7 +380,7 @@ fn knows_nothing(tracing: bool) -> &'static str {
 
 fn remark(node: &NodeItem, placed: &[Placed]) -> &'static str {
     let mentioned =
-        placed.iter().filter(|placed| named_nodes(&placed.account).any(|other| other == node.short));
+        placed.iter().filter(|placed| named_nodes(&placed.trace).any(|other| other == node.short));
     let since = mentioned.map(|placed| placed.before_us).max().unwrap_or(0);
     match node.standing {
         QueryState::Here => "",
@@ -454,23 +459,23 @@ impl View<'_> {
                     order,
                 });
             };
-            let account = &placed.account;
+            let trace = &placed.trace;
             say(0, self.beginning(placed));
-            for step in account.steps.as_slice() {
-                let (begun, ended) = self.step(placed, step);
+            for attempt in trace.attempts.as_slice() {
+                let (begun, ended) = self.attempt(placed, attempt);
                 if let Some(begun) = begun {
-                    say(step.at_us, begun);
+                    say(attempt.at_us, begun);
                 }
                 if let Some(ended) = ended {
-                    say(step.at_us.saturating_add(step.took_us), ended);
+                    say(attempt.at_us.saturating_add(attempt.took_us), ended);
                 }
             }
-            if account.steps.left_out() > 0 {
-                let at_us = account.steps.as_slice().last().map_or(0, |step| step.at_us);
-                say(at_us, format!("{} tries in between are not shown", account.steps.left_out()));
+            if trace.attempts.left_out() > 0 {
+                let at_us = trace.attempts.as_slice().last().map_or(0, |attempt| attempt.at_us);
+                say(at_us, format!("{} tries in between are not shown", trace.attempts.left_out()));
             }
-            if let Some(end) = end(account) {
-                say(account.took_us, end);
+            if let Some(end) = end(trace) {
+                say(trace.took_us, end);
             }
         }
         events.sort_by_key(|event| event.order);
@@ -478,138 +483,146 @@ impl View<'_> {
     }
 
     fn beginning(&self, placed: &Placed) -> String {
-        let account = &placed.account;
-        let from = match (&placed.sender, account.is_from_node()) {
+        let trace = &placed.trace;
+        let from = match (&placed.sender, trace.is_from_node()) {
             (Some(sender), _) => {
-                format!("session {} ({}, {})", account.origin, sender.address, sender.subject)
+                format!("session {} ({}, {})", trace.origin, sender.address, sender.subject)
             }
-            (None, true) => self.node(account.origin),
-            (None, false) => self.session(placed.node, account.origin),
+            (None, true) => self.node(trace.origin),
+            (None, false) => self.session(placed.node, trace.origin),
         };
         let topic = match placed.topic.as_str() {
             "" => String::new(),
             topic => format!(" to {topic:?}"),
         };
-        let size = account.size;
-        match account.role {
+        let size = trace.size;
+        match trace.role {
             Role::Request => {
-                let time = seconds(u64::from(account.time_ms) * 1_000);
-                let time = if account.time_ms > 0 { format!("; it may take {time}") } else { String::new() };
+                let time = seconds(u64::from(trace.time_ms) * 1_000);
+                let time = if trace.time_ms > 0 { format!("; it may take {time}") } else { String::new() };
                 format!("takes a request of {size} bytes{topic} from {from}{time}")
             }
             Role::Forwarded => {
-                let left = seconds(u64::from(account.time_ms) * 1_000);
+                let left = seconds(u64::from(trace.time_ms) * 1_000);
                 format!("takes it{topic} from {from}, with {left} left")
             }
             Role::Multicast => format!("takes a multicast of {size} bytes{topic} from {from}"),
             Role::ForwardedMulticast => format!("takes a multicast of {size} bytes{topic} from {from}"),
-            Role::Copies => "another reactor takes its part of the multicast".to_owned(),
+            Role::FanOut => "another reactor takes its part of the multicast".to_owned(),
             Role::Other => "has to do with it in a way that this version does not know".to_owned(),
         }
     }
 
-    fn step(&self, placed: &Placed, step: &Step) -> (Option<String>, Option<String>) {
-        let who = match step.tried {
-            Tried::Node => self.node(step.who),
-            Tried::Challenged => format!("the challenged {}", self.session(placed.node, step.who)),
-            _ => self.session(placed.node, step.who),
+    fn attempt(&self, placed: &Placed, attempt: &Attempt) -> (Option<String>, Option<String>) {
+        let who = match attempt.kind {
+            AttemptKind::Node => self.node(attempt.who),
+            AttemptKind::Challenged => format!("the challenged {}", self.session(placed.node, attempt.who)),
+            _ => self.session(placed.node, attempt.who),
         };
-        let left = u64::from(placed.account.time_ms) * 1_000;
-        let left = match left.checked_sub(step.at_us.into()) {
-            Some(left) if placed.account.time_ms > 0 => format!(", with {} left", seconds(left)),
+        let left = u64::from(placed.trace.time_ms) * 1_000;
+        let left = match left.checked_sub(attempt.at_us.into()) {
+            Some(left) if placed.trace.time_ms > 0 => format!(", with {} left", seconds(left)),
             _ => String::new(),
         };
-        let to_node = step.tried == Tried::Node;
-        let took = seconds(step.took_us.into());
+        let to_node = attempt.kind == AttemptKind::Node;
+        let took = seconds(attempt.took_us.into());
         let begun = match to_node {
             true => format!("sends it to {who}{left}"),
             false => format!("pushes it to {who}{left}"),
         };
-        let fate = match step.fate {
-            Fate::Open if placed.account.end == End::Open => "has not answered yet".to_owned(),
-            Fate::Open if to_node => "did not answer while it was waited for".to_owned(),
-            Fate::Open => "had not answered by the end".to_owned(),
-            Fate::Answered => format!("answers, after {took}"),
-            Fate::Silent => format!("was silent for {took}"),
-            Fate::Left => format!("left without an answer, after {took}"),
-            Fate::NobodyLeft => "could not get it: nobody (else) there has the topic".to_owned(),
-            Fate::QueueFull => "could not get it: its queue is full".to_owned(),
-            Fate::SeqInUse => "could not get it: it still has another request with this seq".to_owned(),
-            Fate::PushesFull => "could not get it: too many pushes wait for their answer there".to_owned(),
-            Fate::NotTaken => "did not take it: the link to it was full, lost or silent".to_owned(),
-            Fate::NotHeard => "took it, and what became of it was not heard in time".to_owned(),
-            Fate::NotDelivered => format!("answers 101, none of its sessions could take it, after {took}"),
-            Fate::TimedOut => format!("answers 102, its sessions were silent or left, after {took}"),
-            Fate::OverBandwidth => "was not sent it: the bandwidth limit is reached".to_owned(),
-            Fate::ChallengeClosed => {
+        let outcome = match attempt.outcome {
+            AttemptOutcome::Open if placed.trace.end == End::Open => "has not answered yet".to_owned(),
+            AttemptOutcome::Open if to_node => "did not answer while it was waited for".to_owned(),
+            AttemptOutcome::Open => "had not answered by the end".to_owned(),
+            AttemptOutcome::Answered => format!("answers, after {took}"),
+            AttemptOutcome::Silent => format!("was silent for {took}"),
+            AttemptOutcome::Left => format!("left without an answer, after {took}"),
+            AttemptOutcome::NobodyLeft => "could not get it: nobody (else) there has the topic".to_owned(),
+            AttemptOutcome::QueueFull => "could not get it: its queue is full".to_owned(),
+            AttemptOutcome::SeqInUse => {
+                "could not get it: it still has another request with this seq".to_owned()
+            }
+            AttemptOutcome::PushesFull => {
+                "could not get it: too many pushes wait for their answer there".to_owned()
+            }
+            AttemptOutcome::NotTaken => "did not take it: the link to it was full, lost or silent".to_owned(),
+            AttemptOutcome::NotHeard => "took it, and what became of it was not heard in time".to_owned(),
+            AttemptOutcome::NotDelivered => {
+                format!("answers 101, none of its sessions could take it, after {took}")
+            }
+            AttemptOutcome::TimedOut => {
+                format!("answers 102, its sessions were silent or left, after {took}")
+            }
+            AttemptOutcome::OverBandwidth => "was not sent it: the bandwidth limit is reached".to_owned(),
+            AttemptOutcome::ChallengeClosed => {
                 "could not get it: its challenge is not open, or was carried already".to_owned()
             }
-            Fate::Sent => return (Some(format!("puts it on the link to {who}")), None),
-            Fate::TooLong => {
+            AttemptOutcome::Sent => return (Some(format!("puts it on the link to {who}")), None),
+            AttemptOutcome::TooLong => {
                 "was not sent it: it is longer than that node, or those on the path, take".to_owned()
             }
-            Fate::Other => "ended in a way that this version does not know".to_owned(),
+            AttemptOutcome::Other => "ended in a way that this version does not know".to_owned(),
         };
         let was_reached = !matches!(
-            step.fate,
-            Fate::NobodyLeft
-                | Fate::QueueFull
-                | Fate::SeqInUse
-                | Fate::PushesFull
-                | Fate::OverBandwidth
-                | Fate::TooLong
-                | Fate::ChallengeClosed
+            attempt.outcome,
+            AttemptOutcome::NobodyLeft
+                | AttemptOutcome::QueueFull
+                | AttemptOutcome::SeqInUse
+                | AttemptOutcome::PushesFull
+                | AttemptOutcome::OverBandwidth
+                | AttemptOutcome::TooLong
+                | AttemptOutcome::ChallengeClosed
         );
-        let is_over = step.fate != Fate::Open;
+        let is_over = attempt.outcome != AttemptOutcome::Open;
         match (was_reached, is_over) {
-            (true, true) => (Some(begun), Some(format!("{who} {fate}"))),
-            (true, false) => (Some(format!("{begun}; it {fate}")), None),
-            (false, _) => (None, Some(format!("{who} {fate}"))),
+            (true, true) => (Some(begun), Some(format!("{who} {outcome}"))),
+            (true, false) => (Some(format!("{begun}; it {outcome}")), None),
+            (false, _) => (None, Some(format!("{who} {outcome}"))),
         }
     }
 
-    fn item<'b>(&'b self, placed: &'b Placed, clock: &Clock) -> AccountItem<'b> {
-        let account = &placed.account;
+    fn item<'b>(&'b self, placed: &'b Placed, clock: &Clock) -> MessageTraceItem<'b> {
+        let trace = &placed.trace;
         let who = |is_node: bool, number: u64| match is_node {
             true => format!("{number:016x}"),
             false => number.to_string(),
         };
         let sender = placed.sender.as_deref();
-        AccountItem {
+        MessageTraceItem {
             node: format!("{:016x}", placed.node),
-            role: account.role.name(),
-            end: account.end.name(),
-            refusal: account.refusal.name(),
-            code: account.code().map(|code| code.0),
+            role: trace.role.name(),
+            end: trace.end.name(),
+            refusal: trace.refusal.name(),
+            code: trace.code().map(|code| code.0),
             taken: clock.show_micros(placed.before_us),
             taken_accuracy_us: placed.accuracy_us,
-            took_us: account.took_us,
-            time_ms: account.time_ms,
-            origin: who(account.is_from_node(), account.origin),
+            took_us: trace.took_us,
+            time_ms: trace.time_ms,
+            origin: who(trace.is_from_node(), trace.origin),
             address: sender.map(|sender| sender.address.as_str()),
             subject: sender.map(|sender| sender.subject.as_str()),
             topic: &placed.topic,
-            message: account.message,
-            size: account.size,
-            copies: account.copies,
-            dropped: account.dropped,
-            steps_left_out: account.steps.left_out(),
-            steps: account
-                .steps
+            message: trace.message,
+            size: trace.size,
+            copies: trace.copies,
+            dropped: trace.dropped,
+            steps_left_out: trace.attempts.left_out(),
+            steps: trace
+                .attempts
                 .as_slice()
                 .iter()
-                .map(|step| {
-                    let is_node = step.tried == Tried::Node;
-                    let known = if is_node { None } else { self.known_session(placed.node, step.who) };
-                    StepItem {
-                        at_us: step.at_us,
-                        took_us: step.took_us,
-                        tried: step.tried.name(),
-                        who: who(is_node, step.who),
+                .map(|attempt| {
+                    let is_node = attempt.kind == AttemptKind::Node;
+                    let known = if is_node { None } else { self.known_session(placed.node, attempt.who) };
+                    AttemptItem {
+                        at_us: attempt.at_us,
+                        took_us: attempt.took_us,
+                        tried: attempt.kind.name(),
+                        who: who(is_node, attempt.who),
                         address: known.map(|(address, _)| address),
                         subject: known.map(|(_, subject)| subject),
-                        message: step.message,
-                        fate: step.fate.name(),
+                        message: attempt.message,
+                        fate: attempt.outcome.name(),
                     }
                 })
                 .collect(),
@@ -618,15 +631,15 @@ impl View<'_> {
 }
 
 /// How it ended, in words.
-fn end(account: &Account) -> Option<String> {
-    let copies = |account: &Account| {
-        let dropped = match account.dropped {
+fn end(trace: &MessageTrace) -> Option<String> {
+    let copies = |trace: &MessageTrace| {
+        let dropped = match trace.dropped {
             0 => String::new(),
             dropped => format!(", {dropped} dropped because a queue was full"),
         };
-        format!("{} copies for its sessions{dropped}", account.copies)
+        format!("{} copies for its sessions{dropped}", trace.copies)
     };
-    let why = match account.refusal {
+    let why = match trace.refusal {
         Refusal::None => "",
         Refusal::BadBody => ": its body is malformed",
         Refusal::NotRoutable => ": its topic is not routed, or it is private and nobody is accepted",
@@ -638,14 +651,14 @@ fn end(account: &Account) -> Option<String> {
         Refusal::NotAdmitted => ": its node is left out by the lists of this one",
         Refusal::TooLong => ": it is longer than the node takes ([amop] frame_len_max)",
     };
-    let code = account.code().unwrap_or_default();
-    match (account.role, account.end) {
+    let code = trace.code().unwrap_or_default();
+    match (trace.role, trace.end) {
         (_, End::Open) => None,
         (_, End::SenderLeft) => Some("the session that sent it left; nobody waits for the answer".to_owned()),
-        (Role::Multicast, _) if account.refusal == Refusal::None => {
-            Some(format!("answers 0; {}", copies(account)))
+        (Role::Multicast, _) if trace.refusal == Refusal::None => {
+            Some(format!("answers 0; {}", copies(trace)))
         }
-        (Role::Copies | Role::ForwardedMulticast, _) => Some(copies(account)),
+        (Role::FanOut | Role::ForwardedMulticast, _) => Some(copies(trace)),
         (_, End::BySession) => Some(format!("passes the answer back: {code}")),
         (_, End::ByNode) => Some(format!("answers {code}{why}")),
         (_, End::Other) => Some("is done with it in a way that this version does not know".to_owned()),
@@ -656,32 +669,32 @@ fn end(account: &Account) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn placed(node: u64, before_us: i64, account: Account) -> Placed {
-        Placed { node, before_us, accuracy_us: 0, account, topic: String::new(), sender: None }
+    fn placed(node: u64, before_us: i64, trace: MessageTrace) -> Placed {
+        Placed { node, before_us, accuracy_us: 0, trace, topic: String::new(), sender: None }
     }
 
     /// At node 1, which sent it to node 2 after 10 µs and had an answer after another 100; and there, where it
     /// took 40.
-    fn source() -> Account {
-        let mut account = Account { role: Role::Request, took_us: 110, ..Account::default() };
-        let (tried, fate) = (Tried::Node, Fate::TimedOut);
-        account.steps.push(Step { at_us: 10, took_us: 100, who: 2, message: 7, tried, fate });
-        account
+    fn source() -> MessageTrace {
+        let mut trace = MessageTrace { role: Role::Request, took_us: 110, ..MessageTrace::default() };
+        let (kind, outcome) = (AttemptKind::Node, AttemptOutcome::TimedOut);
+        trace.attempts.push(Attempt { at_us: 10, took_us: 100, who: 2, message: 7, kind, outcome });
+        trace
     }
 
-    fn destination() -> Account {
-        Account { role: Role::Forwarded, origin: 1, message: 7, took_us: 40, ..Account::default() }
+    fn destination() -> MessageTrace {
+        MessageTrace { role: Role::Forwarded, origin: 1, message: 7, took_us: 40, ..MessageTrace::default() }
     }
 
     #[test]
     fn what_followed_from_what_is_never_shown_the_other_way_round() {
-        for (told, expected) in [(950, 950), (2_000, 989), (0, 931), (i64::MIN / 4, 931)] {
-            let mut there = placed(2, told, destination());
+        for (reply, expected) in [(950, 950), (2_000, 989), (0, 931), (i64::MIN / 4, 931)] {
+            let mut there = placed(2, reply, destination());
             fit(&mut there, &placed(1, 1_000, source()));
             assert_eq!(there.before_us, expected);
         }
-        for (told, expected) in [(1_000, 1_000), (0, 961), (2_000, 1_019)] {
-            let mut here = placed(1, told, source());
+        for (reply, expected) in [(1_000, 1_000), (0, 961), (2_000, 1_019)] {
+            let mut here = placed(1, reply, source());
             fit(&mut here, &placed(2, 950, destination()));
             assert_eq!(here.before_us, expected);
         }
@@ -689,18 +702,18 @@ mod tests {
 
     #[test]
     fn messages_of_other_numbers_and_nodes_do_not_move_each_other() {
-        let other = |change: fn(&mut Account)| {
-            let mut account = destination();
-            change(&mut account);
-            account
+        let other = |change: fn(&mut MessageTrace)| {
+            let mut trace = destination();
+            change(&mut trace);
+            trace
         };
-        for (node, account) in [
+        for (node, trace) in [
             (3, destination()),
-            (2, other(|account| account.message = 8)),
-            (2, other(|account| account.origin = 3)),
-            (2, other(|account| account.role = Role::Request)),
+            (2, other(|trace| trace.message = 8)),
+            (2, other(|trace| trace.origin = 3)),
+            (2, other(|trace| trace.role = Role::Request)),
         ] {
-            let mut there = placed(node, 0, account);
+            let mut there = placed(node, 0, trace);
             fit(&mut there, &placed(1, 1_000, source()));
             assert_eq!(there.before_us, 0);
         }
@@ -708,7 +721,7 @@ mod tests {
 
     #[test]
     fn a_liar_that_tells_of_longer_than_there_was_still_begins_after_it_was_sent() {
-        let mut there = placed(2, 5_000, Account { took_us: u32::MAX, ..destination() });
+        let mut there = placed(2, 5_000, MessageTrace { took_us: u32::MAX, ..destination() });
         fit(&mut there, &placed(1, 1_000, source()));
         assert_eq!(there.before_us, 989);
     }

@@ -519,12 +519,12 @@ enum Exchanged {
 }
 
 /// A request whose answer is waited for, until this is dropped.
-struct Asked<'a> {
+struct PendingRequest<'a> {
     inner: &'a Inner,
     seq: Seq,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         lock(&self.inner.pending).remove(&self.seq);
     }
@@ -542,7 +542,7 @@ impl Inner {
     ) -> Exchanged {
         let (answer, answered) = oneshot::channel();
         lock(&self.pending).insert(seq, Pending { node, sent, answer });
-        let _asked = Asked { inner: self, seq };
+        let _pending = PendingRequest { inner: self, seq };
         self.asked.notify_waiters();
         let exchanging = async {
             if self.nodes[node].outgoing.send(frame).await.is_err() {

@@ -52,7 +52,7 @@ use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::{duplicate, shut_down};
 pub use memory::memory_bytes;
 pub use moderation::{Latency, WaitSettings};
-pub use reactor::{KnownReply, PingedReply, ReportReply, ToldReply};
+pub use reactor::{LocalTracesCallback, PingedReply, ReportReply, TraceReplyCallback};
 pub use ring::EngineError;
 
 use self::{
@@ -263,14 +263,14 @@ impl EngineHandle {
     }
 
     /// Asks a reactor what it knows of a message; `reply` is called on its thread and must not block.
-    pub fn known_of(&self, reactor: ReactorId, seq: Seq, reply: KnownReply) {
+    pub fn known_of(&self, reactor: ReactorId, seq: Seq, reply: LocalTracesCallback) {
         self.command(reactor, Command::KnownOf { seq, reply });
     }
 
     /// Has a node asked what it knows of a message, by the reactor that is its home; `reply` is called on that
     /// reactor's thread within [`ANSWER_TIME_MAX`](crate::relay::trace::ANSWER_TIME_MAX), and must not
     /// block. `question` must be another one each time.
-    pub fn ask(&self, home: ReactorId, node: NodeId, question: u64, seq: Seq, reply: ToldReply) {
+    pub fn ask(&self, home: ReactorId, node: NodeId, question: u64, seq: Seq, reply: TraceReplyCallback) {
         self.command(home, Command::Ask { node: Box::new(node), question, seq, reply });
     }
 

@@ -49,7 +49,7 @@ use crate::{
         rng::Seed,
         session_queue::NoRoom,
         shard::Shard,
-        trace::{KnownHere, Told},
+        trace::{LocalTraces, TraceReply},
     },
     wire::{
         FrameRef, NodeId, Topic, node,
@@ -76,8 +76,8 @@ pub(super) enum Command {
     Registry(RegistryOutput),
     CloseNode { id: NodeId, reason: CloseReason },
     ReportLinks { from: u32, reply: ReportReply },
-    KnownOf { seq: Seq, reply: KnownReply },
-    Ask { node: Box<NodeId>, question: u64, seq: Seq, reply: ToldReply },
+    KnownOf { seq: Seq, reply: LocalTracesCallback },
+    Ask { node: Box<NodeId>, question: u64, seq: Seq, reply: TraceReplyCallback },
     Ping { node: Box<NodeId>, number: u64, hops: u8, reply: PingedReply },
     Drain,
     CloseAll,
@@ -88,9 +88,9 @@ pub(super) enum Command {
 pub type ReportReply = Box<dyn FnOnce(LinkPage) + Send>;
 
 /// Takes what a reactor knows of a message, on the reactor's thread.
-pub type KnownReply = Box<dyn FnOnce(KnownHere) + Send>;
+pub type LocalTracesCallback = Box<dyn FnOnce(LocalTraces) + Send>;
 /// Takes what a neighbour told of a message, on a reactor's thread.
-pub type ToldReply = Box<dyn FnOnce(Told) + Send>;
+pub type TraceReplyCallback = Box<dyn FnOnce(TraceReply) + Send>;
 /// Takes what became of a ping, on a reactor's thread.
 pub type PingedReply = Box<dyn FnOnce(Pinged) + Send>;
 
@@ -110,7 +110,7 @@ struct Io {
     /// The same of subscribers of private topics.
     put_off_subscribers: AHashMap<SubscriberId, (Topic, bool)>,
     /// Who waits for what neighbours tell of messages, by question; as many as the shard has open.
-    asked: AHashMap<u64, ToldReply>,
+    trace_requests: AHashMap<u64, TraceReplyCallback>,
     /// Who waits for what becomes of pings, by number; as many as the shard has open.
     pinging: AHashMap<u64, PingedReply>,
     /// What the outgoing queues of all sessions of this reactor take.
@@ -272,9 +272,9 @@ impl Outbound for Io {
         }
     }
 
-    fn told(&mut self, told: Told) {
-        if let Some(reply) = self.asked.remove(&told.question) {
-            reply(told);
+    fn trace_reply(&mut self, reply: TraceReply) {
+        if let Some(callback) = self.trace_requests.remove(&reply.question) {
+            callback(reply);
         }
     }
 
@@ -431,7 +431,7 @@ impl Reactor {
                 counters,
                 put_off: AHashMap::new(),
                 put_off_subscribers: AHashMap::new(),
-                asked: AHashMap::new(),
+                trace_requests: AHashMap::new(),
                 pinging: AHashMap::new(),
                 queues: Queues::new(queues_bytes_max),
                 watching_room: Vec::new(),
@@ -655,7 +655,7 @@ impl Reactor {
                     return true;
                 }
                 Command::Ask { node, question, seq, reply } => {
-                    self.io.asked.insert(question, reply);
+                    self.io.trace_requests.insert(question, reply);
                     self.shard.ask(self.io.now, question, *node, &seq, &mut self.io);
                 }
                 Command::Ping { node, number, hops, reply } => {
@@ -1671,7 +1671,7 @@ mod tests {
             counters: Arc::default(),
             put_off: AHashMap::new(),
             put_off_subscribers: AHashMap::new(),
-            asked: AHashMap::new(),
+            trace_requests: AHashMap::new(),
             pinging: AHashMap::new(),
             queues: Queues::new(queues_bytes_max),
             watching_room: Vec::new(),

@@ -135,7 +135,7 @@ impl Protocol for Amop {
                 let start = out.len();
                 out.extend_from_slice(frame);
                 out[start + 4..start + SEQ].copy_from_slice(&FrameType::RESPONSE.0.to_be_bytes());
-                Seen::Asked
+                Seen::Request
             }
             FrameType::MULTICAST => Seen::Delivered(ticket),
             FrameType::RESPONSE => Seen::Answered { ticket, code: header.result.0 },

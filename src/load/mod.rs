@@ -251,7 +251,7 @@ impl Table {
 
     fn see(&mut self, now: Instant, seen: Seen) {
         let (ticket, code) = match seen {
-            Seen::Nothing | Seen::Asked => return,
+            Seen::Nothing | Seen::Request => return,
             Seen::Delivered(ticket) => (ticket, None),
             Seen::Answered { ticket, code } => (ticket, Some(code)),
         };

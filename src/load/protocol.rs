@@ -22,7 +22,7 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// A message to one, which was answered at once.
-    Asked,
+    Request,
     /// A message to all came.
     Delivered(Ticket),
     /// What became of a message.

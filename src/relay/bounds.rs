@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     bound::{Bound, fixed},
-    wire::{BUFFER_POOL_BYTES_MAX, announcement, state, topic::TOPIC_LEN_MAX, trace::STEPS_MAX},
+    wire::{BUFFER_POOL_BYTES_MAX, announcement, state, topic::TOPIC_LEN_MAX, trace::ATTEMPTS_MAX},
 };
 
 /// What an allocation takes beside its bytes, about.
@@ -26,7 +26,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
     let in_table = |size: usize| 2 * size;
     // Whole chunks are kept, the oldest and the newest of each reactor perhaps for one message.
     let kept = (trace::KEPT_MAX + 2 * reactors * trace::CHUNK_LEN) * trace::RECORD_LEN
-        + trace::KEPT_MAX * (trace::Sender::LEN_MAX + sizes.steps);
+        + trace::KEPT_MAX * (trace::Sender::LEN_MAX + sizes.attempts);
     vec![
         fixed(
             "frame",
@@ -136,7 +136,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] request_timeout_ms"),
         fixed(
             "tries of a request",
-            shard::TRIES_MAX,
+            shard::REQUEST_ATTEMPTS_MAX,
             "sessions and nodes",
             "request",
             "the same: tries_exhausted",
@@ -417,7 +417,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .memory(kept),
         fixed(
             "tries that are kept of a message",
-            STEPS_MAX,
+            ATTEMPTS_MAX,
             "tries",
             "message",
             "those in the middle are left out",

@@ -529,7 +529,7 @@ pub enum MeshMessage {
         audience: Box<Named>,
     },
     /// Tell a neighbour what you know of a message.
-    TellTrace {
+    SendTrace {
         /// Who asks.
         node: Box<NodeId>,
         /// Its number for the question.
@@ -581,7 +581,7 @@ pub struct Packet {
     /// The neighbour that it came from, which it does not go back to.
     pub from: Option<NodeId>,
     /// How many neighbours it was to go to here that could not take it.
-    pub tries: u8,
+    pub next_hops_tried: u8,
 }
 
 /// What a shard tells the registry.
@@ -740,7 +740,7 @@ pub trait Outbound {
     fn to_registry(&mut self, input: RegistryInput) -> bool;
 
     /// Passes what a neighbour told of a message to who asked for it, with [`shard::Shard::ask`].
-    fn told(&mut self, told: trace::Told);
+    fn trace_reply(&mut self, reply: trace::TraceReply);
 
     /// Passes what became of a ping to who sent it, with [`shard::Shard::ping`].
     fn pinged(&mut self, pinged: ping::Pinged);

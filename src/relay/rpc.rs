@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use self::asked::Asked;
+use self::request_ids::RequestIds;
 use super::settings::Settings;
 use crate::wire::{
     NodeId, PrivateTopic, TopicKind,
@@ -13,7 +13,7 @@ use crate::wire::{
     state::{Entries, topic_sessions_key},
 };
 
-mod asked;
+mod request_ids;
 
 /// Longest request in bytes.
 pub const BODY_LEN_MAX: usize = 1 << 20;
@@ -141,7 +141,7 @@ pub fn too_large() -> Vec<u8> {
 /// In the place of an answer for which the memory of all that waits for sessions has no room.
 pub fn no_room(answer: &[u8]) -> Vec<u8> {
     let text = "the node has no memory for so long an answer now";
-    let refused = Asked::of_answer(answer).and_then(|asked| refuse_all(&asked, text));
+    let refused = RequestIds::of_answer(answer).and_then(|request_ids| refuse_all(&request_ids, text));
     // So short that it is never refused itself.
     refused
         .filter(|answer| answer.len() <= super::SMALL_REPLY_LEN_MAX / 2)
@@ -149,11 +149,11 @@ pub fn no_room(answer: &[u8]) -> Vec<u8> {
 }
 
 /// An error in the place of each answer that is waited for.
-fn refuse_all(asked: &Asked, text: &str) -> Option<Vec<u8>> {
+fn refuse_all(request_ids: &RequestIds, text: &str) -> Option<Vec<u8>> {
     let refuse = |id: &Value| error(id, OVER_RATE, text);
-    match asked {
-        Asked::One(waits_for) => waits_for.as_ref().map(|id| line(refuse(id))),
-        Asked::Batch(ids) => {
+    match request_ids {
+        RequestIds::One(waits_for) => waits_for.as_ref().map(|id| line(refuse(id))),
+        RequestIds::Batch(ids) => {
             let errors: Vec<String> = ids.iter().map(refuse).collect();
             (!errors.is_empty()).then(|| line(format!("[{}]", errors.join(","))))
         }
@@ -163,8 +163,8 @@ fn refuse_all(asked: &Asked, text: &str) -> Option<Vec<u8>> {
 /// The answer to a request beyond `[flow_control] limit_req`: an error for each request of it that has an id. `None` for
 /// notifications.
 pub fn over_rate(body: &[u8]) -> Option<Vec<u8>> {
-    match Asked::read(body) {
-        Ok(asked) => refuse_all(&asked, "the node's limit of requests per second is reached"),
+    match RequestIds::read(body) {
+        Ok(request_ids) => refuse_all(&request_ids, "the node's limit of requests per second is reached"),
         Err(answer) => Some(answer),
     }
 }

@@ -1,8 +1,8 @@
 //! What a node keeps of messages that are over, for people who look for one by its seq.
 //!
-//! A shard keeps an account of each message whose way it decided, once that is over: always if it did not
+//! A shard keeps a trace of each message whose path it decided, once that is over: always if it did not
 //! end with 0, and if it did as long as [`Shared::tracing`](super::Shared::tracing) is on. Of each of the two
-//! kinds the node keeps the last [`KEPT_MAX`]. Nothing is allocated for a message that leaves no account.
+//! kinds the node keeps the last [`KEPT_MAX`]. Nothing is allocated for a message that leaves no trace.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::wire::{NodeId, sdk::Seq, trace::Account};
+use crate::wire::{NodeId, sdk::Seq, trace::MessageTrace};
 
 /// Messages of a node that did not end with 0, and as many that did, that are kept.
 pub const KEPT_MAX: usize = 65_536;
@@ -30,8 +30,8 @@ pub const QUESTIONS_MAX: usize = 64;
 pub const QUESTIONS_PER_SECOND_MAX: u32 = 64;
 /// How long the answer to one is waited for.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
-/// Accounts that one node's answer may have, the newest of each of its reactors.
-pub const ANSWER_ACCOUNTS_MAX: usize = 64;
+/// Traces that one node's answer may have, the newest of each of its reactors.
+pub const ANSWER_TRACES_MAX: usize = 64;
 /// Slots of the table of pending requests that are looked at for a message that is not over.
 pub(super) const PENDING_LOOKED_AT_MAX: usize = 16_384;
 
@@ -105,13 +105,13 @@ pub(super) struct Record {
     pub(super) seq: Seq,
     /// When it was taken, in microseconds since the start of the node.
     pub(super) taken_us: u64,
-    /// [`Account::age_us`] is set when it is told.
-    pub(super) account: Account,
+    /// [`MessageTrace::age_us`] is set when it is told.
+    pub(super) trace: MessageTrace,
     pub(super) topic: TopicName,
     pub(super) sender: Option<Arc<Sender>>,
 }
 
-/// Memory of a record beside its sender and its steps, in bytes.
+/// Memory of a record beside its sender and its attempts, in bytes.
 pub(super) const RECORD_LEN: usize = size_of::<Record>() + size_of::<u32>() + size_of::<u64>();
 
 /// A shard's records of one kind, the oldest first.
@@ -199,9 +199,9 @@ fn oldest_ticket(tickets: &AtomicU64) -> u64 {
 
 /// What a node itself knows of a message, with what it tells nobody else.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct LocalTrace {
     /// What it tells others, too.
-    pub account: Account,
+    pub trace: MessageTrace,
     /// The topic; of a long one the beginning.
     pub topic: String,
     /// The session that sent it, if it was one of this node.
@@ -210,16 +210,16 @@ pub struct Known {
 
 /// Everything that one shard knows of a message.
 #[derive(Clone, Debug, Default)]
-pub struct KnownHere {
+pub struct LocalTraces {
     /// The newest first.
-    pub known: Vec<Known>,
+    pub known: Vec<LocalTrace>,
     /// Whether there is more, which is older.
     pub more: bool,
 }
 
 /// How far a question to a neighbour came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum ReplyStatus {
     /// It has answered.
     Answered,
     /// It has not, or not in full, within [`ANSWER_TIME_MAX`].
@@ -230,15 +230,15 @@ pub enum Asked {
     TooMany,
 }
 
-/// What a neighbour told of a message.
+/// A neighbour's reply to a question about a message.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct TraceReply {
     /// The number of the question.
     pub question: u64,
     /// Who was asked.
     pub node: NodeId,
     /// Whether it answered.
-    pub asked: Asked,
+    pub status: ReplyStatus,
     /// How long that took.
     pub round_trip: Duration,
     /// For how long it had been up.
@@ -248,7 +248,7 @@ pub struct Told {
     /// Whether it knows of more, which is older.
     pub more: bool,
     /// What it knows. Ages are those at the moment of its answer, which was within the round trip.
-    pub accounts: Vec<Account>,
+    pub traces: Vec<MessageTrace>,
 }
 
 #[cfg(test)]
@@ -259,7 +259,7 @@ mod tests {
         Record {
             seq: seq(number),
             taken_us: number,
-            account: Account::default(),
+            trace: MessageTrace::default(),
             topic: TopicName::new("t"),
             sender: None,
         }

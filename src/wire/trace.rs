@@ -7,19 +7,19 @@ use smallvec::SmallVec;
 
 use super::{ResultCode, reader::Reader, sdk::Seq};
 
-/// Steps that an account has; of more, those in the middle are left out.
-pub const STEPS_MAX: usize = 8;
-/// Accounts that one part of an answer has, the newest.
-pub const ACCOUNTS_MAX: usize = 8;
+/// Attempts that a trace has; of more, those in the middle are left out.
+pub const ATTEMPTS_MAX: usize = 8;
+/// Traces that one part of an answer has, the newest.
+pub const TRACES_MAX: usize = 8;
 /// Longest payload of a part in bytes.
 pub const PART_LEN_MAX: usize = 4 * 1024;
 
-/// Bytes of a step, and of an account before its steps.
-const STEP_LEN: usize = 22;
-const ACCOUNT_LEN: usize = 51;
+/// Bytes of an attempt, and of a trace before its attempts.
+const ATTEMPT_LEN: usize = 22;
+const TRACE_LEN: usize = 51;
 
 const _: () = assert!(
-    PART_HEAD_LEN + ACCOUNTS_MAX * (2 + ACCOUNT_LEN + STEPS_MAX * STEP_LEN) <= PART_LEN_MAX,
+    PART_HEAD_LEN + TRACES_MAX * (2 + TRACE_LEN + ATTEMPTS_MAX * ATTEMPT_LEN) <= PART_LEN_MAX,
     "what nodes of this version know of a message fits into the parts that they take"
 );
 const _: () = assert!(PART_LEN_MAX <= super::frame::HEAD_LEN_MAX, "a part is contiguous");
@@ -75,7 +75,7 @@ tags! {
         /// It took a multicast from another node.
         ForwardedMulticast = "forwarded_multicast",
         /// One of its other reactors copied a multicast to sessions and nodes.
-        Copies = "copies",
+FanOut = "copies",
     }
 }
 
@@ -123,13 +123,13 @@ tags! {
 
 tags! {
     /// Who was tried.
-    pub enum Tried {
+    pub enum AttemptKind {
         /// One that this version does not know.
         Other = "other",
-        /// A session of the node that tells. [`Step::who`] is its number; with its lower 48 bits 0, it is only
+        /// A session of the node that tells. [`Attempt::who`] is its number; with its lower 48 bits 0, it is only
         /// known that the session was one of the reactor in the upper 16 bits.
         Session = "session",
-        /// Another node. [`Step::who`] is the first 8 bytes of its id.
+        /// Another node. [`Attempt::who`] is the first 8 bytes of its id.
         Node = "node",
         /// A session that is challenged for a private topic.
         Challenged = "challenged_session",
@@ -138,7 +138,7 @@ tags! {
 
 tags! {
     /// What came of a try.
-    pub enum Fate {
+    pub enum AttemptOutcome {
         /// One that this version does not know.
         Other = "other",
         /// Nothing yet, or not before the message's time was up.
@@ -176,9 +176,9 @@ tags! {
     }
 }
 
-/// One try.
+/// One attempt to deliver a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct Attempt {
     /// When, in microseconds after the message was taken.
     pub at_us: u32,
     /// How long until its outcome, in microseconds.
@@ -188,21 +188,21 @@ pub struct Step {
     /// For a node: the message's number on the node link.
     pub message: u32,
     /// What `who` is.
-    pub tried: Tried,
-    /// What came of it.
-    pub fate: Fate,
+    pub kind: AttemptKind,
+    /// Its outcome.
+    pub outcome: AttemptOutcome,
 }
 
-/// The tries of a message in their order, of many the first and the last.
+/// The attempts of a message in their order; of many the first and the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Steps {
-    list: SmallVec<[Step; 2]>,
+pub struct Attempts {
+    list: SmallVec<[Attempt; 2]>,
     left_out: u16,
 }
 
-impl Steps {
-    /// The tries that were kept.
-    pub fn as_slice(&self) -> &[Step] {
+impl Attempts {
+    /// The attempts that were kept.
+    pub fn as_slice(&self) -> &[Attempt] {
         &self.list
     }
 
@@ -211,24 +211,24 @@ impl Steps {
         self.left_out
     }
 
-    /// Adds a try.
-    pub fn push(&mut self, step: Step) {
-        if self.list.len() == STEPS_MAX {
-            self.list.remove(STEPS_MAX / 2);
+    /// Adds an attempt.
+    pub fn push(&mut self, attempt: Attempt) {
+        if self.list.len() == ATTEMPTS_MAX {
+            self.list.remove(ATTEMPTS_MAX / 2);
             self.left_out = self.left_out.saturating_add(1);
         }
-        self.list.push(step);
+        self.list.push(attempt);
     }
 
     /// The last try that fits.
-    pub fn last_mut(&mut self, fits: impl Fn(&Step) -> bool) -> Option<&mut Step> {
-        self.list.iter_mut().rev().find(|step| fits(step))
+    pub fn last_mut(&mut self, fits: impl Fn(&Attempt) -> bool) -> Option<&mut Attempt> {
+        self.list.iter_mut().rev().find(|attempt| fits(attempt))
     }
 }
 
 /// What a node knows of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Account {
+pub struct MessageTrace {
     /// What the node was to it.
     pub role: Role,
     /// How it ended there.
@@ -255,10 +255,10 @@ pub struct Account {
     /// Copies that were not, because the session's queue was full.
     pub dropped: u32,
     /// Who was tried.
-    pub steps: Steps,
+    pub attempts: Attempts,
 }
 
-impl Account {
+impl MessageTrace {
     /// The code of its answer, if there was one.
     pub fn code(&self) -> Option<ResultCode> {
         matches!(self.end, End::ByNode | End::BySession).then_some(ResultCode(self.code))
@@ -270,7 +270,7 @@ impl Account {
     }
 
     fn encode_into(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&((ACCOUNT_LEN + STEP_LEN * self.steps.list.len()) as u16).to_be_bytes());
+        out.extend_from_slice(&((TRACE_LEN + ATTEMPT_LEN * self.attempts.list.len()) as u16).to_be_bytes());
         out.extend_from_slice(&[self.role as u8, self.end as u8, self.refusal as u8]);
         out.extend_from_slice(&self.code.to_be_bytes());
         out.extend_from_slice(&self.age_us.to_be_bytes());
@@ -280,21 +280,21 @@ impl Account {
         for number in [self.message, self.size, self.copies, self.dropped] {
             out.extend_from_slice(&number.to_be_bytes());
         }
-        out.extend_from_slice(&self.steps.left_out.to_be_bytes());
-        out.extend_from_slice(&[STEP_LEN as u8, self.steps.list.len() as u8]);
-        for step in &self.steps.list {
-            for number in [step.at_us, step.took_us, step.message] {
+        out.extend_from_slice(&self.attempts.left_out.to_be_bytes());
+        out.extend_from_slice(&[ATTEMPT_LEN as u8, self.attempts.list.len() as u8]);
+        for attempt in &self.attempts.list {
+            for number in [attempt.at_us, attempt.took_us, attempt.message] {
                 out.extend_from_slice(&number.to_be_bytes());
             }
-            out.extend_from_slice(&step.who.to_be_bytes());
-            out.extend_from_slice(&[step.tried as u8, step.fate as u8]);
+            out.extend_from_slice(&attempt.who.to_be_bytes());
+            out.extend_from_slice(&[attempt.kind as u8, attempt.outcome as u8]);
         }
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [role, end, refusal] = reader.array()?;
-        let mut account = Self {
+        let mut trace = Self {
             role: Role::of(role),
             end: End::of(end),
             refusal: Refusal::of(refusal),
@@ -307,28 +307,28 @@ impl Account {
             size: reader.u32()?,
             copies: reader.u32()?,
             dropped: reader.u32()?,
-            steps: Steps { list: SmallVec::new(), left_out: reader.u16()? },
+            attempts: Attempts { list: SmallVec::new(), left_out: reader.u16()? },
         };
         let [step_len, count] = reader.array()?;
-        if usize::from(step_len) < STEP_LEN || usize::from(count) > STEPS_MAX {
+        if usize::from(step_len) < ATTEMPT_LEN || usize::from(count) > ATTEMPTS_MAX {
             return None;
         }
         for _ in 0..count {
-            let mut step = Reader(reader.take(step_len.into())?);
-            account.steps.list.push(Step {
-                at_us: step.u32()?,
-                took_us: step.u32()?,
-                message: step.u32()?,
-                who: step.u64()?,
-                tried: Tried::of(step.u8()?),
-                fate: Fate::of(step.u8()?),
+            let mut attempt = Reader(reader.take(step_len.into())?);
+            trace.attempts.list.push(Attempt {
+                at_us: attempt.u32()?,
+                took_us: attempt.u32()?,
+                message: attempt.u32()?,
+                who: attempt.u64()?,
+                kind: AttemptKind::of(attempt.u8()?),
+                outcome: AttemptOutcome::of(attempt.u8()?),
             });
         }
-        Some(account)
+        Some(trace)
     }
 }
 
-/// Bytes of a part before its accounts.
+/// Bytes of a part before its traces.
 const PART_HEAD_LEN: usize = 1 + 8 + 2 + 2 + 8 + 1 + 1 + 1;
 
 /// What one reactor of a node knows of a message; all of them answer.
@@ -344,10 +344,10 @@ pub struct Part {
     pub up_us: u64,
     /// Whether it keeps messages that end with 0.
     pub tracing: bool,
-    /// Whether it knows of further accounts, which are older.
+    /// Whether it knows of further traces, which are older.
     pub more: bool,
     /// What it knows, the newest first.
-    pub accounts: Vec<Account>,
+    pub traces: Vec<MessageTrace>,
 }
 
 impl Part {
@@ -357,14 +357,14 @@ impl Part {
         out.extend_from_slice(&self.reactor.to_be_bytes());
         out.extend_from_slice(&self.reactors.to_be_bytes());
         out.extend_from_slice(&self.up_us.to_be_bytes());
-        out.extend_from_slice(&[self.tracing.into(), self.more.into(), self.accounts.len() as u8]);
-        for account in &self.accounts {
-            account.encode_into(out);
+        out.extend_from_slice(&[self.tracing.into(), self.more.into(), self.traces.len() as u8]);
+        for trace in &self.traces {
+            trace.encode_into(out);
         }
     }
 
     /// Reads them back; `None` if they are malformed, or are more than [`PART_LEN_MAX`] or
-    /// [`ACCOUNTS_MAX`].
+    /// [`TRACES_MAX`].
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() >= PART_LEN_MAX {
             return None;
@@ -373,15 +373,15 @@ impl Part {
         let (question, reactor, reactors) = (reader.u64()?, reader.u16()?, reader.u16()?);
         let up_us = reader.u64()?;
         let [tracing, more, count] = reader.array()?;
-        if reactor >= reactors || usize::from(count) > ACCOUNTS_MAX {
+        if reactor >= reactors || usize::from(count) > TRACES_MAX {
             return None;
         }
-        let account = |_| {
+        let trace = |_| {
             let len = reader.u16()?;
-            Account::decode(reader.take(len.into())?)
+            MessageTrace::decode(reader.take(len.into())?)
         };
-        let accounts = (0..count).map(account).collect::<Option<Vec<_>>>()?;
-        Some(Self { question, reactor, reactors, up_us, tracing: tracing != 0, more: more != 0, accounts })
+        let traces = (0..count).map(trace).collect::<Option<Vec<_>>>()?;
+        Some(Self { question, reactor, reactors, up_us, tracing: tracing != 0, more: more != 0, traces })
     }
 }
 
@@ -412,19 +412,19 @@ mod tests {
     use super::*;
 
     fn part() -> Part {
-        let mut steps = Steps::default();
-        for index in 0..STEPS_MAX as u32 {
-            steps.push(Step {
+        let mut attempts = Attempts::default();
+        for index in 0..ATTEMPTS_MAX as u32 {
+            attempts.push(Attempt {
                 at_us: index,
                 took_us: u32::MAX,
                 who: u64::MAX - u64::from(index),
                 message: 7,
-                tried: Tried::Node,
-                fate: Fate::Sent,
+                kind: AttemptKind::Node,
+                outcome: AttemptOutcome::Sent,
             });
         }
-        let account = Account {
-            role: Role::Copies,
+        let trace = MessageTrace {
+            role: Role::FanOut,
             end: End::SenderLeft,
             refusal: Refusal::OverBandwidth,
             code: -1,
@@ -436,10 +436,10 @@ mod tests {
             size: 5,
             copies: 6,
             dropped: 7,
-            steps,
+            attempts,
         };
-        let accounts = vec![account; ACCOUNTS_MAX];
-        Part { question: 1, reactor: 2, reactors: 3, up_us: 4, tracing: true, more: true, accounts }
+        let traces = vec![trace; TRACES_MAX];
+        Part { question: 1, reactor: 2, reactors: 3, up_us: 4, tracing: true, more: true, traces }
     }
 
     fn encoded(part: &Part) -> Vec<u8> {
@@ -466,7 +466,7 @@ mod tests {
         long.resize(PART_LEN_MAX, 0);
         assert_eq!(Part::decode(&long), None);
         let mut many = part();
-        many.accounts = vec![Account::default(); ACCOUNTS_MAX + 1];
+        many.traces = vec![MessageTrace::default(); TRACES_MAX + 1];
         assert_eq!(Part::decode(&encoded(&many)), None);
         assert_eq!(Part::decode(&encoded(&Part { reactor: 3, ..part() })), None);
     }
@@ -474,25 +474,25 @@ mod tests {
     #[test]
     fn tags_accounts_and_steps_of_newer_nodes_are_read_as_far_as_they_are_known() {
         let mut one = part();
-        one.accounts.truncate(1);
+        one.traces.truncate(1);
         let mut bytes = encoded(&one);
         let at = PART_HEAD_LEN - 1;
         let len = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         bytes[at + 2] = 200;
         bytes[at..at + 2].copy_from_slice(&(len + 3).to_be_bytes());
         bytes.extend_from_slice(b"new");
-        one.accounts[0].role = Role::Other;
+        one.traces[0].role = Role::Other;
         assert_eq!(Part::decode(&bytes), Some(one));
     }
 
     #[test]
     fn of_many_steps_the_first_and_the_last_are_kept() {
-        let mut steps = Steps::default();
+        let mut attempts = Attempts::default();
         for at_us in 0..20 {
-            steps.push(Step { at_us, ..Step::default() });
+            attempts.push(Attempt { at_us, ..Attempt::default() });
         }
-        let kept: Vec<u32> = steps.as_slice().iter().map(|step| step.at_us).collect();
-        assert_eq!((kept.as_slice(), steps.left_out()), (&[0, 1, 2, 3, 16, 17, 18, 19][..], 12));
+        let kept: Vec<u32> = attempts.as_slice().iter().map(|attempt| attempt.at_us).collect();
+        assert_eq!((kept.as_slice(), attempts.left_out()), (&[0, 1, 2, 3, 16, 17, 18, 19][..], 12));
     }
 
     #[test]

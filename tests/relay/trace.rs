@@ -10,14 +10,14 @@ use amop::{
         ReactorId,
         bandwidth::Limiter,
         settings::Settings,
-        trace::{ANSWER_TIME_MAX, Asked, KEPT_MAX, QUESTIONS_PER_SECOND_MAX},
+        trace::{ANSWER_TIME_MAX, KEPT_MAX, QUESTIONS_PER_SECOND_MAX, ReplyStatus},
     },
     wire::{
         ResultCode,
         node::{Header, PacketType},
         private::Notice,
         sdk::{self, FrameType, Seq},
-        trace::{Account, End, Fate, Part, Refusal, Role, Step, Tried},
+        trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Part, Refusal, Role},
     },
 };
 
@@ -26,20 +26,26 @@ use crate::kit::{Behaviour, Network};
 const SOON: Duration = Duration::from_millis(100);
 
 /// What a node knows of a message that it had to do with once.
-fn account(net: &mut Network, node: usize, seq: &Seq) -> Account {
+fn trace(net: &mut Network, node: usize, seq: &Seq) -> MessageTrace {
     let mut known = net.known_of(node, seq);
     assert_eq!(known.len(), 1, "node {node}: {known:?}");
-    known.remove(0).account
+    known.remove(0).trace
 }
 
-fn fates(account: &Account) -> Vec<(Tried, Fate)> {
-    account.steps.as_slice().iter().map(|step| (step.tried, step.fate)).collect()
+fn outcomes(trace: &MessageTrace) -> Vec<(AttemptKind, AttemptOutcome)> {
+    trace.attempts.as_slice().iter().map(|attempt| (attempt.kind, attempt.outcome)).collect()
 }
 
 #[track_caller]
-fn assert_ended(account: &Account, role: Role, end: End, code: i32, expected: &[(Tried, Fate)]) {
-    assert_eq!((account.role, account.end, account.code), (role, end, code), "{account:?}");
-    assert_eq!(fates(account), expected, "{account:?}");
+fn assert_ended(
+    trace: &MessageTrace,
+    role: Role,
+    end: End,
+    code: i32,
+    expected: &[(AttemptKind, AttemptOutcome)],
+) {
+    assert_eq!((trace.role, trace.end, trace.code), (role, end, code), "{trace:?}");
+    assert_eq!(outcomes(trace), expected, "{trace:?}");
 }
 
 fn frame(notice: &Notice) -> Vec<u8> {
@@ -69,15 +75,27 @@ fn what_ends_with_0_leaves_nothing_unless_tracing_is_on() {
         let known = net.known_of(0, &seq).remove(0);
         assert_eq!(known.topic, "t");
         assert_eq!(known.sender.unwrap().subject, "CN=sdk");
-        let (here, there) = (known.account, account(&mut net, 1, &seq));
-        assert_ended(&here, Role::Request, End::BySession, 0, &[(Tried::Node, Fate::Answered)]);
-        assert_ended(&there, Role::Forwarded, End::BySession, 0, &[(Tried::Session, Fate::Answered)]);
-        let step = here.steps.as_slice()[0];
-        assert_eq!((step.who, step.message), (net.nodes[1].id.short(), there.message));
+        let (here, there) = (known.trace, trace(&mut net, 1, &seq));
+        assert_ended(
+            &here,
+            Role::Request,
+            End::BySession,
+            0,
+            &[(AttemptKind::Node, AttemptOutcome::Answered)],
+        );
+        assert_ended(
+            &there,
+            Role::Forwarded,
+            End::BySession,
+            0,
+            &[(AttemptKind::Session, AttemptOutcome::Answered)],
+        );
+        let attempt = here.attempts.as_slice()[0];
+        assert_eq!((attempt.who, attempt.message), (net.nodes[1].id.short(), there.message));
         assert_eq!((there.origin, here.size), (net.nodes[0].id.short(), 42 + 3));
         assert!(here.age_us > there.age_us && here.took_us > there.took_us, "{here:?} {there:?}");
         assert!(there.took_us >= 2_000, "two ways to the application");
-        assert_eq!((here.time_ms, there.steps.as_slice()[0].who & 0xffff_ffff), (30_000, 1));
+        assert_eq!((here.time_ms, there.attempts.as_slice()[0].who & 0xffff_ffff), (30_000, 1));
     }
 }
 
@@ -89,13 +107,15 @@ fn a_subscribers_own_code_leaves_an_account_everywhere() {
     let publisher = net.app(0, Behaviour::Silent);
     let seq = net.unicast(publisher, "t", b"x");
     net.run_for(SOON);
-    let before = account(&mut net, 1, &seq);
-    assert_ended(&before, Role::Forwarded, End::Open, 0, &[(Tried::Session, Fate::Open)]);
+    let before = trace(&mut net, 1, &seq);
+    assert_ended(&before, Role::Forwarded, End::Open, 0, &[(AttemptKind::Session, AttemptOutcome::Open)]);
     net.bytes(subscriber, sdk::encode(FrameType::RESPONSE, &seq, ResultCode(-7), b"\x02tno"));
     assert_eq!(net.answer(publisher, &seq, SOON).0, -7);
-    for (node, role, tried) in [(0, Role::Request, Tried::Node), (1, Role::Forwarded, Tried::Session)] {
-        let account = account(&mut net, node, &seq);
-        assert_ended(&account, role, End::BySession, -7, &[(tried, Fate::Answered)]);
+    for (node, role, kind) in
+        [(0, Role::Request, AttemptKind::Node), (1, Role::Forwarded, AttemptKind::Session)]
+    {
+        let trace = trace(&mut net, node, &seq);
+        assert_ended(&trace, role, End::BySession, -7, &[(kind, AttemptOutcome::Answered)]);
     }
 }
 
@@ -107,9 +127,9 @@ fn code_99_names_the_node_that_did_not_take_it() {
     net.cut_links(0, 1);
     let seq = net.unicast(publisher, "t", b"x");
     assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 99);
-    let account = account(&mut net, 0, &seq);
-    assert_ended(&account, Role::Request, End::ByNode, 99, &[(Tried::Node, Fate::NotTaken)]);
-    assert!(account.took_us > 1_000_000 && account.took_us < 6_000_000, "{account:?}");
+    let trace = trace(&mut net, 0, &seq);
+    assert_ended(&trace, Role::Request, End::ByNode, 99, &[(AttemptKind::Node, AttemptOutcome::NotTaken)]);
+    assert!(trace.took_us > 1_000_000 && trace.took_us < 6_000_000, "{trace:?}");
 }
 
 #[test]
@@ -131,16 +151,16 @@ fn what_is_refused_at_once_says_why() {
         (malformed, Role::Request, 100, Refusal::BadBody),
         (malformed_multicast, Role::Multicast, 100, Refusal::BadBody),
     ] {
-        let account = account(&mut net, 0, &seq);
-        assert_ended(&account, role, End::ByNode, code, &[]);
-        assert_eq!(account.refusal, refusal);
+        let trace = trace(&mut net, 0, &seq);
+        assert_ended(&trace, role, End::ByNode, code, &[]);
+        assert_eq!(trace.refusal, refusal);
     }
     // The same seq again, while the first waits: both are known.
     let again = sdk::encode_amop(FrameType::REQUEST, &first, ResultCode::OK, "t", b"y");
     net.bytes(publisher, again);
     net.run_for(SOON);
     let known = net.known_of(0, &first);
-    let ends: Vec<_> = known.iter().map(|known| (known.account.end, known.account.refusal)).collect();
+    let ends: Vec<_> = known.iter().map(|known| (known.trace.end, known.trace.refusal)).collect();
     assert_eq!(ends, [(End::ByNode, Refusal::SeqInUse), (End::Open, Refusal::None)]);
 }
 
@@ -151,8 +171,8 @@ fn code_100_says_that_nobody_was_tried() {
     let seq = net.unicast(publisher, "nobody", b"x");
     assert_eq!(net.answer(publisher, &seq, SOON).0, 100);
     let known = net.known_of(0, &seq).remove(0);
-    assert_ended(&known.account, Role::Request, End::ByNode, 100, &[]);
-    assert_eq!((known.account.refusal, known.topic.as_str()), (Refusal::None, "nobody"));
+    assert_ended(&known.trace, Role::Request, End::ByNode, 100, &[]);
+    assert_eq!((known.trace.refusal, known.topic.as_str()), (Refusal::None, "nobody"));
 }
 
 #[test]
@@ -171,12 +191,18 @@ fn code_101_names_the_session_whose_queue_is_full() {
         let seq = net.unicast(publisher, "t", b"x");
         // It waits for room within its time.
         assert_eq!(net.answer(publisher, &seq, Settings::default().request_timeout).0, 101);
-        let at = account(&mut net, node, &seq);
-        assert_eq!(fates(&at), [(Tried::Session, Fate::QueueFull)]);
-        assert_eq!(at.steps.as_slice()[0].who, 1 << 48 | 1);
+        let at = trace(&mut net, node, &seq);
+        assert_eq!(outcomes(&at), [(AttemptKind::Session, AttemptOutcome::QueueFull)]);
+        assert_eq!(at.attempts.as_slice()[0].who, 1 << 48 | 1);
         if node == 1 {
-            let here = account(&mut net, 0, &seq);
-            assert_ended(&here, Role::Request, End::ByNode, 101, &[(Tried::Node, Fate::NotDelivered)]);
+            let here = trace(&mut net, 0, &seq);
+            assert_ended(
+                &here,
+                Role::Request,
+                End::ByNode,
+                101,
+                &[(AttemptKind::Node, AttemptOutcome::NotDelivered)],
+            );
         }
     }
 }
@@ -189,7 +215,7 @@ fn code_101_tells_of_a_topic_that_was_dropped_and_of_a_seq_in_use() {
     net.frame(subscriber, FrameType::SUBSCRIBE, b"[]");
     let seq = net.unicast(publisher, "t", b"x");
     assert_eq!(net.answer(publisher, &seq, SOON).0, 101);
-    let there = account(&mut net, 1, &seq);
+    let there = trace(&mut net, 1, &seq);
     assert_ended(&there, Role::Forwarded, End::ByNode, 101, &[]);
 
     let silent = net.app(0, Behaviour::Silent);
@@ -200,8 +226,8 @@ fn code_101_tells_of_a_topic_that_was_dropped_and_of_a_seq_in_use() {
     net.bytes(other, sdk::encode_amop(FrameType::REQUEST, &seq, ResultCode::OK, "s", b"y"));
     assert_eq!(net.answer(other, &seq, SOON).0, 101);
     let known = net.known_of(0, &seq);
-    let ended = known.iter().find(|known| known.account.end == End::ByNode).unwrap();
-    assert_eq!(fates(&ended.account), [(Tried::Session, Fate::SeqInUse)]);
+    let ended = known.iter().find(|known| known.trace.end == End::ByNode).unwrap();
+    assert_eq!(outcomes(&ended.trace), [(AttemptKind::Session, AttemptOutcome::SeqInUse)]);
 }
 
 #[test]
@@ -215,21 +241,35 @@ fn code_102_tells_how_long_each_session_was_silent() {
         let publisher = net.app(0, Behaviour::Silent);
         let seq = net.unicast(publisher, "t", b"x");
         assert_eq!(net.answer(publisher, &seq, Duration::from_secs(11)).0, 102);
-        let at = account(&mut net, node, &seq);
+        let at = trace(&mut net, node, &seq);
         // A reactor may be asked in vain whether there is another session.
-        let (mut steps, vain): (Vec<Step>, Vec<Step>) =
-            at.steps.as_slice().iter().copied().partition(|step| step.fate == Fate::Silent);
-        assert!(vain.iter().all(|step| step.fate == Fate::NobodyLeft), "{at:?}");
-        steps.sort_by_key(|step| step.at_us);
-        assert_eq!(steps.len(), 2);
-        assert_ne!(steps[0].who, steps[1].who);
-        for (step, at_ms) in steps.iter().zip([0, 5_000]) {
-            assert!(step.who & 0xffff_ffff != 0, "the session is known");
-            assert_eq!((step.at_us / 100_000, step.took_us / 100_000), (at_ms / 100, 50), "{step:?}");
+        let (mut attempts, vain): (Vec<Attempt>, Vec<Attempt>) = at
+            .attempts
+            .as_slice()
+            .iter()
+            .copied()
+            .partition(|attempt| attempt.outcome == AttemptOutcome::Silent);
+        assert!(vain.iter().all(|attempt| attempt.outcome == AttemptOutcome::NobodyLeft), "{at:?}");
+        attempts.sort_by_key(|attempt| attempt.at_us);
+        assert_eq!(attempts.len(), 2);
+        assert_ne!(attempts[0].who, attempts[1].who);
+        for (attempt, at_ms) in attempts.iter().zip([0, 5_000]) {
+            assert!(attempt.who & 0xffff_ffff != 0, "the session is known");
+            assert_eq!(
+                (attempt.at_us / 100_000, attempt.took_us / 100_000),
+                (at_ms / 100, 50),
+                "{attempt:?}"
+            );
         }
         if node == 1 {
-            let here = account(&mut net, 0, &seq);
-            assert_ended(&here, Role::Request, End::ByNode, 102, &[(Tried::Node, Fate::TimedOut)]);
+            let here = trace(&mut net, 0, &seq);
+            assert_ended(
+                &here,
+                Role::Request,
+                End::ByNode,
+                102,
+                &[(AttemptKind::Node, AttemptOutcome::TimedOut)],
+            );
         }
     }
 }
@@ -245,10 +285,11 @@ fn a_late_answer_of_a_silent_session_is_told() {
     let publisher = net.app(0, Behaviour::Silent);
     let seq = net.unicast(publisher, "t", b"x");
     assert_eq!(net.answer(publisher, &seq, Duration::from_secs(8)).0, 0);
-    let account = account(&mut net, 0, &seq);
-    let expected = [(Tried::Session, Fate::Answered), (Tried::Session, Fate::Open)];
-    assert_ended(&account, Role::Request, End::BySession, 0, &expected);
-    assert_eq!(account.steps.as_slice()[0].took_us / 1_000_000, 7);
+    let trace = trace(&mut net, 0, &seq);
+    let expected =
+        [(AttemptKind::Session, AttemptOutcome::Answered), (AttemptKind::Session, AttemptOutcome::Open)];
+    assert_ended(&trace, Role::Request, End::BySession, 0, &expected);
+    assert_eq!(trace.attempts.as_slice()[0].took_us / 1_000_000, 7);
 }
 
 #[test]
@@ -261,8 +302,8 @@ fn code_102_names_who_left_and_the_node_that_was_lost() {
     net.run_for(SOON);
     net.disconnect(subscriber);
     assert_eq!(net.answer(publisher, &seq, SOON).0, 102);
-    let there = account(&mut net, 1, &seq);
-    assert_ended(&there, Role::Forwarded, End::ByNode, 102, &[(Tried::Session, Fate::Left)]);
+    let there = trace(&mut net, 1, &seq);
+    assert_ended(&there, Role::Forwarded, End::ByNode, 102, &[(AttemptKind::Session, AttemptOutcome::Left)]);
 
     let subscriber = net.app(1, Behaviour::Silent);
     net.subscribe(subscriber, &["t"]);
@@ -270,8 +311,8 @@ fn code_102_names_who_left_and_the_node_that_was_lost() {
     net.run_for(SOON);
     net.kill(1);
     assert_eq!(net.answer(publisher, &seq, Duration::from_secs(31)).0, 102);
-    let here = account(&mut net, 0, &seq);
-    assert_ended(&here, Role::Request, End::ByNode, 102, &[(Tried::Node, Fate::NotHeard)]);
+    let here = trace(&mut net, 0, &seq);
+    assert_ended(&here, Role::Request, End::ByNode, 102, &[(AttemptKind::Node, AttemptOutcome::NotHeard)]);
 }
 
 #[test]
@@ -287,9 +328,15 @@ fn code_103_names_the_node_that_it_would_have_gone_to() {
     net.answer(publisher, &seq, SOON);
     let (seq, multicast) = (net.unicast(publisher, "t", b"x"), net.multicast(publisher, "t", b"x"));
     assert_eq!(net.answer(publisher, &seq, SOON).0, 103);
-    let here = account(&mut net, 0, &seq);
-    assert_ended(&here, Role::Request, End::ByNode, 103, &[(Tried::Node, Fate::OverBandwidth)]);
-    let here = account(&mut net, 0, &multicast);
+    let here = trace(&mut net, 0, &seq);
+    assert_ended(
+        &here,
+        Role::Request,
+        End::ByNode,
+        103,
+        &[(AttemptKind::Node, AttemptOutcome::OverBandwidth)],
+    );
+    let here = trace(&mut net, 0, &multicast);
     assert_ended(&here, Role::Multicast, End::ByNode, 103, &[]);
     assert_eq!(here.refusal, Refusal::OverBandwidth);
 }
@@ -304,7 +351,13 @@ fn a_request_whose_sender_left_is_known() {
     net.run_for(SOON);
     net.disconnect(publisher);
     let known = net.known_of(0, &seq).remove(0);
-    assert_ended(&known.account, Role::Request, End::SenderLeft, 0, &[(Tried::Session, Fate::Open)]);
+    assert_ended(
+        &known.trace,
+        Role::Request,
+        End::SenderLeft,
+        0,
+        &[(AttemptKind::Session, AttemptOutcome::Open)],
+    );
     assert_eq!(known.sender.unwrap().address, format!("127.0.0.1:{publisher}"));
 }
 
@@ -336,19 +389,19 @@ fn a_multicast_is_traced_with_the_links_that_it_took_and_the_copies_that_were_dr
         let mut nodes = Vec::new();
         for (node, copies, dropped) in [(0, 2, 0), (1, 2, 1), (2, 2, 0)] {
             let known = net.known_of(node, &seq);
-            let sum = |of: fn(&Account) -> u32| known.iter().map(|known| of(&known.account)).sum::<u32>();
+            let sum = |of: fn(&MessageTrace) -> u32| known.iter().map(|known| of(&known.trace)).sum::<u32>();
             assert_eq!((sum(|a| a.copies), sum(|a| a.dropped)), (copies, dropped), "node {node}: {known:?}");
             let role = if node == 0 { Role::Multicast } else { Role::ForwardedMulticast };
-            assert_eq!(known.iter().filter(|known| known.account.role == role).count(), 1);
-            for step in known.iter().flat_map(|known| known.account.steps.as_slice()) {
-                match step.tried {
-                    Tried::Node => nodes.push((step.who, step.fate)),
-                    _ => assert_eq!((node, step.fate), (1, Fate::QueueFull)),
+            assert_eq!(known.iter().filter(|known| known.trace.role == role).count(), 1);
+            for attempt in known.iter().flat_map(|known| known.trace.attempts.as_slice()) {
+                match attempt.kind {
+                    AttemptKind::Node => nodes.push((attempt.who, attempt.outcome)),
+                    _ => assert_eq!((node, attempt.outcome), (1, AttemptOutcome::QueueFull)),
                 }
             }
         }
         nodes.sort_by_key(|&(who, _)| who);
-        let mut expected = [1, 2].map(|node| (net.nodes[node].id.short(), Fate::Sent));
+        let mut expected = [1, 2].map(|node| (net.nodes[node].id.short(), AttemptOutcome::Sent));
         expected.sort_by_key(|&(who, _)| who);
         assert_eq!(nodes, expected);
     }
@@ -391,20 +444,20 @@ fn a_node_tells_its_neighbour_what_all_its_reactors_know() {
     let seq = net.unicast(publisher, "t", b"secret");
     assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 102);
     let started = net.nodes[0].shared.started;
-    for (asking, asked) in [(0, 1), (1, 0)] {
-        let known = account(&mut net, asked, &seq);
-        let told = net.ask(asking, asked, &seq, SOON).expect("an answer");
+    for (asking, status) in [(0, 1), (1, 0)] {
+        let known = trace(&mut net, status, &seq);
+        let reply = net.ask(asking, status, &seq, SOON).expect("an answer");
         assert_eq!(
-            (told.asked, told.accounts.len(), told.more, told.tracing),
-            (Asked::Answered, 1, false, false)
+            (reply.status, reply.traces.len(), reply.more, reply.tracing),
+            (ReplyStatus::Answered, 1, false, false)
         );
-        let account = &told.accounts[0];
-        assert_eq!(account, &Account { age_us: account.age_us, ..known });
-        assert!(told.round_trip >= Duration::from_millis(2), "{told:?}");
-        assert!(told.up <= net.now.saturating_duration_since(started));
+        let trace = &reply.traces[0];
+        assert_eq!(trace, &MessageTrace { age_us: trace.age_us, ..known });
+        assert!(reply.round_trip >= Duration::from_millis(2), "{reply:?}");
+        assert!(reply.up <= net.now.saturating_duration_since(started));
     }
-    let told = net.ask(0, 1, &[b'0'; 32], SOON).unwrap();
-    assert_eq!((told.asked, told.accounts.len()), (Asked::Answered, 0));
+    let reply = net.ask(0, 1, &[b'0'; 32], SOON).unwrap();
+    assert_eq!((reply.status, reply.traces.len()), (ReplyStatus::Answered, 0));
 }
 
 #[test]
@@ -412,11 +465,11 @@ fn a_node_that_does_not_answer_or_is_not_there_is_told_so() {
     let mut net = Network::mesh(19, 3, 2);
     net.kill(2);
     net.run_for(SOON);
-    assert_eq!(net.ask(0, 2, &[b'0'; 32], SOON).unwrap().asked, Asked::NotLinked);
+    assert_eq!(net.ask(0, 2, &[b'0'; 32], SOON).unwrap().status, ReplyStatus::NotLinked);
     net.nodes[1].frozen = true;
     let before = net.now;
-    let told = net.ask(0, 1, &[b'0'; 32], Duration::from_secs(9)).unwrap();
-    assert_eq!(told.asked, Asked::Silent);
+    let reply = net.ask(0, 1, &[b'0'; 32], Duration::from_secs(9)).unwrap();
+    assert_eq!(reply.status, ReplyStatus::Silent);
     assert_eq!(net.now - before, ANSWER_TIME_MAX);
 }
 
@@ -431,10 +484,10 @@ fn a_node_that_was_restarted_knows_nothing_of_what_was_before() {
     net.restart(1, SOON);
     net.connect(0, 1);
     net.run_for(SOON);
-    let told = net.ask(0, 1, &seq, SOON).unwrap();
-    assert_eq!((told.asked, told.accounts.len()), (Asked::Answered, 0));
-    let here = account(&mut net, 0, &seq);
-    assert!(told.up < Duration::from_micros(here.age_us), "it shows by its age");
+    let reply = net.ask(0, 1, &seq, SOON).unwrap();
+    assert_eq!((reply.status, reply.traces.len()), (ReplyStatus::Answered, 0));
+    let here = trace(&mut net, 0, &seq);
+    assert!(reply.up < Duration::from_micros(here.age_us), "it shows by its age");
 }
 
 #[test]
@@ -443,7 +496,7 @@ fn answers_that_nobody_asked_for_are_ignored_and_counted() {
     let ignored = |net: &Network| net.nodes[0].total(|counters| counters.trace_answers_ignored.get());
     let unknown = |net: &Network| net.nodes[0].total(|counters| counters.unknown_packets.get());
     let part =
-        |question| Part { question, reactors: 2, accounts: vec![Account::default()], ..Part::default() };
+        |question| Part { question, reactors: 2, traces: vec![MessageTrace::default()], ..Part::default() };
     net.forge(1, 0, &frame(&Notice::Traced(Box::new(part(7)))));
     net.run_for(SOON);
     assert_eq!(ignored(&net), 1);
@@ -460,15 +513,15 @@ fn answers_that_nobody_asked_for_are_ignored_and_counted() {
     net.forge(1, 0, &frame(&Notice::Traced(Box::new(part(8)))));
     net.forge(1, 0, &frame(&Notice::Traced(Box::new(Part { reactors: 3, reactor: 1, ..part(8) }))));
     net.run_for(SOON);
-    assert_eq!((ignored(&net), net.told(0).len()), (4, 0));
+    assert_eq!((ignored(&net), net.trace_replies(0).len()), (4, 0));
     net.forge(1, 0, &frame(&Notice::Traced(Box::new(Part { reactor: 1, ..part(8) }))));
     net.run_for(SOON);
-    let told = net.told(0);
-    assert_eq!((told.len(), told[0].asked, told[0].accounts.len()), (1, Asked::Answered, 2));
+    let reply = net.trace_replies(0);
+    assert_eq!((reply.len(), reply[0].status, reply[0].traces.len()), (1, ReplyStatus::Answered, 2));
 
     // Too large, cut off, or of a reactor that nobody can have.
     ask(&mut net, 9);
-    let large = Part { accounts: vec![Account::default(); 9], ..part(9) };
+    let large = Part { traces: vec![MessageTrace::default(); 9], ..part(9) };
     net.forge(1, 0, &frame(&Notice::Traced(Box::new(large))));
     let mut cut = Notice::Traced(Box::new(part(9))).encode();
     cut.truncate(60);
@@ -477,7 +530,7 @@ fn answers_that_nobody_asked_for_are_ignored_and_counted() {
     cut_frame.extend_from_slice(&cut);
     net.forge(1, 0, &cut_frame);
     net.run_for(SOON);
-    assert_eq!((unknown(&net), net.told(0).len()), (2, 1));
+    assert_eq!((unknown(&net), net.trace_replies(0).len()), (2, 1));
     let strange = Part { reactor: 60_000, reactors: 65_535, ..part(9) };
     net.forge(1, 0, &frame(&Notice::Traced(Box::new(strange))));
     net.run_for(SOON);
@@ -500,6 +553,6 @@ fn a_neighbour_that_asks_too_often_is_not_answered() {
     assert_eq!(net.nodes[1].total(|counters| counters.trace_answers_ignored.get()), 2 * 64);
     let before: Instant = net.now;
     net.run_for(Duration::from_secs(1));
-    assert_eq!(net.ask(1, 0, &[b'0'; 32], SOON).unwrap().asked, Asked::Answered);
+    assert_eq!(net.ask(1, 0, &[b'0'; 32], SOON).unwrap().status, ReplyStatus::Answered);
     assert!(net.now > before);
 }

@@ -297,7 +297,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let token = [8; 32];
     let part =
-        amop::wire::trace::Part { reactors: 1, accounts: vec![Default::default()], ..Default::default() };
+        amop::wire::trace::Part { reactors: 1, traces: vec![Default::default()], ..Default::default() };
     let notices = [
         Notice::Challenge {
             token,

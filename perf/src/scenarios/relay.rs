@@ -13,7 +13,7 @@ use amop::{
     relay::{
         Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
         RegistryInput, SendError, Shared, ping::Pinged, registry::Registry, settings::Settings, shard::Shard,
-        signing::NodeSigner, trace::Told,
+        signing::NodeSigner, trace::TraceReply,
     },
     wire::{
         FrameRef, ResultCode,
@@ -87,7 +87,7 @@ impl Outbound for Out {
         true
     }
 
-    fn told(&mut self, _: Told) {}
+    fn trace_reply(&mut self, _: TraceReply) {}
 
     fn pinged(&mut self, _: Pinged) {}
 

@@ -179,9 +179,9 @@ impl Parts {
             MeshMessage::ForgetPush { session, seq } => self.forget_push(cx.common, session, &seq),
             MeshMessage::Multicast => self.handle_multicast_of_reactor(cx, frame),
             MeshMessage::PrivateMulticast { audience } => {
-                let mut copies = cx.copies();
-                self.deliver_private_multicast(cx, &audience.0, frame, &mut copies);
-                cx.keep_copies(frame, copies, None);
+                let mut fan_out = cx.fan_out();
+                self.deliver_private_multicast(cx, &audience.0, frame, &mut fan_out);
+                cx.keep_fan_out(frame, fan_out, None);
             }
             MeshMessage::OpenChallenge { challenge } => self.open_challenge(cx, challenge),
             MeshMessage::ChallengeOpened { publisher, token, node } => {
@@ -234,18 +234,18 @@ impl Parts {
                 }
             }
             MeshMessage::ForwardMulticast { nodes, message } => {
-                let mut copies = cx.copies();
+                let mut fan_out = cx.fan_out();
                 let nodes: SmallVec<[&NodeRef; 8]> = nodes.iter().collect();
-                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut copies);
-                cx.keep_copies(frame, copies, None);
+                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut fan_out);
+                cx.keep_fan_out(frame, fan_out, None);
             }
             MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
                 let taken = self.forward_multicast(cx, &node, message, Some(&audience), frame);
-                let mut copies = cx.copies();
-                copies.note_node(&node, message, taken);
-                cx.keep_copies(frame, copies, None);
+                let mut fan_out = cx.fan_out();
+                fan_out.note_node(&node, message, taken);
+                cx.keep_fan_out(frame, fan_out, None);
             }
-            MeshMessage::TellTrace { node, question, seq } => self.tell(cx, *node, question, &seq),
+            MeshMessage::SendTrace { node, question, seq } => self.tell(cx, *node, question, &seq),
             MeshMessage::AnswerProbe { source, notice } => self.answer_probe(cx, &source, *notice),
             MeshMessage::ProbeEnded { by, ended } => self.handle_path_ended(cx, &by, ended),
         }

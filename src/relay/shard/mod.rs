@@ -36,7 +36,7 @@
 //! | `ping` | finding out the route to another node |
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `too_long` | frames that are longer than a node takes |
-//! | `trace` | accounts of messages that are over, for who asks for one by its seq |
+//! | `trace` | traces of messages that are over, for who asks for one by its seq |
 //! | `twin` | two nodes with one key |
 //! | `window` | what was sent to a neighbour and not acknowledged |
 //! | `recount` | what is counted by hand, counted anew |
@@ -88,7 +88,7 @@ pub(super) use channel::REORDER_MESSAGES_MAX;
 pub use indirect::REPLAY_FLOORS_MAX;
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
-pub(super) use request::TRIES_MAX;
+pub(super) use request::REQUEST_ATTEMPTS_MAX;
 pub(super) use route::{PENDING_ROUTE_BYTES_MAX, PENDING_ROUTE_FRAMES_MAX};
 
 use self::{
@@ -102,7 +102,7 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, Shared,
-    report::LinkReport, rng::Seed, trace::KnownHere,
+    report::LinkReport, rng::Seed, trace::LocalTraces,
 };
 use crate::wire::{FrameRef, NodeId, sdk::Seq};
 
@@ -282,11 +282,11 @@ impl Shard {
     }
 
     /// What this shard knows of a message.
-    pub fn known_of(&mut self, now: Instant, seq: &Seq) -> KnownHere {
+    pub fn known_of(&mut self, now: Instant, seq: &Seq) -> LocalTraces {
         self.parts.known_of(&self.common, now, seq)
     }
 
-    /// Forgets accounts that newer messages of other reactors have made too old.
+    /// Forgets traces that newer messages of other reactors have made too old.
     pub fn forget_old_traces(&mut self) {
         self.common.forget_old_traces();
     }
@@ -396,7 +396,7 @@ pub(super) struct Sizes {
     pub(super) challenge: usize,
     pub(super) carried: usize,
     pub(super) question: usize,
-    pub(super) steps: usize,
+    pub(super) attempts: usize,
     pub(super) ping: usize,
 }
 
@@ -417,7 +417,7 @@ pub(super) fn sizes() -> Sizes {
         challenge: challenge_broker::OPEN_LEN,
         carried: challenge_broker::CARRIED_LEN,
         question: trace::QUESTION_LEN,
-        steps: trace::STEPS_LEN,
+        attempts: trace::ATTEMPTS_LEN,
         ping: ping::PING_SIZE,
     }
 }

@@ -12,44 +12,50 @@ use crate::{
         FrameRef, NodeId, ResultCode, TopicKind,
         node::AUDIENCE_MAX,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
-        trace::{Account, End, Fate, Refusal, Role, Step, Steps, Tried},
+        trace::{Attempt, AttemptKind, AttemptOutcome, Attempts, End, MessageTrace, Refusal, Role},
     },
 };
 
-/// What became of the copies of a multicast at one shard.
-pub(super) struct Copies {
+/// The fan-out of a multicast at one shard: how many copies were queued and dropped, for sessions and nodes.
+pub(super) struct FanOut {
     /// Whether anybody wants to know.
     is_kept: bool,
     /// Copies that are in sessions' queues.
     pub(super) queued: u32,
     /// Copies that full queues had no room for.
     dropped: u32,
-    steps: Steps,
+    attempts: Attempts,
 }
 
-impl Copies {
+impl FanOut {
     /// A session's queue is full.
     pub(super) fn note_dropped(&mut self, session: SessionId) {
         self.dropped += 1;
         if self.is_kept {
-            let (who, fate) = (session.0, Fate::QueueFull);
-            self.steps.push(Step { who, tried: Tried::Session, fate, ..Step::default() });
+            let (who, outcome) = (session.0, AttemptOutcome::QueueFull);
+            self.attempts.push(Attempt { who, kind: AttemptKind::Session, outcome, ..Attempt::default() });
         }
     }
 
     /// A node was sent its copy under a number, or the route to it had no room.
     pub(super) fn note_node(&mut self, node: &NodeId, message: u32, sent: bool) {
-        self.note_fate(node, message, if sent { Fate::Sent } else { Fate::NotTaken });
+        self.note_fate(node, message, if sent { AttemptOutcome::Sent } else { AttemptOutcome::NotTaken });
     }
 
     /// A node was not sent its copy, which is longer than it takes.
     fn note_too_long(&mut self, node: &NodeId) {
-        self.note_fate(node, 0, Fate::TooLong);
+        self.note_fate(node, 0, AttemptOutcome::TooLong);
     }
 
-    fn note_fate(&mut self, node: &NodeId, message: u32, fate: Fate) {
+    fn note_fate(&mut self, node: &NodeId, message: u32, outcome: AttemptOutcome) {
         if self.is_kept {
-            self.steps.push(Step { who: node.short(), message, tried: Tried::Node, fate, ..Step::default() });
+            self.attempts.push(Attempt {
+                who: node.short(),
+                message,
+                kind: AttemptKind::Node,
+                outcome,
+                ..Attempt::default()
+            });
         }
     }
 }
@@ -90,27 +96,27 @@ impl Parts {
             return;
         }
         self.acknowledge_multicast(cx, key, header, &frame.head()[..HEADER_LEN + body.payload_offset]);
-        let mut copies = cx.copies();
+        let mut fan_out = cx.fan_out();
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
-        self.deliver_multicast(cx, body.topic, frame, &mut copies);
-        let Some(entry) = entry else { return self.keep_multicast(cx, key, header, body.topic, copies) };
+        self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
+        let Some(entry) = entry else { return self.keep_multicast(cx, key, header, body.topic, fan_out) };
         let own = cx.id;
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != own) {
             cx.out.to_reactor(reactor, MeshMessage::Multicast, frame);
         }
         if all_nodes.is_empty() {
-            return self.keep_multicast(cx, key, header, body.topic, copies);
+            return self.keep_multicast(cx, key, header, body.topic, fan_out);
         }
         let message = cx.next_message();
         for node in nodes.clone().filter(|node| !takes(node)) {
             cx.note_too_long(&node.id, frame.len());
-            copies.note_too_long(&node.id);
+            fan_out.note_too_long(&node.id);
         }
         for reactor in (0..cx.shared.reactors).map(ReactorId) {
             let nodes = nodes.clone().filter(|node| node.reactor == reactor).filter(takes);
             if reactor == cx.id {
                 let nodes: SmallVec<[&NodeRef; 8]> = nodes.collect();
-                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut copies);
+                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut fan_out);
             } else {
                 let nodes: SmallVec<[NodeRef; 2]> = nodes.cloned().collect();
                 if !nodes.is_empty() {
@@ -118,7 +124,7 @@ impl Parts {
                 }
             }
         }
-        self.keep_multicast(cx, key, header, body.topic, copies);
+        self.keep_multicast(cx, key, header, body.topic, fan_out);
     }
 
     /// Tells a publisher that its multicast is taken: the acknowledgement repeats the topic, without a payload. `head` is the
@@ -141,14 +147,14 @@ impl Parts {
         key: LinkKey,
         header: &Header,
         topic: &str,
-        copies: Copies,
+        fan_out: FanOut,
     ) {
         let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
-        if copies.is_kept {
+        if fan_out.is_kept {
             let sender = self.sender(key);
-            let account = Account { role: Role::Multicast, origin, ..account_of(header, copies) };
+            let trace = MessageTrace { role: Role::Multicast, origin, ..trace_of(header, fan_out) };
             let (seq, taken, topic) = (header.seq, cx.now, TopicName::new(topic));
-            cx.common.keep(Finished { seq, taken, topic, sender, account }, false);
+            cx.common.keep(Finished { seq, taken, topic, sender, trace }, false);
         }
     }
 
@@ -177,28 +183,28 @@ impl Parts {
             return;
         }
         self.acknowledge_multicast(cx, key, header, &frame.head()[..HEADER_LEN + body.payload_offset]);
-        let mut copies = cx.copies();
+        let mut fan_out = cx.fan_out();
         if audience.is_empty() {
             cx.counters.dropped_unauthorised.increment();
-            return self.keep_multicast(cx, key, header, body.topic, copies);
+            return self.keep_multicast(cx, key, header, body.topic, fan_out);
         }
         for (node, _) in audience.nodes.iter().filter(|(node, _)| !takes(node)) {
             cx.note_too_long(&node.id, frame.len());
-            copies.note_too_long(&node.id);
+            fan_out.note_too_long(&node.id);
         }
         for (node, part) in parts() {
             let (message, part) = (cx.next_message(), Named(part.to_vec()));
             if node.reactor == cx.id {
                 let sent = self.forward_multicast(cx, &node.id, message, Some(&part), frame);
-                copies.note_node(&node.id, message, sent);
+                fan_out.note_node(&node.id, message, sent);
             } else {
                 let (to, audience) = (Box::new(node.id), Box::new(part));
                 let forward = MeshMessage::ForwardPrivateMulticast { node: to, message, audience };
                 cx.out.to_reactor(node.reactor, forward, frame);
             }
         }
-        self.deliver_to_audience(cx, &audience, frame, &mut copies);
-        self.keep_multicast(cx, key, header, body.topic, copies);
+        self.deliver_to_audience(cx, &audience, frame, &mut fan_out);
+        self.keep_multicast(cx, key, header, body.topic, fan_out);
     }
 
     /// Copies to those of an audience who are at this node.
@@ -207,11 +213,11 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         audience: &Audience,
         frame: FrameRef<'_>,
-        copies: &mut Copies,
+        fan_out: &mut FanOut,
     ) {
         for (reactor, audience) in audience.by_reactor() {
             if reactor == cx.id {
-                self.deliver_private_multicast(cx, audience, frame, copies);
+                self.deliver_private_multicast(cx, audience, frame, fan_out);
             } else {
                 let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
                 cx.out.to_reactor(reactor, message, frame);
@@ -250,19 +256,19 @@ impl Parts {
             cx.counters.bad_bodies.increment();
             return;
         };
-        let mut copies = cx.copies();
+        let mut fan_out = cx.fan_out();
         if let (TopicKind::Data, Some(named)) = (body.kind(), audience)
             && cx.shared.settings.may_publish(body.topic, from.0)
         {
-            self.deliver_to_audience(cx, &Audience::of_this_node(named), frame, &mut copies);
-            return cx.keep_copies(frame, copies, Some(from));
+            self.deliver_to_audience(cx, &Audience::of_this_node(named), frame, &mut fan_out);
+            return cx.keep_fan_out(frame, fan_out, Some(from));
         }
         if body.kind() != TopicKind::Ordinary {
             cx.counters.dropped_unauthorised.increment();
-            return cx.keep_copies(frame, copies, Some(from));
+            return cx.keep_fan_out(frame, fan_out, Some(from));
         }
-        self.deliver_multicast(cx, body.topic, frame, &mut copies);
-        cx.keep_copies(frame, copies, Some(from));
+        self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
+        cx.keep_fan_out(frame, fan_out, Some(from));
         let snapshot = cx.shared.snapshot.load();
         let Some(entry) = snapshot.topic(body.topic) else { return };
         let own = cx.id;
@@ -277,11 +283,11 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         frame: FrameRef<'_>,
     ) {
-        let mut copies = cx.copies();
+        let mut fan_out = cx.fan_out();
         if let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) {
-            self.deliver_multicast(cx, body.topic, frame, &mut copies);
+            self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
         }
-        cx.keep_copies(frame, copies, None);
+        cx.keep_fan_out(frame, fan_out, None);
     }
 
     /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
@@ -290,7 +296,7 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         topic: &str,
         frame: FrameRef<'_>,
-        copies: &mut Copies,
+        fan_out: &mut FanOut,
     ) {
         let Self { sessions, links, .. } = self;
         for &index in sessions.topics.sessions(topic) {
@@ -302,12 +308,12 @@ impl Parts {
             match session.send_data(cx, frame) {
                 Ok(_) => {
                     session.last_activity = cx.now;
-                    copies.queued += 1;
+                    fan_out.queued += 1;
                     cx.counters.deliveries.increment();
                     cx.counters.sdk_frames_sent.increment();
                 }
                 Err(SendError::Full) => {
-                    copies.note_dropped(session.id);
+                    fan_out.note_dropped(session.id);
                     cx.counters.dropped_queue_full.increment();
                     session.dropped_copies += 1;
                     if cx.common.logs.queue_full.admits(cx.now) {
@@ -322,38 +328,43 @@ impl Parts {
 
 impl<O: Outbound> Context<'_, O> {
     /// For counting copies of a multicast.
-    pub(super) fn copies(&self) -> Copies {
-        Copies { is_kept: self.is_kept(false), queued: 0, dropped: 0, steps: Steps::default() }
+    pub(super) fn fan_out(&self) -> FanOut {
+        FanOut { is_kept: self.is_kept(false), queued: 0, dropped: 0, attempts: Attempts::default() }
     }
 
     /// The same of the part that another shard of the node had, or a neighbour's multicast, of which are
     /// told who it was and its number.
-    pub(super) fn keep_copies(&mut self, frame: FrameRef<'_>, copies: Copies, from: Option<(&NodeId, u32)>) {
+    pub(super) fn keep_fan_out(
+        &mut self,
+        frame: FrameRef<'_>,
+        fan_out: FanOut,
+        from: Option<(&NodeId, u32)>,
+    ) {
         let head = frame.head();
-        if copies.is_kept
+        if fan_out.is_kept
             && let Some(header) = Header::decode(head)
             && let Ok(body) = AmopBody::decode(&head[HEADER_LEN..])
         {
-            let mut account = Account { role: Role::Copies, ..account_of(&header, copies) };
+            let mut trace = MessageTrace { role: Role::FanOut, ..trace_of(&header, fan_out) };
             if let Some((node, message)) = from {
-                account =
-                    Account { role: Role::ForwardedMulticast, origin: node.short(), message, ..account };
+                trace =
+                    MessageTrace { role: Role::ForwardedMulticast, origin: node.short(), message, ..trace };
             }
             let (seq, taken, topic) = (header.seq, self.now, TopicName::new(body.topic));
-            self.common.keep(Finished { seq, taken, topic, sender: None, account }, false);
+            self.common.keep(Finished { seq, taken, topic, sender: None, trace }, false);
         }
     }
 }
 
 /// What is told of a multicast whose copies these are.
-fn account_of(header: &Header, copies: Copies) -> Account {
-    Account {
+fn trace_of(header: &Header, fan_out: FanOut) -> MessageTrace {
+    MessageTrace {
         end: End::ByNode,
         code: ResultCode::OK.0,
         size: header.len,
-        copies: copies.queued,
-        dropped: copies.dropped,
-        steps: copies.steps,
-        ..Account::default()
+        copies: fan_out.queued,
+        dropped: fan_out.dropped,
+        attempts: fan_out.attempts,
+        ..MessageTrace::default()
     }
 }

@@ -14,7 +14,7 @@ use super::{
     Context, LinkKind, Parts, Usage,
     channel::Channel,
     indirect::SHARED_MAX,
-    multicast::Copies,
+    multicast::FanOut,
     node_link::NodeLink,
     request::{FromNode, RequestOf},
     window::{Sent, Window},
@@ -589,7 +589,7 @@ impl Parts {
         nodes: &[&NodeRef],
         message: u32,
         frame: FrameRef<'_>,
-        copies: &mut Copies,
+        fan_out: &mut FanOut,
     ) {
         let is_indirect = |node: &&NodeRef| {
             !self.is_linked(&node.id)
@@ -605,7 +605,7 @@ impl Parts {
         };
         for node in others {
             let is_sent = self.forward_multicast(cx, &node.id, message, None, frame);
-            copies.note_node(&node.id, message, is_sent);
+            fan_out.note_node(&node.id, message, is_sent);
         }
         for nodes in shared.chunks(SHARED_MAX) {
             let refused = self.send_shared(cx, nodes, message, frame);
@@ -614,7 +614,7 @@ impl Parts {
                 if !is_sent {
                     cx.counters.dropped_window_full.increment();
                 }
-                copies.note_node(&node.id, message, is_sent);
+                fan_out.note_node(&node.id, message, is_sent);
             }
         }
     }

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{
     Context, Parts,
     challenge_broker::CHALLENGE_BROKER,
-    multicast::Copies,
+    multicast::FanOut,
     push::{NewPush, PushFor},
     request::RequestOf,
 };
@@ -269,7 +269,7 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         audience: &[SubscriberId],
         frame: FrameRef<'_>,
-        copies: &mut Copies,
+        fan_out: &mut FanOut,
     ) {
         let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else { return };
         if body.kind() != TopicKind::Data {
@@ -284,12 +284,12 @@ impl Parts {
             match session.send_data(cx, frame) {
                 Ok(_) => {
                     session.last_activity = cx.now;
-                    copies.queued += 1;
+                    fan_out.queued += 1;
                     cx.counters.deliveries.increment();
                     cx.counters.sdk_frames_sent.increment();
                 }
                 Err(SendError::Full) => {
-                    copies.note_dropped(session.id);
+                    fan_out.note_dropped(session.id);
                     cx.counters.dropped_queue_full.increment();
                     if let Some(session) = self.session_at(index) {
                         session.dropped_copies += 1;

@@ -43,7 +43,7 @@ pub(in crate::relay) const PENDING_ROUTE_FRAMES_MAX: usize = 4_096;
 /// … and bytes of them.
 pub(in crate::relay) const PENDING_ROUTE_BYTES_MAX: usize = 16 << 20;
 /// Neighbours that a frame is to go to here one after the other, while none of them can take it.
-const TRIES_MAX: u8 = 4;
+const NEXT_HOPS_TRIED_MAX: u8 = 4;
 
 /// Bytes of a shared multicast's content beside the frame of the SDK link.
 pub(super) const SHARED_CONTENT_ROOM: usize = 2 + TAG_LEN;
@@ -124,7 +124,7 @@ impl Packet {
             again,
             is_probe: false,
             from: None,
-            tries: 0,
+            next_hops_tried: 0,
         }
     }
 
@@ -249,8 +249,10 @@ impl Parts {
             }
             return self.enqueue_packet(cx, &next, &head, packet, payload);
         }
-        packet.tries += 1;
-        if packet.tries < TRIES_MAX && self.route(cx, packet.clone(), payload, Some(&next)) {
+        packet.next_hops_tried += 1;
+        if packet.next_hops_tried < NEXT_HOPS_TRIED_MAX
+            && self.route(cx, packet.clone(), payload, Some(&next))
+        {
             return;
         }
         if packet.packet_type.is_amop() && packet.from.is_some() {
@@ -348,7 +350,7 @@ impl Parts {
             again: header.flags & FLAG_SENT_AGAIN != 0,
             is_probe: header.flags & FLAG_PROBE != 0,
             from: Some(*peer),
-            tries: 0,
+            next_hops_tried: 0,
         };
         let own_index = packet.destinations.iter().position(|id| *id == own);
         if let Some(index) = own_index {
@@ -399,7 +401,7 @@ impl Parts {
                     continue;
                 }
                 Some(packet) => {
-                    let packet = Packet { again: true, tries: 0, ..*packet };
+                    let packet = Packet { again: true, next_hops_tried: 0, ..*packet };
                     if self.route(cx, packet.clone(), body.as_ref(), Some(id)) {
                         cx.counters.frames_sent_again.increment();
                     } else if packet.from.is_none() {
@@ -434,7 +436,7 @@ impl Parts {
     /// Has a frame for another node wait for a route.
     fn await_route(&mut self, cx: &mut Context<'_, impl Outbound>, packet: Packet, payload: FrameRef<'_>) {
         if !packet.packet_type.is_amop()
-            || !self.pending_route.push(cx.now, Packet { tries: 0, ..packet }, payload)
+            || !self.pending_route.push(cx.now, Packet { next_hops_tried: 0, ..packet }, payload)
         {
             return cx.counters.relay_dropped.increment();
         }

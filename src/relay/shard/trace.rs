@@ -1,4 +1,4 @@
-//! Keeping accounts of messages, and telling them: to this node's operator, and to neighbours that ask.
+//! Keeping traces of messages, and telling them: to this node's operator, and to neighbours that ask.
 //!
 //! A neighbour's question goes from its home to all reactors, and each answers for itself; so nothing is kept
 //! of it here. Our own questions are kept at the home of the neighbour that they were sent to.
@@ -16,15 +16,15 @@ use crate::{
         LinkKey, MeshMessage, Outbound, ReactorId,
         timers::{TimerKey, Timers},
         trace::{
-            ANSWER_ACCOUNTS_MAX, ANSWER_TIME_MAX, Asked, Known, KnownHere, QUESTIONS_MAX,
-            QUESTIONS_PER_SECOND_MAX, Record, Records, Sender, Told, TopicName,
+            ANSWER_TIME_MAX, ANSWER_TRACES_MAX, LocalTrace, LocalTraces, QUESTIONS_MAX,
+            QUESTIONS_PER_SECOND_MAX, Record, Records, ReplyStatus, Sender, TopicName, TraceReply,
         },
     },
     wire::{
         FrameRef, NodeId,
         private::Notice,
         sdk::Seq,
-        trace::{ACCOUNTS_MAX, Account, End, Part},
+        trace::{End, MessageTrace, Part, TRACES_MAX},
     },
 };
 
@@ -44,7 +44,7 @@ pub(super) struct Finished {
     pub(super) taken: Instant,
     pub(super) topic: TopicName,
     pub(super) sender: Option<Arc<Sender>>,
-    pub(super) account: Account,
+    pub(super) trace: MessageTrace,
 }
 
 /// A question to a neighbour.
@@ -55,15 +55,15 @@ struct Question {
     parts: Option<u16>,
     /// Which of them have come.
     came: [u64; 4],
-    told: Told,
+    reply: TraceReply,
 }
 
 /// Memory of an open question, in bytes.
 pub(super) const QUESTION_LEN: usize =
-    size_of::<(u64, Question)>() + ANSWER_ACCOUNTS_MAX * (size_of::<Account>() + STEPS_LEN);
-/// Memory of the steps of an account that are not in it itself, in bytes.
-pub(super) const STEPS_LEN: usize =
-    crate::wire::trace::STEPS_MAX * size_of::<crate::wire::trace::Step>() + 32;
+    size_of::<(u64, Question)>() + ANSWER_TRACES_MAX * (size_of::<MessageTrace>() + ATTEMPTS_LEN);
+/// Memory of the attempts of a trace that are not in it itself, in bytes.
+pub(super) const ATTEMPTS_LEN: usize =
+    crate::wire::trace::ATTEMPTS_MAX * size_of::<crate::wire::trace::Attempt>() + 32;
 
 impl Traces {
     pub(super) fn new(hashing: RandomState) -> Self {
@@ -86,31 +86,31 @@ impl Traces {
 }
 
 impl Parts {
-    /// The session on a link as its messages' accounts name it.
+    /// The session on a link as its messages' traces name it.
     pub(super) fn sender(&mut self, key: LinkKey) -> Option<Arc<Sender>> {
         self.session_mut(key).map(super::session::Session::sender)
     }
 
     /// What this shard knows of a message.
-    pub(super) fn known_of(&mut self, common: &Common, now: Instant, seq: &Seq) -> KnownHere {
-        let mut known: Vec<Known> = self.pending_of(now, seq);
+    pub(super) fn known_of(&mut self, common: &Common, now: Instant, seq: &Seq) -> LocalTraces {
+        let mut known: Vec<LocalTrace> = self.pending_of(now, seq);
         let now_us = common.micros(now);
         let records = [
-            common.traces.failed.find(seq, &common.shared.failed_tickets).take(ACCOUNTS_MAX + 1),
-            common.traces.others.find(seq, &common.shared.traced_tickets).take(ACCOUNTS_MAX + 1),
+            common.traces.failed.find(seq, &common.shared.failed_tickets).take(TRACES_MAX + 1),
+            common.traces.others.find(seq, &common.shared.traced_tickets).take(TRACES_MAX + 1),
         ];
-        known.extend(records.into_iter().flatten().map(|record| Known {
-            account: Account { age_us: now_us.saturating_sub(record.taken_us), ..record.account.clone() },
+        known.extend(records.into_iter().flatten().map(|record| LocalTrace {
+            trace: MessageTrace { age_us: now_us.saturating_sub(record.taken_us), ..record.trace.clone() },
             topic: record.topic.to_text(),
             sender: record.sender.clone(),
         }));
-        known.sort_by_key(|known| known.account.age_us);
-        let more = known.len() > ACCOUNTS_MAX;
-        known.truncate(ACCOUNTS_MAX);
-        KnownHere { known, more }
+        known.sort_by_key(|known| known.trace.age_us);
+        let more = known.len() > TRACES_MAX;
+        known.truncate(TRACES_MAX);
+        LocalTraces { known, more }
     }
 
-    /// Asks a neighbour, whose home this shard is, what it knows of a message. [`Outbound::told`] follows.
+    /// Asks a neighbour, whose home this shard is, what it knows of a message. [`Outbound::reply`] follows.
     pub(super) fn ask(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -118,33 +118,33 @@ impl Parts {
         node: NodeId,
         seq: &Seq,
     ) {
-        let told = |asked| Told {
+        let reply = |status| TraceReply {
             question,
             node,
-            asked,
+            status,
             round_trip: Duration::ZERO,
             up: Duration::ZERO,
             tracing: false,
             more: false,
-            accounts: Vec::new(),
+            traces: Vec::new(),
         };
         let is_linked = self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
         let is_reached = is_linked || cx.has_indirect_route(&node, 0);
         if !is_reached || !cx.shared.admits(&node) {
-            return cx.out.told(told(Asked::NotLinked));
+            return cx.out.trace_reply(reply(ReplyStatus::NotLinked));
         }
         if cx.common.traces.questions.len() >= QUESTIONS_MAX
             || cx.common.traces.questions.contains_key(&question)
         {
             cx.counters.trace_questions_over_bound.increment();
-            return cx.out.told(told(Asked::TooMany));
+            return cx.out.trace_reply(reply(ReplyStatus::TooMany));
         }
         let timer = cx.common.traces.timers.start(cx.now, question);
-        let (since, told) = (cx.now, told(Asked::Silent));
+        let (since, reply) = (cx.now, reply(ReplyStatus::Silent));
         cx.common
             .traces
             .questions
-            .insert(question, Question { since, timer, parts: None, came: [0; 4], told });
+            .insert(question, Question { since, timer, parts: None, came: [0; 4], reply });
         self.send_notice(cx, node, Notice::Trace { question, seq: *seq });
     }
 
@@ -165,7 +165,7 @@ impl Parts {
             return cx.counters.trace_questions_over_bound.increment();
         }
         for reactor in (0..cx.shared.reactors).map(ReactorId) {
-            let look = MeshMessage::TellTrace { node: Box::new(*peer), question, seq: *seq };
+            let look = MeshMessage::SendTrace { node: Box::new(*peer), question, seq: *seq };
             self.send_to_reactor(cx, reactor, look, FrameRef::EMPTY);
         }
     }
@@ -186,7 +186,7 @@ impl Parts {
             up_us: cx.micros(cx.now),
             tracing: cx.is_kept(false),
             more: here.more,
-            accounts: here.known.into_iter().map(|known| known.account).collect(),
+            traces: here.known.into_iter().map(|known| known.trace).collect(),
         };
         self.send_notice(cx, node, Notice::Traced(Box::new(part)));
     }
@@ -197,26 +197,26 @@ impl<O: Outbound> Context<'_, O> {
     pub(super) fn handle_trace_part(&mut self, peer: &NodeId, part: Part) {
         let (word, bit) = (usize::from(part.reactor) / 64, 1 << (part.reactor % 64));
         let open = self.common.traces.questions.get_mut(&part.question).filter(|question| {
-            question.told.node == *peer
+            question.reply.node == *peer
                 && question.parts.unwrap_or(part.reactors) == part.reactors
                 && question.came.get(word).is_some_and(|came| came & bit == 0)
         });
         let Some(question) = open else { return self.counters.trace_answers_ignored.increment() };
         question.parts = Some(part.reactors);
         question.came[word] |= bit;
-        let told = &mut question.told;
-        let room = ANSWER_ACCOUNTS_MAX - told.accounts.len();
-        told.more |= part.more || part.accounts.len() > room;
-        told.accounts.extend(part.accounts.into_iter().take(room));
-        told.tracing = part.tracing;
-        told.up = Duration::from_micros(part.up_us);
-        told.round_trip = self.now.saturating_duration_since(question.since);
+        let reply = &mut question.reply;
+        let room = ANSWER_TRACES_MAX - reply.traces.len();
+        reply.more |= part.more || part.traces.len() > room;
+        reply.traces.extend(part.traces.into_iter().take(room));
+        reply.tracing = part.tracing;
+        reply.up = Duration::from_micros(part.up_us);
+        reply.round_trip = self.now.saturating_duration_since(question.since);
         let came: u32 = question.came.iter().map(|came| came.count_ones()).sum();
         if came == u32::from(part.reactors) {
-            told.asked = Asked::Answered;
+            reply.status = ReplyStatus::Answered;
             if let Some(question) = self.common.traces.questions.remove(&part.question) {
                 self.common.traces.timers.cancel(question.timer);
-                self.out.told(question.told);
+                self.out.trace_reply(question.reply);
             }
         }
     }
@@ -225,7 +225,7 @@ impl<O: Outbound> Context<'_, O> {
     pub(super) fn end_questions(&mut self) {
         while let Some(question) = self.common.traces.timers.pop_expired(self.now) {
             if let Some(question) = self.common.traces.questions.remove(&question) {
-                self.out.told(question.told);
+                self.out.trace_reply(question.reply);
             }
         }
     }
@@ -236,21 +236,21 @@ pub(super) fn short_micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// An account that ends with what this node says to it at once.
-pub(super) fn refused(refusal: crate::wire::trace::Refusal, code: crate::wire::ResultCode) -> Account {
-    Account { refusal, code: code.0, end: End::ByNode, ..Account::default() }
+/// A trace that ends with what this node says to it at once.
+pub(super) fn refused(refusal: crate::wire::trace::Refusal, code: crate::wire::ResultCode) -> MessageTrace {
+    MessageTrace { refusal, code: code.0, end: End::ByNode, ..MessageTrace::default() }
 }
 
 impl Common {
-    /// Whether a message that ended so leaves an account.
+    /// Whether a message that ended so leaves a trace.
     pub(super) fn is_kept(&self, failed: bool) -> bool {
         failed || self.shared.tracing.load(Relaxed)
     }
 
-    /// Keeps the account of a message that is over.
+    /// Keeps the trace of a message that is over.
     #[cold]
-    pub(super) fn keep(&mut self, Finished { seq, taken, topic, sender, account }: Finished, failed: bool) {
-        let record = Record { seq, taken_us: self.micros(taken), account, topic, sender };
+    pub(super) fn keep(&mut self, Finished { seq, taken, topic, sender, trace }: Finished, failed: bool) {
+        let record = Record { seq, taken_us: self.micros(taken), trace, topic, sender };
         let (records, tickets) = match failed {
             true => (&mut self.traces.failed, &self.shared.failed_tickets),
             false => (&mut self.traces.others, &self.shared.traced_tickets),

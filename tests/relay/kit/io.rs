@@ -8,7 +8,7 @@ use amop::{
         SendError,
         ping::Pinged,
         session_queue::{QueuePool, SessionQueue, TransmitProgress},
-        trace::Told,
+        trace::TraceReply,
     },
     wire::FrameRef,
 };
@@ -73,7 +73,7 @@ pub struct Io {
     pub(super) is_registry_behind: bool,
     pub(super) now: Option<Instant>,
     /// What neighbours told of messages.
-    pub(super) told: Vec<Told>,
+    pub(super) trace_replies: Vec<TraceReply>,
     /// What became of pings.
     pub(super) pinged: Vec<Pinged>,
 }
@@ -264,8 +264,8 @@ impl Outbound for Io {
         true
     }
 
-    fn told(&mut self, told: Told) {
-        self.told.push(told);
+    fn trace_reply(&mut self, reply: TraceReply) {
+        self.trace_replies.push(reply);
     }
 
     fn pinged(&mut self, pinged: Pinged) {

@@ -19,7 +19,7 @@ use amop::{
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
-        trace::{Known, Told},
+        trace::{LocalTrace, TraceReply},
     },
     wire::{NodeId, sdk::Seq},
 };
@@ -253,7 +253,7 @@ impl Network {
     }
 
     /// What a node itself knows of a message, the newest first of each reactor.
-    pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<Known> {
+    pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<LocalTrace> {
         let now = self.now;
         let known =
             self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
@@ -262,15 +262,21 @@ impl Network {
     }
 
     /// Has `node` ask `other` what it knows of a message, and gives what it is told within `bound`.
-    pub fn ask(&mut self, node: NodeIndex, other: NodeIndex, seq: &Seq, bound: Duration) -> Option<Told> {
+    pub fn ask(
+        &mut self,
+        node: NodeIndex,
+        other: NodeIndex,
+        seq: &Seq,
+        bound: Duration,
+    ) -> Option<TraceReply> {
         let (id, reactors) = (self.nodes[other].id, self.nodes[node].shared.reactors);
         let (home, question) = (home_reactor(&id, reactors), self.rng.random());
         self.drive(node, home, |shard, now, io| shard.ask(now, question, id, seq, io));
         let end = self.now + bound;
         loop {
-            let told = &mut self.nodes[node].io[usize::from(home.0)].told;
-            if let Some(at) = told.iter().position(|told| told.question == question) {
-                return Some(told.swap_remove(at));
+            let replies = &mut self.nodes[node].io[usize::from(home.0)].trace_replies;
+            if let Some(at) = replies.iter().position(|reply| reply.question == question) {
+                return Some(replies.swap_remove(at));
             }
             if !self.step(end) {
                 return None;
@@ -326,7 +332,7 @@ impl Network {
     }
 
     /// What a node's shards were told of messages and nobody has taken.
-    pub fn told(&self, node: NodeIndex) -> Vec<&Told> {
-        self.nodes[node].io.iter().flat_map(|io| &io.told).collect()
+    pub fn trace_replies(&self, node: NodeIndex) -> Vec<&TraceReply> {
+        self.nodes[node].io.iter().flat_map(|io| &io.trace_replies).collect()
     }
 }

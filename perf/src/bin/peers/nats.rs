@@ -145,7 +145,7 @@ impl Protocol for Nats {
             out.extend_from_slice(reply);
             out.push(b' ');
             self.publish(out, payload);
-            return Seen::Asked;
+            return Seen::Request;
         }
         if subject.starts_with(INBOX.as_bytes()) {
             let ticket = subject.rsplit(|&byte| byte == b'.').next().and_then(decode_ticket);

@@ -61,7 +61,7 @@ impl Outbound for Links {
         true
     }
 
-    fn told(&mut self, _: crate::relay::trace::Told) {}
+    fn trace_reply(&mut self, _: crate::relay::trace::TraceReply) {}
 
     fn pinged(&mut self, _: crate::relay::ping::Pinged) {}
 

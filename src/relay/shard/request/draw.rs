@@ -62,7 +62,7 @@ impl Parts {
             (TopicKind::Route, origin) => {
                 // There is one route, and it is gone once.
                 let candidate = cx.minted_topic_candidate(topic, matches!(origin, Origin::Session { .. }));
-                return (candidate.filter(|_| request.is_untried()), Others::None);
+                return (candidate.filter(|_| request.is_first_attempt()), Others::None);
             }
             _ => None,
         };
@@ -76,19 +76,20 @@ impl Parts {
         };
         let own_sessions = self.sessions.topics.sessions(topic);
         let own = cx.id;
-        let tried_of =
-            |reactor: ReactorId| request.tried().iter().filter(move |session| session.reactor() == reactor);
+        let attempted_of = |reactor: ReactorId| {
+            request.attempted().iter().filter(move |session| session.reactor() == reactor)
+        };
         // Our own sessions are known better than the snapshot knows them.
         let still_subscribes = |session: &&SessionId| {
             self.sessions.indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
         };
         let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
-        let gone = usize::from(itself) + tried_of(own).filter(still_subscribes).count();
+        let gone = usize::from(itself) + attempted_of(own).filter(still_subscribes).count();
         // Those that were tried elsewhere may have left, and others be there in their place: who knows is
         // asked.
         let weight_of = |reactor: ReactorId, count: u64| match request.exhausted().contains(&reactor) {
             true => 0,
-            false => count.saturating_sub(tried_of(reactor).count() as u64).max(count.min(1)),
+            false => count.saturating_sub(attempted_of(reactor).count() as u64).max(count.min(1)),
         };
         let own_weight = match audience {
             _ if request.exhausted().contains(&own) => 0,
@@ -103,9 +104,9 @@ impl Parts {
             parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
         };
         let reactors = all_reactors.iter().filter(|(reactor, _)| *reactor != own);
-        let untried = all_nodes
-            .iter()
-            .filter(|(node, _)| foreign && !request.nodes.iter().any(|(tried, _)| tried.id == node.id));
+        let untried = all_nodes.iter().filter(|(node, _)| {
+            foreign && !request.nodes.iter().any(|(attempted, _)| attempted.id == node.id)
+        });
         let takes = |node: &NodeRef| cx.common.snapshot.takes(&node.id, request.size as usize);
         let nodes = untried.clone().filter(|(node, _)| takes(node));
         let here = own_weight

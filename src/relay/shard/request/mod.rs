@@ -3,10 +3,10 @@
 //! The shard that takes a request coordinates it to its end. A publisher's request may go to sessions
 //! of this node and to other nodes; one that a neighbour sent goes to sessions of this node only.
 //!
-//! `draw` chooses whom it is tried at next, `outcome` takes what came of that and ends it, `account` tells of it.
+//! `draw` chooses whom it is tried at next, `outcome` takes what came of that and ends it, `message_trace` notes it for traces.
 
-mod account;
 mod draw;
+mod message_trace;
 mod outcome;
 mod unsettled;
 
@@ -19,8 +19,8 @@ use std::{
 use smallvec::SmallVec;
 
 use self::{
-    account::some_session,
     draw::{Candidate, Others},
+    message_trace::some_session,
     unsettled::Unsettled,
 };
 use super::{
@@ -42,12 +42,12 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
-        trace::{Account, Fate, Refusal, Role, Steps, Tried},
+        trace::{AttemptKind, AttemptOutcome, Attempts, MessageTrace, Refusal, Role},
     },
 };
 
 /// Sessions and nodes that one request is tried at.
-pub(in crate::relay) const TRIES_MAX: usize = 64;
+pub(in crate::relay) const REQUEST_ATTEMPTS_MAX: usize = 64;
 
 /// A request, wherever in the node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +73,7 @@ pub(super) struct Request {
     timer: Option<TimerKey>,
     /// The frame, if somebody else could be tried with it.
     retained: Option<RetainedFrame>,
-    current: Try,
+    current: CurrentAttempt,
     /// Who failed, once somebody has.
     failed: Option<Box<Failed>>,
     /// Nodes that failed or are being tried, with the number of the message sent to them.
@@ -88,15 +88,15 @@ pub(super) struct Request {
     topic: TopicName,
     /// Of the frame, in bytes.
     size: u32,
-    /// Who was tried, for accounts.
-    steps: Steps,
+    /// Who was tried, for traces.
+    attempts: Attempts,
 }
 
 /// Who failed at this node.
 #[derive(Default)]
 struct Failed {
     /// Sessions that failed.
-    tried: SmallVec<[SessionId; 2]>,
+    attempted: SmallVec<[SessionId; 2]>,
     /// Reactors none of whose (other) sessions can take it.
     exhausted: SmallVec<[ReactorId; 2]>,
     /// Sessions that are silent and may still answer.
@@ -126,8 +126,8 @@ impl Request {
         self.retained.as_ref().map_or(0, RetainedFrame::len)
     }
 
-    fn tried(&self) -> &[SessionId] {
-        self.failed.as_ref().map_or(&[], |failed| &failed.tried)
+    fn attempted(&self) -> &[SessionId] {
+        self.failed.as_ref().map_or(&[], |failed| &failed.attempted)
     }
 
     fn exhausted(&self) -> &[ReactorId] {
@@ -146,12 +146,12 @@ impl Request {
     fn close(&mut self) {
         self.is_open = false;
         (self.retained, self.audience) = (None, None);
-        self.steps = Steps::default();
+        self.attempts = Attempts::default();
     }
 
     /// Whether nobody has been tried yet.
-    fn is_untried(&self) -> bool {
-        self.nodes.is_empty() && self.exhausted().is_empty() && self.tried().is_empty()
+    fn is_first_attempt(&self) -> bool {
+        self.nodes.is_empty() && self.exhausted().is_empty() && self.attempted().is_empty()
     }
 }
 
@@ -321,7 +321,7 @@ pub(super) enum Origin {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Try {
+enum CurrentAttempt {
     None,
     Reactor(ReactorId),
     /// The challenge broker, which has a challenge carried to one session.
@@ -518,7 +518,7 @@ impl Parts {
             request.seq = seq;
             (request.taken, request.taken_nanos) = (cx.now, taken_nanos);
             (request.deadline, request.time) = (deadline, time);
-            (request.timer, request.current, request.furthest) = (timer, Try::None, furthest);
+            (request.timer, request.current, request.furthest) = (timer, CurrentAttempt::None, furthest);
             (request.audience, request.answered_for_now, request.may_wait) = (audience, None, may_wait);
             request.topic.set(topic);
             request.size = size;
@@ -535,7 +535,7 @@ impl Parts {
             time,
             timer,
             retained: None,
-            current: Try::None,
+            current: CurrentAttempt::None,
             failed: None,
             nodes: SmallVec::new(),
             furthest,
@@ -544,7 +544,7 @@ impl Parts {
             answered_for_now: None,
             topic: TopicName::new(topic),
             size,
-            steps: Steps::default(),
+            attempts: Attempts::default(),
         });
         id
     }
@@ -586,15 +586,15 @@ impl Parts {
             match candidate {
                 None => return self.give_up(cx, id),
                 Some(Candidate::TooLong(node)) => {
-                    request.begin_step(cx.now, Tried::Node, node.short(), 0);
-                    request.end_node_step(cx.now, 0, Fate::TooLong);
+                    request.begin_attempt(cx.now, AttemptKind::Node, node.short(), 0);
+                    request.end_node_attempt(cx.now, 0, AttemptOutcome::TooLong);
                     request.furthest = request.furthest.max(Furthest::NotSent);
                     cx.note_too_long(&node, frame.len());
                     return self.give_up(cx, id);
                 }
                 Some(Candidate::ChallengeBroker) => {
-                    request.current = Try::ChallengeBroker;
-                    request.begin_step(cx.now, Tried::Challenged, some_session(CHALLENGE_BROKER), 0);
+                    request.current = CurrentAttempt::ChallengeBroker;
+                    request.begin_attempt(cx.now, AttemptKind::Challenged, some_session(CHALLENGE_BROKER), 0);
                     let sender = match request.origin {
                         Origin::Session { id, .. } => Some(id),
                         Origin::Node(_) => None,
@@ -607,11 +607,11 @@ impl Parts {
                     );
                 }
                 Some(Candidate::Reactor(reactor, audience)) => {
-                    request.current = Try::Reactor(reactor);
-                    request.begin_step(cx.now, Tried::Session, some_session(reactor), 0);
+                    request.current = CurrentAttempt::Reactor(reactor);
+                    request.begin_attempt(cx.now, AttemptKind::Session, some_session(reactor), 0);
                     let mut excluded: SmallVec<[SessionId; 2]> = SmallVec::new();
-                    if !request.tried().is_empty() {
-                        excluded.extend_from_slice(request.tried());
+                    if !request.attempted().is_empty() {
+                        excluded.extend_from_slice(request.attempted());
                     }
                     if let Origin::Session { id, .. } = request.origin {
                         excluded.push(id);
@@ -632,14 +632,14 @@ impl Parts {
                         self.push_to_any(cx, Delivery { request, seq: &seq, topic, frame }, receivers);
                     let Err(why) = pushed else { return };
                     if let Some(request) = self.request_mut(id) {
-                        request.end_refused_step(cx.now, why);
+                        request.end_refused_attempt(cx.now, why);
                         request.failed().exhausted.push(own);
                         request.furthest = request.furthest.max(Furthest::NotDelivered);
                     }
                 }
                 Some(Candidate::Node(node, audience)) => {
                     let origin = request.origin;
-                    let first = request.is_untried();
+                    let first = request.is_first_attempt();
                     let time_left = match cx.now == request.taken {
                         true => request.time,
                         false => request.deadline.saturating_duration_since(cx.now),
@@ -656,16 +656,16 @@ impl Parts {
                     {
                         self.warn_over_bandwidth(cx, key);
                         if let Some(request) = self.request_mut(id) {
-                            request.begin_step(cx.now, Tried::Node, node.id.short(), 0);
-                            request.end_node_step(cx.now, 0, Fate::OverBandwidth);
+                            request.begin_attempt(cx.now, AttemptKind::Node, node.id.short(), 0);
+                            request.end_node_attempt(cx.now, 0, AttemptOutcome::OverBandwidth);
                         }
                         return self.answer_myself(cx, id, ResultCode::OVER_BANDWIDTH);
                     }
                     let message = cx.next_message();
                     if let Some(request) = self.request_mut(id) {
                         request.nodes.push((node.clone(), message));
-                        request.begin_step(cx.now, Tried::Node, node.id.short(), message);
-                        request.current = Try::Node(message);
+                        request.begin_attempt(cx.now, AttemptKind::Node, node.id.short(), message);
+                        request.current = CurrentAttempt::Node(message);
                     }
                     let (request, node_id) = (id, node.id);
                     let forward =
@@ -677,7 +677,7 @@ impl Parts {
                         return;
                     }
                     if let Some(request) = self.request_mut(id) {
-                        request.end_node_step(cx.now, message, Fate::NotTaken);
+                        request.end_node_attempt(cx.now, message, AttemptOutcome::NotTaken);
                         request.furthest = request.furthest.max(Furthest::NotSent);
                     }
                 }
@@ -696,8 +696,8 @@ impl Parts {
     /// Tries the next candidate with the frame that was kept.
     fn retry(&mut self, cx: &mut Context<'_, impl Outbound>, id: RequestId) {
         let Some(request) = self.request_mut(id) else { return };
-        request.current = Try::None;
-        if request.tried().len() + request.nodes.len() >= TRIES_MAX {
+        request.current = CurrentAttempt::None;
+        if request.attempted().len() + request.nodes.len() >= REQUEST_ATTEMPTS_MAX {
             cx.counters.tries_exhausted.increment();
             return self.give_up(cx, id);
         }
@@ -722,9 +722,9 @@ impl Parts {
         cx.count_answer(code);
         let Some(origin) = self.session_mut(key).map(|session| session.id.0) else { return };
         let sender = self.sender(key);
-        let account = Account { role, origin, size: header.len, ..refused(refusal, code) };
+        let trace = MessageTrace { role, origin, size: header.len, ..refused(refusal, code) };
         let (seq, taken, topic) = (header.seq, cx.now, TopicName::new(topic));
-        cx.common.keep(Finished { seq, taken, topic, sender, account }, true);
+        cx.common.keep(Finished { seq, taken, topic, sender, trace }, true);
         self.reply(cx, key, Reply { frame_type: FrameType::RESPONSE, seq: &seq, result: code, data: &[] });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{super::session_of, AnsweredBy, Ended, Furthest, Origin, Request, Try, answer_frame};
+use super::{super::session_of, AnsweredBy, CurrentAttempt, Ended, Furthest, Origin, Request, answer_frame};
 use crate::{
     relay::{
         MeshMessage, NotPushed, Outbound, ReactorId, RequestId, SessionId,
@@ -13,7 +13,7 @@ use crate::{
     wire::{
         FrameRef, ResultCode,
         sdk::{HEADER_LEN, Header, Seq},
-        trace::{End, Fate},
+        trace::{AttemptOutcome, End},
     },
 };
 
@@ -30,13 +30,15 @@ impl Parts {
             self.retain(cx, id, frame);
         }
         let Some(request) = self.request_mut(id) else { return };
-        request.end_refused_step(cx.now, why);
+        request.end_refused_attempt(cx.now, why);
         // If whom it waited for has left, others may have come meanwhile.
         if frame.is_empty() || why != NotPushed::NobodyLeft {
             request.failed().exhausted.push(reactor);
         }
         request.furthest = request.furthest.max(Furthest::NotDelivered);
-        if request.current == Try::Reactor(reactor) || request.current == Try::ChallengeBroker {
+        if request.current == CurrentAttempt::Reactor(reactor)
+            || request.current == CurrentAttempt::ChallengeBroker
+        {
             self.retry(cx, id);
         }
     }
@@ -64,9 +66,9 @@ impl Parts {
             request.failed().silent.swap_remove(position);
             return;
         }
-        let fate = if silent { Fate::Silent } else { Fate::Left };
-        request.end_session_step(cx.now, session, fate);
-        request.failed().tried.push(session);
+        let outcome = if silent { AttemptOutcome::Silent } else { AttemptOutcome::Left };
+        request.end_session_attempt(cx.now, session, outcome);
+        request.failed().attempted.push(session);
         if silent && !retry_silent {
             self.give_up(cx, id);
         } else {
@@ -82,13 +84,13 @@ impl Parts {
         taken: bool,
     ) {
         let Some(request) = self.request_mut(id) else { return };
-        let (reached, fate) = match taken {
-            true => (Furthest::Pushed, Fate::NotHeard),
-            false => (Furthest::NotSent, Fate::NotTaken),
+        let (reached, outcome) = match taken {
+            true => (Furthest::Pushed, AttemptOutcome::NotHeard),
+            false => (Furthest::NotSent, AttemptOutcome::NotTaken),
         };
-        request.end_node_step(cx.now, message, fate);
+        request.end_node_attempt(cx.now, message, outcome);
         request.furthest = request.furthest.max(reached);
-        if request.current == Try::Node(message) {
+        if request.current == CurrentAttempt::Node(message) {
             self.retry(cx, id);
         }
     }
@@ -108,17 +110,17 @@ impl Parts {
         let node = request.nodes.last().cloned();
         self.requests.drop_retained(id);
         match (current, node) {
-            (Try::Reactor(_) | Try::ChallengeBroker, _) => {
+            (CurrentAttempt::Reactor(_) | CurrentAttempt::ChallengeBroker, _) => {
                 self.note_pushed(id);
                 self.close_request(cx, id);
             }
-            (Try::Node(message), Some((node, _))) if node.reactor != own => {
+            (CurrentAttempt::Node(message), Some((node, _))) if node.reactor != own => {
                 let forget = MeshMessage::ForgetForward { node: node.id, message, report: true };
                 cx.out.to_reactor(node.reactor, forget, FrameRef::EMPTY);
                 // The report ends the request. Should the link's shard know nothing of the message any
                 // more, its answer is on the way and does.
             }
-            (Try::Node(message), Some((node, _))) => {
+            (CurrentAttempt::Node(message), Some((node, _))) => {
                 let taken =
                     self.forget_forward(cx.common, cx.now, &node.id, message).is_some_and(|(_, taken)| taken);
                 self.handle_forward_failed(cx, id, message, taken);
@@ -190,8 +192,9 @@ impl Parts {
         frame: FrameRef<'_>,
     ) {
         let now = cx.now;
-        let step = |request: &mut Request| request.end_session_step(now, session, Fate::Answered);
-        self.note_end(cx, id, End::BySession, result_of(frame), step);
+        let attempt =
+            |request: &mut Request| request.end_session_attempt(now, session, AttemptOutcome::Answered);
+        self.note_end(cx, id, End::BySession, result_of(frame), attempt);
         let Some(request) = self.end_request(cx, id, AnsweredBy::Session(session)) else {
             cx.counters.late_answers.increment();
             return;
@@ -233,8 +236,9 @@ impl Parts {
                 self.note_challenge_answered(cx, key.index, &node, frame);
             }
             let now = cx.now;
-            let step = |request: &mut Request| request.end_node_step(now, message, Fate::Answered);
-            self.note_end(cx, id, End::BySession, result_of(frame), step);
+            let attempt =
+                |request: &mut Request| request.end_node_attempt(now, message, AttemptOutcome::Answered);
+            self.note_end(cx, id, End::BySession, result_of(frame), attempt);
             let answered = AnsweredBy::Node(message);
             let Some(request) = self.end_request(cx, id, answered) else { return };
             if let Origin::Session { key, .. } = request.origin {
@@ -246,13 +250,13 @@ impl Parts {
         }
         let code = header.map_or(ResultCode::NOT_DELIVERED, |header| header.result);
         let Some(request) = self.request_mut(id) else { return };
-        let (reached, fate) = match code {
-            ResultCode::TIMEOUT => (Furthest::Pushed, Fate::TimedOut),
-            _ => (Furthest::NotDelivered, Fate::NotDelivered),
+        let (reached, outcome) = match code {
+            ResultCode::TIMEOUT => (Furthest::Pushed, AttemptOutcome::TimedOut),
+            _ => (Furthest::NotDelivered, AttemptOutcome::NotDelivered),
         };
-        request.end_node_step(cx.now, message, fate);
+        request.end_node_attempt(cx.now, message, outcome);
         request.furthest = request.furthest.max(reached);
-        if request.current == Try::Node(message) {
+        if request.current == CurrentAttempt::Node(message) {
             self.retry(cx, id);
         }
     }
@@ -277,11 +281,11 @@ impl Parts {
         }
         // One that is pushed to the session that answers waits nowhere; one that a silent session answers late may.
         let is_pushed = match answered_by {
-            AnsweredBy::Session(session) => !request.tried().contains(&session),
+            AnsweredBy::Session(session) => !request.attempted().contains(&session),
             AnsweredBy::Nobody | AnsweredBy::Node(_) => false,
         };
         let waits_at = match request.current {
-            Try::Reactor(reactor) if request.may_wait && !is_pushed => Some(reactor),
+            CurrentAttempt::Reactor(reactor) if request.may_wait && !is_pushed => Some(reactor),
             _ => None,
         };
         let nodes = std::mem::take(&mut request.nodes);
@@ -318,9 +322,9 @@ impl Parts {
         sender: Arc<Sender>,
     ) {
         if let Some(request) = self.requests.get(id) {
-            let account = request.account(cx.now, End::SenderLeft, ResultCode::OK);
+            let trace = request.trace(cx.now, End::SenderLeft, ResultCode::OK);
             let (seq, taken, topic) = (request.seq.seq, request.taken, request.topic);
-            cx.common.keep(Finished { seq, taken, topic, sender: Some(sender), account }, true);
+            cx.common.keep(Finished { seq, taken, topic, sender: Some(sender), trace }, true);
             self.end_request(cx, id, AnsweredBy::Nobody);
         }
     }

@@ -1,4 +1,4 @@
-//! What is told of a request: whom it was tried at, what came of that, how it ended.
+//! The trace of a request: the attempts to deliver it with their outcomes, and how it ended.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
@@ -10,77 +10,84 @@ use crate::{
     relay::{
         NotPushed, Outbound, ReactorId, RequestId, SessionId,
         shard::{Context, Parts, trace::Finished},
-        trace::{Known, PENDING_LOOKED_AT_MAX, TopicName},
+        trace::{LocalTrace, PENDING_LOOKED_AT_MAX, TopicName},
     },
     wire::{
         NodeId, ResultCode,
         sdk::{Header, Seq},
-        trace::{ACCOUNTS_MAX, Account, End, Fate, Refusal, Role, Step, Tried},
+        trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Refusal, Role, TRACES_MAX},
     },
 };
 
 impl Request {
-    pub(super) fn begin_step(&mut self, now: Instant, tried: Tried, who: u64, message: u32) {
+    pub(super) fn begin_attempt(&mut self, now: Instant, kind: AttemptKind, who: u64, message: u32) {
         // Most messages are tried once, at once.
         let at_us = match now == self.taken {
             true => 0,
             false => short_micros(now.saturating_duration_since(self.taken)),
         };
-        self.steps.push(Step { at_us, took_us: 0, who, message, tried, fate: Fate::Open });
+        self.attempts.push(Attempt { at_us, took_us: 0, who, message, kind, outcome: AttemptOutcome::Open });
     }
 
     /// Notes what came of the last try that fits and has no outcome.
-    pub(super) fn end_step(
+    pub(super) fn end_attempt(
         &mut self,
         now: Instant,
-        fate: Fate,
-        fits: impl Fn(&Step) -> bool,
-    ) -> Option<&mut Step> {
+        outcome: AttemptOutcome,
+        fits: impl Fn(&Attempt) -> bool,
+    ) -> Option<&mut Attempt> {
         let now_us = short_micros(now.saturating_duration_since(self.taken));
-        let step = self.steps.last_mut(|step| step.fate == Fate::Open && fits(step))?;
-        step.fate = fate;
-        step.took_us = now_us.saturating_sub(step.at_us);
-        Some(step)
+        let attempt =
+            self.attempts.last_mut(|attempt| attempt.outcome == AttemptOutcome::Open && fits(attempt))?;
+        attempt.outcome = outcome;
+        attempt.took_us = now_us.saturating_sub(attempt.at_us);
+        Some(attempt)
     }
 
-    pub(super) fn end_node_step(&mut self, now: Instant, message: u32, fate: Fate) {
-        self.end_step(now, fate, |step| step.tried == Tried::Node && step.message == message);
+    pub(super) fn end_node_attempt(&mut self, now: Instant, message: u32, outcome: AttemptOutcome) {
+        self.end_attempt(now, outcome, |attempt| {
+            attempt.kind == AttemptKind::Node && attempt.message == message
+        });
     }
 
     /// The session that was tried here last is known now.
-    pub(super) fn end_session_step(&mut self, now: Instant, session: SessionId, fate: Fate) {
+    pub(super) fn end_session_attempt(&mut self, now: Instant, session: SessionId, outcome: AttemptOutcome) {
         // A silent one may answer late, while another is tried.
-        let is_late = |step: &Step| step.fate == Fate::Silent && step.who == session.0;
-        if let Some(step) = self.steps.last_mut(is_late) {
-            step.fate = fate;
-            step.took_us = short_micros(now.saturating_duration_since(self.taken)).saturating_sub(step.at_us);
-        } else if let Some(step) = self.end_step(now, fate, |step| step.tried != Tried::Node) {
-            step.who = session.0;
+        let is_late =
+            |attempt: &Attempt| attempt.outcome == AttemptOutcome::Silent && attempt.who == session.0;
+        if let Some(attempt) = self.attempts.last_mut(is_late) {
+            attempt.outcome = outcome;
+            attempt.took_us =
+                short_micros(now.saturating_duration_since(self.taken)).saturating_sub(attempt.at_us);
+        } else if let Some(attempt) =
+            self.end_attempt(now, outcome, |attempt| attempt.kind != AttemptKind::Node)
+        {
+            attempt.who = session.0;
         }
     }
 
-    pub(super) fn end_refused_step(&mut self, now: Instant, why: NotPushed) {
-        let (fate, session) = match why {
-            NotPushed::NobodyLeft => (Fate::NobodyLeft, None),
-            NotPushed::QueueFull(session) => (Fate::QueueFull, Some(session)),
-            NotPushed::SeqInUse => (Fate::SeqInUse, None),
-            NotPushed::PushesFull => (Fate::PushesFull, None),
-            NotPushed::ChallengeClosed => (Fate::ChallengeClosed, None),
+    pub(super) fn end_refused_attempt(&mut self, now: Instant, why: NotPushed) {
+        let (outcome, session) = match why {
+            NotPushed::NobodyLeft => (AttemptOutcome::NobodyLeft, None),
+            NotPushed::QueueFull(session) => (AttemptOutcome::QueueFull, Some(session)),
+            NotPushed::SeqInUse => (AttemptOutcome::SeqInUse, None),
+            NotPushed::PushesFull => (AttemptOutcome::PushesFull, None),
+            NotPushed::ChallengeClosed => (AttemptOutcome::ChallengeClosed, None),
         };
-        let step = self.end_step(now, fate, |step| step.tried != Tried::Node);
-        if let (Some(step), Some(session)) = (step, session) {
-            step.who = session.0;
+        let attempt = self.end_attempt(now, outcome, |attempt| attempt.kind != AttemptKind::Node);
+        if let (Some(attempt), Some(session)) = (attempt, session) {
+            attempt.who = session.0;
         }
     }
 
     /// What is told of it.
-    pub(super) fn account(&self, now: Instant, end: End, code: ResultCode) -> Account {
+    pub(super) fn trace(&self, now: Instant, end: End, code: ResultCode) -> MessageTrace {
         let (role, origin, message) = match self.origin {
             Origin::Session { id, .. } => (Role::Request, id.0, 0),
             Origin::Node(FromNode { id, message, .. }) => (Role::Forwarded, id.short(), message),
         };
         let ended = self.answered_for_now.filter(|_| end == End::ByNode).unwrap_or(now);
-        Account {
+        MessageTrace {
             role,
             end,
             code: code.0,
@@ -89,19 +96,19 @@ impl Request {
             origin,
             message,
             size: self.size,
-            steps: self.steps.clone(),
-            ..Account::default()
+            attempts: self.attempts.clone(),
+            ..MessageTrace::default()
         }
     }
 }
 
-/// The number by which an account names some session of a reactor.
+/// The number by which a trace names some session of a reactor.
 pub(super) fn some_session(reactor: ReactorId) -> u64 {
     u64::from(reactor.0) << 48
 }
 
 impl Parts {
-    /// Keeps the account of a request that is about to end, if it is one that is kept; only then the last `step` is
+    /// Keeps the trace of a request that is about to end, if it is one that is kept; only then the last `attempt` is
     /// taken.
     pub(super) fn note_end(
         &mut self,
@@ -109,7 +116,7 @@ impl Parts {
         id: RequestId,
         end: End,
         code: ResultCode,
-        step: impl FnOnce(&mut Request),
+        attempt: impl FnOnce(&mut Request),
     ) {
         let Some(request) = self.requests.get_mut(id) else { return };
         // The neighbour may have given up before the late answer came to it.
@@ -117,28 +124,28 @@ impl Parts {
         if !(failed || cx.shared.tracing.load(Relaxed)) {
             return;
         }
-        step(request);
-        let account = request.account(cx.now, end, code);
+        attempt(request);
+        let trace = request.trace(cx.now, end, code);
         let (origin, seq, taken, topic) = (request.origin, request.seq.seq, request.taken, request.topic);
         let sender = match origin {
             Origin::Session { key, .. } => self.sender(key),
             Origin::Node(_) => None,
         };
-        cx.common.keep(Finished { seq, taken, topic, sender, account }, failed);
+        cx.common.keep(Finished { seq, taken, topic, sender, trace }, failed);
     }
 
     /// What is known of requests that are not over.
-    pub(in crate::relay::shard) fn pending_of(&mut self, now: Instant, seq: &Seq) -> Vec<Known> {
+    pub(in crate::relay::shard) fn pending_of(&mut self, now: Instant, seq: &Seq) -> Vec<LocalTrace> {
         let pending = self.requests.iter().take(PENDING_LOOKED_AT_MAX);
-        let pending = pending.filter(|request| request.seq.seq == *seq).take(ACCOUNTS_MAX);
+        let pending = pending.filter(|request| request.seq.seq == *seq).take(TRACES_MAX);
         let known = pending.map(|request| {
             let age_us = micros(now.saturating_duration_since(request.taken));
             let (end, code) = match request.answered_for_now {
                 Some(_) => (End::ByNode, request.furthest.code()),
                 None => (End::Open, ResultCode::OK),
             };
-            let known = Known {
-                account: Account { age_us, ..request.account(now, end, code) },
+            let known = LocalTrace {
+                trace: MessageTrace { age_us, ..request.trace(now, end, code) },
                 topic: request.topic.to_text(),
                 sender: None,
             };
@@ -164,8 +171,8 @@ impl<O: Outbound> Context<'_, O> {
     ) {
         let (role, origin, size) = (Role::Forwarded, node.short(), header.len);
         let refused = refused(refusal, ResultCode::NOT_DELIVERED);
-        let account = Account { role, origin, message, size, ..refused };
+        let trace = MessageTrace { role, origin, message, size, ..refused };
         let (seq, taken, topic) = (header.seq, self.now, TopicName::new(topic));
-        self.common.keep(Finished { seq, taken, topic, sender: None, account }, true);
+        self.common.keep(Finished { seq, taken, topic, sender: None, trace }, true);
     }
 }

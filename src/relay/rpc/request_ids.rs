@@ -13,14 +13,14 @@ use super::{BATCH_MAX, bad_batch, check, not_json};
 
 /// The ids that are to be answered: null where somebody sent what is no request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum RequestIds {
     /// A single request; `None` for a notification.
     One(Option<Value>),
     /// Those of a batch.
     Batch(Vec<Value>),
 }
 
-impl Asked {
+impl RequestIds {
     /// Reads a body; the error is the answer.
     pub(super) fn read(body: &[u8]) -> Result<Self, Vec<u8>> {
         check(body)?;
@@ -38,7 +38,7 @@ impl Asked {
     }
 }
 
-impl From<Body> for Asked {
+impl From<Body> for RequestIds {
     fn from(body: Body) -> Self {
         match body {
             Body::One(request) => Self::One(request.waits_for),
@@ -155,13 +155,13 @@ mod tests {
 
     use super::*;
 
-    fn read(body: &str) -> Result<Asked, Vec<u8>> {
-        Asked::read(body.as_bytes())
+    fn read(body: &str) -> Result<RequestIds, Vec<u8>> {
+        RequestIds::read(body.as_bytes())
     }
 
     #[test]
     fn who_waits_for_an_answer_is_who_has_an_id_or_sent_no_request() {
-        let one = |id| Ok(Asked::One(id));
+        let one = |id| Ok(RequestIds::One(id));
         assert_eq!(read(r#"{"id":7,"method":"m","params":[{"id":8}]}"#), one(Some(json!(7))));
         assert_eq!(read(r#"{"method":"m","id":null}"#), one(Some(Value::Null)));
         assert_eq!(read(r#"{"method":"m"}"#), one(None));
@@ -171,8 +171,8 @@ mod tests {
         let batch =
             r#"[{"id":1,"method":"m"},{"method":"m"},5,[],{"method":"m","id":"x"},{"id":2,"method":3}]"#;
         let ids = [json!(1), Value::Null, Value::Null, json!("x"), json!(2)];
-        assert_eq!(read(batch), Ok(Asked::Batch(ids.to_vec())));
-        assert_eq!(read(r#"[{"method":"m"}]"#), Ok(Asked::Batch(Vec::new())));
+        assert_eq!(read(batch), Ok(RequestIds::Batch(ids.to_vec())));
+        assert_eq!(read(r#"[{"method":"m"}]"#), Ok(RequestIds::Batch(Vec::new())));
     }
 
     #[test]
