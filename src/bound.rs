@@ -18,18 +18,18 @@ pub struct Bound {
     /// Bytes of memory that the whole node takes for it when it is reached everywhere; 0 if they are in
     /// another bound, or there are none.
     pub memory: u64,
-    /// The figure that tells it; `None` if none does.
-    pub metric: Option<Metric>,
+    /// The metric that tells it; `None` if none does.
+    pub metric: Option<BoundMetric>,
 }
 
-/// The figure that tells a bound.
+/// The metric that tells a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metric {
+pub struct BoundMetric {
     /// Its name.
     pub name: &'static str,
     /// What it is.
     pub help: &'static str,
-    /// The figure that is bounded.
+    /// The metric that is bounded.
     pub of: &'static str,
 }
 
@@ -55,18 +55,18 @@ impl Bound {
         Self { memory: bytes as u64, ..self }
     }
 
-    /// The same, told by the figure `name`, which is that of what is bounded with `_max` behind it.
+    /// The same, told by the metric `name`, which is that of what is bounded with `_max` behind it.
     pub(crate) fn metric(self, name: &'static str, help: &'static str) -> Self {
         let of = name.strip_suffix("_max").unwrap_or(name);
-        Self { metric: Some(Metric { name, help, of }), ..self }
+        Self { metric: Some(BoundMetric { name, help, of }), ..self }
     }
 
-    /// The same, where the figure of what is bounded has another name.
+    /// The same, where the metric of what is bounded has another name.
     pub(crate) fn metric_of(self, of: &'static str, name: &'static str, help: &'static str) -> Self {
-        Self { metric: Some(Metric { name, help, of }), ..self }
+        Self { metric: Some(BoundMetric { name, help, of }), ..self }
     }
 
-    /// Whether each reactor may reach it, so that their figures do not add up.
+    /// Whether each reactor may reach it, so that their metrics do not add up.
     pub fn is_of_each_reactor(&self) -> bool {
         matches!(self.per, "reactor" | "neighbour")
     }

@@ -1,6 +1,6 @@
 //! Every bound of a node, and what a node takes when all of them are reached at once.
 //!
-//! The rooms list their bounds from their own constants and settings; this one puts them together, for
+//! The modules list their bounds from their own constants and settings; this one puts them together, for
 //! people (`amop bounds`, `docs/resources.md`) and for the line at the start of a node.
 
 use std::fmt::Write;
@@ -8,11 +8,11 @@ use std::fmt::Write;
 pub use crate::bound::Bound;
 use crate::{admin, config::Config, door, engine, log, relay};
 
-/// Name of a room, and its bounds.
-pub type Room = (&'static str, Vec<Bound>);
+/// Name of a module, and its bounds.
+pub type ModuleBounds = (&'static str, Vec<Bound>);
 
-/// All bounds of a node that runs with this configuration, by room.
-pub fn all(config: &Config) -> Vec<Room> {
+/// All bounds of a node that runs with this configuration, by module.
+pub fn all(config: &Config) -> Vec<ModuleBounds> {
     let reactors = usize::from(config.reactors());
     vec![
         ("door", door::bounds(config.address_handshakes_max)),
@@ -25,17 +25,17 @@ pub fn all(config: &Config) -> Vec<Room> {
 
 /// Bytes of memory that a node takes with all bounds reached at once, about; the program itself is small
 /// beside it.
-pub fn memory(rooms: &[Room]) -> u64 {
-    rooms.iter().flat_map(|(_, bounds)| bounds).map(|bound| bound.memory).sum()
+pub fn memory(modules: &[ModuleBounds]) -> u64 {
+    modules.iter().flat_map(|(_, bounds)| bounds).map(|bound| bound.memory).sum()
 }
 
 /// The bounds as tables of Markdown.
-pub fn table(rooms: &[Room]) -> String {
+pub fn table(modules: &[ModuleBounds]) -> String {
     let mut text = String::new();
-    for (room, bounds) in rooms {
+    for (module, bounds) in modules {
         let _ = writeln!(
             text,
-            "## {room}\n\n| what | bound | for each | set by | at the bound | memory of the node |"
+            "## {module}\n\n| what | bound | for each | set by | at the bound | memory of the node |"
         );
         let _ = writeln!(text, "|---|---|---|---|---|---|");
         for Bound { name, value, unit, per, set_by, then, memory, .. } in bounds {
@@ -49,7 +49,7 @@ pub fn table(rooms: &[Room]) -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "All at once: {} MiB.", mebibytes(memory(rooms)));
+    let _ = writeln!(text, "All at once: {} MiB.", mebibytes(memory(modules)));
     text
 }
 

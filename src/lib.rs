@@ -1,7 +1,7 @@
 //! `amop`: a relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains
 //! (Advanced Messages Onchain Protocol), on Linux io_uring.
 //!
-//! The rooms of the crate, from the inside out (`ARCHITECTURE.md` draws them):
+//! The modules of the crate, from the inside out (`ARCHITECTURE.md` draws them):
 //!
 //! | module | holds |
 //! |---|---|
@@ -19,7 +19,7 @@
 //! | [`tls`] | identities, verification, handshakes, the record layer |
 //! | [`engine`] | io_uring: the reactors that own the links |
 //! | [`door`] | listeners, dialers, handshakes |
-//! | [`admin`] | figures, health and lists over HTTP |
+//! | [`admin`] | metrics, health and lists over HTTP |
 //! | [`node`] | one node, put together |
 //! | [`config`] | `config.ini` |
 //! | [`log`] | log lines, and the thread that writes them |

@@ -357,7 +357,7 @@ impl Node {
         self.admin.as_ref().map(|admin| admin.address)
     }
 
-    /// What the node's shards share: figures, and the snapshot of topics and nodes.
+    /// What the node's shards share: metrics, and the snapshot of topics and nodes.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -564,11 +564,11 @@ impl Drop for Node {
 
 /// What the node takes with all bounds reached at once; warns if the machine has less.
 fn memory_bound_mib(config: &Config) -> u64 {
-    let rooms = bounds::all(config);
-    let bytes = bounds::memory(&rooms);
+    let modules = bounds::all(config);
+    let bytes = bounds::memory(&modules);
     let ram = memory_bytes() as u64;
     if bytes > ram {
-        let largest = rooms.iter().flat_map(|(_, bounds)| bounds).filter(|bound| bound.set_by.is_some());
+        let largest = modules.iter().flat_map(|(_, bounds)| bounds).filter(|bound| bound.set_by.is_some());
         let largest = largest.max_by_key(|bound| bound.memory);
         warn!(
             memory_bound_mib = bytes >> 20,

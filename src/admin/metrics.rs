@@ -1,6 +1,6 @@
-//! `/metrics`: every figure and bound, in the text format of OpenMetrics, which Prometheus reads.
+//! `/metrics`: every metric and bound, in the text format of OpenMetrics, which Prometheus reads.
 //!
-//! Names are `amop_` and those of the figures in `relay::counters`, `relay::registry` and `door`, units
+//! Names are `amop_` and those of the metrics in `relay::counters`, `relay::registry` and `door`, units
 //! last. The only labels are `reactor`, and `outcome` of requests: nothing that a peer could multiply.
 
 use std::{
@@ -20,13 +20,13 @@ use prometheus_client::{
 
 use super::{Answer, Watched, text, with_body};
 use crate::{
-    bound::{Bound, Metric},
+    bound::{Bound, BoundMetric},
     door::DoorCounters,
     engine::EngineHandle,
     log,
     relay::{
         Shared,
-        counters::{Figure, Histogram, Kind, Outcome},
+        counters::{Histogram, Kind, Metric, Outcome},
         registry::RegistryCounters,
     },
     supervise,
@@ -36,14 +36,14 @@ use crate::{
 /// The form of the text, by which scrapers know how to read it.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All figures of a node.
+/// All metrics of a node.
 pub(super) struct Metrics(Registry);
 
 impl Metrics {
     pub(super) fn new(watched: &Watched) -> Self {
         let mut registry = Registry::default();
         let elapsed = watched.shared.started.elapsed();
-        registry.register_collector(Box::new(Figures {
+        registry.register_collector(Box::new(NodeMetrics {
             shared: watched.shared.clone(),
             registry: watched.registry_counters.clone(),
             door: watched.door_counters.clone(),
@@ -64,7 +64,7 @@ impl Metrics {
     }
 }
 
-struct Figures {
+struct NodeMetrics {
     shared: Arc<Shared>,
     registry: Arc<RegistryCounters>,
     door: Arc<DoorCounters>,
@@ -75,21 +75,21 @@ struct Figures {
     started: SystemTime,
 }
 
-impl fmt::Debug for Figures {
+impl fmt::Debug for NodeMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Figures").finish_non_exhaustive()
+        f.debug_struct("NodeMetrics").finish_non_exhaustive()
     }
 }
 
-impl Collector for Figures {
+impl Collector for NodeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
         self.encode_reactors(encoder)?;
-        for figure in self.registry.all() {
-            encode_figure(encoder, "amop_registry", &figure)?;
+        for metric in self.registry.all() {
+            encode_metric(encoder, "amop_registry", &metric)?;
         }
-        for figure in self.door.all() {
-            encode_figure(encoder, "amop_door", &figure)?;
+        for metric in self.door.all() {
+            encode_metric(encoder, "amop_door", &metric)?;
         }
         let snapshot = self.shared.snapshot.load();
         encode_gauge(
@@ -120,17 +120,17 @@ impl Collector for Figures {
     }
 }
 
-impl Figures {
+impl NodeMetrics {
     fn encode_reactors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let reactors: Vec<Vec<Figure>> =
+        let reactors: Vec<Vec<Metric>> =
             self.shared.counters.iter().map(|counters| counters.all().collect()).collect();
         let labels: Vec<String> = (0..reactors.len()).map(|reactor| reactor.to_string()).collect();
         let labels: Vec<_> = labels.iter().map(|reactor| [("reactor", reactor.as_str())]).collect();
-        for (index, figure) in reactors[0].iter().enumerate() {
-            let name = format!("amop_{}", figure.name);
-            let mut family = encoder.encode_descriptor(&name, figure.help, None, metric_type(figure.kind))?;
-            for (figures, labels) in reactors.iter().zip(&labels) {
-                encode_value(&figures[index], family.encode_family(labels)?)?;
+        for (index, metric) in reactors[0].iter().enumerate() {
+            let name = format!("amop_{}", metric.name);
+            let mut family = encoder.encode_descriptor(&name, metric.help, None, metric_type(metric.kind))?;
+            for (metrics, labels) in reactors.iter().zip(&labels) {
+                encode_value(&metrics[index], family.encode_family(labels)?)?;
             }
         }
         let since_start = self.shared.started.elapsed();
@@ -185,7 +185,7 @@ impl Figures {
 
     fn encode_bounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for bound in &self.bounds {
-            if let Some(Metric { name, help, .. }) = bound.metric {
+            if let Some(BoundMetric { name, help, .. }) = bound.metric {
                 encode_gauge(encoder, name, help, bound.value as f64)?;
             }
         }
@@ -224,7 +224,7 @@ impl Figures {
 
 /// The log and the threads are the process's, whatever nodes it has.
 fn encode_log(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let log = log::figures();
+    let log = log::metrics();
     let lost =
         "Log lines that were lost: whoever reads the log did not keep up, or they could not be written.";
     encode_counter(encoder, "amop_log_lines_lost", lost, log.lines_lost)?;
@@ -241,15 +241,15 @@ fn metric_type(kind: Kind) -> MetricType {
     }
 }
 
-fn encode_figure(encoder: &mut DescriptorEncoder<'_>, prefix: &str, figure: &Figure) -> fmt::Result {
-    let name = format!("{prefix}_{}", figure.name);
-    encode_value(figure, encoder.encode_descriptor(&name, figure.help, None, metric_type(figure.kind))?)
+fn encode_metric(encoder: &mut DescriptorEncoder<'_>, prefix: &str, metric: &Metric) -> fmt::Result {
+    let name = format!("{prefix}_{}", metric.name);
+    encode_value(metric, encoder.encode_descriptor(&name, metric.help, None, metric_type(metric.kind))?)
 }
 
-fn encode_value(figure: &Figure, encoder: prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
-    match figure.kind {
-        Kind::Counter => ConstCounter::new(figure.value).encode(encoder),
-        Kind::Gauge => ConstGauge::new(figure.value).encode(encoder),
+fn encode_value(metric: &Metric, encoder: prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
+    match metric.kind {
+        Kind::Counter => ConstCounter::new(metric.value).encode(encoder),
+        Kind::Gauge => ConstGauge::new(metric.value).encode(encoder),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an operator may look at over HTTP: figures, health, lists of nodes, sessions, links and topics, what became of
+//! What an operator may look at over HTTP: metrics, health, lists of nodes, sessions, links and topics, what became of
 //! a message, and the route to a node. And the one thing that it does: announcing a text to all nodes.
 //! Off unless `[admin] listen_port` is set.
 //!
@@ -18,7 +18,7 @@
 //! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing. Programs on
 //! the machine itself may announce, unless `[admin] announce` is false.
 //!
-//! Imports `relay`, `engine`, `door`, figures of `log`, and types of `tls` and `wire`; nothing of theirs imports this.
+//! Imports `relay`, `engine`, `door`, metrics of `log`, and types of `tls` and `wire`; nothing of theirs imports this.
 //!
 //! # Invariants
 //! - It never takes a lock, and never waits, on the path of a frame.
@@ -143,11 +143,11 @@ pub enum RegistryRequest {
 
 /// What the endpoint shows.
 pub struct Watched {
-    /// Figures of the reactors, topics, bounds.
+    /// Metrics of the reactors, topics, bounds.
     pub shared: Arc<Shared>,
-    /// Figures of the registry.
+    /// Metrics of the registry.
     pub registry_counters: Arc<RegistryCounters>,
-    /// Figures of the door.
+    /// Metrics of the door.
     pub door_counters: Arc<DoorCounters>,
     /// The bounds of the node.
     pub bounds: Vec<Bound>,

@@ -21,7 +21,7 @@ use super::{
     text::{bytes, millis, numbers, short, table, words},
 };
 use crate::{
-    bound::{Bound, Metric},
+    bound::{Bound, BoundMetric},
     bounds,
     config::Config,
     escape::shown,
@@ -35,16 +35,16 @@ const SESSIONS_SHOWN: usize = 10;
 const NODES_NAMED: usize = 64;
 /// Links that are shown, those with most traffic first.
 const LINKS_SHOWN: usize = 10;
-/// Figures that are shown with their bound, the fullest first.
+/// Metrics that are shown with their bound, the fullest first.
 const FILLS_SHOWN: usize = 8;
-/// Part of a bound from which a figure is marked.
+/// Part of a bound from which a metric is marked.
 const FILL_WORTH_A_LOOK: f64 = 0.8;
-/// The bounds that nodes tell by figures. How much they are, each node says itself.
+/// The bounds that nodes tell by metrics. How much they are, each node says itself.
 static BOUNDS: LazyLock<Vec<Bound>> = LazyLock::new(|| {
-    let rooms = Config::parse("", Path::new(".")).map(|(config, _)| bounds::all(&config));
-    rooms.unwrap_or_default().into_iter().flat_map(|(_, bounds)| bounds).collect()
+    let modules = Config::parse("", Path::new(".")).map(|(config, _)| bounds::all(&config));
+    modules.unwrap_or_default().into_iter().flat_map(|(_, bounds)| bounds).collect()
 });
-/// How requests ended, and the figure that counts it.
+/// How requests ended, and the metric that counts it.
 const ANSWERS: [(&str, &str); 6] = [
     ("0 or own", "amop_answered_by_subscriber_total"),
     ("99", "amop_answered_not_sent_total"),
@@ -53,7 +53,7 @@ const ANSWERS: [(&str, &str); 6] = [
     ("102", "amop_answered_timeout_total"),
     ("103", "amop_answered_over_bandwidth_total"),
 ];
-/// What the names of figures hold that count what did not go as it should.
+/// What the names of metrics hold that count what did not go as it should.
 const TROUBLE: [&str; 13] = [
     "not_admitted",
     "not_for_us",
@@ -115,7 +115,7 @@ struct Session {
 /// All that a node says at one time.
 struct Look {
     at: Instant,
-    figures: Figures,
+    metrics: MetricValues,
     network: Network,
     sessions: Sessions,
 }
@@ -143,21 +143,21 @@ async fn watch(args: &TopArgs) -> Result<(), Failure> {
 
 async fn look(admin: &str) -> Result<Look, String> {
     let at = Instant::now();
-    let figures = Figures::parse(&get_text(admin, "/metrics").await?)
+    let metrics = MetricValues::parse(&get_text(admin, "/metrics").await?)
         .ok_or_else(|| format!("{admin} gives no figures of a node: is it a node of this version?"))?;
     let network = parse(admin, get_text(admin, &network_path(NODES_NAMED)).await?.as_bytes())?;
     let path = format!("/sessions?sort=queued_bytes&order=desc&limit={SESSIONS_SHOWN}");
     let sessions = parse(admin, get_text(admin, &path).await?.as_bytes())?;
-    Ok(Look { at, figures, network, sessions })
+    Ok(Look { at, metrics, network, sessions })
 }
 
-/// Figures by name: their sum over all reactors, and the largest of one.
-struct Figures(BTreeMap<String, (f64, f64)>);
+/// Metrics by name: their sum over all reactors, and the largest of one.
+struct MetricValues(BTreeMap<String, (f64, f64)>);
 
-impl Figures {
+impl MetricValues {
     /// Reads the text form of `/metrics`; buckets of histograms are left out.
     fn parse(text: &str) -> Option<Self> {
-        let mut figures = BTreeMap::<String, (f64, f64)>::new();
+        let mut metrics = BTreeMap::<String, (f64, f64)>::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (sample, value) = line.rsplit_once(' ')?;
             let name = sample.split_once('{').map_or(sample, |(name, _)| name);
@@ -165,21 +165,21 @@ impl Figures {
                 continue;
             }
             let value: f64 = value.parse().ok()?;
-            let (sum, largest) = figures.entry(name.to_owned()).or_default();
+            let (sum, largest) = metrics.entry(name.to_owned()).or_default();
             *sum += value;
             *largest = largest.max(value);
         }
-        figures.contains_key("amop_sessions").then_some(Self(figures))
+        metrics.contains_key("amop_sessions").then_some(Self(metrics))
     }
 
     fn sum(&self, name: &str) -> f64 {
         self.0.get(name).map_or(0.0, |(sum, _)| *sum)
     }
 
-    /// Each figure that has a bound, the bound, and the part of it that is reached; the fullest first.
+    /// Each metric that has a bound, the bound, and the part of it that is reached; the fullest first.
     fn fills(&self) -> Vec<(&'static str, f64, f64, f64)> {
         let fill = |bound: &Bound| {
-            let Metric { name, of, .. } = bound.metric?;
+            let BoundMetric { name, of, .. } = bound.metric?;
             let (_, value_max) = self.0.get(name)?;
             let (sum, largest) = self.0.get(of)?;
             let value = if bound.is_of_each_reactor() { *largest } else { *sum };
@@ -197,8 +197,8 @@ impl Figures {
 
 /// What a counter grew by per second.
 struct Rates<'a> {
-    before: &'a Figures,
-    now: &'a Figures,
+    before: &'a MetricValues,
+    now: &'a MetricValues,
     seconds: f64,
 }
 
@@ -210,9 +210,9 @@ impl Rates<'_> {
 
 fn show(before: &Look, now: &Look) -> String {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(f64::MIN_POSITIVE);
-    let start_time = |figures: &Figures| figures.sum("process_start_time_seconds");
-    let restarted = start_time(&before.figures) != start_time(&now.figures);
-    let rates = Rates { before: &before.figures, now: &now.figures, seconds };
+    let start_time = |metrics: &MetricValues| metrics.sum("process_start_time_seconds");
+    let restarted = start_time(&before.metrics) != start_time(&now.metrics);
+    let rates = Rates { before: &before.metrics, now: &now.metrics, seconds };
     let mut text = head(now);
     if restarted {
         text.push_str("\nthe node has started anew since the last look\n");
@@ -220,30 +220,30 @@ fn show(before: &Look, now: &Look) -> String {
     }
     show_rates(&mut text, &rates);
     show_trouble(&mut text, &rates);
-    show_fills(&mut text, &now.figures);
+    show_fills(&mut text, &now.metrics);
     show_links(&mut text, before, now, seconds);
     show_sessions(&mut text, &now.sessions);
     text
 }
 
 fn head(now: &Look) -> String {
-    let figures = &now.figures;
+    let metrics = &now.metrics;
     let own = now.network.items.iter().find(|node| node.standing == "own");
     let (id, name) = own.map_or_else(Default::default, |node| {
         (short(&node.id), [&node.agency, &node.name].map(|part| shown(part.as_deref().unwrap_or_default())))
     });
     let up = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64() - figures.sum("process_start_time_seconds"));
+        .map_or(0.0, |since| since.as_secs_f64() - metrics.sum("process_start_time_seconds"));
     format!(
         "node {id}, up {}; sessions {}, neighbours {}, other nodes reached {} of {}, topics routed {}, memory {}\nagency {}, name {}\n",
         age(up.max(0.0) as u64),
-        figures.sum("amop_sessions"),
-        figures.sum("amop_neighbours"),
+        metrics.sum("amop_sessions"),
+        metrics.sum("amop_neighbours"),
         now.network.reachable,
         now.network.total.saturating_sub(1),
-        figures.sum("amop_routed_topics"),
-        bytes(figures.sum("process_resident_memory_bytes")),
+        metrics.sum("amop_routed_topics"),
+        bytes(metrics.sum("process_resident_memory_bytes")),
         name[0],
         name[1],
     )
@@ -325,9 +325,9 @@ fn show_trouble(text: &mut String, rates: &Rates<'_>) {
     }
 }
 
-fn show_fills(text: &mut String, figures: &Figures) {
+fn show_fills(text: &mut String, metrics: &MetricValues) {
     text.push_str("\nnearest to their bound\n");
-    let rows: Vec<_> = figures
+    let rows: Vec<_> = metrics
         .fills()
         .into_iter()
         .take(FILLS_SHOWN)
@@ -454,9 +454,9 @@ amop_closed_stalled_total{reactor=\"0\"} 3
 
     #[test]
     fn figures_stand_beside_their_bound_the_fullest_first() {
-        let figures = Figures::parse(TEXT).unwrap();
+        let metrics = MetricValues::parse(TEXT).unwrap();
         assert_eq!(
-            figures.fills(),
+            metrics.fills(),
             [
                 ("amop_sessions", 100.0, 100.0, 1.0),
                 ("amop_pending_requests", 30.0, 60.0, 0.5),
@@ -464,17 +464,17 @@ amop_closed_stalled_total{reactor=\"0\"} 3
                 ("process_open_fds", 2.0, f64::INFINITY, 0.0),
             ]
         );
-        assert_eq!(figures.sum("amop_request_seconds_bucket"), 0.0);
+        assert_eq!(metrics.sum("amop_request_seconds_bucket"), 0.0);
         let mut text = String::new();
-        show_fills(&mut text, &figures);
+        show_fills(&mut text, &metrics);
         assert!(text.contains("  !  100.0 %  100    100  amop_sessions\n"), "{text}");
     }
 
     #[test]
     fn what_grew_in_the_interval_is_trouble_and_what_stands_still_is_not() {
-        let before = Figures::parse(TEXT).unwrap();
+        let before = MetricValues::parse(TEXT).unwrap();
         let grown = TEXT.replace("total{reactor=\"0\"} 3", "total{reactor=\"0\"} 5");
-        let now = Figures::parse(&grown).unwrap();
+        let now = MetricValues::parse(&grown).unwrap();
         let mut text = String::new();
         show_trouble(&mut text, &Rates { before: &before, now: &before, seconds: 2.0 });
         assert_eq!(text, "");
@@ -487,7 +487,7 @@ amop_closed_stalled_total{reactor=\"0\"} 3
     #[test]
     fn what_is_no_list_of_figures_is_none() {
         for text in ["", "hello\n", "amop_sessions\n", "amop_sessions x\n", "other 1\n"] {
-            assert!(Figures::parse(text).is_none(), "{text}");
+            assert!(MetricValues::parse(text).is_none(), "{text}");
         }
     }
 

@@ -1,9 +1,9 @@
 //! What the door counts, and the lines that it logs in bounded number.
 
-use crate::relay::{counters::figures, log_limit::LogLimit};
+use crate::relay::{counters::metrics, log_limit::LogLimit};
 
-figures! {
-    /// The figures of the door.
+metrics! {
+    /// The metrics of the door.
     pub struct DoorCounters {
         /// Handshakes under way now, of links that came in and that were dialled.
         gauge pending_handshakes,

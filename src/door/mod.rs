@@ -205,7 +205,7 @@ pub struct Door {
     pub channel_address: SocketAddr,
     /// Where nodes connect.
     pub p2p_address: SocketAddr,
-    /// Its figures, which anybody may read.
+    /// Its metrics, which anybody may read.
     pub counters: Arc<DoorCounters>,
 }
 

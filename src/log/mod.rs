@@ -9,7 +9,7 @@
 //! `tracing-appender` was looked at: its queue is bounded by lines and not by bytes, its log does not say what it lost,
 //! its end waits for a second whether or not lines are still being taken, and a failed write is not counted.
 //!
-//! Imports what all rooms may, and nothing else of ours.
+//! Imports what all modules may, and nothing else of ours.
 //!
 //! # Invariants
 //! - Whoever logs waits for no reader of the log: it makes no call that does, and takes no lock that is held meanwhile.
@@ -98,9 +98,9 @@ pub fn start(level: &str, json: bool) -> std::io::Result<Logging> {
     Ok(Logging(()))
 }
 
-/// Figures of the log of this process.
+/// Metrics of the log of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogFigures {
+pub struct LogMetrics {
     /// Lines that were lost: the queue was full, or they could not be written.
     pub lines_lost: u64,
     /// Bytes that wait to be written.
@@ -108,9 +108,9 @@ pub struct LogFigures {
 }
 
 /// What the log counts; nothing where it has not started.
-pub fn figures() -> LogFigures {
+pub fn metrics() -> LogMetrics {
     let queue = LOG.get().map(|log| &log.queue);
-    LogFigures {
+    LogMetrics {
         lines_lost: queue.map_or(0, |queue| queue.lines_lost()),
         queue_bytes: queue.map_or(0, |queue| queue.bytes() as u64),
     }

@@ -1,4 +1,4 @@
-//! What a thread counts. Each figure has one writer, so plain relaxed stores suffice.
+//! The metrics that a thread counts. Each has one writer, so plain relaxed stores suffice.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::wire::ResultCode;
 
-/// A figure that only its thread changes and anybody may read.
+/// A number that only its thread changes and anybody may read.
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
 
@@ -27,18 +27,18 @@ impl Counter {
         self.add(1u64.wrapping_neg());
     }
 
-    /// Sets the figure, for gauges.
+    /// Sets the value, for gauges.
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 
-    /// The figure.
+    /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// Whether a figure only grows.
+/// The kind of a metric: whether it only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Grows, from 0 at the start.
@@ -47,42 +47,42 @@ pub enum Kind {
     Gauge,
 }
 
-/// One figure, as it is now.
+/// One metric, as it is now.
 #[derive(Clone, Copy, Debug)]
-pub struct Figure {
+pub struct Metric {
     /// What it is called; its unit, where it has one, is last.
     pub name: &'static str,
     /// What it means.
     pub help: &'static str,
     /// Whether it only grows.
     pub kind: Kind,
-    /// The figure.
+    /// The value.
     pub value: u64,
 }
 
-/// Makes a struct of figures, each with its meaning and kind, that can be listed.
-macro_rules! figures {
+/// Makes a struct of metrics, each with its meaning and kind, that can be listed.
+macro_rules! metrics {
     (
         $(#[doc = $about:literal])+
-        pub struct $Figures:ident {
+        pub struct $Metrics:ident {
             $($(#[doc = $help:literal])+ $kind:ident $name:ident,)+
         }
         $(beside { $($(#[doc = $other_help:literal])+ $other:ident: $Other:ty,)+ })?
     ) => {
         $(#[doc = $about])+
         #[derive(Default, Debug)]
-        pub struct $Figures {
+        pub struct $Metrics {
             $($(#[doc = $help])+ pub $name: $crate::relay::counters::Counter,)+
             $($($(#[doc = $other_help])+ pub $other: $Other,)+)?
         }
 
-        impl $Figures {
-            /// Every figure of one number.
-            pub fn all(&self) -> impl Iterator<Item = $crate::relay::counters::Figure> {
-                [$($crate::relay::counters::Figure {
+        impl $Metrics {
+            /// All metrics that are one number each.
+            pub fn all(&self) -> impl Iterator<Item = $crate::relay::counters::Metric> {
+                [$($crate::relay::counters::Metric {
                     name: stringify!($name),
                     help: concat!($($help),+).trim_start(),
-                    kind: $crate::relay::counters::figures!(@kind $kind),
+                    kind: $crate::relay::counters::metrics!(@kind $kind),
                     value: self.$name.get(),
                 },)+].into_iter()
             }
@@ -91,7 +91,7 @@ macro_rules! figures {
     (@kind counter) => { $crate::relay::counters::Kind::Counter };
     (@kind gauge) => { $crate::relay::counters::Kind::Gauge };
 }
-pub(crate) use figures;
+pub(crate) use metrics;
 
 /// Bounds of a histogram: the first is 2 to this power, in microseconds; each further one is twice that.
 const BOUND_FIRST_LOG2: u32 = 4;
@@ -221,8 +221,8 @@ impl Heartbeat {
     }
 }
 
-figures! {
-    /// The figures of one reactor.
+metrics! {
+    /// The metrics of one reactor.
     pub struct Counters {
         /// SDK sessions now.
         gauge sessions,
@@ -514,8 +514,8 @@ mod tests {
     fn every_figure_is_listed_with_its_meaning() {
         let counters = Counters::default();
         counters.requests.add(3);
-        let figure = counters.all().find(|figure| figure.name == "requests").unwrap();
-        assert_eq!((figure.kind, figure.value), (Kind::Counter, 3));
-        assert!(counters.all().all(|figure| figure.help.ends_with('.') && !figure.help.starts_with(' ')));
+        let metric = counters.all().find(|metric| metric.name == "requests").unwrap();
+        assert_eq!((metric.kind, metric.value), (Kind::Counter, 3));
+        assert!(counters.all().all(|metric| metric.help.ends_with('.') && !metric.help.starts_with(' ')));
     }
 }

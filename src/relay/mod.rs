@@ -94,16 +94,16 @@ impl SubscriberId {
 
 /// The subscribers that may get a message with a private topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named(pub Vec<SubscriberId>);
+pub struct Recipients(pub Vec<SubscriberId>);
 
-impl Named {
+impl Recipients {
     /// Those that a node with so many reactors may have, in order and once each.
     fn from_numbers(numbers: &[u64], reactors: u16) -> Self {
         let numbers = numbers.iter().map(|&number| SubscriberId(number));
-        let mut named: Vec<_> = numbers.filter(|number| number.reactor().0 < reactors).collect();
-        named.sort_unstable();
-        named.dedup();
-        Self(named)
+        let mut recipients: Vec<_> = numbers.filter(|number| number.reactor().0 < reactors).collect();
+        recipients.sort_unstable();
+        recipients.dedup();
+        Self(recipients)
     }
 }
 
@@ -339,7 +339,7 @@ pub struct Forward {
     /// Whether it is to wait there for room in a session's queue, for nobody else is left to be tried.
     pub may_wait: bool,
     /// For a private topic, who may get it.
-    pub audience: Option<Box<Named>>,
+    pub audience: Option<Box<Recipients>>,
 }
 
 /// What one shard tells another; travels over the mesh together with a frame.
@@ -353,7 +353,7 @@ pub enum MeshMessage {
         /// The coordinator's number for the request.
         request: RequestId,
         /// For a private topic, who may get it.
-        audience: Option<Box<Named>>,
+        audience: Option<Box<Recipients>>,
         /// Sessions that must not get it: the publisher and those that were tried already.
         excluded: SmallVec<[SessionId; 2]>,
         /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
@@ -408,7 +408,7 @@ pub enum MeshMessage {
     /// Deliver a multicast (the frame) with a private topic to these of your subscribers.
     PrivateMulticast {
         /// Who may get it.
-        audience: Box<Named>,
+        audience: Box<Recipients>,
     },
     /// To the challenge broker: a publisher is about to challenge a subscriber of this node.
     OpenChallenge {
@@ -526,7 +526,7 @@ pub enum MeshMessage {
         /// The message's number at this node.
         message: u32,
         /// Who may get it there.
-        audience: Box<Named>,
+        audience: Box<Recipients>,
     },
     /// Tell a neighbour what you know of a message.
     SendTrace {
@@ -811,7 +811,7 @@ pub struct Shared {
     pub traced_tickets: std::sync::atomic::AtomicU64,
     /// Limits of the shards' log lines.
     pub logs: shard::logs::Logs,
-    /// Figures, one set per reactor.
+    /// Metrics, one set per reactor.
     pub counters: Vec<Arc<counters::Counters>>,
 }
 

@@ -214,9 +214,9 @@ fn every_figure_of_every_reactor_is_in_the_metrics_and_its_bounds_are() {
     let samples = scrape(admin(&node));
     for (reactor, counters) in node.node().shared().counters.iter().enumerate() {
         let labels = vec![("reactor".to_owned(), reactor.to_string())];
-        for figure in counters.all() {
-            let gauge = format!("amop_{}", figure.name);
-            let name = match figure.kind {
+        for metric in counters.all() {
+            let gauge = format!("amop_{}", metric.name);
+            let name = match metric.kind {
                 amop::relay::counters::Kind::Counter => format!("{gauge}_total"),
                 amop::relay::counters::Kind::Gauge => gauge,
             };

@@ -47,7 +47,7 @@ const HANDSHAKES: usize = 1_000;
 
 struct Filling {
     node: Process,
-    rooms: Vec<bounds::Room>,
+    rooms: Vec<bounds::ModuleBounds>,
     before: usize,
     failed: bool,
 }

@@ -1,4 +1,4 @@
-//! How long requests and pushes took, as the figures show it.
+//! How long requests and pushes took, as the metrics show it.
 
 use std::time::Duration;
 

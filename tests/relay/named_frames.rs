@@ -74,7 +74,7 @@ fn figures(net: &Network, node: NodeIndex) -> [u64; 5] {
     counters.map(|counter| net.nodes[node].total(counter))
 }
 
-/// What became of a frame at the neighbour, by its figures.
+/// What became of a frame at the neighbour, by its metrics.
 fn counted(net: &mut Network, frame: &[u8]) -> [u64; 5] {
     let before = figures(net, 1);
     send(net, frame);

@@ -86,7 +86,7 @@ fn the_look_for_threads_finds_each_way_to_start_one() {
     }
 }
 
-/// Lines of the rooms that peers talk to without a limit: those of a start, of an operator's request, of the limit itself.
+/// Lines of the modules that peers talk to without a limit: those of a start, of an operator's request, of the limit itself.
 const UNLIMITED: [&str; 8] = [
     // Once at the start, for each peer that the configuration names.
     "applications are let in though the state",
@@ -165,8 +165,8 @@ fn the_look_for_limits_finds_them_in_the_heads_of_blocks_and_in_ifs_that_leave()
 /// "At most ten lines of a kind in ten seconds" (docs/monitoring.md): `relay::log_limit` sees to it where it is asked.
 #[test]
 fn every_log_line_that_peers_can_cause_asks_for_its_limit() {
-    for room in ["relay", "door", "engine"] {
-        for (path, code) in code_below(&source().join(room)) {
+    for module in ["relay", "door", "engine"] {
+        for (path, code) in code_below(&source().join(module)) {
             let lines: Vec<&str> = code.lines().collect();
             for (index, line) in lines.iter().enumerate() {
                 if !["info!(", "warn!(", "error!("].iter().any(|call| line.contains(call)) {

@@ -1,4 +1,4 @@
-//! House rules that the sources are read for: which room may import which (ARCHITECTURE.md), where `unsafe` is, how long
+//! House rules that the sources are read for: which module may import which (ARCHITECTURE.md), where `unsafe` is, how long
 //! files and functions are.
 
 use std::{
@@ -69,7 +69,7 @@ fn code(text: &str) -> String {
     code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms of this crate that some code names.
+/// The modules of this crate that some code names.
 fn imports(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let name = |text: &str| -> String {
@@ -105,43 +105,47 @@ fn quoted(text: &str) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Each room with what it may import; the first are those that every room may import.
-fn rooms() -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>) {
+/// Each module with what it may import; the first are those that every module may import.
+fn modules() -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>) {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page");
-    let (mut shared, mut rooms) = (BTreeSet::new(), BTreeMap::new());
-    let rows = page.lines().skip_while(|line| *line != "| room | holds | may import |").skip(2);
+    let (mut shared, mut modules) = (BTreeSet::new(), BTreeMap::new());
+    let rows = page.lines().skip_while(|line| *line != "| module | holds | may import |").skip(2);
     for row in rows.take_while(|line| line.starts_with('|')) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let room = cells[1].trim_matches('`').trim_end_matches('/').trim_end_matches(".rs").to_owned();
-        if cells[3] == "likewise" || cells[3].contains("every room may import it") {
-            shared.insert(room.clone());
+        let module = cells[1].trim_matches('`').trim_end_matches('/').trim_end_matches(".rs").to_owned();
+        if cells[3] == "likewise" || cells[3].contains("every module may import it") {
+            shared.insert(module.clone());
         }
-        rooms.insert(room, quoted(cells[3]));
+        modules.insert(module, quoted(cells[3]));
     }
-    (shared, rooms)
+    (shared, modules)
 }
 
 #[test]
-fn each_room_imports_only_what_the_table_in_architecture_lets_it() {
-    let (shared, rooms) = rooms();
+fn each_module_imports_only_what_the_table_in_architecture_lets_it() {
+    let (shared, modules) = modules();
     let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let sources = sources("src");
     for (path, text) in &sources {
-        let room = path["src/".len()..].split(['/', '.']).next().expect("a name");
-        if room == "lib" || room == "main" || path.ends_with("testing.rs") {
+        let module = path["src/".len()..].split(['/', '.']).next().expect("a name");
+        if module == "lib" || module == "main" || path.ends_with("testing.rs") {
             continue;
         }
-        let allowed = rooms.get(room).unwrap_or_else(|| panic!("{path} is in no room of ARCHITECTURE.md"));
+        let allowed =
+            modules.get(module).unwrap_or_else(|| panic!("{path} is in no module of ARCHITECTURE.md"));
         for import in imports(&code(text)) {
-            let is_allowed = import == room || shared.contains(&import) || allowed.contains(&import);
-            assert!(is_allowed, "{path} imports {import}, which ARCHITECTURE.md does not let {room} import");
-            used.entry(room).or_default().insert(import);
+            let is_allowed = import == module || shared.contains(&import) || allowed.contains(&import);
+            assert!(
+                is_allowed,
+                "{path} imports {import}, which ARCHITECTURE.md does not let {module} import"
+            );
+            used.entry(module).or_default().insert(import);
         }
     }
-    for (room, allowed) in &rooms {
-        let used = used.get(room.as_str()).cloned().unwrap_or_default();
+    for (module, allowed) in &modules {
+        let used = used.get(module.as_str()).cloned().unwrap_or_default();
         let unused: Vec<_> = allowed.difference(&used).collect();
-        assert!(unused.is_empty(), "ARCHITECTURE.md lets {room} import {unused:?}, which it does not need");
+        assert!(unused.is_empty(), "ARCHITECTURE.md lets {module} import {unused:?}, which it does not need");
     }
 }
 

@@ -47,7 +47,7 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
-    counters::{Counter, figures},
+    counters::{Counter, metrics},
     home_reactor,
     log_limit::LogLimit,
     rate_limit::RateLimit,
@@ -156,8 +156,8 @@ impl From<MessageError> for StateError {
     }
 }
 
-figures! {
-    /// The figures of a registry.
+metrics! {
+    /// The metrics of a registry.
     pub struct RegistryCounters {
         /// Changes, messages and requests that wait for the registry now.
         gauge pending_inputs,
@@ -228,7 +228,7 @@ figures! {
 }
 
 impl RegistryCounters {
-    /// The figure of refusals for one cause.
+    /// The metric of refusals for one cause.
     pub fn refused(&self, error: StateError) -> &Counter {
         match error {
             StateError::Malformed => &self.refused_malformed,
@@ -603,7 +603,7 @@ impl Registry {
         }
     }
 
-    /// The figures, which anybody may read while the registry runs.
+    /// The metrics, which anybody may read while the registry runs.
     pub fn counters(&self) -> Arc<RegistryCounters> {
         self.counters.clone()
     }

@@ -35,15 +35,15 @@ const SEALED_LEN: usize = 2 * NodeId::LEN + FRONT_LEN + NUMBERS_LEN + TAG_LEN;
 const CONTROL_LEN_MAX: usize = 8 << 10;
 
 /// Bytes of a multicast for one node on a link.
-fn multicast_len(frame_len: usize, named: Option<usize>, is_sealed: bool) -> u64 {
-    let extensions = EXTENSIONS_FRONT_LEN + named.map_or(0, audience_len);
+fn multicast_len(frame_len: usize, recipients: Option<usize>, is_sealed: bool) -> u64 {
+    let extensions = EXTENSIONS_FRONT_LEN + recipients.map_or(0, audience_len);
     (HEADER_LEN_MIN + extensions + frame_len + if is_sealed { SEALED_LEN } else { 0 }) as u64
 }
 
 /// Bytes of a multicast for several nodes on the link that they have in common.
 fn shared_len(frame_len: usize, nodes: usize) -> u64 {
-    let named = NodeId::LEN + nodes * (NodeId::LEN + TICKET_LEN);
-    (HEADER_LEN_MIN + named + SHARED_CONTENT_ROOM + frame_len) as u64
+    let addresses_len = NodeId::LEN + nodes * (NodeId::LEN + TICKET_LEN);
+    (HEADER_LEN_MIN + addresses_len + SHARED_CONTENT_ROOM + frame_len) as u64
 }
 
 impl Parts {
@@ -53,10 +53,10 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
         frame_len: usize,
-        named: Option<usize>,
+        recipients: Option<usize>,
     ) -> u64 {
         let is_sealed = !self.is_linked(node) && cx.has_indirect_route(node, frame_len);
-        multicast_len(frame_len, named, is_sealed) + TIME_LEFT_LEN as u64
+        multicast_len(frame_len, recipients, is_sealed) + TIME_LEFT_LEN as u64
     }
 
     /// The same of a private topic, for a node of which so many subscribers are named.
@@ -65,10 +65,10 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
         frame_len: usize,
-        named: usize,
+        recipients: usize,
     ) -> u64 {
         let is_sealed = !self.is_linked(node) && cx.has_indirect_route(node, frame_len);
-        multicast_len(frame_len, Some(named), is_sealed)
+        multicast_len(frame_len, Some(recipients), is_sealed)
     }
 }
 

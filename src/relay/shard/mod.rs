@@ -325,7 +325,7 @@ impl Shard {
         self.parts.miscount(&self.common)
     }
 
-    /// Makes the figures show how full its tables are.
+    /// Makes the metrics show how full its tables are.
     pub fn count_usage(&self) {
         let (usage, counters) = (self.usage(), &self.common.counters);
         for (gauge, value) in [

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::{Context, Parts, publisher::Audience, request::Refused, session::Reply, trace::Finished};
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Named, Outbound, ReactorId, SendError, SessionId, snapshot::NodeRef,
+        LinkKey, MeshMessage, Outbound, ReactorId, Recipients, SendError, SessionId, snapshot::NodeRef,
         trace::TopicName,
     },
     wire::{
@@ -174,7 +174,7 @@ impl Parts {
         let takes = |node: &NodeRef| snapshot.takes(&node.id, frame.len());
         let parts = || {
             let nodes = audience.nodes.iter().filter(|(node, _)| takes(node));
-            nodes.flat_map(|(node, named)| named.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
+            nodes.flat_map(|(node, recipients)| recipients.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
         };
         let cost: u64 = parts()
             .map(|(node, part)| self.private_multicast_len(cx, &node.id, frame.len(), part.len()))
@@ -193,7 +193,7 @@ impl Parts {
             fan_out.note_too_long(&node.id);
         }
         for (node, part) in parts() {
-            let (message, part) = (cx.next_message(), Named(part.to_vec()));
+            let (message, part) = (cx.next_message(), Recipients(part.to_vec()));
             if node.reactor == cx.id {
                 let sent = self.forward_multicast(cx, &node.id, message, Some(&part), frame);
                 fan_out.note_node(&node.id, message, sent);
@@ -219,7 +219,8 @@ impl Parts {
             if reactor == cx.id {
                 self.deliver_private_multicast(cx, audience, frame, fan_out);
             } else {
-                let message = MeshMessage::PrivateMulticast { audience: Box::new(Named(audience.to_vec())) };
+                let message =
+                    MeshMessage::PrivateMulticast { audience: Box::new(Recipients(audience.to_vec())) };
                 cx.out.to_reactor(reactor, message, frame);
             }
         }
@@ -249,7 +250,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         from: (&NodeId, u32),
-        audience: Option<Named>,
+        audience: Option<Recipients>,
         frame: FrameRef<'_>,
     ) {
         let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) else {
@@ -257,10 +258,10 @@ impl Parts {
             return;
         };
         let mut fan_out = cx.fan_out();
-        if let (TopicKind::Data, Some(named)) = (body.kind(), audience)
+        if let (TopicKind::Data, Some(recipients)) = (body.kind(), audience)
             && cx.shared.settings.may_publish(body.topic, from.0)
         {
-            self.deliver_to_audience(cx, &Audience::of_this_node(named), frame, &mut fan_out);
+            self.deliver_to_audience(cx, &Audience::of_this_node(recipients), frame, &mut fan_out);
             return cx.keep_fan_out(frame, fan_out, Some(from));
         }
         if body.kind() != TopicKind::Ordinary {

@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     relay::{
-        Class, CloseReason, Forward, LinkKey, MeshMessage, Named, Outbound, Packet, ReactorId, RegistryInput,
-        SendError, Shared, home_reactor, sealing::Subject, settings::NODE_FRAME_ROOM, snapshot::NodeRef,
+        Class, CloseReason, Forward, LinkKey, MeshMessage, Outbound, Packet, ReactorId, Recipients,
+        RegistryInput, SendError, Shared, home_reactor, sealing::Subject, settings::NODE_FRAME_ROOM,
+        snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -34,8 +35,8 @@ use crate::{
 /// Where the flags of a node frame's header lie.
 const FLAGS_OFFSET: usize = 13;
 /// The audience of a frame for one node.
-fn audience_of(named: &Named) -> Vec<Vec<u64>> {
-    vec![named.0.iter().map(|subscriber| subscriber.0).collect()]
+fn audience_of(recipients: &Recipients) -> Vec<Vec<u64>> {
+    vec![recipients.0.iter().map(|subscriber| subscriber.0).collect()]
 }
 
 /// Another node whose home is this shard.
@@ -536,7 +537,7 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
         message: u32,
-        audience: Option<&Named>,
+        audience: Option<&Recipients>,
         frame: FrameRef<'_>,
     ) -> bool {
         let extensions = Extensions { audience: audience.map(audience_of), ..Extensions::default() };

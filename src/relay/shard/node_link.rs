@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Named, Outbound, RegistryInput, SendError,
+        Class, CloseReason, LinkKey, MeshMessage, Outbound, Recipients, RegistryInput, SendError,
         report::{LinkReport, NodeLinkState, PeerReport, RoundTripReport},
         timers::{TimerKey, Timers},
     },
@@ -456,7 +456,7 @@ impl Parts {
         };
         // It names but one destination: us.
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
-        let audience = audience.map(|numbers| Named::from_numbers(numbers, cx.shared.reactors));
+        let audience = audience.map(|numbers| Recipients::from_numbers(numbers, cx.shared.reactors));
         if header.packet_type == PacketType::MULTICAST {
             self.handle_multicast_of_node(cx, (peer, header.seq), audience, frame);
             return;

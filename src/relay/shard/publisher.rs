@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     relay::{
-        Challenge, Class, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
+        Challenge, Class, LinkKey, MeshMessage, Outbound, ReactorId, Recipients, RequestId, SessionId,
         SubscriberId,
         snapshot::{NodeRef, PrivateEntry, TopicEntry},
     },
@@ -165,8 +165,8 @@ impl Audience {
     }
 
     /// What a neighbour's message may reach here.
-    pub(super) fn of_this_node(named: Named) -> Self {
-        Self { own: named.0, nodes: Vec::new() }
+    pub(super) fn of_this_node(recipients: Recipients) -> Self {
+        Self { own: recipients.0, nodes: Vec::new() }
     }
 
     /// The part of it at each reactor of this node.
@@ -177,7 +177,7 @@ impl Audience {
     /// As an entry of the topic table.
     pub(super) fn entry(&self) -> TopicEntry {
         let count = |(reactor, part): (ReactorId, &[SubscriberId])| (reactor, part.len() as u32);
-        let nodes = self.nodes.iter().map(|(node, named)| (node.clone(), named.len() as u32));
+        let nodes = self.nodes.iter().map(|(node, recipients)| (node.clone(), recipients.len() as u32));
         TopicEntry { reactors: self.by_reactor().map(count).collect(), nodes: nodes.collect() }
     }
 }
@@ -624,7 +624,7 @@ impl Parts {
         for (subscriber, _) in accepted {
             match (&subscriber.node, audience.nodes.last_mut()) {
                 (None, _) => audience.own.push(subscriber.number),
-                (Some(node), Some((last, named))) if node == last => named.push(subscriber.number),
+                (Some(node), Some((last, recipients))) if node == last => recipients.push(subscriber.number),
                 (Some(node), _) => audience.nodes.push((node.clone(), vec![subscriber.number])),
             }
         }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Named, NotPushed, Outbound, Queued, SendError, SessionId,
+        LinkKey, MeshMessage, NotPushed, Outbound, Queued, Recipients, SendError, SessionId,
         rng::FastRng,
         timers::{TimerKey, Timers},
     },
@@ -63,7 +63,7 @@ pub(super) enum PushFor {
 /// Who may get a request.
 pub(super) struct Receivers<'a> {
     /// With a private topic, nobody else.
-    pub(super) audience: Option<&'a Named>,
+    pub(super) audience: Option<&'a Recipients>,
     /// Not these.
     pub(super) excluded: SmallVec<[SessionId; 2]>,
     /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
@@ -167,7 +167,7 @@ impl Parts {
         }
         let Delivery { request, seq, topic, frame } = delivery;
         let Receivers { audience, mut excluded, wait_for_room } = receivers;
-        let named: Option<Vec<u32>> = match (TopicKind::of(topic.as_bytes()), audience) {
+        let recipients: Option<Vec<u32>> = match (TopicKind::of(topic.as_bytes()), audience) {
             (TopicKind::Ordinary, None) => None,
             (TopicKind::Data, Some(audience)) => {
                 let index_of = |&number| self.subscribers.index_of(number, topic);
@@ -177,7 +177,9 @@ impl Parts {
         };
         // Whose queue was found full first.
         let mut full = None;
-        while let Some(index) = self.draw_session(&mut cx.fast_rng, topic, named.as_deref(), &excluded, seq) {
+        while let Some(index) =
+            self.draw_session(&mut cx.fast_rng, topic, recipients.as_deref(), &excluded, seq)
+        {
             let Some(session) = self.session_at(index) else { break };
             let id = session.id;
             match session.send_data(cx, frame) {
@@ -193,7 +195,7 @@ impl Parts {
             excluded.push(id);
         }
         let Some((index, id)) = full else {
-            return Err(self.why_nobody(topic, named.as_deref(), &excluded, seq));
+            return Err(self.why_nobody(topic, recipients.as_deref(), &excluded, seq));
         };
         if let Some(time) = wait_for_room
             && self.wait_for_room(cx, delivery, index, time)
@@ -214,7 +216,7 @@ impl Parts {
     fn why_nobody(
         &self,
         topic: &str,
-        named: Option<&[u32]>,
+        recipients: Option<&[u32]>,
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> NotPushed {
@@ -224,7 +226,7 @@ impl Parts {
             }
             _ => false,
         };
-        match named.unwrap_or_else(|| self.sessions.topics.sessions(topic)).iter().any(waits) {
+        match recipients.unwrap_or_else(|| self.sessions.topics.sessions(topic)).iter().any(waits) {
             true => NotPushed::SeqInUse,
             false => NotPushed::NobodyLeft,
         }
@@ -280,18 +282,18 @@ impl Parts {
         }
     }
 
-    /// Link index of a random session that subscribes (or is `named`), is not excluded and has no open push
+    /// Link index of a random session that subscribes (or is `recipients`), is not excluded and has no open push
     /// with this seq.
     fn draw_session(
         &self,
         rng: &mut FastRng,
         topic: &str,
-        named: Option<&[u32]>,
+        recipients: Option<&[u32]>,
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> Option<u32> {
         let links = &self.links;
-        let sessions = named.unwrap_or_else(|| self.sessions.topics.sessions(topic));
+        let sessions = recipients.unwrap_or_else(|| self.sessions.topics.sessions(topic));
         let eligible = |index: u32| match links.get(index as usize) {
             Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
                 !excluded.contains(&session.id) && !session.pushes.contains_key(seq)

@@ -32,8 +32,8 @@ impl Parts {
             self.links.iter().flatten().filter(|link| matches!(link.kind, LinkKind::Node(_))).count();
         let counts = [
             ("sessions", self.sessions.indices.len(), sessions().count()),
-            ("sessions in the figures", common.counters.sessions.get() as usize, sessions().count()),
-            ("node links in the figures", common.counters.node_links.get() as usize, node_links),
+            ("sessions in the metrics", common.counters.sessions.get() as usize, sessions().count()),
+            ("node links in the metrics", common.counters.node_links.get() as usize, node_links),
             ("pushes", self.pushes.len(), sessions().map(|session| session.pushes.len()).sum()),
             ("waits for room", waits, lines().map(|(count, _)| count).sum()),
             ("bytes that wait for room", wait_bytes, lines().map(|(_, bytes)| bytes).sum()),

@@ -93,7 +93,7 @@ impl VirtualNode {
         self.registry.report_network()
     }
 
-    /// The figures of its registry.
+    /// The metrics of its registry.
     pub fn registry_counters(&self) -> Arc<RegistryCounters> {
         self.registry.counters()
     }

@@ -3,7 +3,7 @@
 use super::{super::publisher::Audience, Origin};
 use crate::{
     relay::{
-        Named, Outbound, ReactorId, RequestId, SessionId, home_reactor,
+        Outbound, ReactorId, Recipients, RequestId, SessionId, home_reactor,
         shard::{Common, Context, Parts},
         snapshot::{NodeEntry, NodeRef},
     },
@@ -13,10 +13,10 @@ use crate::{
 /// Who a request could be tried at.
 pub(super) enum Candidate {
     /// With a private topic only those of its sessions that are named.
-    Reactor(ReactorId, Option<Box<Named>>),
+    Reactor(ReactorId, Option<Box<Recipients>>),
     ChallengeBroker,
     /// With a private topic only those of its sessions that are named.
-    Node(NodeRef, Option<Box<Named>>),
+    Node(NodeRef, Option<Box<Recipients>>),
     /// Nobody: the frame is too long for the nodes that are left, of which this is one.
     TooLong(NodeId),
 }
@@ -99,9 +99,9 @@ impl Parts {
                 .find(|(reactor, _)| *reactor == own)
                 .map_or(0, |&(reactor, count)| weight_of(reactor, count.into())),
         };
-        let named = |reactor: ReactorId| {
+        let recipients = |reactor: ReactorId| {
             let mut parts = audience.iter().flat_map(Audience::by_reactor);
-            parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Named(part.to_vec())))
+            parts.find(|(other, _)| *other == reactor).map(|(_, part)| Box::new(Recipients(part.to_vec())))
         };
         let reactors = all_reactors.iter().filter(|(reactor, _)| *reactor != own);
         let untried = all_nodes.iter().filter(|(node, _)| {
@@ -127,27 +127,27 @@ impl Parts {
         let nodes = nodes.filter(|(node, _)| hops_max == u8::MAX || hops_to(node) <= hops_max);
         let mut point = cx.common.fast_rng.in_range(0..here + subscribers_of(nodes.clone()));
         if point < own_weight {
-            return (Some(Candidate::Reactor(own, named(own))), Others::of(total, own_weight));
+            return (Some(Candidate::Reactor(own, recipients(own))), Others::of(total, own_weight));
         }
         point -= own_weight;
         for &(reactor, count) in reactors {
             let weight = weight_of(reactor, count.into());
             if point < weight {
-                return (Some(Candidate::Reactor(reactor, named(reactor))), Others::of(total, weight));
+                return (Some(Candidate::Reactor(reactor, recipients(reactor))), Others::of(total, weight));
             }
             point -= weight;
         }
         for (node, count) in nodes {
             if point < u64::from(*count) {
                 // Should one frame not hold all names, it holds those from a random one on.
-                let named = audience.iter().flat_map(|audience| &audience.nodes);
-                let mut named = named.filter(|(other, _)| other.id == node.id);
-                let named = named.next().map(|(_, named)| {
-                    let from = named.iter().cycle().skip(point as usize);
-                    Box::new(Named(from.take(named.len().min(AUDIENCE_MAX)).copied().collect()))
+                let recipients = audience.iter().flat_map(|audience| &audience.nodes);
+                let mut recipients = recipients.filter(|(other, _)| other.id == node.id);
+                let recipients = recipients.next().map(|(_, recipients)| {
+                    let from = recipients.iter().cycle().skip(point as usize);
+                    Box::new(Recipients(from.take(recipients.len().min(AUDIENCE_MAX)).copied().collect()))
                 });
                 let others = if total > u64::from(*count) { Others::Elsewhere } else { Others::None };
-                return (Some(Candidate::Node(node.clone(), named)), others);
+                return (Some(Candidate::Node(node.clone(), recipients)), others);
             }
             point -= u64::from(*count);
         }

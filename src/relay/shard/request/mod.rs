@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     relay::{
-        Forward, LinkKey, MeshMessage, Named, Outbound, ReactorId, RequestId, SessionId,
+        Forward, LinkKey, MeshMessage, Outbound, ReactorId, Recipients, RequestId, SessionId,
         snapshot::NodeRef,
         timers::{TimerKey, Timers},
         trace::TopicName,
@@ -80,7 +80,7 @@ pub(super) struct Request {
     nodes: SmallVec<[(NodeRef, u32); 1]>,
     furthest: Furthest,
     /// Who may get a neighbour's message with a private topic.
-    audience: Option<Named>,
+    audience: Option<Recipients>,
     /// Whether it may wait for room where nobody else is left to be tried: a neighbour's, if it said so.
     may_wait: bool,
     /// When the neighbour was told that nobody answered; a late answer still goes to it.
@@ -288,7 +288,7 @@ pub(super) struct NodeRequest {
     /// Whether it may wait for room where nobody else is left to be tried.
     pub(super) may_wait: bool,
     /// Who may get a message with a private topic.
-    pub(super) audience: Option<Named>,
+    pub(super) audience: Option<Recipients>,
 }
 
 /// A request to be taken up.
@@ -301,7 +301,7 @@ struct NewRequest<'a> {
     /// How long it may take in all.
     time: Duration,
     may_wait: bool,
-    audience: Option<Named>,
+    audience: Option<Recipients>,
 }
 
 /// What is known of a session's message when it is refused.
@@ -650,8 +650,8 @@ impl Parts {
                     if let Origin::Session { key, .. } = origin
                         && first
                         && cx.shared.limiter.is_limited()
-                        && let named = audience.as_ref().map(|named| named.0.len())
-                        && let cost = self.unicast_len(cx, &node.id, frame.len(), named)
+                        && let recipients = audience.as_ref().map(|recipients| recipients.0.len())
+                        && let cost = self.unicast_len(cx, &node.id, frame.len(), recipients)
                         && !self.admit_bandwidth(cx, key, cost)
                     {
                         self.warn_over_bandwidth(cx, key);
