@@ -120,11 +120,11 @@ pub(super) struct Node {
     seq: u64,
     topics: usize,
     neighbours_total: usize,
-    neighbours: Vec<Neighbour>,
+    neighbours: Vec<NeighbourItem>,
 }
 
 #[derive(Deserialize)]
-struct Neighbour {
+struct NeighbourItem {
     id: String,
     agreed: bool,
 }
@@ -395,7 +395,7 @@ fn edges(network: &Network) -> Vec<Edge<'_>> {
     let mut seen = BTreeSet::new();
     let mut edges = Vec::new();
     for node in &network.items {
-        for Neighbour { id, agreed } in &node.neighbours {
+        for NeighbourItem { id, agreed } in &node.neighbours {
             let (one, other) = (node.id.as_str(), id.as_str());
             if !agreed || seen.insert((one.min(other), one.max(other))) {
                 edges.push(Edge { one, other, agreed: *agreed });

@@ -46,7 +46,7 @@ const OPEN_FOR: Duration = Duration::from_secs(5);
 pub(super) struct PrivateTopics {
     subscriptions: BTreeMap<PrivateTopic, Subscription>,
     publications: BTreeMap<PrivateTopic, Vec<PublicKey>>,
-    open: HashMap<Seq, Open>,
+    open: HashMap<Seq, SentChallenge>,
     /// Connections whose node was told to let a subscriber have the topic's messages.
     authorised: BTreeSet<(PrivateTopic, usize)>,
 }
@@ -57,7 +57,7 @@ struct Subscription {
 }
 
 /// A challenge that was sent.
-struct Open {
+struct SentChallenge {
     node: usize,
     topic: PrivateTopic,
     payload: Seq,
@@ -128,7 +128,7 @@ impl PrivateTopics {
             return None;
         }
         let until = now + OPEN_FOR;
-        self.open.insert(seq, Open { node, topic, payload, certification, until });
+        self.open.insert(seq, SentChallenge { node, topic, payload, certification, until });
         Some(sdk::encode_amop(FrameType::REQUEST, &seq, ResultCode::OK, route.as_str(), &payload))
     }
 
@@ -144,7 +144,7 @@ impl PrivateTopics {
         if self.open.get(seq).is_none_or(|open| open.node != node) {
             return None;
         }
-        let Open { topic, payload, certification, until, .. } = self.open.remove(seq)?;
+        let SentChallenge { topic, payload, certification, until, .. } = self.open.remove(seq)?;
         if result != ResultCode::OK || until <= now {
             debug!(topic = topic.name(), %result, "a challenge was not answered: the node asks again");
             return None;

@@ -12,8 +12,8 @@ use tracing::{debug, info, warn};
 use super::{
     Acceptor, DoorTls, Failure, Greeted,
     cause::{Cause, Peer},
+    handshake_queue::{HandshakeQueue, HandshakeRefusal, HandshakeSlot, QueueEntry, WAIT_MAX},
     is_this_machine,
-    lobby::{Entry, Lobby, NoPlace, Place, WAIT_MAX},
 };
 use crate::{
     engine::{NewLink, duplicate, shut_down},
@@ -118,21 +118,22 @@ async fn accept(
 ) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let lobby = Lobby::new(acceptor.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
+    let handshake_queue =
+        HandshakeQueue::new(acceptor.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
     loop {
-        let Some(place) = lobby.place().await else { return };
+        let Some(slot) = handshake_queue.slot().await else { return };
         let (stream, address) = next_connection(&acceptor, &listener).await;
-        match lobby.enter(address.ip(), place, Instant::now()) {
-            Entry::Now(place) => {
+        match handshake_queue.enter(address.ip(), slot, Instant::now()) {
+            QueueEntry::Now(slot) => {
                 contained_local_task(serve(
                     acceptor.clone(),
-                    Connection { stream, address, place },
+                    Connection { stream, address, slot },
                     kind,
                     peer,
                     admit,
                 ));
             }
-            Entry::Later(waiting) => {
+            QueueEntry::Later(waiting) => {
                 let acceptor = acceptor.clone();
                 acceptor.counters.connections_waited.increment();
                 if waiting.is_out_of_time(Instant::now()) {
@@ -140,14 +141,14 @@ async fn accept(
                 }
                 acceptor.counters.waiting_connections.increment();
                 contained_local_task(async move {
-                    let place = waiting.place().await;
+                    let slot = waiting.slot().await;
                     acceptor.counters.waiting_connections.decrement();
-                    match place {
+                    match slot {
                         // Boxed, so that those who wait take little memory.
-                        Ok(place) => {
+                        Ok(slot) => {
                             Box::pin(serve(
                                 acceptor,
-                                Connection { stream, address, place },
+                                Connection { stream, address, slot },
                                 kind,
                                 peer,
                                 admit,
@@ -158,13 +159,13 @@ async fn accept(
                     }
                 });
             }
-            Entry::Refused(reason) => refuse(&acceptor, address, reason),
+            QueueEntry::Refused(reason) => refuse(&acceptor, address, reason),
         }
     }
 }
 
 /// A connection is closed for which there was no handshake.
-fn refuse(acceptor: &Acceptor, address: SocketAddr, reason: NoPlace) {
+fn refuse(acceptor: &Acceptor, address: SocketAddr, reason: HandshakeRefusal) {
     acceptor.counters.handshakes_refused.increment();
     if acceptor.may_log(|logs| &mut logs.too_many_handshakes) {
         let address_handshakes_max = acceptor.settings.address_handshakes_max;
@@ -179,12 +180,12 @@ fn refuse(acceptor: &Acceptor, address: SocketAddr, reason: NoPlace) {
 struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    place: Place,
+    slot: HandshakeSlot,
 }
 
 async fn serve(
     acceptor: Rc<Acceptor>,
-    Connection { stream, address, place }: Connection,
+    Connection { stream, address, slot }: Connection,
     kind: fn(&DoorTls) -> &ServerTls,
     peer: Peer,
     admit: impl Admit,
@@ -193,13 +194,13 @@ async fn serve(
     // As renewed by now.
     let config = kind(&acceptor.tls.load()).clone();
     let greeted = match Handshake::server(config) {
-        Ok(handshake) => place.meter(acceptor.shake_hands(&stream, handshake, std::future::pending())).await,
+        Ok(handshake) => slot.meter(acceptor.shake_hands(&stream, handshake, std::future::pending())).await,
         Err(error) => Err(error.into()),
     };
     match greeted {
         Ok(greeted) => {
             if admit(&acceptor, &stream, address, greeted) {
-                place.refund();
+                slot.refund();
             }
         }
         Err(Failure::GivenUp) => {}

@@ -22,7 +22,7 @@ mod cause;
 mod connections;
 mod counters;
 mod dial;
-mod lobby;
+mod handshake_queue;
 mod lookup;
 mod membership;
 mod opening;
@@ -50,7 +50,7 @@ use self::{
     cause::Cause,
     connections::Connections,
     counters::Logs,
-    lobby::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
+    handshake_queue::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},
     own_key::{OwnDial, OwnKey},

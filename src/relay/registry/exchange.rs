@@ -21,7 +21,7 @@ use std::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    NODES_MAX, Neighbour, Registry, StateError,
+    NODES_MAX, NeighbourSync, Registry, StateError,
     history::{Held, Pinned},
     record::{Part, Record, Taken, version_of},
     requests::{Offers, Requests, WANTS_MAX},
@@ -54,7 +54,7 @@ const INCARNATION_INTERVAL: Duration = Duration::from_secs(10);
 const LIFE_JUMP_MAX: u32 = 1 << 20;
 /// Who hears of later incarnations of itself so often …
 const TWIN_HEARD: u32 = 3;
-/// … each within so long of the one before has a twin: parts of the network that know different incarnations do not come in such a row.
+/// … each within so long of the one before shares its key with another node: parts of the network that know different incarnations do not come in such a row.
 const TWIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Another node of the network, as far as this one has heard of it.
@@ -775,7 +775,7 @@ impl Registry {
 }
 
 /// Whether a neighbour's link is there, and one more request may go to it.
-fn can_be_asked(neighbours: &BTreeMap<NodeId, Neighbour>, requests: &Requests, id: &NodeId) -> bool {
+fn can_be_asked(neighbours: &BTreeMap<NodeId, NeighbourSync>, requests: &Requests, id: &NodeId) -> bool {
     neighbours.get(id).is_some_and(|neighbour| !neighbour.is_lost) && requests.has_room(id)
 }
 

@@ -257,7 +257,7 @@ pub struct Registry {
     data_topics: AHashMap<Topic, SmallVec<[(ReactorId, u32); 2]>>,
     /// Data topics whose subscribers here have changed since the last publish.
     changed_subscribers: BTreeSet<Topic>,
-    neighbours: BTreeMap<NodeId, Neighbour>,
+    neighbours: BTreeMap<NodeId, NeighbourSync>,
     /// All other nodes of the network that were heard of, neighbours included.
     known: BTreeMap<NodeId, Known>,
     /// Those of them of which somebody has something newer.
@@ -306,7 +306,8 @@ pub struct Registry {
     log_announcements: LogLimit,
 }
 
-struct Neighbour {
+/// A neighbour, and how far the exchange of state with it has come.
+struct NeighbourSync {
     entry: NodeRef,
     address: String,
     agency: String,
@@ -324,7 +325,7 @@ struct Neighbour {
     refusals: RateLimit,
 }
 
-impl Neighbour {
+impl NeighbourSync {
     /// A STATE_SEQ to it.
     fn announcement(&self, payload: bytes::Bytes) -> (ReactorId, RegistryOutput) {
         let packet_type = PacketType::STATE_SEQ;
@@ -575,7 +576,7 @@ impl Registry {
         for (id, path) in &before.paths {
             let is_kept = self.unreached.contains_key(id) && usual.paths.contains_key(id);
             if is_kept && !routes.paths.contains_key(id) {
-                let path = topology::Path { hops: path.hops, next: path.next.clone() };
+                let path = topology::Route { hops: path.hops, next: path.next.clone() };
                 routes.paths.insert(*id, path);
             }
         }
@@ -610,7 +611,7 @@ impl Registry {
 
     /// Tells about the neighbours.
     pub fn report_nodes(&self) -> Vec<NodeReport> {
-        let report = |(id, neighbour): (&NodeId, &Neighbour)| NodeReport {
+        let report = |(id, neighbour): (&NodeId, &NeighbourSync)| NodeReport {
             id: *id,
             address: neighbour.address.clone(),
             agency: neighbour.agency.clone(),
@@ -711,7 +712,7 @@ impl Registry {
             }
             _ => {}
         }
-        let neighbour = self.neighbours.entry(id).or_insert_with(|| Neighbour {
+        let neighbour = self.neighbours.entry(id).or_insert_with(|| NeighbourSync {
             entry: Arc::new(NodeEntry { id, incarnation, reactor }),
             address: String::new(),
             agency: String::new(),
@@ -882,7 +883,7 @@ impl Registry {
                 self.snapshot_changed = true;
             }
         }
-        let path = |(id, path): (&NodeId, &topology::Path)| {
+        let path = |(id, path): (&NodeId, &topology::Route)| {
             let record = &self.known.get(id)?.record;
             let (incarnation, next) = (record.version().incarnation, path.next.clone());
             let salt = record.entries().get(&[state::KIND_SALT]).and_then(state::salt_of);
@@ -959,7 +960,7 @@ impl Registry {
         let peers = self
             .neighbours
             .iter()
-            .map(|(id, Neighbour { address, agency, name, .. })| {
+            .map(|(id, NeighbourSync { address, agency, name, .. })| {
                 let entries = self.known.get(id).map_or(&self.no_entries, |known| known.record.entries());
                 rpc::NodeView { id: *id, address, agency, name, entries }
             })

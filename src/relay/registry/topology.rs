@@ -23,7 +23,7 @@ pub(in crate::relay) const LONG_ROUTES_MAX: usize = 4;
 
 /// How a node is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Path {
+pub(super) struct Route {
     /// Links of the path; 1 to a neighbour.
     pub(super) hops: u8,
     /// The neighbours with which a shortest route begins, by id; never empty.
@@ -34,7 +34,7 @@ pub(super) struct Path {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Routes {
     /// Nodes that a frame can reach.
-    pub(super) paths: BTreeMap<NodeId, Path>,
+    pub(super) paths: BTreeMap<NodeId, Route>,
     /// Nodes in the same part of the network, those too far for a frame included.
     pub(super) connected: BTreeSet<NodeId>,
 }
@@ -110,8 +110,8 @@ impl Topology {
         neighbours: impl Iterator<Item = NodeId>,
         frame_len: u32,
     ) -> Routes {
-        let mut paths: BTreeMap<NodeId, Path> = neighbours
-            .map(|neighbour| (neighbour, Path { hops: 1, next: SmallVec::from_slice(&[neighbour]) }))
+        let mut paths: BTreeMap<NodeId, Route> = neighbours
+            .map(|neighbour| (neighbour, Route { hops: 1, next: SmallVec::from_slice(&[neighbour]) }))
             .collect();
         let mut connected: BTreeSet<NodeId> = paths.keys().copied().collect();
         let mut unseen: Vec<NodeId> = connected.iter().copied().collect();
@@ -123,12 +123,12 @@ impl Topology {
         while let Some(node) = queue.pop_front() {
             let traits = self.traits(&node);
             let passes_on =
-                |path: &&Path| path.hops < HOPS_MAX && traits.relays && frame_len <= traits.frame_len_max;
+                |path: &&Route| path.hops < HOPS_MAX && traits.relays && frame_len <= traits.frame_len_max;
             let Some(path) = paths.get(&node).filter(passes_on).cloned() else { continue };
             for next in self.edges(own, &node) {
                 match paths.get_mut(next) {
                     None => {
-                        paths.insert(*next, Path { hops: path.hops + 1, next: path.next.clone() });
+                        paths.insert(*next, Route { hops: path.hops + 1, next: path.next.clone() });
                         queue.push_back(*next);
                     }
                     Some(other) if other.hops == path.hops + 1 => {

@@ -37,7 +37,7 @@
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | traces of messages that are over, for who asks for one by its seq |
-//! | `twin` | two nodes with one key |
+//! | `duplicate_key` | two nodes with one key |
 //! | `window` | what was sent to a neighbour and not acknowledged |
 //! | `recount` | what is counted by hand, counted anew |
 //! | `logs` | how many lines are logged |
@@ -54,6 +54,7 @@ mod channel;
 mod charge;
 mod context;
 mod dispatch;
+mod duplicate_key;
 mod indirect;
 pub(super) mod logs;
 mod long_answer;
@@ -75,7 +76,6 @@ mod session;
 mod subscription;
 mod too_long;
 mod trace;
-mod twin;
 mod window;
 
 use std::{
@@ -220,7 +220,7 @@ impl Shard {
         parts.handle_timeout(&mut cx)
     }
 
-    /// Asks a node, whose home this shard is, what it knows of a message. [`Outbound::told`] follows.
+    /// Asks a node, whose home this shard is, what it knows of a message. [`Outbound::trace_reply`] follows.
     pub fn ask(&mut self, now: Instant, question: u64, node: NodeId, seq: &Seq, out: &mut impl Outbound) {
         let (parts, mut cx) = self.at(now, out);
         parts.ask(&mut cx, question, node, seq);

@@ -35,11 +35,11 @@ use crate::{
 
 /// The pings that a shard has sent, as the home of their destinations.
 pub(super) struct Pings {
-    open: AHashMap<u64, Open>,
+    pending: AHashMap<u64, PendingPing>,
     timers: Timers<u64>,
 }
 
-struct Open {
+struct PendingPing {
     node: NodeId,
     seq: u32,
     tag: [u8; TAG_LEN],
@@ -48,11 +48,11 @@ struct Open {
 }
 
 /// Memory of an open ping, in bytes.
-pub(super) const PING_SIZE: usize = size_of::<(u64, Open)>() + 32;
+pub(super) const PING_SIZE: usize = size_of::<(u64, PendingPing)>() + 32;
 
 impl Pings {
     pub(super) fn new(hashing: RandomState) -> Self {
-        Self { open: AHashMap::with_hasher(hashing), timers: Timers::new(ANSWER_TIME_MAX) }
+        Self { pending: AHashMap::with_hasher(hashing), timers: Timers::new(ANSWER_TIME_MAX) }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -60,9 +60,9 @@ impl Pings {
     }
 
     fn take(&mut self, now: Instant, number: u64) -> Option<Duration> {
-        let open = self.open.remove(&number)?;
-        self.timers.cancel(open.timer);
-        Some(now.saturating_duration_since(open.since))
+        let ping = self.pending.remove(&number)?;
+        self.timers.cancel(ping.timer);
+        Some(now.saturating_duration_since(ping.since))
     }
 }
 
@@ -84,7 +84,7 @@ impl Parts {
     /// drawn at random each time.
     pub(super) fn ping(&mut self, cx: &mut Context<'_, impl Outbound>, number: u64, node: NodeId, hops: u8) {
         let over = |end| Pinged { number, end, round_trip: Duration::ZERO };
-        if self.pings.open.len() >= PINGS_MAX || self.pings.open.contains_key(&number) {
+        if self.pings.pending.len() >= PINGS_MAX || self.pings.pending.contains_key(&number) {
             cx.counters.pings_over_bound.increment();
             return cx.out.pinged(over(PingEnd::TooMany));
         }
@@ -101,7 +101,7 @@ impl Parts {
         }
         cx.counters.pings.increment();
         let timer = self.pings.timers.start(cx.now, number);
-        self.pings.open.insert(number, Open { node, seq, tag, since: cx.now, timer });
+        self.pings.pending.insert(number, PendingPing { node, seq, tag, since: cx.now, timer });
     }
 
     /// A frame for another node does not get further. If it is a ping, its source is told.
@@ -164,7 +164,7 @@ impl Parts {
 
     /// A node answers a ping. Only the one that it was for can.
     pub(super) fn handle_pong(&mut self, cx: &mut Context<'_, impl Outbound>, from: &NodeId, number: u64) {
-        let is_its_own = self.pings.open.get(&number).is_some_and(|open| open.node == *from);
+        let is_its_own = self.pings.pending.get(&number).is_some_and(|ping| ping.node == *from);
         match is_its_own.then(|| self.pings.take(cx.now, number)).flatten() {
             Some(round_trip) => cx.out.pinged(Pinged { number, end: PingEnd::Answered, round_trip }),
             None => cx.ignore_answer(),
@@ -183,14 +183,14 @@ impl Parts {
         if home != cx.id {
             return cx.out.to_reactor(home, MeshMessage::ProbeEnded { by: *by, ended }, FrameRef::EMPTY);
         }
-        let is_this = |(_, open): &(&u64, &Open)| {
-            open.seq == seq
-                && open.tag == tag
-                && open.node.short() == destination
+        let is_this = |(_, ping): &(&u64, &PendingPing)| {
+            ping.seq == seq
+                && ping.tag == tag
+                && ping.node.short() == destination
                 // That would be no end.
-                && open.node != *by
+                && ping.node != *by
         };
-        let number = self.pings.open.iter().find(is_this).map(|(number, _)| *number);
+        let number = self.pings.pending.iter().find(is_this).map(|(number, _)| *number);
         let taken = number.and_then(|number| Some((number, self.pings.take(cx.now, number)?)));
         let Some((number, round_trip)) = taken else { return cx.ignore_answer() };
         cx.out.pinged(Pinged { number, end: PingEnd::Ended { by: *by, why }, round_trip });
@@ -199,9 +199,9 @@ impl Parts {
     /// Gives up on answers that did not come.
     pub(super) fn end_pings(&mut self, cx: &mut Context<'_, impl Outbound>) {
         while let Some(number) = self.pings.timers.pop_expired(cx.now) {
-            if let Some(open) = self.pings.open.remove(&number) {
+            if let Some(ping) = self.pings.pending.remove(&number) {
                 cx.counters.pings_unanswered.increment();
-                let round_trip = cx.now.saturating_duration_since(open.since);
+                let round_trip = cx.now.saturating_duration_since(ping.since);
                 cx.out.pinged(Pinged { number, end: PingEnd::Silent, round_trip });
             }
         }

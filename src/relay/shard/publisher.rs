@@ -64,7 +64,7 @@ pub(super) struct Publisher {
     key: LinkKey,
     /// By data topic.
     topics: BTreeMap<Topic, Pairs>,
-    open: AHashMap<ChallengeToken, Open>,
+    open: AHashMap<ChallengeToken, PublisherChallenge>,
     /// Pairs that wait to be challenged, in rotation.
     due: BTreeMap<Due, (Topic, Subscriber)>,
     /// Tells those apart that are due at one moment.
@@ -103,7 +103,8 @@ struct Pair {
     retry_after: Duration,
 }
 
-struct Open {
+/// A challenge that a publisher's shard has announced, and how far it has come.
+struct PublisherChallenge {
     topic: Topic,
     subscriber: Subscriber,
     /// Number of the minted route topic.
@@ -124,7 +125,7 @@ struct Open {
     is_answered: bool,
 }
 
-impl Open {
+impl PublisherChallenge {
     /// Whether the subscriber is at this node; `None` is our own.
     fn is_at(&self, node: Option<&NodeId>) -> bool {
         self.subscriber.node.as_ref().map(|node| &node.id) == node
@@ -148,7 +149,7 @@ impl Open {
 
 /// Memory of one pair, and of one open challenge, in bytes.
 pub(super) const PAIR_LEN: usize = size_of::<(Subscriber, Pair)>() + size_of::<(Due, (Topic, Subscriber))>();
-pub(super) const OPEN_LEN: usize = size_of::<(ChallengeToken, Open)>();
+pub(super) const OPEN_LEN: usize = size_of::<(ChallengeToken, PublisherChallenge)>();
 
 /// Whom a message with a private topic may reach.
 #[derive(Default)]
@@ -257,7 +258,7 @@ impl Publisher {
     /// Makes pairs due whose challenge was not answered in time; gives how many. Of the publisher's link so many bytes were
     /// taken.
     fn end_unanswered(&mut self, now: Instant, taken: u64, requests: &Requests) -> u64 {
-        let is_over = |open: &Open| open.is_over(now, requests);
+        let is_over = |open: &PublisherChallenge| open.is_over(now, requests);
         let ended: Vec<ChallengeToken> =
             self.open.iter().filter(|(_, open)| is_over(open)).map(|(token, _)| *token).collect();
         for token in &ended {
@@ -384,7 +385,7 @@ impl Parts {
             pair.due = None;
             pair.open = Some(token);
             let open_for = pair.retry_after.min(OPEN_FOR_MAX);
-            let open = Open {
+            let open = PublisherChallenge {
                 topic: topic.clone(),
                 subscriber: subscriber.clone(),
                 number,
@@ -533,7 +534,7 @@ impl Parts {
         else {
             return;
         };
-        let is_asked = |open: &&mut Open| open.is_asked && open.is_minted(&minted);
+        let is_asked = |open: &&mut PublisherChallenge| open.is_asked && open.is_minted(&minted);
         let Some(open) = publisher.open.values_mut().find(is_asked) else { return };
         if !open.carried_by.is_some_and(|before| requests.is_open(before)) {
             open.carried_by = Some(request);

@@ -1,8 +1,8 @@
-//! Where connections that came in wait for their handshake. Handshakes are bounded at each listener, and for each address;
-//! many applications behind one address (a gateway that translates addresses, a load balancer) come back all at once when
-//! a node restarts, so those beyond their address' bound wait here for a while instead of being turned away. They take no
-//! place of a handshake, and a bounded number of seats. Those of an address wait, too, whose handshakes came to nothing and
-//! used up its processor time.
+//! The queue of connections that wait for their handshake. Handshakes are bounded for each listener and for each address.
+//! Many applications behind one address (a gateway that translates addresses, a load balancer) come back all at once when
+//! a node restarts, so those beyond their address' bound wait here for a while instead of being turned away. A waiting
+//! connection takes no handshake slot; the number of those that wait is bounded. Connections of an address whose failed
+//! handshakes have used up its processor time wait, too.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,25 +33,25 @@ pub(super) const ADDRESSES_MAX: usize = 4_096;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Of one listener.
-pub(super) struct Lobby {
-    places: Arc<Semaphore>,
-    seats: Arc<Semaphore>,
-    places_per_address: usize,
-    seats_per_address: usize,
+pub(super) struct HandshakeQueue {
+    slots: Arc<Semaphore>,
+    waiting_slots: Arc<Semaphore>,
+    slots_per_address: usize,
+    waiting_slots_per_address: usize,
     addresses: RefCell<HashMap<IpAddr, Rc<Address>>>,
     looked_at: Cell<Option<Instant>>,
 }
 
 /// Those who come from one address. It is forgotten with the last of them, once its time is back.
 struct Address {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     waiting: Cell<usize>,
     budget: RefCell<Budget>,
 }
 
 /// Who may begin its handshake, until this is dropped.
-pub(super) struct Place {
-    lobby: Rc<Lobby>,
+pub(super) struct HandshakeSlot {
+    handshake_queue: Rc<HandshakeQueue>,
     ip: IpAddr,
     address: Rc<Address>,
     /// Processor time that its handshake took.
@@ -61,23 +61,23 @@ pub(super) struct Place {
 }
 
 /// Who waits for others of its address.
-pub(super) struct Waiting {
-    lobby: Rc<Lobby>,
+pub(super) struct QueuedHandshake {
+    handshake_queue: Rc<HandshakeQueue>,
     ip: IpAddr,
     address: Rc<Address>,
-    _seat: OwnedSemaphorePermit,
+    _waiting_slot: OwnedSemaphorePermit,
 }
 
 /// What becomes of a connection.
-pub(super) enum Entry {
-    Now(Place),
-    Later(Waiting),
-    Refused(NoPlace),
+pub(super) enum QueueEntry {
+    Now(HandshakeSlot),
+    Later(QueuedHandshake),
+    Refused(HandshakeRefusal),
 }
 
 /// Why a connection is closed without a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoPlace {
+pub(super) enum HandshakeRefusal {
     #[error("too many of its address wait")]
     AddressFull,
     #[error("too many wait, of all addresses")]
@@ -88,7 +88,7 @@ pub(super) enum NoPlace {
     OutOfTime,
 }
 
-impl NoPlace {
+impl HandshakeRefusal {
     /// What to do about it.
     pub(super) fn remedy(self) -> &'static str {
         match self {
@@ -98,62 +98,67 @@ impl NoPlace {
     }
 }
 
-impl Lobby {
+impl HandshakeQueue {
     /// With so many handshakes for each address, in a process that may have so many files open.
-    pub(super) fn new(places_per_address: usize, files_max: u64) -> Rc<Self> {
+    pub(super) fn new(slots_per_address: usize, files_max: u64) -> Rc<Self> {
         let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
-        let seats = WAITING_MAX.min(files_max / 4);
+        let waiting_slots = WAITING_MAX.min(files_max / 4);
         Rc::new(Self {
-            places: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-            seats: Arc::new(Semaphore::new(seats)),
-            places_per_address,
-            seats_per_address: WAITING_PER_ADDRESS_MAX.min(seats / 4 * 3),
+            slots: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            waiting_slots: Arc::new(Semaphore::new(waiting_slots)),
+            slots_per_address,
+            waiting_slots_per_address: WAITING_PER_ADDRESS_MAX.min(waiting_slots / 4 * 3),
             addresses: RefCell::default(),
             looked_at: Cell::default(),
         })
     }
 
     /// Waits until a handshake may begin; whoever comes meanwhile waits in the backlog.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         // It is never closed.
-        self.places.clone().acquire_owned().await.ok()
+        self.slots.clone().acquire_owned().await.ok()
     }
 
-    /// A connection has come, for which there is a place.
-    pub(super) fn enter(self: &Rc<Self>, ip: IpAddr, place: OwnedSemaphorePermit, now: Instant) -> Entry {
+    /// A connection has come, for which there is a handshake slot.
+    pub(super) fn enter(self: &Rc<Self>, ip: IpAddr, slot: OwnedSemaphorePermit, now: Instant) -> QueueEntry {
         self.forget_recovered(now);
         let ip = counted_as(ip);
         let address = self.addresses.borrow_mut().entry(ip).or_insert_with(|| self.new_address()).clone();
         if !address.is_out_of_time(now)
-            && let Ok(place_of_address) = address.places.clone().try_acquire_owned()
+            && let Ok(slot_of_address) = address.slots.clone().try_acquire_owned()
         {
-            return Entry::Now(Place::new(self.clone(), ip, address, (place, place_of_address)));
+            return QueueEntry::Now(HandshakeSlot::new(self.clone(), ip, address, (slot, slot_of_address)));
         }
-        let seat = if address.waiting.get() < self.seats_per_address {
-            self.seats.clone().try_acquire_owned().map_err(|_| NoPlace::Full)
+        let waiting_slot = if address.waiting.get() < self.waiting_slots_per_address {
+            self.waiting_slots.clone().try_acquire_owned().map_err(|_| HandshakeRefusal::Full)
         } else {
-            Err(NoPlace::AddressFull)
+            Err(HandshakeRefusal::AddressFull)
         };
-        match seat {
-            Ok(_seat) => {
+        match waiting_slot {
+            Ok(_waiting_slot) => {
                 address.waiting.set(address.waiting.get() + 1);
-                Entry::Later(Waiting { lobby: self.clone(), ip, address, _seat })
+                QueueEntry::Later(QueuedHandshake {
+                    handshake_queue: self.clone(),
+                    ip,
+                    address,
+                    _waiting_slot,
+                })
             }
-            Err(_) if address.is_out_of_time(now) => Entry::Refused(NoPlace::OutOfTime),
-            Err(reason) => Entry::Refused(reason),
+            Err(_) if address.is_out_of_time(now) => QueueEntry::Refused(HandshakeRefusal::OutOfTime),
+            Err(reason) => QueueEntry::Refused(reason),
         }
     }
 
     fn new_address(&self) -> Rc<Address> {
         Rc::new(Address {
-            places: Arc::new(Semaphore::new(self.places_per_address)),
+            slots: Arc::new(Semaphore::new(self.slots_per_address)),
             waiting: Cell::new(0),
             budget: RefCell::default(),
         })
     }
 
     fn is_unused(&self, address: &Address) -> bool {
-        address.waiting.get() == 0 && address.places.available_permits() == self.places_per_address
+        address.waiting.get() == 0 && address.slots.available_permits() == self.slots_per_address
     }
 
     /// Somebody from an address has gone.
@@ -193,17 +198,17 @@ impl Address {
     }
 }
 
-impl Waiting {
+impl QueuedHandshake {
     /// Whether it waits because its address has used up its processor time.
     pub(super) fn is_out_of_time(&self, now: Instant) -> bool {
         self.address.is_out_of_time(now)
     }
 
     /// Waits until it is its turn.
-    pub(super) async fn place(self) -> Result<Place, NoPlace> {
+    pub(super) async fn slot(self) -> Result<HandshakeSlot, HandshakeRefusal> {
         let turn = async {
             // Neither is ever closed.
-            let place_of_address = self.address.places.clone().acquire_owned().await.ok()?;
+            let slot_of_address = self.address.slots.clone().acquire_owned().await.ok()?;
             loop {
                 let wait = self.address.budget.borrow().wait(Instant::now());
                 if wait.is_zero() {
@@ -211,25 +216,27 @@ impl Waiting {
                 }
                 tokio::time::sleep(wait).await;
             }
-            Some((self.lobby.place().await?, place_of_address))
+            Some((self.handshake_queue.slot().await?, slot_of_address))
         };
         let permits = clock::timeout(WAIT_MAX, turn).await.flatten();
         match permits {
-            Some(permits) => Ok(Place::new(self.lobby.clone(), self.ip, self.address.clone(), permits)),
-            None if self.is_out_of_time(Instant::now()) => Err(NoPlace::OutOfTime),
-            None => Err(NoPlace::WaitedTooLong),
+            Some(permits) => {
+                Ok(HandshakeSlot::new(self.handshake_queue.clone(), self.ip, self.address.clone(), permits))
+            }
+            None if self.is_out_of_time(Instant::now()) => Err(HandshakeRefusal::OutOfTime),
+            None => Err(HandshakeRefusal::WaitedTooLong),
         }
     }
 }
 
-impl Place {
+impl HandshakeSlot {
     fn new(
-        lobby: Rc<Lobby>,
+        handshake_queue: Rc<HandshakeQueue>,
         ip: IpAddr,
         address: Rc<Address>,
         permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) -> Self {
-        Self { lobby, ip, address, spent: Cell::default(), permits: Some(permits) }
+        Self { handshake_queue, ip, address, spent: Cell::default(), permits: Some(permits) }
     }
 
     /// Does what is done for the connection, and takes note of the processor time that it takes.
@@ -256,19 +263,19 @@ fn thread_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-impl Drop for Place {
+impl Drop for HandshakeSlot {
     fn drop(&mut self) {
         let now = Instant::now();
         self.permits.take();
         self.address.budget.borrow_mut().charge(self.spent.get(), now);
-        self.lobby.forget_unused(self.ip, now);
+        self.handshake_queue.forget_unused(self.ip, now);
     }
 }
 
-impl Drop for Waiting {
+impl Drop for QueuedHandshake {
     fn drop(&mut self) {
         self.address.waiting.set(self.address.waiting.get() - 1);
-        self.lobby.forget_unused(self.ip, Instant::now());
+        self.handshake_queue.forget_unused(self.ip, Instant::now());
     }
 }
 
@@ -290,13 +297,17 @@ mod tests {
         assert_eq!(counted("::ffff:192.0.2.1"), counted("192.0.2.1"));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let lobby = Lobby::new(1, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(1, 1_000_000);
             let enter = async |text: &str| {
-                lobby.enter(text.parse().unwrap(), lobby.place().await.unwrap(), Instant::now())
+                handshake_queue.enter(
+                    text.parse().unwrap(),
+                    handshake_queue.slot().await.unwrap(),
+                    Instant::now(),
+                )
             };
             let _first = enter("2001:db8::1").await;
-            assert!(matches!(enter("2001:db8::2").await, Entry::Later(_)));
-            assert!(matches!(enter("2001:db8:0:1::2").await, Entry::Now(_)));
+            assert!(matches!(enter("2001:db8::2").await, QueueEntry::Later(_)));
+            assert!(matches!(enter("2001:db8:0:1::2").await, QueueEntry::Now(_)));
         });
     }
 
@@ -308,41 +319,41 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test);
     }
 
-    async fn enter(lobby: &Rc<Lobby>, last: u8) -> Entry {
-        let place = lobby.place().await.unwrap();
-        lobby.enter(ip(last), place, Instant::now())
+    async fn enter(handshake_queue: &Rc<HandshakeQueue>, last: u8) -> QueueEntry {
+        let slot = handshake_queue.slot().await.unwrap();
+        handshake_queue.enter(ip(last), slot, Instant::now())
     }
 
-    async fn begin(lobby: &Rc<Lobby>, last: u8) -> Place {
-        match enter(lobby, last).await {
-            Entry::Now(place) => place,
-            _ => panic!("there is a place"),
+    async fn begin(handshake_queue: &Rc<HandshakeQueue>, last: u8) -> HandshakeSlot {
+        match enter(handshake_queue, last).await {
+            QueueEntry::Now(slot) => slot,
+            _ => panic!("there is a handshake slot"),
         }
     }
 
-    async fn wait(lobby: &Rc<Lobby>, last: u8) -> Waiting {
-        match enter(lobby, last).await {
-            Entry::Later(waiting) => waiting,
-            _ => panic!("there is a seat, and no place"),
+    async fn wait(handshake_queue: &Rc<HandshakeQueue>, last: u8) -> QueuedHandshake {
+        match enter(handshake_queue, last).await {
+            QueueEntry::Later(waiting) => waiting,
+            _ => panic!("it may wait, and there is no handshake slot"),
         }
     }
 
     #[test]
     fn who_comes_beyond_the_bound_of_its_address_waits_in_order_without_a_place_and_others_do_not() {
         run(async {
-            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
-            let first = begin(&lobby, 1).await;
-            let _second = begin(&lobby, 1).await;
-            let third = wait(&lobby, 1).await;
-            let fourth = wait(&lobby, 1).await;
-            assert_eq!(lobby.places.available_permits(), HANDSHAKES_MAX - 2, "they take no place");
-            let _other = begin(&lobby, 2).await;
-            let mut third = std::pin::pin!(third.place());
-            let mut fourth = std::pin::pin!(fourth.place());
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let first = begin(&handshake_queue, 1).await;
+            let _second = begin(&handshake_queue, 1).await;
+            let third = wait(&handshake_queue, 1).await;
+            let fourth = wait(&handshake_queue, 1).await;
+            assert_eq!(handshake_queue.slots.available_permits(), HANDSHAKES_MAX - 2, "they take no place");
+            let _other = begin(&handshake_queue, 2).await;
+            let mut third = std::pin::pin!(third.slot());
+            let mut fourth = std::pin::pin!(fourth.slot());
             tokio::select! {
                 biased;
-                _ = &mut third => panic!("both places are taken"),
-                _ = &mut fourth => panic!("both places are taken"),
+                _ = &mut third => panic!("both handshake slots are taken"),
+                _ = &mut fourth => panic!("both handshake slots are taken"),
                 () = std::future::ready(()) => {}
             }
             drop(first);
@@ -359,93 +370,101 @@ mod tests {
     #[test]
     fn seats_are_bounded_for_each_address_and_in_all() {
         run(async {
-            let lobby = Lobby::new(PER_ADDRESS, 32);
-            assert_eq!((lobby.seats.available_permits(), lobby.seats_per_address), (8, 6));
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 32);
+            assert_eq!(
+                (
+                    handshake_queue.waiting_slots.available_permits(),
+                    handshake_queue.waiting_slots_per_address
+                ),
+                (8, 6)
+            );
             let mut there = Vec::new();
             let mut seated = Vec::new();
-            for (last, seats, full) in [(1, 6, NoPlace::AddressFull), (2, 2, NoPlace::Full)] {
-                there.extend([begin(&lobby, last).await, begin(&lobby, last).await]);
-                for _ in 0..seats {
-                    seated.push(wait(&lobby, last).await);
+            for (last, waiting_slots, full) in
+                [(1, 6, HandshakeRefusal::AddressFull), (2, 2, HandshakeRefusal::Full)]
+            {
+                there.extend([begin(&handshake_queue, last).await, begin(&handshake_queue, last).await]);
+                for _ in 0..waiting_slots {
+                    seated.push(wait(&handshake_queue, last).await);
                 }
-                let entry = enter(&lobby, last).await;
-                assert!(matches!(entry, Entry::Refused(reason) if reason == full));
+                let entry = enter(&handshake_queue, last).await;
+                assert!(matches!(entry, QueueEntry::Refused(reason) if reason == full));
             }
-            there.extend([begin(&lobby, 3).await, begin(&lobby, 3).await]);
-            assert!(matches!(enter(&lobby, 3).await, Entry::Refused(NoPlace::Full)));
+            there.extend([begin(&handshake_queue, 3).await, begin(&handshake_queue, 3).await]);
+            assert!(matches!(enter(&handshake_queue, 3).await, QueueEntry::Refused(HandshakeRefusal::Full)));
             seated.pop();
-            assert!(matches!(enter(&lobby, 3).await, Entry::Later(_)));
+            assert!(matches!(enter(&handshake_queue, 3).await, QueueEntry::Later(_)));
         });
     }
 
     #[test]
     fn an_address_is_forgotten_with_its_last_connection() {
         run(async {
-            let lobby = Lobby::new(1, 1_000_000);
-            let place = begin(&lobby, 1).await;
-            let waiting = wait(&lobby, 1).await;
-            drop(place);
-            assert_eq!(lobby.addresses.borrow().len(), 1);
-            let place = waiting.place().await.ok().unwrap();
-            assert_eq!(lobby.addresses.borrow().len(), 1);
-            drop(place);
-            assert_eq!(lobby.addresses.borrow().len(), 0);
-            assert_eq!(lobby.places.available_permits(), HANDSHAKES_MAX);
+            let handshake_queue = HandshakeQueue::new(1, 1_000_000);
+            let slot = begin(&handshake_queue, 1).await;
+            let waiting = wait(&handshake_queue, 1).await;
+            drop(slot);
+            assert_eq!(handshake_queue.addresses.borrow().len(), 1);
+            let slot = waiting.slot().await.ok().unwrap();
+            assert_eq!(handshake_queue.addresses.borrow().len(), 1);
+            drop(slot);
+            assert_eq!(handshake_queue.addresses.borrow().len(), 0);
+            assert_eq!(handshake_queue.slots.available_permits(), HANDSHAKES_MAX);
         });
     }
 
     /// A handshake that took so long and came to nothing.
-    async fn fail(lobby: &Rc<Lobby>, last: u8, took: Duration) {
-        begin(lobby, last).await.spent.set(took);
+    async fn fail(handshake_queue: &Rc<HandshakeQueue>, last: u8, took: Duration) {
+        begin(handshake_queue, last).await.spent.set(took);
     }
 
     #[test]
     fn an_address_whose_handshakes_come_to_nothing_waits_until_its_time_is_back_and_others_do_not() {
         run(async {
-            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
-            fail(&lobby, 1, TIME_PER_ADDRESS_MAX).await;
-            assert_eq!(lobby.addresses.borrow().len(), 1, "it is known what it used up");
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            fail(&handshake_queue, 1, TIME_PER_ADDRESS_MAX).await;
+            assert_eq!(handshake_queue.addresses.borrow().len(), 1, "it is known what it used up");
             // Just as much is free.
-            fail(&lobby, 1, 1_000 * TIME_PER_ADDRESS_MAX).await;
-            let first = wait(&lobby, 1).await;
+            fail(&handshake_queue, 1, 1_000 * TIME_PER_ADDRESS_MAX).await;
+            let first = wait(&handshake_queue, 1).await;
             assert!(first.is_out_of_time(Instant::now()));
-            drop(begin(&lobby, 2).await);
+            drop(begin(&handshake_queue, 2).await);
             let address = first.address.clone();
-            let mut first = std::pin::pin!(first.place());
+            let mut first = std::pin::pin!(first.slot());
             tokio::select! {
                 biased;
                 _ = &mut first => panic!("there is a place, and no time"),
                 () = std::future::ready(()) => {}
             }
-            drop(begin(&lobby, 2).await);
+            drop(begin(&handshake_queue, 2).await);
             // Of another one whose time is nearly back.
-            let second = wait(&lobby, 1).await;
+            let second = wait(&handshake_queue, 1).await;
             let mut nearly = Budget::default();
             nearly.charge(TIME_PER_ADDRESS_MAX + Duration::from_millis(1), Instant::now());
             address.budget.replace(nearly);
-            assert!(second.place().await.is_ok());
+            assert!(second.slot().await.is_ok());
         });
     }
 
     #[test]
     fn handshakes_that_become_links_cost_their_address_nothing() {
         run(async {
-            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
             for _ in 0..10 {
-                let place = begin(&lobby, 1).await;
-                place.spent.set(10 * TIME_PER_ADDRESS_MAX);
-                place.refund();
+                let slot = begin(&handshake_queue, 1).await;
+                slot.spent.set(10 * TIME_PER_ADDRESS_MAX);
+                slot.refund();
             }
-            drop(begin(&lobby, 1).await);
-            assert_eq!(lobby.addresses.borrow().len(), 0, "and leave nothing");
+            drop(begin(&handshake_queue, 1).await);
+            assert_eq!(handshake_queue.addresses.borrow().len(), 0, "and leave nothing");
         });
     }
 
     #[test]
     fn what_is_done_for_a_connection_is_metered_and_what_it_waits_for_is_not() {
         run(async {
-            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
-            let place = begin(&lobby, 1).await;
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let slot = begin(&handshake_queue, 1).await;
             let work = async {
                 let begun = thread_time();
                 while thread_time() - begun < Duration::from_millis(5) {}
@@ -457,8 +476,8 @@ mod tests {
                 while thread_time() - begun < Duration::from_millis(20) {}
             };
             let begun = thread_time();
-            let (ended, ()) = tokio::join!(place.meter(work), others);
-            let spent = place.spent.get();
+            let (ended, ()) = tokio::join!(slot.meter(work), others);
+            let spent = slot.spent.get();
             assert!(spent >= Duration::from_millis(5), "{spent:?}");
             assert!(spent + Duration::from_millis(20) <= ended - begun, "{spent:?}");
         });
@@ -467,12 +486,12 @@ mod tests {
     #[test]
     fn addresses_are_known_in_bounded_number() {
         run(async {
-            let lobby = Lobby::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
             let enter = async |number: usize, took: Duration, now: Instant| {
                 let [.., high, low] = number.to_be_bytes();
-                let place = lobby.place().await.unwrap();
-                match lobby.enter(IpAddr::from([10, 0, high, low]), place, now) {
-                    Entry::Now(place) => place.spent.set(took),
+                let slot = handshake_queue.slot().await.unwrap();
+                match handshake_queue.enter(IpAddr::from([10, 0, high, low]), slot, now) {
+                    QueueEntry::Now(slot) => slot.spent.set(took),
                     _ => panic!("{number} comes for the first time"),
                 }
             };
@@ -480,11 +499,11 @@ mod tests {
             for number in 0..ADDRESSES_MAX + 100 {
                 enter(number, TIME_PER_ADDRESS_MAX, start).await;
             }
-            assert_eq!(lobby.addresses.borrow().len(), ADDRESSES_MAX);
+            assert_eq!(handshake_queue.addresses.borrow().len(), ADDRESSES_MAX);
             // Their time is back.
             let later = start + 100 * TIME_PER_ADDRESS_MAX * TIME_RECOVERY;
             enter(ADDRESSES_MAX + 100, TIME_PER_ADDRESS_MAX, later).await;
-            assert_eq!(lobby.addresses.borrow().len(), 1);
+            assert_eq!(handshake_queue.addresses.borrow().len(), 1);
         });
     }
 }
