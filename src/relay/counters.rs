@@ -248,8 +248,8 @@ metrics! {
         gauge window_bytes,
         /// Bytes of frames sent and not acknowledged now, of all neighbours.
         gauge windows_bytes,
-        /// Bytes of messages for nodes that are no neighbours, until those have taken them, and of messages of such
-        /// nodes that came before their turn.
+        /// Bytes of unacknowledged messages to nodes that are no neighbours, and of messages of such nodes in reorder
+        /// buffers.
         gauge kept_bytes,
         /// Other nodes of which something is remembered now: messages, channels.
         gauge peers,
@@ -380,7 +380,7 @@ metrics! {
         counter strangers_refused,
         /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever route they took.
         counter not_admitted,
-        /// Messages over other nodes that came before their turn and waited for it.
+        /// Messages over other nodes that came out of order and waited in a reorder buffer.
         counter held_for_order,
         /// The same that there was no room for; they come again.
         counter not_held_for_order,

@@ -534,7 +534,7 @@ mod tests {
         // As if the acknowledgement of them came over a link.
         pair.sender.acknowledge(pair.now, 74).unwrap();
         let next = pair.send(4);
-        assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was held is taken with it");
+        assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was in the reorder buffer is taken with it");
         assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Duplicate), "too late");
     }
 
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn the_retransmit_timeout_grows_while_nothing_is_heard_and_begins_anew_with_an_acknowledgement() {
         let mut pair = pair();
-        assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND, 1.0), "nothing is kept");
+        assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND, 1.0), "nothing is unacknowledged");
         pair.send(0);
         pair.send(1);
         let mut at = pair.now;

@@ -365,7 +365,7 @@ impl Parts {
         if let Some(neighbour) = self.neighbours.by_id.remove(id) {
             self.neighbours.windows_bytes -= neighbour.window.bytes();
         }
-        // It may be reached over others, or may have been until a moment ago: what is kept for it is on its way, and
+        // If it is, or a moment ago was, reached over others, unacknowledged messages to it stay: they are under way, and
         // would come after what is sent when it returns.
         if !cx.shared.snapshot.load().paths.contains_key(id)
             && let Some(peer) = self.peers.by_id.get_mut(id)
@@ -414,8 +414,8 @@ impl Parts {
         self.neighbours.by_id.iter().filter(|(_, neighbour)| waits(neighbour)).map(|(id, _)| *id).collect()
     }
 
-    /// The node is gone, or has begun a new incarnation: what waits for it fails. Answers to it are kept, and what
-    /// it sent is remembered, for the case that only its links were gone.
+    /// The node is gone, or has begun a new incarnation: what waits for it fails. Answers to it stay in the window, and what
+    /// it sent is remembered, in case only its links were gone.
     pub(super) fn give_up_node(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -663,9 +663,9 @@ impl Parts {
         self.enqueue(cx, node, head, Outgoing { body: frame, subject, whose: Whose::Neighbour }).is_ok()
     }
 
-    /// Whether what is kept for a node until it acknowledges it leaves room for one more in a share of the bounds: one
-    /// half, or all. `all_bytes` is what all windows or all channels hold: each has a bound of its own, so that nodes
-    /// whose channels are full still pass on what others wait for.
+    /// Whether the unacknowledged messages to a node leave room for one more within the bounds divided by `share`, which is 1
+    /// or 2. `all_bytes` is the memory of all windows, or of all channels: each has a bound of its own, so that nodes whose
+    /// channels are full still pass on what others wait for.
     pub(super) fn has_room(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -699,7 +699,7 @@ impl Parts {
             Whose::Neighbour => (None, false),
             Whose::Packet(packet) => (Some(packet), false),
         };
-        // What is kept for its end has its room already; were it refused for what is kept, nothing of that could ever go.
+        // The channel with its destination counts it already; were it refused here, nothing of a full channel could ever go.
         let is_in_channel = packet.as_ref().is_some_and(|packet| packet.from.is_none());
         // Requests leave room for the answers to those of the neighbour, and for what is passed on: a lost answer
         // costs its publisher the whole request time.

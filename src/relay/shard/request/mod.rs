@@ -155,7 +155,8 @@ impl Request {
     }
 }
 
-/// The requests of a shard by their index. None is moved while it waits: it is begun where the one before it ended.
+/// The requests of a shard by their index. A request stays in its slot until it is over; the next one reuses that slot in
+/// place.
 ///
 /// # Invariants
 /// - `retained_bytes` are those of the frames that they keep for another try.
