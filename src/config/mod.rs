@@ -613,6 +613,11 @@ mod tests {
                 "[p2p]\nlisten_port=1\nlisten_port=2\n",
                 "3: [p2p] listen_port stands here a second time; the first is on line 2",
             ),
+            ("[engine]\nlatency=medium\n", "2: [engine] latency = \"medium\" must be low, balanced or power"),
+            (
+                "[engine]\ngather_us=1001\n",
+                "2: [engine] gather_us = \"1001\" must be a number from 0 to 1000",
+            ),
             ("nonsense\n", "1: \"nonsense\" is neither [section] nor key=value nor a comment"),
         ] {
             assert_eq!(problems(text), [expected], "{text}");
@@ -636,6 +641,22 @@ mod tests {
                 assert_eq!(problems(&text(wrong)), [expected]);
             }
         }
+    }
+
+    #[test]
+    fn how_reactors_wait_is_by_latency_unless_it_is_set() {
+        let wait = |text: &str| {
+            let (config, _) = Config::parse(&format!("[engine]\n{text}"), Path::new(".")).unwrap();
+            let WaitSettings { latency, spin, gather } = config.engine.wait;
+            (latency, spin, gather)
+        };
+        assert_eq!(wait(""), (Latency::Balanced, None, None));
+        assert_eq!(wait("latency=low\n"), (Latency::Low, None, None));
+        let micros = |number| Some(Duration::from_micros(number));
+        assert_eq!(
+            wait("latency=power\nspin_us=0\ngather_us=1000\n"),
+            (Latency::Power, micros(0), micros(1_000))
+        );
     }
 
     #[test]

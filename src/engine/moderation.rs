@@ -67,6 +67,8 @@ const SLEPT_LOOKS: u32 = 3;
 const VAIN_SHARE: u32 = 50;
 /// What of that share may be saved up.
 const VAIN_CREDIT_MAX: Duration = Duration::from_millis(1);
+/// Whoever looks whether or not it pays off offers its processor to others after so many looks.
+const LOOKS_PER_OFFER: u32 = 64;
 /// A look that took so long did not have its processor …
 const LOST_AFTER: Duration = Duration::from_micros(200);
 /// … which is short then, for this long.
@@ -120,6 +122,12 @@ impl Moderation {
         wait
     }
 
+    /// Whether the processor is to be offered to others before the next look. Who looks only while that pays off leaves it
+    /// soon, and sees it when it was taken away.
+    pub(super) fn offers_processor(&self) -> bool {
+        self.looking.always && self.looking.looks.is_multiple_of(LOOKS_PER_OFFER)
+    }
+
     /// So many frames came, after it was waited or at once.
     pub(super) fn found(&mut self, now: Instant, frames: usize) {
         let is_gathered = matches!(self.idle, Some((_, Wait::Gather { .. })));
@@ -144,6 +152,8 @@ struct Looking {
     /// Whether it need not pay off.
     always: bool,
     looked: Instant,
+    /// Which look this is.
+    looks: u32,
     /// How often what came could have been looked for: where no answer is expected, and where one is.
     scores: [u8; 2],
     expects: usize,
@@ -160,6 +170,7 @@ impl Looking {
             at_most,
             always,
             looked: now,
+            looks: 1,
             scores: [0; 2],
             expects: 0,
             credit: VAIN_CREDIT_MAX,
@@ -182,6 +193,7 @@ impl Looking {
     /// Whether to look on, where there has been nothing since then.
     fn goes_on(&mut self, now: Instant, since: Instant) -> bool {
         let took = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
+        self.looks = self.looks.wrapping_add(1);
         if took >= LOST_AFTER {
             self.short_until = now + LOST_FOR;
         }
@@ -482,6 +494,13 @@ mod tests {
             let mut moderation = Moderation::new(Instant::now(), settings);
             assert_eq!(moderation.wait(Instant::now(), false), Wait::Look);
         }
+        // It offers its processor to others now and then.
+        let mut reactor = Reactor::new(spin);
+        let mut offers = || {
+            assert_eq!(reactor.moderation.wait(reactor.now, false), Wait::Look);
+            reactor.moderation.offers_processor()
+        };
+        assert!((1..LOOKS_PER_OFFER).all(|_| !offers()) && offers() && !offers());
         // Never looks.
         let mut reactor = Reactor::new(with(Latency::Power));
         (0..100).for_each(|_| reactor.comes_after(20 * MICRO, true));

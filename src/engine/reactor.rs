@@ -475,7 +475,7 @@ impl Reactor {
                 self.counters.turns_backed_up.increment();
             }
             if busy {
-                self.moderation.found(self.io.now, 1);
+                self.moderation.found(self.real_time(), 1);
             }
             if busy || backed_up || self.has_work_left() {
                 self.enter(Some(Duration::ZERO));
@@ -483,7 +483,7 @@ impl Reactor {
                 self.wait();
             }
             let handled = self.handle_completions();
-            self.moderation.found(self.io.now, self.came);
+            self.moderation.found(self.real_time(), self.came);
             if !handled && backed_up {
                 std::thread::yield_now();
             }
@@ -522,11 +522,20 @@ impl Reactor {
             && self.io.bulk.is_empty())
     }
 
+    /// When this turn began, pauses of this thread included: how long it waits goes by that.
+    fn real_time(&self) -> Instant {
+        self.io.now + self.clock.paused()
+    }
+
     /// Nothing is left to do: waits for what comes.
     fn wait(&mut self) {
         match self.moderation.wait(Instant::now(), self.shard.expects_answers()) {
             Wait::Look => {
                 self.counters.looks.increment();
+                if self.moderation.offers_processor() {
+                    // Whoever was put on this processor would wait until we sleep, for an answer of ours, too.
+                    std::thread::yield_now();
+                }
                 self.enter(Some(Duration::ZERO));
             }
             Wait::Gather { links, at_most } => {
@@ -712,7 +721,7 @@ impl Reactor {
         }
         self.drained.store(self.shard.is_drained(), Relaxed);
         // By the real time: whoever looks whether this thread hangs goes by that.
-        let real = now + self.clock.paused();
+        let real = self.real_time();
         self.counters.heartbeat.beat(real.saturating_duration_since(self.shared.started));
     }
 
