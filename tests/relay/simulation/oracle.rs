@@ -604,19 +604,29 @@ impl Oracle {
             sent.iter().copied().filter(|&number| self.messages[number].taken.is_some()).collect();
         hold!(!taken.is_empty(), "app{app} gets an answer to nothing");
         let code = header.result;
-        // Which of several with one seq is answered: the one that the reply names; else the last that is open. But what the
-        // node said may be true only of the first, if that has waited until the next one came.
+        // Which of several with one seq is answered: the one that the reply names, else the last that is open. But a node says
+        // 101 to a second one at once, and 100 if nothing leads to its topic: any other code is for the first, which may have
+        // waited until the second came.
         let by_node = bytes.len() == HEADER_LEN;
         let acknowledges = |number: &usize| self.messages[*number].multicast;
         let open = |number: &&usize| self.messages[**number].answers == 0;
         let named = number(bytes).filter(|number| taken.contains(number) && open(&number));
+        let is_refused = |number: &usize| {
+            let message = &self.messages[*number];
+            code == ResultCode::NOT_DELIVERED
+                || is_broken(&message.frame)
+                || self.leads_nowhere(message)
+                || TopicKind::of(message.topic.as_bytes()) == TopicKind::Data
+        };
         let is_true = |number: &&usize| {
             let is_unicast = by_node && !acknowledges(number);
             !is_unicast || self.judge(now, **number, code, "").is_ok()
         };
-        let unnamed = || taken.iter().rev().filter(open).find(is_true).or(taken.iter().rfind(open));
+        let (first, last) = (taken.iter().find(open), taken.iter().rfind(open));
+        let likely = if by_node && !last.is_some_and(is_refused) { [first, last] } else { [last, first] };
+        let unnamed = likely.into_iter().flatten().find(is_true).or(last);
         let number = named
-            .or_else(|| unnamed().copied())
+            .or(unnamed.copied())
             .ok_or_else(|| format!("app{app} gets one answer too many (code {})", code.0))?;
         let multicast = acknowledges(&number);
         *self.codes.entry(code.0).or_default() += 1;
