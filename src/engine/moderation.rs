@@ -2,7 +2,7 @@
 //! is to be expected, looks for the next message if the last ones came soon, and gathers several if they come fast. Pure.
 //!
 //! # Invariants
-//! - No wait for more than is there is longer than the bound, and none begins before messages came fast several times in a row.
+//! - A wait that gathers is no longer than its bound. None begins before messages came fast for whole epochs.
 //! - To look in vain costs a bounded share of a processor. Who loses its processor while it looks does not look for a while.
 
 use std::time::{Duration, Instant};
@@ -38,13 +38,13 @@ const LOOK_LOW: Duration = Duration::from_millis(1);
 const GATHER: Duration = Duration::from_micros(50);
 /// The same with [`Latency::Power`].
 const GATHER_POWER: Duration = Duration::from_micros(200);
-/// From so many links on it gathers no longer: one that has something counts once, however much that is.
+/// A wait that gathers ends when so many links have something. A link counts once, however much came on it.
 const GATHERED_LINKS_MAX: usize = 32;
 /// Steps from no gathering to the longest.
 const STEPS: u32 = 4;
-/// How long it is watched how many frames come before a step is judged …
+/// Frames are counted for so long before a step is judged …
 const EPOCH: Duration = Duration::from_millis(1);
-/// … and how many must come.
+/// … and until so many have come.
 const EPOCH_FRAMES: u32 = 64;
 /// An epoch that is not over after so long had too few.
 const EPOCH_MAX: Duration = Duration::from_millis(10);
@@ -58,10 +58,10 @@ const PAUSE_MIN: u32 = 2;
 const PAUSE_MAX: u32 = 256;
 /// A score goes up by two for what came while it could be looked for, and down by one for what did not …
 const SCORE_MAX: u8 = 8;
-/// … and from here on is it looked for.
+/// … and the next message is looked for while it is at least this.
 const SCORE_LOOKED_FOR: u8 = 3;
-/// One that was slept through and came within so many times the length of a look would have been found, as its sender wakes up
-/// sooner from a short sleep.
+/// A message that came during a sleep of up to so many looks counts as one that could have been looked for: answered sooner, its
+/// sender would have slept less itself.
 const SLEPT_LOOKS: u32 = 3;
 /// The share of a processor that looks in vain may take: one part of so many.
 const VAIN_SHARE: u32 = 50;

@@ -541,7 +541,7 @@ impl Reactor {
             Wait::Gather { links, at_most } => {
                 self.counters.waits_gathered.increment();
                 self.wait = at_most;
-                // What is sent is done as it is submitted, mostly.
+                // Most sends complete as they are submitted, and their completions count, too.
                 if let Err(error) = ring::gather(&mut self.ring, links + self.sends, at_most) {
                     log::abort(&ring::why_not_entered(error));
                 }
