@@ -1,6 +1,6 @@
 //! Sockets of which nothing is wanted but that bytes come and go: a ring, its receive buffers, and for each
 //! socket a buffer that is sent once a turn, as the reactors do it. The load generator runs on it, and the
-//! bare forwarder that the node is measured against.
+//! bare forwarder that the node is measured against. A socket that is only watched is read and written by its owner.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use rustix::io::Errno;
+use rustix::{event::PollFlags, io::Errno};
 
 use super::{
     bounds::{PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE},
@@ -19,6 +19,7 @@ use super::{
 
 const KIND_RECEIVE: u64 = 0;
 const KIND_SEND: u64 = 1;
+const KIND_READY: u64 = 2;
 /// Completions handled before what they caused is sent.
 const COMPLETIONS_PER_TURN: usize = 1_024;
 /// Submission entries of the ring.
@@ -29,6 +30,8 @@ const RING_ENTRIES: u32 = 4_096;
 pub enum Input<'a> {
     /// Bytes that came.
     Bytes(&'a mut [u8]),
+    /// A watched socket may have bytes, or room for some, after it had none.
+    Ready,
     /// The peer sends no more.
     End,
     /// The connection broke.
@@ -80,6 +83,9 @@ pub struct Streams {
 
 struct Socket {
     socket: OwnedFd,
+    /// Whether its owner reads and writes.
+    is_watched: bool,
+    /// Whether the kernel may write into a receive buffer for it.
     is_receiving: bool,
 }
 
@@ -100,8 +106,17 @@ impl Streams {
 
     /// Takes a connected socket; gives its number, counted from 0.
     pub fn add(&mut self, socket: OwnedFd) -> io::Result<usize> {
+        self.take(socket, false)
+    }
+
+    /// The same for one that its owner reads and writes through another descriptor, until that would block.
+    pub fn watch(&mut self, socket: OwnedFd) -> io::Result<usize> {
+        self.take(socket, true)
+    }
+
+    fn take(&mut self, socket: OwnedFd, is_watched: bool) -> io::Result<usize> {
         let stream = self.sockets.len();
-        self.sockets.push(Socket { socket, is_receiving: false });
+        self.sockets.push(Socket { socket, is_watched, is_receiving: false });
         self.outputs.outputs.push(Output::default());
         self.arm(stream)?;
         Ok(stream)
@@ -128,10 +143,10 @@ impl Streams {
         let mut completions = std::mem::take(&mut self.completions);
         for (user_data, result, flags) in completions.drain(..) {
             let stream = user_data as u32 as usize;
-            if user_data >> 32 == KIND_SEND {
-                self.handle_sent(stream, result, &mut handle);
-            } else {
-                self.handle_received(stream, result, flags, &mut handle);
+            match user_data >> 32 {
+                KIND_SEND => self.handle_sent(stream, result, &mut handle),
+                KIND_READY => self.handle_ready(stream, result, flags, &mut handle),
+                _ => self.handle_received(stream, result, flags, &mut handle),
             }
         }
         self.completions = completions;
@@ -186,8 +201,31 @@ impl Streams {
         }
     }
 
+    fn handle_ready(
+        &mut self,
+        stream: usize,
+        result: i32,
+        flags: u32,
+        handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
+    ) {
+        if result < 0 {
+            let error = io::Error::from_raw_os_error(-result);
+            return handle(&mut self.outputs, stream, Input::Broken(error));
+        }
+        if !cqueue::more(flags) {
+            self.rearm.push(stream as u32);
+        }
+        handle(&mut self.outputs, stream, Input::Ready);
+    }
+
     fn arm(&mut self, stream: usize) -> io::Result<()> {
         let fd = types::Fd(self.sockets[stream].socket.as_raw_fd());
+        if self.sockets[stream].is_watched {
+            // Told whenever either changes, so an owner reads and writes until it would block.
+            let either = (PollFlags::IN | PollFlags::OUT).bits();
+            let entry = opcode::PollAdd::new(fd, either.into()).multi(true).build();
+            return self.push(&entry.user_data(KIND_READY << 32 | stream as u64));
+        }
         let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(KIND_RECEIVE << 32 | stream as u64);
         self.push(&entry)?;
         self.sockets[stream].is_receiving = true;
@@ -301,12 +339,34 @@ mod tests {
         while !(ended == [0] && reader.is_finished()) && ended.len() < 2 {
             let handle = |outputs: &mut Outputs, stream: usize, input: Input<'_>| match input {
                 Input::Bytes(bytes) => outputs.of(1 - stream).extend_from_slice(bytes),
-                Input::End | Input::Broken(_) => ended.push(stream),
+                Input::Ready | Input::End | Input::Broken(_) => ended.push(stream),
             };
             streams.turn(Duration::from_millis(10), handle).unwrap();
         }
         writer.join().unwrap();
         assert!(reader.join().unwrap() == sent);
+    }
+
+    #[test]
+    fn a_watched_socket_is_told_each_time_that_bytes_come_and_they_stay_in_it() {
+        let mut streams = Streams::new(16, 4_096).unwrap();
+        let ((mut peer, here), mut bytes) = (UnixStream::pair().unwrap(), [0; 8]);
+        here.set_nonblocking(true).unwrap();
+        let mut owner = here.try_clone().unwrap();
+        streams.watch(here.into()).unwrap();
+        for sent in 1..=3u8 {
+            peer.write_all(&[sent]).unwrap();
+            let mut read = 0;
+            while read == 0 {
+                let mut is_ready = false;
+                let handle = |_: &mut Outputs, _, input: Input<'_>| is_ready = matches!(input, Input::Ready);
+                streams.turn(Duration::from_secs(10), handle).unwrap();
+                assert!(is_ready);
+                // Room for bytes is told, too, so there need not be any.
+                read = io::Read::read(&mut owner, &mut bytes).unwrap_or(0);
+            }
+            assert_eq!((read, bytes[0]), (1, sent));
+        }
     }
 
     #[test]

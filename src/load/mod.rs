@@ -16,7 +16,7 @@ mod link;
 mod protocol;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     time::{Duration, Instant},
 };
@@ -24,13 +24,15 @@ use std::{
 pub use crate::engine::schedule::{Role as ThreadRole, set_role as set_thread_role};
 pub use amop::Amop;
 pub use figures::{Outcome, Usage};
-pub use link::{CONNECT_WITHIN, Connection, Link, Security, shake_hands};
+pub use link::{CONNECT_WITHIN, Connection, Link, Records, Security, shake_hands};
 pub use protocol::{Protocol, Role, Seen, Ticket, decode_ticket, encode_ticket};
 
 use crate::engine::streams::{Input, Outputs, Streams};
 
 /// Receive buffers of the load's ring, and bytes of each.
 const RECEIVE_BUFFERS: (u16, usize) = (512, 64 * 1024);
+/// Records that are read one by one in a turn, of all links together.
+const RECORDS_PER_TURN: usize = 64;
 /// Messages under way at once, in an open loop; more than that are not sent, and counted.
 const PENDING_MAX: usize = 1 << 20;
 /// How long what is under way at the end of a run may take.
@@ -306,6 +308,8 @@ pub struct Load<P: Protocol> {
     /// Messages begun, by which unicasts and multicasts take turns.
     begun: u64,
     touched: Vec<u32>,
+    /// Links that read one by one and may have something to read.
+    readable: VecDeque<u32>,
     failure: Option<io::Error>,
     next_heartbeat: Instant,
 }
@@ -333,6 +337,7 @@ impl<P: Protocol> Load<P> {
             mix: Mix { multicast_percent: 0 },
             begun: 0,
             touched: Vec::new(),
+            readable: VecDeque::new(),
             failure: None,
             next_heartbeat: Instant::now() + HEARTBEAT_INTERVAL,
         };
@@ -351,12 +356,17 @@ impl<P: Protocol> Load<P> {
         let connection = self.protocol.connect(address, security, role)?;
         let socket = connection.socket.try_clone()?;
         socket.set_read_timeout(None)?;
-        let stream = self.streams.add(socket.into())?;
+        let stream = if connection.is_one_by_one() {
+            socket.set_nonblocking(true)?;
+            self.streams.watch(socket.into())?
+        } else {
+            self.streams.add(socket.into())?
+        };
         self.links.push(Link::new(stream, connection));
         // Whoever waits long until all are connected keeps those that are.
         if Instant::now() >= self.next_heartbeat {
             self.flush()?;
-            self.turn(Duration::ZERO)?;
+            self.turn(Duration::ZERO, false)?;
         }
         Ok(())
     }
@@ -389,7 +399,7 @@ impl<P: Protocol> Load<P> {
             let round = Instant::now() + PROBE_INTERVAL;
             while Instant::now() < round && is_ready.contains(&false) {
                 self.flush()?;
-                self.turn(round.saturating_duration_since(Instant::now()))?;
+                self.turn(round.saturating_duration_since(Instant::now()), false)?;
                 for (publisher, is_ok) in std::mem::take(&mut self.table.done) {
                     is_ready[publisher as usize] |= is_ok;
                 }
@@ -448,8 +458,9 @@ impl<P: Protocol> Load<P> {
                 wait = wait.min(if spins || gap < SPIN_BELOW { Duration::ZERO } else { gap - SPIN_BELOW });
             }
             self.flush()?;
-            self.turn(wait)?;
-            self.refill(matches!(pace, Pace::Closed { .. }));
+            let is_closed = matches!(pace, Pace::Closed { .. });
+            self.turn(wait, is_closed)?;
+            self.refill(is_closed);
         }
         let (from, watched, own) = counted.expect("the end is not before counting begins");
         let elapsed = from.elapsed();
@@ -465,7 +476,7 @@ impl<P: Protocol> Load<P> {
         let end = Instant::now() + how_long;
         while Instant::now() < end {
             self.flush()?;
-            self.turn(end.saturating_duration_since(Instant::now()))?;
+            self.turn(end.saturating_duration_since(Instant::now()), false)?;
         }
         Ok(())
     }
@@ -475,7 +486,7 @@ impl<P: Protocol> Load<P> {
         let end = Instant::now() + DRAIN_WITHIN;
         while self.table.under_way() > 0 && Instant::now() < end {
             self.flush()?;
-            self.turn(end.saturating_duration_since(Instant::now()))?;
+            self.turn(end.saturating_duration_since(Instant::now()), false)?;
             self.table.done.clear();
         }
         let lost = self.table.under_way() as u64;
@@ -483,6 +494,28 @@ impl<P: Protocol> Load<P> {
         Ok(lost)
     }
 
+    /// Reads a record of each link in turn that may have one, and writes at once what it calls for: its answer and, in a
+    /// closed loop, the next message.
+    fn read_one_by_one(&mut self, is_closed: bool) -> io::Result<()> {
+        for _ in 0..RECORDS_PER_TURN {
+            let Some(index) = self.readable.pop_front() else { break };
+            let Self { protocol, links, table, touched, .. } = self;
+            let link = &mut links[index as usize];
+            link.is_readable = link
+                .read_one(|plaintext, link| see_frames(protocol, table, Instant::now(), plaintext, link))?;
+            if link.is_readable {
+                self.readable.push_back(index);
+                touch(touched, link, index as usize);
+                if is_closed {
+                    self.refill(true);
+                }
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A closed loop sends the next message for each that is done.
     fn refill(&mut self, sends: bool) {
         if self.table.done.is_empty() {
             return;
@@ -509,9 +542,7 @@ impl<P: Protocol> Load<P> {
             let ticket = self.table.take(due, publisher, 0, true);
             self.protocol.request(publisher, ticket, link.frame());
         }
-        if !std::mem::replace(&mut link.is_touched, true) {
-            self.touched.push(publisher as u32);
-        }
+        touch(&mut self.touched, link, publisher);
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -520,9 +551,7 @@ impl<P: Protocol> Load<P> {
             self.next_heartbeat = now + HEARTBEAT_INTERVAL;
             for (index, link) in self.links.iter_mut().enumerate() {
                 self.protocol.heartbeat(link.frame());
-                if !std::mem::replace(&mut link.is_touched, true) {
-                    self.touched.push(index as u32);
-                }
+                touch(&mut self.touched, link, index);
             }
         }
         while let Some(index) = self.touched.pop() {
@@ -533,37 +562,63 @@ impl<P: Protocol> Load<P> {
         Ok(())
     }
 
-    fn turn(&mut self, wait: Duration) -> io::Result<()> {
-        let wait = wait.min(self.next_heartbeat.saturating_duration_since(Instant::now()));
-        let Self { protocol, streams, links, table, touched, failure, .. } = self;
+    fn turn(&mut self, wait: Duration, is_closed: bool) -> io::Result<()> {
+        let wait = match self.readable.is_empty() {
+            true => wait.min(self.next_heartbeat.saturating_duration_since(Instant::now())),
+            false => Duration::ZERO,
+        };
+        let Self { protocol, streams, links, table, touched, readable, failure, .. } = self;
         let mut turn_began = None;
         streams.turn(wait, |_: &mut Outputs, stream, input| {
+            let link = &mut links[stream];
+            touch(touched, link, stream);
             let broken = match input {
                 Input::Bytes(bytes) => {
                     let now = *turn_began.get_or_insert_with(Instant::now);
-                    let link = &mut links[stream];
-                    let handled = link.handle_bytes(bytes, |plaintext, link| {
-                        let mut at = 0;
-                        while let Some(len) = protocol.frame_len(&plaintext[at..])? {
-                            table.see(now, protocol.handle(&plaintext[at..at + len], link));
-                            at += len;
-                        }
-                        Ok(at)
-                    });
-                    if !std::mem::replace(&mut link.is_touched, true) {
-                        touched.push(stream as u32);
-                    }
-                    handled.err()
+                    link.handle_bytes(bytes, |plaintext, link| {
+                        see_frames(protocol, table, now, plaintext, link)
+                    })
+                    .err()
                 }
-                Input::End => Some(io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed a link")),
+                Input::Ready => {
+                    if !std::mem::replace(&mut link.is_readable, true) {
+                        readable.push_back(stream as u32);
+                    }
+                    None
+                }
+                Input::End => Some(io::Error::new(io::ErrorKind::UnexpectedEof, link::CLOSED)),
                 Input::Broken(error) => Some(error),
             };
             if let Some(error) = broken {
                 failure.get_or_insert(error);
             }
         })?;
-        self.failure.take().map_or(Ok(()), Err)
+        self.failure.take().map_or(Ok(()), Err)?;
+        self.read_one_by_one(is_closed)
     }
+}
+
+/// Has the link flushed at the end of the turn.
+fn touch(touched: &mut Vec<u32>, link: &mut Link, index: usize) {
+    if !std::mem::replace(&mut link.is_touched, true) {
+        touched.push(index as u32);
+    }
+}
+
+/// Takes all whole frames at the beginning of `plaintext`; gives their length.
+fn see_frames<P: Protocol>(
+    protocol: &P,
+    table: &mut Table,
+    now: Instant,
+    plaintext: &[u8],
+    link: &mut Link,
+) -> io::Result<usize> {
+    let mut at = 0;
+    while let Some(len) = protocol.frame_len(&plaintext[at..])? {
+        table.see(now, protocol.handle(&plaintext[at..at + len], link));
+        at += len;
+    }
+    Ok(at)
 }
 
 #[cfg(test)]

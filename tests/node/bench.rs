@@ -1,8 +1,17 @@
 //! `amop bench` against real nodes: every mode ends well, counts all that it sends, and says what is wrong.
 
-use std::process::{Command, Output};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+};
 
-use amop::pki::Profile;
+use amop::{pki::Profile, relay::counters::Counters};
 
 use crate::support::{
     TestNode, host_dir,
@@ -50,7 +59,13 @@ fn every_message_of_every_mode_is_answered_and_counted() {
     let large = figures(&node, &["--window", "2", "--payload", "300000"]);
     let storm = figures(&node, &["storm", "--rate", "100", "--handshakes", "20"]);
     assert_eq!(storm.len(), 2);
-    for run in [runs, mixed, open, large, storm].iter().flatten() {
+    let sdk = figures(
+        &node,
+        &["mixed", "--sdk-shape", "--window", "1,8", "--publishers", "3", "--subscribers", "6"],
+    );
+    let sdk_open = figures(&node, &["storm", "--sdk-shape", "--rate", "200", "--handshakes", "20"]);
+    let sdk_large = figures(&node, &["--sdk-shape", "--window", "4", "--payload", "3000000"]);
+    for run in [runs, mixed, open, large, storm, sdk, sdk_open, sdk_large].iter().flatten() {
         assert_eq!(run["is_clean"], true, "{run}");
         assert!(count(run, "messages") > 0, "{run}");
         assert!(
@@ -126,4 +141,69 @@ fn a_node_that_is_not_there_is_named() {
     let output = bench(&["127.0.0.1:1"], &[]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("127.0.0.1:1"), "{told}");
+}
+
+/// Type of a record (RFC 5246 §6.2.1).
+const APPLICATION_DATA: u8 = 23;
+
+/// Passes on what a load and a node say to each other, and counts the records of data in it: from the load, and from the node.
+fn count_records(node: SocketAddr) -> (SocketAddr, [Arc<AtomicU64>; 2]) {
+    fn pass_on(mut from: TcpStream, mut to: TcpStream, records: &AtomicU64) {
+        let (mut bytes, mut waiting) = ([0; 4_096], Vec::new());
+        while let Ok(len @ 1..) = from.read(&mut bytes) {
+            waiting.extend_from_slice(&bytes[..len]);
+            // Type, version, length (RFC 5246 §6.2.1).
+            while let Some(&[content_type, _, _, high, low]) = waiting.first_chunk::<5>() {
+                let len = 5 + usize::from(u16::from_be_bytes([high, low]));
+                if len > waiting.len() {
+                    break;
+                }
+                records.fetch_add(u64::from(content_type == APPLICATION_DATA), SeqCst);
+                waiting.drain(..len);
+            }
+            if to.write_all(&bytes[..len]).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, counts) = (listener.local_addr().unwrap(), [(); 2].map(|()| Arc::new(AtomicU64::new(0))));
+    let [from_load, from_node] = counts.clone();
+    thread::spawn(move || {
+        for load in listener.incoming().map(Result::unwrap) {
+            let (node, counts) = (TcpStream::connect(node).unwrap(), [from_load.clone(), from_node.clone()]);
+            let [out, back] = [(&load, &node), (&node, &load)]
+                .map(|(from, to)| (from.try_clone().unwrap(), to.try_clone().unwrap()));
+            for ((from, to), count) in [out, back].into_iter().zip(counts) {
+                thread::spawn(move || pass_on(from, to, &count));
+            }
+        }
+    });
+    (address, counts)
+}
+
+#[test]
+fn in_the_shape_of_sdks_no_two_frames_share_a_record_either_way() {
+    let shares = |option: &[&str]| {
+        let node = TestNode::start(Profile::Rsa, 0, &[], "");
+        let (between, counts) = count_records(node.node().channel_address());
+        let output = bench(&[&between.to_string()], &[&["mixed", "--window", "16"], option].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let [from_load, from_node] = counts.map(|count| count.load(SeqCst));
+        let frames = |counter: fn(&Counters) -> u64| node.total(counter);
+        let received = frames(|counters| counters.sdk_frames_received.get());
+        let sent = frames(|counters| counters.sdk_frames_sent.get());
+        [received > from_load, sent > from_node]
+    };
+    assert_eq!([shares(&["--sdk-shape"]), shares(&[])], [[false; 2], [true; 2]]);
+}
+
+#[test]
+fn a_shape_that_a_mode_does_not_have_is_refused() {
+    for options in [["offer", "--sdk-shape"], ["--plaintext", "--sdk-shape"]] {
+        let output = bench(&["127.0.0.1:1"], &options);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains("--sdk-shape"), "{told}");
+    }
 }

@@ -16,7 +16,8 @@ use super::{Failure, connect::ConnectArgs, output::note};
 use crate::{
     client::Certificates,
     load::{
-        Amop, Load, Mix, Pace, Protocol, Role, Security, Shape, Span, ThreadRole, Usage, set_thread_role,
+        Amop, Load, Mix, Pace, Protocol, Records, Role, Security, Shape, Span, ThreadRole, Usage,
+        set_thread_role,
     },
     relay::settings::FRAME_LEN_SETTABLE_MAX,
     supervise::joined_thread,
@@ -50,6 +51,7 @@ Examples:
   amop bench -n HOST:20200 -n HOST:20201        publishers at the first node, subscribers at the last
   amop bench --publishers 16 --window 2         sixteen publishers, each with a subscriber of its own
   amop bench multicast --subscribers 100        one publisher, all subscribers on its topic
+  amop bench --sdk-shape --window 1,128         the same as an official SDK sees it
   amop bench --rate 500                         latency at a fixed rate, whatever waits: no coordinated omission
   amop bench storm --rate 1000                  the same before and while 2,000 others connect
   amop bench idle --links 1000 --pid PID        memory of idle links
@@ -109,6 +111,10 @@ pub(super) struct BenchArgs {
     /// Have each frame in TLS records of its own, both ways, as SDKs other than ours need it.
     #[arg(long)]
     own_records: bool,
+    /// Talk as official SDKs do: each frame in TLS records of its own, both ways; each record written by itself, at once; and
+    /// read by itself, its header first and then the rest. Not for --plaintext and `offer`.
+    #[arg(long, conflicts_with = "plaintext")]
+    sdk_shape: bool,
     /// Without TLS, for a node that listens so on a loopback address.
     #[arg(long)]
     plaintext: bool,
@@ -150,11 +156,20 @@ impl BenchArgs {
             return Ok(Security::Plain);
         }
         let config = Certificates::load(certs)?.tls();
-        Ok(Security::Tls { config, shared_records: !self.own_records })
+        Ok(Security::Tls { config, records: self.records() })
+    }
+
+    fn records(&self) -> Records {
+        match (self.sdk_shape, self.own_records) {
+            (true, _) => Records::OneByOne,
+            (false, true) => Records::Own,
+            (false, false) => Records::Shared,
+        }
     }
 
     fn protocol(&self) -> Amop {
-        Amop::new(&self.topic, self.publishers as usize, self.payload, !self.own_records)
+        let takes_shared_records = self.records() == Records::Shared;
+        Amop::new(&self.topic, self.publishers as usize, self.payload, takes_shared_records)
             .with_more_topics(self.more_topics as usize)
     }
 
@@ -196,6 +211,9 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         return Err(text.into());
     }
     if args.mode == Mode::Offer {
+        if args.sdk_shape {
+            return Err("--sdk-shape: `offer` talks as our own client does; leave it out".to_owned().into());
+        }
         return offer::run(&args);
     }
     let security = args.security(&args.connect.certs)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{BenchArgs, Mode};
 use crate::{
     cli::output::{OutputError, note},
-    load::{Pace, Run, Usage},
+    load::{Pace, Records, Run, Usage},
 };
 
 /// A line a second for whoever watches.
@@ -45,7 +45,7 @@ pub(super) fn print(
         let more = serde_json::json!({
             "mode": format!("{:?}", args.mode).to_lowercase(), "publishers": args.publishers,
             "subscribers": args.shape().subscribers, "payload": args.payload, "tls": !args.plaintext,
-            "shared_records": !args.own_records, "handshakes": handshakes,
+            "shared_records": args.records() == Records::Shared, "sdk_shape": args.sdk_shape, "handshakes": handshakes,
         });
         if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
             object.extend(more);

@@ -43,7 +43,7 @@ fn forward(listener: &TcpListener, pairs: usize) -> Result<(), Box<dyn Error>> {
             Input::Bytes(bytes) => {
                 outputs.of((stream + pairs) % (2 * pairs)).extend_from_slice(bytes);
             }
-            Input::End | Input::Broken(_) => has_ended = true,
+            Input::Ready | Input::End | Input::Broken(_) => has_ended = true,
         })?;
     }
     Ok(())

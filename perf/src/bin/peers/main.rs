@@ -33,9 +33,12 @@ struct LoadArgs {
     node: String,
     #[arg(long, default_value_t = 128)]
     window: usize,
-    /// Messages a second, instead of a window.
-    #[arg(long)]
-    rate: Option<u32>,
+    /// Messages a second, instead of a window; several are run one after another.
+    #[arg(long, value_delimiter = ',')]
+    rate: Vec<u32>,
+    /// With a rate: look for answers without sleeping.
+    #[arg(long, requires = "rate")]
+    spin: bool,
     #[arg(long, default_value_t = 1)]
     publishers: usize,
     #[arg(long)]
@@ -58,14 +61,14 @@ impl LoadArgs {
         }
     }
 
-    fn pace(&self) -> Pace {
-        match self.rate {
-            Some(per_second) => Pace::Open { per_second, spins: false },
-            None => Pace::Closed { window: self.window },
+    fn paces(&self) -> Vec<Pace> {
+        match self.rate.as_slice() {
+            [] => vec![Pace::Closed { window: self.window }],
+            rates => rates.iter().map(|&per_second| Pace::Open { per_second, spins: self.spin }).collect(),
         }
     }
 
-    /// Runs and prints one line of JSON.
+    /// Runs and prints one line of JSON for each pace.
     fn run<P: Protocol>(
         &self,
         protocol: P,
@@ -80,12 +83,14 @@ impl LoadArgs {
             counted: Duration::from_secs(self.seconds),
             pids: self.pid.clone(),
         };
-        let run = load.run(self.pace(), &span, |_, _| ())?;
-        let (what, count) = match is_multicast {
-            true => ("delivery", run.outcome.deliveries),
-            false => ("message", run.outcome.times.len()),
-        };
-        println!("{}", run.to_json(self.pace(), what, count));
+        for pace in self.paces() {
+            let run = load.run(pace, &span, |_, _| ())?;
+            let (what, count) = match is_multicast {
+                true => ("delivery", run.outcome.deliveries),
+                false => ("message", run.outcome.times.len()),
+            };
+            println!("{}", run.to_json(pace, what, count));
+        }
         Ok(())
     }
 }

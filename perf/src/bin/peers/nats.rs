@@ -4,7 +4,7 @@ use std::{error::Error, io, path::PathBuf};
 
 use amop::{
     client::Certificates,
-    load::{Connection, Link, Protocol, Role, Security, Seen, Ticket, decode_ticket, encode_ticket},
+    load::{Connection, Link, Protocol, Records, Role, Security, Seen, Ticket, decode_ticket, encode_ticket},
 };
 use clap::Args;
 
@@ -20,12 +20,17 @@ pub(crate) struct NatsArgs {
     /// Publish to all subscribers instead of asking one.
     #[arg(long)]
     multicast: bool,
+    /// Write each message by itself, and read each TLS record by itself, as `amop bench --sdk-shape` does. The server
+    /// shares records among messages all the same.
+    #[arg(long, requires = "certs")]
+    sdk_shape: bool,
 }
 
 pub(crate) fn load(args: &NatsArgs) -> Result<(), Box<dyn Error>> {
+    let records = if args.sdk_shape { Records::OneByOne } else { Records::Shared };
     let security = match &args.certs {
         None => Security::Plain,
-        Some(certs) => Security::Tls { config: Certificates::load(certs)?.tls(), shared_records: true },
+        Some(certs) => Security::Tls { config: Certificates::load(certs)?.tls(), records },
     };
     let payload = vec![b'x'; args.load.payload.max(16)];
     args.load.run(Nats { payload }, &security, args.multicast)
