@@ -77,8 +77,12 @@ class Bench:
                 process.wait()
         self.running.clear()
 
+    def under(self):
+        """What servers and loads run under besides."""
+        return ["chrt", "--fifo", "5"] if getattr(self.args, "realtime", False) else []
+
     def spawn(self, command, cpu, **more):
-        pinned = command if cpu is None else ["taskset", "-c", str(cpu), *command]
+        pinned = [*self.under(), *(command if cpu is None else ["taskset", "-c", str(cpu), *command])]
         process = subprocess.Popen([str(part) for part in pinned], **more)
         self.running.append(process)
         return process
@@ -97,8 +101,8 @@ class Bench:
         text = text.replace(str(self.amop.parent), "target/release").replace(str(ROOT) + "/", "")
         self.commands.append((name, text))
 
-    def node(self, number=0, engine="", tls="", cpu=SERVER_CPU, alone=True):
-        """Starts a node with more settings; gives its process."""
+    def node(self, number=0, engine="", tls="", cpu=SERVER_CPU, alone=True, program=None):
+        """Starts a node with more settings, of another program perhaps; gives its process."""
         base = (self.host / f"node{number}" / "config.ini").read_text()
         if alone:
             base = "\n".join(line for line in base.splitlines() if not line.strip().startswith("node."))
@@ -106,7 +110,7 @@ class Bench:
         config = self.host / f"node{number}" / f"report{self.configs}.ini"
         engine = engine if "reactors=" in engine else f"reactors=1\n{engine}"
         config.write_text(f"{base}\n[engine]\n{engine}\n[tls]\n{tls}\n")
-        process = self.spawn([self.amop, "node", "-c", config, "--log-level", "error"], cpu)
+        process = self.spawn([program or self.amop, "node", "-c", config, "--log-level", "error"], cpu)
         self.wait_for(CHANNEL_PORT + number, process)
         return process
 
@@ -134,7 +138,7 @@ class Bench:
 
     def measure(self, name, command, rate_counts=True, under=()):
         """Runs a load, under another command perhaps, until it is valid; gives its figures."""
-        pinned = [*under, "taskset", "-c", str(LOAD_CPU), *[str(part) for part in command]]
+        pinned = [*(under or self.under()), "taskset", "-c", str(LOAD_CPU), *[str(part) for part in command]]
         self.note(name, pinned)
         for _ in range(TRIES):
             before = processor_times()
@@ -144,9 +148,10 @@ class Bench:
                 raise Trouble(f"{name}: {done.stderr.strip()}")
             figures = [json.loads(line) for line in lines]
             last = figures[-1]
-            if not last.get("is_clean", True):
-                raise Trouble(f"{name}: messages were lost, failed or came twice: "
-                              f"{ {key: last[key] for key in ('failed', 'lost', 'unmatched', 'unsent')} }")
+            for figure in figures:
+                if not figure.get("is_clean", True):
+                    raise Trouble(f"{name}: messages were lost, failed or came twice: "
+                                  f"{ {key: figure[key] for key in ('failed', 'lost', 'unmatched', 'unsent')} }")
             # Of the time that the host left: what it took, neither could have used.
             for figure in figures:
                 figure["stolen_share"] = stolen_share(before)
@@ -164,11 +169,21 @@ class Bench:
         return figures if len(figures) > 1 else last
 
     def bench(self, name, pids, *options, nodes=(0,), rate_counts=True, under=()):
+        return self.measure(name, self.amop_command(pids, *options, nodes=nodes), rate_counts, under)
+
+    def amop_command(self, pids, *options, nodes=(0,)):
         where = [part for number in nodes for part in ("-n", f"127.0.0.1:{CHANNEL_PORT + number}")]
-        command = [self.amop, "bench", *options, *where, "-c", self.certs, "--pid", ",".join(map(str, pids)), "--json"]
-        if "--seconds" not in options:
-            command += ["--seconds", self.args.seconds]
-        return self.measure(name, command, rate_counts, under)
+        seconds = [] if "--seconds" in options else ["--seconds", self.args.seconds]
+        return [self.amop, "bench", *options, *where, "-c", self.certs, "--pid", ",".join(map(str, pids)), "--json", *seconds]
+
+    def nats_command(self, pid, *options):
+        seconds = [] if "--seconds" in options else ["--seconds", self.args.seconds]
+        return [self.peers, "nats-load", "-n", f"127.0.0.1:{NATS_PORT}", "-c", self.certs, "--pid", pid, *seconds, *options]
+
+    def start_load(self, name, command):
+        """A load that runs until it is ended; what it finds is not wanted."""
+        self.note(name, ["taskset", "-c", str(LOAD_CPU), *command])
+        return self.spawn(command, LOAD_CPU, stdout=subprocess.DEVNULL)
 
     def aead(self, frame, frames_per_record):
         command = [self.peers, "aead", "--frame", frame, "--frames-per-record", frames_per_record]
@@ -184,8 +199,8 @@ class Bench:
 
     # What is run. Each gives figures for one run; `alternate` runs them in turn.
 
-    def amop_run(self, name, *options, engine="", tls="", cpu=SERVER_CPU, **more):
-        process = self.node(engine=engine, tls=tls, cpu=cpu)
+    def amop_run(self, name, *options, engine="", tls="", cpu=SERVER_CPU, program=None, **more):
+        process = self.node(engine=engine, tls=tls, cpu=cpu, program=program)
         try:
             return self.bench(name, [process.pid], *options, **more)
         finally:
@@ -198,11 +213,10 @@ class Bench:
         finally:
             self.stop_all()
 
-    def nats_run(self, name, *options):
+    def nats_run(self, name, *options, rate_counts=True):
         process = self.nats()
         try:
-            return self.measure(name, [self.peers, "nats-load", "-n", f"127.0.0.1:{NATS_PORT}", "-c", self.certs, "--pid",
-                                       process.pid, "--seconds", self.args.seconds, *options])
+            return self.measure(name, self.nats_command(process.pid, *options), rate_counts)
         finally:
             self.stop_all()
 
@@ -214,6 +228,14 @@ class Bench:
                                        "--pid", server.pid, "--seconds", self.args.seconds])
         finally:
             self.stop_all()
+
+    def rounds(self, runs):
+        """Runs each of `runs` in turn, as often as said, every other time in the opposite order; gives all that each found."""
+        found = {name: [] for name in runs}
+        for number in range(self.args.runs):
+            for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
+                found[name].append(runs[name]())
+        return found
 
     def alternate(self, *runs, by="node_cpu_us_each"):
         """Runs each of `runs` in turn, as often as said; gives for each all figures of the run that is the median in one of them."""
@@ -246,6 +268,7 @@ def arguments(description):
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "perf" / "results")
+    parser.add_argument("--realtime", action="store_true", help="servers and loads in real time (chrt --fifo), before others' work")
     parser.add_argument("--built", action="store_true", help="do not build")
     return parser
 
