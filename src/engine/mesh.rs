@@ -275,6 +275,42 @@ mod tests {
     }
 
     #[test]
+    fn a_reactor_on_another_thread_gets_everything_in_order_and_is_woken_for_it() {
+        let mesh = mesh(2);
+        let count = 3 * MESH_QUEUE_LEN as u32;
+        let other = std::thread::spawn({
+            let mesh = mesh.clone();
+            move || {
+                let sleeper = &mesh.sleepers[usize::from(OTHER.0)];
+                for expected in 0..count {
+                    loop {
+                        if let Some(number) = receive(&mesh, FIRST, OTHER) {
+                            assert_eq!(number, expected);
+                            break;
+                        }
+                        sleeper.prepare_sleep();
+                        if mesh.is_empty_for(OTHER) {
+                            sleeper.waker.wait();
+                        }
+                        sleeper.awake();
+                    }
+                }
+            }
+        });
+        let mut sender = MeshSender::new(mesh.clone(), FIRST);
+        for number in 0..count {
+            send(&mut sender, OTHER, number);
+            sender.flush();
+        }
+        while sender.is_backed_up() {
+            std::thread::yield_now();
+            sender.flush();
+        }
+        other.join().unwrap();
+        assert!(mesh.is_empty_for(OTHER));
+    }
+
+    #[test]
     fn nobody_waits_for_a_reactor_that_has_ended() {
         let mesh = mesh(3);
         let mut sender = MeshSender::new(mesh.clone(), FIRST);

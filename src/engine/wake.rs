@@ -22,6 +22,12 @@ impl Waker {
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 
+    /// Waits on this thread, as the ring does for a reactor.
+    #[cfg(test)]
+    pub(super) fn wait(&self) {
+        rustix::io::read(&*self.0, &mut [0; 8]).unwrap();
+    }
+
     pub(super) fn raw(&self) -> RawFd {
         self.0.as_raw_fd()
     }
