@@ -309,7 +309,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             shard::REPLAY_FLOORS_MAX,
             "nodes",
             "reactor",
-            "the node begins a later incarnation: its links to nodes are made anew",
+            "those are forgotten that the lists leave out: replay_floors_forgotten; else the node begins a later incarnation, its links to nodes are made anew: replay_floors_full",
         )
         .memory(reactors * shard::REPLAY_FLOORS_MAX * in_table(sizes.floor)),
         fixed(
@@ -328,7 +328,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "the same",
         )
         .metric("amop_all_identities_max", "Message identities that a reactor remembers.")
-        .memory(reactors * settings.all_identities_max * (in_table(sizes.identity) + 2 * sizes.identity)),
+        .memory(reactors * settings.all_identities_max * in_table(sizes.identity)),
         fixed("message identities", millis(settings.identity_memory), "ms", "message", "forgotten"),
         fixed("silence", millis(settings.dead_after), "ms", "node link", "cut: closed_dead"),
         fixed(
@@ -378,7 +378,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             registry::TOMBSTONES_MAX,
             "nodes",
             "node",
-            "those are forgotten that the lists leave out, then those that were known for the shortest time",
+            "those are forgotten that the lists leave out, then those that were known for the shortest time: tombstones_forgotten",
         )
         .memory(registry::TOMBSTONES_MAX * registry::TOMBSTONE_LEN),
         fixed("record", state::RECORD_LEN_MAX, "bytes", "other node", "refused: refused_size"),

@@ -362,6 +362,10 @@ metrics! {
         counter sealed_refused,
         /// Sealed payloads of, or for, an incarnation that is over.
         counter sealed_late,
+        /// Nodes that the lists leave out of which it was forgotten how far their messages were, for there were too many.
+        counter replay_floors_forgotten,
+        /// Channels refused because no more nodes can be remembered in this incarnation: a later one is begun.
+        counter replay_floors_full,
         /// Pings sent.
         counter pings,
         /// Pings that nobody answered in time.

@@ -23,6 +23,7 @@ pub mod bandwidth;
 pub mod bounds;
 pub mod counters;
 mod current;
+mod expiring_map;
 pub(crate) mod log_limit;
 pub mod ping;
 mod rate_limit;

@@ -449,8 +449,11 @@ fn where_no_more_can_be_remembered_a_later_incarnation_begins_and_nothing_is_tak
     send_as_known(&mut net, 0..max);
     assert_eq!(net.nodes[1].shared.incarnation(), incarnation, "there is room");
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
+    let full = |net: &Network| net.nodes[1].total(|counters| counters.replay_floors_full.get());
+    assert_eq!(full(&net), 0);
     send_as_known(&mut net, max..2 * max + 2_000);
     assert!(net.nodes[1].shared.incarnation() > incarnation);
+    assert!(full(&net) > 0);
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
     net.connect(HOSTILE, VICTIM);
     for (one, other) in [(0, 1), (1, 2)] {
@@ -481,6 +484,7 @@ fn nodes_that_the_lists_leave_out_are_forgotten_first_and_when_they_are_admitted
     net.run_for(30 * SOON);
     let peers = net.nodes[1].usage().map(|usage| usage.peers).sum::<usize>();
     assert!(peers <= net.nodes.len(), "{peers} are remembered");
+    assert!(net.nodes[1].total(|counters| counters.replay_floors_forgotten.get()) > 0);
     net.set_admission(1, Admission::default());
     net.run_for(SOON);
     assert!(net.nodes[1].shared.incarnation() > incarnation);

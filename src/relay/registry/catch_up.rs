@@ -86,7 +86,7 @@ impl Registry {
             && !said.is_empty()
             && self.returning.len() < NEIGHBOURS_MAX
         {
-            self.returning.insert(*id, *since);
+            self.returning.insert(*since, *id, ());
         }
         self.settled_changed |= self.settled.remove(id);
     }
@@ -122,7 +122,7 @@ impl Registry {
         };
         let late: Vec<NodeId> = self.unsettled.iter().filter(is_late).copied().collect();
         self.settle(&late);
-        self.returning.retain(|_, since| now < *since + timeout);
+        while self.returning.pop_expired(now).is_some() {}
     }
 
     /// Whether no neighbour's state is waited for.
@@ -144,7 +144,7 @@ impl Registry {
     /// When the next neighbour is not waited for any more.
     pub(super) fn next_settled(&self) -> Option<Instant> {
         let since = self.unsettled.iter().filter_map(|id| self.neighbours.get(id)?.catch_up.since());
-        let since = since.chain(self.returning.values().copied());
-        since.min().map(|since| since + self.shared.settings.ready_timeout)
+        let timeout = self.shared.settings.ready_timeout;
+        since.map(|since| since + timeout).chain(self.returning.deadline()).min()
     }
 }

@@ -455,7 +455,7 @@ impl Registry {
         }
         // The first part, or one whose record was let go: from the record as it is.
         let kept = pinned.filter(|_| !after.is_empty());
-        let Some(pinned) = kept.map(|(pinned, _)| pinned).or_else(|| held.pin()) else {
+        let Some(pinned) = kept.or_else(|| held.pin()) else {
             return Message::List(vec![version]).encode();
         };
         let (part, last) = pinned.part(after);
@@ -469,13 +469,10 @@ impl Registry {
     /// if there are too many.
     fn pin(&mut self, now: Instant, for_neighbour: &NodeId, origin: NodeId, pinned: Pinned) {
         let Some(neighbour) = self.neighbours.get_mut(for_neighbour) else { return };
-        if neighbour.pinned.len() >= PINS_MAX
-            && let Some(oldest) =
-                neighbour.pinned.iter().min_by_key(|(_, (_, used))| *used).map(|(origin, _)| *origin)
-        {
-            neighbour.pinned.remove(&oldest);
+        if neighbour.pinned.len() >= PINS_MAX && neighbour.pinned.pop_oldest().is_some() {
+            self.counters.pins_forgotten.increment();
         }
-        neighbour.pinned.insert(origin, (pinned, now));
+        neighbour.pinned.insert(now, origin, pinned);
     }
 
     fn room_beside(&self, record: &Record) -> (usize, usize) {

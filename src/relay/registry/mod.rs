@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::warn;
 
@@ -48,6 +48,7 @@ use self::{
 use super::{
     CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
     counters::{Counter, metrics},
+    expiring_map::ExpiringMap,
     home_reactor,
     log_limit::LogLimit,
     rate_limit::RateLimit,
@@ -185,8 +186,12 @@ metrics! {
         gauge nodes_not_admitted,
         /// Times that the routes through the network were found anew.
         counter ways_found,
+        /// Records that a neighbour was fetching and that were let go of, for it fetched too many at once.
+        counter pins_forgotten,
         /// Records of other nodes let go because no route led to them for a minute.
         counter records_let_go,
+        /// Nodes that are gone of which it was forgotten how far their records were, for there were too many.
+        counter tombstones_forgotten,
         /// Messages of neighbours refused: not of the state protocol.
         counter refused_malformed,
         /// Messages of neighbours refused: not signed by the origin's key.
@@ -279,8 +284,8 @@ pub struct Registry {
     requests: Requests,
     /// Neighbours whose state is on its way.
     unsettled: BTreeSet<NodeId>,
-    /// Neighbours that are gone for a moment, since they begin a later incarnation, and since when their state is waited for.
-    returning: BTreeMap<NodeId, Instant>,
+    /// Neighbours that are gone for a moment, since they begin a later incarnation, as long as their state is waited for.
+    returning: ExpiringMap<NodeId, ()>,
     /// Neighbours whose state is here, and whether that is to be told.
     settled: BTreeSet<NodeId>,
     settled_changed: bool,
@@ -317,8 +322,8 @@ struct NeighbourSync {
     is_lost: bool,
     /// How far its state has come here.
     catch_up: CatchUp,
-    /// Records as this neighbour is fetching them, and when it last asked.
-    pinned: BTreeMap<NodeId, (Pinned, Instant)>,
+    /// Records as this neighbour is fetching them, from when it last asked.
+    pinned: ExpiringMap<NodeId, Pinned>,
     requests: RateLimit,
     steps: RateLimit,
     announcements: RateLimit,
@@ -383,9 +388,9 @@ impl Registry {
             discovered: (BTreeMap::new(), true),
             own_elsewhere: None,
             own_offers: Offers::default(),
-            requests: Requests::default(),
+            requests: Requests::new(),
             unsettled: BTreeSet::new(),
-            returning: BTreeMap::new(),
+            returning: ExpiringMap::new(shared.settings.ready_timeout, RandomState::new()),
             settled: BTreeSet::new(),
             settled_changed: false,
             incarnation_rate: RateLimit::new(shared.started, INCARNATIONS_MAX),
@@ -541,7 +546,7 @@ impl Registry {
         self.announce(Message::Digest { scope: Scope::ALL, hash }.encode());
         let is_old = |since: Instant, memory: Duration| now.saturating_duration_since(since) > memory;
         for neighbour in self.neighbours.values_mut() {
-            neighbour.pinned.retain(|_, (_, used)| !is_old(*used, PIN_TIMEOUT));
+            while neighbour.pinned.pop_expired(now).is_some() {}
         }
         self.ask_for_all(now);
         let lost = |known: &Known| known.lost_since.is_some_and(|since| is_old(since, LOST_MEMORY));
@@ -720,7 +725,7 @@ impl Registry {
             since: now,
             is_lost: false,
             catch_up: CatchUp::Settled,
-            pinned: BTreeMap::new(),
+            pinned: ExpiringMap::new(PIN_TIMEOUT, RandomState::new()),
             requests: RateLimit::new(now, REQUESTS_PER_SECOND_MAX),
             steps: RateLimit::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
             announcements: RateLimit::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
@@ -838,7 +843,9 @@ impl Registry {
         let known_for = until.saturating_duration_since(known.since);
         let is_admitted = self.shared.admission.load().admits(origin);
         let announced = self.announcements.forget_origin(origin);
-        self.tombstones.bury(head.clone(), announced, is_admitted, known_for);
+        if self.tombstones.bury(head.clone(), announced, is_admitted, known_for) {
+            self.counters.tombstones_forgotten.increment();
+        }
     }
 
     /// Finds the routes through the network, and puts into the snapshot whom they lead to.

@@ -6,13 +6,17 @@
 //! - Whoever let a request end in nothing is asked again only when nobody else has failed less often.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
+use ahash::RandomState;
 use smallvec::SmallVec;
 
-use crate::wire::{NodeId, state::Version};
+use crate::{
+    relay::expiring_map::ExpiringMap,
+    wire::{NodeId, state::Version},
+};
 
 /// After so long without a reply something is asked of another neighbour, or again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,17 +28,18 @@ const OFFERS_MAX: usize = 8;
 const FAILURES_MAX: u8 = 3;
 
 /// The requests that are under way.
-#[derive(Default)]
 pub(super) struct Requests {
-    /// By the record that they are about: of whom, and since when.
-    open: BTreeMap<NodeId, (NodeId, Instant)>,
-    /// The same, the oldest first.
-    order: BTreeSet<(Instant, NodeId)>,
+    /// By the record that they are about: of whom.
+    open: ExpiringMap<NodeId, NodeId>,
     /// How many are at each neighbour; never 0.
     counts: BTreeMap<NodeId, usize>,
 }
 
 impl Requests {
+    pub(super) fn new() -> Self {
+        Self { open: ExpiringMap::new(REQUEST_TIMEOUT, RandomState::new()), counts: BTreeMap::new() }
+    }
+
     /// Whether one more may go to a neighbour.
     pub(super) fn has_room(&self, neighbour: &NodeId) -> bool {
         self.counts.get(neighbour).is_none_or(|count| *count < WANTS_MAX)
@@ -42,34 +47,37 @@ impl Requests {
 
     /// For checks: those that are under way, the same by their time, and by who is asked.
     pub(super) fn counted(&self) -> (usize, usize, usize) {
-        (self.open.len(), self.order.len(), self.counts.values().sum())
+        let (open, in_time) = self.open.counted();
+        (open, in_time, self.counts.values().sum())
     }
 
     /// Of whom a record is asked now.
     pub(super) fn asked(&self, origin: &NodeId) -> Option<&NodeId> {
-        self.open.get(origin).map(|(neighbour, _)| neighbour)
+        self.open.get(origin)
     }
 
     /// A neighbour is asked for a record that nobody is asked for.
     pub(super) fn begin(&mut self, now: Instant, origin: NodeId, neighbour: NodeId) {
         debug_assert!(self.asked(&origin).is_none() && self.has_room(&neighbour));
         self.end(&origin);
-        self.open.insert(origin, (neighbour, now));
-        self.order.insert((now, origin));
+        self.open.insert(now, origin, neighbour);
         *self.counts.entry(neighbour).or_default() += 1;
     }
 
     /// The request for a record is over; gives whom it was made of.
     pub(super) fn end(&mut self, origin: &NodeId) -> Option<NodeId> {
-        let (neighbour, since) = self.open.remove(origin)?;
-        self.order.remove(&(since, *origin));
-        if let Some(count) = self.counts.get_mut(&neighbour) {
+        let neighbour = self.open.remove(origin)?;
+        self.discount(&neighbour);
+        Some(neighbour)
+    }
+
+    fn discount(&mut self, neighbour: &NodeId) {
+        if let Some(count) = self.counts.get_mut(neighbour) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&neighbour);
+                self.counts.remove(neighbour);
             }
         }
-        Some(neighbour)
     }
 
     /// All requests of a neighbour are over; gives the records that they were about.
@@ -77,7 +85,7 @@ impl Requests {
         if !self.counts.contains_key(neighbour) {
             return Vec::new();
         }
-        let ended = self.open.iter().filter(|(_, (asked, _))| asked == neighbour);
+        let ended = self.open.iter().filter(|(_, asked)| *asked == neighbour);
         let ended: Vec<NodeId> = ended.map(|(origin, _)| *origin).collect();
         for origin in &ended {
             self.end(origin);
@@ -87,13 +95,14 @@ impl Requests {
 
     /// Ends the oldest request if it was not answered in time; gives what it was about, and whom it was made of.
     pub(super) fn end_late(&mut self, now: Instant) -> Option<(NodeId, NodeId)> {
-        let (_, origin) = self.order.first().copied().filter(|(since, _)| now >= *since + REQUEST_TIMEOUT)?;
-        Some((origin, self.end(&origin)?))
+        let (origin, neighbour) = self.open.pop_expired(now)?;
+        self.discount(&neighbour);
+        Some((origin, neighbour))
     }
 
     /// When the next one is late.
     pub(super) fn next_late(&self) -> Option<Instant> {
-        self.order.first().map(|(since, _)| *since + REQUEST_TIMEOUT)
+        self.open.deadline()
     }
 }
 
@@ -178,7 +187,7 @@ mod tests {
     #[test]
     fn a_request_that_ends_in_any_way_gives_its_place_back() {
         let now = Instant::now();
-        let mut requests = Requests::default();
+        let mut requests = Requests::new();
         for round in 0..3 {
             for origin in 0..WANTS_MAX as u8 {
                 assert!(requests.has_room(&id(200)), "round {round}, request {origin}");
@@ -195,7 +204,7 @@ mod tests {
                     while requests.end_late(now + REQUEST_TIMEOUT).is_some() {}
                 }
             }
-            assert!(requests.open.is_empty() && requests.order.is_empty() && requests.counts.is_empty());
+            assert!(requests.open.is_empty() && requests.counts.is_empty());
             assert_eq!(requests.next_late(), None);
         }
     }

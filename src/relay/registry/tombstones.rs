@@ -67,14 +67,15 @@ impl Tombstones {
         self.of.len()
     }
 
-    /// A node is gone that the lists admit, or not, and that was known for so long since it was gone last.
+    /// A node is gone that the lists admit, or not, and that was known for so long since it was gone last. Gives whether
+    /// another one, or this one, was forgotten for it.
     pub(super) fn bury(
         &mut self,
         head: Head,
         announced: Option<(u64, u64)>,
         is_admitted: bool,
         known_for: Duration,
-    ) {
+    ) -> bool {
         let id = head.origin;
         let mut tombstone = Tombstone { head, announced, rank: (is_admitted, known_for) };
         if let Some(before) = self.of.remove(&id) {
@@ -88,12 +89,12 @@ impl Tombstones {
         }
         self.order.insert((tombstone.rank, id));
         self.of.insert(id, tombstone);
-        if self.of.len() > TOMBSTONES_MAX
-            && let Some((_, least)) = self.order.pop_first()
-        {
+        let is_too_many = self.of.len() > TOMBSTONES_MAX;
+        if is_too_many && let Some((_, least)) = self.order.pop_first() {
             self.of.remove(&least);
         }
         debug_assert_eq!(self.of.len(), self.order.len());
+        is_too_many
     }
 }
 
@@ -121,8 +122,9 @@ mod tests {
 
     fn full(known_for: Duration) -> Tombstones {
         let mut tombstones = Tombstones::default();
-        (0..TOMBSTONES_MAX as u64)
-            .for_each(|number| tombstones.bury(head(number, 1, 1), None, true, known_for));
+        for number in 0..TOMBSTONES_MAX as u64 {
+            assert!(!tombstones.bury(head(number, 1, 1), None, true, known_for));
+        }
         tombstones
     }
 
@@ -130,7 +132,7 @@ mod tests {
     fn who_was_known_for_long_or_is_admitted_is_not_forgotten_for_others() {
         let second = Duration::from_secs(1);
         let mut tombstones = full(second);
-        tombstones.bury(head(1 << 32, 1, 1), None, true, 60 * second);
+        assert!(tombstones.bury(head(1 << 32, 1, 1), None, true, 60 * second), "one is forgotten for it");
         tombstones.bury(head(2 << 32, 1, 1), None, false, 3_600 * second);
         assert_eq!(tombstones.len(), TOMBSTONES_MAX);
         assert!(tombstones.get(&id(1 << 32)).is_some());

@@ -9,16 +9,16 @@
 //!  any shard: 0x30 ──── Carry ──────────► broker ── Present ──────────► subscriber's shard: 0x30
 //! ```
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 
 use super::{Context, OPEN_FOR_MAX, Parts, request::RequestOf};
 use crate::{
-    relay::{Challenge, MeshMessage, Outbound, ReactorId, SessionId, SubscriberId},
+    relay::{
+        Challenge, MeshMessage, Outbound, ReactorId, SessionId, SubscriberId,
+        expiring_map::{self, ExpiringMap},
+    },
     wire::{
         FrameRef, NodeId,
         private::Notice,
@@ -42,23 +42,19 @@ pub(in crate::relay) const CARRIED_MEMORY: Duration = Duration::from_secs(60);
 /// The challenges that are open, and the payloads that were carried lately.
 pub(super) struct ChallengeBroker {
     /// By the number of the minted topic.
-    open: AHashMap<u64, OpenChallenge>,
-    ends: BTreeSet<(Instant, u64)>,
+    open: ExpiringMap<u64, OpenChallenge>,
     /// How many are of each other node.
     of_nodes: AHashMap<NodeId, usize>,
-    /// To whom payloads, by their hash, were carried last, and when.
-    carried: AHashMap<[u8; 32], (SubscriberId, Instant)>,
-    carried_order: VecDeque<(Instant, [u8; 32])>,
+    /// To whom payloads, by their hash, were carried last.
+    carried: ExpiringMap<[u8; 32], SubscriberId>,
 }
 
 /// Memory of one open challenge in bytes, and of one payload.
-pub(super) const OPEN_LEN: usize = size_of::<(u64, OpenChallenge)>() + size_of::<(Instant, u64)>();
-pub(super) const CARRIED_LEN: usize =
-    size_of::<([u8; 32], (SubscriberId, Instant))>() + size_of::<(Instant, [u8; 32])>();
+pub(super) const OPEN_LEN: usize = expiring_map::entry_len::<u64, OpenChallenge>();
+pub(super) const CARRIED_LEN: usize = expiring_map::entry_len::<[u8; 32], SubscriberId>();
 
 struct OpenChallenge {
     challenge: Box<Challenge>,
-    until: Instant,
     /// Whether it was carried to its subscriber, which happens once.
     is_carried: bool,
 }
@@ -66,36 +62,23 @@ struct OpenChallenge {
 impl ChallengeBroker {
     pub(super) fn new(hashing: RandomState) -> Self {
         Self {
-            open: AHashMap::with_hasher(hashing.clone()),
-            ends: BTreeSet::new(),
+            open: ExpiringMap::new(OPEN_FOR_MAX, hashing.clone()),
             of_nodes: AHashMap::with_hasher(hashing.clone()),
-            carried: AHashMap::with_hasher(hashing),
-            carried_order: VecDeque::new(),
+            carried: ExpiringMap::new(CARRIED_MEMORY, hashing),
         }
     }
 
-    /// For checks: open challenges, their ends, and those of other nodes as they are counted and counted anew.
-    pub(super) fn counted(&self) -> (usize, usize, usize, usize) {
-        let of_nodes = self.open.values().filter(|open| open.challenge.node.is_some()).count();
-        (self.open.len(), self.ends.len(), self.of_nodes.values().sum(), of_nodes)
-    }
-
-    /// For checks: payloads that are remembered, and those of them of which it is known when to forget them.
-    pub(super) fn carried_counted(&self) -> (usize, usize) {
-        let known: BTreeSet<_> = self.carried_order.iter().map(|(since, hash)| (*hash, *since)).collect();
-        let forgotten_in_time =
-            |(hash, (_, since)): &(&[u8; 32], &(SubscriberId, Instant))| known.contains(&(**hash, *since));
-        (self.carried.len(), self.carried.iter().filter(forgotten_in_time).count())
+    /// For checks: open challenges and payloads, each with those of which it is known when to forget them, and challenges of
+    /// other nodes as they are counted and counted anew.
+    pub(super) fn counted(&self) -> [(usize, usize); 3] {
+        let of_nodes = self.open.iter().filter(|(_, open)| open.challenge.node.is_some()).count();
+        [self.open.counted(), self.carried.counted(), (self.of_nodes.values().sum(), of_nodes)]
     }
 
     /// Lets go of what is over.
     fn expire(&mut self, now: Instant) {
-        while let Some(&(until, number)) = self.ends.first()
-            && until <= now
-        {
-            self.ends.pop_first();
-            let node = self.open.remove(&number).and_then(|open| open.challenge.node);
-            if let Some(node) = node
+        while let Some((_, open)) = self.open.pop_expired(now) {
+            if let Some(node) = open.challenge.node
                 && let Some(count) = self.of_nodes.get_mut(&node)
             {
                 *count -= 1;
@@ -104,15 +87,7 @@ impl ChallengeBroker {
                 }
             }
         }
-        while let Some(&(since, hash)) = self.carried_order.front()
-            && now.saturating_duration_since(since) >= CARRIED_MEMORY
-        {
-            self.carried_order.pop_front();
-            // It may have been carried again since.
-            if self.carried.get(&hash).is_some_and(|&(_, last)| last == since) {
-                self.carried.remove(&hash);
-            }
-        }
+        while self.carried.pop_expired(now).is_some() {}
     }
 }
 
@@ -136,7 +111,7 @@ impl Parts {
         self.challenge_broker.expire(cx.now);
         let of_node =
             challenge.node.and_then(|node| self.challenge_broker.of_nodes.get(&node)).copied().unwrap_or(0);
-        if self.challenge_broker.open.len() >= CHALLENGES_MAX
+        if self.challenge_broker.open.is_full(CHALLENGES_MAX)
             || of_node >= CHALLENGES_OF_NODE_MAX
             || self.challenge_broker.open.contains_key(&challenge.number)
         {
@@ -148,10 +123,9 @@ impl Parts {
         if let Some(node) = node {
             *self.challenge_broker.of_nodes.entry(node).or_default() += 1;
         }
-        let until = cx.now + challenge.open_for.min(OPEN_FOR_MAX);
-        self.challenge_broker.ends.insert((until, challenge.number));
-        let number = challenge.number;
-        self.challenge_broker.open.insert(number, OpenChallenge { challenge, until, is_carried: false });
+        let (until, number) = (cx.now + challenge.open_for.min(OPEN_FOR_MAX), challenge.number);
+        let open = OpenChallenge { challenge, is_carried: false };
+        self.challenge_broker.open.insert_until(until, number, open);
         cx.counters.challenges_open.set(self.challenge_broker.open.len() as u64);
         if let Some(node) = node {
             self.send_notice(cx, node, Notice::Opened { publisher: publisher.0, token });
@@ -199,9 +173,7 @@ impl Parts {
         let open = challenge_broker
             .open
             .get_mut(&minted.number)
-            .filter(|open| {
-                !open.is_carried && now < open.until && open.challenge.topic.as_str() == minted.data
-            })
+            .filter(|open| !open.is_carried && open.challenge.topic.as_str() == minted.data)
             .ok_or(NotCarried::Closed)?;
         let subscriber = open.challenge.subscriber;
         let mut hasher = blake3::Hasher::new();
@@ -210,12 +182,11 @@ impl Parts {
         }
         let hash = *hasher.finalize().as_bytes();
         match challenge_broker.carried.get(&hash) {
-            Some(&(other, _)) if other != subscriber => return Err(NotCarried::HandedOn),
-            _ if challenge_broker.carried_order.len() >= CARRIED_MAX => return Err(NotCarried::Full),
+            Some(other) if *other != subscriber => return Err(NotCarried::HandedOn),
+            _ if challenge_broker.carried.is_full(CARRIED_MAX) => return Err(NotCarried::Full),
             _ => {}
         }
-        challenge_broker.carried.insert(hash, (subscriber, now));
-        challenge_broker.carried_order.push_back((now, hash));
+        challenge_broker.carried.insert(now, hash, subscriber);
         open.is_carried = true;
         Ok(open.challenge.clone())
     }

@@ -311,10 +311,13 @@ impl Parts {
         let admission = cx.shared.admission.load();
         let peers = &self.peers.by_id;
         self.channels.replay_floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
-        if self.channels.replay_floors.len() < before {
+        let forgotten = before - self.channels.replay_floors.len();
+        if forgotten > 0 {
+            cx.counters.replay_floors_forgotten.add(forgotten as u64);
             cx.shared.has_forgotten.store(true, Relaxed);
             return true;
         }
+        cx.counters.replay_floors_full.increment();
         let incarnation = cx.shared.incarnation();
         if self.channels.incarnation_requested != Some(incarnation)
             && cx.out.to_registry(RegistryInput::ReplayFloorsFull { incarnation })

@@ -5,18 +5,18 @@
 //! - A peer is there as long as there is something to know of it: a neighbour of that id, or another route to it.
 //! - What is here is of one incarnation of the node.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 
 use super::{Common, Context, Parts, channel::Channel, request::RequestOf};
 use crate::{
     relay::{
-        CloseReason, MeshMessage, Outbound, RequestId, counters::Counters, ping::ANSWERS_PER_SECOND_MAX,
-        rate_limit::RateLimit, trace::QUESTIONS_PER_SECOND_MAX,
+        CloseReason, MeshMessage, Outbound, RequestId,
+        expiring_map::{self, ExpiringMap},
+        ping::ANSWERS_PER_SECOND_MAX,
+        rate_limit::RateLimit,
+        trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
 };
@@ -25,7 +25,8 @@ use crate::{
 pub(super) struct Peer {
     pub(super) incarnation: u64,
     awaiting: AHashMap<u32, Awaiting>,
-    identities: Identities,
+    /// Messages of the node that were taken: repeats are dropped.
+    identities: ExpiringMap<Identity, ()>,
     /// How often it may ask about messages.
     pub(super) questions: RateLimit,
     /// How often its pings are answered.
@@ -45,7 +46,7 @@ struct Awaiting {
 /// Memory of an awaited answer with its key, in bytes.
 pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
 /// Memory of a message's identity, in bytes.
-pub(super) const IDENTITY_LEN: usize = size_of::<(Instant, Identity)>();
+pub(super) const IDENTITY_LEN: usize = expiring_map::entry_len::<Identity, ()>();
 
 /// Packet type and number of a message, in one.
 type Identity = u64;
@@ -54,60 +55,18 @@ fn identity_of(packet_type: PacketType, message: u32) -> Identity {
     u64::from(packet_type.0.cast_unsigned()) << 32 | u64::from(message)
 }
 
-/// Messages of the node that were taken: repeats are dropped.
-struct Identities {
-    known: AHashMap<Identity, ()>,
-    /// In the order in which they came, with until when they are remembered.
-    order: VecDeque<(Instant, Identity)>,
-}
-
-/// How many identities of one node are remembered, and how long.
-struct IdentityBounds {
-    max: usize,
-    memory: Duration,
-}
-
-impl Identities {
-    fn new(hashing: RandomState) -> Self {
-        Self { known: AHashMap::with_hasher(hashing), order: VecDeque::new() }
-    }
-
-    /// Whether the message is new; remembers it if so.
-    fn insert(
-        &mut self,
-        now: Instant,
-        identity: Identity,
-        bounds: &IdentityBounds,
-        counters: &Counters,
-    ) -> bool {
-        // Whatever is sent again after a pause comes before anything new: nothing is forgotten meanwhile, however old it is.
-        if self.known.contains_key(&identity) {
-            return false;
-        }
-        while let Some(&(until, identity)) = self.order.front() {
-            let expired = now > until;
-            if !expired && self.order.len() < bounds.max {
-                break;
-            }
-            if !expired {
-                counters.identities_forgotten.increment();
-            }
-            self.order.pop_front();
-            self.known.remove(&identity);
-        }
-        self.known.insert(identity, ());
-        self.order.push_back((now + bounds.memory, identity));
-        true
-    }
-}
-
 impl Peer {
     /// A node in one incarnation of it, of which nothing else is known.
-    pub(super) fn new(now: Instant, incarnation: u64, hashing: &RandomState) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        incarnation: u64,
+        identity_memory: Duration,
+        hashing: &RandomState,
+    ) -> Self {
         Self {
             incarnation,
             awaiting: AHashMap::with_hasher(hashing.clone()),
-            identities: Identities::new(hashing.clone()),
+            identities: ExpiringMap::new(identity_memory, hashing.clone()),
             questions: RateLimit::new(now, QUESTIONS_PER_SECOND_MAX),
             pings: RateLimit::new(now, ANSWERS_PER_SECOND_MAX),
             channel: None,
@@ -125,22 +84,14 @@ impl Peer {
     }
 
     pub(super) fn identities(&self) -> usize {
-        self.identities.order.len()
+        self.identities.len()
     }
 
-    /// For checks: identities, by the table that they are looked for in.
-    pub(super) fn identities_anew(&self) -> usize {
-        self.identities.known.len()
-    }
-
-    /// For checks: identities that are not forgotten in their time, or were too early.
+    /// For checks: identities that are not forgotten in their time.
     pub(super) fn miscount(&self) -> Option<String> {
-        let Identities { known, order } = &self.identities;
-        let is_known = order.iter().all(|(_, identity)| known.contains_key(identity));
-        let told = || {
-            format!("{} identities of a node are to be forgotten, and {} are known", order.len(), known.len())
-        };
-        (!is_known || known.len() != order.len()).then(told)
+        let (known, in_time) = self.identities.counted();
+        (known != in_time)
+            .then(|| format!("{in_time} identities of a node are to be forgotten, and {known} are known"))
     }
 
     /// A unicast was sent to it.
@@ -185,7 +136,8 @@ impl Parts {
     /// Takes up a node in one incarnation of it; nothing of another one stays, and what waits for that fails.
     pub(super) fn begin_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, incarnation: u64) {
         self.forget_peer(cx, id);
-        self.peers.by_id.insert(*id, Peer::new(cx.now, incarnation, &cx.hashing));
+        let memory = cx.shared.settings.identity_memory;
+        self.peers.by_id.insert(*id, Peer::new(cx.now, incarnation, memory, &cx.hashing));
     }
 
     pub(super) fn forget_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
@@ -276,14 +228,17 @@ impl Parts {
             true => settings.identities_max,
             false => before.clamp(1, settings.identities_max),
         };
-        let bounds = IdentityBounds { max, memory: settings.identity_memory };
-        let identity = identity_of(packet_type, message);
-        let new = peer.identities.insert(cx.now, identity, &bounds, &cx.counters);
-        self.peers.identities = self.peers.identities + peer.identities() - before;
-        if !new {
+        // Whatever is sent again after a pause comes before anything new: until then nothing is forgotten, however old it is.
+        if !peer.identities.insert_new(cx.now, identity_of(packet_type, message), ()) {
             cx.counters.duplicates_dropped.increment();
+            return None;
         }
-        new.then_some(peer.incarnation)
+        while peer.identities.pop_expired(cx.now).is_some() {}
+        while peer.identities() > max && peer.identities.pop_oldest().is_some() {
+            cx.counters.identities_forgotten.increment();
+        }
+        self.peers.identities = self.peers.identities + peer.identities() - before;
+        Some(peer.incarnation)
     }
 
     /// A response of the node: whose request it answers. One that no session gave leaves the door open for a

@@ -23,8 +23,8 @@ impl Parts {
         let lines = || sessions().map(|session| room::count(&session.line));
         let channels = || self.peers.by_id.values().filter_map(|peer| peer.channel.as_deref());
         let (subscribers, numbers) = self.subscribers.counted();
-        let (challenges, ends, of_nodes, of_nodes_anew) = self.challenge_broker.counted();
-        let (carried, carried_anew) = self.challenge_broker.carried_counted();
+        let [(challenges, ends), (carried, carried_anew), (of_nodes, of_nodes_anew)] =
+            self.challenge_broker.counted();
         let is_data = |topic: &&Topic| topic.kind() == TopicKind::Data;
         let data_topics: usize =
             sessions().map(|session| session.subscription.topics().iter().filter(is_data).count()).sum();
@@ -74,7 +74,7 @@ impl Parts {
             (
                 "identities",
                 self.peers.all_identities(),
-                self.peers.by_id.values().map(|peer| peer.identities_anew()).sum(),
+                self.peers.by_id.values().map(|peer| peer.identities()).sum(),
             ),
             (
                 "bytes of frames that wait for a route",
