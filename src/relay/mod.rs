@@ -24,6 +24,7 @@ pub mod bounds;
 pub mod counters;
 mod current;
 mod expiring_map;
+mod fault;
 pub(crate) mod log_limit;
 pub mod ping;
 mod rate_limit;
@@ -46,6 +47,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use self::fault::{CloseReason, Fault, NodeFault};
 use self::snapshot::NodeRef;
 use crate::wire::{
     FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
@@ -198,108 +200,6 @@ pub enum SendError {
     Full,
     /// The link is closed or closing.
     Gone,
-}
-
-/// Why a link ends. The relay gives one to [`Outbound::close`]; the engine gives one to
-/// `handle_link_down`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CloseReason {
-    /// The peer closed it in order.
-    #[error("closed by the peer")]
-    ByPeer,
-    /// A node closed the connection and not the TLS link on it, as nodes do that end in order.
-    #[error("closed by the peer out of order")]
-    Vanished,
-    /// The connection broke.
-    #[error("the connection broke")]
-    Broken,
-    /// A record that did not authenticate, or a TLS alert.
-    #[error("TLS failed: a record did not authenticate, was malformed, or the peer sent an alert")]
-    Tls,
-    /// A TLS handshake on a link that is without TLS.
-    #[error("the peer speaks TLS, and this listener is without")]
-    TlsUnexpected,
-    /// A frame length below the header's or above the bound.
-    #[error("a frame of {0} bytes is outside the bounds")]
-    FrameLength(u32),
-    /// A frame was not complete in time, or unfinished frames took too much memory.
-    #[error("a frame was not completed in time")]
-    FrameUnfinished,
-    /// The pool of unfinished frames was full and this link held most of it.
-    #[error("too many unfinished frames at once, and this one was the largest")]
-    FramePoolFull,
-    /// Silent in both directions for too long.
-    #[error("silent for too long")]
-    Idle,
-    /// It did not read what was sent to it.
-    #[error("takes nothing of what is sent to it")]
-    Stalled,
-    /// The handshake named protocols that are not spoken here.
-    #[error("no protocol version in common")]
-    Protocol,
-    /// A node frame that is malformed.
-    #[error("a malformed frame of the node link")]
-    NodeFrame,
-    /// Another link to the same node stays.
-    #[error("another link to the same node stays")]
-    Duplicate,
-    /// A new link to the same node replaced it.
-    #[error("replaced by a newer link to the same node")]
-    Replaced,
-    /// The peer bears our own node id.
-    #[error("the peer bears this node's own id")]
-    OwnId,
-    /// The configuration's lists do not admit the peer any more.
-    #[error("the lists of config.ini do not admit the peer any more")]
-    NotAdmitted,
-    /// The configuration does not name the peer any more.
-    #[error("config.ini does not name the peer any more")]
-    Removed,
-    /// This node begins a later incarnation, since its clock went back: links are made anew.
-    #[error("this node begins a new incarnation")]
-    NewIncarnation,
-    /// The keys of the connection are worn out.
-    #[error("the connection's keys are used up")]
-    KeysExhausted,
-    /// The node is shutting down.
-    #[error("this node is shutting down")]
-    Shutdown,
-}
-
-impl CloseReason {
-    /// What an operator can do about it; `None` if nothing is wrong.
-    pub fn remedy(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::Vanished => "see whether the peer runs: its process may have been killed",
-            Self::Broken => "see the peer's log and the network between",
-            Self::Tls => {
-                "something on the way changes bytes, or the peer's TLS is at fault: see what it runs"
-            }
-            Self::TlsUnexpected => "remove [tls] channel_plaintext, which is for measuring only",
-            Self::FrameLength(_) => {
-                "see what the peer sends; if it needs such frames, raise [amop] frame_len_max on all nodes"
-            }
-            Self::FrameUnfinished => "see whether the peer hangs, and the network between",
-            Self::FramePoolFull => {
-                "see who sends many large frames slowly, or raise [engine] unfinished_bytes_max"
-            }
-            Self::Stalled => {
-                "see why the peer does not keep up, or raise [amop] session_queue_bytes_max or stall_timeout_ms"
-            }
-            Self::Protocol => "the peer needs a version that speaks the protocol of this node",
-            Self::NodeFrame => "see what the peer runs; nodes of one network should run one version",
-            Self::OwnId => "give every node a key of its own",
-            Self::ByPeer
-            | Self::Idle
-            | Self::Duplicate
-            | Self::Replaced
-            | Self::NotAdmitted
-            | Self::Removed
-            | Self::NewIncarnation
-            | Self::KeysExhausted
-            | Self::Shutdown => return None,
-        })
-    }
 }
 
 /// A coordinating shard's number for a request, never reused.

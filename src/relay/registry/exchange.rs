@@ -28,7 +28,7 @@ use super::{
     tombstones::Tombstone,
 };
 use crate::{
-    relay::{CloseReason, ReactorId, RegistryOutput, signing, snapshot::NodeRef},
+    relay::{CloseReason, Fault, ReactorId, RegistryOutput, signing, snapshot::NodeRef},
     wire::{
         NodeId,
         node::PacketType,
@@ -749,7 +749,7 @@ impl Registry {
             }
             return;
         }
-        if !error.is_misbehaviour() {
+        if error.fault() != Fault::Protocol {
             debug!(peer = %from, %error, "state of a neighbour ignored");
             return;
         }

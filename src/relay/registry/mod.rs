@@ -46,7 +46,7 @@ use self::{
     topology::{Routes, Topology},
 };
 use super::{
-    CloseReason, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
+    CloseReason, Fault, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
     counters::{Counter, metrics},
     expiring_map::ExpiringMap,
     home_reactor,
@@ -142,9 +142,17 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether an honest node never does this.
-    fn is_misbehaviour(self) -> bool {
-        !matches!(self, Self::Rate | Self::Unasked | Self::Room | Self::Fork)
+    /// Whose fault it is.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Malformed | Self::Signature | Self::Chain | Self::Root | Self::Size | Self::Repeated => {
+                Fault::Protocol
+            }
+            Self::Fork => Fault::Other,
+            Self::Room => Fault::Operator,
+            // Such messages cross others.
+            Self::Rate | Self::Unasked => Fault::Nobody,
+        }
     }
 }
 

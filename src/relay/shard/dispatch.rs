@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     relay::{
-        CloseReason, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
+        CloseReason, Fault, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
         report::LinkReport, sealing::Subject, snapshot::NodeRef,
     },
     wire::{FrameRef, NodeId},
@@ -133,16 +133,10 @@ impl Parts {
     ) {
         let Some(slot) = self.links.get_mut(key.index as usize) else { return };
         let Some(link) = slot.take_if(|link| link.generation == key.generation) else { return };
-        match reason {
-            CloseReason::Tls
-            | CloseReason::TlsUnexpected
-            | CloseReason::FrameLength(_)
-            | CloseReason::FrameUnfinished
-            | CloseReason::FramePoolFull
-            | CloseReason::NodeFrame
-            | CloseReason::Protocol => cx.counters.closed_protocol.increment(),
-            CloseReason::Stalled => cx.counters.closed_stalled.increment(),
-            CloseReason::KeysExhausted => cx.counters.closed_worn.increment(),
+        match (reason.fault(), reason) {
+            (Fault::Protocol, _) => cx.counters.closed_protocol.increment(),
+            (_, CloseReason::Stalled) => cx.counters.closed_stalled.increment(),
+            (_, CloseReason::KeysExhausted) => cx.counters.closed_worn.increment(),
             _ => {}
         }
         match link.kind {

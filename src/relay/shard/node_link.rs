@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, Outbound, Recipients, RegistryInput, SendError,
+        Class, CloseReason, LinkKey, MeshMessage, NodeFault, Outbound, Recipients, RegistryInput, SendError,
         report::{LinkReport, NodeLinkState, PeerReport, RoundTripReport},
         timers::{TimerKey, Timers},
     },
@@ -269,7 +269,7 @@ impl Parts {
         }
         let (header, offset) = match Header::decode(frame.head()) {
             Ok(decoded) => decoded,
-            Err(error) => return self.misbehaved(cx, key, &error.to_string()),
+            Err(error) => return self.misbehaved(cx, key, error.into()),
         };
         let for_us = match header.addressing {
             Addressing::Direct => true,
@@ -281,7 +281,7 @@ impl Parts {
         };
         let is_hello = header.packet_type == PacketType::HELLO;
         if !greeted && !is_hello {
-            return self.misbehaved(cx, key, "a frame before its Hello");
+            return self.misbehaved(cx, key, NodeFault::BeforeHello);
         }
         let payload = frame.advance(offset);
         let is_too_long = |len: &usize| {
@@ -314,7 +314,7 @@ impl Parts {
             PacketType::ACK => self.handle_ack(cx, key, &peer, header.seq, payload),
             PacketType::STATE_SEQ | PacketType::STATE_REQUEST | PacketType::STATE_REPLY => {
                 if payload.len() > STATE_PAYLOAD_LEN_MAX {
-                    return self.misbehaved(cx, key, "a state frame beyond the bound");
+                    return self.misbehaved(cx, key, NodeFault::StateLength);
                 }
                 let payload: Bytes = payload.pieces().collect::<Vec<_>>().concat().into();
                 let state = RegistryInput::State {
@@ -337,12 +337,12 @@ impl Parts {
         self.neighbours.by_id.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
     }
 
-    fn misbehaved(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, what: &str) {
+    fn misbehaved(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, what: NodeFault) {
         if cx.common.logs.nodes_misbehaved.admits(cx.now)
             && let Some(link) = self.node_link_mut(key)
         {
             warn!(
-                peer = %link.peer, address = %link.label.address, what,
+                peer = %link.peer, address = %link.label.address, %what,
                 "closing a node link: the peer broke the protocol; see what it runs, or put it on [certificate_blacklist]",
             );
         }
@@ -350,7 +350,7 @@ impl Parts {
     }
 
     /// What a link brought is the fault of its peer; what was sealed, of nobody on the path.
-    fn bad_amop(&mut self, cx: &mut Context<'_, impl Outbound>, came: Came, what: &str) {
+    fn bad_amop(&mut self, cx: &mut Context<'_, impl Outbound>, came: Came, what: NodeFault) {
         match came {
             Came::OverLink(key) => self.misbehaved(cx, key, what),
             Came::Sealed { .. } => cx.counters.sealed_refused.increment(),
@@ -365,7 +365,7 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         let Some(hello) = Hello::decode(payload.head()) else {
-            return self.misbehaved(cx, key, "a malformed Hello");
+            return self.misbehaved(cx, key, NodeFault::Hello);
         };
         if hello.version_min > LINK_VERSION || hello.version_max < LINK_VERSION {
             cx.out.close(key, CloseReason::Protocol);
@@ -397,7 +397,7 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         let Some(&taken) = payload.head().first_chunk::<8>() else {
-            return self.misbehaved(cx, key, "a malformed Ack");
+            return self.misbehaved(cx, key, NodeFault::Ack);
         };
         let taken = u64::from_be_bytes(taken);
         let active = self.is_active(key, peer);
@@ -413,7 +413,7 @@ impl Parts {
         let count = taken.checked_sub(link.acknowledged_by_peer);
         link.acknowledged_by_peer = taken;
         if !count.is_some_and(|count| self.acknowledge(cx, peer, count)) {
-            self.misbehaved(cx, key, "an Ack of frames that were never sent");
+            self.misbehaved(cx, key, NodeFault::AckOfNothing);
         }
     }
 
@@ -426,18 +426,18 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.bad_amop(cx, came, "malformed extensions");
+            return self.bad_amop(cx, came, NodeFault::Extensions);
         };
         let frame = payload.advance(offset);
         let expected = match header.packet_type {
             PacketType::UNICAST => sdk::FrameType::REQUEST,
             PacketType::MULTICAST => sdk::FrameType::MULTICAST,
             PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
-            _ => return self.bad_amop(cx, came, "a multicast for several nodes without its ticket"),
+            _ => return self.bad_amop(cx, came, NodeFault::NoTicket),
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.bad_amop(cx, came, "an AMOP frame that lies about its length or type"),
+            _ => return self.bad_amop(cx, came, NodeFault::InnerFrame),
         }
         let is_admitted = cx.admits(peer);
         if !is_admitted {
