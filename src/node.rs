@@ -29,7 +29,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::{Admin, AdminError, AdminListener, RegistryRequest, Watched},
+    admin::{Admin, AdminError, AdminListener, RegistryQuestion, Watched},
     bounds,
     config::{Bandwidth, Config},
     door::{
@@ -233,14 +233,14 @@ impl PreparedNode {
         let handle = engine.handle();
         let registry = Registry::new(shared.clone(), signer);
         let registry_counters = registry.counters();
-        let (request_sender, requests) = bounded(REGISTRY_REQUESTS_MAX);
+        let (question_sender, questions) = bounded(REGISTRY_REQUESTS_MAX);
         let (discovery, discovered) = watch::channel(BTreeMap::new());
         let stopping = Arc::<AtomicBool>::default();
         let supervisor = Supervisor::new(stopping.clone());
         let (settling, settled) = watch::channel(BTreeSet::new());
         let run = move |start: Start| {
             start.done();
-            run_registry(registry, &registry_inputs, requests, &handle, &discovery, &settling);
+            run_registry(registry, &registry_inputs, questions, &handle, &discovery, &settling);
         };
         let registry = supervisor.reporting_thread("amop-registry", run).map_err(StartError::Thread)?;
         let settings = DoorSettings {
@@ -266,7 +266,7 @@ impl PreparedNode {
             door_counters: door.counters.clone(),
             bounds: bounds::all(&config).into_iter().flat_map(|(_, bounds)| bounds).collect(),
             engine: engine.handle(),
-            registry: request_sender,
+            registry: question_sender,
             announces: config.admin_announces,
             opening: door.opening.clone(),
             stopping: stopping.clone(),
@@ -596,7 +596,7 @@ fn incarnation_at(now: SystemTime, random: u32) -> u64 {
 fn run_registry(
     mut registry: Registry,
     inputs: &Receiver<RegistryInput>,
-    mut requests: Receiver<RegistryRequest>,
+    mut questions: Receiver<RegistryQuestion>,
     engine: &EngineHandle,
     discovery: &watch::Sender<BTreeMap<NodeId, String>>,
     settling: &watch::Sender<BTreeSet<NodeId>>,
@@ -620,15 +620,10 @@ fn run_registry(
                     }
                 }
             }
-            recv(requests) -> request => match request {
-                // Who asked may be gone.
-                Ok(RegistryRequest::Nodes(reply)) => _ = reply.send(registry.report_nodes()),
-                Ok(RegistryRequest::Network(reply)) => _ = reply.send(registry.report_network()),
-                Ok(RegistryRequest::Announce(text, reply)) => {
-                    _ = reply.send(registry.announce_text(Instant::now(), &text));
-                }
+            recv(questions) -> question => match question {
+                Ok(ask) => ask(&mut registry),
                 // There is no admin endpoint.
-                Err(_) => requests = never(),
+                Err(_) => questions = never(),
             },
             default(wait) => {}
         }

@@ -3,7 +3,7 @@
 //! Only from this machine itself, and only from programs: a page in a browser here, even one that some name service has led to
 //! this address, cannot.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{
@@ -11,27 +11,19 @@ use hyper::{
     body::Incoming,
     header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN},
 };
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
-use super::{Answer, RegistryRequest, Watched, lists::answered, text, with_body};
-use crate::{relay::registry::AnnounceError, wire::announcement::TEXT_LEN_MAX};
+use super::{
+    Answer, Watched,
+    json::{Announce, Announced},
+    json_answer, text,
+};
+use crate::{
+    relay::registry::{self, AnnounceError},
+    wire::announcement::TEXT_LEN_MAX,
+};
 
 /// Bytes of a request's body: the longest text, each character of it escaped.
 pub(super) const BODY_LEN_MAX: usize = 6 * TEXT_LEN_MAX + 64;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wanted {
-    text: String,
-}
-
-#[derive(Serialize)]
-struct AnnouncedItem {
-    number: u64,
-    neighbours: usize,
-    reachable: usize,
-}
 
 /// Why somebody may not announce; `None` if it may.
 fn refusal(announces: bool, peer: IpAddr, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
@@ -82,23 +74,17 @@ pub(super) async fn announce(watched: &Watched, peer: IpAddr, headers: &HeaderMa
     let Ok(body) = Limited::new(body, BODY_LEN_MAX).collect().await else {
         return text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {BODY_LEN_MAX} bytes"));
     };
-    let Ok(wanted) = serde_json::from_slice::<Wanted>(&body.to_bytes()) else {
+    let Ok(Announce { text: said }) = serde_json::from_slice(&body.to_bytes()) else {
         return text(StatusCode::BAD_REQUEST, "the body must be JSON: {\"text\":\"…\"}");
     };
-    let (reply, answer) = oneshot::channel();
-    if watched.registry.try_send(RegistryRequest::Announce(wanted.text, reply)).is_err() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the registry does not answer; see /livez");
-    }
-    match answered(answer).await {
-        Some(Ok(announced)) => {
-            let (number, neighbours) = (announced.number, announced.neighbours);
-            let item = AnnouncedItem { number, neighbours, reachable: announced.reachable };
-            // Serialising our own numbers into memory cannot fail.
-            with_body(StatusCode::OK, "application/json", serde_json::to_vec(&item).unwrap_or_default())
+    match watched.ask_registry(move |registry| registry.announce_text(Instant::now(), &said)).await {
+        Ok(Ok(announcement)) => {
+            let registry::Announced { number, neighbours, reachable } = announcement;
+            json_answer(&Announced { number, neighbours, reachable })
         }
-        Some(Err(error @ AnnounceError::Text(_))) => text(StatusCode::BAD_REQUEST, &error.to_string()),
-        Some(Err(error @ AnnounceError::TooMany)) => text(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "the registry does not answer; see /livez"),
+        Ok(Err(error @ AnnounceError::Text(_))) => text(StatusCode::BAD_REQUEST, &error.to_string()),
+        Ok(Err(error @ AnnounceError::TooMany)) => text(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
+        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
 }
 

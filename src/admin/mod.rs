@@ -25,7 +25,9 @@
 //! - Connections, headers, time and answers have bounds; a connection serves one request.
 
 mod announce;
+mod ask;
 mod health;
+pub(crate) mod json;
 mod listing;
 mod lists;
 mod metrics;
@@ -57,20 +59,18 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{debug, info, warn};
 
+pub use self::ask::RegistryQuestion;
 use self::{health::Phase, lists::ListError, metrics::Metrics, ping::PingError};
 use crate::{
     bound::{Bound, fixed},
     clock,
     door::{DoorCounters, Opening, is_refused_address},
     engine::EngineHandle,
-    relay::{
-        Shared,
-        registry::{AnnounceError, Announced, RegistryCounters},
-        report::{NetworkReport, NodeReport},
-    },
+    relay::{Shared, registry::RegistryCounters},
     stop::join_by,
     supervise::{Start, Supervisor, contained_task},
     tls::validity::CertificateEnds,
@@ -131,16 +131,6 @@ impl AdminError {
     }
 }
 
-/// Asks the registry for something, with where the answer goes.
-pub enum RegistryRequest {
-    /// Its neighbours.
-    Nodes(oneshot::Sender<Vec<NodeReport>>),
-    /// All nodes that it knows.
-    Network(oneshot::Sender<NetworkReport>),
-    /// To announce a text to all nodes.
-    Announce(String, oneshot::Sender<Result<Announced, AnnounceError>>),
-}
-
 /// What the endpoint shows.
 pub struct Watched {
     /// Metrics of the reactors, topics, bounds.
@@ -154,7 +144,7 @@ pub struct Watched {
     /// For asking the reactors.
     pub engine: EngineHandle,
     /// For asking the registry.
-    pub registry: Sender<RegistryRequest>,
+    pub registry: Sender<RegistryQuestion>,
     /// Whether programs on this machine may announce (`[admin] announce`).
     pub announces: bool,
     /// Whether applications are let in.
@@ -413,8 +403,8 @@ impl Endpoint {
 
     async fn ping(&self, node: &str) -> Answer {
         match ping::ping(&self.watched, node).await {
-            Ok(json) => with_body(StatusCode::OK, "application/json", json),
-            Err(PingError::List(error)) => refuse(&error),
+            Ok(round) => json_answer(&round),
+            Err(PingError::Unanswered(error)) => refuse(&error.into()),
             Err(error @ PingError::Unknown(_)) => text(StatusCode::NOT_FOUND, &error.to_string()),
             Err(error) => text(StatusCode::BAD_REQUEST, &error.to_string()),
         }
@@ -427,9 +417,14 @@ impl Endpoint {
             return text(StatusCode::BAD_REQUEST, what);
         };
         match trace::trace(&self.watched, &seq).await {
-            Ok((true, json)) => with_body(StatusCode::OK, "application/json", json),
-            Ok((false, json)) => with_body(StatusCode::NOT_FOUND, "application/json", json),
-            Err(error) => refuse(&error),
+            Ok((is_known, trace)) => {
+                let mut answer = json_answer(&trace);
+                if !is_known {
+                    *answer.status_mut() = StatusCode::NOT_FOUND;
+                }
+                answer
+            }
+            Err(error) => refuse(&error.into()),
         }
     }
 }
@@ -446,6 +441,10 @@ fn refuse(error: &ListError) -> Answer {
         ListError::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     text(status, &error.to_string())
+}
+
+fn json_answer(said: &impl Serialize) -> Answer {
+    with_body(StatusCode::OK, "application/json", lists::shown(said))
 }
 
 /// One line of text.

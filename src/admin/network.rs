@@ -6,18 +6,16 @@ use std::{
     collections::{BTreeMap, BinaryHeap, binary_heap::PeekMut},
 };
 
-use serde::Serialize;
-use tokio::sync::oneshot;
-
 use super::{
-    RegistryRequest, Watched,
+    Watched,
+    ask::Unanswered,
+    json,
     listing::{Field, NAMED_MAX, Query, QueryError, percent_decode},
-    lists::{Clock, LinkItem, ListError, all_links, answered},
+    lists::{Clock, ListError, show_link, shown},
 };
 use crate::{
-    engine::LinkReport,
     relay::{
-        report::{KnownReport, NetworkReport, PeerReport, Reachability},
+        report::{KnownReport, LinkReport, NetworkReport, PeerReport, Reachability},
         settings::SESSIONS_MAX,
     },
     supervise::blocking,
@@ -33,77 +31,6 @@ pub(super) const TOPIC_NODES_MAX: usize = 64;
 pub(super) const NEXT_HOPS_MAX: usize = 16;
 /// Topics that are kept beyond those that are wanted before the others are dropped.
 const SURPLUS_MAX: usize = 1_024;
-
-/// All that is said about the network.
-#[derive(Serialize)]
-struct NetworkItem<'a> {
-    /// How many nodes there are, shown or not, this one included.
-    total: usize,
-    /// How many of them frames can reach, this one not included.
-    reachable: usize,
-    items: Vec<KnownItem<'a>>,
-    /// This node's links to others.
-    links: Vec<LinkItem<'a>>,
-    /// What was announced to all nodes, the latest first.
-    announcements: Vec<AnnouncementItem<'a>>,
-}
-
-#[derive(Serialize)]
-struct AnnouncementItem<'a> {
-    origin: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    agency: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'a str,
-    incarnation: u64,
-    number: u64,
-    /// When it came here.
-    came: String,
-    age_ms: u64,
-    text: &'a str,
-}
-
-#[derive(Serialize)]
-struct KnownItem<'a> {
-    id: String,
-    /// `own`, `neighbour`, `reachable`, `out_of_reach` or `lost`.
-    standing: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hops: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lost_since: Option<String>,
-    next_hops_total: usize,
-    next_hops: Vec<String>,
-    /// Whether frames for its subscribers go there.
-    routed: bool,
-    /// Whether the blacklist and the whitelist admit it.
-    admitted: bool,
-    /// Whether it passes on frames of others.
-    relays: bool,
-    frame_bytes_max: u32,
-    /// Where its link leads, of a neighbour.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<&'a str>,
-    /// Where it says that others reach it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advertised: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agency: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    incarnation: u64,
-    seq: u64,
-    topics: usize,
-    neighbours_total: usize,
-    neighbours: Vec<NeighbourItem>,
-}
-
-#[derive(Serialize)]
-struct NeighbourItem {
-    id: String,
-    /// Whether that node lists this one, too: only then there is a route.
-    agreed: bool,
-}
 
 /// A node, with what its record adds up to, which is counted only where it is shown or sorted by: there may be
 /// a million topics.
@@ -152,39 +79,32 @@ fn known_fields<'a>() -> [Field<KnownRow<'a>>; 6] {
     ]
 }
 
-pub(super) async fn ask_registry(watched: &Watched) -> Result<NetworkReport, ListError> {
-    let (reply, answer) = oneshot::channel();
-    let unanswered = || ListError::Unanswered("the registry".to_owned());
-    watched.registry.try_send(RegistryRequest::Network(reply)).map_err(|_| unanswered())?;
-    answered(answer).await.ok_or_else(unanswered)
-}
-
 /// Runs what may take long on a thread of its own, so that probes are answered meanwhile.
 async fn apart(
     make: impl FnOnce() -> Result<Vec<u8>, ListError> + Send + 'static,
 ) -> Result<Vec<u8>, ListError> {
     let made = blocking(make).await;
-    made.unwrap_or_else(|_| Err(ListError::Unanswered("the list of the network".to_owned())))
+    made.unwrap_or_else(|_| Err(Unanswered("the list of the network".into()).into()))
 }
 
 /// All nodes, and this one's links to others.
 pub(super) async fn network(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
     Query::parse(query, &known_fields())?;
-    let report = ask_registry(watched).await?;
-    let is_node_link = |link: &LinkReport| matches!(link.link.peer, PeerReport::Node { .. });
-    let links: Vec<LinkReport> = all_links(watched).await?.into_iter().filter(is_node_link).collect();
+    let report = watched.ask_registry(|registry| registry.report_network()).await?;
+    let is_node_link = |link: &LinkReport| matches!(link.peer, PeerReport::Node { .. });
+    let links: Vec<LinkReport> = watched.links().await?.into_iter().filter(is_node_link).collect();
     let query = query.to_owned();
     apart(move || {
         let fields = known_fields();
         let query = Query::parse(&query, &fields)?;
-        Ok(show_network(&report, &links, &query))
+        Ok(show_network(&report, links, &query))
     })
     .await
 }
 
 fn show_network<'a>(
     report: &'a NetworkReport,
-    links: &[LinkReport],
+    links: Vec<LinkReport>,
     query: &Query<'_, KnownRow<'a>>,
 ) -> Vec<u8> {
     let records: BTreeMap<&NodeId, &Entries> =
@@ -201,11 +121,11 @@ fn show_network<'a>(
         let own_key = state::neighbour_key(&node.id);
         let agrees =
             |other: &NodeId| records.get(other).is_some_and(|entries| entries.get(&own_key).is_some());
-        let listed: Vec<NeighbourItem> = node
+        let listed: Vec<_> = node
             .entries
             .neighbours()
             .take(named)
-            .map(|other| NeighbourItem { id: other.to_hex(), agreed: agrees(&other) })
+            .map(|other| json::ListedNeighbour { id: other.to_hex(), agreed: agrees(&other) })
             .collect();
         named -= listed.len();
         let lost_since = match node.standing {
@@ -213,9 +133,9 @@ fn show_network<'a>(
             _ => None,
         };
         let traits = NodeTraits::decode(node.entries.get(&[state::KIND_SELF]).unwrap_or_default());
-        KnownItem {
+        json::Node {
             id: node.id.to_hex(),
-            standing: reachability_name(&node.standing),
+            standing: standing(&node.standing),
             hops: hops(&node.standing),
             lost_since,
             next_hops_total: node.next_hops.len(),
@@ -224,10 +144,14 @@ fn show_network<'a>(
             admitted: node.is_admitted,
             relays: traits.relays,
             frame_bytes_max: traits.frame_len_max,
-            address: node.label.as_ref().map(|label| label.address.as_str()),
-            advertised: node.entries.get(&[state::KIND_ADDRESS]).and_then(state::address_of),
-            agency: node.label.as_ref().map(|label| label.agency.as_str()),
-            name: node.label.as_ref().map(|label| label.name.as_str()),
+            address: node.label.as_ref().map(|label| label.address.clone()),
+            advertised: node
+                .entries
+                .get(&[state::KIND_ADDRESS])
+                .and_then(state::address_of)
+                .map(str::to_owned),
+            agency: node.label.as_ref().map(|label| label.agency.clone()),
+            name: node.label.as_ref().map(|label| label.name.clone()),
             incarnation: node.incarnation,
             seq: node.seq,
             topics: row.topics(),
@@ -235,17 +159,17 @@ fn show_network<'a>(
             neighbours: listed,
         }
     });
-    let announcements = report.announcements.iter().map(|one| AnnouncementItem {
+    let announcements = report.announcements.iter().map(|one| json::Announcement {
         origin: one.origin.to_hex(),
-        agency: &one.agency,
-        name: &one.name,
+        agency: one.agency.clone(),
+        name: one.name.clone(),
         incarnation: one.incarnation,
         number: one.number,
         came: clock.show(one.taken),
         age_ms: u64::try_from(clock.before_us(one.taken)).unwrap_or(0) / 1_000,
-        text: &one.text,
+        text: one.text.clone(),
     });
-    let network = NetworkItem {
+    shown(&json::Network {
         total: report.nodes.len(),
         reachable: report
             .nodes
@@ -253,48 +177,19 @@ fn show_network<'a>(
             .filter(|node| matches!(node.standing, Reachability::Reachable { .. }))
             .count(),
         items: items.collect(),
-        links: links.iter().map(|link| LinkItem::new(link, &clock)).collect(),
+        links: links.into_iter().map(|link| show_link(link, &clock)).collect(),
         announcements: announcements.collect(),
-    };
-    // Serialising our own rows into memory cannot fail.
-    serde_json::to_vec(&network).unwrap_or_default()
+    })
 }
 
-pub(super) fn reachability_name(standing: &Reachability) -> &'static str {
-    match standing {
-        Reachability::Own => "own",
-        Reachability::Reachable { hops: 1 } => "neighbour",
-        Reachability::Reachable { .. } => "reachable",
-        Reachability::OutOfReach => "out_of_reach",
-        Reachability::Lost { .. } => "lost",
+pub(super) fn standing(reachability: &Reachability) -> json::Standing {
+    match reachability {
+        Reachability::Own => json::Standing::Own,
+        Reachability::Reachable { hops: 1 } => json::Standing::Neighbour,
+        Reachability::Reachable { .. } => json::Standing::Reachable,
+        Reachability::OutOfReach => json::Standing::OutOfReach,
+        Reachability::Lost { .. } => json::Standing::Lost,
     }
-}
-
-/// Topics of the network, and where their subscribers are.
-#[derive(Serialize)]
-struct TopicsItem<'a> {
-    /// How many topics there are that fit the filter, shown or not.
-    total: usize,
-    items: Vec<TopicItem<'a>>,
-}
-
-#[derive(Serialize)]
-struct TopicItem<'a> {
-    name: &'a str,
-    /// `ordinary` or `private`.
-    kind: &'static str,
-    sessions: u64,
-    nodes_total: usize,
-    nodes: Vec<TopicNodeItem>,
-}
-
-#[derive(Serialize)]
-struct TopicNodeItem {
-    id: String,
-    /// How many links lead there; absent if none do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hops: Option<u8>,
-    sessions: u32,
 }
 
 struct TopicRow<'a> {
@@ -340,7 +235,7 @@ pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, Li
     let wanted = TopicsQuery::parse(query)?;
     // Before anybody is asked.
     page_of_topics(&wanted.rest, &topic_fields())?;
-    let mut report = ask_registry(watched).await?;
+    let mut report = watched.ask_registry(|registry| registry.report_network()).await?;
     apart(move || {
         near_first(&mut report);
         let fields = topic_fields();
@@ -373,26 +268,26 @@ fn show_topics<'a>(
     let (total, page) = merge_topics(report, wanted, query);
     let mut named = NAMED_MAX;
     let items = page.into_iter().map(|row| {
-        let nodes: Vec<TopicNodeItem> = row
+        let nodes: Vec<_> = row
             .nodes
             .iter()
             .take(named)
-            .map(|(node, sessions)| TopicNodeItem {
+            .map(|(node, sessions)| json::TopicNode {
                 id: node.id.to_hex(),
                 hops: hops(&node.standing),
                 sessions: *sessions,
             })
             .collect();
         named -= nodes.len();
-        TopicItem {
-            name: row.name,
-            kind: row.kind,
+        json::NetworkTopic {
+            name: row.name.to_owned(),
+            kind: row.kind.into(),
             sessions: row.sessions,
             nodes_total: row.nodes_total,
             nodes,
         }
     });
-    serde_json::to_vec(&TopicsItem { total, items: items.collect() }).unwrap_or_default()
+    shown(&json::Page { total, items: items.collect() })
 }
 
 /// Goes through all records at once, name by name. Gives how many topics fit, and those of the page.
@@ -566,7 +461,7 @@ mod tests {
         let report = NetworkReport { nodes, announcements: Vec::new() };
         let fields = known_fields();
         let query = Query::parse("limit=10000", &fields).unwrap();
-        let shown: Value = serde_json::from_slice(&show_network(&report, &[], &query)).unwrap();
+        let shown: Value = serde_json::from_slice(&show_network(&report, Vec::new(), &query)).unwrap();
         let items = shown["items"].as_array().unwrap();
         let listed: usize = items.iter().map(|item| item["neighbours"].as_array().unwrap().len()).sum();
         let total: u64 = items.iter().map(|item| item["neighbours_total"].as_u64().unwrap()).sum();

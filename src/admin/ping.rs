@@ -5,19 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
-use tokio::sync::oneshot;
-
 use super::{
     Watched,
-    lists::{Clock, ListError},
-    network::ask_registry,
+    ask::Unanswered,
+    json::{PingHop, PingOutcome, PingRound},
+    lists::{Clock, micros},
+    network::standing,
 };
 use crate::{
-    clock,
     relay::{
-        home_reactor,
-        ping::{ANSWER_TIME_MAX, PingEnd, Pinged},
+        diagnostic::{
+            Question,
+            ping::{PingEnd, Pinged},
+        },
         report::{KnownReport, Reachability},
     },
     wire::{NodeId, node::HOPS_MAX, private::PathEnd},
@@ -40,43 +40,7 @@ pub(super) enum PingError {
     #[error("{count} nodes' ids begin with {beginning}, give more digits: {named}")]
     Ambiguous { beginning: String, count: usize, named: String },
     #[error("{0}")]
-    List(#[from] ListError),
-}
-
-/// One round.
-#[derive(Serialize)]
-struct RoundItem<'a> {
-    node: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'a str,
-    /// `own`, `neighbour`, `reachable`, `out_of_reach` or `lost`.
-    standing: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lost_since: Option<String>,
-    /// How many links lead there, as the records of all nodes have it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    known_hops: Option<u8>,
-    /// `answered`, `silent`, `no_way` or `own`.
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    round_trip_us: Option<u64>,
-    hops: Vec<HopItem<'a>>,
-}
-
-/// A node on the path.
-#[derive(Serialize)]
-struct HopItem<'a> {
-    hop: u8,
-    /// Who has answered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node: Option<String>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'a str,
-    /// `answered` by the node itself, `passed` by one on the path, `no_way` on from there, `ended` for a reason that is not
-    /// known here; `silent`, `not_sent`.
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    round_trip_us: Option<u64>,
+    Unanswered(#[from] Unanswered),
 }
 
 /// The one node whose id begins so.
@@ -104,41 +68,32 @@ fn find<'a>(nodes: &'a [KnownReport], beginning: &str) -> Result<&'a KnownReport
 }
 
 /// Makes one round.
-pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<Vec<u8>, PingError> {
-    let report = ask_registry(watched).await?;
+pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<PingRound, PingError> {
+    let report = watched.ask_registry(|registry| registry.report_network()).await?;
     let node = find(&report.nodes, beginning)?;
     let names: BTreeMap<NodeId, &str> =
         report.nodes.iter().filter_map(|node| Some((node.id, node.label.as_ref()?.name.as_str()))).collect();
-    let name = |id: &NodeId| names.get(id).copied().unwrap_or_default();
-    let mut round = RoundItem {
+    let name = |id: &NodeId| names.get(id).copied().unwrap_or_default().to_owned();
+    let mut round = PingRound {
         node: node.id.to_hex(),
         name: name(&node.id),
-        standing: super::network::reachability_name(&node.standing),
+        standing: standing(&node.standing),
         lost_since: None,
         known_hops: None,
-        outcome: "no_way",
+        outcome: PingOutcome::NoWay,
         round_trip_us: None,
         hops: Vec::new(),
     };
     match node.standing {
-        Reachability::Own => round.outcome = "own",
+        Reachability::Own => round.outcome = PingOutcome::Own,
         Reachability::Lost { since } => round.lost_since = Some(Clock::now().show(since)),
         Reachability::OutOfReach => {}
         Reachability::Reachable { hops } => {
             round.known_hops = Some(hops);
             for (hop, pinged) in (1..).zip(pings(watched, node.id, hops).await?) {
-                let (by, outcome) = match pinged.end {
-                    PingEnd::Answered => (Some(node.id), "answered"),
-                    PingEnd::Ended { by, why: PathEnd::HopsUsed } => (Some(by), "passed"),
-                    PingEnd::Ended { by, why: PathEnd::NoRoute } => (Some(by), "no_way"),
-                    PingEnd::Ended { by, why: PathEnd::Other } => (Some(by), "ended"),
-                    PingEnd::Silent => (None, "silent"),
-                    PingEnd::NoRoute => (None, "no_way"),
-                    PingEnd::TooMany => (None, "not_sent"),
-                };
-                let micros = u64::try_from(pinged.round_trip.as_micros()).unwrap_or(u64::MAX);
-                let round_trip_us = by.map(|_| micros);
-                round.hops.push(HopItem {
+                let (by, outcome) = outcome(node.id, pinged.end);
+                let round_trip_us = by.map(|_| micros(pinged.round_trip));
+                round.hops.push(PingHop {
                     hop,
                     node: by.map(|by| by.to_hex()),
                     name: by.map(|by| name(&by)).unwrap_or_default(),
@@ -146,58 +101,49 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<Vec<u8>, 
                     round_trip_us,
                 });
                 // What went further came to the same node.
-                if outcome == "answered" {
+                if outcome == PingOutcome::Answered {
                     (round.outcome, round.round_trip_us) = (outcome, round_trip_us);
                     break;
                 }
             }
-            if round.outcome != "answered" && round.hops.iter().any(|hop| hop.outcome != "no_way") {
-                round.outcome = "silent";
+            let went_on = round.hops.iter().any(|hop| hop.outcome != PingOutcome::NoWay);
+            if round.outcome != PingOutcome::Answered && went_on {
+                round.outcome = PingOutcome::Silent;
             }
         }
     }
-    // Serialising our own rows into memory cannot fail.
-    Ok(serde_json::to_vec(&round).unwrap_or_default())
+    Ok(round)
+}
+
+/// Who has answered a ping to a node, and what that says.
+fn outcome(node: NodeId, end: PingEnd) -> (Option<NodeId>, PingOutcome) {
+    match end {
+        PingEnd::Answered => (Some(node), PingOutcome::Answered),
+        PingEnd::Ended { by, why: PathEnd::HopsUsed } => (Some(by), PingOutcome::Passed),
+        PingEnd::Ended { by, why: PathEnd::NoRoute } => (Some(by), PingOutcome::NoWay),
+        PingEnd::Ended { by, why: PathEnd::Other } => (Some(by), PingOutcome::Ended),
+        PingEnd::Silent => (None, PingOutcome::Silent),
+        PingEnd::NoRoute => (None, PingOutcome::NoWay),
+        PingEnd::TooMany => (None, PingOutcome::NotSent),
+    }
 }
 
 /// One ping to each hop that is known, and to further ones as long as the last of them was on the path only.
-async fn pings(watched: &Watched, node: NodeId, known_hops: u8) -> Result<Vec<Pinged>, ListError> {
+async fn pings(watched: &Watched, node: NodeId, known_hops: u8) -> Result<Vec<Pinged>, Unanswered> {
     let since = Instant::now();
-    let sent: Vec<_> = (1..=known_hops).map(|hops| send(watched, node, hops)).collect();
+    let send = |hops| watched.ask_node::<Pinged>(&node, Question::Ping { node, hops });
+    let sent: Vec<_> = (1..=known_hops).map(send).collect();
     let mut all = Vec::new();
     for answer in sent {
-        all.push(awaited(watched, &node, answer).await?);
+        all.push(answer.await?.0);
     }
     while let Some(Pinged { end: PingEnd::Ended { why: PathEnd::HopsUsed, .. }, .. }) = all.last()
         && all.len() < usize::from(HOPS_MAX)
         && since.elapsed() < LENGTHENING_TIME_MAX
     {
-        let answer = send(watched, node, all.len() as u8 + 1);
-        all.push(awaited(watched, &node, answer).await?);
+        all.push(send(all.len() as u8 + 1).await?.0);
     }
     Ok(all)
-}
-
-fn send(watched: &Watched, node: NodeId, hops: u8) -> oneshot::Receiver<Pinged> {
-    let (reply, answer) = oneshot::channel();
-    let reply = Box::new(move |pinged| {
-        // Who asked may be gone.
-        let _ = reply.send(pinged);
-    });
-    let home = home_reactor(&node, watched.shared.reactors);
-    watched.engine.ping(home, node, rand::random(), hops, reply);
-    answer
-}
-
-async fn awaited(
-    watched: &Watched,
-    node: &NodeId,
-    answer: oneshot::Receiver<Pinged>,
-) -> Result<Pinged, ListError> {
-    let bound = ANSWER_TIME_MAX + super::lists::ANSWER_TIME_MAX;
-    let pinged = clock::timeout(bound, answer).await.and_then(Result::ok);
-    let home = home_reactor(node, watched.shared.reactors);
-    pinged.ok_or_else(|| ListError::Unanswered(format!("reactor {}", home.0)))
 }
 
 #[cfg(test)]

@@ -6,25 +6,23 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
-
-use serde::Serialize;
-use tokio::sync::oneshot;
 
 use super::{
     Watched,
-    lists::{Clock, ListError, all_links, answered, neighbours},
+    ask::Unanswered,
+    json::{self, Trace, TraceEvent, TraceNode, TraceStanding, TraceStep},
+    lists::{Clock, micros},
 };
 use crate::{
     relay::{
-        ReactorId, home_reactor,
+        diagnostic::{
+            Question,
+            trace::{ReplyStatus, TraceReply},
+        },
         report::PeerReport,
-        trace::{LocalTraces, ReplyStatus, Sender, TraceReply},
+        trace::{LocalTraces, Sender},
     },
     wire::{
         NodeId,
@@ -36,40 +34,12 @@ use crate::{
 /// Nodes that are asked for one message.
 pub(super) const NODES_MAX: usize = 64;
 
-/// Tells questions of this process apart.
-static QUESTIONS: AtomicU64 = AtomicU64::new(0);
-
-/// How far a node's part is known.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum QueryState {
-    /// It is the node that was asked.
-    Here,
-    Answered,
-    Silent,
-    NotLinked,
-    NotAsked,
-}
-
 /// A node on the message's path.
-#[derive(Serialize)]
-struct NodeItem {
-    /// All 128 digits; the first 16, if no more are known.
-    id: String,
-    name: String,
-    standing: QueryState,
-    /// How many traces it gave.
-    accounts: usize,
-    /// Whether it has older ones, too.
-    more: bool,
-    /// Whether it keeps messages that end with 0.
-    tracing: bool,
-    up_us: u64,
-    round_trip_us: u64,
-    /// What an operator should know of that.
-    remark: &'static str,
-    #[serde(skip)]
+struct NodeOnPath {
+    /// The first 8 bytes of its id.
     short: u64,
+    /// What is said of it.
+    said: TraceNode,
 }
 
 /// A trace, and where it lies in time.
@@ -83,209 +53,134 @@ struct Placed {
     sender: Option<Arc<Sender>>,
 }
 
-#[derive(Serialize)]
-struct MessageTraceItem<'a> {
-    node: String,
-    role: &'static str,
-    end: &'static str,
-    refusal: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<i32>,
-    taken: String,
-    taken_accuracy_us: u64,
-    took_us: u32,
-    time_ms: u32,
-    /// A session's number, or the beginning of a node's id.
-    origin: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    topic: &'a str,
-    message: u32,
-    size: u32,
-    copies: u32,
-    dropped: u32,
-    steps_left_out: u16,
-    steps: Vec<AttemptItem<'a>>,
-}
-
-#[derive(Serialize)]
-struct AttemptItem<'a> {
-    at_us: u32,
-    took_us: u32,
-    tried: &'static str,
-    who: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
-    message: u32,
-    fate: &'static str,
-}
-
-#[derive(Serialize)]
-struct Event {
-    at: String,
-    /// Since the first of them.
-    after_us: i64,
-    node: String,
-    what: String,
-    #[serde(skip)]
-    order: (i64, usize, usize),
-}
-
-#[derive(Serialize)]
-struct Trace<'a> {
-    seq: String,
-    node: String,
-    timeline: Vec<Event>,
-    nodes: &'a [NodeItem],
-    accounts: Vec<MessageTraceItem<'a>>,
-}
-
-/// Collects what is known of a message. `false` if nothing is.
-pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Vec<u8>), ListError> {
+/// Collects what is known of a message; whether anything is.
+pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Trace), Unanswered> {
     let shared = &watched.shared;
     let clock = Clock::now();
+    let neighbours = watched.ask_registry(|registry| registry.report_nodes()).await?;
+    let mut path = Path {
+        clock,
+        names: neighbours.into_iter().map(|node| (node.id.short(), node.name)).collect(),
+        nodes: Vec::new(),
+        placed: Vec::new(),
+    };
+    path.look_here(watched, seq).await?;
+    while path.ask_further(watched, seq).await? {}
     let own = shared.id.short();
-    let names: BTreeMap<u64, String> =
-        neighbours(watched).await?.into_iter().map(|node| (node.id.short(), node.name)).collect();
-    let mut nodes = vec![NodeItem {
-        id: shared.id.to_hex(),
-        name: shared.own_name.clone(),
-        standing: QueryState::Here,
-        accounts: 0,
-        more: false,
-        tracing: shared.tracing.load(Relaxed),
-        up_us: micros(shared.started.elapsed()),
-        round_trip_us: 0,
-        remark: "",
-        short: own,
-    }];
-    let mut placed = Vec::new();
-    for here in known_here(watched, seq).await? {
-        nodes[0].more |= here.0.more;
-        for known in here.0.known {
-            placed.push(Placed {
-                node: own,
-                before_us: clock.before_us(here.1) + known.trace.age_us as i64,
-                accuracy_us: 0,
-                trace: known.trace,
-                topic: known.topic,
-                sender: known.sender,
-            });
-        }
-    }
-    nodes[0].accounts = placed.len();
-    if placed.is_empty() {
-        nodes[0].remark = knows_nothing(nodes[0].tracing);
-    }
-    // What nodes tell may name further nodes.
-    loop {
-        let known = |short: u64| nodes.iter().any(|node| node.short == short);
-        let mut named: Vec<u64> = placed
-            .iter()
-            .flat_map(|placed| named_nodes(&placed.trace))
-            .filter(|&node| !known(node))
-            .collect();
-        named.sort_unstable();
-        named.dedup();
-        // Hostile nodes could name any number of others.
-        named.truncate(2 * NODES_MAX);
-        if named.is_empty() || nodes.len() > NODES_MAX {
-            break;
-        }
-        let mut asked = Vec::new();
-        for short in named {
-            let room = nodes.len() + asked.len() <= NODES_MAX;
-            let id = shared.snapshot.load().neighbours.iter().find(|id| id.short() == short).copied();
-            asked.push((short, id, id.filter(|_| room).map(|id| ask(watched, id, seq))));
-        }
-        for (short, id, answer) in asked {
-            let mut node = NodeItem {
-                id: id.map_or_else(|| format!("{short:016x}"), |id| id.to_hex()),
-                name: names.get(&short).cloned().unwrap_or_default(),
-                standing: QueryState::NotLinked,
-                accounts: 0,
-                more: false,
-                tracing: false,
-                up_us: 0,
-                round_trip_us: 0,
-                remark: "",
-                short,
-            };
-            let reply = match answer {
-                Some(answer) => answered(answer).await,
-                None => None,
-            };
-            match (id, reply) {
-                (Some(_), Some((reply, came))) => {
-                    take_reply(&mut node, reply, clock.before_us(came), &mut placed)
-                }
-                (Some(_), None) => node.standing = QueryState::NotAsked,
-                (None, _) => {}
-            }
-            node.remark = remark(&node, &placed);
-            nodes.push(node);
-        }
-    }
+    let Path { clock, nodes, placed, .. } = path;
     let sessions = match placed.iter().any(|placed| placed.node == own && names_sessions(&placed.trace)) {
         true => sessions(watched).await?,
         false => BTreeMap::new(),
     };
     let view = View { nodes: &nodes, sessions: &sessions, own };
-    let trace = Trace {
-        seq: seq_to_text(seq),
-        node: shared.id.to_hex(),
-        timeline: view.timeline(&placed, &clock),
-        nodes: &nodes,
-        accounts: placed.iter().map(|placed| view.item(placed, &clock)).collect(),
-    };
-    // Serialising our own rows into memory cannot fail.
-    Ok((!placed.is_empty(), serde_json::to_vec(&trace).unwrap_or_default()))
+    let (timeline, accounts) =
+        (view.timeline(&placed, &clock), placed.iter().map(|placed| view.item(placed, &clock)).collect());
+    let nodes = nodes.into_iter().map(|node| node.said).collect();
+    let trace = Trace { seq: seq_to_text(seq), node: shared.id.to_hex(), timeline, nodes, accounts };
+    Ok((!placed.is_empty(), trace))
 }
 
-/// What each reactor of this node knows, and when it told.
-async fn known_here(watched: &Watched, seq: &Seq) -> Result<Vec<(LocalTraces, Instant)>, ListError> {
-    let mut all = Vec::new();
-    for reactor in (0..watched.shared.reactors).map(ReactorId) {
-        let (reply, answer) = oneshot::channel();
-        let reply = Box::new(move |known| {
-            // Who asked may be gone.
-            let _ = reply.send((known, Instant::now()));
-        });
-        watched.engine.known_of(reactor, *seq, reply);
-        let known = answered(answer).await;
-        all.push(known.ok_or_else(|| ListError::Unanswered(format!("reactor {}", reactor.0)))?);
+/// The nodes that had to do with a message, as far as they are known, and what they know of it.
+struct Path {
+    clock: Clock,
+    /// Of the neighbours, by the first 8 bytes of their ids.
+    names: BTreeMap<u64, String>,
+    nodes: Vec<NodeOnPath>,
+    placed: Vec<Placed>,
+}
+
+impl Path {
+    /// What this node knows itself.
+    async fn look_here(&mut self, watched: &Watched, seq: &Seq) -> Result<(), Unanswered> {
+        let shared = &watched.shared;
+        let (short, id, name) = (shared.id.short(), shared.id.to_hex(), shared.own_name.clone());
+        let mut said = new_node(id, name, TraceStanding::Here);
+        (said.tracing, said.up_us) = (shared.tracing.load(Relaxed), micros(shared.started.elapsed()));
+        for (here, told) in watched.ask_reactors::<LocalTraces>(&Question::KnownOf(*seq)).await? {
+            said.more |= here.more;
+            self.placed.extend(here.known.into_iter().map(|known| Placed {
+                node: short,
+                before_us: self.clock.before_us(told) + known.trace.age_us as i64,
+                accuracy_us: 0,
+                trace: known.trace,
+                topic: known.topic,
+                sender: known.sender,
+            }));
+        }
+        said.accounts = self.placed.len();
+        if self.placed.is_empty() {
+            said.remark = knows_nothing(said.tracing).into();
+        }
+        self.nodes.push(NodeOnPath { short, said });
+        Ok(())
     }
-    Ok(all)
+
+    /// Asks the nodes that are named and were not asked. Whether there were any: what they tell may name further ones.
+    async fn ask_further(&mut self, watched: &Watched, seq: &Seq) -> Result<bool, Unanswered> {
+        let is_known = |short: u64| self.nodes.iter().any(|node| node.short == short);
+        let named = self.placed.iter().flat_map(|placed| named_nodes(&placed.trace));
+        let mut named: Vec<u64> = named.filter(|&node| !is_known(node)).collect();
+        named.sort_unstable();
+        named.dedup();
+        // Hostile nodes could name any number of others.
+        named.truncate(2 * NODES_MAX);
+        if named.is_empty() || self.nodes.len() > NODES_MAX {
+            return Ok(false);
+        }
+        let mut asked = Vec::new();
+        for short in named {
+            let has_room = self.nodes.len() + asked.len() <= NODES_MAX;
+            let snapshot = watched.shared.snapshot.load();
+            let id = snapshot.neighbours.iter().find(|id| id.short() == short).copied();
+            let ask =
+                |node: NodeId| watched.ask_node::<TraceReply>(&node, Question::Trace { node, seq: *seq });
+            asked.push((short, id, id.filter(|_| has_room).map(ask)));
+        }
+        for (short, id, answer) in asked {
+            let hex = id.map_or_else(|| format!("{short:016x}"), |id| id.to_hex());
+            let name = self.names.get(&short).cloned().unwrap_or_default();
+            let standing = if id.is_some() { TraceStanding::NotAsked } else { TraceStanding::NotLinked };
+            let mut node = NodeOnPath { short, said: new_node(hex, name, standing) };
+            if let Some(answer) = answer
+                && let Ok((reply, came)) = answer.await
+            {
+                take_reply(&mut node, reply, self.clock.before_us(came), &mut self.placed);
+            }
+            node.said.remark = remark(&node, &self.placed).into();
+            self.nodes.push(node);
+        }
+        Ok(true)
+    }
 }
 
-/// Has a node asked; its answer comes with the moment that it came.
-fn ask(watched: &Watched, node: NodeId, seq: &Seq) -> oneshot::Receiver<(TraceReply, Instant)> {
-    let (reply, answer) = oneshot::channel();
-    let reply = Box::new(move |answer| {
-        // Who asked may be gone.
-        let _ = reply.send((answer, Instant::now()));
-    });
-    let home = home_reactor(&node, watched.shared.reactors);
-    watched.engine.ask(home, node, QUESTIONS.fetch_add(1, Relaxed), *seq, reply);
-    answer
+/// A node of which nothing else is known.
+fn new_node(id: String, name: String, standing: TraceStanding) -> TraceNode {
+    let remark = "".into();
+    TraceNode {
+        id,
+        name,
+        standing,
+        accounts: 0,
+        more: false,
+        tracing: false,
+        up_us: 0,
+        round_trip_us: 0,
+        remark,
+    }
 }
 
 /// Takes what a node told, at the moment so long before this node was asked.
-fn take_reply(node: &mut NodeItem, reply: TraceReply, came_before_us: i64, placed: &mut Vec<Placed>) {
-    node.standing = match reply.status {
-        ReplyStatus::Answered => QueryState::Answered,
-        ReplyStatus::Silent => QueryState::Silent,
-        ReplyStatus::NotLinked => QueryState::NotLinked,
-        ReplyStatus::TooMany => QueryState::NotAsked,
+fn take_reply(node: &mut NodeOnPath, reply: TraceReply, came_before_us: i64, placed: &mut Vec<Placed>) {
+    let said = &mut node.said;
+    said.standing = match reply.status {
+        ReplyStatus::Answered => TraceStanding::Answered,
+        ReplyStatus::Silent => TraceStanding::Silent,
+        ReplyStatus::NotLinked => TraceStanding::NotLinked,
+        ReplyStatus::TooMany => TraceStanding::NotAsked,
     };
-    node.accounts = reply.traces.len();
-    (node.more, node.tracing) = (reply.more, reply.tracing);
-    (node.up_us, node.round_trip_us) = (micros(reply.up), micros(reply.round_trip));
+    said.accounts = reply.traces.len();
+    (said.more, said.tracing) = (reply.more, reply.tracing);
+    (said.up_us, said.round_trip_us) = (micros(reply.up), micros(reply.round_trip));
     let half_us = micros(reply.round_trip) as i64 / 2;
     for trace in reply.traces {
         let age_us = i64::try_from(trace.age_us).unwrap_or(i64::MAX / 4).min(i64::MAX / 4);
@@ -345,10 +240,6 @@ fn fit(new: &mut Placed, other: &Placed) {
     };
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Nodes that a trace names.
 fn named_nodes(trace: &MessageTrace) -> impl Iterator<Item = u64> {
     let named = trace.attempts.as_slice().iter().filter(|attempt| attempt.kind == AttemptKind::Node);
@@ -360,9 +251,9 @@ fn names_sessions(trace: &MessageTrace) -> bool {
 }
 
 /// The sessions that this node has now: address and subject.
-async fn sessions(watched: &Watched) -> Result<BTreeMap<u64, (String, String)>, ListError> {
-    let sessions = all_links(watched).await?.into_iter().filter_map(|link| match link.link.peer {
-        PeerReport::Session { id, subject, .. } => Some((id.0, (link.link.address, subject))),
+async fn sessions(watched: &Watched) -> Result<BTreeMap<u64, (String, String)>, Unanswered> {
+    let sessions = watched.links().await?.into_iter().filter_map(|link| match link.peer {
+        PeerReport::Session { id, subject, .. } => Some((id.0, (link.address, subject))),
         PeerReport::Node { .. } => None,
     });
     Ok(sessions.collect())
@@ -378,30 +269,30 @@ fn knows_nothing(tracing: bool) -> &'static str {
     }
 }
 
-fn remark(node: &NodeItem, placed: &[Placed]) -> &'static str {
+fn remark(node: &NodeOnPath, placed: &[Placed]) -> &'static str {
     let mentioned =
         placed.iter().filter(|placed| named_nodes(&placed.trace).any(|other| other == node.short));
     let since = mentioned.map(|placed| placed.before_us).max().unwrap_or(0);
-    match node.standing {
-        QueryState::Here => "",
-        QueryState::Answered if node.accounts > 0 => "",
-        QueryState::Answered if i64::try_from(node.up_us).is_ok_and(|up| up < since) => {
+    match node.said.standing {
+        TraceStanding::Here | TraceStanding::Other => "",
+        TraceStanding::Answered if node.said.accounts > 0 => "",
+        TraceStanding::Answered if i64::try_from(node.said.up_us).is_ok_and(|up| up < since) => {
             "no longer knows it: it was restarted since"
         }
-        QueryState::Answered => knows_nothing(node.tracing),
-        QueryState::Silent => {
+        TraceStanding::Answered => knows_nothing(node.said.tracing),
+        TraceStanding::Silent => {
             "does not answer: it hangs, the link to it fails, or its version does not know how; see its log"
         }
-        QueryState::NotLinked => {
+        TraceStanding::NotLinked => {
             "is not linked with this node now: see whether it runs, or ask its own admin endpoint"
         }
-        QueryState::NotAsked => "was not asked: too many questions are open; ask again",
+        TraceStanding::NotAsked => "was not asked: too many questions are open; ask again",
     }
 }
 
 /// Whom to name how.
 struct View<'a> {
-    nodes: &'a [NodeItem],
+    nodes: &'a [NodeOnPath],
     sessions: &'a BTreeMap<u64, (String, String)>,
     own: u64,
 }
@@ -420,8 +311,8 @@ fn seconds(micros: u64) -> String {
 
 impl View<'_> {
     fn node(&self, short: u64) -> String {
-        match self.nodes.iter().find(|node| node.short == short && !node.name.is_empty()) {
-            Some(node) => format!("node {} ({})", digits(short), node.name),
+        match self.nodes.iter().find(|node| node.short == short && !node.said.name.is_empty()) {
+            Some(node) => format!("node {} ({})", digits(short), node.said.name),
             None => format!("node {}", digits(short)),
         }
     }
@@ -442,22 +333,14 @@ impl View<'_> {
         }
     }
 
-    fn timeline(&self, placed: &[Placed], clock: &Clock) -> Vec<Event> {
+    fn timeline(&self, placed: &[Placed], clock: &Clock) -> Vec<TraceEvent> {
         let first = placed.iter().map(|placed| placed.before_us).max().unwrap_or(0);
         let mut events = Vec::new();
         for (index, placed) in placed.iter().enumerate() {
             let mut say = |at_us: u32, what: String| {
                 let before_us = placed.before_us - i64::from(at_us);
-                let (after_us, order) = (first - before_us, events.len());
-                // At one moment, what was told by the same node goes in its order.
-                let order = (after_us, index, order);
-                events.push(Event {
-                    at: clock.show_micros(before_us),
-                    after_us,
-                    node: digits(placed.node),
-                    what,
-                    order,
-                });
+                let (at, node) = (clock.show_micros(before_us), digits(placed.node));
+                events.push((index, TraceEvent { at, after_us: first - before_us, node, what }));
             };
             let trace = &placed.trace;
             say(0, self.beginning(placed));
@@ -478,8 +361,9 @@ impl View<'_> {
                 say(trace.took_us, end);
             }
         }
-        events.sort_by_key(|event| event.order);
-        events
+        // At one moment, what was told by the same node goes in its order.
+        events.sort_by_key(|(index, event)| (event.after_us, *index));
+        events.into_iter().map(|(_, event)| event).collect()
     }
 
     fn beginning(&self, placed: &Placed) -> String {
@@ -581,53 +465,51 @@ impl View<'_> {
         }
     }
 
-    fn item<'b>(&'b self, placed: &'b Placed, clock: &Clock) -> MessageTraceItem<'b> {
+    fn item(&self, placed: &Placed, clock: &Clock) -> json::MessageTrace {
         let trace = &placed.trace;
-        let who = |is_node: bool, number: u64| match is_node {
-            true => format!("{number:016x}"),
-            false => number.to_string(),
-        };
         let sender = placed.sender.as_deref();
-        MessageTraceItem {
+        json::MessageTrace {
             node: format!("{:016x}", placed.node),
-            role: trace.role.name(),
-            end: trace.end.name(),
-            refusal: trace.refusal.name(),
+            role: trace.role.name().into(),
+            end: trace.end.name().into(),
+            refusal: trace.refusal.name().into(),
             code: trace.code().map(|code| code.0),
             taken: clock.show_micros(placed.before_us),
             taken_accuracy_us: placed.accuracy_us,
             took_us: trace.took_us,
             time_ms: trace.time_ms,
             origin: who(trace.is_from_node(), trace.origin),
-            address: sender.map(|sender| sender.address.as_str()),
-            subject: sender.map(|sender| sender.subject.as_str()),
-            topic: &placed.topic,
+            address: sender.map(|sender| sender.address.clone()),
+            subject: sender.map(|sender| sender.subject.clone()),
+            topic: placed.topic.clone(),
             message: trace.message,
             size: trace.size,
             copies: trace.copies,
             dropped: trace.dropped,
             steps_left_out: trace.attempts.left_out(),
-            steps: trace
-                .attempts
-                .as_slice()
-                .iter()
-                .map(|attempt| {
-                    let is_node = attempt.kind == AttemptKind::Node;
-                    let known = if is_node { None } else { self.known_session(placed.node, attempt.who) };
-                    AttemptItem {
-                        at_us: attempt.at_us,
-                        took_us: attempt.took_us,
-                        tried: attempt.kind.name(),
-                        who: who(is_node, attempt.who),
-                        address: known.map(|(address, _)| address),
-                        subject: known.map(|(_, subject)| subject),
-                        message: attempt.message,
-                        fate: attempt.outcome.name(),
-                    }
-                })
-                .collect(),
+            steps: trace.attempts.as_slice().iter().map(|attempt| self.step(placed.node, attempt)).collect(),
         }
     }
+
+    fn step(&self, node: u64, attempt: &Attempt) -> TraceStep {
+        let is_node = attempt.kind == AttemptKind::Node;
+        let known = if is_node { None } else { self.known_session(node, attempt.who) };
+        TraceStep {
+            at_us: attempt.at_us,
+            took_us: attempt.took_us,
+            tried: attempt.kind.name().into(),
+            who: who(is_node, attempt.who),
+            address: known.map(|(address, _)| address.to_owned()),
+            subject: known.map(|(_, subject)| subject.to_owned()),
+            message: attempt.message,
+            fate: attempt.outcome.name().into(),
+        }
+    }
+}
+
+/// A node or a session as programs read it.
+fn who(is_node: bool, number: u64) -> String {
+    if is_node { format!("{number:016x}") } else { number.to_string() }
 }
 
 /// How it ended, in words.

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use hyper::StatusCode;
-use serde::Deserialize;
 
 use super::{
     Failure,
@@ -12,6 +11,7 @@ use super::{
     output::{ended, print_line},
 };
 use crate::{
+    admin::json::{Announce, Announced},
     escape::{shown, shown_json},
     wire::announcement::check_text,
 };
@@ -40,19 +40,12 @@ pub(super) struct AnnounceArgs {
     json: bool,
 }
 
-#[derive(Deserialize)]
-struct Announced {
-    number: u64,
-    neighbours: usize,
-    reachable: usize,
-}
-
 /// Exit status where nobody else gets it.
 const NOBODY: u8 = 3;
 
 pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
     check_text(&args.text)?;
-    let body = serde_json::to_vec(&serde_json::json!({ "text": args.text }))?;
+    let body = serde_json::to_vec(&Announce { text: args.text.clone() })?;
     let admin = &args.admin;
     let (status, body) = super::runtime()?.block_on(post(admin, "/announce", body))?;
     let refusals = [
@@ -69,8 +62,7 @@ pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
     if status != StatusCode::OK {
         return Err(not_as_asked(admin, status, &body).into());
     }
-    let announced: Announced = parse(admin, &body)?;
-    let Announced { number, neighbours, reachable } = announced;
+    let Announced { number, neighbours, reachable } = parse(admin, &body)?;
     let said = if args.json {
         shown_json(&String::from_utf8_lossy(&body))
     } else if reachable == 0 {

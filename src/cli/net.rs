@@ -7,7 +7,6 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 
 use super::{
     Failure,
@@ -15,7 +14,10 @@ use super::{
     output::{ended, print_line},
     text::{bytes, dot_string, millis, numbers, quote_for_dot, short, table, words},
 };
-use crate::escape::{shown, shown_json};
+use crate::{
+    admin::json::{Announcement, ListedNeighbour, Network, NetworkTopic, Node, Page, Standing, TopicNode},
+    escape::{shown, shown_json},
+};
 
 /// Nodes that are asked for; no node knows more.
 const NODES_MAX: usize = 10_000;
@@ -77,99 +79,6 @@ enum Action {
     Announce(super::announce::AnnounceArgs),
 }
 
-/// As much of `/network` as is shown.
-#[derive(Deserialize)]
-pub(super) struct Network {
-    pub(super) total: usize,
-    pub(super) reachable: usize,
-    pub(super) items: Vec<Node>,
-    pub(super) links: Vec<Link>,
-    /// Older nodes have none.
-    #[serde(default)]
-    announcements: Vec<Announcement>,
-}
-
-#[derive(Deserialize)]
-struct Announcement {
-    origin: String,
-    #[serde(default)]
-    agency: String,
-    #[serde(default)]
-    name: String,
-    came: String,
-    age_ms: u64,
-    text: String,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Node {
-    pub(super) id: String,
-    pub(super) standing: String,
-    hops: Option<u8>,
-    lost_since: Option<String>,
-    next_hops_total: usize,
-    next_hops: Vec<String>,
-    routed: bool,
-    admitted: bool,
-    relays: bool,
-    address: Option<String>,
-    advertised: Option<String>,
-    pub(super) agency: Option<String>,
-    pub(super) name: Option<String>,
-    incarnation: u64,
-    seq: u64,
-    topics: usize,
-    neighbours_total: usize,
-    neighbours: Vec<NeighbourItem>,
-}
-
-#[derive(Deserialize)]
-struct NeighbourItem {
-    id: String,
-    agreed: bool,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Link {
-    pub(super) reactor: u16,
-    pub(super) link: u32,
-    pub(super) peer: String,
-    pub(super) address: String,
-    pub(super) state: String,
-    dialed: Option<bool>,
-    pub(super) round_trip_us: Option<u64>,
-    pub(super) round_trip_smoothed_us: Option<u64>,
-    pub(super) received_frames: u64,
-    pub(super) received_bytes: u64,
-    pub(super) sent_frames: u64,
-    pub(super) sent_bytes: u64,
-    pub(super) queued_bytes: u64,
-    pub(super) up_since: String,
-}
-
-/// As much of `/network/topics` as is shown.
-#[derive(Deserialize)]
-struct Topics {
-    total: usize,
-    items: Vec<Topic>,
-}
-
-#[derive(Deserialize)]
-struct Topic {
-    name: String,
-    kind: String,
-    sessions: u64,
-    nodes_total: usize,
-    nodes: Vec<TopicNode>,
-}
-
-#[derive(Deserialize)]
-struct TopicNode {
-    id: String,
-    hops: Option<u8>,
-    sessions: u64,
-}
-
 pub(super) fn run(args: &NetArgs) -> Result<ExitCode, Failure> {
     match &args.action {
         Some(Action::Ping(ping)) => return super::ping::run(ping),
@@ -200,7 +109,7 @@ async fn make(args: &NetArgs) -> Result<String, String> {
         let network: Network = parse(admin, answer.as_bytes())?;
         return Ok(if args.dot { draw_network(&network) } else { show_network(&network) });
     }
-    let topics: Topics = parse(admin, answer.as_bytes())?;
+    let topics: Page<NetworkTopic> = parse(admin, answer.as_bytes())?;
     // For the names of the nodes.
     let network: Network = parse(admin, get_text(admin, &network_path(NODES_MAX)).await?.as_bytes())?;
     let names = names(&network);
@@ -221,7 +130,15 @@ fn label(id: &str, names: &BTreeMap<&str, &str>) -> String {
 fn state(node: &Node) -> String {
     let mut state = match &node.lost_since {
         Some(since) => format!("lost since {}", shown(since)),
-        None => shown(&node.standing.replace('_', " ")),
+        None => match node.standing {
+            Standing::Own => "own",
+            Standing::Neighbour => "neighbour",
+            Standing::Reachable => "reachable",
+            Standing::OutOfReach => "out of reach",
+            Standing::Lost => "lost",
+            Standing::Other => "other",
+        }
+        .to_owned(),
     };
     if !node.admitted {
         state.push_str(", left out by the lists");
@@ -244,7 +161,7 @@ fn and_more(mut shown: Vec<String>, total: usize) -> String {
 fn show_network(network: &Network) -> String {
     let names = names(network);
     let mut text = String::new();
-    if let Some(own) = network.items.iter().find(|node| node.standing == "own") {
+    if let Some(own) = network.items.iter().find(|node| node.standing == Standing::Own) {
         let own = label(&own.id, &names);
         let (total, reachable) = (network.total, network.reachable);
         let _ =
@@ -395,7 +312,7 @@ fn edges(network: &Network) -> Vec<Edge<'_>> {
     let mut seen = BTreeSet::new();
     let mut edges = Vec::new();
     for node in &network.items {
-        for NeighbourItem { id, agreed } in &node.neighbours {
+        for ListedNeighbour { id, agreed } in &node.neighbours {
             let (one, other) = (node.id.as_str(), id.as_str());
             if !agreed || seen.insert((one.min(other), one.max(other))) {
                 edges.push(Edge { one, other, agreed: *agreed });
@@ -410,13 +327,13 @@ fn draw_network(network: &Network) -> String {
     let mut text = String::from("graph amop {\n  node [shape=box, style=rounded];\n");
     let known: BTreeSet<&str> = network.items.iter().map(|node| node.id.as_str()).collect();
     for node in &network.items {
-        let label = match node.standing.as_str() {
-            "own" | "neighbour" | "reachable" => label(&node.id, &names),
+        let label = match node.standing {
+            Standing::Own | Standing::Neighbour | Standing::Reachable => label(&node.id, &names),
             _ => format!("{}: {}", label(&node.id, &names), state(node)),
         };
-        let style = match node.standing.as_str() {
-            "own" => ", style=\"rounded,bold\"",
-            "neighbour" | "reachable" => "",
+        let style = match node.standing {
+            Standing::Own => ", style=\"rounded,bold\"",
+            Standing::Neighbour | Standing::Reachable => "",
             _ => ", style=\"rounded,dashed\"",
         };
         let _ = writeln!(text, "  {} [label={}{style}];", dot_string(&node.id), quote_for_dot(&label));
@@ -427,7 +344,7 @@ fn draw_network(network: &Network) -> String {
     for id in unknown {
         let _ = writeln!(text, "  {} [label={}, style=dotted];", dot_string(id), quote_for_dot(&short(id)));
     }
-    let own = network.items.iter().find(|node| node.standing == "own").map(|node| node.id.as_str());
+    let own = network.items.iter().find(|node| node.standing == Standing::Own).map(|node| node.id.as_str());
     let round_trip = |one: &str, other: &str| {
         let peer = if own == Some(one) { other } else { one };
         let is_own = own == Some(one) || own == Some(other);
@@ -455,7 +372,7 @@ fn where_to(node: &TopicNode, names: &BTreeMap<&str, &str>) -> String {
     format!("{}×{}{way}", label(&node.id, names), node.sessions)
 }
 
-fn show_topics(topics: &Topics, names: &BTreeMap<&str, &str>) -> String {
+fn show_topics(topics: &Page<NetworkTopic>, names: &BTreeMap<&str, &str>) -> String {
     let mut text = format!("{} topics\n\n", topics.total);
     let rows: Vec<_> = topics
         .items
@@ -479,7 +396,7 @@ fn show_topics(topics: &Topics, names: &BTreeMap<&str, &str>) -> String {
     text
 }
 
-fn draw_topics(topics: &Topics, names: &BTreeMap<&str, &str>) -> String {
+fn draw_topics(topics: &Page<NetworkTopic>, names: &BTreeMap<&str, &str>) -> String {
     let mut text = String::from("graph amop {\n  rankdir=LR;\n");
     let nodes: BTreeSet<&str> =
         topics.items.iter().flat_map(|topic| &topic.nodes).map(|node| node.id.as_str()).collect();

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     Failure,
@@ -17,6 +17,7 @@ use super::{
     text::{millis, numbers, short, table, words},
 };
 use crate::{
+    admin::json::{PingHop, PingOutcome, PingRound, Standing},
     escape::{shown, shown_json},
     wire::NodeId,
 };
@@ -66,29 +67,6 @@ fn beginning(text: &str) -> Result<String, String> {
         .to_owned())
 }
 
-/// One round, as the node tells it.
-#[derive(Deserialize)]
-struct Round {
-    node: String,
-    #[serde(default)]
-    name: String,
-    standing: String,
-    lost_since: Option<String>,
-    outcome: String,
-    round_trip_us: Option<u64>,
-    hops: Vec<Hop>,
-}
-
-#[derive(Deserialize)]
-struct Hop {
-    hop: u8,
-    node: Option<String>,
-    #[serde(default)]
-    name: String,
-    outcome: String,
-    round_trip_us: Option<u64>,
-}
-
 /// Round-trip times.
 #[derive(Clone, Default, Serialize)]
 struct Times {
@@ -127,7 +105,7 @@ struct NodeSum {
     node: String,
     name: String,
     /// The last.
-    outcome: String,
+    outcome: PingOutcome,
     #[serde(flatten)]
     times: Times,
 }
@@ -137,7 +115,7 @@ struct NodeSum {
 struct Sum {
     node: String,
     name: String,
-    standing: String,
+    standing: Standing,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_since: Option<String>,
     sent: u32,
@@ -148,11 +126,11 @@ struct Sum {
 }
 
 impl Sum {
-    fn new(round: &Round) -> Self {
+    fn new(round: &PingRound) -> Self {
         Self {
             node: round.node.clone(),
             name: round.name.clone(),
-            standing: String::new(),
+            standing: round.standing,
             lost_since: None,
             sent: 0,
             lost: 0,
@@ -161,14 +139,14 @@ impl Sum {
         }
     }
 
-    fn add(&mut self, round: Round) {
+    fn add(&mut self, round: PingRound) {
         self.sent += 1;
         (self.standing, self.lost_since) = (round.standing, round.lost_since);
-        match round.round_trip_us.filter(|_| round.outcome == "answered") {
+        match round.round_trip_us.filter(|_| round.outcome == PingOutcome::Answered) {
             Some(micros) => self.times.add(micros),
             None => self.lost += 1,
         }
-        for Hop { hop, node, name, outcome, round_trip_us } in round.hops {
+        for PingHop { hop, node, name, outcome, round_trip_us } in round.hops {
             let place = usize::from(hop.max(1)) - 1;
             if self.hops.len() <= place {
                 self.hops.resize_with(place + 1, HopSum::default);
@@ -181,7 +159,7 @@ impl Sum {
                 continue;
             };
             let at = sum.nodes.iter().position(|known| known.node == node).unwrap_or_else(|| {
-                sum.nodes.push(NodeSum { node, name, outcome: String::new(), times: Times::default() });
+                sum.nodes.push(NodeSum { node, name, outcome, times: Times::default() });
                 sum.nodes.len() - 1
             });
             sum.nodes[at].outcome = outcome;
@@ -204,7 +182,7 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
         // After the first round it is known whose digits those are.
         let node = sum.as_ref().map_or(&args.node, |sum| &sum.node);
         let round = round(&args.admin, node).await?;
-        if round.outcome == "own" {
+        if round.outcome == PingOutcome::Own {
             return Err(
                 format!("{} is the node that you ask itself: ping another one", short(&round.node)).into()
             );
@@ -212,7 +190,7 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
         if !args.json {
             line!("{}", show_round(number, &round))?;
         }
-        let is_hopeless = round.outcome == "no_way" && round.hops.is_empty();
+        let is_hopeless = round.outcome == PingOutcome::NoWay && round.hops.is_empty();
         let sum = sum.get_or_insert_with(|| Sum::new(&round));
         sum.add(round);
         // It is not waited for either.
@@ -226,13 +204,13 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
     sum.ok_or_else(|| "no round was made".into())
 }
 
-async fn round(admin: &str, node: &str) -> Result<Round, String> {
+async fn round(admin: &str, node: &str) -> Result<PingRound, String> {
     let (status, body) = get(admin, &format!("/ping/{node}")).await?;
     let said = String::from_utf8_lossy(&body);
     let said = said.lines().next().unwrap_or_default();
     match status {
         StatusCode::OK => {
-            let round: Round = parse(admin, &body)?;
+            let round: PingRound = parse(admin, &body)?;
             if round.hops.iter().any(|hop| !(1..=16).contains(&hop.hop))
                 || NodeId::from_hex(&round.node).is_none()
             {
@@ -253,10 +231,10 @@ fn label(id: &str, name: &str) -> String {
 }
 
 /// Why it was not reached.
-fn trouble(standing: &str, lost_since: Option<&str>) -> String {
+fn trouble(standing: Standing, lost_since: Option<&str>) -> String {
     match (standing, lost_since) {
         (_, Some(since)) => format!("no links lead to it since {}", shown(since)),
-        ("out_of_reach", _) => {
+        (Standing::OutOfReach, _) => {
             "links lead to it, but they are too many, or only go through nodes that pass nothing on"
                 .to_owned()
         }
@@ -264,7 +242,7 @@ fn trouble(standing: &str, lost_since: Option<&str>) -> String {
     }
 }
 
-fn show_round(number: u32, round: &Round) -> String {
+fn show_round(number: u32, round: &PingRound) -> String {
     let who = label(&round.node, &round.name);
     match round.round_trip_us {
         Some(micros) => {
@@ -272,7 +250,7 @@ fn show_round(number: u32, round: &Round) -> String {
             let hops = if hops == 1 { "1 hop".to_owned() } else { format!("{hops} hops") };
             format!("round {number}: {who} answers over {hops} in {}", millis(Some(micros)))
         }
-        None => format!("round {number}: {who}: {}", trouble(&round.standing, round.lost_since.as_deref())),
+        None => format!("round {number}: {who}: {}", trouble(round.standing, round.lost_since.as_deref())),
     }
 }
 
@@ -289,9 +267,9 @@ fn show(sum: &Sum) -> String {
                 continue;
             }
             for NodeSum { node, name, outcome, times } in &hop.nodes {
-                let remark = match outcome.as_str() {
-                    "no_way" => ": knows no way on",
-                    "ended" => ": says that its way ends there",
+                let remark = match outcome {
+                    PingOutcome::NoWay => ": knows no way on",
+                    PingOutcome::Ended => ": says that its way ends there",
                     _ => "",
                 };
                 rows.push([
@@ -336,24 +314,27 @@ fn percent(part: u32, whole: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use PingOutcome::{Answered, Passed, Silent};
+
     use super::*;
 
-    fn round(hops: &[(Option<&str>, &str, u64)]) -> Round {
-        let last = hops.last().filter(|(_, outcome, _)| *outcome == "answered");
-        Round {
+    fn round(hops: &[(Option<&str>, PingOutcome, u64)]) -> PingRound {
+        let last = hops.last().filter(|(_, outcome, _)| *outcome == Answered);
+        PingRound {
             node: "cd".repeat(64),
             name: "bank\u{1b}[2J".to_owned(),
-            standing: "reachable".to_owned(),
+            standing: Standing::Reachable,
             lost_since: None,
-            outcome: if last.is_some() { "answered" } else { "silent" }.to_owned(),
+            known_hops: None,
+            outcome: if last.is_some() { Answered } else { Silent },
             round_trip_us: last.map(|(.., micros)| *micros),
             hops: (1..)
                 .zip(hops)
-                .map(|(hop, &(node, outcome, micros))| Hop {
+                .map(|(hop, &(node, outcome, micros))| PingHop {
                     hop,
                     node: node.map(|node| node.repeat(64)),
                     name: String::new(),
-                    outcome: outcome.to_owned(),
+                    outcome,
                     round_trip_us: node.map(|_| micros),
                 })
                 .collect(),
@@ -362,16 +343,11 @@ mod tests {
 
     #[test]
     fn rounds_add_up_to_a_table_of_hops_with_times_and_losses() {
-        let first =
-            round(&[(Some("ab"), "passed", 1_000), (None, "silent", 0), (Some("cd"), "answered", 3_000)]);
+        let first = round(&[(Some("ab"), Passed, 1_000), (None, Silent, 0), (Some("cd"), Answered, 3_000)]);
         let mut sum = Sum::new(&first);
         sum.add(first);
-        sum.add(round(&[(Some("ef"), "passed", 500), (None, "silent", 0), (None, "silent", 0)]));
-        sum.add(round(&[
-            (Some("ab"), "passed", 2_000),
-            (None, "silent", 0),
-            (Some("cd"), "answered", 6_000),
-        ]));
+        sum.add(round(&[(Some("ef"), Passed, 500), (None, Silent, 0), (None, Silent, 0)]));
+        sum.add(round(&[(Some("ab"), Passed, 2_000), (None, Silent, 0), (Some("cd"), Answered, 6_000)]));
         let expected = "
   hop  sent   lost      last      best      mean     worst  node
     1     3    0 %  2.000 ms  1.000 ms  1.500 ms  2.000 ms  abababab
@@ -389,12 +365,12 @@ cdcdcdcd (bank\\u{1b}[2J): 3 pings, 2 answered, 33 % lost
 
     #[test]
     fn a_round_is_a_line_that_says_what_is_wrong() {
-        let answered = round(&[(Some("cd"), "answered", 1_234)]);
+        let answered = round(&[(Some("cd"), Answered, 1_234)]);
         let line = show_round(1, &answered);
         assert_eq!(line, "round 1: cdcdcdcd (bank\\u{1b}[2J) answers over 1 hop in 1.234 ms");
-        let silent = round(&[(None, "silent", 0)]);
+        let silent = round(&[(None, Silent, 0)]);
         assert!(show_round(2, &silent).ends_with(": no answer"));
-        let lost = Round { lost_since: Some("2026-11-21T12:00:00Z".to_owned()), ..silent };
+        let lost = PingRound { lost_since: Some("2026-11-21T12:00:00Z".to_owned()), ..silent };
         assert!(show_round(3, &lost).ends_with(": no links lead to it since 2026-11-21T12:00:00Z"));
     }
 

@@ -11,16 +11,16 @@ use std::{
 };
 
 use clap::Args;
-use serde::Deserialize;
 
 use super::{
     Failure,
     admin::{get_text, parse},
-    net::{Link, Network, names, network_path},
+    net::{names, network_path},
     output::print_line,
     text::{bytes, millis, numbers, short, table, words},
 };
 use crate::{
+    admin::json::{Link, Network, Page, Session, Standing},
     bound::{Bound, BoundMetric},
     bounds,
     config::Config,
@@ -96,28 +96,12 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "it must be a number from 0.1 to 3600".to_owned())
 }
 
-/// As much of `/sessions` as is shown.
-#[derive(Deserialize)]
-struct Sessions {
-    items: Vec<Session>,
-}
-
-#[derive(Deserialize)]
-struct Session {
-    id: String,
-    address: String,
-    subject: String,
-    queued_bytes: u64,
-    pending_requests: u64,
-    pending_pushes: u64,
-}
-
 /// All that a node says at one time.
 struct Look {
     at: Instant,
     metrics: MetricValues,
     network: Network,
-    sessions: Sessions,
+    sessions: Page<Session>,
 }
 
 pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
@@ -228,7 +212,7 @@ fn show(before: &Look, now: &Look) -> String {
 
 fn head(now: &Look) -> String {
     let metrics = &now.metrics;
-    let own = now.network.items.iter().find(|node| node.standing == "own");
+    let own = now.network.items.iter().find(|node| node.standing == Standing::Own);
     let (id, name) = own.map_or_else(Default::default, |node| {
         (short(&node.id), [&node.agency, &node.name].map(|part| shown(part.as_deref().unwrap_or_default())))
     });
@@ -398,7 +382,7 @@ fn show_links(text: &mut String, before: &Look, now: &Look, seconds: f64) {
     text.push_str(&table(columns, &rows));
 }
 
-fn show_sessions(text: &mut String, sessions: &Sessions) {
+fn show_sessions(text: &mut String, sessions: &Page<Session>) {
     let rows: Vec<_> = sessions
         .items
         .iter()

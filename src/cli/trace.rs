@@ -4,7 +4,6 @@ use std::{fmt::Write, process::ExitCode};
 
 use clap::Args;
 use hyper::StatusCode;
-use serde::Deserialize;
 
 use super::{
     Failure,
@@ -12,6 +11,7 @@ use super::{
     output::{ended, print_line},
 };
 use crate::{
+    admin::json::{Trace, TraceEvent, TraceStanding},
     escape::{shown, shown_json},
     wire::trace::{seq_from_text, seq_to_text},
 };
@@ -41,33 +41,6 @@ pub(super) struct TraceArgs {
     /// Print what the node says, as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// As much of the node's answer as people are shown.
-#[derive(Deserialize)]
-struct Trace {
-    seq: String,
-    timeline: Vec<Event>,
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    at: String,
-    after_us: i64,
-    node: String,
-    what: String,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    name: String,
-    standing: String,
-    accounts: usize,
-    more: bool,
-    round_trip_us: u64,
-    remark: String,
 }
 
 pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
@@ -100,7 +73,7 @@ fn show(trace: &Trace) -> String {
         Some(first) => writeln!(text, "message {}, first seen at {}\n", shown(&trace.seq), shown(&first.at)),
         None => writeln!(text, "message {}: no node that was asked knows it\n", shown(&trace.seq)),
     };
-    for Event { after_us, node, what, .. } in &trace.timeline {
+    for TraceEvent { after_us, node, what, .. } in &trace.timeline {
         let after = format!(
             "{}{}.{:03}",
             if *after_us < 0 { "-" } else { "+" },
@@ -119,16 +92,16 @@ fn show(trace: &Trace) -> String {
         if !node.name.is_empty() {
             let _ = write!(line, " ({})", shown(&node.name));
         }
-        let how = match node.standing.as_str() {
-            "here" => "asked by you".to_owned(),
-            "answered" => {
+        let how = match node.standing {
+            TraceStanding::Here => "asked by you".to_owned(),
+            TraceStanding::Answered => {
                 let half_us = node.round_trip_us / 2;
                 format!("answered; its times are right up to ±{}.{:03} ms", half_us / 1_000, half_us % 1_000)
             }
             // The remark says it.
             _ => String::new(),
         };
-        let said = [how.as_str(), node.remark.as_str()].into_iter().filter(|said| !said.is_empty());
+        let said = [how.as_str(), &node.remark].into_iter().filter(|said| !said.is_empty());
         let _ = write!(line, "  {}", told(&said.collect::<Vec<_>>().join("; ")));
         if node.more {
             let _ =

@@ -52,7 +52,7 @@ use crossbeam::channel::{Sender, unbounded};
 pub use descriptor::{duplicate, shut_down};
 pub use memory::memory_bytes;
 pub use moderation::{Latency, WaitSettings};
-pub use reactor::{LocalTracesCallback, PingedReply, ReportReply, TraceReplyCallback};
+pub use reactor::AnswerCallback;
 pub use ring::EngineError;
 
 use self::{
@@ -63,14 +63,13 @@ use self::{
     wake::Waker,
 };
 use crate::{
-    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, report},
+    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, diagnostic::Question},
     stop::{StopTimes, join_by, wait_by},
     supervise,
     tls::{
         random::random,
         record::{Opener, RECORD_LEN_MAX, Sealer},
     },
-    wire::{NodeId, sdk::Seq},
 };
 
 /// How the engine is laid out.
@@ -159,43 +158,6 @@ pub struct LinkClosed {
     pub reason: CloseReason,
 }
 
-/// What has passed over a link since it came up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Frames that came.
-    pub received_frames: u64,
-    /// Bytes that came, as TLS records.
-    pub received_bytes: u64,
-    /// Frames that were taken to be sent.
-    pub sent_frames: u64,
-    /// Bytes sent, as TLS records.
-    pub sent_bytes: u64,
-}
-
-/// One link, as it is now.
-#[derive(Clone, Debug)]
-pub struct LinkReport {
-    /// The reactor that owns it.
-    pub reactor: ReactorId,
-    /// Bytes that are not sent yet.
-    pub queued_bytes: usize,
-    /// Whether it is being closed.
-    pub ending: bool,
-    /// What has passed over it.
-    pub traffic: Traffic,
-    /// What the relay knows of it.
-    pub link: report::LinkReport,
-}
-
-/// Some of a reactor's links.
-#[derive(Clone, Debug)]
-pub struct LinkPage {
-    /// Those that there are.
-    pub links: Vec<LinkReport>,
-    /// Where to go on asking, if there are more.
-    pub next: Option<u32>,
-}
-
 /// What the engine tells of a link.
 #[derive(Clone, Copy, Debug)]
 pub enum LinkEvent {
@@ -256,29 +218,11 @@ impl EngineHandle {
         );
     }
 
-    /// Asks a reactor for its links from a slot on; `reply` is called on its thread and must not block.
-    /// The reactor looks at a bounded number of slots, once a turn.
-    pub fn report_links(&self, reactor: ReactorId, from: u32, reply: ReportReply) {
-        self.command(reactor, Command::ReportLinks { from, reply });
-    }
-
-    /// Asks a reactor what it knows of a message; `reply` is called on its thread and must not block.
-    pub fn known_of(&self, reactor: ReactorId, seq: Seq, reply: LocalTracesCallback) {
-        self.command(reactor, Command::KnownOf { seq, reply });
-    }
-
-    /// Has a node asked what it knows of a message, by the reactor that is its home; `reply` is called on that
-    /// reactor's thread within [`ANSWER_TIME_MAX`](crate::relay::trace::ANSWER_TIME_MAX), and must not
-    /// block. `question` must be another one each time.
-    pub fn ask(&self, home: ReactorId, node: NodeId, question: u64, seq: Seq, reply: TraceReplyCallback) {
-        self.command(home, Command::Ask { node: Box::new(node), question, seq, reply });
-    }
-
-    /// Has a ping with so many hops left sent to a node, by the reactor that is its home; `reply` is called on that reactor's
-    /// thread within [`ANSWER_TIME_MAX`](crate::relay::ping::ANSWER_TIME_MAX), and must not block. `number` must be drawn at
-    /// random each time.
-    pub fn ping(&self, home: ReactorId, node: NodeId, number: u64, hops: u8, reply: PingedReply) {
-        self.command(home, Command::Ping { node: Box::new(node), number, hops, reply });
+    /// Asks a reactor something; `reply` is called on its thread and must not block. `id` must be drawn at random each time.
+    /// One question is answered in a turn. What another node is to reply to is answered within
+    /// [`REPLY_TIME_MAX`](crate::relay::diagnostic::REPLY_TIME_MAX).
+    pub fn ask(&self, reactor: ReactorId, id: u64, question: Question, reply: AnswerCallback) {
+        self.command(reactor, Command::Ask { id, question: Box::new(question), reply });
     }
 
     fn command(&self, reactor: ReactorId, command: Command) {

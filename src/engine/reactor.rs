@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::{
-    EngineSettings, LinkClosed, LinkEvent, LinkPage, LinkReport, NewLink, Traffic,
+    EngineSettings, LinkClosed, LinkEvent, NewLink,
     assemble::{FrameBounds, UnfinishedFrames},
     blocks::Blocks,
     bounds::{
@@ -45,22 +45,17 @@ use crate::{
         Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
         RegistryInput, RegistryOutput, SendError, Shared, SubscriberId,
         counters::Counters,
-        ping::Pinged,
+        diagnostic::{Answer, Question},
+        report::LinkLoad,
         rng::Seed,
         session_queue::NoRoom,
         shard::Shard,
-        trace::{LocalTraces, TraceReply},
     },
-    wire::{
-        FrameRef, NodeId, Topic, node,
-        sdk::{self, Seq},
-    },
+    wire::{FrameRef, NodeId, Topic, node, sdk},
 };
 
 /// How often all links are looked at: stalls, overdue frames, used-up keys, closing.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// Slots of links that are looked at for one report; there is at most one report a turn.
-const REPORT_SLOTS_MAX: u32 = 256;
 const KIND_WAKE: u64 = 0;
 const KIND_RECEIVE: u64 = 1;
 const KIND_SEND: u64 = 2;
@@ -75,24 +70,14 @@ pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
     CloseNode { id: NodeId, reason: CloseReason },
-    ReportLinks { from: u32, reply: ReportReply },
-    KnownOf { seq: Seq, reply: LocalTracesCallback },
-    Ask { node: Box<NodeId>, question: u64, seq: Seq, reply: TraceReplyCallback },
-    Ping { node: Box<NodeId>, number: u64, hops: u8, reply: PingedReply },
+    Ask { id: u64, question: Box<Question>, reply: AnswerCallback },
     Drain,
     CloseAll,
     CutAll,
 }
 
-/// Takes a report, on the reactor's thread.
-pub type ReportReply = Box<dyn FnOnce(LinkPage) + Send>;
-
-/// Takes what a reactor knows of a message, on the reactor's thread.
-pub type LocalTracesCallback = Box<dyn FnOnce(LocalTraces) + Send>;
-/// Takes what a neighbour told of a message, on a reactor's thread.
-pub type TraceReplyCallback = Box<dyn FnOnce(TraceReply) + Send>;
-/// Takes what became of a ping, on a reactor's thread.
-pub type PingedReply = Box<dyn FnOnce(Pinged) + Send>;
+/// Takes an answer, on the reactor's thread.
+pub type AnswerCallback = Box<dyn FnOnce(Answer) + Send>;
 
 /// What the links' owner does for its shard.
 struct Io {
@@ -109,10 +94,8 @@ struct Io {
     put_off: AHashMap<Topic, i32>,
     /// The same of subscribers of private topics.
     put_off_subscribers: AHashMap<SubscriberId, (Topic, bool)>,
-    /// Who waits for what neighbours tell of messages, by question; as many as the shard has open.
-    trace_requests: AHashMap<u64, TraceReplyCallback>,
-    /// Who waits for what becomes of pings, by number; as many as the shard has open.
-    pinging: AHashMap<u64, PingedReply>,
+    /// Who waits for an answer that other nodes are to give, by its id; as many as the shard has open.
+    asking: AHashMap<u64, AnswerCallback>,
     /// What the outgoing queues of all sessions of this reactor take.
     queues: Queues,
     /// Links whose queues the relay wants to know room in.
@@ -272,15 +255,9 @@ impl Outbound for Io {
         }
     }
 
-    fn trace_reply(&mut self, reply: TraceReply) {
-        if let Some(callback) = self.trace_requests.remove(&reply.question) {
-            callback(reply);
-        }
-    }
-
-    fn pinged(&mut self, pinged: Pinged) {
-        if let Some(reply) = self.pinging.remove(&pinged.number) {
-            reply(pinged);
+    fn answer(&mut self, id: u64, answer: Answer) {
+        if let Some(reply) = self.asking.remove(&id) {
+            reply(answer);
         }
     }
 
@@ -431,8 +408,7 @@ impl Reactor {
                 counters,
                 put_off: AHashMap::new(),
                 put_off_subscribers: AHashMap::new(),
-                trace_requests: AHashMap::new(),
-                pinging: AHashMap::new(),
+                asking: AHashMap::new(),
                 queues: Queues::new(queues_bytes_max),
                 watching_room: Vec::new(),
             },
@@ -654,22 +630,13 @@ impl Reactor {
                     self.shard.close_node(self.io.now, &id, reason, &mut self.io);
                 }
                 Command::Registry(output) => self.shard.handle_registry(self.io.now, output, &mut self.io),
-                Command::ReportLinks { from, reply } => {
-                    reply(self.report_links(from));
+                Command::Ask { id, question, reply } => {
+                    match self.shard.ask(self.io.now, id, *question, &mut self.io) {
+                        Some(answer) => reply(self.with_loads(answer)),
+                        None => _ = self.io.asking.insert(id, reply),
+                    }
                     // The rest has time until the next turn.
                     return true;
-                }
-                Command::KnownOf { seq, reply } => {
-                    reply(self.shard.known_of(self.io.now, &seq));
-                    return true;
-                }
-                Command::Ask { node, question, seq, reply } => {
-                    self.io.trace_requests.insert(question, reply);
-                    self.shard.ask(self.io.now, question, *node, &seq, &mut self.io);
-                }
-                Command::Ping { node, number, hops, reply } => {
-                    self.io.pinging.insert(number, reply);
-                    self.shard.ping(self.io.now, number, *node, hops, &mut self.io);
                 }
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
                 Command::CloseAll => self.end_all(false),
@@ -688,26 +655,31 @@ impl Reactor {
         }
     }
 
-    fn report_links(&mut self, from: u32) -> LinkPage {
-        let (links, next) = self.shard.report_links(from, REPORT_SLOTS_MAX);
-        let reactor = self.id;
-        let report = |link: crate::relay::report::LinkReport| {
-            let slot = self.slots.get(link.key.index as usize)?.as_ref()?;
-            let transmit = self.io.transmit(link.key)?;
-            Some(LinkReport {
-                reactor,
-                queued_bytes: transmit.unsent_bytes(),
-                ending: transmit.closing.is_some(),
-                traffic: Traffic {
-                    received_frames: slot.received_frames,
-                    received_bytes: slot.received_bytes,
-                    sent_frames: transmit.sent_frames,
-                    sent_bytes: transmit.sent_bytes,
-                },
-                link,
-            })
-        };
-        LinkPage { links: links.into_iter().filter_map(report).collect(), next }
+    /// Says what passes over links, of which the shard does not know.
+    fn with_loads(&mut self, mut answer: Answer) -> Answer {
+        if let Answer::Links(page) = &mut answer {
+            page.links.retain_mut(|link| match self.load(link.key) {
+                Some(load) => {
+                    link.load = load;
+                    true
+                }
+                None => false,
+            });
+        }
+        answer
+    }
+
+    fn load(&mut self, key: LinkKey) -> Option<LinkLoad> {
+        let slot = self.slots.get(key.index as usize)?.as_ref()?;
+        let transmit = self.io.transmit(key)?;
+        Some(LinkLoad {
+            queued_bytes: transmit.unsent_bytes(),
+            is_ending: transmit.closing.is_some(),
+            received_frames: slot.received_frames,
+            received_bytes: slot.received_bytes,
+            sent_frames: transmit.sent_frames,
+            sent_bytes: transmit.sent_bytes,
+        })
     }
 
     fn handle_time(&mut self) {
@@ -1680,8 +1652,7 @@ mod tests {
             counters: Arc::default(),
             put_off: AHashMap::new(),
             put_off_subscribers: AHashMap::new(),
-            trace_requests: AHashMap::new(),
-            pinging: AHashMap::new(),
+            asking: AHashMap::new(),
             queues: Queues::new(queues_bytes_max),
             watching_room: Vec::new(),
         }

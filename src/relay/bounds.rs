@@ -1,7 +1,8 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    ping, registry,
+    diagnostic::{REPLY_TIME_MAX, ping, trace as trace_questions},
+    registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     settings::{SESSIONS_MAX, Settings},
     shard, trace,
@@ -424,31 +425,31 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         ),
         fixed(
             "questions about messages to neighbours",
-            trace::QUESTIONS_MAX,
+            trace_questions::QUESTIONS_MAX,
             "questions",
             "reactor",
             "not asked: trace_questions_over_bound",
         )
-        .memory(reactors * trace::QUESTIONS_MAX * in_table(sizes.question)),
+        .memory(reactors * trace_questions::QUESTIONS_MAX * (in_table(sizes.open_question) + sizes.gathered)),
         fixed(
             "the answer to one",
-            millis(trace::ANSWER_TIME_MAX),
+            millis(REPLY_TIME_MAX),
             "ms",
             "question",
             "the node is named as one that does not answer",
         ),
         fixed(
             "questions about messages of a neighbour",
-            trace::QUESTIONS_PER_SECOND_MAX as usize,
+            trace_questions::QUESTIONS_PER_SECOND_MAX as usize,
             "questions a second",
             "neighbour",
             "not answered: trace_questions_over_bound",
         ),
         fixed("pings under way", ping::PINGS_MAX, "pings", "reactor", "not sent: pings_over_bound")
-            .memory(reactors * ping::PINGS_MAX * in_table(sizes.ping)),
+            .memory(reactors * ping::PINGS_MAX * in_table(sizes.open_question)),
         fixed(
             "the answer to one",
-            millis(ping::ANSWER_TIME_MAX),
+            millis(REPLY_TIME_MAX),
             "ms",
             "ping",
             "shown as lost: pings_unanswered",

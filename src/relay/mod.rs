@@ -26,7 +26,6 @@ mod current;
 mod expiring_map;
 mod fault;
 pub(crate) mod log_limit;
-pub mod ping;
 mod rate_limit;
 pub mod readiness;
 pub mod registry;
@@ -48,6 +47,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub use self::fault::{CloseReason, Fault, NodeFault};
+pub use self::shard::diagnostic;
 use self::snapshot::NodeRef;
 use crate::wire::{
     FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
@@ -325,9 +325,9 @@ pub enum MeshMessage {
         /// The subscriber's node that says so, if it is another one.
         node: Option<Box<NodeId>>,
     },
-    /// Tell a neighbour about a challenge.
+    /// To the home of a node: tell it something.
     SendNotice {
-        /// Which neighbour.
+        /// Which node.
         node: NodeId,
         /// What.
         notice: Box<Notice>,
@@ -429,28 +429,12 @@ pub enum MeshMessage {
         /// Who may get it there.
         audience: Box<Recipients>,
     },
-    /// Tell a neighbour what you know of a message.
-    SendTrace {
-        /// Who asks.
-        node: Box<NodeId>,
-        /// Its number for the question.
-        question: u64,
-        /// The message.
-        seq: Seq,
-    },
-    /// To the home of its source: a ping has not got beyond this node.
-    AnswerProbe {
-        /// Whose ping it is, as it says.
-        source: NodeId,
-        /// What to tell it.
+    /// Act on a notice of another node, which its home has passed on to you.
+    TakeNotice {
+        /// Who sent it.
+        from: NodeId,
+        /// What it is.
         notice: Box<Notice>,
-    },
-    /// To the home of its destination: a node says that a ping of this node has not got beyond it.
-    ProbeEnded {
-        /// Who says so.
-        by: NodeId,
-        /// What.
-        ended: ping::PathEnded,
     },
     /// Send a multicast (the frame) over your links to these nodes.
     ForwardMulticast {
@@ -640,11 +624,8 @@ pub trait Outbound {
     /// Changes of topics and nodes are never refused.
     fn to_registry(&mut self, input: RegistryInput) -> bool;
 
-    /// Passes what a neighbour told of a message to who asked for it, with [`shard::Shard::ask`].
-    fn trace_reply(&mut self, reply: trace::TraceReply);
-
-    /// Passes what became of a ping to who sent it, with [`shard::Shard::ping`].
-    fn pinged(&mut self, pinged: ping::Pinged);
+    /// Answers a question of [`shard::Shard::ask`] that was not answered at once.
+    fn answer(&mut self, id: u64, answer: diagnostic::Answer);
 
     /// Lets frames share TLS records on an SDK link whose client asked for it (WIRE §1.7).
     fn share_records(&mut self, link: LinkKey);

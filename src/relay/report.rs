@@ -5,9 +5,20 @@ use std::time::{Duration, Instant};
 use super::{LinkKey, ReactorId, SessionId};
 use crate::wire::{NodeId, state::Entries};
 
-/// One link of a shard.
+/// Some of a reactor's links.
+#[derive(Clone, Debug)]
+pub struct LinkPage {
+    /// Those that there are.
+    pub links: Vec<LinkReport>,
+    /// Where to go on asking, if there are more.
+    pub next: Option<u32>,
+}
+
+/// One link, as it is now.
 #[derive(Clone, Debug)]
 pub struct LinkReport {
+    /// The reactor that owns it.
+    pub reactor: ReactorId,
     /// Which link.
     pub key: LinkKey,
     /// Since when.
@@ -16,6 +27,25 @@ pub struct LinkReport {
     pub address: String,
     /// Who the peer is.
     pub peer: PeerReport,
+    /// What passes over it. A shard does not know: whoever owns the sockets says it.
+    pub load: LinkLoad,
+}
+
+/// What passes over a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkLoad {
+    /// Bytes that are not sent yet.
+    pub queued_bytes: usize,
+    /// Whether it is being closed.
+    pub is_ending: bool,
+    /// Frames that have come since it came up.
+    pub received_frames: u64,
+    /// Bytes that have come, as TLS records.
+    pub received_bytes: u64,
+    /// Frames that were taken to be sent.
+    pub sent_frames: u64,
+    /// Bytes sent, as TLS records.
+    pub sent_bytes: u64,
 }
 
 /// Who is at the other end of a link.

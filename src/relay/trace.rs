@@ -10,10 +10,9 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use crate::wire::{NodeId, sdk::Seq, trace::MessageTrace};
+use crate::wire::{sdk::Seq, trace::MessageTrace};
 
 /// Messages of a node that did not end with 0, and as many that did, that are kept.
 pub const KEPT_MAX: usize = 65_536;
@@ -24,14 +23,6 @@ const TOPIC_KEPT_MAX: usize = 62;
 /// Bytes of a sender's address, and of the subject of its certificate, that are kept.
 const ADDRESS_KEPT_MAX: usize = 64;
 const SUBJECT_KEPT_MAX: usize = 128;
-/// Questions about messages that one reactor may have open at its neighbours.
-pub const QUESTIONS_MAX: usize = 64;
-/// Questions of one neighbour that are answered in a second.
-pub const QUESTIONS_PER_SECOND_MAX: u32 = 64;
-/// How long the answer to one is waited for.
-pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
-/// Traces that one node's answer may have, the newest of each of its reactors.
-pub const ANSWER_TRACES_MAX: usize = 64;
 /// Slots of the table of pending requests that are looked at for a message that is not over.
 pub(super) const PENDING_LOOKED_AT_MAX: usize = 16_384;
 
@@ -215,40 +206,6 @@ pub struct LocalTraces {
     pub known: Vec<LocalTrace>,
     /// Whether there is more, which is older.
     pub more: bool,
-}
-
-/// How far a question to a neighbour came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplyStatus {
-    /// It has answered.
-    Answered,
-    /// It has not, or not in full, within [`ANSWER_TIME_MAX`].
-    Silent,
-    /// There is no link to it.
-    NotLinked,
-    /// Too many questions are open.
-    TooMany,
-}
-
-/// A neighbour's reply to a question about a message.
-#[derive(Clone, Debug)]
-pub struct TraceReply {
-    /// The number of the question.
-    pub question: u64,
-    /// Who was asked.
-    pub node: NodeId,
-    /// Whether it answered.
-    pub status: ReplyStatus,
-    /// How long that took.
-    pub round_trip: Duration,
-    /// For how long it had been up.
-    pub up: Duration,
-    /// Whether it keeps messages that end with 0.
-    pub tracing: bool,
-    /// Whether it knows of more, which is older.
-    pub more: bool,
-    /// What it knows. Ages are those at the moment of its answer, which was within the round trip.
-    pub traces: Vec<MessageTrace>,
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What two nodes tell each other about challenges of private topics (WIRE §4), about what became of a message, and
-//! about the path between them (docs/node-link.md): the payload of a Broadcast.
+//! What two nodes tell each other about challenges of private topics (WIRE §4), and for diagnostics (docs/node-link.md): the
+//! payload of a Broadcast.
 
 use std::time::Duration;
 
-use super::{Topic, TopicKind, json::ChallengeToken, reader::Reader, sdk::Seq, trace::Part};
+use super::{Topic, TopicKind, json::ChallengeToken, reader::Reader};
 
 /// Payload of a BROADCAST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,36 +37,12 @@ pub enum Notice {
         /// Which challenge.
         token: ChallengeToken,
     },
-    /// What does the receiver know of a message?
-    Trace {
-        /// The sender's number for the question, which comes back.
-        question: u64,
-        /// The message.
-        seq: Seq,
-    },
-    /// What one reactor of the sender knows of it.
-    Traced(Box<Part>),
-    /// The receiver is to answer at once.
-    Ping {
-        /// Drawn at random; nobody but the receiver sees it.
-        number: u64,
-    },
-    /// The answer to it.
-    Pong {
-        /// The number of the ping.
-        number: u64,
-    },
+    /// A diagnostic of the sender asks the receiver something.
+    Request(Diagnostic),
+    /// The sender replies to such a request.
+    Reply(Diagnostic),
     /// A frame of the receiver with [`FLAG_PROBE`](super::node::FLAG_PROBE) did not get beyond the sender.
-    PathEnded {
-        /// Seq of that frame.
-        seq: u32,
-        /// Why.
-        why: PathEnd,
-        /// The first 8 bytes of the id of the node that it was for.
-        destination: u64,
-        /// The last 16 bytes of that frame, which only nodes on its path have seen.
-        tag: [u8; 16],
-    },
+    PathEnded(PathEnded),
     /// An answer to a unicast of the receiver has begun to come to the sender.
     AnswerBegun {
         /// The receiver's number for the unicast.
@@ -74,6 +50,37 @@ pub enum Notice {
         /// Length of the answer's frame in bytes.
         len: u32,
     },
+}
+
+/// One side of an exchange of two nodes for a diagnostic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Which diagnostic: the kind of its requests, an even number. Replies have the next one.
+    pub kind: u8,
+    /// The number of the request, which comes back with the reply.
+    pub id: u64,
+    /// What the diagnostic says, encoded by itself. Bytes behind the fields that it knows are ignored.
+    pub body: Vec<u8>,
+}
+
+/// Longest request or reply of a diagnostic in bytes.
+pub const DIAGNOSTIC_LEN_MAX: usize = 4 * 1024;
+/// The same without kind and id.
+pub const DIAGNOSTIC_BODY_LEN_MAX: usize = DIAGNOSTIC_LEN_MAX - 1 - 8;
+
+const _: () = assert!(DIAGNOSTIC_LEN_MAX <= super::frame::HEAD_LEN_MAX, "it is contiguous");
+
+/// Where a frame has ended that was to find out its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathEnded {
+    /// Seq of that frame.
+    pub seq: u32,
+    /// Why.
+    pub why: PathEnd,
+    /// The first 8 bytes of the id of the node that it was for.
+    pub destination: u64,
+    /// The last 16 bytes of that frame, which only nodes on its path have seen.
+    pub tag: [u8; 16],
 }
 
 /// Why a frame did not get further.
@@ -105,22 +112,22 @@ impl PathEnd {
     }
 }
 
-/// Length of a [`Notice::Ping`], zeros at its end included, and of a [`Notice::PathEnded`]: no answer is longer than what
-/// it answers, so that nobody can be flooded by means of them.
+/// Length of a ping, zeros at its end included, and of a [`Notice::PathEnded`]: no answer is longer than what it answers, so
+/// that nobody can be flooded by means of them.
 pub const PING_LEN: usize = 1 + 4 + 1 + 8 + 16;
-const PING_PADDING_LEN: usize = PING_LEN - 1 - 8;
 
 const CHALLENGE: u8 = 1;
 const OPENED: u8 = 2;
 const ANSWERED: u8 = 3;
-const TRACE: u8 = 4;
-const TRACED: u8 = 5;
-const PING: u8 = 6;
-const PONG: u8 = 7;
 const PATH_ENDED: u8 = 8;
 const ANSWER_BEGUN: u8 = 10;
 
 const _: () = assert!(PATH_ENDED < super::announcement::KIND && super::announcement::KIND < ANSWER_BEGUN);
+
+/// Whether notices of this kind are requests or replies of diagnostics, known ones or not.
+fn is_diagnostic(kind: u8) -> bool {
+    matches!(kind, 4..PATH_ENDED | 12..)
+}
 
 impl Notice {
     /// Reads a payload; `None` if it is malformed or of a kind that is not known here. Bytes behind the known
@@ -141,20 +148,17 @@ impl Notice {
             }
             OPENED => Self::Opened { publisher: reader.u64()?, token: reader.array()? },
             ANSWERED => Self::Answered { publisher: reader.u64()?, token: reader.array()? },
-            TRACE => Self::Trace { question: reader.u64()?, seq: reader.array()? },
-            TRACED => Self::Traced(Box::new(Part::decode(reader.0)?)),
-            PING => {
-                let number = reader.u64()?;
-                reader.take(PING_PADDING_LEN)?;
-                Self::Ping { number }
-            }
-            PONG => Self::Pong { number: reader.u64()? },
-            PATH_ENDED => Self::PathEnded {
+            PATH_ENDED => Self::PathEnded(PathEnded {
                 seq: reader.u32()?,
                 why: PathEnd::of(reader.u8()?),
                 destination: reader.u64()?,
                 tag: reader.array()?,
-            },
+            }),
+            kind if is_diagnostic(kind) && payload.len() <= DIAGNOSTIC_LEN_MAX => {
+                let (id, body) = (reader.u64()?, reader.0.to_vec());
+                let diagnostic = Diagnostic { kind: kind & !1, id, body };
+                if kind & 1 == 0 { Self::Request(diagnostic) } else { Self::Reply(diagnostic) }
+            }
             ANSWER_BEGUN => Self::AnswerBegun { message: reader.u32()?, len: reader.u32()? },
             _ => return None,
         })
@@ -180,25 +184,12 @@ impl Notice {
                 out.extend_from_slice(&publisher.to_be_bytes());
                 out.extend_from_slice(token);
             }
-            Self::Trace { question, seq } => {
-                out.push(TRACE);
-                out.extend_from_slice(&question.to_be_bytes());
-                out.extend_from_slice(seq);
+            Self::Request(Diagnostic { kind, id, body }) | Self::Reply(Diagnostic { kind, id, body }) => {
+                out.push(kind | u8::from(matches!(self, Self::Reply(_))));
+                out.extend_from_slice(&id.to_be_bytes());
+                out.extend_from_slice(body);
             }
-            Self::Traced(part) => {
-                out.push(TRACED);
-                part.encode_into(&mut out);
-            }
-            Self::Ping { number } => {
-                out.push(PING);
-                out.extend_from_slice(&number.to_be_bytes());
-                out.extend_from_slice(&[0; PING_PADDING_LEN]);
-            }
-            Self::Pong { number } => {
-                out.push(PONG);
-                out.extend_from_slice(&number.to_be_bytes());
-            }
-            Self::PathEnded { seq, why, destination, tag } => {
+            Self::PathEnded(PathEnded { seq, why, destination, tag }) => {
                 out.push(PATH_ENDED);
                 out.extend_from_slice(&seq.to_be_bytes());
                 out.push(why.tag());
@@ -225,17 +216,13 @@ mod tests {
         let open_for = Duration::from_secs(5);
         let token = std::array::from_fn(|i| i as u8);
         let challenge = Notice::Challenge { token, number: 1, subscriber: 2, publisher: 3, open_for, topic };
-        let part = Part { question: 7, reactors: 1, ..Part::default() };
+        let ended = PathEnded { seq: 10, why: PathEnd::HopsUsed, destination: 11, tag: [12; 16] };
         for notice in [
             challenge,
             Notice::Opened { publisher: 4, token },
             Notice::Answered { publisher: 5, token },
-            Notice::Trace { question: 6, seq: [b'f'; 32] },
-            Notice::Traced(Box::new(part)),
-            Notice::Ping { number: 8 },
-            Notice::Pong { number: 9 },
-            Notice::PathEnded { seq: 10, why: PathEnd::HopsUsed, destination: 11, tag: [12; 16] },
-            Notice::PathEnded { seq: 10, why: PathEnd::NoRoute, destination: 11, tag: [12; 16] },
+            Notice::PathEnded(ended),
+            Notice::PathEnded(PathEnded { why: PathEnd::NoRoute, ..ended }),
             Notice::AnswerBegun { message: 13, len: 14 },
         ] {
             let mut bytes = notice.encode();
@@ -245,16 +232,37 @@ mod tests {
             bytes.extend_from_slice(b"newer");
             assert_eq!(Notice::decode(&bytes), Some(notice));
         }
-        assert_eq!(Notice::decode(&[9; 100]), None);
-        assert_eq!(Notice::decode(&[100; 100]), None);
+        for kind in [0, 9, 11] {
+            assert_eq!(Notice::decode(&[kind; 100]), None);
+        }
     }
 
     #[test]
-    fn no_answer_to_a_ping_is_longer_than_the_ping() {
-        let ended = Notice::PathEnded { seq: 1, why: PathEnd::Other, destination: 2, tag: [3; 16] };
+    fn requests_and_replies_of_diagnostics_have_a_kind_an_id_and_a_body_within_a_bound() {
+        for kind in [4, 6, 12, 254] {
+            let diagnostic = Diagnostic { kind, id: 6, body: vec![b'f'; DIAGNOSTIC_BODY_LEN_MAX] };
+            for (notice, first) in
+                [(Notice::Request(diagnostic.clone()), kind), (Notice::Reply(diagnostic), kind + 1)]
+            {
+                let mut bytes = notice.encode();
+                assert_eq!(
+                    (bytes[0], &bytes[1..9], bytes.len()),
+                    (first, &6u64.to_be_bytes()[..], DIAGNOSTIC_LEN_MAX)
+                );
+                assert!((0..9).all(|cut| Notice::decode(&bytes[..cut]).is_none()));
+                assert_eq!(Notice::decode(&bytes), Some(notice));
+                bytes.push(0);
+                assert_eq!(Notice::decode(&bytes), None);
+            }
+        }
+    }
+
+    #[test]
+    fn no_word_of_where_a_path_ended_is_longer_than_a_ping() {
+        let ended = PathEnded { seq: 1, why: PathEnd::Other, destination: 2, tag: [3; 16] };
+        let ended = Notice::PathEnded(ended);
         assert_eq!(Notice::decode(&ended.encode()), Some(ended.clone()));
-        assert_eq!([Notice::Ping { number: 4 }.encode().len(), ended.encode().len()], [PING_LEN; 2]);
-        assert!(Notice::Pong { number: 4 }.encode().len() <= PING_LEN);
+        assert_eq!(ended.encode().len(), PING_LEN);
     }
 
     #[test]

@@ -5,24 +5,20 @@
 
 use smallvec::SmallVec;
 
-use super::{ResultCode, reader::Reader, sdk::Seq};
+use super::{ResultCode, private::DIAGNOSTIC_BODY_LEN_MAX, reader::Reader, sdk::Seq};
 
 /// Attempts that a trace has; of more, those in the middle are left out.
 pub const ATTEMPTS_MAX: usize = 8;
 /// Traces that one part of an answer has, the newest.
 pub const TRACES_MAX: usize = 8;
-/// Longest payload of a part in bytes.
-pub const PART_LEN_MAX: usize = 4 * 1024;
-
 /// Bytes of an attempt, and of a trace before its attempts.
 const ATTEMPT_LEN: usize = 22;
 const TRACE_LEN: usize = 51;
 
 const _: () = assert!(
-    PART_HEAD_LEN + TRACES_MAX * (2 + TRACE_LEN + ATTEMPTS_MAX * ATTEMPT_LEN) <= PART_LEN_MAX,
+    PART_HEAD_LEN + TRACES_MAX * (2 + TRACE_LEN + ATTEMPTS_MAX * ATTEMPT_LEN) <= DIAGNOSTIC_BODY_LEN_MAX,
     "what nodes of this version know of a message fits into the parts that they take"
 );
-const _: () = assert!(PART_LEN_MAX <= super::frame::HEAD_LEN_MAX, "a part is contiguous");
 
 /// Makes an enum whose values go over the wire as a byte; one that only newer nodes know is read as the first.
 macro_rules! tags {
@@ -329,13 +325,11 @@ impl MessageTrace {
 }
 
 /// Bytes of a part before its traces.
-const PART_HEAD_LEN: usize = 1 + 8 + 2 + 2 + 8 + 1 + 1 + 1;
+const PART_HEAD_LEN: usize = 2 + 2 + 8 + 1 + 1 + 1;
 
 /// What one reactor of a node knows of a message; all of them answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
-    /// The number that the question had.
-    pub question: u64,
     /// Which reactor this is.
     pub reactor: u16,
     /// How many there are; as many parts make the answer.
@@ -351,26 +345,23 @@ pub struct Part {
 }
 
 impl Part {
-    /// Appends its bytes.
-    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.question.to_be_bytes());
+    /// The body of the reply.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
         out.extend_from_slice(&self.reactor.to_be_bytes());
         out.extend_from_slice(&self.reactors.to_be_bytes());
         out.extend_from_slice(&self.up_us.to_be_bytes());
         out.extend_from_slice(&[self.tracing.into(), self.more.into(), self.traces.len() as u8]);
         for trace in &self.traces {
-            trace.encode_into(out);
+            trace.encode_into(&mut out);
         }
+        out
     }
 
-    /// Reads them back; `None` if they are malformed, or are more than [`PART_LEN_MAX`] or
-    /// [`TRACES_MAX`].
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() >= PART_LEN_MAX {
-            return None;
-        }
-        let mut reader = Reader(bytes);
-        let (question, reactor, reactors) = (reader.u64()?, reader.u16()?, reader.u16()?);
+    /// Reads it back; `None` if it is malformed, or has more than [`TRACES_MAX`].
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let mut reader = Reader(body);
+        let (reactor, reactors) = (reader.u16()?, reader.u16()?);
         let up_us = reader.u64()?;
         let [tracing, more, count] = reader.array()?;
         if reactor >= reactors || usize::from(count) > TRACES_MAX {
@@ -381,7 +372,7 @@ impl Part {
             MessageTrace::decode(reader.take(len.into())?)
         };
         let traces = (0..count).map(trace).collect::<Option<Vec<_>>>()?;
-        Some(Self { question, reactor, reactors, up_us, tracing: tracing != 0, more: more != 0, traces })
+        Some(Self { reactor, reactors, up_us, tracing: tracing != 0, more: more != 0, traces })
     }
 }
 
@@ -439,20 +430,14 @@ mod tests {
             attempts,
         };
         let traces = vec![trace; TRACES_MAX];
-        Part { question: 1, reactor: 2, reactors: 3, up_us: 4, tracing: true, more: true, traces }
-    }
-
-    fn encoded(part: &Part) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        part.encode_into(&mut bytes);
-        bytes
+        Part { reactor: 2, reactors: 3, up_us: 4, tracing: true, more: true, traces }
     }
 
     #[test]
     fn a_full_part_survives_encoding_and_cut_ones_are_none() {
         let part = part();
-        let mut bytes = encoded(&part);
-        assert!(bytes.len() < PART_LEN_MAX);
+        let mut bytes = part.encode();
+        assert!(bytes.len() <= DIAGNOSTIC_BODY_LEN_MAX);
         for cut in 0..bytes.len() {
             assert_eq!(Part::decode(&bytes[..cut]), None);
         }
@@ -462,21 +447,18 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_bounds_is_none() {
-        let mut long = encoded(&part());
-        long.resize(PART_LEN_MAX, 0);
-        assert_eq!(Part::decode(&long), None);
         let mut many = part();
         many.traces = vec![MessageTrace::default(); TRACES_MAX + 1];
-        assert_eq!(Part::decode(&encoded(&many)), None);
-        assert_eq!(Part::decode(&encoded(&Part { reactor: 3, ..part() })), None);
+        assert_eq!(Part::decode(&many.encode()), None);
+        assert_eq!(Part::decode(&Part { reactor: 3, ..part() }.encode()), None);
     }
 
     #[test]
     fn tags_accounts_and_steps_of_newer_nodes_are_read_as_far_as_they_are_known() {
         let mut one = part();
         one.traces.truncate(1);
-        let mut bytes = encoded(&one);
-        let at = PART_HEAD_LEN - 1;
+        let mut bytes = one.encode();
+        let at = PART_HEAD_LEN;
         let len = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         bytes[at + 2] = 200;
         bytes[at..at + 2].copy_from_slice(&(len + 3).to_be_bytes());

@@ -19,7 +19,7 @@ use amop::{
         announcement::{self, Announcement},
         hello::Hello,
         node::{Addressing, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, PacketType},
-        private::{Notice, PathEnd},
+        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
         sdk::{self, FrameType},
         state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
     },
@@ -556,7 +556,8 @@ fn floods_of_pings_are_answered_within_an_allowance_and_the_link_stays() {
     let mut liar = Liar::greeted(1, &node);
     let (liars, other) = (liar.id.0, identity(2).node_id().unwrap().0);
     for number in 0..1_000 {
-        liar.send(PacketType::BROADCAST, &Notice::Ping { number }.encode());
+        let ping = Diagnostic { kind: 6, id: number, body: vec![0; PING_LEN - 9] };
+        liar.send(PacketType::BROADCAST, &Notice::Request(ping.clone()).encode());
         // Of itself and in another name, to a node that is not there, with nothing in it that anybody sealed.
         for source in [&liars, &other] {
             let addressing = Addressing::EndToEnd { source, destinations: &[[9; 64]] };
@@ -565,9 +566,9 @@ fn floods_of_pings_are_answered_within_an_allowance_and_the_link_stays() {
             liar.say(&with_header(&header, &[7; FRONT_LEN + 30 + TAG_LEN]));
         }
         // And answers to nothing.
-        liar.send(PacketType::BROADCAST, &Notice::Pong { number }.encode());
-        let ended = Notice::PathEnded { seq: 1, why: PathEnd::NoRoute, destination: number, tag: [0; 16] };
-        liar.send(PacketType::BROADCAST, &ended.encode());
+        liar.send(PacketType::BROADCAST, &Notice::Reply(ping).encode());
+        let ended = PathEnded { seq: 1, why: PathEnd::NoRoute, destination: number, tag: [0; 16] };
+        liar.send(PacketType::BROADCAST, &Notice::PathEnded(ended).encode());
     }
     liar.sync();
     let total = |counter: fn(&Counters) -> u64| node.total(counter);

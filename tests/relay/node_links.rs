@@ -278,8 +278,8 @@ fn the_round_trip_of_a_link_is_measured_while_it_is_idle_and_while_it_is_busy() 
     net.run_for(Duration::from_secs(1));
     let (first, second) = (net.nodes[0].id, net.nodes[1].id);
     let there_and_back = 2 * LINK_LATENCY;
-    assert_eq!(net.nodes[0].round_trips(&second), [Some((there_and_back, there_and_back))]);
-    assert_eq!(net.nodes[1].round_trips(&first), [Some((there_and_back, there_and_back))]);
+    assert_eq!(net.round_trips(0, &second), [Some((there_and_back, there_and_back))]);
+    assert_eq!(net.round_trips(1, &first), [Some((there_and_back, there_and_back))]);
     // The way gets longer, and all the time acknowledgements cross it that answer no measurement.
     net.timing.link = millis(9)..=millis(9);
     net.subscriber(1, &["t"]);
@@ -289,7 +289,7 @@ fn the_round_trip_of_a_link_is_measured_while_it_is_idle_and_while_it_is_busy() 
         net.run_for(millis(10));
     }
     let smoothed = (there_and_back * 7 + millis(18)) / 8;
-    assert_eq!(net.nodes[0].round_trips(&second), [Some((millis(18), smoothed))]);
+    assert_eq!(net.round_trips(0, &second), [Some((millis(18), smoothed))]);
     // Once in five seconds, and nothing is left open.
     let measured = |net: &Network| -> u64 {
         let histograms = net.nodes[0].shared.counters.iter().map(|counters| &counters.latencies.round_trips);
@@ -312,12 +312,12 @@ fn a_link_is_measured_and_a_rival_is_probed_without_disturbing_each_other() {
         assert_eq!(links(&net), (1, 1), "seed {seed}");
         let other = net.nodes[1].id;
         let there_and_back = 2 * LINK_LATENCY;
-        assert_eq!(net.nodes[0].round_trips(&other), [Some((there_and_back, there_and_back))]);
+        assert_eq!(net.round_trips(0, &other), [Some((there_and_back, there_and_back))]);
         // One that is half open is replaced as before, for no answer is a sign of life.
         net.cut_links(0, 1);
         net.connect(0, 1);
         net.run_for(Duration::from_secs(1));
-        let replaced = net.nodes[0].round_trips(&other);
+        let replaced = net.round_trips(0, &other);
         assert_eq!(replaced.last(), Some(&Some((there_and_back, there_and_back))), "seed {seed}");
     }
 }

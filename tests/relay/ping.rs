@@ -9,13 +9,16 @@ use std::{
 use amop::{
     relay::{
         counters::Counters,
+        diagnostic::{
+            REPLY_TIME_MAX,
+            ping::{ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged},
+        },
         home_reactor,
-        ping::{ANSWER_TIME_MAX, ANSWERS_PER_SECOND_MAX, PINGS_MAX, PingEnd, Pinged},
     },
     wire::{
         NodeId,
         node::{Addressing, FLAG_PROBE, FLAG_SEALED, Header, PacketType},
-        private::{Notice, PING_LEN, PathEnd},
+        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -23,6 +26,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use crate::kit::{self, LINK_LATENCY, Network, NodeIndex};
 
 const SOON: Duration = Duration::from_secs(1);
+/// The kind of pings on the wire (docs/node-link.md §11).
+const PING: u8 = 6;
 
 fn line(seed: u64, nodes: usize, reactors: u16) -> Network {
     Network::of_edges(seed, nodes, reactors, &kit::line(nodes))
@@ -108,7 +113,7 @@ fn what_cannot_be_reached_is_said_at_once_or_lost_after_its_time() {
     // One that hangs.
     net.nodes[2].frozen = true;
     let lost = net.ping(0, 3, 2);
-    assert_eq!((lost.end, lost.round_trip), (PingEnd::Silent, ANSWER_TIME_MAX));
+    assert_eq!((lost.end, lost.round_trip), (PingEnd::Silent, REPLY_TIME_MAX));
     assert_eq!(net.ping(0, 3, 1).end, ended_by(&net, 1));
     assert_eq!(total(&net, 0, |counters| counters.pings_unanswered.get()), 1);
     net.nodes[2].frozen = false;
@@ -236,7 +241,7 @@ fn nobody_on_the_way_can_answer_for_the_destination() {
     let number = net.start_ping(0, destination, 2);
     // The answer of before, and the right number in its own name; it could not even know that.
     net.forge(1, 0, &honest);
-    net.forge(1, 0, &direct(&Notice::Pong { number }));
+    net.forge(1, 0, &direct(&Notice::Reply(Diagnostic { kind: PING, id: number, body: Vec::new() })));
     // Sent back as if it were the answer.
     let own = probe(&net.nodes[0].id, &net.nodes[0].id, PacketType::BROADCAST, FLAG_SEALED, 3);
     net.forge(1, 0, &own);
@@ -246,7 +251,7 @@ fn nobody_on_the_way_can_answer_for_the_destination() {
     assert_eq!(net.pinged(0, number), None);
     assert_eq!(ignored(&net), 1);
     assert_eq!(total(&net, 0, |counters| counters.duplicates_dropped.get()), 1, "the answer of before");
-    net.run_for(2 * ANSWER_TIME_MAX);
+    net.run_for(2 * REPLY_TIME_MAX);
     assert_eq!(net.pinged(0, number).unwrap().end, PingEnd::Silent);
 
     net.nodes[2].frozen = false;
@@ -268,8 +273,8 @@ fn nobody_on_the_way_can_answer_for_the_destination() {
     net.run_for(LINK_LATENCY / 2);
     let (seq, tag) = sniffed.get().unwrap();
     let short = destination.short();
-    let ended =
-        |seq, destination, tag| direct(&Notice::PathEnded { seq, why: PathEnd::HopsUsed, destination, tag });
+    let why = PathEnd::HopsUsed;
+    let ended = |seq, destination, tag| direct(&Notice::PathEnded(PathEnded { seq, why, destination, tag }));
     let before = ignored(&net);
     net.forge(3, 0, &ended(seq, short, [0; 16]));
     net.forge(3, 0, &ended(seq ^ 1, short, tag));
@@ -312,7 +317,7 @@ fn pings_of_one_node_are_answered_within_an_allowance() {
         let answering: NodeIndex = hops.into();
         let destination = net.nodes[2].id;
         let numbers: Vec<u64> = (0..100).map(|_| net.start_ping(0, destination, hops)).collect();
-        net.run_for(2 * ANSWER_TIME_MAX);
+        net.run_for(2 * REPLY_TIME_MAX);
         let silent = |number: &&u64| net.pinged(0, **number).unwrap().end == PingEnd::Silent;
         assert_eq!(numbers.iter().filter(silent).count(), 100 - ANSWERS_PER_SECOND_MAX as usize);
         assert_eq!(total(&net, answering, counter), u64::from(ANSWERS_PER_SECOND_MAX));
@@ -333,7 +338,7 @@ fn no_more_pings_are_open_than_the_bound() {
     assert_eq!(numbers.iter().filter(refused).count(), 3);
     assert_eq!(total(&net, 0, |counters| counters.pings_over_bound.get()), 3);
     net.nodes[1].frozen = false;
-    net.run_for(2 * ANSWER_TIME_MAX);
+    net.run_for(2 * REPLY_TIME_MAX);
     assert!(numbers.iter().all(|&number| net.pinged(0, number).is_some()));
     assert_eq!(net.ping(0, 1, 1).end, PingEnd::Answered);
 }

@@ -9,13 +9,17 @@ use amop::{
     relay::{
         ReactorId,
         bandwidth::Limiter,
+        diagnostic::{
+            Answer, Question, REPLY_TIME_MAX,
+            trace::{QUESTIONS_PER_SECOND_MAX, ReplyStatus},
+        },
         settings::Settings,
-        trace::{ANSWER_TIME_MAX, KEPT_MAX, QUESTIONS_PER_SECOND_MAX, ReplyStatus},
+        trace::KEPT_MAX,
     },
     wire::{
         ResultCode,
         node::{Header, PacketType},
-        private::Notice,
+        private::{Diagnostic, Notice},
         sdk::{self, FrameType, Seq},
         trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Part, Refusal, Role},
     },
@@ -24,6 +28,9 @@ use amop::{
 use crate::kit::{Behaviour, Network};
 
 const SOON: Duration = Duration::from_millis(100);
+/// The kinds of these diagnostics on the wire (docs/node-link.md §9 and §11).
+const TRACE: u8 = 4;
+const PING: u8 = 6;
 
 /// What a node knows of a message that it had to do with once.
 fn trace(net: &mut Network, node: usize, seq: &Seq) -> MessageTrace {
@@ -54,6 +61,14 @@ fn frame(notice: &Notice) -> Vec<u8> {
     Header::direct(PacketType::BROADCAST, 1).encode_into(payload.len(), &mut frame);
     frame.extend_from_slice(&payload);
     frame.to_vec()
+}
+
+fn reply_of(id: u64, part: &Part) -> Notice {
+    Notice::Reply(Diagnostic { kind: TRACE, id, body: part.encode() })
+}
+
+fn told(id: u64, part: &Part) -> Vec<u8> {
+    frame(&reply_of(id, part))
 }
 
 #[test]
@@ -446,7 +461,7 @@ fn a_node_tells_its_neighbour_what_all_its_reactors_know() {
     let started = net.nodes[0].shared.started;
     for (asking, status) in [(0, 1), (1, 0)] {
         let known = trace(&mut net, status, &seq);
-        let reply = net.ask(asking, status, &seq, SOON).expect("an answer");
+        let reply = net.ask_for_traces(asking, status, &seq, SOON).expect("an answer");
         assert_eq!(
             (reply.status, reply.traces.len(), reply.more, reply.tracing),
             (ReplyStatus::Answered, 1, false, false)
@@ -456,7 +471,7 @@ fn a_node_tells_its_neighbour_what_all_its_reactors_know() {
         assert!(reply.round_trip >= Duration::from_millis(2), "{reply:?}");
         assert!(reply.up <= net.now.saturating_duration_since(started));
     }
-    let reply = net.ask(0, 1, &[b'0'; 32], SOON).unwrap();
+    let reply = net.ask_for_traces(0, 1, &[b'0'; 32], SOON).unwrap();
     assert_eq!((reply.status, reply.traces.len()), (ReplyStatus::Answered, 0));
 }
 
@@ -465,12 +480,12 @@ fn a_node_that_does_not_answer_or_is_not_there_is_told_so() {
     let mut net = Network::mesh(19, 3, 2);
     net.kill(2);
     net.run_for(SOON);
-    assert_eq!(net.ask(0, 2, &[b'0'; 32], SOON).unwrap().status, ReplyStatus::NotLinked);
+    assert_eq!(net.ask_for_traces(0, 2, &[b'0'; 32], SOON).unwrap().status, ReplyStatus::NotLinked);
     net.nodes[1].frozen = true;
     let before = net.now;
-    let reply = net.ask(0, 1, &[b'0'; 32], Duration::from_secs(9)).unwrap();
+    let reply = net.ask_for_traces(0, 1, &[b'0'; 32], Duration::from_secs(9)).unwrap();
     assert_eq!(reply.status, ReplyStatus::Silent);
-    assert_eq!(net.now - before, ANSWER_TIME_MAX);
+    assert_eq!(net.now - before, REPLY_TIME_MAX);
 }
 
 #[test]
@@ -484,7 +499,7 @@ fn a_node_that_was_restarted_knows_nothing_of_what_was_before() {
     net.restart(1, SOON);
     net.connect(0, 1);
     net.run_for(SOON);
-    let reply = net.ask(0, 1, &seq, SOON).unwrap();
+    let reply = net.ask_for_traces(0, 1, &seq, SOON).unwrap();
     assert_eq!((reply.status, reply.traces.len()), (ReplyStatus::Answered, 0));
     let here = trace(&mut net, 0, &seq);
     assert!(reply.up < Duration::from_micros(here.age_us), "it shows by its age");
@@ -495,46 +510,48 @@ fn answers_that_nobody_asked_for_are_ignored_and_counted() {
     let mut net = Network::mesh(21, 3, 1);
     let ignored = |net: &Network| net.nodes[0].total(|counters| counters.trace_answers_ignored.get());
     let unknown = |net: &Network| net.nodes[0].total(|counters| counters.unknown_packets.get());
-    let part =
-        |question| Part { question, reactors: 2, traces: vec![MessageTrace::default()], ..Part::default() };
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(part(7)))));
+    let part = || Part { reactors: 2, traces: vec![MessageTrace::default()], ..Part::default() };
+    net.forge(1, 0, &told(7, &part()));
     net.run_for(SOON);
     assert_eq!(ignored(&net), 1);
 
     // One that is under way is answered by who was asked only, each part once.
     net.nodes[1].frozen = true;
     let (id, now, seq) = (net.nodes[1].id, net.now, [b'0'; 32]);
-    let ask = |net: &mut Network, question| {
-        net.drive(0, ReactorId(0), |shard, now, io| shard.ask(now, question, id, &seq, io));
-    };
+    let ask = |net: &mut Network, question| net.ask(0, &id, question, Question::Trace { node: id, seq });
     ask(&mut net, 8);
-    net.forge(2, 0, &frame(&Notice::Traced(Box::new(part(8)))));
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(part(8)))));
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(part(8)))));
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(Part { reactors: 3, reactor: 1, ..part(8) }))));
+    net.forge(2, 0, &told(8, &part()));
+    net.forge(1, 0, &told(8, &part()));
+    net.forge(1, 0, &told(8, &part()));
+    net.forge(1, 0, &told(8, &Part { reactors: 3, reactor: 1, ..part() }));
     net.run_for(SOON);
-    assert_eq!((ignored(&net), net.trace_replies(0).len()), (4, 0));
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(Part { reactor: 1, ..part(8) }))));
+    assert_eq!((ignored(&net), net.answer_to(0, 8).is_none()), (4, true));
+    net.forge(1, 0, &told(8, &Part { reactor: 1, ..part() }));
     net.run_for(SOON);
-    let reply = net.trace_replies(0);
-    assert_eq!((reply.len(), reply[0].status, reply[0].traces.len()), (1, ReplyStatus::Answered, 2));
+    let Some(Answer::Trace(reply)) = net.answer_to(0, 8) else { panic!("no answer") };
+    assert_eq!((reply.status, reply.traces.len()), (ReplyStatus::Answered, 2));
 
     // Too large, cut off, or of a reactor that nobody can have.
     ask(&mut net, 9);
-    let large = Part { traces: vec![MessageTrace::default(); 9], ..part(9) };
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(large))));
-    let mut cut = Notice::Traced(Box::new(part(9))).encode();
+    net.forge(1, 0, &told(9, &Part { traces: vec![MessageTrace::default(); 9], ..part() }));
+    let mut cut = reply_of(9, &part()).encode();
     cut.truncate(60);
     let mut cut_frame = smallvec::SmallVec::new();
     Header::direct(PacketType::BROADCAST, 1).encode_into(cut.len(), &mut cut_frame);
     cut_frame.extend_from_slice(&cut);
     net.forge(1, 0, &cut_frame);
     net.run_for(SOON);
-    assert_eq!((unknown(&net), net.trace_replies(0).len()), (2, 1));
-    let strange = Part { reactor: 60_000, reactors: 65_535, ..part(9) };
-    net.forge(1, 0, &frame(&Notice::Traced(Box::new(strange))));
+    assert_eq!((unknown(&net), net.answer_to(0, 9).is_none()), (2, true));
+    net.forge(1, 0, &told(9, &Part { reactor: 60_000, reactors: 65_535, ..part() }));
     net.run_for(SOON);
     assert_eq!(ignored(&net), 5);
+    // Of a diagnostic that is not known here, and of another one than was asked.
+    let other = |kind| frame(&Notice::Reply(Diagnostic { kind, id: 9, body: part().encode() }));
+    net.forge(1, 0, &other(12));
+    net.forge(1, 0, &other(PING));
+    net.run_for(SOON / 100);
+    let pings = net.nodes[0].total(|counters| counters.ping_answers_ignored.get());
+    assert_eq!((unknown(&net), pings, net.answer_to(0, 9).is_none()), (3, 1, true));
     assert!(net.now > now);
 }
 
@@ -542,7 +559,11 @@ fn answers_that_nobody_asked_for_are_ignored_and_counted() {
 fn a_neighbour_that_asks_too_often_is_not_answered() {
     let mut net = Network::mesh(22, 2, 2);
     for question in 0..3 * u64::from(QUESTIONS_PER_SECOND_MAX) {
-        net.forge(1, 0, &frame(&Notice::Trace { question, seq: [b'0'; 32] }));
+        net.forge(
+            1,
+            0,
+            &frame(&Notice::Request(Diagnostic { kind: TRACE, id: question, body: vec![b'0'; 32] })),
+        );
     }
     net.run_for(SOON);
     let total =
@@ -553,6 +574,6 @@ fn a_neighbour_that_asks_too_often_is_not_answered() {
     assert_eq!(net.nodes[1].total(|counters| counters.trace_answers_ignored.get()), 2 * 64);
     let before: Instant = net.now;
     net.run_for(Duration::from_secs(1));
-    assert_eq!(net.ask(1, 0, &[b'0'; 32], SOON).unwrap().status, ReplyStatus::Answered);
+    assert_eq!(net.ask_for_traces(1, 0, &[b'0'; 32], SOON).unwrap().status, ReplyStatus::Answered);
     assert!(net.now > before);
 }

@@ -9,10 +9,11 @@ use amop::{
         hello::Hello,
         json::{self, HandshakeRequest, TopicCertification, TopicStatus},
         node::{self, Extensions},
-        private::{Notice, PathEnd},
+        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
         sdk::{self, AmopBody, HEADER_LEN, Header},
         state::{Change, Entries, Message},
         topic,
+        trace::Part,
     },
 };
 
@@ -198,7 +199,12 @@ fn changes(data: &[u8]) {
 fn notice(data: &[u8]) {
     if let Some(notice) = Notice::decode(data) {
         assert!(!Announcement::is_one(data));
-        assert_eq!(Notice::decode(&notice.encode()), Some(notice));
+        assert_eq!(Notice::decode(&notice.encode()).as_ref(), Some(&notice));
+        if let Notice::Reply(reply) = &notice
+            && let Some(part) = Part::decode(&reply.body)
+        {
+            assert_eq!(Part::decode(&part.encode()), Some(part));
+        }
     }
     if let Ok(announcement) = Announcement::decode(data) {
         assert!(Announcement::is_one(data) && Notice::decode(data).is_none());
@@ -296,8 +302,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         signature: [3; 64],
     };
     let token = [8; 32];
-    let part =
-        amop::wire::trace::Part { reactors: 1, traces: vec![Default::default()], ..Default::default() };
+    let part = Part { reactors: 1, traces: vec![Default::default()], ..Default::default() };
     let notices = [
         Notice::Challenge {
             token,
@@ -309,11 +314,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
         },
         Notice::Opened { publisher: 1, token },
         Notice::Answered { publisher: 1, token },
-        Notice::Trace { question: 1, seq },
-        Notice::Traced(Box::new(part)),
-        Notice::Ping { number: 1 },
-        Notice::Pong { number: 1 },
-        Notice::PathEnded { seq: 1, why: PathEnd::HopsUsed, destination: 2, tag: [3; 16] },
+        Notice::Request(Diagnostic { kind: 4, id: 1, body: seq.to_vec() }),
+        Notice::Reply(Diagnostic { kind: 4, id: 1, body: part.encode() }),
+        Notice::Request(Diagnostic { kind: 6, id: 1, body: vec![0; PING_LEN - 9] }),
+        Notice::Reply(Diagnostic { kind: 6, id: 1, body: Vec::new() }),
+        Notice::PathEnded(PathEnded { seq: 1, why: PathEnd::HopsUsed, destination: 2, tag: [3; 16] }),
     ];
     let notices: Vec<Vec<u8>> = notices.iter().map(Notice::encode).chain([announcement.encode()]).collect();
     let packet = |packet_type: PacketType, addressing: Addressing<'_>, payload: &[u8]| {

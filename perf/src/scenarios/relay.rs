@@ -12,8 +12,8 @@ use std::{
 use amop::{
     relay::{
         Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
-        RegistryInput, SendError, Shared, ping::Pinged, registry::Registry, settings::Settings, shard::Shard,
-        signing::NodeSigner, trace::TraceReply,
+        RegistryInput, SendError, Shared, diagnostic::Answer, registry::Registry, settings::Settings,
+        shard::Shard, signing::NodeSigner,
     },
     wire::{
         FrameRef, ResultCode,
@@ -87,9 +87,7 @@ impl Outbound for Out {
         true
     }
 
-    fn trace_reply(&mut self, _: TraceReply) {}
-
-    fn pinged(&mut self, _: Pinged) {}
+    fn answer(&mut self, _: u64, _: Answer) {}
 
     fn share_records(&mut self, _: LinkKey) {}
 

@@ -83,7 +83,7 @@ impl Common {
             secret_rng,
             draining: false,
             logs: shared.logs.clone(),
-            traces: Traces::new(hashing.clone()),
+            traces: Traces::default(),
             hashing,
             shared,
         }

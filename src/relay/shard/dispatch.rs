@@ -8,11 +8,11 @@ use super::{
     Usage,
     challenge_broker::ChallengeBroker,
     context::{Common, Context},
+    diagnostic::Diagnostics,
     indirect::Channels,
     neighbour::{Neighbour, Neighbours},
     node_link::{self, NodeLink, NodeLinks},
     peer::{Peer, Peers},
-    ping::Pings,
     private::Subscribers,
     publisher::Publishers,
     push::{Pushes, Receivers},
@@ -24,7 +24,9 @@ use super::{
 use crate::{
     relay::{
         CloseReason, Fault, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
-        report::LinkReport, sealing::Subject, snapshot::NodeRef,
+        report::{LinkLoad, LinkPage, LinkReport},
+        sealing::Subject,
+        snapshot::NodeRef,
     },
     wire::{FrameRef, NodeId},
 };
@@ -45,7 +47,7 @@ pub(super) struct Parts {
     pub(super) peers: Peers,
     pub(super) channels: Channels,
     pub(super) pending_route: PendingRoute,
-    pub(super) pings: Pings,
+    pub(super) diagnostics: Diagnostics,
 }
 
 /// What an acknowledgement is due on.
@@ -83,7 +85,7 @@ impl Parts {
             peers: Peers::new(hashing.clone()),
             channels: Channels::new(hashing.clone()),
             pending_route: PendingRoute::default(),
-            pings: Pings::new(hashing.clone()),
+            diagnostics: Diagnostics::new(hashing.clone()),
         }
     }
 
@@ -239,9 +241,7 @@ impl Parts {
                 fan_out.note_node(&node, message, taken);
                 cx.keep_fan_out(frame, fan_out, None);
             }
-            MeshMessage::SendTrace { node, question, seq } => self.tell(cx, *node, question, &seq),
-            MeshMessage::AnswerProbe { source, notice } => self.answer_probe(cx, &source, *notice),
-            MeshMessage::ProbeEnded { by, ended } => self.handle_path_ended(cx, &by, ended),
+            MeshMessage::TakeNotice { from, notice } => self.take_notice(cx, &from, &notice),
         }
     }
 
@@ -299,8 +299,7 @@ impl Parts {
                 AckDue::Channel(id) => self.send_due_channel_ack(cx, &id),
             }
         }
-        cx.end_questions();
-        self.end_pings(cx);
+        self.end_late_questions(cx);
         if self.node_links.next_tick.is_some_and(|due| due <= cx.now) {
             self.tick_nodes(cx);
         }
@@ -330,7 +329,7 @@ impl Parts {
         }
     }
 
-    /// When [`Self::handle_timeout`] is due next, but for what the context has.
+    /// When [`Self::handle_timeout`] is due next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         [
             self.pushes.deadline(),
@@ -339,7 +338,7 @@ impl Parts {
             self.room_waits.deadline(),
             self.sessions.deferred_subscriptions.deadline(),
             self.node_links.ack_timers.deadline(),
-            self.pings.deadline(),
+            self.diagnostics.deadline(),
             self.node_links.next_tick,
             self.publishers.next_look,
         ]
@@ -353,24 +352,21 @@ impl Parts {
         self.session_mut(key).is_none_or(|session| session.requests.is_empty() && session.pushes.is_empty())
     }
 
-    /// Tells about the links in slots from `from` on, at most `slots_max` of them; with it comes where to
-    /// go on, until there are no more.
-    pub(super) fn report_links(&self, from: u32, slots_max: u32) -> (Vec<LinkReport>, Option<u32>) {
+    /// Tells about the links in slots from `from` on, at most `slots_max` of them.
+    pub(super) fn report_links(&self, id: ReactorId, from: u32, slots_max: u32) -> LinkPage {
         let end = from.saturating_add(slots_max).min(self.links.len() as u32);
         let slots = self.links.get(from as usize..end as usize).unwrap_or_default();
-        let reports = slots
-            .iter()
-            .enumerate()
-            .filter_map(|(offset, slot)| {
-                let link = slot.as_ref()?;
-                let key = LinkKey { index: from + offset as u32, generation: link.generation };
-                Some(match &link.kind {
-                    LinkKind::Sdk(session) => session.report(key),
-                    LinkKind::Node(link) => link.report(key, self.is_active(key, &link.peer)),
-                })
-            })
-            .collect();
-        (reports, ((end as usize) < self.links.len()).then_some(end))
+        let report = |(offset, slot): (usize, &Option<Link>)| {
+            let link = slot.as_ref()?;
+            let key = LinkKey { index: from + offset as u32, generation: link.generation };
+            let (since, address, peer) = match &link.kind {
+                LinkKind::Sdk(session) => session.report(),
+                LinkKind::Node(link) => link.report(self.is_active(key, &link.peer)),
+            };
+            Some(LinkReport { reactor: id, key, since, address, peer, load: LinkLoad::default() })
+        };
+        let links = slots.iter().enumerate().filter_map(report).collect();
+        LinkPage { links, next: ((end as usize) < self.links.len()).then_some(end) }
     }
 
     /// Whether a session or a node was asked something and is to answer.

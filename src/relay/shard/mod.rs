@@ -33,7 +33,8 @@
 //! | `indirect` | such messages in both directions: sealed, sent again, acknowledged |
 //! | `route` | frames on their way over more than one link: the next hop, other routes, waiting for one |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
-//! | `ping` | finding out the route to another node |
+//! | `notice` | what nodes tell each other in Broadcasts |
+//! | `diagnostic` | what people ask reactors, and nodes each other for that |
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | traces of messages that are over, for who asks for one by its seq |
@@ -53,6 +54,7 @@ mod challenge_broker;
 mod channel;
 mod charge;
 mod context;
+pub mod diagnostic;
 mod dispatch;
 mod duplicate_key;
 mod indirect;
@@ -61,8 +63,8 @@ mod long_answer;
 mod multicast;
 mod neighbour;
 mod node_link;
+mod notice;
 mod peer;
-mod ping;
 mod private;
 mod publisher;
 mod push;
@@ -93,6 +95,7 @@ pub(super) use route::{PENDING_ROUTE_BYTES_MAX, PENDING_ROUTE_FRAMES_MAX};
 
 use self::{
     context::{Common, Context},
+    diagnostic::{Answer, Question},
     dispatch::{AckDue, Link, LinkKind, Parts, session_of},
     neighbour::Neighbour,
     node_link::NodeLink,
@@ -101,10 +104,9 @@ use self::{
     session::Session,
 };
 use super::{
-    CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, Shared,
-    report::LinkReport, rng::Seed, trace::LocalTraces,
+    CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, Shared, rng::Seed,
 };
-use crate::wire::{FrameRef, NodeId, sdk::Seq};
+use crate::wire::{FrameRef, NodeId};
 
 /// How often node links are looked at: keep-alive, death, grace. A quarter of the shortest time that
 /// depends on it.
@@ -220,17 +222,17 @@ impl Shard {
         parts.handle_timeout(&mut cx)
     }
 
-    /// Asks a node, whose home this shard is, what it knows of a message. [`Outbound::trace_reply`] follows.
-    pub fn ask(&mut self, now: Instant, question: u64, node: NodeId, seq: &Seq, out: &mut impl Outbound) {
+    /// Asks this shard something for people. `id` must be drawn at random each time. Without an answer [`Outbound::answer`]
+    /// follows.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        id: u64,
+        question: Question,
+        out: &mut impl Outbound,
+    ) -> Option<Answer> {
         let (parts, mut cx) = self.at(now, out);
-        parts.ask(&mut cx, question, node, seq);
-    }
-
-    /// Sends a ping with so many hops left to a node whose home this shard is. [`Outbound::pinged`] follows. `number` must be
-    /// drawn at random each time.
-    pub fn ping(&mut self, now: Instant, number: u64, node: NodeId, hops: u8, out: &mut impl Outbound) {
-        let (parts, mut cx) = self.at(now, out);
-        parts.ping(&mut cx, number, node, hops);
+        parts.ask(&mut cx, id, question)
     }
 
     /// Closes all links to a node. One that is not to be linked any more is given up at once.
@@ -257,7 +259,7 @@ impl Shard {
 
     /// When [`Self::handle_timeout`] is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.parts.poll_timeout(), self.common.traces.deadline()].into_iter().flatten().min()
+        self.parts.poll_timeout()
     }
 
     /// Whether a link's session, if it is one, waits for no answer, and none is awaited of it.
@@ -273,17 +275,6 @@ impl Shard {
     /// Whether a drain is complete: no request waits for its answer.
     pub fn is_drained(&self) -> bool {
         self.common.draining && self.parts.is_drained()
-    }
-
-    /// Tells about the links in slots from `from` on, at most `slots_max` of them; with it comes where to
-    /// go on, until there are no more.
-    pub fn report_links(&self, from: u32, slots_max: u32) -> (Vec<LinkReport>, Option<u32>) {
-        self.parts.report_links(from, slots_max)
-    }
-
-    /// What this shard knows of a message.
-    pub fn known_of(&mut self, now: Instant, seq: &Seq) -> LocalTraces {
-        self.parts.known_of(&self.common, now, seq)
     }
 
     /// Forgets traces that newer messages of other reactors have made too old.
@@ -395,9 +386,9 @@ pub(super) struct Sizes {
     pub(super) asked: usize,
     pub(super) challenge: usize,
     pub(super) carried: usize,
-    pub(super) question: usize,
+    pub(super) open_question: usize,
+    pub(super) gathered: usize,
     pub(super) attempts: usize,
-    pub(super) ping: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
@@ -416,8 +407,8 @@ pub(super) fn sizes() -> Sizes {
         asked: publisher::OPEN_LEN,
         challenge: challenge_broker::OPEN_LEN,
         carried: challenge_broker::CARRIED_LEN,
-        question: trace::QUESTION_LEN,
-        attempts: trace::ATTEMPTS_LEN,
-        ping: ping::PING_SIZE,
+        open_question: diagnostic::OPEN_LEN,
+        gathered: diagnostic::trace::GATHERED_LEN,
+        attempts: diagnostic::trace::ATTEMPTS_LEN,
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, NodeFault, Outbound, Recipients, RegistryInput, SendError,
-        report::{LinkReport, NodeLinkState, PeerReport, RoundTripReport},
+        report::{NodeLinkState, PeerReport, RoundTripReport},
         timers::{TimerKey, Timers},
     },
     wire::{
@@ -67,26 +67,16 @@ impl NodeLink {
         self.probed = Some(now);
     }
 
-    pub(super) fn report(&self, key: LinkKey, active: bool) -> LinkReport {
+    /// Since when it is there, its address, and what else people see of it.
+    pub(super) fn report(&self, active: bool) -> (Instant, String, PeerReport) {
         let state = match self.peer_link_number {
             None => NodeLinkState::Greeting,
             Some(_) if active => NodeLinkState::Active,
             Some(_) => NodeLinkState::Spare,
         };
-        LinkReport {
-            key,
-            since: self.since,
-            address: self.label.address.clone(),
-            peer: PeerReport::Node {
-                id: self.peer,
-                dialed: self.dialed,
-                state,
-                round_trip: self
-                    .round_trip
-                    .known()
-                    .map(|(last, smoothed)| RoundTripReport { last, smoothed }),
-            },
-        }
+        let round_trip = self.round_trip.known().map(|(last, smoothed)| RoundTripReport { last, smoothed });
+        let peer = PeerReport::Node { id: self.peer, dialed: self.dialed, state, round_trip };
+        (self.since, self.label.address.clone(), peer)
     }
 }
 

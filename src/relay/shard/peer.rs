@@ -9,14 +9,11 @@ use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 
-use super::{Common, Context, Parts, channel::Channel, request::RequestOf};
+use super::{Common, Context, Parts, channel::Channel, diagnostic::RequestLimits, request::RequestOf};
 use crate::{
     relay::{
         CloseReason, MeshMessage, Outbound, RequestId,
         expiring_map::{self, ExpiringMap},
-        ping::ANSWERS_PER_SECOND_MAX,
-        rate_limit::RateLimit,
-        trace::QUESTIONS_PER_SECOND_MAX,
     },
     wire::{FrameRef, NodeId, node::PacketType},
 };
@@ -27,10 +24,8 @@ pub(super) struct Peer {
     awaiting: AHashMap<u32, Awaiting>,
     /// Messages of the node that were taken: repeats are dropped.
     identities: ExpiringMap<Identity, ()>,
-    /// How often it may ask about messages.
-    pub(super) questions: RateLimit,
-    /// How often its pings are answered.
-    pub(super) pings: RateLimit,
+    /// How many of its requests are answered.
+    pub(super) request_limits: RequestLimits,
     /// For what goes over other nodes; made when it is needed.
     pub(super) channel: Option<Box<Channel>>,
     /// Since when no route leads to it, if it is no neighbour.
@@ -67,8 +62,7 @@ impl Peer {
             incarnation,
             awaiting: AHashMap::with_hasher(hashing.clone()),
             identities: ExpiringMap::new(identity_memory, hashing.clone()),
-            questions: RateLimit::new(now, QUESTIONS_PER_SECOND_MAX),
-            pings: RateLimit::new(now, ANSWERS_PER_SECOND_MAX),
+            request_limits: RequestLimits::new(now),
             channel: None,
             lost_since: None,
         }

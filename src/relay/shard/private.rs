@@ -6,27 +6,20 @@
 //! - A frame with a private topic reaches numbers that were named for it, and nobody else.
 
 use ahash::{AHashMap, RandomState};
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
     Context, Parts,
-    challenge_broker::CHALLENGE_BROKER,
     multicast::FanOut,
     push::{NewPush, PushFor},
     request::RequestOf,
 };
 use crate::{
-    relay::{
-        Challenge, MeshMessage, Outbound, RegistryInput, SendError, SessionId, SubscriberId, home_reactor,
-        ping::PathEnded, sealing::Subject,
-    },
+    relay::{Challenge, MeshMessage, Outbound, RegistryInput, SendError, SessionId, SubscriberId},
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
-        announcement::{self, Announcement},
         frame::HEAD_LEN_MAX,
         json::ChallengeToken,
-        node::PacketType,
         private::Notice,
         sdk::{AmopBody, HEADER_LEN, Header},
     },
@@ -182,87 +175,6 @@ impl Parts {
         Some(answer)
     }
 
-    /// Sends a node a notice. One about a challenge that is lost with its link is made up for by the next
-    /// challenge; a question or answer about a message or a way is missed by who asked.
-    pub(super) fn send_notice(&mut self, cx: &mut Context<'_, impl Outbound>, node: NodeId, notice: Notice) {
-        if !cx.shared.admits(&node) {
-            return;
-        }
-        let home = home_reactor(&node, cx.shared.reactors);
-        if home == cx.id {
-            let notice = notice.encode();
-            if self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
-                return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
-            }
-            let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };
-            if cx.has_indirect_route(&node, 0) {
-                self.send_sealed_control(cx, &node, subject, &notice);
-            }
-        } else {
-            let message = MeshMessage::SendNotice { node, notice: Box::new(notice) };
-            cx.out.to_reactor(home, message, FrameRef::EMPTY);
-        }
-    }
-
-    /// A node tells about a challenge, or asks or tells about a message or a way.
-    pub(super) fn handle_notice(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        peer: &NodeId,
-        payload: FrameRef<'_>,
-    ) {
-        if !cx.shared.admits(peer) {
-            return cx.counters.not_admitted.increment();
-        }
-        if Announcement::is_one(payload.head()) {
-            return cx.pass_announcement(peer, payload);
-        }
-        let Some(notice) = Notice::decode(payload.head()) else {
-            return cx.counters.unknown_packets.increment();
-        };
-        let reactors = cx.shared.reactors;
-        let (to, message) = match notice {
-            Notice::Trace { question, seq } => {
-                return self.handle_trace_question(cx, peer, question, &seq);
-            }
-            Notice::Traced(part) => return cx.handle_trace_part(peer, *part),
-            Notice::Ping { number } => return self.handle_ping(cx, peer, number),
-            Notice::Pong { number } => return self.handle_pong(cx, peer, number),
-            Notice::AnswerBegun { message, len } => {
-                return self.handle_answer_begun_elsewhere(cx, peer, (message, len));
-            }
-            Notice::PathEnded { seq, why, destination, tag } => {
-                return self.handle_path_ended(cx, peer, PathEnded { seq, why, destination, tag });
-            }
-            Notice::Challenge { token, number, subscriber, publisher, open_for, topic } => {
-                let challenge = Box::new(Challenge {
-                    topic,
-                    number,
-                    token,
-                    subscriber: SubscriberId(subscriber),
-                    publisher: SessionId(publisher),
-                    node: Some(*peer),
-                    open_for,
-                });
-                (CHALLENGE_BROKER, MeshMessage::OpenChallenge { challenge })
-            }
-            Notice::Opened { publisher, token } => {
-                let publisher = SessionId(publisher);
-                let node = Some(Box::new(*peer));
-                (publisher.reactor(), MeshMessage::ChallengeOpened { publisher, token, node })
-            }
-            Notice::Answered { publisher, token } => {
-                let publisher = SessionId(publisher);
-                let node = Some(Box::new(*peer));
-                (publisher.reactor(), MeshMessage::ChallengeAnswered { publisher, token, node })
-            }
-        };
-        // The number of a session that never was names any reactor.
-        if to.0 < reactors {
-            self.send_to_reactor(cx, to, message, FrameRef::EMPTY);
-        }
-    }
-
     /// Copies of a multicast to those of this shard's subscribers that are named.
     pub(super) fn deliver_private_multicast(
         &mut self,
@@ -302,18 +214,6 @@ impl Parts {
                 }
                 Err(SendError::Gone) => {}
             }
-        }
-    }
-}
-
-impl<O: Outbound> Context<'_, O> {
-    /// The registry judges announcements: of a neighbour, over a link of ours, for they go from neighbour to neighbour.
-    fn pass_announcement(&mut self, peer: &NodeId, payload: FrameRef<'_>) {
-        let head = payload.head();
-        let payload = Bytes::copy_from_slice(&head[..head.len().min(announcement::LEN_MAX)]);
-        let (from, packet_type) = (*peer, PacketType::BROADCAST);
-        if !self.tell_registry(RegistryInput::State { from, packet_type, seq: 0, payload }) {
-            self.counters.state_refused.increment();
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         SendError, SessionId,
         bandwidth::Share,
         log_limit::LogLimit,
-        report::{LinkReport, PeerReport},
+        report::PeerReport,
         rpc,
         settings::Settings,
         timers::{TimerKey, Timers},
@@ -151,21 +151,18 @@ impl Session {
         self.sender.get_or_insert_with(|| Arc::new(Sender::new(&self.address, &self.subject))).clone()
     }
 
-    pub(super) fn report(&self, key: LinkKey) -> LinkReport {
-        LinkReport {
-            key,
-            since: self.since,
-            address: self.address.clone(),
-            peer: PeerReport::Session {
-                id: self.id,
-                subject: self.subject.clone(),
-                topics: self.subscription.topics().len(),
-                pending_requests: self.requests.len(),
-                pending_pushes: self.pushes.len(),
-                waiting_requests: self.line.len(),
-                dropped_copies: self.dropped_copies,
-            },
-        }
+    /// Since when it is there, its address, and what else people see of it.
+    pub(super) fn report(&self) -> (Instant, String, PeerReport) {
+        let peer = PeerReport::Session {
+            id: self.id,
+            subject: self.subject.clone(),
+            topics: self.subscription.topics().len(),
+            pending_requests: self.requests.len(),
+            pending_pushes: self.pushes.len(),
+            waiting_requests: self.line.len(),
+            dropped_copies: self.dropped_copies,
+        };
+        (self.since, self.address.clone(), peer)
     }
 }
 

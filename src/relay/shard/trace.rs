@@ -1,41 +1,29 @@
-//! Keeping traces of messages, and telling them: to this node's operator, and to neighbours that ask.
-//!
-//! A neighbour's question goes from its home to all reactors, and each answers for itself; so nothing is kept
-//! of it here. Our own questions are kept at the home of the neighbour that they were sent to.
+//! Keeping traces of messages, for who asks what this shard knows of one.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use ahash::{AHashMap, RandomState};
-
-use super::{Common, Context, Parts};
+use super::{Common, Parts};
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Outbound, ReactorId,
-        timers::{TimerKey, Timers},
-        trace::{
-            ANSWER_TIME_MAX, ANSWER_TRACES_MAX, LocalTrace, LocalTraces, QUESTIONS_MAX,
-            QUESTIONS_PER_SECOND_MAX, Record, Records, ReplyStatus, Sender, TopicName, TraceReply,
-        },
+        LinkKey,
+        trace::{LocalTrace, LocalTraces, Record, Records, Sender, TopicName},
     },
     wire::{
-        FrameRef, NodeId,
-        private::Notice,
         sdk::Seq,
-        trace::{End, MessageTrace, Part, TRACES_MAX},
+        trace::{End, MessageTrace, TRACES_MAX},
     },
 };
 
-/// What a shard keeps, and what it has asked.
+/// What a shard keeps.
+#[derive(Default)]
 pub(super) struct Traces {
     /// Messages that did not end with 0.
     failed: Records,
     /// Those that did, while tracing was on.
     others: Records,
-    questions: AHashMap<u64, Question>,
-    timers: Timers<u64>,
 }
 
 /// A message that is over, or never began.
@@ -47,38 +35,7 @@ pub(super) struct Finished {
     pub(super) trace: MessageTrace,
 }
 
-/// A question to a neighbour.
-struct Question {
-    since: Instant,
-    timer: TimerKey,
-    /// How many parts its answer has, once one has come.
-    parts: Option<u16>,
-    /// Which of them have come.
-    came: [u64; 4],
-    reply: TraceReply,
-}
-
-/// Memory of an open question, in bytes.
-pub(super) const QUESTION_LEN: usize =
-    size_of::<(u64, Question)>() + ANSWER_TRACES_MAX * (size_of::<MessageTrace>() + ATTEMPTS_LEN);
-/// Memory of the attempts of a trace that are not in it itself, in bytes.
-pub(super) const ATTEMPTS_LEN: usize =
-    crate::wire::trace::ATTEMPTS_MAX * size_of::<crate::wire::trace::Attempt>() + 32;
-
 impl Traces {
-    pub(super) fn new(hashing: RandomState) -> Self {
-        Self {
-            failed: Records::default(),
-            others: Records::default(),
-            questions: AHashMap::with_hasher(hashing),
-            timers: Timers::new(ANSWER_TIME_MAX),
-        }
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.timers.deadline()
-    }
-
     /// Messages that did not end with 0 that are kept, and others.
     pub(super) fn kept(&self) -> (usize, usize) {
         (self.failed.len(), self.others.len())
@@ -108,126 +65,6 @@ impl Parts {
         let more = known.len() > TRACES_MAX;
         known.truncate(TRACES_MAX);
         LocalTraces { known, more }
-    }
-
-    /// Asks a neighbour, whose home this shard is, what it knows of a message. [`Outbound::reply`] follows.
-    pub(super) fn ask(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        question: u64,
-        node: NodeId,
-        seq: &Seq,
-    ) {
-        let reply = |status| TraceReply {
-            question,
-            node,
-            status,
-            round_trip: Duration::ZERO,
-            up: Duration::ZERO,
-            tracing: false,
-            more: false,
-            traces: Vec::new(),
-        };
-        let is_linked = self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some());
-        let is_reached = is_linked || cx.has_indirect_route(&node, 0);
-        if !is_reached || !cx.shared.admits(&node) {
-            return cx.out.trace_reply(reply(ReplyStatus::NotLinked));
-        }
-        if cx.common.traces.questions.len() >= QUESTIONS_MAX
-            || cx.common.traces.questions.contains_key(&question)
-        {
-            cx.counters.trace_questions_over_bound.increment();
-            return cx.out.trace_reply(reply(ReplyStatus::TooMany));
-        }
-        let timer = cx.common.traces.timers.start(cx.now, question);
-        let (since, reply) = (cx.now, reply(ReplyStatus::Silent));
-        cx.common
-            .traces
-            .questions
-            .insert(question, Question { since, timer, parts: None, came: [0; 4], reply });
-        self.send_notice(cx, node, Notice::Trace { question, seq: *seq });
-    }
-
-    /// A neighbour asks about a message.
-    pub(super) fn handle_trace_question(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        peer: &NodeId,
-        question: u64,
-        seq: &Seq,
-    ) {
-        cx.counters.trace_questions.increment();
-        let admitted = self.peers.by_id.get_mut(peer).is_some_and(|peer| {
-            let second = Duration::from_secs(1);
-            peer.questions.take(cx.now, second, QUESTIONS_PER_SECOND_MAX).is_some()
-        });
-        if !admitted {
-            return cx.counters.trace_questions_over_bound.increment();
-        }
-        for reactor in (0..cx.shared.reactors).map(ReactorId) {
-            let look = MeshMessage::SendTrace { node: Box::new(*peer), question, seq: *seq };
-            self.send_to_reactor(cx, reactor, look, FrameRef::EMPTY);
-        }
-    }
-
-    /// Tells a neighbour what this shard knows of a message.
-    pub(super) fn tell(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        node: NodeId,
-        question: u64,
-        seq: &Seq,
-    ) {
-        let here = self.known_of(cx.common, cx.now, seq);
-        let part = Part {
-            question,
-            reactor: cx.id.0,
-            reactors: cx.shared.reactors,
-            up_us: cx.micros(cx.now),
-            tracing: cx.is_kept(false),
-            more: here.more,
-            traces: here.known.into_iter().map(|known| known.trace).collect(),
-        };
-        self.send_notice(cx, node, Notice::Traced(Box::new(part)));
-    }
-}
-
-impl<O: Outbound> Context<'_, O> {
-    /// A part of a neighbour's answer. One that was not asked for is ignored.
-    pub(super) fn handle_trace_part(&mut self, peer: &NodeId, part: Part) {
-        let (word, bit) = (usize::from(part.reactor) / 64, 1 << (part.reactor % 64));
-        let open = self.common.traces.questions.get_mut(&part.question).filter(|question| {
-            question.reply.node == *peer
-                && question.parts.unwrap_or(part.reactors) == part.reactors
-                && question.came.get(word).is_some_and(|came| came & bit == 0)
-        });
-        let Some(question) = open else { return self.counters.trace_answers_ignored.increment() };
-        question.parts = Some(part.reactors);
-        question.came[word] |= bit;
-        let reply = &mut question.reply;
-        let room = ANSWER_TRACES_MAX - reply.traces.len();
-        reply.more |= part.more || part.traces.len() > room;
-        reply.traces.extend(part.traces.into_iter().take(room));
-        reply.tracing = part.tracing;
-        reply.up = Duration::from_micros(part.up_us);
-        reply.round_trip = self.now.saturating_duration_since(question.since);
-        let came: u32 = question.came.iter().map(|came| came.count_ones()).sum();
-        if came == u32::from(part.reactors) {
-            reply.status = ReplyStatus::Answered;
-            if let Some(question) = self.common.traces.questions.remove(&part.question) {
-                self.common.traces.timers.cancel(question.timer);
-                self.out.trace_reply(question.reply);
-            }
-        }
-    }
-
-    /// Gives up on answers that did not come.
-    pub(super) fn end_questions(&mut self) {
-        while let Some(question) = self.common.traces.timers.pop_expired(self.now) {
-            if let Some(question) = self.common.traces.questions.remove(&question) {
-                self.out.trace_reply(question.reply);
-            }
-        }
     }
 }
 
@@ -268,7 +105,7 @@ impl Common {
         self.counters.traces_forgotten.add(forgotten as u64);
     }
 
-    fn micros(&self, moment: Instant) -> u64 {
+    pub(super) fn micros(&self, moment: Instant) -> u64 {
         micros(moment.saturating_duration_since(self.shared.started))
     }
 }

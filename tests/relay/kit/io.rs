@@ -6,9 +6,8 @@ use amop::{
     relay::{
         Class, CloseReason, LinkKey, LinkProgress, MeshMessage, Outbound, Queued, ReactorId, RegistryInput,
         SendError,
-        ping::Pinged,
+        diagnostic::Answer,
         session_queue::{QueuePool, SessionQueue, TransmitProgress},
-        trace::TraceReply,
     },
     wire::FrameRef,
 };
@@ -72,10 +71,8 @@ pub struct Io {
     /// The registry takes no state and no JSON-RPC.
     pub(super) is_registry_behind: bool,
     pub(super) now: Option<Instant>,
-    /// What neighbours told of messages.
-    pub(super) trace_replies: Vec<TraceReply>,
-    /// What became of pings.
-    pub(super) pinged: Vec<Pinged>,
+    /// What was answered, with the ids of the questions.
+    pub(super) answers: Vec<(u64, Answer)>,
 }
 
 pub(super) enum Effect {
@@ -264,12 +261,8 @@ impl Outbound for Io {
         true
     }
 
-    fn trace_reply(&mut self, reply: TraceReply) {
-        self.trace_replies.push(reply);
-    }
-
-    fn pinged(&mut self, pinged: Pinged) {
-        self.pinged.push(pinged);
+    fn answer(&mut self, id: u64, answer: Answer) {
+        self.answers.push((id, answer));
     }
 
     fn share_records(&mut self, _: LinkKey) {}

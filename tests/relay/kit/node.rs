@@ -12,14 +12,14 @@ use amop::{
         admission::Admission,
         bandwidth::Limiter,
         counters::Counters,
+        diagnostic::{Answer, Question, REPLY_TIME_MAX, ping::Pinged, trace::TraceReply},
         home_reactor,
-        ping::{self, Pinged},
         registry::{AnnounceError, Announced, Registry, RegistryCounters},
         report::{AnnouncementReport, NetworkReport, PeerReport},
         settings::Settings,
         shard::{Shard, Usage},
         signing::NodeSigner,
-        trace::{LocalTrace, TraceReply},
+        trace::LocalTrace,
     },
     wire::{NodeId, sdk::Seq},
 };
@@ -68,19 +68,6 @@ impl VirtualNode {
     /// Bytes of data that have left on its links to other nodes in this incarnation.
     pub fn left_bytes(&self) -> u64 {
         self.io.iter().map(|io| io.left_bytes).sum()
-    }
-
-    /// The last and the smoothed round-trip time of each of its links to another node.
-    pub fn round_trips(&self, other: &NodeId) -> Vec<Option<(Duration, Duration)>> {
-        let links = self.shards.iter().flat_map(|shard| shard.report_links(0, u32::MAX).0);
-        links
-            .filter_map(|link| match link.peer {
-                PeerReport::Node { id, round_trip, .. } if id == *other => {
-                    Some(round_trip.map(|known| (known.last, known.smoothed)))
-                }
-                _ => None,
-            })
-            .collect()
     }
 
     /// The neighbours whose state it has.
@@ -252,64 +239,104 @@ impl Network {
         }
     }
 
+    /// What a reactor answers at once.
+    fn ask_at_once(&mut self, node: NodeIndex, reactor: ReactorId, question: Question) -> Answer {
+        let mut answer = None;
+        self.drive(node, reactor, |shard, now, io| answer = shard.ask(now, 0, question, io));
+        answer.expect("it asks nobody else")
+    }
+
+    /// The last and the smoothed round-trip time of each of its links to another node.
+    pub fn round_trips(&mut self, node: NodeIndex, other: &NodeId) -> Vec<Option<(Duration, Duration)>> {
+        let mut links = Vec::new();
+        for reactor in (0..self.nodes[node].shared.reactors).map(ReactorId) {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let answer = self.ask_at_once(node, reactor, Question::Links { from });
+                let Answer::Links(page) = answer else { panic!("{answer:?}") };
+                links.extend(page.links);
+                next = page.next;
+            }
+        }
+        let round_trip = |peer: PeerReport| match peer {
+            PeerReport::Node { id, round_trip, .. } if id == *other => {
+                Some(round_trip.map(|known| (known.last, known.smoothed)))
+            }
+            _ => None,
+        };
+        links.into_iter().filter_map(|link| round_trip(link.peer)).collect()
+    }
+
     /// What a node itself knows of a message, the newest first of each reactor.
     pub fn known_of(&mut self, node: NodeIndex, seq: &Seq) -> Vec<LocalTrace> {
-        let now = self.now;
-        let known =
-            self.nodes[node].shards.iter_mut().flat_map(|shard| shard.known_of(now, seq).known).collect();
-        self.look_at_timers(node);
-        known
+        let reactors = (0..self.nodes[node].shared.reactors).map(ReactorId);
+        let known = |reactor| match self.ask_at_once(node, reactor, Question::KnownOf(*seq)) {
+            Answer::KnownOf(known) => known.known,
+            answer => panic!("{answer:?}"),
+        };
+        reactors.flat_map(known).collect()
+    }
+
+    /// Has `node` ask another one something by the reactor that is its home.
+    pub fn ask(&mut self, node: NodeIndex, other: &NodeId, id: u64, question: Question) {
+        let home = home_reactor(other, self.nodes[node].shared.reactors);
+        self.drive(node, home, |shard, now, io| {
+            let answer = shard.ask(now, id, question, io);
+            io.answers.extend(answer.map(|answer| (id, answer)));
+        });
+    }
+
+    /// The answer to a question of `node`, if there is one.
+    pub fn answer_to(&self, node: NodeIndex, id: u64) -> Option<&Answer> {
+        let all = self.nodes[node].io.iter().flat_map(|io| &io.answers);
+        let to_this: Vec<_> = all.filter(|(other, _)| *other == id).collect();
+        assert!(to_this.len() <= 1, "it is answered twice");
+        to_this.first().map(|(_, answer)| answer)
+    }
+
+    /// The same after running until there is one, at most for so long.
+    fn await_answer(&mut self, node: NodeIndex, id: u64, bound: Duration) -> Option<&Answer> {
+        let end = self.now + bound;
+        while self.answer_to(node, id).is_none() && self.step(end) {}
+        self.answer_to(node, id)
     }
 
     /// Has `node` ask `other` what it knows of a message, and gives what it is told within `bound`.
-    pub fn ask(
+    pub fn ask_for_traces(
         &mut self,
         node: NodeIndex,
         other: NodeIndex,
         seq: &Seq,
         bound: Duration,
     ) -> Option<TraceReply> {
-        let (id, reactors) = (self.nodes[other].id, self.nodes[node].shared.reactors);
-        let (home, question) = (home_reactor(&id, reactors), self.rng.random());
-        self.drive(node, home, |shard, now, io| shard.ask(now, question, id, seq, io));
-        let end = self.now + bound;
-        loop {
-            let replies = &mut self.nodes[node].io[usize::from(home.0)].trace_replies;
-            if let Some(at) = replies.iter().position(|reply| reply.question == question) {
-                return Some(replies.swap_remove(at));
-            }
-            if !self.step(end) {
-                return None;
-            }
+        let (id, other, seq) = (self.rng.random(), self.nodes[other].id, *seq);
+        self.ask(node, &other, id, Question::Trace { node: other, seq });
+        match self.await_answer(node, id, bound)? {
+            Answer::Trace(reply) => Some(reply.clone()),
+            answer => panic!("{answer:?}"),
         }
     }
 
     /// Has `node` send a ping with so many hops left; gives its number.
     pub fn start_ping(&mut self, node: NodeIndex, other: NodeId, hops: u8) -> u64 {
         let number = self.rng.random();
-        let home = home_reactor(&other, self.nodes[node].shared.reactors);
-        self.drive(node, home, |shard, now, io| shard.ping(now, number, other, hops, io));
+        self.ask(node, &other, number, Question::Ping { node: other, hops });
         number
     }
 
     /// What became of a ping of `node`, if it is over.
     pub fn pinged(&self, node: NodeIndex, number: u64) -> Option<Pinged> {
-        let all = self.nodes[node].io.iter().flat_map(|io| &io.pinged);
-        let of_number: Vec<&Pinged> = all.filter(|pinged| pinged.number == number).collect();
-        assert!(of_number.len() <= 1, "a ping ended twice");
-        of_number.first().map(|pinged| **pinged)
+        self.answer_to(node, number).map(|answer| match answer {
+            Answer::Ping(pinged) => *pinged,
+            answer => panic!("{answer:?}"),
+        })
     }
 
     /// Sends a ping and runs until it is over.
     pub fn ping(&mut self, node: NodeIndex, other: NodeIndex, hops: u8) -> Pinged {
         let number = self.start_ping(node, self.nodes[other].id, hops);
-        let end = self.now + 2 * ping::ANSWER_TIME_MAX;
-        loop {
-            if let Some(pinged) = self.pinged(node, number) {
-                return pinged;
-            }
-            assert!(self.step(end), "a ping has no end");
-        }
+        self.await_answer(node, number, 2 * REPLY_TIME_MAX);
+        self.pinged(node, number).expect("a ping has an end")
     }
 
     /// Has a node announce a text to all others.
@@ -329,10 +356,5 @@ impl Network {
 
     pub fn is_drained(&self, node: NodeIndex) -> bool {
         self.nodes[node].shards.iter().all(Shard::is_drained)
-    }
-
-    /// What a node's shards were told of messages and nobody has taken.
-    pub fn trace_replies(&self, node: NodeIndex) -> Vec<&TraceReply> {
-        self.nodes[node].io.iter().flat_map(|io| &io.trace_replies).collect()
     }
 }

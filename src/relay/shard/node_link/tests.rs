@@ -61,9 +61,7 @@ impl Outbound for Links {
         true
     }
 
-    fn trace_reply(&mut self, _: crate::relay::trace::TraceReply) {}
-
-    fn pinged(&mut self, _: crate::relay::ping::Pinged) {}
+    fn answer(&mut self, _: u64, _: crate::relay::diagnostic::Answer) {}
 
     fn share_records(&mut self, _: LinkKey) {}
 
