@@ -3,6 +3,7 @@
 //!
 //! # Invariants
 //! - A wait that gathers is no longer than its bound. None begins before messages came fast for whole epochs.
+//! - It is no longer than half of what answers take without it, but where processor time goes before the time of messages.
 //! - To look in vain costs a bounded share of a processor. Who loses its processor while it looks does not look for a while.
 
 use std::time::{Duration, Instant};
@@ -40,6 +41,9 @@ const GATHER: Duration = Duration::from_micros(50);
 const GATHER_POWER: Duration = Duration::from_micros(200);
 /// A wait that gathers ends when so many links have something. A link counts once, however much came on it.
 const GATHERED_LINKS_MAX: usize = 32;
+/// To gather is to wait at most this part of what answers take without it: whose answers take long has many messages under way, and
+/// they wait for each other anyway.
+const GATHER_PER_ANSWER: f64 = 0.5;
 /// Steps from no gathering to the longest.
 const STEPS: u32 = 4;
 /// Frames are counted for so long before a step is judged …
@@ -103,15 +107,20 @@ impl Moderation {
         Self {
             idle: None,
             looking: Looking::new(now, settings.spin.unwrap_or(look), looks_always),
-            gathering: Gathering::new(now, settings.gather.unwrap_or(gather)),
+            gathering: Gathering::new(
+                now,
+                settings.gather.unwrap_or(gather),
+                settings.latency == Latency::Power,
+            ),
         }
     }
 
-    /// There is nothing to do: how to wait. `expects` says whether somebody has been asked who is to answer.
-    pub(super) fn wait(&mut self, now: Instant, expects: bool) -> Wait {
+    /// There is nothing to do: how to wait. So many answers are to come, of those who were asked something.
+    pub(super) fn wait(&mut self, now: Instant, awaited: usize) -> Wait {
         let (since, wait) = match self.idle {
             None => {
-                let looks = self.looking.begin(now, expects);
+                self.gathering.epoch.begin_wait(awaited);
+                let looks = self.looking.begin(now, awaited > 0);
                 let otherwise = if looks { Wait::Look } else { Wait::Sleep };
                 (now, self.gathering.wait().unwrap_or(otherwise))
             }
@@ -140,8 +149,8 @@ impl Moderation {
         {
             self.looking.found(idle, wait);
         }
-        let is_fast = idle.is_none_or(|(idle, _)| idle < FAST);
-        self.gathering.found(now, frames, is_gathered, is_fast);
+        let waited = idle.map_or(Duration::ZERO, |(idle, _)| idle);
+        self.gathering.found(now, frames, is_gathered, waited);
     }
 }
 
@@ -217,6 +226,8 @@ impl Looking {
 /// them down is seen by fewer that come, and then it was a step too far.
 struct Gathering {
     at_most: Duration,
+    /// Whether it may take longer than answers do.
+    saves_power: bool,
     /// Of [`STEPS`].
     step: u32,
     epoch: Epoch,
@@ -237,18 +248,50 @@ struct Epoch {
     /// How often frames were gathered, and how many.
     gathers: u32,
     gathered: u32,
+    /// How long that was waited in all.
+    gathering: Duration,
+    /// How often there was nothing to do, and how many answers were to come then, in all.
+    waits: u32,
+    awaited: u64,
 }
 
 impl Epoch {
     fn begin(now: Instant) -> Self {
-        Self { began: now, frames: 0, turns: 0, fast_turns: 0, gathers: 0, gathered: 0 }
+        Self {
+            began: now,
+            frames: 0,
+            turns: 0,
+            fast_turns: 0,
+            gathers: 0,
+            gathered: 0,
+            gathering: Duration::ZERO,
+            waits: 0,
+            awaited: 0,
+        }
+    }
+
+    fn begin_wait(&mut self, awaited: usize) {
+        self.waits += 1;
+        self.awaited += awaited as u64;
+    }
+
+    /// What an answer takes without gathering, in seconds, if any were to come: as many are under way as come in that time. `rate` is
+    /// that of frames, and each is a request or an answer; what is asked of a session here is awaited by it and for its request.
+    fn answer_seconds(&self, rate: f64) -> Option<f64> {
+        if self.awaited == 0 || rate <= 0.0 {
+            return None;
+        }
+        let took = self.awaited as f64 / f64::from(self.waits) / rate;
+        let gathering = self.gathering.as_secs_f64() / f64::from(self.gathers.max(1));
+        Some((took - gathering).max(0.0))
     }
 }
 
 impl Gathering {
-    fn new(now: Instant, at_most: Duration) -> Self {
+    fn new(now: Instant, at_most: Duration, saves_power: bool) -> Self {
         Self {
             at_most,
+            saves_power,
             step: 0,
             epoch: Epoch::begin(now),
             trial: None,
@@ -263,13 +306,14 @@ impl Gathering {
         (!at_most.is_zero()).then_some(Wait::Gather { links: GATHERED_LINKS_MAX, at_most })
     }
 
-    fn found(&mut self, now: Instant, frames: usize, is_gathered: bool, is_fast: bool) {
+    fn found(&mut self, now: Instant, frames: usize, is_gathered: bool, waited: Duration) {
         let epoch = &mut self.epoch;
         epoch.frames += frames as u32;
         epoch.turns += 1;
-        epoch.fast_turns += u32::from(is_fast || is_gathered);
+        epoch.fast_turns += u32::from(is_gathered || waited < FAST);
         if is_gathered {
             epoch.gathers += 1;
+            epoch.gathering += waited;
             epoch.gathered += frames as u32;
         }
         let passed = now.saturating_duration_since(epoch.began);
@@ -280,12 +324,29 @@ impl Gathering {
         if is_over || is_slack {
             let rate = f64::from(epoch.frames) / passed.as_secs_f64();
             let is_busy = !is_slack && 2 * epoch.fast_turns > epoch.turns;
+            let step_max = self.step_max(rate);
             self.epoch = Epoch::begin(now);
-            self.judge(rate, is_busy, is_slack);
+            self.judge(rate, is_busy, is_slack, step_max);
         }
     }
 
-    fn judge(&mut self, rate: f64, is_busy: bool, is_slack: bool) {
+    /// The longest step that what answers take allows.
+    fn step_max(&self, rate: f64) -> u32 {
+        match self.epoch.answer_seconds(rate) {
+            Some(seconds) if !self.saves_power && !self.at_most.is_zero() => {
+                let steps = GATHER_PER_ANSWER * seconds / self.at_most.as_secs_f64() * f64::from(STEPS);
+                (steps as u32).min(STEPS)
+            }
+            _ => STEPS,
+        }
+    }
+
+    fn judge(&mut self, rate: f64, is_busy: bool, is_slack: bool, step_max: u32) {
+        if self.step > step_max {
+            self.trial = None;
+            self.step = step_max;
+            return;
+        }
         if is_slack {
             let was_trial = self.trial.take().is_some();
             self.step = 0;
@@ -311,9 +372,12 @@ impl Gathering {
         }
         let next = match self.is_up_next {
             _ if self.step == 0 => 1,
-            true if self.step < STEPS => self.step + 1,
+            true if self.step < step_max => self.step + 1,
             _ => self.step - 1,
         };
+        if next > step_max {
+            return;
+        }
         self.trial = Some((self.step, rate));
         self.step = next;
     }
@@ -342,10 +406,10 @@ mod tests {
         }
 
         /// Something comes after so long, and is handled.
-        fn comes_after(&mut self, idle: Duration, expects: bool) {
+        fn comes_after(&mut self, idle: Duration, awaited: usize) {
             let end = self.now + idle;
             loop {
-                match self.moderation.wait(self.now, expects) {
+                match self.moderation.wait(self.now, awaited) {
                     Wait::Look if self.now < end => {
                         self.now += MICRO;
                         self.looked += MICRO;
@@ -381,7 +445,7 @@ mod tests {
             let first = *under_way.iter().min().unwrap();
             let is_here = |now: Instant| move |at: &&mut Instant| **at <= now;
             // Whether anything is there is not seen before it waits.
-            match reactor.moderation.wait(reactor.now, true) {
+            match reactor.moderation.wait(reactor.now, window) {
                 Wait::Gather { at_most, .. } => reactor.now += at_most,
                 Wait::Look if first > reactor.now => reactor.now += MICRO,
                 Wait::Sleep if first > reactor.now => reactor.now = first + 5 * MICRO,
@@ -411,7 +475,7 @@ mod tests {
     fn a_reactor_that_is_rarely_told_anything_sleeps() {
         let mut reactor = Reactor::new(WaitSettings::default());
         for _ in 0..1_000 {
-            reactor.comes_after(Duration::from_millis(10), false);
+            reactor.comes_after(Duration::from_millis(10), 0);
         }
         assert_eq!((reactor.slept, reactor.looked), (1_000, Duration::ZERO));
     }
@@ -420,8 +484,8 @@ mod tests {
     fn an_answer_that_comes_soon_is_looked_for_though_the_next_request_comes_late() {
         let mut reactor = Reactor::new(WaitSettings::default());
         for _ in 0..1_000 {
-            reactor.comes_after(Duration::from_millis(10), false);
-            reactor.comes_after(30 * MICRO, true);
+            reactor.comes_after(Duration::from_millis(10), 0);
+            reactor.comes_after(30 * MICRO, 1);
         }
         assert!((1_000..1_010).contains(&reactor.slept), "slept {} times", reactor.slept);
         assert!(reactor.looked < 1_000 * 35 * MICRO);
@@ -433,8 +497,8 @@ mod tests {
         let begin = reactor.now;
         // Just often enough to go on hoping.
         for _ in 0..10_000 {
-            reactor.comes_after(20 * MICRO, true);
-            reactor.comes_after(200 * MICRO, true);
+            reactor.comes_after(20 * MICRO, 1);
+            reactor.comes_after(200 * MICRO, 1);
         }
         let in_vain = reactor.looked.saturating_sub(10_000 * 21 * MICRO);
         let share = in_vain.as_secs_f64() / (reactor.now - begin).as_secs_f64();
@@ -445,19 +509,19 @@ mod tests {
     fn who_loses_its_processor_while_it_looks_does_not_look_for_a_while() {
         let mut reactor = Reactor::new(WaitSettings::default());
         for _ in 0..10 {
-            reactor.comes_after(20 * MICRO, true);
+            reactor.comes_after(20 * MICRO, 1);
         }
-        assert_eq!(reactor.moderation.wait(reactor.now, true), Wait::Look);
+        assert_eq!(reactor.moderation.wait(reactor.now, 1), Wait::Look);
         reactor.now += LOST_AFTER;
-        assert_eq!(reactor.moderation.wait(reactor.now, true), Wait::Sleep);
+        assert_eq!(reactor.moderation.wait(reactor.now, 1), Wait::Sleep);
         reactor.moderation.found(reactor.now, 1);
         let (until, slept) = (reactor.now + LOST_FOR, reactor.slept);
         while reactor.now < until {
-            assert_eq!(reactor.moderation.wait(reactor.now, true), Wait::Sleep);
+            assert_eq!(reactor.moderation.wait(reactor.now, 1), Wait::Sleep);
             reactor.now += 20 * MICRO;
             reactor.moderation.found(reactor.now, 1);
         }
-        reactor.comes_after(20 * MICRO, true);
+        reactor.comes_after(20 * MICRO, 1);
         assert_eq!(reactor.slept, slept);
     }
 
@@ -485,6 +549,57 @@ mod tests {
         assert!(3 * turns < turns_before, "{turns} turns instead of {turns_before}");
     }
 
+    /// Requests come every 16 µs, whatever became of those before, and whoever is asked answers after so long. Gives by how much a
+    /// frame is handled later than it came, on average in the last tenth of a second.
+    fn open_loop(settings: WaitSettings, answer: Duration) -> Duration {
+        let mut reactor = Reactor::new(settings);
+        let begin = reactor.now;
+        let (mut next_request, mut answers) = (begin, std::collections::VecDeque::new());
+        let (mut late, mut frames) = (Duration::ZERO, 0);
+        while reactor.now < begin + Duration::from_secs(1) {
+            let first = answers.front().map_or(next_request, |&at| next_request.min(at));
+            // Whoever is asked is awaited, and so is the answer to who asked.
+            match reactor.moderation.wait(reactor.now, 2 * answers.len()) {
+                Wait::Gather { at_most, .. } => reactor.now += at_most,
+                Wait::Look if first > reactor.now => reactor.now += MICRO,
+                Wait::Sleep if first > reactor.now => reactor.now = first + 5 * MICRO,
+                Wait::Look | Wait::Sleep => {}
+            }
+            let (now, mut came, mut asked) = (reactor.now, Vec::new(), 0);
+            while next_request <= now {
+                came.push(next_request);
+                next_request += 16 * MICRO;
+                asked += 1;
+            }
+            while answers.front().is_some_and(|&at| at <= now) {
+                came.extend(answers.pop_front());
+            }
+            reactor.moderation.found(now, came.len());
+            if came.is_empty() {
+                continue;
+            }
+            reactor.now += 3 * MICRO + 2 * MICRO * came.len() as u32;
+            answers.extend((0..asked).map(|_| reactor.now + answer));
+            if now > begin + Duration::from_millis(900) {
+                late += came.iter().map(|&at| now - at).sum::<Duration>();
+                frames += came.len() as u32;
+            }
+        }
+        late / frames
+    }
+
+    #[test]
+    fn what_is_answered_sooner_than_messages_are_gathered_is_not_slowed_down_unless_power_is_to_be_saved() {
+        let none = WaitSettings { gather: Some(Duration::ZERO), ..WaitSettings::default() };
+        for answer in [4, 8, 16].map(|micros| micros * MICRO) {
+            let (late, least) = (open_loop(WaitSettings::default(), answer), open_loop(none, answer));
+            assert!(late <= least + MICRO, "answers within {answer:?}: {late:?} instead of {least:?}");
+        }
+        let power = WaitSettings { latency: Latency::Power, ..WaitSettings::default() };
+        let late = open_loop(power, MICRO);
+        assert!(late > 50 * MICRO, "{late:?}");
+    }
+
     #[test]
     fn what_is_set_decides() {
         let with = |latency| WaitSettings { latency, ..WaitSettings::default() };
@@ -492,18 +607,18 @@ mod tests {
         let spin = WaitSettings { spin: Some(20 * MICRO), ..WaitSettings::default() };
         for settings in [with(Latency::Low), spin] {
             let mut moderation = Moderation::new(Instant::now(), settings);
-            assert_eq!(moderation.wait(Instant::now(), false), Wait::Look);
+            assert_eq!(moderation.wait(Instant::now(), 0), Wait::Look);
         }
         // It offers its processor to others now and then.
         let mut reactor = Reactor::new(spin);
         let mut offers = || {
-            assert_eq!(reactor.moderation.wait(reactor.now, false), Wait::Look);
+            assert_eq!(reactor.moderation.wait(reactor.now, 0), Wait::Look);
             reactor.moderation.offers_processor()
         };
         assert!((1..LOOKS_PER_OFFER).all(|_| !offers()) && offers() && !offers());
         // Never looks.
         let mut reactor = Reactor::new(with(Latency::Power));
-        (0..100).for_each(|_| reactor.comes_after(20 * MICRO, true));
+        (0..100).for_each(|_| reactor.comes_after(20 * MICRO, 1));
         assert_eq!((reactor.looked, reactor.slept), (Duration::ZERO, 100));
         // Never gathers.
         let (_, turns) = closed_loop(with(Latency::Low), 128, 8 * MICRO);

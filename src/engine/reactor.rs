@@ -505,7 +505,7 @@ impl Reactor {
 
     /// Nothing is left to do: waits for what comes.
     fn wait(&mut self) {
-        match self.moderation.wait(Instant::now(), self.shard.expects_answers()) {
+        match self.moderation.wait(Instant::now(), self.shard.awaited()) {
             Wait::Look => {
                 self.counters.looks.increment();
                 if self.moderation.offers_processor() {

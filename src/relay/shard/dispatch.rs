@@ -369,9 +369,9 @@ impl Parts {
         LinkPage { links, next: ((end as usize) < self.links.len()).then_some(end) }
     }
 
-    /// Whether a session or a node was asked something and is to answer.
-    pub(super) fn expects_answers(&self) -> bool {
-        self.pushes.len() + self.requests.len() > 0
+    /// How many answers are to come, of sessions and of nodes that were asked something.
+    pub(super) fn awaited(&self) -> usize {
+        self.pushes.len() + self.requests.len()
     }
 
     /// Whether no request waits for its answer.

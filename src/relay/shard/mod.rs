@@ -267,9 +267,9 @@ impl Shard {
         self.parts.is_link_quiet(key)
     }
 
-    /// Whether somebody was asked something and is to answer.
-    pub fn expects_answers(&self) -> bool {
-        self.parts.expects_answers()
+    /// How many answers are to come, of those who were asked something.
+    pub fn awaited(&self) -> usize {
+        self.parts.awaited()
     }
 
     /// Whether a drain is complete: no request waits for its answer.
