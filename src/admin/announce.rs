@@ -15,7 +15,8 @@ use hyper::{
 use super::{
     Answer, Watched,
     json::{Announce, Announced},
-    json_answer, text,
+    json_answer,
+    pages::NoPage,
 };
 use crate::{
     relay::registry::{self, AnnounceError},
@@ -67,25 +68,30 @@ fn is_this_machine(host: &str) -> bool {
 }
 
 /// Announces what a request's body says.
-pub(super) async fn announce(watched: &Watched, peer: IpAddr, headers: &HeaderMap, body: Incoming) -> Answer {
+pub(super) async fn announce(
+    watched: &Watched,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Answer, NoPage> {
     if let Some((status, why)) = refusal(watched.announces, peer, headers) {
-        return text(status, why);
+        return Err(NoPage::new(status, why));
     }
-    let Ok(body) = Limited::new(body, BODY_LEN_MAX).collect().await else {
-        return text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {BODY_LEN_MAX} bytes"));
-    };
-    let Ok(Announce { text: said }) = serde_json::from_slice(&body.to_bytes()) else {
-        return text(StatusCode::BAD_REQUEST, "the body must be JSON: {\"text\":\"…\"}");
-    };
-    match watched.ask_registry(move |registry| registry.announce_text(Instant::now(), &said)).await {
-        Ok(Ok(announcement)) => {
-            let registry::Announced { number, neighbours, reachable } = announcement;
-            json_answer(&Announced { number, neighbours, reachable })
-        }
-        Ok(Err(error @ AnnounceError::Text(_))) => text(StatusCode::BAD_REQUEST, &error.to_string()),
-        Ok(Err(error @ AnnounceError::TooMany)) => text(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
-        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-    }
+    let body = Limited::new(body, BODY_LEN_MAX).collect().await.map_err(|_| {
+        let why = format!("the body has more than {BODY_LEN_MAX} bytes");
+        NoPage::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+    })?;
+    let Announce { text } = serde_json::from_slice(&body.to_bytes())
+        .map_err(|_| NoPage::new(StatusCode::BAD_REQUEST, "the body must be JSON: {\"text\":\"…\"}"))?;
+    let announced = watched.ask_registry(move |registry| registry.announce_text(Instant::now(), &text));
+    let registry::Announced { number, neighbours, reachable } = announced.await?.map_err(|error| {
+        let status = match error {
+            AnnounceError::Text(_) => StatusCode::BAD_REQUEST,
+            AnnounceError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        };
+        NoPage::new(status, error)
+    })?;
+    Ok(json_answer(&Announced { number, neighbours, reachable }))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The lists: what is asked of whom, and how it is shown.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    cmp::Ordering,
+    time::{Duration, Instant, SystemTime},
+};
 
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -9,25 +12,17 @@ use super::{
     Watched,
     ask::Unanswered,
     json,
-    listing::{Field, NAMED_MAX, Query, QueryError},
+    listing::{Field, NAMED_MAX, Query},
+    pages::NoPage,
 };
 use crate::{
     relay::{
-        report::{LinkLoad, LinkReport, NodeLinkState, NodeReport, PeerReport},
+        report::{LinkLoad, LinkReport, NodeLinkState, NodeReport, PeerReport, SessionReport},
         snapshot::{NodeRef, TopicEntry},
     },
     supervise::blocking,
     wire::Topic,
 };
-
-/// Why a list is not given.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ListError {
-    #[error("{0}")]
-    Query(#[from] QueryError),
-    #[error("{0}")]
-    Unanswered(#[from] Unanswered),
-}
 
 fn page<T: Serialize>(total: usize, items: impl Iterator<Item = T>) -> Vec<u8> {
     shown(&json::Page { total, items: items.collect() })
@@ -51,7 +46,7 @@ const NODE_FIELDS: &[Field<NodeReport>] = &[
 ];
 
 /// The neighbours, as the registry knows them.
-pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let query = Query::parse(query, NODE_FIELDS)?;
     let nodes = watched.ask_registry(|registry| registry.report_nodes()).await?;
     let (total, clock) = (nodes.len(), Clock::now());
@@ -71,81 +66,61 @@ pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, Lis
     ))
 }
 
-/// A session, with what its link tells.
-struct Session {
-    link: LinkReport,
-    id: u64,
-    subject: String,
-    topics: usize,
-    pending_requests: usize,
-    pending_pushes: usize,
-    waiting_requests: usize,
-    dropped_copies: u64,
+fn session(link: &LinkReport) -> Option<&SessionReport> {
+    match &link.peer {
+        PeerReport::Session(session) => Some(session),
+        PeerReport::Node { .. } => None,
+    }
 }
 
-const SESSION_FIELDS: &[Field<Session>] = &[
-    ("id", |a, b| a.id.cmp(&b.id)),
-    ("reactor", |a, b| a.link.reactor.cmp(&b.link.reactor)),
-    ("address", |a, b| a.link.address.cmp(&b.link.address)),
-    ("subject", |a, b| a.subject.cmp(&b.subject)),
-    ("connected_since", |a, b| a.link.since.cmp(&b.link.since)),
-    ("topics", |a, b| a.topics.cmp(&b.topics)),
-    ("queued_bytes", |a, b| a.link.load.queued_bytes.cmp(&b.link.load.queued_bytes)),
-    ("pending_requests", |a, b| a.pending_requests.cmp(&b.pending_requests)),
-    ("pending_pushes", |a, b| a.pending_pushes.cmp(&b.pending_pushes)),
-    ("waiting_requests", |a, b| a.waiting_requests.cmp(&b.waiting_requests)),
-    ("dropped_copies", |a, b| a.dropped_copies.cmp(&b.dropped_copies)),
+/// How the sessions of two links compare.
+fn compare<K: Ord>(a: &LinkReport, b: &LinkReport, key: fn(&SessionReport) -> K) -> Ordering {
+    session(a).map(key).cmp(&session(b).map(key))
+}
+
+const SESSION_FIELDS: &[Field<LinkReport>] = &[
+    ("id", |a, b| compare(a, b, |session| session.id)),
+    ("reactor", |a, b| a.reactor.cmp(&b.reactor)),
+    ("address", |a, b| a.address.cmp(&b.address)),
+    ("subject", |a, b| session(a).map(|one| &one.subject).cmp(&session(b).map(|one| &one.subject))),
+    ("connected_since", |a, b| a.since.cmp(&b.since)),
+    ("topics", |a, b| compare(a, b, |session| session.topics)),
+    ("queued_bytes", |a, b| a.load.queued_bytes.cmp(&b.load.queued_bytes)),
+    ("pending_requests", |a, b| compare(a, b, |session| session.pending_requests)),
+    ("pending_pushes", |a, b| compare(a, b, |session| session.pending_pushes)),
+    ("waiting_requests", |a, b| compare(a, b, |session| session.waiting_requests)),
+    ("dropped_copies", |a, b| compare(a, b, |session| session.dropped_copies)),
 ];
 
 /// The sessions of applications.
-pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let query = Query::parse(query, SESSION_FIELDS)?;
-    let session = |mut link: LinkReport| match &mut link.peer {
-        PeerReport::Session {
-            id,
-            subject,
-            topics,
-            pending_requests,
-            pending_pushes,
-            waiting_requests,
-            dropped_copies,
-        } => Some(Session {
-            id: id.0,
-            subject: std::mem::take(subject),
-            topics: *topics,
-            pending_requests: *pending_requests,
-            pending_pushes: *pending_pushes,
-            waiting_requests: *waiting_requests,
-            dropped_copies: *dropped_copies,
-            link,
-        }),
-        PeerReport::Node { .. } => None,
-    };
-    let sessions: Vec<Session> = watched.links().await?.into_iter().filter_map(session).collect();
-    let (total, clock) = (sessions.len(), Clock::now());
-    let sessions = query.page(sessions);
-    Ok(page(
-        total,
-        sessions.into_iter().map(|session| json::Session {
-            id: session.id.to_string(),
-            reactor: session.link.reactor.0,
-            connected_since: clock.show(session.link.since),
-            address: session.link.address,
+    let mut links = watched.links().await?;
+    links.retain(|link| session(link).is_some());
+    let (total, clock) = (links.len(), Clock::now());
+    let show = |link: LinkReport| {
+        let PeerReport::Session(session) = link.peer else { return None };
+        Some(json::Session {
+            id: session.id.0.to_string(),
+            reactor: link.reactor.0,
+            address: link.address,
             subject: session.subject,
+            connected_since: clock.show(link.since),
             topics: session.topics,
-            queued_bytes: session.link.load.queued_bytes,
+            queued_bytes: link.load.queued_bytes,
             pending_requests: session.pending_requests,
             pending_pushes: session.pending_pushes,
             waiting_requests: session.waiting_requests,
             dropped_copies: session.dropped_copies,
-        }),
-    ))
+        })
+    };
+    Ok(page(total, query.page(links).into_iter().filter_map(show)))
 }
 
 pub(super) fn show_link(link: LinkReport, clock: &Clock) -> json::Link {
     let (kind, state) = (kind(&link).into(), state(&link).into());
     let (peer, dialed, round_trip) = match &link.peer {
-        PeerReport::Session { id, .. } => (id.0.to_string(), None, None),
+        PeerReport::Session(session) => (session.id.0.to_string(), None, None),
         PeerReport::Node { id, dialed, round_trip, .. } => (id.to_hex(), Some(*dialed), *round_trip),
     };
     let LinkLoad { queued_bytes, received_frames, received_bytes, sent_frames, sent_bytes, .. } = link.load;
@@ -176,13 +151,13 @@ pub(super) fn micros(time: Duration) -> u64 {
 fn round_trip(link: &LinkReport) -> Option<Duration> {
     match &link.peer {
         PeerReport::Node { round_trip, .. } => round_trip.map(|known| known.smoothed),
-        PeerReport::Session { .. } => None,
+        PeerReport::Session(_) => None,
     }
 }
 
 fn kind(link: &LinkReport) -> &'static str {
     match link.peer {
-        PeerReport::Session { .. } => "session",
+        PeerReport::Session(_) => "session",
         PeerReport::Node { .. } => "node",
     }
 }
@@ -190,7 +165,7 @@ fn kind(link: &LinkReport) -> &'static str {
 fn state(link: &LinkReport) -> &'static str {
     match &link.peer {
         _ if link.load.is_ending => "ending",
-        PeerReport::Session { .. } | PeerReport::Node { state: NodeLinkState::Active, .. } => "active",
+        PeerReport::Session(_) | PeerReport::Node { state: NodeLinkState::Active, .. } => "active",
         PeerReport::Node { state: NodeLinkState::Greeting, .. } => "greeting",
         PeerReport::Node { state: NodeLinkState::Spare, .. } => "spare",
     }
@@ -210,7 +185,7 @@ const LINK_FIELDS: &[Field<LinkReport>] = &[
 ];
 
 /// The links of both kinds.
-pub(super) async fn links(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+pub(super) async fn links(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let query = Query::parse(query, LINK_FIELDS)?;
     let links = watched.links().await?;
     let (total, clock) = (links.len(), Clock::now());
@@ -238,7 +213,7 @@ fn topic_fields<'a>() -> [Field<TopicRow<'a>>; 4] {
 }
 
 /// The topics that are routed, as shards know them.
-pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let (snapshot, query) = (watched.shared.snapshot.load_full(), query.to_owned());
     // There may be a million: on a thread of its own, so that probes are answered meanwhile.
     let list = blocking(move || {

@@ -32,6 +32,7 @@ mod listing;
 mod lists;
 mod metrics;
 mod network;
+mod pages;
 mod ping;
 mod trace;
 
@@ -64,7 +65,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{debug, info, warn};
 
 pub use self::ask::RegistryQuestion;
-use self::{health::Phase, lists::ListError, metrics::Metrics, ping::PingError};
+use self::{
+    health::Phase,
+    metrics::Metrics,
+    pages::{NoPage, Page},
+};
 use crate::{
     bound::{Bound, fixed},
     clock,
@@ -74,7 +79,6 @@ use crate::{
     stop::join_by,
     supervise::{Start, Supervisor, contained_task},
     tls::validity::CertificateEnds,
-    wire::trace::seq_from_text,
 };
 
 /// Connections at once that have asked for nothing yet, or for what is answered at once; for a further one the oldest of them
@@ -98,10 +102,6 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// How long an endpoint that is dropped may take to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
-/// What the path of a message's trace begins with; its seq follows.
-const TRACE_PATH: &str = "/trace/";
-/// What the path of a round of pings begins with; the node's id, or its first digits, follow.
-const PING_PATH: &str = "/ping/";
 const ANNOUNCE_PATH: &str = "/announce";
 
 /// Why the endpoint cannot be opened; the operator's to mend.
@@ -364,7 +364,7 @@ impl Endpoint {
                 return other_method("there is POST only", "POST");
             }
             let (head, body) = request.into_parts();
-            return announce::announce(&self.watched, peer, &head.headers, body).await;
+            return given(announce::announce(&self.watched, peer, &head.headers, body).await);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return other_method("there is GET and HEAD only", "GET, HEAD");
@@ -378,55 +378,23 @@ impl Endpoint {
                 let phase = Phase::of(*self.watched.opening.borrow(), stopping, self.supervisor.has_ended());
                 return health::ready(&shared.counters, shared.started.elapsed(), phase);
             }
-            "/nodes" | "/sessions" | "/links" | "/topics" | "/network" | "/network/topics" => {}
-            path if path.starts_with(TRACE_PATH) => {}
-            path if path.starts_with(PING_PATH) => return self.ping(&path[PING_PATH.len()..]).await,
-            _ => {
-                let there = "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, \
-                             /network, /network/topics, /trace/SEQ, /ping/NODE";
-                return text(StatusCode::NOT_FOUND, there);
-            }
+            _ => {}
         }
-        let place = self.lists.clone().acquire_owned().await.ok();
-        permits.lock().unwrap_or_else(PoisonError::into_inner).list = place;
-        let list = match request.uri().path() {
-            path if path.starts_with(TRACE_PATH) => return self.trace(&path[TRACE_PATH.len()..]).await,
-            "/nodes" => lists::nodes(&self.watched, query).await,
-            "/sessions" => lists::sessions(&self.watched, query).await,
-            "/links" => lists::links(&self.watched, query).await,
-            "/network" => network::network(&self.watched, query).await,
-            "/network/topics" => network::topics(&self.watched, query).await,
-            _ => lists::topics(&self.watched, query).await,
+        let Some(page) = Page::of(request.uri().path()) else {
+            let there = format!("there is /metrics, /livez, /readyz, and as JSON {}", Page::PATHS);
+            return text(StatusCode::NOT_FOUND, &there);
         };
-        list.map_or_else(|error| refuse(&error), |json| with_body(StatusCode::OK, "application/json", json))
-    }
-
-    async fn ping(&self, node: &str) -> Answer {
-        match ping::ping(&self.watched, node).await {
-            Ok(round) => json_answer(&round),
-            Err(PingError::Unanswered(error)) => refuse(&error.into()),
-            Err(error @ PingError::Unknown(_)) => text(StatusCode::NOT_FOUND, &error.to_string()),
-            Err(error) => text(StatusCode::BAD_REQUEST, &error.to_string()),
+        if page.is_long() {
+            let place = self.lists.clone().acquire_owned().await.ok();
+            permits.lock().unwrap_or_else(PoisonError::into_inner).list = place;
         }
+        given(page.make(&self.watched, query).await)
     }
+}
 
-    async fn trace(&self, seq: &str) -> Answer {
-        let Some(seq) = seq_from_text(seq) else {
-            let what =
-                "a seq is 32 letters and digits, such a UUID with dashes, or the 64 hex digits of its bytes";
-            return text(StatusCode::BAD_REQUEST, what);
-        };
-        match trace::trace(&self.watched, &seq).await {
-            Ok((is_known, trace)) => {
-                let mut answer = json_answer(&trace);
-                if !is_known {
-                    *answer.status_mut() = StatusCode::NOT_FOUND;
-                }
-                answer
-            }
-            Err(error) => refuse(&error.into()),
-        }
-    }
+/// A page, or why it is not given.
+fn given(page: Result<Answer, NoPage>) -> Answer {
+    page.unwrap_or_else(|none| text(none.status, &none.line))
 }
 
 fn other_method(what: &str, allowed: &'static str) -> Answer {
@@ -435,16 +403,12 @@ fn other_method(what: &str, allowed: &'static str) -> Answer {
     answer
 }
 
-fn refuse(error: &ListError) -> Answer {
-    let status = match error {
-        ListError::Query(_) => StatusCode::BAD_REQUEST,
-        ListError::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    text(status, &error.to_string())
+fn json_answer(said: &impl Serialize) -> Answer {
+    with_json(lists::shown(said))
 }
 
-fn json_answer(said: &impl Serialize) -> Answer {
-    with_body(StatusCode::OK, "application/json", lists::shown(said))
+fn with_json(json: Vec<u8>) -> Answer {
+    with_body(StatusCode::OK, "application/json", json)
 }
 
 /// One line of text.

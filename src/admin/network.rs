@@ -11,7 +11,8 @@ use super::{
     ask::Unanswered,
     json,
     listing::{Field, NAMED_MAX, Query, QueryError, percent_decode},
-    lists::{Clock, ListError, show_link, shown},
+    lists::{Clock, show_link, shown},
+    pages::NoPage,
 };
 use crate::{
     relay::{
@@ -80,15 +81,13 @@ fn known_fields<'a>() -> [Field<KnownRow<'a>>; 6] {
 }
 
 /// Runs what may take long on a thread of its own, so that probes are answered meanwhile.
-async fn apart(
-    make: impl FnOnce() -> Result<Vec<u8>, ListError> + Send + 'static,
-) -> Result<Vec<u8>, ListError> {
+async fn apart(make: impl FnOnce() -> Result<Vec<u8>, NoPage> + Send + 'static) -> Result<Vec<u8>, NoPage> {
     let made = blocking(make).await;
     made.unwrap_or_else(|_| Err(Unanswered("the list of the network".into()).into()))
 }
 
 /// All nodes, and this one's links to others.
-pub(super) async fn network(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+pub(super) async fn network(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     Query::parse(query, &known_fields())?;
     let report = watched.ask_registry(|registry| registry.report_network()).await?;
     let is_node_link = |link: &LinkReport| matches!(link.peer, PeerReport::Node { .. });
@@ -231,7 +230,7 @@ impl TopicsQuery {
 }
 
 /// The topics in the records of all nodes, with where their subscribers are.
-pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, ListError> {
+pub(super) async fn topics(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let wanted = TopicsQuery::parse(query)?;
     // Before anybody is asked.
     page_of_topics(&wanted.rest, &topic_fields())?;

@@ -11,6 +11,7 @@ use super::{
     json::{PingHop, PingOutcome, PingRound},
     lists::{Clock, micros},
     network::standing,
+    pages::NoPage,
 };
 use crate::{
     relay::{
@@ -28,9 +29,9 @@ const LENGTHENING_TIME_MAX: Duration = Duration::from_secs(10);
 /// Nodes that are named where several begin alike.
 const NAMED_MAX: usize = 8;
 
-/// Why no round is made.
+/// Why it is not known which node is meant.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PingError {
+pub(super) enum NodeError {
     #[error(
         "{0:?} is no node's id: it must be 128 hex digits, or the first of them that tell the node from all others"
     )]
@@ -39,26 +40,24 @@ pub(super) enum PingError {
     Unknown(String),
     #[error("{count} nodes' ids begin with {beginning}, give more digits: {named}")]
     Ambiguous { beginning: String, count: usize, named: String },
-    #[error("{0}")]
-    Unanswered(#[from] Unanswered),
 }
 
 /// The one node whose id begins so.
-fn find<'a>(nodes: &'a [KnownReport], beginning: &str) -> Result<&'a KnownReport, PingError> {
+fn find<'a>(nodes: &'a [KnownReport], beginning: &str) -> Result<&'a KnownReport, NodeError> {
     let digits = beginning.to_ascii_lowercase();
     let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_hex || !(1..=2 * NodeId::LEN).contains(&digits.len()) {
-        return Err(PingError::NoId(beginning.chars().take(2 * NodeId::LEN).collect()));
+        return Err(NodeError::NoId(beginning.chars().take(2 * NodeId::LEN).collect()));
     }
     let begins: Vec<&KnownReport> =
         nodes.iter().filter(|node| node.id.to_hex().starts_with(&digits)).collect();
     match begins.as_slice() {
-        [] => Err(PingError::Unknown(digits)),
+        [] => Err(NodeError::Unknown(digits)),
         [one] => Ok(one),
         several => {
             let named: Vec<String> =
                 several.iter().take(NAMED_MAX).map(|node| node.id.to_hex()[..16].to_owned()).collect();
-            Err(PingError::Ambiguous {
+            Err(NodeError::Ambiguous {
                 beginning: digits,
                 count: several.len(),
                 named: named.join(", ") + if several.len() > NAMED_MAX { ", …" } else { "" },
@@ -68,7 +67,7 @@ fn find<'a>(nodes: &'a [KnownReport], beginning: &str) -> Result<&'a KnownReport
 }
 
 /// Makes one round.
-pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<PingRound, PingError> {
+pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<PingRound, NoPage> {
     let report = watched.ask_registry(|registry| registry.report_network()).await?;
     let node = find(&report.nodes, beginning)?;
     let names: BTreeMap<NodeId, &str> =

@@ -9,11 +9,15 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use hyper::StatusCode;
+
 use super::{
-    Watched,
+    Answer, Watched,
     ask::Unanswered,
     json::{self, Trace, TraceEvent, TraceNode, TraceStanding, TraceStep},
+    json_answer,
     lists::{Clock, micros},
+    pages::NoPage,
 };
 use crate::{
     relay::{
@@ -27,7 +31,10 @@ use crate::{
     wire::{
         NodeId,
         sdk::Seq,
-        trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Refusal, Role, seq_to_text},
+        trace::{
+            Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Refusal, Role, seq_from_text,
+            seq_to_text,
+        },
     },
 };
 
@@ -53,8 +60,23 @@ struct Placed {
     sender: Option<Arc<Sender>>,
 }
 
+/// The page of a message. One that nobody knows is answered 404, with whom was asked.
+pub(super) async fn page(watched: &Watched, seq: &str) -> Result<Answer, NoPage> {
+    let seq = seq_from_text(seq).ok_or_else(|| {
+        let what =
+            "a seq is 32 letters and digits, such a UUID with dashes, or the 64 hex digits of its bytes";
+        NoPage::new(StatusCode::BAD_REQUEST, what)
+    })?;
+    let (is_known, trace) = trace(watched, &seq).await?;
+    let mut answer = json_answer(&trace);
+    if !is_known {
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+    }
+    Ok(answer)
+}
+
 /// Collects what is known of a message; whether anything is.
-pub(super) async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Trace), Unanswered> {
+async fn trace(watched: &Watched, seq: &Seq) -> Result<(bool, Trace), Unanswered> {
     let shared = &watched.shared;
     let clock = Clock::now();
     let neighbours = watched.ask_registry(|registry| registry.report_nodes()).await?;
@@ -253,7 +275,7 @@ fn names_sessions(trace: &MessageTrace) -> bool {
 /// The sessions that this node has now: address and subject.
 async fn sessions(watched: &Watched) -> Result<BTreeMap<u64, (String, String)>, Unanswered> {
     let sessions = watched.links().await?.into_iter().filter_map(|link| match link.peer {
-        PeerReport::Session { id, subject, .. } => Some((id.0, (link.address, subject))),
+        PeerReport::Session(session) => Some((session.id.0, (link.address, session.subject))),
         PeerReport::Node { .. } => None,
     });
     Ok(sessions.collect())

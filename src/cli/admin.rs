@@ -48,6 +48,11 @@ pub(super) async fn get_text(admin: &str, path: &str) -> Result<String, String> 
     String::from_utf8(body.into()).map_err(|error| not_understood(admin, &error))
 }
 
+/// The same of JSON.
+pub(super) async fn get_json<T: DeserializeOwned>(admin: &str, path: &str) -> Result<T, String> {
+    parse(admin, get_text(admin, path).await?.as_bytes())
+}
+
 /// What to say to the operator about another status than the one that was hoped for.
 pub(super) fn not_as_asked(admin: &str, status: StatusCode, body: &[u8]) -> String {
     let said = String::from_utf8_lossy(body);

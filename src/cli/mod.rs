@@ -1,7 +1,8 @@
 //! The commands of the binary.
 //!
 //! Each file is one command: its arguments, and what it does. They import `node`, `client`, `load`, `keys`, `pki`,
-//! `config`, the log, and types and bounds of `wire`, `relay` and `tls`, and decide nothing about messages.
+//! `config`, the log, the JSON types of `admin`, and types and bounds of `wire`, `relay` and `tls`, and decide nothing about
+//! messages.
 
 /// Prints a line.
 macro_rules! line {
@@ -14,6 +15,7 @@ mod bench;
 mod bounds;
 mod connect;
 mod demo;
+mod diagnostics;
 mod keys;
 mod net;
 mod node;

@@ -6,16 +6,19 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use super::{
     Failure,
-    admin::{get_text, parse, percent_encode},
+    admin::{get_json, get_text, parse, percent_encode},
+    diagnostics::Diagnostic,
     output::{ended, print_line},
-    text::{bytes, dot_string, millis, numbers, quote_for_dot, short, table, words},
+    text::{Column, bytes, dot_string, millis, numbers, or_dash, quote_for_dot, short, table, words},
 };
 use crate::{
-    admin::json::{Announcement, ListedNeighbour, Network, NetworkTopic, Node, Page, Standing, TopicNode},
+    admin::json::{
+        Announcement, Link, ListedNeighbour, Network, NetworkTopic, Node, Page, Standing, TopicNode,
+    },
     escape::{shown, shown_json},
 };
 
@@ -44,7 +47,7 @@ neighbours only, and addresses of those and of nodes that tell theirs. Character
 )]
 pub(super) struct NetArgs {
     #[command(subcommand)]
-    action: Option<Action>,
+    diagnostic: Option<Diagnostic>,
     /// The admin endpoint of a node.
     #[arg(long, value_name = "HOST:PORT", required = true)]
     admin: Option<String>,
@@ -71,19 +74,9 @@ pub(super) struct NetArgs {
     limit: u32,
 }
 
-#[derive(Subcommand)]
-enum Action {
-    /// Show the way that frames take to a node, how long each hop takes, and what is lost.
-    Ping(super::ping::PingArgs),
-    /// Tell all nodes of the network something: it comes into their logs, and `amop net` shows it.
-    Announce(super::announce::AnnounceArgs),
-}
-
 pub(super) fn run(args: &NetArgs) -> Result<ExitCode, Failure> {
-    match &args.action {
-        Some(Action::Ping(ping)) => return super::ping::run(ping),
-        Some(Action::Announce(announce)) => return super::announce::run(announce),
-        None => {}
+    if let Some(diagnostic) = &args.diagnostic {
+        return diagnostic.run();
     }
     let text = super::runtime()?.block_on(make(args))?;
     ended(print_line(text.trim_end()), ExitCode::SUCCESS)
@@ -111,7 +104,7 @@ async fn make(args: &NetArgs) -> Result<String, String> {
     }
     let topics: Page<NetworkTopic> = parse(admin, answer.as_bytes())?;
     // For the names of the nodes.
-    let network: Network = parse(admin, get_text(admin, &network_path(NODES_MAX)).await?.as_bytes())?;
+    let network: Network = get_json(admin, &network_path(NODES_MAX)).await?;
     let names = names(&network);
     Ok(if args.dot { draw_topics(&topics, &names) } else { show_topics(&topics, &names) })
 }
@@ -120,6 +113,11 @@ async fn make(args: &NetArgs) -> Result<String, String> {
 pub(super) fn names(network: &Network) -> BTreeMap<&str, &str> {
     let named = network.items.iter().filter_map(|node| Some((node.id.as_str(), node.name.as_deref()?)));
     named.filter(|(_, name)| !name.is_empty()).collect()
+}
+
+/// The name of a node, if it is known.
+pub(super) fn name_of(id: &str, names: &BTreeMap<&str, &str>) -> String {
+    names.get(id).map(|name| shown(name)).unwrap_or_default()
 }
 
 /// A node's short id, with its name where it is known.
@@ -167,99 +165,53 @@ fn show_network(network: &Network) -> String {
         let _ =
             writeln!(text, "{total} nodes, as {own} knows them; others that can be reached: {reachable}\n");
     }
-    let rows: Vec<_> = network
-        .items
-        .iter()
-        .map(|node| {
+    let columns: [Column<'_, Node>; 10] = [
+        (words("node"), &|node| short(&node.id)),
+        (numbers("hops"), &|node| or_dash(node.hops)),
+        (numbers("topics"), &|node| node.topics.to_string()),
+        (numbers("neighbours"), &|node| node.neighbours_total.to_string()),
+        (numbers("incarnation"), &|node| node.incarnation.to_string()),
+        (numbers("seq"), &|node| node.seq.to_string()),
+        (words("by way of"), &|node| {
             let via = node.next_hops.iter().take(SHOWN_MAX).map(|id| short(id)).collect();
-            [
-                short(&node.id),
-                node.hops.map_or_else(|| "-".to_owned(), |hops| hops.to_string()),
-                node.topics.to_string(),
-                node.neighbours_total.to_string(),
-                node.incarnation.to_string(),
-                node.seq.to_string(),
-                and_more(via, node.next_hops_total),
-                state(node),
-                node.address
-                    .as_ref()
-                    .or(node.advertised.as_ref())
-                    .map_or_else(|| "-".to_owned(), |address| shown(address)),
-                node.name.as_deref().map(shown).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let columns = [
-        words("node"),
-        numbers("hops"),
-        numbers("topics"),
-        numbers("neighbours"),
-        numbers("incarnation"),
-        numbers("seq"),
-        words("by way of"),
-        words("state"),
-        words("address"),
-        words("name"),
+            and_more(via, node.next_hops_total)
+        }),
+        (words("state"), &state),
+        (words("address"), &|node| {
+            or_dash(node.address.as_deref().or(node.advertised.as_deref()).map(shown))
+        }),
+        (words("name"), &|node| node.name.as_deref().map(shown).unwrap_or_default()),
     ];
-    text.push_str(&table(columns, &rows));
+    text.push_str(&table(&network.items, &columns));
 
     text.push_str("\nits links\n");
-    let rows: Vec<_> = network
-        .links
-        .iter()
-        .map(|link| {
-            let dialled = match link.dialed {
-                Some(true) => "here",
-                Some(false) => "there",
-                None => "-",
-            };
-            [
-                short(&link.peer),
-                shown(&link.state),
-                dialled.to_owned(),
-                millis(link.round_trip_us),
-                millis(link.round_trip_smoothed_us),
-                link.received_frames.to_string(),
-                bytes(link.received_bytes as f64),
-                link.sent_frames.to_string(),
-                bytes(link.sent_bytes as f64),
-                bytes(link.queued_bytes as f64),
-                shown(&link.up_since),
-                shown(&link.address),
-                names.get(link.peer.as_str()).map(|name| shown(name)).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let columns = [
-        words("to"),
-        words("state"),
-        words("dialled"),
-        numbers("round trip"),
-        numbers("smoothed"),
-        numbers("frames in"),
-        numbers("bytes in"),
-        numbers("frames out"),
-        numbers("bytes out"),
-        numbers("queued"),
-        words("up since"),
-        words("address"),
-        words("name"),
+    let columns: [Column<'_, Link>; 13] = [
+        (words("to"), &|link| short(&link.peer)),
+        (words("state"), &|link| shown(&link.state)),
+        (words("dialled"), &|link| or_dash(link.dialed.map(|here| if here { "here" } else { "there" }))),
+        (numbers("round trip"), &|link| millis(link.round_trip_us)),
+        (numbers("smoothed"), &|link| millis(link.round_trip_smoothed_us)),
+        (numbers("frames in"), &|link| link.received_frames.to_string()),
+        (numbers("bytes in"), &|link| bytes(link.received_bytes as f64)),
+        (numbers("frames out"), &|link| link.sent_frames.to_string()),
+        (numbers("bytes out"), &|link| bytes(link.sent_bytes as f64)),
+        (numbers("queued"), &|link| bytes(link.queued_bytes as f64)),
+        (words("up since"), &|link| shown(&link.up_since)),
+        (words("address"), &|link| shown(&link.address)),
+        (words("name"), &|link| name_of(&link.peer, &names)),
     ];
-    text.push_str(&table(columns, &rows));
+    text.push_str(&table(&network.links, &columns));
 
     text.push_str("\nlinks of the network\n");
-    let rows: Vec<_> = edges(network)
-        .into_iter()
-        .map(|edge| {
-            let state = if edge.agreed {
-                "both say so".to_owned()
-            } else {
-                format!("only {} says so", short(edge.one))
-            };
-            [short(edge.one), short(edge.other), state]
-        })
-        .collect();
-    text.push_str(&table([words("node"), words("node"), words("state")], &rows));
+    let columns: [Column<'_, Edge<'_>>; 3] = [
+        (words("node"), &|edge| short(edge.one)),
+        (words("node"), &|edge| short(edge.other)),
+        (words("state"), &|edge| match edge.agreed {
+            true => "both say so".to_owned(),
+            false => format!("only {} says so", short(edge.one)),
+        }),
+    ];
+    text.push_str(&table(&edges(network), &columns));
     let hidden: usize =
         network.items.iter().map(|node| node.neighbours_total.saturating_sub(node.neighbours.len())).sum();
     if hidden > 0 {
@@ -275,19 +227,20 @@ fn show_announcements(announcements: &[Announcement], text: &mut String) {
         return;
     }
     text.push_str("\nannouncements\n");
-    let rows: Vec<_> = announcements
-        .iter()
-        .take(ANNOUNCEMENTS_SHOWN_MAX)
-        .map(|one| {
+    let latest = &announcements[..announcements.len().min(ANNOUNCEMENTS_SHOWN_MAX)];
+    let columns: [Column<'_, Announcement>; 5] = [
+        (words("came"), &|one| shown(&one.came)),
+        (numbers("age"), &|one| age(one.age_ms)),
+        (words("of"), &|one| short(&one.origin)),
+        (words("name"), &|one| {
             let who = [shown(&one.name), shown(&one.agency)];
-            let who = who.into_iter().filter(|who| !who.is_empty()).collect::<Vec<_>>().join(", ");
-            [shown(&one.came), age(one.age_ms), short(&one.origin), who, shown(&one.text)]
-        })
-        .collect();
-    let columns = [words("came"), numbers("age"), words("of"), words("name"), words("text")];
-    text.push_str(&table(columns, &rows));
-    if announcements.len() > rows.len() {
-        let _ = writeln!(text, "  and {} older ones: see --json", announcements.len() - rows.len());
+            who.into_iter().filter(|who| !who.is_empty()).collect::<Vec<_>>().join(", ")
+        }),
+        (words("text"), &|one| shown(&one.text)),
+    ];
+    text.push_str(&table(latest, &columns));
+    if announcements.len() > latest.len() {
+        let _ = writeln!(text, "  and {} older ones: see --json", announcements.len() - latest.len());
     }
 }
 
@@ -374,22 +327,17 @@ fn where_to(node: &TopicNode, names: &BTreeMap<&str, &str>) -> String {
 
 fn show_topics(topics: &Page<NetworkTopic>, names: &BTreeMap<&str, &str>) -> String {
     let mut text = format!("{} topics\n\n", topics.total);
-    let rows: Vec<_> = topics
-        .items
-        .iter()
-        .map(|topic| {
+    let columns: [Column<'_, NetworkTopic>; 5] = [
+        (numbers("subscribers"), &|topic| topic.sessions.to_string()),
+        (numbers("nodes"), &|topic| topic.nodes_total.to_string()),
+        (words("kind"), &|topic| shown(&topic.kind)),
+        (words("where"), &|topic| {
             let nodes = topic.nodes.iter().take(SHOWN_MAX).map(|node| where_to(node, names)).collect();
-            [
-                topic.sessions.to_string(),
-                topic.nodes_total.to_string(),
-                shown(&topic.kind),
-                and_more(nodes, topic.nodes_total),
-                shown(&topic.name),
-            ]
-        })
-        .collect();
-    let columns = [numbers("subscribers"), numbers("nodes"), words("kind"), words("where"), words("topic")];
-    text.push_str(&table(columns, &rows));
+            and_more(nodes, topic.nodes_total)
+        }),
+        (words("topic"), &|topic| shown(&topic.name)),
+    ];
+    text.push_str(&table(&topics.items, &columns));
     if topics.total > topics.items.len() {
         let _ = writeln!(text, "  and {} more: see --filter and --limit", topics.total - topics.items.len());
     }

@@ -14,7 +14,7 @@ use super::{
     Failure,
     admin::{get, not_as_asked, parse},
     output::{ended, print_line},
-    text::{millis, numbers, short, table, words},
+    text::{Column, millis, numbers, short, table, words},
 };
 use crate::{
     admin::json::{PingHop, PingOutcome, PingRound, Standing},
@@ -109,6 +109,21 @@ struct NodeSum {
     #[serde(flatten)]
     times: Times,
 }
+
+impl NodeSum {
+    /// Who it is, and what else its last answer says.
+    fn said(&self) -> String {
+        let remark = match self.outcome {
+            PingOutcome::NoWay => ": knows no way on",
+            PingOutcome::Ended => ": says that its way ends there",
+            _ => "",
+        };
+        label(&self.node, &self.name) + remark
+    }
+}
+
+/// A row of the table: a hop, and one of those who have answered there.
+type HopRow<'a> = (&'a HopSum, Option<&'a NodeSum>);
 
 /// All rounds.
 #[derive(Serialize)]
@@ -257,45 +272,28 @@ fn show_round(number: u32, round: &PingRound) -> String {
 fn show(sum: &Sum) -> String {
     let mut text = String::new();
     if !sum.hops.is_empty() {
-        let mut rows = Vec::new();
-        for hop in &sum.hops {
-            let loss = percent(hop.lost, hop.sent);
-            if hop.nodes.is_empty() {
-                let dash = || "-".to_owned();
-                let sent = hop.sent.to_string();
-                rows.push([hop.hop.to_string(), sent, loss, dash(), dash(), dash(), dash(), "*".to_owned()]);
-                continue;
-            }
-            for NodeSum { node, name, outcome, times } in &hop.nodes {
-                let remark = match outcome {
-                    PingOutcome::NoWay => ": knows no way on",
-                    PingOutcome::Ended => ": says that its way ends there",
-                    _ => "",
-                };
-                rows.push([
-                    hop.hop.to_string(),
-                    hop.sent.to_string(),
-                    loss.clone(),
-                    millis(Some(times.last_us)),
-                    millis(Some(times.best_us)),
-                    millis(Some(times.mean_us)),
-                    millis(Some(times.worst_us)),
-                    label(node, name) + remark,
-                ]);
-            }
-        }
-        let columns = [
-            numbers("hop"),
-            numbers("sent"),
-            numbers("lost"),
-            numbers("last"),
-            numbers("best"),
-            numbers("mean"),
-            numbers("worst"),
-            words("node"),
+        // A hop at which nobody has answered has a row, too.
+        let rows: Vec<HopRow<'_>> = sum
+            .hops
+            .iter()
+            .flat_map(|hop| match hop.nodes.as_slice() {
+                [] => vec![(hop, None)],
+                nodes => nodes.iter().map(|node| (hop, Some(node))).collect(),
+            })
+            .collect();
+        let time = |node: &Option<&NodeSum>, of: fn(&Times) -> u64| millis(node.map(|node| of(&node.times)));
+        let columns: [Column<'_, HopRow<'_>>; 8] = [
+            (numbers("hop"), &|(hop, _)| hop.hop.to_string()),
+            (numbers("sent"), &|(hop, _)| hop.sent.to_string()),
+            (numbers("lost"), &|(hop, _)| percent(hop.lost, hop.sent)),
+            (numbers("last"), &|(_, node)| time(node, |times| times.last_us)),
+            (numbers("best"), &|(_, node)| time(node, |times| times.best_us)),
+            (numbers("mean"), &|(_, node)| time(node, |times| times.mean_us)),
+            (numbers("worst"), &|(_, node)| time(node, |times| times.worst_us)),
+            (words("node"), &|(_, node)| node.map_or_else(|| "*".to_owned(), NodeSum::said)),
         ];
         text.push('\n');
-        text.push_str(&table(columns, &rows));
+        text.push_str(&table(&rows, &columns));
     }
     let Sum { sent, lost, times, .. } = sum;
     let _ = writeln!(

@@ -30,33 +30,38 @@ pub(super) fn short(id: &str) -> String {
     shown(&id.chars().take(8).collect::<String>())
 }
 
-/// A column of a table.
+/// What stands above a column of a table, and how it is laid out.
 #[derive(Clone, Copy)]
-pub(super) struct Column {
-    title: &'static str,
+pub(super) struct Title {
+    text: &'static str,
     is_number: bool,
 }
 
 /// A column of words, beginning below each other.
-pub(super) const fn words(title: &'static str) -> Column {
-    Column { title, is_number: false }
+pub(super) const fn words(title: &'static str) -> Title {
+    Title { text: title, is_number: false }
 }
 
 /// A column of numbers, ending below each other.
-pub(super) const fn numbers(title: &'static str) -> Column {
-    Column { title, is_number: true }
+pub(super) const fn numbers(title: &'static str) -> Title {
+    Title { text: title, is_number: true }
 }
 
-/// Rows below their titles, if there are any. Names go into the last column, where nothing can be pushed aside.
-pub(super) fn table<const N: usize>(columns: [Column; N], rows: &[[String; N]]) -> String {
+/// A column, and what it shows of an item.
+pub(super) type Column<'a, T> = (Title, &'a dyn Fn(&T) -> String);
+
+/// Items below the titles of their columns, if there are any. Names go into the last column, where nothing can be pushed
+/// aside.
+pub(super) fn table<T>(items: &[T], columns: &[Column<'_, T>]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).add_rows(rows);
-    if columns.iter().any(|column| !column.title.is_empty()) {
-        table.set_header(columns.map(|column| column.title));
+    table.load_style(presets::NOTHING);
+    table.add_rows(items.iter().map(|item| columns.iter().map(move |(_, cell)| cell(item))));
+    if columns.iter().any(|(title, _)| !title.text.is_empty()) {
+        table.set_header(columns.iter().map(|(title, _)| title.text));
     }
-    for (column, laid_out) in columns.iter().zip(table.column_iter_mut()) {
+    for ((title, _), laid_out) in columns.iter().zip(table.column_iter_mut()) {
         laid_out.set_padding((2, 0));
-        if column.is_number {
+        if title.is_number {
             laid_out.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -79,7 +84,12 @@ pub(super) fn bytes(count: f64) -> String {
 
 /// Microseconds as milliseconds; what is not known as a dash.
 pub(super) fn millis(micros: Option<u64>) -> String {
-    micros.map_or_else(|| "-".to_owned(), |micros| format!("{}.{:03} ms", micros / 1_000, micros % 1_000))
+    or_dash(micros.map(|micros| format!("{}.{:03} ms", micros / 1_000, micros % 1_000)))
+}
+
+/// What is not known as a dash.
+pub(super) fn or_dash(known: Option<impl ToString>) -> String {
+    known.map_or_else(|| "-".to_owned(), |known| known.to_string())
 }
 
 #[cfg(test)]
@@ -104,16 +114,18 @@ mod tests {
 
     #[test]
     fn columns_are_below_each_other() {
-        let rows = [
-            ["a".to_owned(), "10".to_owned(), "x".to_owned()],
-            ["bcd".to_owned(), "9".to_owned(), "".to_owned()],
+        let rows = [("a", 10, "x"), ("bcd", 9, "")];
+        let columns: [Column<'_, (&str, i32, &str)>; 3] = [
+            (words("id"), &|row| row.0.to_owned()),
+            (numbers("hops"), &|row| row.1.to_string()),
+            (words("name"), &|row| row.2.to_owned()),
         ];
-        let expected = "  id   hops  name\n  a      10  x\n  bcd     9\n";
-        assert_eq!(table([words("id"), numbers("hops"), words("name")], &rows), expected);
-        assert_eq!(table([words(""), words("")], &[]), "");
+        assert_eq!(table(&rows, &columns), "  id   hops  name\n  a      10  x\n  bcd     9\n");
         // By the width that a terminal shows them with.
-        let rows = [["订单".to_owned(), "1".to_owned()], ["news".to_owned(), "2".to_owned()]];
-        assert_eq!(table([words(""), words("")], &rows), "  订单  1\n  news  2\n");
+        let columns: [Column<'_, [&str; 2]>; 2] =
+            [(words(""), &|row| row[0].to_owned()), (words(""), &|row| row[1].to_owned())];
+        assert_eq!(table(&[], &columns), "");
+        assert_eq!(table(&[["订单", "1"], ["news", "2"]], &columns), "  订单  1\n  news  2\n");
     }
 
     #[test]

@@ -14,10 +14,10 @@ use clap::Args;
 
 use super::{
     Failure,
-    admin::{get_text, parse},
-    net::{names, network_path},
+    admin::{get_json, get_text},
+    net::{name_of, names, network_path},
     output::print_line,
-    text::{bytes, millis, numbers, short, table, words},
+    text::{Column, bytes, millis, numbers, short, table, words},
 };
 use crate::{
     admin::json::{Link, Network, Page, Session, Standing},
@@ -129,9 +129,9 @@ async fn look(admin: &str) -> Result<Look, String> {
     let at = Instant::now();
     let metrics = MetricValues::parse(&get_text(admin, "/metrics").await?)
         .ok_or_else(|| format!("{admin} gives no figures of a node: is it a node of this version?"))?;
-    let network = parse(admin, get_text(admin, &network_path(NODES_NAMED)).await?.as_bytes())?;
+    let network = get_json(admin, &network_path(NODES_NAMED)).await?;
     let path = format!("/sessions?sort=queued_bytes&order=desc&limit={SESSIONS_SHOWN}");
-    let sessions = parse(admin, get_text(admin, &path).await?.as_bytes())?;
+    let sessions = get_json(admin, &path).await?;
     Ok(Look { at, metrics, network, sessions })
 }
 
@@ -161,7 +161,7 @@ impl MetricValues {
     }
 
     /// Each metric that has a bound, the bound, and the part of it that is reached; the fullest first.
-    fn fills(&self) -> Vec<(&'static str, f64, f64, f64)> {
+    fn fills(&self) -> Vec<Fill> {
         let fill = |bound: &Bound| {
             let BoundMetric { name, of, .. } = bound.metric?;
             let (_, value_max) = self.0.get(name)?;
@@ -178,6 +178,9 @@ impl MetricValues {
         fills
     }
 }
+
+/// A metric that has a bound, what it is, the bound, and the part of it that is reached.
+type Fill = (&'static str, f64, f64, f64);
 
 /// What a counter grew by per second.
 struct Rates<'a> {
@@ -278,7 +281,12 @@ fn show_rates(text: &mut String, rates: &Rates<'_>) {
             format!("out {}", volume("amop_sent_bytes_total")),
         ],
     ];
-    text.push_str(&table([words(""); 3], &rows));
+    let columns: [Column<'_, [String; 3]>; 3] = [
+        (words(""), &|row| row[0].clone()),
+        (words(""), &|row| row[1].clone()),
+        (words(""), &|row| row[2].clone()),
+    ];
+    text.push_str(&table(&rows, &columns));
     let answers: Vec<String> =
         ANSWERS.iter().map(|(code, name)| format!("{code}: {}", count(name))).collect();
     let _ = writeln!(text, "  answers by code               {}", answers.join("  "));
@@ -300,42 +308,41 @@ fn show_trouble(text: &mut String, rates: &Rates<'_>) {
         .filter(|name| is_trouble(name))
         .filter_map(|name| {
             let grown = rates.now.sum(name) - rates.before.sum(name);
-            (grown > 0.0).then(|| [format!("+{grown}"), shown(name)])
+            (grown > 0.0).then_some((grown, name))
         })
         .collect();
     if !growing.is_empty() {
         text.push_str("\nwhat did not go as it should\n");
-        text.push_str(&table([numbers("since"), words("figure")], &growing));
+        let columns: [Column<'_, (f64, &String)>; 2] = [
+            (numbers("since"), &|(grown, _)| format!("+{grown}")),
+            (words("figure"), &|(_, name)| shown(name)),
+        ];
+        text.push_str(&table(&growing, &columns));
     }
 }
 
 fn show_fills(text: &mut String, metrics: &MetricValues) {
     text.push_str("\nnearest to their bound\n");
-    let rows: Vec<_> = metrics
-        .fills()
-        .into_iter()
-        .take(FILLS_SHOWN)
-        .map(|(name, value, bound, part)| {
-            let mark = if part >= FILL_WORTH_A_LOOK { "!" } else { "" };
-            [
-                mark.to_owned(),
-                format!("{:.1} %", 100.0 * part),
-                format!("{value}"),
-                format!("{bound}"),
-                shown(name),
-            ]
-        })
-        .collect();
-    let columns = [words(""), numbers("reached"), numbers("now"), numbers("bound"), words("figure")];
-    text.push_str(&table(columns, &rows));
+    let fills: Vec<_> = metrics.fills().into_iter().take(FILLS_SHOWN).collect();
+    let columns: [Column<'_, Fill>; 5] = [
+        (words(""), &|&(.., part)| if part >= FILL_WORTH_A_LOOK { "!" } else { "" }.to_owned()),
+        (numbers("reached"), &|(.., part)| format!("{:.1} %", 100.0 * part)),
+        (numbers("now"), &|(_, value, ..)| value.to_string()),
+        (numbers("bound"), &|(_, _, bound, _)| bound.to_string()),
+        (words("figure"), &|(name, ..)| shown(name)),
+    ];
+    text.push_str(&table(&fills, &columns));
 }
+
+/// Bytes a second in and out, and the link.
+type LinkRates<'a> = (f64, f64, &'a Link);
 
 fn show_links(text: &mut String, before: &Look, now: &Look, seconds: f64) {
     let names = names(&now.network);
     let identity = |link: &Link| (link.reactor, link.link, link.peer.clone(), link.up_since.clone());
     let earlier: BTreeMap<_, &Link> =
         before.network.links.iter().map(|link| (identity(link), link)).collect();
-    let mut links: Vec<(f64, f64, &Link)> = now
+    let mut links: Vec<LinkRates<'_>> = now
         .network
         .links
         .iter()
@@ -353,65 +360,36 @@ fn show_links(text: &mut String, before: &Look, now: &Look, seconds: f64) {
         .collect();
     links.sort_by(|a, b| (b.0 + b.1).total_cmp(&(a.0 + a.1)).then_with(|| a.2.peer.cmp(&b.2.peer)));
     let _ = writeln!(text, "\nlinks to nodes: {}", links.len());
-    let rows: Vec<_> = links
-        .into_iter()
-        .take(LINKS_SHOWN)
-        .map(|(received, sent, link)| {
-            [
-                short(&link.peer),
-                shown(&link.state),
-                millis(link.round_trip_smoothed_us),
-                format!("{}/s", bytes(received)),
-                format!("{}/s", bytes(sent)),
-                bytes(link.queued_bytes as f64),
-                shown(&link.address),
-                names.get(link.peer.as_str()).map(|name| shown(name)).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let columns = [
-        words("to"),
-        words("state"),
-        numbers("round trip"),
-        numbers("in"),
-        numbers("out"),
-        numbers("queued"),
-        words("address"),
-        words("name"),
+    links.truncate(LINKS_SHOWN);
+    let columns: [Column<'_, LinkRates<'_>>; 8] = [
+        (words("to"), &|(.., link)| short(&link.peer)),
+        (words("state"), &|(.., link)| shown(&link.state)),
+        (numbers("round trip"), &|(.., link)| millis(link.round_trip_smoothed_us)),
+        (numbers("in"), &|(received, ..)| format!("{}/s", bytes(*received))),
+        (numbers("out"), &|(_, sent, _)| format!("{}/s", bytes(*sent))),
+        (numbers("queued"), &|(.., link)| bytes(link.queued_bytes as f64)),
+        (words("address"), &|(.., link)| shown(&link.address)),
+        (words("name"), &|(.., link)| name_of(&link.peer, &names)),
     ];
-    text.push_str(&table(columns, &rows));
+    text.push_str(&table(&links, &columns));
 }
 
 fn show_sessions(text: &mut String, sessions: &Page<Session>) {
-    let rows: Vec<_> = sessions
-        .items
-        .iter()
-        .filter(|session| session.queued_bytes > 0)
-        .map(|session| {
-            [
-                shown(&session.id),
-                bytes(session.queued_bytes as f64),
-                session.pending_requests.to_string(),
-                session.pending_pushes.to_string(),
-                shown(&session.address),
-                shown(&session.subject),
-            ]
-        })
-        .collect();
-    if rows.is_empty() {
+    let slow: Vec<_> = sessions.items.iter().filter(|session| session.queued_bytes > 0).collect();
+    if slow.is_empty() {
         text.push_str("\nall sessions keep up\n");
         return;
     }
     text.push_str("\nsessions that do not keep up\n");
-    let columns = [
-        words("session"),
-        numbers("queued"),
-        numbers("requests"),
-        numbers("pushes"),
-        words("address"),
-        words("subject"),
+    let columns: [Column<'_, &Session>; 6] = [
+        (words("session"), &|session| shown(&session.id)),
+        (numbers("queued"), &|session| bytes(session.queued_bytes as f64)),
+        (numbers("requests"), &|session| session.pending_requests.to_string()),
+        (numbers("pushes"), &|session| session.pending_pushes.to_string()),
+        (words("address"), &|session| shown(&session.address)),
+        (words("subject"), &|session| shown(&session.subject)),
     ];
-    text.push_str(&table(columns, &rows));
+    text.push_str(&table(&slow, &columns));
 }
 
 #[cfg(test)]

@@ -52,22 +52,7 @@ pub struct LinkLoad {
 #[derive(Clone, Debug)]
 pub enum PeerReport {
     /// An application.
-    Session {
-        /// Its number.
-        id: SessionId,
-        /// Subject of its certificate.
-        subject: String,
-        /// Topics that it subscribes to.
-        topics: usize,
-        /// Its requests that wait for their answer.
-        pending_requests: usize,
-        /// Pushes to it that wait for their answer.
-        pending_pushes: usize,
-        /// Requests that wait for room in its queue.
-        waiting_requests: usize,
-        /// Copies of multicasts that its full queue had no room for.
-        dropped_copies: u64,
-    },
+    Session(SessionReport),
     /// Another node.
     Node {
         /// Its id.
@@ -79,6 +64,25 @@ pub enum PeerReport {
         /// How long a frame takes there and back, once it was measured.
         round_trip: Option<RoundTripReport>,
     },
+}
+
+/// The session of an application.
+#[derive(Clone, Debug)]
+pub struct SessionReport {
+    /// Its number.
+    pub id: SessionId,
+    /// Subject of its certificate.
+    pub subject: String,
+    /// Topics that it subscribes to.
+    pub topics: usize,
+    /// Its requests that wait for their answer.
+    pub pending_requests: usize,
+    /// Pushes to it that wait for their answer.
+    pub pending_pushes: usize,
+    /// Requests that wait for room in its queue.
+    pub waiting_requests: usize,
+    /// Copies of multicasts that its full queue had no room for.
+    pub dropped_copies: u64,
 }
 
 /// The round-trip time of a node link.

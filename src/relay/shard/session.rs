@@ -22,7 +22,7 @@ use crate::{
         SendError, SessionId,
         bandwidth::Share,
         log_limit::LogLimit,
-        report::PeerReport,
+        report::{PeerReport, SessionReport},
         rpc,
         settings::Settings,
         timers::{TimerKey, Timers},
@@ -153,7 +153,7 @@ impl Session {
 
     /// Since when it is there, its address, and what else people see of it.
     pub(super) fn report(&self) -> (Instant, String, PeerReport) {
-        let peer = PeerReport::Session {
+        let session = SessionReport {
             id: self.id,
             subject: self.subject.clone(),
             topics: self.subscription.topics().len(),
@@ -162,7 +162,7 @@ impl Session {
             waiting_requests: self.line.len(),
             dropped_copies: self.dropped_copies,
         };
-        (self.since, self.address.clone(), peer)
+        (self.since, self.address.clone(), PeerReport::Session(session))
     }
 }
 
