@@ -43,7 +43,7 @@ pub(super) enum NodeError {
 }
 
 /// The one node whose id begins so.
-fn find<'a>(nodes: &'a [KnownReport], beginning: &str) -> Result<&'a KnownReport, NodeError> {
+pub(super) fn find<'a>(nodes: &'a [KnownReport], beginning: &str) -> Result<&'a KnownReport, NodeError> {
     let digits = beginning.to_ascii_lowercase();
     let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_hex || !(1..=2 * NodeId::LEN).contains(&digits.len()) {

@@ -1,8 +1,7 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    diagnostic::{REPLY_TIME_MAX, ping, trace as trace_questions},
-    registry,
+    diagnostic, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     settings::{SESSIONS_MAX, Settings},
     shard, trace,
@@ -28,7 +27,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
     // Whole chunks are kept, the oldest and the newest of each reactor perhaps for one message.
     let kept = (trace::KEPT_MAX + 2 * reactors * trace::CHUNK_LEN) * trace::RECORD_LEN
         + trace::KEPT_MAX * (trace::Sender::LEN_MAX + sizes.attempts);
-    vec![
+    let mut bounds = vec![
         fixed(
             "frame",
             settings.frame_len_max,
@@ -423,44 +422,9 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "message",
             "those in the middle are left out",
         ),
-        fixed(
-            "questions about messages to neighbours",
-            trace_questions::QUESTIONS_MAX,
-            "questions",
-            "reactor",
-            "not asked: trace_questions_over_bound",
-        )
-        .memory(reactors * trace_questions::QUESTIONS_MAX * (in_table(sizes.open_question) + sizes.gathered)),
-        fixed(
-            "the answer to one",
-            millis(REPLY_TIME_MAX),
-            "ms",
-            "question",
-            "the node is named as one that does not answer",
-        ),
-        fixed(
-            "questions about messages of a neighbour",
-            trace_questions::QUESTIONS_PER_SECOND_MAX as usize,
-            "questions a second",
-            "neighbour",
-            "not answered: trace_questions_over_bound",
-        ),
-        fixed("pings under way", ping::PINGS_MAX, "pings", "reactor", "not sent: pings_over_bound")
-            .memory(reactors * ping::PINGS_MAX * in_table(sizes.open_question)),
-        fixed(
-            "the answer to one",
-            millis(REPLY_TIME_MAX),
-            "ms",
-            "ping",
-            "shown as lost: pings_unanswered",
-        ),
-        fixed(
-            "pings of another node that are answered",
-            ping::ANSWERS_PER_SECOND_MAX as usize,
-            "pings a second",
-            "other node",
-            "not answered: pings_not_answered",
-        ),
+    ];
+    bounds.extend(diagnostic::bounds(reactors));
+    bounds.extend([
         fixed(
             "text",
             announcement::TEXT_LEN_MAX,
@@ -508,5 +472,6 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .memory(2 * registry::RPC_WAITING_BYTES_MAX),
         fixed("JSON-RPC answers on their way", ANSWERS_BYTES_MAX, "bytes", "node", "the same")
             .memory(ANSWERS_BYTES_MAX),
-    ]
+    ]);
+    bounds
 }

@@ -386,8 +386,6 @@ pub(super) struct Sizes {
     pub(super) asked: usize,
     pub(super) challenge: usize,
     pub(super) carried: usize,
-    pub(super) open_question: usize,
-    pub(super) gathered: usize,
     pub(super) attempts: usize,
 }
 
@@ -407,8 +405,6 @@ pub(super) fn sizes() -> Sizes {
         asked: publisher::OPEN_LEN,
         challenge: challenge_broker::OPEN_LEN,
         carried: challenge_broker::CARRIED_LEN,
-        open_question: diagnostic::OPEN_LEN,
-        gathered: diagnostic::trace::GATHERED_LEN,
         attempts: diagnostic::trace::ATTEMPTS_LEN,
     }
 }

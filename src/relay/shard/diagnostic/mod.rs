@@ -27,8 +27,10 @@ use self::{
 };
 use super::{Context, Parts};
 use crate::{
+    bound::{Bound, fixed},
     relay::{
         Outbound,
+        bounds::ALLOCATION,
         counters::{Counter, Counters},
         rate_limit::RateLimit,
         report::LinkPage,
@@ -133,6 +135,8 @@ struct Traits {
     requests_per_second_max: u32,
     /// Counts replies that were not waited for.
     ignored: fn(&Counters) -> &Counter,
+    /// The bounds of it on so many reactors: how many may be open, how long each may be, how many requests are answered.
+    bounds: fn(usize) -> [Bound; 3],
 }
 
 impl Kind {
@@ -184,8 +188,21 @@ enum Asked {
     Ping(SentPing),
 }
 
-/// Memory of an open question, in bytes.
-pub(super) const OPEN_LEN: usize = size_of::<(u64, Open)>() + 32;
+/// The bounds of all diagnostics that ask other nodes.
+pub(in crate::relay) fn bounds(reactors: usize) -> impl Iterator<Item = Bound> {
+    Kind::ALL.into_iter().flat_map(move |kind| (kind.traits().bounds)(reactors))
+}
+
+/// Memory of so many open questions, each with so much that it gathers, in bytes.
+fn memory(questions: usize, gathered_len: usize) -> usize {
+    // A hash table is at most twice as large as what is in it.
+    questions * (2 * (size_of::<(u64, Open)>() + ALLOCATION) + gathered_len)
+}
+
+/// How long an answer may take.
+fn reply_time(per: &'static str, then: &'static str) -> Bound {
+    fixed("the answer to one", REPLY_TIME_MAX.as_millis() as usize, "ms", per, then)
+}
 
 /// What a reply was.
 enum Taken {

@@ -16,8 +16,9 @@
 
 use std::time::Duration;
 
-use super::{Answer, Asked, Context, Kind, Open, Parts, Taken, Traits};
+use super::{Answer, Asked, Context, Kind, Open, Parts, Taken, Traits, memory, reply_time};
 use crate::{
+    bound::fixed,
     relay::{
         MeshMessage, Outbound, Packet, home_reactor,
         sealing::{FRONT_LEN, Subject, TAG_LEN},
@@ -39,6 +40,20 @@ pub(super) const TRAITS: Traits = Traits {
     open_max: PINGS_MAX,
     requests_per_second_max: ANSWERS_PER_SECOND_MAX,
     ignored: |counters| &counters.ping_answers_ignored,
+    bounds: |reactors| {
+        [
+            fixed("pings under way", PINGS_MAX, "pings", "reactor", "not sent: pings_over_bound")
+                .memory(memory(reactors * PINGS_MAX, 0)),
+            reply_time("ping", "shown as lost: pings_unanswered"),
+            fixed(
+                "pings of another node that are answered",
+                ANSWERS_PER_SECOND_MAX as usize,
+                "pings a second",
+                "other node",
+                "not answered: pings_not_answered",
+            ),
+        ]
+    },
 };
 
 /// Zeros behind a ping's number: no answer to it is longer.

@@ -4,8 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Answer, Asked, Context, Kind, Open, Parts, Taken, Traits};
+use super::{Answer, Asked, Context, Kind, Open, Parts, Taken, Traits, memory, reply_time};
 use crate::{
+    bound::fixed,
     relay::{MeshMessage, Outbound, ReactorId},
     wire::{
         FrameRef, NodeId,
@@ -27,11 +28,30 @@ pub(super) const TRAITS: Traits = Traits {
     open_max: QUESTIONS_MAX,
     requests_per_second_max: QUESTIONS_PER_SECOND_MAX,
     ignored: |counters| &counters.trace_answers_ignored,
+    bounds: |reactors| {
+        [
+            fixed(
+                "questions about messages to neighbours",
+                QUESTIONS_MAX,
+                "questions",
+                "reactor",
+                "not asked: trace_questions_over_bound",
+            )
+            .memory(memory(reactors * QUESTIONS_MAX, GATHERED_LEN)),
+            reply_time("question", "the node is named as one that does not answer"),
+            fixed(
+                "questions about messages of a neighbour",
+                QUESTIONS_PER_SECOND_MAX as usize,
+                "questions a second",
+                "neighbour",
+                "not answered: trace_questions_over_bound",
+            ),
+        ]
+    },
 };
 
 /// Memory of what a question about a message gathers, in bytes.
-pub(in crate::relay::shard) const GATHERED_LEN: usize =
-    ANSWER_TRACES_MAX * (size_of::<MessageTrace>() + ATTEMPTS_LEN);
+const GATHERED_LEN: usize = ANSWER_TRACES_MAX * (size_of::<MessageTrace>() + ATTEMPTS_LEN);
 /// Memory of the attempts of a trace that are not in it itself, in bytes.
 pub(in crate::relay::shard) const ATTEMPTS_LEN: usize =
     crate::wire::trace::ATTEMPTS_MAX * size_of::<Attempt>() + 32;
