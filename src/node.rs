@@ -97,6 +97,17 @@ pub enum StartError {
          the PEM there, and set enable=false", crate::escape::shown_path(.0)
     )]
     EncryptedOnDisk(PathBuf),
+    /// Certificate and key for ledger nodes.
+    #[error(
+        "[ledger] certificates = {}: {source}; the directory must hold ca.crt, sdk.crt and sdk.key, as nodes/127.0.0.1/sdk of the ledger's chain does",
+        crate::escape::shown_path(directory)
+    )]
+    Ledger {
+        /// Which directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        source: IdentityError,
+    },
     /// TLS settings.
     #[error("[tls] {link}_versions, {link}_cipher_suites, {link}_groups: {source}")]
     Tls {
@@ -142,8 +153,9 @@ impl StartError {
     pub fn is_configuration(&self) -> bool {
         match self {
             // It may be on a disk that is not there yet.
-            Self::Identity(IdentityError::Read { .. }) => false,
-            Self::Identity(_) | Self::EncryptedOnDisk(_) | Self::Tls { .. } => true,
+            Self::Identity(IdentityError::Read { .. })
+            | Self::Ledger { source: IdentityError::Read { .. }, .. } => false,
+            Self::Ledger { .. } | Self::Identity(_) | Self::EncryptedOnDisk(_) | Self::Tls { .. } => true,
             Self::Engine(error) => matches!(error, EngineError::Pin { .. }),
             Self::Door(error) => error.is_configuration(),
             Self::Admin(error) => error.is_configuration(),
@@ -254,6 +266,7 @@ impl PreparedNode {
             tls: credentials.tls.clone(),
             address_handshakes_max: config.address_handshakes_max,
             reactors,
+            ledger_nodes: config.ledger.as_ref().map(|ledger| ledger.addresses.clone()).unwrap_or_default(),
         };
         let door = Door::open(settings, listeners, engine.handle(), link_events, &supervisor)?;
         if admin_listener.is_some() {

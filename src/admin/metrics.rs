@@ -170,6 +170,12 @@ impl NodeMetrics {
         for (counters, labels) in self.shared.counters.iter().zip(&labels) {
             encode_histogram(family.encode_family(labels)?, &counters.latencies.round_trips)?;
         }
+        let help = "Time from a session's JSON-RPC request to the ledger node's answer.";
+        let mut family =
+            encoder.encode_descriptor("amop_ledger", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
+            encode_histogram(family.encode_family(labels)?, &counters.latencies.ledger)?;
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ mod ports;
 mod reload;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
@@ -30,12 +31,15 @@ use crate::{
     relay::{
         admission::Admission,
         bandwidth::Limiter,
+        ledger::Ledger,
         settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings, queue_bytes_of},
     },
     tls::settings::TlsSettings,
     wire::{NodeId, node, sdk, topic::DATA_PREFIX},
 };
 
+/// Ledger nodes that may be named.
+const LEDGER_NODES_MAX: usize = 64;
 /// Highest cap in Mbit/s that is taken for what was meant.
 const BANDWIDTH_MBIT_MAX: f64 = 1_000_000.0;
 
@@ -94,10 +98,21 @@ pub struct Config {
     pub log_level: String,
     /// Whether the log is JSON.
     pub log_json: bool,
+    /// The ledger nodes behind this one, and what they are reached with.
+    pub ledger: Option<LedgerNodes>,
     /// Whether FISCO BCOS keeps the node's key encrypted on disk, which is not done here.
     pub storage_security: bool,
     /// What the file is made of, by which a broken one is told from it later.
     written: Written,
+}
+
+/// `[ledger] node.N` and `certificates`. What else the section says is in [`Settings::ledger`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerNodes {
+    /// Their channel ports: `host:port`.
+    pub addresses: Vec<String>,
+    /// The directory with `ca.crt`, `sdk.crt` and `sdk.key`.
+    pub certificates: PathBuf,
 }
 
 /// `[flow_control] outgoing_bandwidth_limit` and what goes with it.
@@ -342,6 +357,7 @@ impl Config {
             publishers.into_iter().map(|(name, nodes)| (format!("{DATA_PREFIX}{name}"), nodes)).collect();
 
         let ram = memory_bytes() as u64;
+        let (ledger_nodes, ledger) = ledger(&mut ini, directory, rsa_channel, ram);
         let frame_len_max = ini.number(
             "amop",
             "frame_len_max",
@@ -398,6 +414,7 @@ impl Config {
             discovers,
             relays,
             prefers_near,
+            ledger,
             trace: ini.flag("amop", "trace", false),
             list_topics: ini.flag("rpc", "list_topics", true),
             chain_id: ini.text("chain", "id", "1"),
@@ -522,6 +539,7 @@ impl Config {
             address_handshakes_max,
             log_level: if enabled { level } else { "off".to_owned() },
             log_json,
+            ledger: ledger_nodes,
             storage_security,
             written,
         };
@@ -529,6 +547,51 @@ impl Config {
         debug_assert!(config.relay.frame_len_max + NODE_FRAME_ROOM < u32::MAX as usize);
         ini.finish().map(|warnings| (config, warnings))
     }
+}
+
+/// `[ledger]`: none where it names no node.
+fn ledger(
+    ini: &mut Ini,
+    directory: &Path,
+    rsa_channel: bool,
+    ram: u64,
+) -> (Option<LedgerNodes>, Option<Ledger>) {
+    let must_be = "the channel port of a ledger node, such as 127.0.0.1:20200, [::1]:20200 or host:20200";
+    let addresses = ini.list("ledger", "node.", must_be, peer);
+    let certificates = directory.join(ini.text("ledger", "certificates", "conf/ledger"));
+    let request_timeout =
+        ini.millis("ledger", "request_timeout_ms", Duration::from_secs(120), 1_000, 3_600_000);
+    let bytes_max = ini.number("ledger", "bytes_max", (ram / 32).max(256 << 20), 1 << 20, 1 << 36) as usize;
+    let lists =
+        ini.by_name("ledger", "allow.", "public keys of 128 hex digits with commas between", |text| {
+            text.split(',').map(|key| NodeId::from_hex(key.trim())).collect::<Option<BTreeSet<_>>>()
+        });
+    let mut allow = BTreeMap::new();
+    for (group, keys) in lists {
+        let key = format!("allow.{group}");
+        match group.parse::<u32>() {
+            Ok(_) if rsa_channel => ini.refuse(
+                "ledger",
+                &key,
+                "left out: [chain] rsa_crypto_channel is true, and RSA certificates have no such key",
+            ),
+            Ok(group) => _ = allow.insert(group, keys),
+            Err(_) => {
+                ini.fault("ledger", &key, "must have the number of a group behind allow., such as allow.1")
+            }
+        }
+    }
+    if addresses.is_empty() {
+        if !allow.is_empty() || ini.has("ledger", "certificates") {
+            ini.warn("ledger", "node.0", "is missing: without it nothing in [ledger] has an effect");
+        }
+        return (None, None);
+    }
+    if addresses.len() > LEDGER_NODES_MAX {
+        ini.refuse("ledger", "node.0", &format!("one of at most {LEDGER_NODES_MAX} ledger nodes"));
+    }
+    let nodes = addresses.len().min(LEDGER_NODES_MAX) as u16;
+    (Some(LedgerNodes { addresses, certificates }), Some(Ledger { nodes, allow, request_timeout, bytes_max }))
 }
 
 fn tls(ini: &mut Ini, link: &str) -> TlsSettings {

@@ -36,8 +36,8 @@ pub(super) async fn accept_sessions(acceptor: Rc<Acceptor>, listener: TcpListene
         Peer::Application,
         |acceptor, stream, address, greeted| {
             let established = greeted.established;
-            let (fingerprint, subject) = (established.peer.fingerprint, established.peer.subject.clone());
-            admit_session(acceptor, stream, address, fingerprint, subject, Some(established))
+            let fingerprint = established.peer.fingerprint;
+            admit_session(acceptor, stream, address, fingerprint, Some(established))
         },
     )
     .await;
@@ -51,7 +51,7 @@ pub(super) async fn accept_sessions_without_tls(acceptor: Rc<Acceptor>, listener
         let (stream, address) = next_connection(&acceptor, &listener).await;
         let _ = stream.set_nodelay(true);
         if is_this_machine(address.ip()) {
-            admit_session(&acceptor, &stream, address, NO_CERTIFICATE, String::new(), None);
+            admit_session(&acceptor, &stream, address, NO_CERTIFICATE, None);
         } else {
             acceptor.counters.sessions_refused.increment();
             if acceptor.may_log(|logs| &mut logs.not_let_in) {
@@ -69,13 +69,15 @@ fn admit_session(
     stream: &TcpStream,
     address: SocketAddr,
     fingerprint: [u8; 32],
-    subject: String,
     established: Option<Established>,
 ) -> bool {
+    let peer = established.as_ref().map(|established| &established.peer);
+    let subject = peer.map(|peer| peer.subject.clone()).unwrap_or_default();
+    let public_key = peer.and_then(|peer| peer.node_id);
     let admitted = acceptor.connections.borrow_mut().admit_session(fingerprint);
     match admitted {
         Ok((token, reactor)) => {
-            let up = LinkUp::Sdk { address: address.to_string(), subject };
+            let up = LinkUp::Sdk { address: address.to_string(), subject, public_key };
             hand_over(acceptor, stream, token, reactor, up, established)
         }
         Err(reason) => {
@@ -315,7 +317,7 @@ pub(super) fn admit_node(
 }
 
 /// Gives a link to its reactor. Nothing is pending on the stream: its handshake has ended, or there is none without TLS.
-fn hand_over(
+pub(super) fn hand_over(
     acceptor: &Acceptor,
     stream: &TcpStream,
     token: u64,

@@ -24,6 +24,8 @@ pub(super) enum Peer {
     Node,
     /// We dialled it.
     Dialled,
+    /// We dialled it, and it is a ledger node.
+    Ledger,
 }
 
 impl fmt::Display for Peer {
@@ -31,6 +33,7 @@ impl fmt::Display for Peer {
         f.write_str(match self {
             Self::Application => "an application",
             Self::Node | Self::Dialled => "a node",
+            Self::Ledger => "a ledger node",
         })
     }
 }
@@ -73,6 +76,7 @@ impl Cause {
             Failure::Silent => Self::Silent,
             Failure::Timeout => Self::Timeout,
             Failure::Io(_) | Failure::GivenUp => Self::Io,
+            Failure::Ourselves => Self::Stranger(Stranger::Other),
             Failure::Handshake(HandshakeError::Closed) => Self::Closed,
             Failure::Handshake(HandshakeError::NoCertificate) => Self::NoCertificate,
             Failure::Handshake(HandshakeError::Stranger(stranger)) => Self::Stranger(*stranger),
@@ -234,6 +238,9 @@ impl Cause {
 
     /// What to do about it.
     pub(super) fn remedy(self, peer: Peer) -> &'static str {
+        if peer == Peer::Ledger {
+            return self.remedy_of_ledger();
+        }
         match self {
             Self::Stranger(stranger) if peer == Peer::Dialled && stranger != Stranger::NationalTls => {
                 "no node answers at this address: let [p2p] node.N name the [p2p] listen_port of a node, or see what that node says \
@@ -302,6 +309,47 @@ impl Cause {
             Self::Malformed => "see what TLS library the peer uses; something on the way may change bytes",
             Self::Closed => "see the peer's log; it may not accept this node's certificate",
             Self::Timeout | Self::Io => "see whether the peer runs, and the network between",
+        }
+    }
+}
+
+impl Cause {
+    /// What to do about it, of a ledger node that we dialled.
+    fn remedy_of_ledger(self) -> &'static str {
+        match self {
+            Self::Stranger(Stranger::NationalTls) => {
+                "the ledger node speaks TLS of national cryptography, which is not there yet: set [chain] sm_crypto_channel=false there"
+            }
+            Self::Stranger(_) | Self::Malformed => {
+                "no channel of a ledger node answers at this address: let [ledger] node.N name its [rpc] channel_listen_port, not the port \
+                 of JSON-RPC over HTTP or of p2p"
+            }
+            Self::UnknownAuthority | Self::BadCertificate | Self::NoCertificate | Self::OtherIssuer => {
+                "the ledger node's certificate is not of the ca.crt in [ledger] certificates: take ca.crt, sdk.crt and sdk.key from nodes/…/sdk \
+                 of that chain; see too whether [rpc] channel_listen_port is meant and not [p2p] listen_port, and [chain] rsa_crypto_channel there"
+            }
+            Self::OwnCertificateRefused
+            | Self::Alert
+            | Self::NoCommonSignature
+            | Self::NoCommonCipherSuite => {
+                "the ledger node does not take sdk.crt of [ledger] certificates: see its log; it must be of that chain and agency \
+                 ([network_security] check_cert_issuer there), and RSA or EC as [chain] rsa_crypto_channel says there"
+            }
+            Self::Expired => {
+                "the ledger node's certificate has expired: renew it; and see that this machine's clock is right"
+            }
+            Self::NotYetValid => {
+                "the ledger node's certificate is not valid yet: see that both clocks are right"
+            }
+            Self::NoCommonVersion | Self::NoCommonGroup => {
+                "the ledger node speaks no TLS 1.2 with P-256, P-384 or secp256k1: see what it is"
+            }
+            Self::Closed => {
+                "the ledger node broke off: see its log; it may not take sdk.crt of [ledger] certificates, or the port is that of p2p"
+            }
+            Self::Probe | Self::Silent | Self::Timeout | Self::Io => {
+                "see whether the ledger node runs, and the network between"
+            }
         }
     }
 }

@@ -31,6 +31,8 @@ enum LinkEntry {
         fingerprint: [u8; 32],
         reactor: ReactorId,
     },
+    /// A session's connection to a ledger node; there is at most one for each session.
+    Ledger,
     /// Another node's link, and whether it is to be replaced.
     Node {
         id: NodeId,
@@ -95,6 +97,11 @@ impl Connections {
         Ok(self.insert(LinkEntry::Node { id, rekey_due: false }))
     }
 
+    /// A ledger node was reached for a session.
+    pub(super) fn admit_ledger(&mut self) -> u64 {
+        self.insert(LinkEntry::Ledger)
+    }
+
     fn insert(&mut self, entry: LinkEntry) -> u64 {
         self.next_token += 1;
         self.connections.insert(self.next_token, entry);
@@ -120,7 +127,7 @@ impl Connections {
     pub(super) fn is_fresh(&self, token: u64) -> bool {
         matches!(
             self.connections.get(&token),
-            Some(LinkEntry::Session { .. } | LinkEntry::Node { rekey_due: false, .. })
+            Some(LinkEntry::Session { .. } | LinkEntry::Ledger | LinkEntry::Node { rekey_due: false, .. })
         )
     }
 
@@ -154,7 +161,7 @@ impl Connections {
                 }
                 self.node_left.notify_waiters();
             }
-            None => {}
+            Some(LinkEntry::Ledger) | None => {}
         }
     }
 }

@@ -91,6 +91,7 @@ pub(super) struct Logs {
     pub(super) not_reached: LogLimit,
     pub(super) not_there_yet: LogLimit,
     pub(super) disconnected: LogLimit,
+    pub(super) ledger_not_reached: LogLimit,
 }
 
 impl Default for Logs {
@@ -104,6 +105,7 @@ impl Default for Logs {
             not_there_yet: LogLimit::new("nodes that are not there yet"),
             not_reached: LogLimit::new("nodes not reached"),
             disconnected: LogLimit::new("nodes whose links are closed"),
+            ledger_not_reached: LogLimit::new("ledger nodes not reached"),
             link_lost: LogLimit::new("links lost for want of file descriptors"),
         }
     }

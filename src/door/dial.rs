@@ -215,6 +215,22 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(TcpStream::from_std(stream))
 }
 
+/// Connects to the first of these addresses that answers.
+pub(super) async fn connect_to_any(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
+    let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+    for address in addresses {
+        match clock::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
+            Some(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Some(Err(error)) => last = error.into(),
+            None => last = Failure::Timeout,
+        }
+    }
+    Err(last)
+}
+
 /// Dials once; `replacing` if a link to the node is there and is to be replaced.
 async fn dial(acceptor: &Rc<Acceptor>, peer: &str, replacing: bool) -> Result<Dialled, Failure> {
     let addresses = acceptor.lookups.resolve(peer).await?;

@@ -23,6 +23,7 @@ mod connections;
 mod counters;
 mod dial;
 mod handshake_queue;
+mod ledger;
 mod lookup;
 mod membership;
 mod opening;
@@ -51,6 +52,7 @@ use self::{
     connections::Connections,
     counters::Logs,
     handshake_queue::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
+    ledger::{LEDGER_DIALS_MAX, LedgerDials},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},
     own_key::{OwnDial, OwnKey},
@@ -60,7 +62,7 @@ use crate::{
     bound::{Bound, fixed},
     clock,
     engine::{EngineHandle, LinkEvent, schedule, shut_down},
-    relay::{log_limit::LogLimit, readiness::Readiness},
+    relay::{log_limit::LogLimit, readiness::Readiness, settings::SESSIONS_MAX},
     stop::join_by,
     supervise::{Start, Supervisor, contained_local_task, must_not_unwind},
     tls::{
@@ -180,6 +182,8 @@ pub struct DoorSettings {
     pub address_handshakes_max: usize,
     /// Number of reactors.
     pub reactors: u16,
+    /// Where ledger nodes are: `host:port`.
+    pub ledger_nodes: Vec<String>,
 }
 
 /// What handshakes are made with.
@@ -191,6 +195,8 @@ pub struct DoorTls {
     pub p2p_server: ServerTls,
     /// For nodes that we dial.
     pub p2p_client: Arc<ClientConfig>,
+    /// For ledger nodes, if there are any.
+    pub ledger: Option<Arc<ClientConfig>>,
 }
 
 /// An open door.
@@ -215,6 +221,7 @@ struct Acceptor {
     engine: EngineHandle,
     connections: RefCell<Connections>,
     lookups: Lookups,
+    ledger_dials: LedgerDials,
     operations: Operations,
     own_key: OwnKey,
     readiness: RefCell<Readiness>,
@@ -313,6 +320,7 @@ impl Door {
                     dialed: Notify::new(),
                     connections: RefCell::new(Connections::new(settings.reactors)),
                     lookups: Lookups::default(),
+                    ledger_dials: LedgerDials::default(),
                     operations: Operations::default(),
                     own_key: OwnKey::default(),
                     counters: counted,
@@ -382,14 +390,15 @@ impl Drop for Door {
 }
 
 impl Acceptor {
-    /// Takes note of links that ended or are to be replaced, until the door closes.
-    async fn watch_links(&self, mut link_events: mpsc::UnboundedReceiver<LinkEvent>) {
+    /// Takes note of links that ended or are to be replaced, and dials ledger nodes for sessions, until the door closes.
+    async fn watch_links(self: &Rc<Self>, mut link_events: mpsc::UnboundedReceiver<LinkEvent>) {
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
                 event = link_events.recv() => match event {
                     Some(LinkEvent::Closed(closed)) => self.connections.borrow_mut().leave(closed.token),
                     Some(LinkEvent::RekeyDue { token }) => self.connections.borrow_mut().set_rekey_due(token),
+                    Some(LinkEvent::DialLedger { reactor, dial }) => ledger::begin(self, reactor, dial),
                     None => return,
                 },
                 _ = stop.wait_for(|stopped| *stopped) => return,
@@ -600,6 +609,8 @@ enum Failure {
     Silent,
     #[error("the door closes, or nobody wants it any more")]
     GivenUp,
+    #[error("this node itself answers there")]
+    Ourselves,
 }
 
 impl Failure {
@@ -705,6 +716,14 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
             "certificate but configured roots",
             "closed",
         ),
+        fixed(
+            "dials of ledger nodes",
+            LEDGER_DIALS_MAX,
+            "dials",
+            "node",
+            "further ones wait, one for each session",
+        )
+        .memory(LEDGER_DIALS_MAX * handshake + SESSIONS_MAX * WAITING_MEMORY),
         fixed("lookups of names", LOOKUPS_MAX, "threads", "node", "further ones wait"),
         fixed("lookup of a name", LOOKUP_TIMEOUT.as_millis() as usize, "ms", "dial", "the dial fails"),
         fixed("links", LINKS_PER_NODE_MAX, "links", "neighbour", "not let in: nodes_refused_by_number"),

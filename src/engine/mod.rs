@@ -63,7 +63,10 @@ use self::{
     wake::Waker,
 };
 use crate::{
-    relay::{CloseReason, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared, diagnostic::Question},
+    relay::{
+        CloseReason, LedgerDial, LinkUp, ReactorId, RegistryInput, RegistryOutput, Shared,
+        diagnostic::Question,
+    },
     stop::{StopTimes, join_by, wait_by},
     supervise,
     tls::{
@@ -169,6 +172,13 @@ pub enum LinkEvent {
         /// As in [`NewLink`].
         token: u64,
     },
+    /// A session needs a ledger node: a [`NewLink`] follows, or [`EngineHandle::ledger_dial_failed`].
+    DialLedger {
+        /// The session's reactor.
+        reactor: ReactorId,
+        /// Which ledger node, and what for.
+        dial: LedgerDial,
+    },
 }
 
 /// The running reactors.
@@ -197,6 +207,11 @@ impl EngineHandle {
     /// Gives a link to its reactor.
     pub fn adopt(&self, link: NewLink) {
         self.command(link.reactor, Command::Adopt(Box::new(link)));
+    }
+
+    /// A ledger node was not reached.
+    pub fn ledger_dial_failed(&self, reactor: ReactorId, dial: LedgerDial) {
+        self.command(reactor, Command::LedgerDialFailed(dial));
     }
 
     /// Passes on what the registry says. Frames for neighbours are dropped while the reactor is far behind:

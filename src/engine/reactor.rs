@@ -36,14 +36,14 @@ use super::{
     queues::Queues,
     receive::Receive,
     ring::{self, EngineError},
-    transmit::{NotTaken, Transmit},
+    transmit::{NotTaken, RoomWanted, Transmit},
 };
 use crate::{
     clock::Clock,
     log,
     relay::{
-        Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
-        RegistryInput, RegistryOutput, SendError, Shared, SubscriberId,
+        Class, CloseReason, LedgerDial, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued,
+        ReactorId, RegistryInput, RegistryOutput, SendError, Shared, SubscriberId,
         counters::Counters,
         diagnostic::{Answer, Question},
         report::LinkLoad,
@@ -70,6 +70,7 @@ pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
     CloseNode { id: NodeId, reason: CloseReason },
+    LedgerDialFailed(LedgerDial),
     Ask { id: u64, question: Box<Question>, reply: AnswerCallback },
     Drain,
     CloseAll,
@@ -100,6 +101,7 @@ struct Io {
     queues: Queues,
     /// Links whose queues the relay wants to know room in.
     watching_room: Vec<LinkKey>,
+    events: Arc<dyn Fn(LinkEvent) + Send + Sync>,
 }
 
 impl Io {
@@ -207,12 +209,16 @@ impl Outbound for Io {
         }
     }
 
-    fn watch_room(&mut self, key: LinkKey, len: usize) {
+    fn watch_room(&mut self, key: LinkKey, class: Class, len: usize) {
         if let Some(transmit) = self.transmit(key)
-            && transmit.room_wanted.replace(len).is_none()
+            && !transmit.room_wanted.replace(class, len)
         {
             self.watching_room.push(key);
         }
+    }
+
+    fn dial_ledger(&mut self, dial: LedgerDial) {
+        (self.events)(LinkEvent::DialLedger { reactor: self.reactor, dial });
     }
 
     fn pause_reading(&mut self, key: LinkKey, pause: bool) {
@@ -411,6 +417,7 @@ impl Reactor {
                 asking: AHashMap::new(),
                 queues: Queues::new(queues_bytes_max),
                 watching_room: Vec::new(),
+                events: parts.events.clone(),
             },
             clock: Clock::new(now),
             wait: Duration::ZERO,
@@ -629,6 +636,9 @@ impl Reactor {
                 Command::CloseNode { id, reason } => {
                     self.shard.close_node(self.io.now, &id, reason, &mut self.io);
                 }
+                Command::LedgerDialFailed(LedgerDial { session, number, .. }) => {
+                    self.shard.handle_dial_failed(self.io.now, session, number, &mut self.io);
+                }
                 Command::Registry(output) => self.shard.handle_registry(self.io.now, output, &mut self.io),
                 Command::Ask { id, question, reply } => {
                     match self.shard.ask(self.io.now, id, *question, &mut self.io) {
@@ -708,7 +718,8 @@ impl Reactor {
         let generation = &mut self.generations[index as usize];
         *generation = generation.wrapping_add(1);
         let key = LinkKey { index, generation: *generation };
-        let is_sdk = matches!(link.up, LinkUp::Sdk { .. });
+        // A ledger node is spoken to as it is by an application: in the same frames, and by the same rules.
+        let is_sdk = matches!(link.up, LinkUp::Sdk { .. } | LinkUp::Ledger { .. });
         limit_unsent(&link.socket);
         let settings = &self.shared.settings;
         let (bounds, queue_bytes_max) = if is_sdk {
@@ -838,8 +849,8 @@ impl Reactor {
             let Io { transmits, queues, watching_room, .. } = &mut self.io;
             let transmit = transmits.get_mut(key.index as usize).and_then(Option::as_mut);
             let Some(transmit) = transmit.filter(|transmit| transmit.key == key) else { continue };
-            if transmit.room_wanted.is_some_and(|len| transmit.has_room(len, queues)) {
-                transmit.room_wanted = None;
+            if transmit.has_wanted_room(queues) {
+                transmit.room_wanted = RoomWanted::default();
                 self.shard.handle_room(self.io.now, key, &mut self.io);
             } else {
                 watching_room.push(key);
@@ -1378,7 +1389,7 @@ mod tests {
                 token: 1,
                 reactor: ReactorId(0),
                 socket: socket.into(),
-                up: LinkUp::Sdk { address: String::new(), subject: String::new() },
+                up: LinkUp::Sdk { address: String::new(), subject: String::new(), public_key: None },
                 tls: Some((sealer, opener)),
                 plaintext: Vec::new(),
                 received: Vec::new(),
@@ -1655,6 +1666,7 @@ mod tests {
             asking: AHashMap::new(),
             queues: Queues::new(queues_bytes_max),
             watching_room: Vec::new(),
+            events: Arc::new(|_| {}),
         }
     }
 

@@ -67,6 +67,23 @@ impl Waiting {
     }
 }
 
+/// For how many bytes room is asked for: of messages, and of what comes from the ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RoomWanted {
+    data: Option<usize>,
+    ledger: Option<usize>,
+}
+
+impl RoomWanted {
+    /// Asks for room of a class; gives whether any was asked for before.
+    pub(super) fn replace(&mut self, class: Class, len: usize) -> bool {
+        let was_asked = self.data.is_some() || self.ledger.is_some();
+        let of_class = if class == Class::Ledger { &mut self.ledger } else { &mut self.data };
+        *of_class = Some(len);
+        was_asked
+    }
+}
+
 /// Why a frame was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotTaken {
@@ -118,7 +135,7 @@ pub(super) struct Transmit {
     /// Whether the relay asks what the peer has taken.
     pub(super) watches_taken: bool,
     /// For how many bytes the relay asks for room.
-    pub(super) room_wanted: Option<usize>,
+    pub(super) room_wanted: RoomWanted,
     /// Whether the relay wants the link read no further for now.
     pub(super) relay_pauses: bool,
     /// Whether a frame that is no small reply is on its way in.
@@ -176,7 +193,7 @@ impl Transmit {
             sent_at_look: 0,
             is_slow: false,
             watches_taken: false,
-            room_wanted: None,
+            room_wanted: RoomWanted::default(),
             relay_pauses: false,
             is_receiving_long: false,
             charged: 0,
@@ -220,9 +237,14 @@ impl Transmit {
             && (self.session_queue.is_read_paused(self.queue_bytes_max, pool) || self.relay_pauses)
     }
 
-    /// Whether a push of so many bytes would be taken.
-    pub(super) fn has_room(&self, len: usize, queues: &Queues) -> bool {
-        self.closing.is_none() && self.admit_to_session(Class::Data, len, queues).is_ok()
+    /// Whether there is room for something that the relay asks room for.
+    pub(super) fn has_wanted_room(&self, queues: &Queues) -> bool {
+        let has_room = |class, len: Option<usize>| {
+            len.is_some_and(|len| self.admit_to_session(class, len, queues).is_ok())
+        };
+        self.closing.is_none()
+            && (has_room(Class::Data, self.room_wanted.data)
+                || has_room(Class::Ledger, self.room_wanted.ledger))
     }
 
     fn admit_to_session(&self, class: Class, len: usize, queues: &Queues) -> Result<(), NoRoom> {

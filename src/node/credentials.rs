@@ -13,6 +13,7 @@ use crate::{
     tls::{
         config::{client_config, leaves_out_tls13, same_issuer, server_config},
         identity::{Identity, IdentityError, Roots},
+        settings::TlsSettings,
         validity::{CertificateEnds, CertificateFault},
         verify::IssuerPolicy,
     },
@@ -66,8 +67,20 @@ pub struct Credentials {
     channel_roots: Roots,
     /// Signs what the node says of itself.
     pub(super) signer: NodeSigner,
+    /// What ledger nodes are reached with, if there are any.
+    ledger: Option<(Identity, Roots)>,
     /// What handshakes are made with.
     pub(super) tls: DoorTls,
+}
+
+/// Reads `ca.crt`, `sdk.crt` and `sdk.key` of `[ledger] certificates`.
+fn load_ledger(config: &Config) -> Result<Option<(Identity, Roots)>, StartError> {
+    let Some(ledger) = &config.ledger else { return Ok(None) };
+    let file = |name: &str| ledger.certificates.join(name);
+    let of_ledger = |source| StartError::Ledger { directory: ledger.certificates.clone(), source };
+    let identity = Identity::load(&file("sdk.crt"), &file("sdk.key")).map_err(of_ledger)?;
+    let roots = Roots::load(&file("ca.crt")).map_err(of_ledger)?;
+    Ok(Some((identity, roots)))
 }
 
 impl Credentials {
@@ -93,14 +106,19 @@ impl Credentials {
             IssuerPolicy::default()
         };
         let refused = |link: &'static str| move |source| StartError::Tls { link, source };
+        let ledger = load_ledger(config)?;
+        let ledger_tls = ledger.as_ref().map(|(identity, roots)| {
+            client_config(identity, roots, &TlsSettings::of_ledger_nodes()).map_err(refused("ledger"))
+        });
         let tls = DoorTls {
+            ledger: ledger_tls.transpose()?,
             channel: server_config(&channel_identity, &channel_roots, &config.channel_tls, policy)
                 .map_err(refused("channel"))?,
             p2p_server: server_config(&identity, &roots, &config.p2p_tls, IssuerPolicy::default())
                 .map_err(refused("p2p"))?,
             p2p_client: client_config(&identity, &roots, &config.p2p_tls).map_err(refused("p2p"))?,
         };
-        Ok(Self { identity, roots, channel_identity, channel_roots, signer, tls })
+        Ok(Self { identity, roots, channel_identity, channel_roots, signer, ledger, tls })
     }
 
     /// Whether others may take the place of these while the node runs.
@@ -125,6 +143,10 @@ impl Credentials {
             && self.roots.is_same(&other.roots)
             && self.channel_identity.is_same(&other.channel_identity)
             && self.channel_roots.is_same(&other.channel_roots)
+            && match (&self.ledger, &other.ledger) {
+                (Some(one), Some(other)) => one.0.is_same(&other.0) && one.1.is_same(&other.1),
+                (one, other) => one.is_none() == other.is_none(),
+            }
     }
 
     /// What is wrong with them at that time.
@@ -150,6 +172,11 @@ impl Credentials {
         look(node, &self.identity, &self.roots);
         if config.channel_certificate != config.node_certificate {
             look(channel, &self.channel_identity, &self.channel_roots);
+        }
+        if let (Some((identity, roots)), Some(ledger)) = (&self.ledger, &config.ledger) {
+            let (certificate, roots_file) =
+                (ledger.certificates.join("sdk.crt"), ledger.certificates.join("ca.crt"));
+            look(("the certificate for ledger nodes", &certificate, &roots_file), identity, roots);
         }
         for (link, identity, settings) in [
             ("channel", &self.channel_identity, &config.channel_tls),
@@ -189,6 +216,8 @@ impl Credentials {
             ("channel_certificate", self.channel_identity.not_after()),
             ("channel_chain", self.channel_identity.chain_not_after()),
             ("channel_roots", self.channel_roots.not_after()),
+            ("ledger_certificate", self.ledger.as_ref().and_then(|(identity, _)| identity.not_after())),
+            ("ledger_roots", self.ledger.as_ref().and_then(|(_, roots)| roots.not_after())),
         ];
         ends.into_iter().filter_map(|(certificate, end)| Some((certificate, end?))).collect()
     }

@@ -1,8 +1,9 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    diagnostic, registry,
+    diagnostic, ledger, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
+    session_queue::SESSION_LEDGER_BYTES_MAX,
     settings::{SESSIONS_MAX, Settings},
     shard, trace,
 };
@@ -473,5 +474,97 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         fixed("JSON-RPC answers on their way", ANSWERS_BYTES_MAX, "bytes", "node", "the same")
             .memory(ANSWERS_BYTES_MAX),
     ]);
+    if let Some(of_ledger) = &settings.ledger {
+        bounds.extend(ledger_bounds(of_ledger, settings, reactors));
+        bounds.extend(ledger_times(of_ledger));
+    }
     bounds
+}
+
+/// What is kept for ledger nodes.
+fn ledger_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usize) -> Vec<Bound> {
+    vec![
+        fixed(
+            "connections to ledger nodes",
+            SESSIONS_MAX,
+            "connections",
+            "node",
+            "there is at most one for each session",
+        )
+        .memory(SESSIONS_MAX * 2 * shard::sizes().upstream),
+        fixed(
+            "kept for ledger nodes: requests until their answer, event filters, what waits for its session",
+            of_ledger.bytes_max,
+            "bytes",
+            "node, in shares for its reactors",
+            "answered -32002: ledger_busy; of what has come the ledger node is read no further: ledger_reads_paused",
+        )
+        .metric("amop_ledger_bytes_max", "Bytes kept for ledger nodes, in equal shares for the reactors.")
+        .set_by("[ledger] bytes_max")
+        .memory(of_ledger.bytes_max + reactors * settings.frame_len_max),
+        fixed(
+            "requests that wait for a ledger node or its answer",
+            ledger::SESSION_CALLS_MAX,
+            "requests",
+            "session",
+            "answered -32002: ledger_busy",
+        ),
+        fixed(
+            "event filters",
+            ledger::SESSION_FILTERS_MAX,
+            "filters",
+            "session",
+            "not registered, answered -41001: ledger_busy",
+        ),
+        fixed(
+            "registration of an event filter",
+            ledger::FILTER_LEN_MAX,
+            "bytes",
+            "registration",
+            "answered -41001",
+        ),
+        fixed(
+            "from its ledger node, waiting for a session",
+            SESSION_LEDGER_BYTES_MAX,
+            "bytes",
+            "session",
+            "the ledger node is read no further: ledger_reads_paused",
+        ),
+        fixed(
+            "answer of a ledger node that is merged with what is known here",
+            ledger::merge::MERGED_LEN_MAX,
+            "bytes",
+            "answer",
+            "it passes as it is",
+        ),
+    ]
+}
+
+/// How long ledger nodes are waited for.
+fn ledger_times(of_ledger: &ledger::Ledger) -> Vec<Bound> {
+    vec![
+        fixed(
+            "the wait for a connection to a ledger node",
+            millis(ledger::WAIT_MAX),
+            "ms",
+            "request",
+            "answered -32001: ledger_unreachable",
+        ),
+        fixed(
+            "the answer of a ledger node",
+            millis(of_ledger.request_timeout),
+            "ms",
+            "request",
+            "answered -32000: ledger_unanswered",
+        )
+        .set_by("[ledger] request_timeout_ms"),
+        fixed(
+            "the answer of a ledger node to the handshake",
+            millis(ledger::GREETING_MAX),
+            "ms",
+            "connection",
+            "cut, and made anew: ledger_links_lost",
+        ),
+        fixed("silence of a ledger node", millis(ledger::DEAD_AFTER), "ms", "connection", "the same"),
+    ]
 }

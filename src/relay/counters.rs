@@ -196,6 +196,8 @@ pub struct Latencies {
     pub pushes: Histogram,
     /// From a probe of a node link to its answer.
     pub round_trips: Histogram,
+    /// From a JSON-RPC request of a session to the ledger node's answer.
+    pub ledger: Histogram,
 }
 
 impl Latencies {
@@ -460,6 +462,46 @@ metrics! {
         counter trace_questions_over_bound,
         /// Answers of neighbours about messages that were not asked for.
         counter trace_answers_ignored,
+        /// Connections to ledger nodes now.
+        gauge ledger_links,
+        /// Bytes kept for ledger nodes now: requests until their answer, event filters, and what waits for its session.
+        gauge ledger_bytes,
+        /// Requests of sessions that wait for a ledger node or its answer now.
+        gauge ledger_pending_requests,
+        /// Frames sent to ledger nodes.
+        counter ledger_frames_sent,
+        /// Frames received from ledger nodes.
+        counter ledger_frames_received,
+        /// Requests of sessions sent to ledger nodes: JSON-RPC and event filters.
+        counter ledger_requests,
+        /// Receipts, block notices and logs of events from ledger nodes.
+        counter ledger_notices,
+        /// Times that a ledger node was dialled for a session.
+        counter ledger_dials,
+        /// The same without success.
+        counter ledger_dials_failed,
+        /// Connections to ledger nodes that were lost while their session was there.
+        counter ledger_links_lost,
+        /// Sessions connected to a ledger node anew, after they had lost one.
+        counter ledger_reconnects,
+        /// Event filters opened anew at another connection.
+        counter ledger_filters_again,
+        /// The same that the ledger node refused, which their sessions were told.
+        counter ledger_filters_refused,
+        /// JSON-RPC requests answered with -32000: the ledger node was lost, or did not answer in time.
+        counter ledger_outcome_unknown,
+        /// Requests that a ledger node did not answer in time.
+        counter ledger_unanswered,
+        /// Requests answered without being sent, because no ledger node could be reached.
+        counter ledger_unreachable,
+        /// Requests and event filters refused because too much waited for the ledger node, or its seq was in use.
+        counter ledger_busy,
+        /// Requests and event filters refused because `[ledger] allow` leaves the application out.
+        counter ledger_not_allowed,
+        /// Frames of ledger nodes that nobody waited for.
+        counter ledger_ignored,
+        /// How often a ledger node was read no further for a while, because its session did not take what came.
+        counter ledger_reads_paused,
         /// Bytes received, as TLS records.
         counter received_bytes,
         /// Bytes sent, as TLS records.

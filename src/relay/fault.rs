@@ -113,6 +113,12 @@ pub enum CloseReason {
     /// The keys of the connection are worn out.
     #[error("the connection's keys are used up")]
     KeysExhausted,
+    /// The application that a connection to a ledger node is for has left.
+    #[error("its application has left")]
+    SessionEnded,
+    /// The ledger node has not answered the handshake.
+    #[error("the ledger node has not answered the handshake")]
+    NotGreeted,
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Shutdown,
@@ -129,7 +135,7 @@ impl CloseReason {
             | Self::FramePoolFull
             | Self::NodeFrame
             | Self::Protocol => Fault::Protocol,
-            Self::Stalled => Fault::Peer,
+            Self::Stalled | Self::NotGreeted => Fault::Peer,
             Self::Vanished | Self::Broken => Fault::Path,
             Self::OwnId | Self::NotAdmitted | Self::Removed => Fault::Operator,
             Self::ByPeer
@@ -138,6 +144,7 @@ impl CloseReason {
             | Self::Replaced
             | Self::NewIncarnation
             | Self::KeysExhausted
+            | Self::SessionEnded
             | Self::Shutdown => Fault::Nobody,
         }
     }
@@ -164,6 +171,7 @@ impl CloseReason {
             Self::Protocol => "the peer needs a version that speaks the protocol of this node",
             Self::NodeFrame => "see what the peer runs; nodes of one network should run one version",
             Self::OwnId => "give every node a key of its own",
+            Self::NotGreeted => "see whether [ledger] node.N is the channel port of a FISCO BCOS 2.x node",
             Self::ByPeer
             | Self::Idle
             | Self::Duplicate
@@ -172,6 +180,7 @@ impl CloseReason {
             | Self::Removed
             | Self::NewIncarnation
             | Self::KeysExhausted
+            | Self::SessionEnded
             | Self::Shutdown => return None,
         })
     }

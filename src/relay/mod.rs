@@ -25,6 +25,7 @@ pub mod counters;
 mod current;
 mod expiring_map;
 mod fault;
+pub mod ledger;
 pub(crate) mod log_limit;
 mod rate_limit;
 pub mod readiness;
@@ -138,6 +139,17 @@ pub enum LinkUp {
         address: String,
         /// Subject of its certificate, for logs.
         subject: String,
+        /// The public key of its certificate, if that is a secp256k1 key.
+        public_key: Option<NodeId>,
+    },
+    /// A ledger node, which was dialled for a session ([`Outbound::dial_ledger`]).
+    Ledger {
+        /// The session.
+        session: LinkKey,
+        /// The dial's number.
+        number: u64,
+        /// Its address, for logs.
+        address: String,
     },
     /// Another node.
     Node {
@@ -166,6 +178,9 @@ pub enum Class {
     Answer,
     /// AMOP frames; to a session what is pushed to it. Refused at the bound.
     Data,
+    /// To a session what comes from its ledger node. Refused at a bound of its own, so that AMOP has its room, whatever comes
+    /// from there; the ledger node is read no further until there is room.
+    Ledger,
 }
 
 /// Answers to a session of at most so many bytes go before pushes (WIRE §2.3).
@@ -178,6 +193,17 @@ pub struct Queued {
     pub end: u64,
     /// Whether it may take a while until it is there: it is long, or others wait before it, or the peer is slow.
     pub is_behind: bool,
+}
+
+/// A connection to a ledger node that a session needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerDial {
+    /// The session's link, to whose reactor the connection goes.
+    pub session: LinkKey,
+    /// The dial's number, of this reactor.
+    pub number: u64,
+    /// Which ledger node, as `[ledger] node.N` lists them.
+    pub node: u16,
 }
 
 /// How a link gets on.
@@ -539,8 +565,10 @@ pub enum RegistryInput {
         link: LinkKey,
         /// Seq of the frame, repeated in the answer.
         seq: Seq,
-        /// The request's body.
+        /// The request's body, or the ledger node's answer to it.
         body: Bytes,
+        /// If it is that, what it is to be merged with.
+        ledger: Option<ledger::call::Merged>,
     },
 }
 
@@ -610,8 +638,8 @@ pub trait Outbound {
     /// Asks for [`shard::Shard::handle_taken`] as the peer takes what is queued now.
     fn watch_taken(&mut self, link: LinkKey);
 
-    /// Asks for one [`shard::Shard::handle_room`] when the link's queue takes so many bytes of data again.
-    fn watch_room(&mut self, link: LinkKey, len: usize);
+    /// Asks for one [`shard::Shard::handle_room`] when the link's queue takes so many bytes of a class again.
+    fn watch_room(&mut self, link: LinkKey, class: Class, len: usize);
 
     /// Stops or resumes reading a link. What was read already is still handled.
     fn pause_reading(&mut self, link: LinkKey, pause: bool);
@@ -626,6 +654,9 @@ pub trait Outbound {
 
     /// Answers a question of [`shard::Shard::ask`] that was not answered at once.
     fn answer(&mut self, id: u64, answer: diagnostic::Answer);
+
+    /// Has a ledger node dialled. A [`LinkUp::Ledger`] follows, or [`shard::Shard::handle_dial_failed`].
+    fn dial_ledger(&mut self, dial: LedgerDial);
 
     /// Lets frames share TLS records on an SDK link whose client asked for it (WIRE §1.7).
     fn share_records(&mut self, link: LinkKey);

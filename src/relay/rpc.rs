@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt::Write as _};
 use serde_json::{Value, json};
 
 use self::request_ids::RequestIds;
-use super::settings::Settings;
+use super::{
+    ledger::{call::Merged, merge},
+    settings::Settings,
+};
 use crate::wire::{
     NodeId, PrivateTopic, TopicKind,
     json::NODE_VERSION,
@@ -41,7 +44,7 @@ const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
 const METHOD_NOT_FOUND: i64 = -32601;
 const INTERNAL_ERROR: i64 = -32603;
-const OVER_RATE: i64 = -40011;
+pub(super) const OVER_RATE: i64 = -40011;
 
 /// What is to be done about a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,6 +134,26 @@ pub fn answer(
         Ok(request) => respond(&request, body.len(), Some(Nodes { view, cache }), settings),
         Err(answer) => Some(answer),
     }
+}
+
+/// The ledger node's answer with what is known here; `None` if it passes as it is.
+pub fn merge(
+    merged: Merged,
+    answer: &[u8],
+    version: u64,
+    view: &NodesView<'_>,
+    settings: &Settings,
+    cache: &mut Cache,
+) -> Option<Vec<u8>> {
+    if cache.version != version {
+        *cache = Cache { version, results: Vec::new() };
+    }
+    let method = match merged {
+        Merged::Peers => "getPeers",
+        Merged::NodeInfo => "getNodeInfo",
+    };
+    let own = Nodes { view, cache }.result(method, settings).to_owned();
+    merge::merge(merged, answer, &own, answer_len_max(settings))
 }
 
 /// The answer to a request beyond [`BODY_LEN_MAX`].

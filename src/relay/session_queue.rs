@@ -4,7 +4,8 @@
 //! ```text
 //!   small replies ─► control ─┐                      full: the session is read no further
 //!   large answers ─► answers ─┼─► the link           full: the session is read no further
-//!   pushes ────────► pushes ──┘                      full: refused, the message waits or goes elsewhere
+//!   pushes ────────► pushes ──┤                      full: refused, the message waits or goes elsewhere
+//!   of the ledger ─► ledger ──┘                      full: the ledger node is read no further
 //! ```
 //!
 //! # Invariants
@@ -21,6 +22,8 @@ use super::{Class, SMALL_REPLY_LEN_MAX};
 pub const SESSION_CONTROL_BYTES_MAX: usize = 1 << 20;
 /// Bytes that a session's queue may always have, however full all of them together are.
 pub const SESSION_SHARE: usize = 4 * 1024;
+/// Bytes from its ledger node that may wait for a session before that is read no further; one frame may go beyond it.
+pub const SESSION_LEDGER_BYTES_MAX: usize = 1 << 20;
 /// What the node says of itself is at most so long: an answer without data, a heartbeat. It is never refused.
 const OWN_REPLY_LEN_MAX: usize = 1024;
 
@@ -67,6 +70,7 @@ pub struct SessionQueue {
     control: usize,
     answers: usize,
     pushes: usize,
+    ledger: usize,
     is_read_paused: bool,
 }
 
@@ -82,7 +86,7 @@ pub struct TransmitProgress {
 impl SessionQueue {
     /// All that waits.
     pub fn bytes(&self) -> usize {
-        self.control + self.answers + self.pushes
+        self.control + self.answers + self.pushes + self.ledger
     }
 
     /// Whether a frame of `len` bytes may be queued.
@@ -101,7 +105,8 @@ impl SessionQueue {
             Class::Data if (self.answers + self.pushes).saturating_sub(begun) >= bytes_max => {
                 return Err(NoRoom::Session);
             }
-            Class::Data => false,
+            Class::Ledger if self.ledger >= SESSION_LEDGER_BYTES_MAX => return Err(NoRoom::Session),
+            Class::Data | Class::Ledger => false,
         };
         if is_exempt || pool.admits(self.bytes() + sealed, len) { Ok(()) } else { Err(NoRoom::Pool) }
     }
@@ -123,6 +128,7 @@ impl SessionQueue {
             Class::Control => &mut self.control,
             Class::Answer => &mut self.answers,
             Class::Data => &mut self.pushes,
+            Class::Ledger => &mut self.ledger,
         }
     }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::ledger::Ledger;
 use crate::wire::NodeId;
 
 /// Sessions of a node (WIRE §1.8).
@@ -98,6 +99,8 @@ pub struct Settings {
     pub discovers: bool,
     /// For data topics that are pinned, the nodes whose publishers may reach subscribers of this node (WIRE §4).
     pub private_publishers: BTreeMap<String, BTreeSet<NodeId>>,
+    /// What is behind this node for applications' JSON-RPC and events, if a ledger node is.
+    pub ledger: Option<Ledger>,
     /// `[chain] id`.
     pub chain_id: String,
     /// Ids of `[group]`, for `getGroupList`.
@@ -144,6 +147,7 @@ impl Default for Settings {
             prefers_near: false,
             discovers: false,
             private_publishers: BTreeMap::new(),
+            ledger: None,
             chain_id: "1".to_owned(),
             groups: vec![1],
         }

@@ -65,6 +65,13 @@ impl Default for TlsSettings {
 }
 
 impl TlsSettings {
+    /// As an application speaks to a node of FISCO BCOS 2.x: the OpenSSL there has SM2 under the number of X25519.
+    pub fn of_ledger_nodes() -> Self {
+        let mut settings = Self::default();
+        settings.groups.retain(|group| group.name() != rustls::NamedGroup::X25519);
+        settings
+    }
+
     /// Settings by name; an empty list stands for the default.
     pub fn from_names(
         versions: &[String],

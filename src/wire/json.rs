@@ -32,15 +32,13 @@ pub struct HandshakeRequest {
 }
 
 impl HandshakeRequest {
-    /// Reads a body; a malformed one counts as empty: protocol 1.
-    pub fn decode(body: &[u8]) -> Self {
-        let value: Value = serde_json::from_slice(body).unwrap_or_default();
-        Self::from_value(&value).unwrap_or(Self {
-            minimum: 1,
-            maximum: 1,
-            client_type: String::new(),
-            shared_records: false,
-        })
+    /// What a malformed body counts as: protocol 1.
+    pub const EMPTY: Self =
+        Self { minimum: 1, maximum: 1, client_type: String::new(), shared_records: false };
+
+    /// Reads a body; `None` if it is malformed.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        Self::from_value(&serde_json::from_slice(body).ok()?)
     }
 
     fn from_value(value: &Value) -> Option<Self> {
@@ -217,7 +215,9 @@ mod tests {
 
     #[test]
     fn handshakes_agree_on_the_newest_protocol_of_both() {
-        let negotiate = |body: &str| HandshakeRequest::decode(body.as_bytes()).negotiate();
+        let negotiate = |body: &str| {
+            HandshakeRequest::decode(body.as_bytes()).unwrap_or(HandshakeRequest::EMPTY).negotiate()
+        };
         assert_eq!(negotiate(r#"{"minimumSupport":1,"maximumSupport":2}"#), Some(2));
         assert_eq!(negotiate(r#"{"minimumSupport":1,"maximumSupport":9,"x":[]}"#), Some(3));
         assert_eq!(negotiate("{}"), Some(1));
@@ -237,7 +237,7 @@ mod tests {
     fn only_our_own_client_gets_shared_records() {
         let flag = |client: &str| {
             let body = format!(r#"{{"clientType":"{client}","sharedRecords":true}}"#);
-            HandshakeRequest::decode(body.as_bytes()).shared_records
+            HandshakeRequest::decode(body.as_bytes()).unwrap().shared_records
         };
         assert!(flag("amop"));
         assert!(!flag("python"));

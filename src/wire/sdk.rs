@@ -38,6 +38,9 @@ impl FrameType {
     pub const MULTICAST: Self = Self(0x35);
     pub const TOPIC_CERTIFICATION: Self = Self(0x37);
     pub const TOPIC_STATUS: Self = Self(0x38);
+    pub const RECEIPT: Self = Self(0x1000);
+    pub const BLOCK_NOTICE: Self = Self(0x1001);
+    pub const EVENT_LOGS: Self = Self(0x1002);
 }
 
 /// The 32 bytes by which a request and its answer are matched; opaque to the node.

@@ -13,8 +13,8 @@ pub const DATA_PREFIX: &str = "#!$TopicNeedVerify_";
 pub const ROUTE_PREFIX: &str = "#!$VerifyChannel_";
 /// A publisher's marker: `#!$PushChannel_#!$TopicNeedVerify_t`.
 const MARKER_PREFIX: &str = "#!$PushChannel_";
-/// A ledger notice: kept per session, never routed.
-const BLOCK_NOTIFY_PREFIX: &str = "_block_notify_";
+/// A block notice of the ledger, whose group follows: kept per session, never routed.
+pub const BLOCK_NOTIFY_PREFIX: &str = "_block_notify_";
 
 /// What a topic name is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ mod few_files;
 mod flow;
 mod keys;
 mod kill;
+mod ledger;
 mod log_reader;
 mod membership;
 mod memory;

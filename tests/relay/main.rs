@@ -9,6 +9,7 @@ mod full_links;
 mod injection;
 mod kit;
 mod latencies;
+mod ledger;
 mod lists;
 mod long_frames;
 mod multicast;

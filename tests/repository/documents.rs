@@ -6,7 +6,8 @@ use amop::{bounds, config::Config};
 
 /// A machine with 16 GiB of memory and four processors.
 const CONFIG: &str = "[engine]\nreactors=4\nunfinished_bytes_max=4294967296\nqueues_bytes_max=1073741824\n[amop]\n\
-    records_bytes_max=1073741824\nwindows_bytes_max=1073741824\nretained_bytes_max=536870912\n";
+    records_bytes_max=1073741824\nwindows_bytes_max=1073741824\nretained_bytes_max=536870912\n[ledger]\nnode.0=127.0.0.1:20200\n\
+    bytes_max=536870912\n";
 
 /// With `AMOP_WRITE=1` it writes the page.
 #[test]

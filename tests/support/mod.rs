@@ -1,6 +1,7 @@
 //! The kit of the tests over real TLS and real sockets.
 #![allow(unreachable_pub)] // a module of several test programs
 
+pub mod ledger;
 pub mod process;
 
 use std::{

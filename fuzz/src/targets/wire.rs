@@ -94,7 +94,7 @@ fn hello(data: &[u8]) {
 }
 
 fn handshake(data: &[u8]) {
-    let request = HandshakeRequest::decode(data);
+    let Some(request) = HandshakeRequest::decode(data) else { return };
     assert!(request.client_type.chars().count() <= 64);
     if let Some(protocol) = request.negotiate() {
         assert!((json::PROTOCOL_MIN..=json::PROTOCOL_MAX).contains(&protocol));

@@ -54,7 +54,7 @@ impl App {
             token: reactor.into(),
             reactor: ReactorId(reactor),
             socket: other.into(),
-            up: LinkUp::Sdk { address: String::new(), subject: String::new() },
+            up: LinkUp::Sdk { address: String::new(), subject: String::new(), public_key: None },
             tls: Some((node_sealer, node_opener)),
             plaintext: Vec::new(),
             received: Vec::new(),

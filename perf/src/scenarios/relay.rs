@@ -11,9 +11,9 @@ use std::{
 
 use amop::{
     relay::{
-        Class, CloseReason, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued, ReactorId,
-        RegistryInput, SendError, Shared, diagnostic::Answer, registry::Registry, settings::Settings,
-        shard::Shard, signing::NodeSigner,
+        Class, CloseReason, LedgerDial, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued,
+        ReactorId, RegistryInput, SendError, Shared, diagnostic::Answer, registry::Registry,
+        settings::Settings, shard::Shard, signing::NodeSigner,
     },
     wire::{
         FrameRef, ResultCode,
@@ -74,7 +74,9 @@ impl Outbound for Out {
 
     fn watch_taken(&mut self, _: LinkKey) {}
 
-    fn watch_room(&mut self, _: LinkKey, _: usize) {}
+    fn watch_room(&mut self, _: LinkKey, _: Class, _: usize) {}
+
+    fn dial_ledger(&mut self, _: LedgerDial) {}
 
     fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 
@@ -175,7 +177,7 @@ impl Relay {
     /// A publisher.
     pub(super) fn app(&mut self, node: usize) -> App {
         let (address, subject) = Default::default();
-        self.link_up(node, None, LinkUp::Sdk { address, subject })
+        self.link_up(node, None, LinkUp::Sdk { address, subject, public_key: None })
     }
 
     /// A subscriber to the topic of all messages.

@@ -50,6 +50,7 @@ use super::{
     counters::{Counter, metrics},
     expiring_map::ExpiringMap,
     home_reactor,
+    ledger::call::Merged,
     log_limit::LogLimit,
     rate_limit::RateLimit,
     report::NodeReport,
@@ -352,7 +353,10 @@ struct RpcRequest {
     reactor: ReactorId,
     link: LinkKey,
     seq: Seq,
+    /// The request, or the ledger node's answer to it …
     body: bytes::Bytes,
+    /// … and then what it is to be merged with.
+    ledger: Option<Merged>,
 }
 
 impl RpcRequest {
@@ -472,8 +476,8 @@ impl Registry {
                     self.refuse(now, &from, error);
                 }
             }
-            RegistryInput::Rpc { reactor, link, seq, body } => {
-                self.handle_rpc(RpcRequest { since: now, reactor, link, seq, body });
+            RegistryInput::Rpc { reactor, link, seq, body, ledger } => {
+                self.handle_rpc(RpcRequest { since: now, reactor, link, seq, body, ledger });
             }
         }
     }
@@ -640,8 +644,10 @@ impl Registry {
     fn handle_rpc(&mut self, request: RpcRequest) {
         if self.rpc_waiting_bytes + request.cost() > RPC_WAITING_BYTES_MAX {
             self.counters.rpc_refused.increment();
-            let RpcRequest { reactor, link, seq, body, .. } = request;
-            return self.send_rpc_answer(reactor, link, seq, rpc::over_rate(&body));
+            let RpcRequest { reactor, link, seq, body, ledger, .. } = request;
+            // What the ledger node has answered holds, if not all of it is there.
+            let answer = if ledger.is_some() { Some(body.into()) } else { rpc::over_rate(&body) };
+            return self.send_rpc_answer(reactor, link, seq, answer);
         }
         self.rpc_waiting_bytes += request.cost();
         self.rpc_waiting.push_back(request);
@@ -650,8 +656,14 @@ impl Registry {
     fn answer_rpc(&mut self) {
         let Some(request) = self.rpc_waiting.pop_front() else { return };
         self.rpc_waiting_bytes -= request.cost();
-        let RpcRequest { reactor, link, seq, body, .. } = request;
-        let answer = if self.shared.rpc_answer_bytes.load(Relaxed) >= rpc::ANSWERS_BYTES_MAX {
+        let RpcRequest { reactor, link, seq, body, ledger, .. } = request;
+        let answer = if let Some(merged) = ledger {
+            let mut cache = std::mem::take(&mut self.rpc_cache);
+            let answer =
+                rpc::merge(merged, &body, self.view_version, &self.view(), &self.shared.settings, &mut cache);
+            self.rpc_cache = cache;
+            Some(answer.unwrap_or_else(|| body.into()))
+        } else if self.shared.rpc_answer_bytes.load(Relaxed) >= rpc::ANSWERS_BYTES_MAX {
             self.counters.rpc_refused.increment();
             rpc::over_rate(&body)
         } else {

@@ -700,6 +700,7 @@ fn peers_are_answered_from_their_records() {
     net.subscribe(0, "#!$TopicNeedVerify_p", 1);
     net.settle();
     let input = RegistryInput::Rpc {
+        ledger: None,
         reactor: HOME,
         link: LinkKey { index: 0, generation: 1 },
         seq: [b'0'; 32],
@@ -729,6 +730,7 @@ fn rpc_waits_within_a_bound_and_for_everything_else() {
         Bytes::from(br#"{"method":"x","params":["#.iter().copied().cycle().take(1 << 20).collect::<Vec<_>>());
     let question = Bytes::from_static(br#"{"method":"getNodeIDList","id":1}"#);
     let rpc = |body: &Bytes| RegistryInput::Rpc {
+        ledger: None,
         reactor: HOME,
         link: LinkKey { index: 0, generation: 1 },
         seq: [b'0'; 32],

@@ -20,6 +20,7 @@ use super::{
     room::RoomWaits,
     route::PendingRoute,
     session::{Session, Sessions},
+    upstream::{LedgerLink, Upstreams},
 };
 use crate::{
     relay::{
@@ -48,6 +49,7 @@ pub(super) struct Parts {
     pub(super) channels: Channels,
     pub(super) pending_route: PendingRoute,
     pub(super) diagnostics: Diagnostics,
+    pub(super) upstreams: Upstreams,
 }
 
 /// What an acknowledgement is due on.
@@ -66,6 +68,7 @@ pub(super) struct Link {
 pub(super) enum LinkKind {
     Sdk(Box<Session>),
     Node(Box<NodeLink>),
+    Ledger(LedgerLink),
 }
 
 impl Parts {
@@ -86,6 +89,7 @@ impl Parts {
             channels: Channels::new(hashing.clone()),
             pending_route: PendingRoute::default(),
             diagnostics: Diagnostics::new(hashing.clone()),
+            upstreams: Upstreams::new(settings, hashing.clone()),
         }
     }
 
@@ -97,8 +101,13 @@ impl Parts {
         }
         debug_assert!(self.links[index].is_none(), "a link came up in an occupied slot");
         let kind = match up {
-            LinkUp::Sdk { address, subject } => {
-                LinkKind::Sdk(Box::new(self.new_session(cx, key, address, subject)))
+            LinkUp::Sdk { address, subject, public_key } => {
+                LinkKind::Sdk(Box::new(self.new_session(cx, key, (address, subject, public_key))))
+            }
+            LinkUp::Ledger { session, number, address } => {
+                let kind = LinkKind::Ledger(LedgerLink { session });
+                self.links[index] = Some(Link { generation: key.generation, kind });
+                return self.ledger_link_up(cx, key, (session, number, address));
             }
             LinkUp::Node { id, dialed, address, agency, name } => {
                 let link = self.new_node_link(cx, id, dialed, node_link::PeerLabel { address, agency, name });
@@ -122,6 +131,10 @@ impl Parts {
         match self.link_mut(key) {
             Some(LinkKind::Sdk(_)) => self.handle_sdk_frame(cx, key, frame),
             Some(LinkKind::Node(_)) => self.handle_node_frame(cx, key, frame),
+            Some(LinkKind::Ledger(LedgerLink { session })) => {
+                let session = *session;
+                self.handle_ledger_frame(cx, session, frame);
+            }
             None => {}
         }
     }
@@ -144,6 +157,7 @@ impl Parts {
         match link.kind {
             LinkKind::Sdk(session) => self.end_session(cx, *session, reason),
             LinkKind::Node(node_link) => self.end_node_link(cx, key, *node_link, reason),
+            LinkKind::Ledger(ledger_link) => self.end_ledger_link(cx, key, ledger_link, reason),
         }
     }
 
@@ -299,6 +313,7 @@ impl Parts {
                 AckDue::Channel(id) => self.send_due_channel_ack(cx, &id),
             }
         }
+        self.handle_ledger_timeouts(cx);
         self.end_late_questions(cx);
         if self.node_links.next_tick.is_some_and(|due| due <= cx.now) {
             self.tick_nodes(cx);
@@ -316,7 +331,8 @@ impl Parts {
                 common.counters.sessions_worn.increment();
             }
             Some(LinkKind::Node(_)) => self.set_rekey_due(common, key),
-            None => {}
+            // It is closed once nothing is awaited of it, and made anew.
+            Some(LinkKind::Ledger(_)) | None => {}
         }
     }
 
@@ -325,6 +341,10 @@ impl Parts {
         match self.link_mut(key) {
             Some(LinkKind::Sdk(session)) => session.last_activity = now,
             Some(LinkKind::Node(link)) => link.last_received = now,
+            Some(LinkKind::Ledger(LedgerLink { session })) => {
+                let session = *session;
+                self.note_ledger_activity(now, session);
+            }
             None => {}
         }
     }
@@ -339,6 +359,7 @@ impl Parts {
             self.sessions.deferred_subscriptions.deadline(),
             self.node_links.ack_timers.deadline(),
             self.diagnostics.deadline(),
+            self.upstreams.deadline(),
             self.node_links.next_tick,
             self.publishers.next_look,
         ]
@@ -349,7 +370,12 @@ impl Parts {
 
     /// Whether a link's session, if it is one, waits for no answer, and none is awaited of it.
     pub(super) fn is_link_quiet(&mut self, key: LinkKey) -> bool {
-        self.session_mut(key).is_none_or(|session| session.requests.is_empty() && session.pushes.is_empty())
+        let session = match self.link_mut(key) {
+            Some(LinkKind::Ledger(LedgerLink { session })) => *session,
+            _ => key,
+        };
+        self.upstreams.is_quiet(session)
+            && self.session_mut(key).is_none_or(|one| one.requests.is_empty() && one.pushes.is_empty())
     }
 
     /// Tells about the links in slots from `from` on, at most `slots_max` of them.
@@ -362,6 +388,7 @@ impl Parts {
             let (since, address, peer) = match &link.kind {
                 LinkKind::Sdk(session) => session.report(),
                 LinkKind::Node(link) => link.report(self.is_active(key, &link.peer)),
+                LinkKind::Ledger(_) => return None,
             };
             Some(LinkReport { reactor: id, key, since, address, peer, load: LinkLoad::default() })
         };
@@ -377,7 +404,7 @@ impl Parts {
     /// Whether no request waits for its answer.
     pub(super) fn is_drained(&self) -> bool {
         // A request whose node was told that nobody answered is kept for a late answer only.
-        self.requests.iter().all(request::Request::is_answered_for_now)
+        self.requests.iter().all(request::Request::is_answered_for_now) && self.upstreams.asked() == 0
     }
 
     /// How full its tables are. Looks at every neighbour.
@@ -413,7 +440,7 @@ impl Parts {
     pub(super) fn node_link_mut(&mut self, key: LinkKey) -> Option<&mut NodeLink> {
         match self.link_mut(key)? {
             LinkKind::Node(link) => Some(link),
-            LinkKind::Sdk(_) => None,
+            LinkKind::Sdk(_) | LinkKind::Ledger(_) => None,
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Logs {
     pub(super) keys_exhausted: LogLimit,
     pub(super) too_long: LogLimit,
     pub(super) pauses: LogLimit,
+    pub(super) ledger_up: LogLimit,
+    pub(super) ledger_lost: LogLimit,
 }
 
 impl Default for Logs {
@@ -40,6 +42,8 @@ impl Default for Logs {
             window_full: LogLimit::new("messages to nodes that do not keep up"),
             too_long: LogLimit::new("messages that are too long for their node"),
             pauses: LogLimit::new("pauses of this node"),
+            ledger_up: LogLimit::new("connections to ledger nodes"),
+            ledger_lost: LogLimit::new("connections to ledger nodes that are lost"),
         }
     }
 }

@@ -36,6 +36,7 @@
 //! | `notice` | what nodes tell each other in Broadcasts |
 //! | `diagnostic` | what people ask reactors, and nodes each other for that |
 //! | `charge` | what leaves on node links, and who pays for it |
+//! | `upstream` | connections to ledger nodes: what sessions ask there, what comes from there |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | traces of messages that are over, for who asks for one by its seq |
 //! | `duplicate_key` | two nodes with one key |
@@ -78,6 +79,7 @@ mod session;
 mod subscription;
 mod too_long;
 mod trace;
+mod upstream;
 mod window;
 
 use std::{
@@ -182,7 +184,8 @@ impl Shard {
     /// A session's queue, which was full, takes data again.
     pub fn handle_room(&mut self, now: Instant, key: LinkKey, out: &mut impl Outbound) {
         let (parts, mut cx) = self.at(now, out);
-        parts.handle_room(&mut cx, key)
+        parts.handle_room(&mut cx, key);
+        parts.handle_ledger_room(&mut cx, key);
     }
 
     /// A link is gone. Comes once for each link that came up.
@@ -233,6 +236,18 @@ impl Shard {
     ) -> Option<Answer> {
         let (parts, mut cx) = self.at(now, out);
         parts.ask(&mut cx, id, question)
+    }
+
+    /// A ledger node was not reached that [`Outbound::dial_ledger`] asked for.
+    pub fn handle_dial_failed(
+        &mut self,
+        now: Instant,
+        session: LinkKey,
+        number: u64,
+        out: &mut impl Outbound,
+    ) {
+        let (parts, mut cx) = self.at(now, out);
+        parts.handle_dial_failed(&mut cx, session, number);
     }
 
     /// Closes all links to a node. One that is not to be linked any more is given up at once.
@@ -334,6 +349,8 @@ impl Shard {
         ] {
             gauge.set(value as u64);
         }
+        counters.ledger_bytes.set(self.parts.upstreams.bytes() as u64);
+        counters.ledger_pending_requests.set(self.parts.upstreams.asked() as u64);
         let (failed, others) = self.common.traces.kept();
         counters.traces_failed_kept.set(failed as u64);
         counters.traces_other_kept.set(others as u64);
@@ -387,6 +404,7 @@ pub(super) struct Sizes {
     pub(super) challenge: usize,
     pub(super) carried: usize,
     pub(super) attempts: usize,
+    pub(super) upstream: usize,
 }
 
 pub(super) fn sizes() -> Sizes {
@@ -406,5 +424,6 @@ pub(super) fn sizes() -> Sizes {
         challenge: challenge_broker::OPEN_LEN,
         carried: challenge_broker::CARRIED_LEN,
         attempts: diagnostic::trace::ATTEMPTS_LEN,
+        upstream: upstream::UPSTREAM_LEN + upstream::HANDSHAKE_LEN_MAX,
     }
 }

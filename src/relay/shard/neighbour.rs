@@ -298,7 +298,7 @@ impl Parts {
         // The Hello of one that replaces it may be on its way.
         let successor = self.links.iter().flatten().any(|other| match &other.kind {
             LinkKind::Node(other) => other.peer == link.peer && other.peer_link_number.is_none(),
-            LinkKind::Sdk(_) => false,
+            LinkKind::Sdk(_) | LinkKind::Ledger(_) => false,
         });
         let grace = match reason {
             CloseReason::ByPeer | CloseReason::Vanished if !successor => {

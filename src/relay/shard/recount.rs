@@ -16,7 +16,7 @@ impl Parts {
         let sessions = || {
             self.links.iter().flatten().filter_map(|link| match &link.kind {
                 LinkKind::Sdk(session) => Some(&**session),
-                LinkKind::Node(_) => None,
+                LinkKind::Node(_) | LinkKind::Ledger(_) => None,
             })
         };
         let (waits, wait_bytes) = self.room_waits.counted();
@@ -87,9 +87,23 @@ impl Parts {
             wrong.map(|(what, counted, anew)| format!("{counted} {what} are counted, and there are {anew}"));
         wrong
             .or_else(|| sessions().find_map(|session| self.miscount_of(session)))
+            .or_else(|| self.miscount_of_ledgers(common))
             .or_else(|| self.neighbours.by_id.values().find_map(Neighbour::miscount))
             .or_else(|| self.peers.by_id.values().find_map(Peer::miscount))
             .or_else(|| self.publishers.by_link.values().find_map(Publisher::miscount))
+    }
+
+    fn miscount_of_ledgers(&self, common: &Common) -> Option<String> {
+        let is_ledger = |link: &&super::Link| matches!(link.kind, LinkKind::Ledger(_));
+        let links = self.links.iter().flatten().filter(is_ledger).count();
+        let in_metrics = common.counters.ledger_links.get() as usize;
+        let counted = (self.upstreams.bytes(), self.upstreams.asked());
+        let anew = self.upstreams.counted_anew();
+        (in_metrics != links || counted != anew).then(|| {
+            format!(
+                "{in_metrics} links to ledger nodes, and bytes and requests for them {counted:?}, are counted, and there are {links}, {anew:?}"
+            )
+        })
     }
 
     fn miscount_of(&self, session: &Session) -> Option<String> {

@@ -123,7 +123,7 @@ impl Parts {
     /// Asks to be told when the first in a line has room.
     fn watch_room(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         if let Some(first) = self.session_mut(key).and_then(|session| session.line.front()) {
-            cx.out.watch_room(key, first.frame.len());
+            cx.out.watch_room(key, Class::Data, first.frame.len());
         }
     }
 

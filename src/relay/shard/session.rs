@@ -29,7 +29,7 @@ use crate::{
         trace::Sender,
     },
     wire::{
-        FrameRef, ResultCode,
+        FrameRef, NodeId, ResultCode,
         json::{self, HandshakeRequest},
         sdk::{FrameType, HEADER_LEN, Header, Seq},
     },
@@ -41,6 +41,8 @@ pub(super) struct Session {
     pub(super) key: LinkKey,
     pub(super) address: String,
     pub(super) subject: String,
+    /// The public key of its certificate, if that is a secp256k1 key.
+    pub(super) public_key: Option<NodeId>,
     /// The two as accounts of its messages have them, once there is one.
     sender: Option<Arc<Sender>>,
     since: Instant,
@@ -208,8 +210,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
-        address: String,
-        subject: String,
+        (address, subject, public_key): (String, String, Option<NodeId>),
     ) -> Session {
         self.sessions.started += 1;
         let id = SessionId(u64::from(cx.id.0) << 48 | self.sessions.started);
@@ -223,6 +224,7 @@ impl Parts {
             key,
             address,
             subject,
+            public_key,
             sender: None,
             bandwidth: Share::default(),
             since: cx.now,
@@ -274,6 +276,7 @@ impl Parts {
             self.abandon_request(cx, request, sender);
         }
         self.end_pushes(cx, &mut session);
+        self.end_upstream(cx, session.key);
         self.end_line(cx, std::mem::take(&mut session.line));
     }
 
@@ -292,7 +295,15 @@ impl Parts {
             FrameType::HEARTBEAT => self.handle_heartbeat(cx, key, &header, frame),
             FrameType::HANDSHAKE => self.handle_handshake(cx, key, &header, frame),
             FrameType::SUBSCRIBE => self.handle_subscribe(cx, key, frame),
+            FrameType::RPC if cx.shared.settings.ledger.is_some() => {
+                self.handle_call(cx, key, &header, frame);
+            }
             FrameType::RPC => self.handle_rpc(cx, key, &header, frame),
+            FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER
+                if cx.shared.settings.ledger.is_some() =>
+            {
+                self.handle_event_filter(cx, key, &header, frame);
+            }
             FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => {
                 // An empty topic, then a result that is not 0: there is no ledger to watch.
                 let body = b"\x01{\"result\":-41002}\n";
@@ -424,7 +435,10 @@ impl Parts {
     ) {
         // A body beyond the head is no handshake that anybody sends; it counts as malformed.
         let body = if frame.len() == frame.head().len() { &frame.head()[HEADER_LEN..] } else { &[] };
-        let request = HandshakeRequest::decode(body);
+        let read = HandshakeRequest::decode(body);
+        // A ledger node would never answer a malformed one.
+        let is_well_formed = read.is_some();
+        let request = read.unwrap_or(HandshakeRequest::EMPTY);
         let Some(protocol) = request.negotiate() else {
             if cx.common.logs.sessions_refused.admits(cx.now)
                 && let Some(session) = self.session_mut(key)
@@ -447,6 +461,7 @@ impl Parts {
         if request.shared_records {
             cx.out.share_records(key);
         }
+        self.note_handshake(cx, key, is_well_formed.then_some(frame));
     }
 
     fn handle_rpc(
@@ -485,6 +500,7 @@ impl Parts {
                     link: key,
                     seq: header.seq,
                     body: bytes::Bytes::copy_from_slice(body),
+                    ledger: None,
                 };
                 if !cx.tell_registry(request) {
                     self.refuse_rpc(cx, key, header, body);

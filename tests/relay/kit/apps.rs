@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use amop::{
     relay::{CloseReason, LinkKey, LinkUp, ReactorId},
     wire::{
-        FrameRef, ResultCode,
+        FrameRef, NodeId, ResultCode,
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
     },
 };
@@ -57,6 +57,17 @@ impl Network {
     }
 
     pub fn app_on(&mut self, node: NodeIndex, reactor: ReactorId, behaviour: Behaviour) -> AppIndex {
+        self.app_of(node, reactor, behaviour, None)
+    }
+
+    /// An application whose certificate has this key.
+    pub fn app_of(
+        &mut self,
+        node: NodeIndex,
+        reactor: ReactorId,
+        behaviour: Behaviour,
+        public_key: Option<NodeId>,
+    ) -> AppIndex {
         let app = self.apps.len();
         let now = self.now;
         let key = self.nodes[node].io[usize::from(reactor.0)].insert(now, true, End::App(app));
@@ -69,7 +80,8 @@ impl Network {
             incarnation: self.nodes[node].incarnation,
             topics: Vec::new(),
         });
-        let up = LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned() };
+        let up =
+            LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned(), public_key };
         self.drive(node, reactor, |shard, now, io| shard.handle_link_up(now, key, up, io));
         app
     }

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, time::Instant};
 
 use amop::{
     relay::{
-        Class, CloseReason, LinkKey, LinkProgress, MeshMessage, Outbound, Queued, ReactorId, RegistryInput,
-        SendError,
+        Class, CloseReason, LedgerDial, LinkKey, LinkProgress, MeshMessage, Outbound, Queued, ReactorId,
+        RegistryInput, SendError,
         diagnostic::Answer,
         session_queue::{QueuePool, SessionQueue, TransmitProgress},
     },
@@ -33,8 +33,8 @@ pub(super) struct IoLink {
     pub(super) taken: u64,
     pub(super) last_taken: Instant,
     pub(super) watches_taken: bool,
-    /// For how many bytes the relay asks for room.
-    pub(super) room_wanted: Option<usize>,
+    /// For how many bytes the relay asks for room: of messages, and of what comes from the ledger.
+    pub(super) room_wanted: [Option<usize>; 2],
     pub(super) relay_pauses: bool,
     /// What the application has sent, and the node does not read yet.
     pub(super) unread: VecDeque<Vec<u8>>,
@@ -81,6 +81,7 @@ pub(super) enum Effect {
     Mesh { to: ReactorId, message: MeshMessage, frame: Vec<u8> },
     Registry(RegistryInput),
     Close { link: LinkKey, reason: CloseReason },
+    DialLedger(LedgerDial),
 }
 
 impl Io {
@@ -110,7 +111,7 @@ impl Io {
             taken: 0,
             last_taken: now,
             watches_taken: false,
-            room_wanted: None,
+            room_wanted: [None; 2],
             relay_pauses: false,
             unread: VecDeque::new(),
             is_sending_long: false,
@@ -151,12 +152,14 @@ impl Io {
     pub(super) fn with_room(&self) -> Vec<LinkKey> {
         let (bound, pool) = (self.queue_bytes_max, self.pool());
         let has_room = |link: &&IoLink| {
-            link.room_wanted.is_some_and(|len| match link.sdk {
-                true => link
-                    .queue
-                    .admit(Class::Data, len, TransmitProgress { begun: link.begun(), sealed: 0 }, bound, pool)
-                    .is_ok(),
-                false => link.has_room_to_node(Class::Data, self.node_queue_bytes_max),
+            [Class::Data, Class::Ledger].into_iter().zip(link.room_wanted).any(|(class, len)| {
+                len.is_some_and(|len| match link.sdk {
+                    true => link
+                        .queue
+                        .admit(class, len, TransmitProgress { begun: link.begun(), sealed: 0 }, bound, pool)
+                        .is_ok(),
+                    false => link.has_room_to_node(Class::Data, self.node_queue_bytes_max),
+                })
             })
         };
         self.links.iter().flatten().filter(has_room).map(|link| link.key).collect()
@@ -234,10 +237,14 @@ impl Outbound for Io {
         }
     }
 
-    fn watch_room(&mut self, key: LinkKey, len: usize) {
+    fn watch_room(&mut self, key: LinkKey, class: Class, len: usize) {
         if let Some(link) = self.link(key) {
-            link.room_wanted = Some(len);
+            link.room_wanted[usize::from(class == Class::Ledger)] = Some(len);
         }
+    }
+
+    fn dial_ledger(&mut self, dial: LedgerDial) {
+        self.effects.push(Effect::DialLedger(dial));
     }
 
     fn pause_reading(&mut self, key: LinkKey, pause: bool) {

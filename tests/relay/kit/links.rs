@@ -134,6 +134,7 @@ impl Network {
                 }
             }
             End::App(_) => {}
+            End::Ledger(connection) => self.close_ledger_connection(connection),
             End::Node { node, incarnation, reactor, key } => {
                 if !self.is_current(node, incarnation) {
                     return;
@@ -145,6 +146,7 @@ impl Network {
                 match other {
                     End::Node { node: other, .. } => self.note(|| Seen::LinkClosed { node, other, reason }),
                     End::App(app) => self.note(|| Seen::SessionEnded { app }),
+                    End::Ledger(_) => {}
                 }
                 self.drive(node, reactor, |shard, now, io| shard.handle_link_down(now, key, reason, io));
             }
@@ -183,7 +185,7 @@ impl Network {
         let io = &mut self.nodes[node].io[usize::from(reactor.0)];
         for key in io.with_room() {
             if let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) {
-                link.room_wanted = None;
+                link.room_wanted = [None; 2];
                 self.drive(node, reactor, |shard, now, io| shard.handle_room(now, key, io));
             }
         }
@@ -222,9 +224,7 @@ impl Network {
         }
         self.write(node, reactor, key);
         self.note_taken((node, reactor, key), class, bytes.len());
-        if let End::App(app) = other {
-            self.schedule(LINK_LATENCY, Event::Frame { to: End::App(app), class, bytes, from: None });
-        }
+        self.schedule(LINK_LATENCY, Event::Frame { to: other, class, bytes, from: None });
     }
 
     /// A link to a node gets a frame. As in the engine, small ones leave at once where nothing waits; the others wait for

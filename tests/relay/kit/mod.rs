@@ -15,10 +15,12 @@
 //! | `io` | what a shard sees of its engine |
 //! | `links` | how links come up and end, and how fast they take what is sent |
 //! | `recount` | what nodes count by hand, counted anew |
+//! | `ledger` | ledger nodes, to which nodes connect for their applications |
 //! | `apps` | what applications send, how they treat what comes, what they have |
 
 mod apps;
 mod io;
+mod ledger;
 mod links;
 mod node;
 mod recount;
@@ -32,14 +34,15 @@ use std::{
 
 use amop::{
     relay::{
-        Class, CloseReason, LinkKey, MeshMessage, ReactorId, RegistryInput, RegistryOutput,
+        Class, CloseReason, LedgerDial, LinkKey, MeshMessage, ReactorId, RegistryInput, RegistryOutput,
         settings::Settings, shard::Shard,
     },
-    wire::{FrameRef, frame::HEAD_LEN_MAX},
+    wire::{FrameRef, frame::HEAD_LEN_MAX, sdk::Seq},
 };
 pub use apps::{Application, Behaviour, Received};
 use io::Effect;
 pub use io::Io;
+pub use ledger::{ConnectionIndex, LedgerIndex, VirtualChain};
 pub use node::VirtualNode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -108,8 +111,9 @@ pub enum Clock {
 
 /// Where the frames of a link's end come out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     App(AppIndex),
+    Ledger(ConnectionIndex),
     Node { node: NodeIndex, incarnation: u64, reactor: ReactorId, key: LinkKey },
 }
 
@@ -164,6 +168,17 @@ enum Event {
         app: AppIndex,
         bytes: Vec<u8>,
     },
+    LedgerDialled {
+        node: NodeIndex,
+        incarnation: u64,
+        reactor: ReactorId,
+        dial: LedgerDial,
+    },
+    LedgerAnswers {
+        ledger: LedgerIndex,
+        seq: Seq,
+        answer: Vec<u8>,
+    },
 }
 
 pub type Tamper = Box<dyn FnMut(NodeIndex, NodeIndex, &mut Vec<u8>)>;
@@ -172,6 +187,7 @@ pub struct Network {
     pub now: Instant,
     pub apps: Vec<Application>,
     pub nodes: Vec<VirtualNode>,
+    pub chain: VirtualChain,
     pub timing: Timing,
     /// Set to an empty list to have what happens noted.
     pub seen: Option<Vec<Seen>>,
@@ -255,6 +271,7 @@ impl Network {
             now: Instant::now(),
             apps: Vec::new(),
             nodes: Vec::new(),
+            chain: VirtualChain::default(),
             timing: Timing::default(),
             seen: None,
             recounts_at_end: true,
@@ -374,7 +391,8 @@ impl Network {
             | Event::Mesh { node, .. }
             | Event::Registry { node, .. }
             | Event::Publish { node, .. }
-            | Event::FromRegistry { node, .. } => Some(*node),
+            | Event::FromRegistry { node, .. }
+            | Event::LedgerDialled { node, .. } => Some(*node),
             Event::AppSends { app, .. } => Some(self.apps[*app].node),
             Event::LinkDown { end: End::Node { node, .. }, .. } => Some(*node),
             _ => None,
@@ -440,6 +458,12 @@ impl Network {
                     self.drive(node, reactor, |shard, now, io| shard.handle_registry(now, output, io));
                 }
             }
+            Event::LedgerDialled { node, incarnation, reactor, dial } => {
+                if self.is_current(node, incarnation) {
+                    self.end_ledger_dial(node, reactor, dial);
+                }
+            }
+            Event::LedgerAnswers { ledger, seq, answer } => self.ledger_answers(ledger, &seq, &answer),
             Event::AppSends { app, bytes } => {
                 let Application { node, incarnation, link: (reactor, key), closed, .. } = self.apps[app];
                 if closed || !self.is_current(node, incarnation) {
@@ -456,6 +480,15 @@ impl Network {
     fn deliver(&mut self, to: End, mut bytes: Vec<u8>) {
         match to {
             End::App(app) => self.deliver_to_app(app, &bytes),
+            End::Ledger(connection) => self.deliver_to_ledger(connection, &bytes),
+            End::Node { node, incarnation, reactor, key } if self.is_of_ledger(to) => {
+                if self.is_current(node, incarnation)
+                    && let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
+                {
+                    link.unread.push_back(bytes);
+                    self.read_ledger(node, reactor, key);
+                }
+            }
             End::Node { node, incarnation, reactor, key } => {
                 if self.is_current(node, incarnation) {
                     // As the engine does it.
@@ -491,6 +524,7 @@ impl Network {
         for effect in effects {
             match effect {
                 Effect::Resume { link } => resumed.push(link),
+                Effect::DialLedger(dial) => self.begin_ledger_dial(node, reactor, dial),
                 Effect::Frame { link, class, bytes } => {
                     let to = self.nodes[node].io[index].link(link).map(|link| link.other);
                     if let Some(End::Node { .. }) = to {
@@ -554,10 +588,19 @@ impl Network {
         }
         for link in resumed {
             let other = self.nodes[node].io[index].link(link).map(|link| link.other);
-            if let Some(End::App(app)) = other {
-                self.read(app, (node, reactor, link));
+            match other {
+                Some(End::App(app)) => self.read(app, (node, reactor, link)),
+                Some(End::Ledger(_)) => self.read_ledger(node, reactor, link),
+                _ => {}
             }
         }
+    }
+
+    /// Whether an end of a node is that of a connection to a ledger node.
+    fn is_of_ledger(&mut self, end: End) -> bool {
+        let End::Node { node, reactor, key, .. } = end else { return false };
+        let link = self.nodes[node].io[usize::from(reactor.0)].link(key);
+        link.is_some_and(|link| matches!(link.other, End::Ledger(_)))
     }
 
     fn collect_registry(&mut self, node: NodeIndex) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::relay::{
-    LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings, shard::Shard,
+    LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings, shard::Shard,
 };
 
 const OWN: NodeId = NodeId([1; 64]);
@@ -51,7 +51,9 @@ impl Outbound for Links {
 
     fn watch_taken(&mut self, _: LinkKey) {}
 
-    fn watch_room(&mut self, _: LinkKey, _: usize) {}
+    fn watch_room(&mut self, _: LinkKey, _: Class, _: usize) {}
+
+    fn dial_ledger(&mut self, _: LedgerDial) {}
 
     fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 

@@ -1,0 +1,94 @@
+//! Connections to ledger nodes, dialled when a session needs one. When, and which one, is decided by the session's shard; it is
+//! told what became of it.
+
+use std::rc::Rc;
+
+use tokio::sync::Semaphore;
+use tokio_uring::net::TcpStream;
+use tracing::warn;
+
+use super::{
+    Acceptor, Failure,
+    accept::hand_over,
+    cause::{Cause, Peer},
+    dial::connect_to_any,
+};
+use crate::{
+    relay::{LedgerDial, LinkUp, ReactorId},
+    supervise::contained_local_task,
+    tls::handshake::Handshake,
+};
+
+/// Dials of ledger nodes at once; further ones wait, one for each session.
+pub(super) const LEDGER_DIALS_MAX: usize = 64;
+
+/// Places for dials of ledger nodes.
+pub(super) struct LedgerDials(Semaphore);
+
+impl Default for LedgerDials {
+    fn default() -> Self {
+        Self(Semaphore::new(LEDGER_DIALS_MAX))
+    }
+}
+
+/// Begins to dial a ledger node.
+pub(super) fn begin(acceptor: &Rc<Acceptor>, reactor: ReactorId, dial: LedgerDial) {
+    let acceptor = acceptor.clone();
+    // Boxed, so that those who wait take little memory.
+    contained_local_task(async move {
+        // It is never closed.
+        let Ok(_place) = acceptor.ledger_dials.0.acquire().await else { return };
+        let mut attempt = Attempt { acceptor: acceptor.clone(), reactor, dial, is_up: false };
+        attempt.is_up = Box::pin(try_to_connect(&acceptor, reactor, dial)).await;
+    });
+}
+
+/// A dial whose session is told, however it ends.
+struct Attempt {
+    acceptor: Rc<Acceptor>,
+    reactor: ReactorId,
+    dial: LedgerDial,
+    is_up: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.is_up {
+            self.acceptor.engine.ledger_dial_failed(self.reactor, self.dial);
+        }
+    }
+}
+
+async fn try_to_connect(acceptor: &Rc<Acceptor>, reactor: ReactorId, dial: LedgerDial) -> bool {
+    let Some(peer) = acceptor.settings.ledger_nodes.get(usize::from(dial.node)) else { return false };
+    acceptor.counters.dials.increment();
+    let failure = match reach(acceptor, peer).await {
+        Ok((stream, established)) => {
+            let token = acceptor.connections.borrow_mut().admit_ledger();
+            let LedgerDial { session, number, .. } = dial;
+            let up = LinkUp::Ledger { session, number, address: peer.clone() };
+            return hand_over(acceptor, &stream, token, reactor, up, Some(established));
+        }
+        Err(failure) => failure,
+    };
+    acceptor.counters.dials_failed.increment();
+    if acceptor.may_log(|logs| &mut logs.ledger_not_reached) {
+        let cause = Cause::of(&failure);
+        warn!(
+            %peer, cause = cause.name(), reason = %failure, remedy = cause.remedy(Peer::Ledger),
+            "cannot reach a ledger node of [ledger]; trying on while applications need it",
+        );
+    }
+    false
+}
+
+async fn reach(acceptor: &Rc<Acceptor>, peer: &str) -> Result<(TcpStream, crate::tls::Established), Failure> {
+    let Some(config) = acceptor.tls.load().ledger.clone() else { return Err(Failure::GivenUp) };
+    let addresses = acceptor.lookups.resolve(peer).await?;
+    let stream = connect_to_any(addresses).await?;
+    let (stream, greeted) = acceptor.shake_hands_apart(stream, Handshake::client(config)?).await?;
+    if greeted.is_ourselves {
+        return Err(Failure::Ourselves);
+    }
+    Ok((stream, greeted.established))
+}
