@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use amop::{
     relay::{
-        sealing::{ContentKey, IncarnationId, Seal, Subject},
+        sealing::{ContentKey, IncarnationId, Seal, SealNumber, Subject},
         signing::NodeSigner,
     },
     wire::node::PacketType,
@@ -38,7 +38,7 @@ fn sealing(criterion: &mut Criterion) {
                 number += 1;
                 sealed.clear();
                 source
-                    .seal(number, SUBJECT, &[0; 16], std::iter::once(&payload[..]), &mut sealed)
+                    .seal(SealNumber(number), SUBJECT, &[0; 16], std::iter::once(&payload[..]), &mut sealed)
                     .expect("short enough");
                 black_box(&sealed);
             });

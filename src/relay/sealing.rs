@@ -50,6 +50,25 @@ impl IncarnationId {
     }
 }
 
+/// The number that a payload is sealed under: with the key it is the nonce, and its sender gives none twice in one incarnation.
+/// A message that is sealed anew gets a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SealNumber(pub u64);
+
+impl SealNumber {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    fn nonce(self) -> Nonce {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.0.to_be_bytes());
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
 /// Why a payload does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -155,7 +174,7 @@ impl Seal {
     /// this node. `None` if it is too long for AES-GCM.
     pub fn seal<'a>(
         &self,
-        number: u64,
+        number: SealNumber,
         subject: Subject,
         first: &[u8],
         pieces: impl Iterator<Item = &'a [u8]>,
@@ -164,12 +183,12 @@ impl Seal {
         out.extend_from_slice(&self.own_incarnation.incarnation.to_be_bytes());
         out.extend_from_slice(&self.own_incarnation.salt);
         out.extend_from_slice(&self.other_incarnation.incarnation.to_be_bytes());
-        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&number.0.to_be_bytes());
         let start = out.len();
         out.extend_from_slice(first);
         pieces.for_each(|piece| out.extend_from_slice(piece));
         let aad = aad(subject, &self.secret.own, &self.secret.other);
-        let tag = self.sealing.seal_in_place_separate_tag(nonce(number), aad, &mut out[start..]).ok()?;
+        let tag = self.sealing.seal_in_place_separate_tag(number.nonce(), aad, &mut out[start..]).ok()?;
         out.extend_from_slice(tag.as_ref());
         Some(())
     }
@@ -186,14 +205,14 @@ impl Seal {
         let number = number_of(sealed).ok_or(OpenError::Short)?;
         let aad = aad(subject, &self.secret.other, &self.secret.own);
         let sealed = sealed.get_mut(FRONT_LEN..).ok_or(OpenError::Short)?;
-        let opened = self.opening.open_in_place(nonce(number), aad, sealed);
+        let opened = self.opening.open_in_place(number.nonce(), aad, sealed);
         opened.map(|opened| &*opened).map_err(|_| OpenError::Forged)
     }
 }
 
 /// The number that a payload says it was sealed under; `None` if it is too short to be sealed.
-pub fn number_of(sealed: &[u8]) -> Option<u64> {
-    u64_at(sealed, 32)
+pub fn number_of(sealed: &[u8]) -> Option<SealNumber> {
+    u64_at(sealed, 32).map(SealNumber)
 }
 
 /// A payload for several nodes is sealed once, under a key of its own. Each of them gets that key in a ticket, which is
@@ -220,7 +239,9 @@ impl ContentKey {
         out.extend_from_slice(first);
         pieces.for_each(|piece| out.extend_from_slice(piece));
         let sealing = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).ok()?);
-        let tag = sealing.seal_in_place_separate_tag(nonce(0), Aad::empty(), &mut out[start..]).ok()?;
+        let tag = sealing
+            .seal_in_place_separate_tag(SealNumber(0).nonce(), Aad::empty(), &mut out[start..])
+            .ok()?;
         out.extend_from_slice(tag.as_ref());
         Some(Self { key, hash: *blake3::hash(&out[start..]).as_bytes() })
     }
@@ -233,7 +254,7 @@ impl ContentKey {
         let opening = UnboundKey::new(&AES_128_GCM, &self.key).map_err(|_| OpenError::Forged)?;
         let opening = LessSafeKey::new(opening);
         opening
-            .open_in_place(nonce(0), Aad::empty(), sealed)
+            .open_in_place(SealNumber(0).nonce(), Aad::empty(), sealed)
             .map(|opened| &*opened)
             .map_err(|_| OpenError::Forged)
     }
@@ -283,12 +304,6 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-fn nonce(number: u64) -> Nonce {
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&number.to_be_bytes());
-    Nonce::assume_unique_for_key(nonce)
-}
-
 fn aad(subject: Subject, source: &NodeId, destination: &NodeId) -> Aad<[u8; 134]> {
     let mut bytes = [0; 134];
     bytes[..2].copy_from_slice(&subject.packet_type.0.to_be_bytes());
@@ -327,7 +342,7 @@ mod tests {
 
     fn sealed(seal: &Seal, number: u64, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        seal.seal(number, SUBJECT, &[], payload.chunks(3), &mut out).unwrap();
+        seal.seal(SealNumber(number), SUBJECT, &[], payload.chunks(3), &mut out).unwrap();
         out
     }
 
@@ -337,7 +352,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for (number, payload) in (5..).zip([&b"first"[..], b"", b"first", &[9; 10_000]]) {
             let mut bytes = sealed(&one, number, payload);
-            assert_eq!(number_of(&bytes), Some(number));
+            assert_eq!(number_of(&bytes), Some(SealNumber(number)));
             assert_eq!(bytes.len(), FRONT_LEN + payload.len() + TAG_LEN);
             assert_eq!(
                 SealIncarnations::of(&bytes),
@@ -382,7 +397,7 @@ mod tests {
         let one = seal_of(1, 2, (10, 20));
         let mut sealed = Vec::new();
         let subject = Subject { packet_type: PacketType::MULTICAST, seq: 7 };
-        one.seal(7, subject, b"", std::iter::once(&b"pay 5 to bob"[..]), &mut sealed).unwrap();
+        one.seal(SealNumber(7), subject, b"", std::iter::once(&b"pay 5 to bob"[..]), &mut sealed).unwrap();
         let digits: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
         let lines: Vec<&str> =
             (0..digits.len()).step_by(64).map(|at| &digits[at..digits.len().min(at + 64)]).collect();

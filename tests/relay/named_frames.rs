@@ -7,7 +7,7 @@ use amop::{
     relay::{
         admission::Admission,
         counters::Counters,
-        sealing::{IncarnationId, Salt, Seal, Subject},
+        sealing::{IncarnationId, Salt, Seal, SealNumber, Subject},
         settings::Settings,
         signing::NodeSigner,
         snapshot::Path,
@@ -212,7 +212,7 @@ fn sealed_by(net: &Network, signer: &NodeSigner, incarnation: u64, number: u64, 
     let seal = Seal::new(secret, incarnation, other.incarnation_id()).expect("incarnations");
     let subject = Subject { packet_type: PacketType::MULTICAST, seq: 1 };
     let mut sealed = Vec::new();
-    seal.seal(number, subject, &[], pieces.iter().copied(), &mut sealed).expect("short enough");
+    seal.seal(SealNumber(number), subject, &[], pieces.iter().copied(), &mut sealed).expect("short enough");
     sealed
 }
 
@@ -253,7 +253,7 @@ fn a_shared_multicast_without_ticket_and_content_is_refused() {
     for (number, inner) in [answer.as_slice(), &[], &[7; 48], &[7; 47], &[7; 400]].into_iter().enumerate() {
         let numbers = [[0; 8], [0; 8]].concat();
         let mut sealed = Vec::new();
-        seal.seal(number as u64, subject, &numbers, std::iter::once(inner), &mut sealed).unwrap();
+        seal.seal(SealNumber(number as u64), subject, &numbers, std::iter::once(inner), &mut sealed).unwrap();
         sealed.resize(sealed.len().max(120), 0);
         for cut in [sealed.len(), 120] {
             let bytes = frame(shared(named(&signer.id().0, &[own])), &sealed[..cut]);

@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use amop::{
-    relay::sealing::{SealIncarnations, number_of},
+    relay::sealing::{SealIncarnations, SealNumber, number_of},
     wire::{
         node::{Addressing, Header, PacketType},
         sdk::FrameType,
@@ -88,7 +88,7 @@ fn no_key_and_nonce_seals_two_payloads_though_an_incarnation_is_repeated() {
     repeat(&mut net, 0, 1);
     publish(&mut net, 0, "second");
     let second = sealed_of(&mut net, 0);
-    let numbers = |frames: &[Vec<u8>]| -> BTreeSet<(u64, u64)> {
+    let numbers = |frames: &[Vec<u8>]| -> BTreeSet<(u64, SealNumber)> {
         let payload = |bytes: &[u8]| bytes[Header::decode(bytes).expect("a frame").1..].to_vec();
         let payloads = frames.iter().map(|bytes| payload(bytes));
         payloads

@@ -14,7 +14,7 @@ use std::{
 
 use amop::{
     relay::{
-        sealing::{ContentKey, IncarnationId, Seal, Subject},
+        sealing::{ContentKey, IncarnationId, Seal, SealNumber, Subject},
         settings::Settings,
         signing::NodeSigner,
     },
@@ -396,8 +396,14 @@ impl Run {
         }
         let subject = Subject { packet_type, seq: sealed.seq };
         let mut payload = Vec::new();
-        seal.seal(sealed.number.get(), subject, first, std::iter::once(inner.as_slice()), &mut payload)
-            .expect("short enough");
+        seal.seal(
+            SealNumber(sealed.number.get()),
+            subject,
+            first,
+            std::iter::once(inner.as_slice()),
+            &mut payload,
+        )
+        .expect("short enough");
         payload.extend_from_slice(&content);
         let addressing = Addressing::EndToEnd { source: &signer.id().0, destinations: &[destination.0] };
         let header =

@@ -18,14 +18,14 @@ use smallvec::SmallVec;
 
 use crate::{
     relay::{
-        sealing::{ContentKey, FRONT_LEN, IncarnationId, Seal, Subject, TAG_LEN},
+        sealing::{ContentKey, FRONT_LEN, IncarnationId, Seal, SealNumber, Subject, TAG_LEN},
         timers::TimerKey,
     },
     wire::{NodeId, RetainedFrame, node::PacketType},
 };
 
 /// Bytes in a sealed message before its extensions: its number, and the least one that may still come.
-pub(super) const NUMBERS_LEN: usize = 16;
+pub(super) const NUMBERS_LEN: usize = 2 * ChannelNumber::LEN;
 /// Messages of one node that wait in the reorder buffer for those before them.
 pub(in crate::relay) const REORDER_MESSAGES_MAX: usize = 4_096;
 /// Time after which unacknowledged messages are sent again. It doubles with each retransmission …
@@ -37,18 +37,54 @@ pub(super) const RETRANSMIT_JITTER: std::ops::Range<f64> = 0.5..1.0;
 /// Control payloads that one node may have sent out of their order.
 const CONTROLS_MAX: usize = 64;
 
+/// The place of a message in the order of those from one node to another one; they have no gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ChannelNumber(u64);
+
+impl ChannelNumber {
+    pub(super) const LEN: usize = 8;
+
+    /// The first of a channel that is made when so many payloads were sealed: each message of an earlier one with that node was
+    /// sealed under a number of its own, so it had a lower one.
+    pub(super) fn first_after(sealed: SealNumber) -> Self {
+        Self(sealed.0)
+    }
+
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Whether none comes after it.
+    fn is_last(self) -> bool {
+        self.0 == u64::MAX
+    }
+
+    /// How many messages lie between it and an earlier one.
+    fn since(self, earlier: Self) -> Option<usize> {
+        self.0.checked_sub(earlier.0).map(|count| count as usize)
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; Self::LEN] {
+        self.0.to_be_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(u64::from_be_bytes(bytes))
+    }
+}
+
 /// Both directions between this node and another one, in one incarnation of each.
 pub(super) struct Channel {
     pub(super) seal: Seal,
-    next: u64,
+    next: ChannelNumber,
     unacknowledged: VecDeque<UnacknowledgedMessage>,
     unacknowledged_bytes: usize,
     retransmit_timeout: Duration,
     /// When unacknowledged messages are sent again, unless an acknowledgement comes before.
     retransmit_at: Instant,
     /// All below were taken.
-    expected: u64,
-    reorder_buffer: BTreeMap<u64, Arrival>,
+    expected: ChannelNumber,
+    reorder_buffer: BTreeMap<ChannelNumber, Arrival>,
     reorder_bytes: usize,
     controls: ControlReplayWindow,
     /// Messages and bytes that were taken and not acknowledged.
@@ -60,7 +96,7 @@ pub(super) struct Channel {
 
 /// A message that the other end has not acknowledged.
 pub(super) struct UnacknowledgedMessage {
-    pub(super) number: u64,
+    pub(super) number: ChannelNumber,
     pub(super) subject: Subject,
     /// Of a shared multicast, the ticket.
     pub(super) sealed: RetainedFrame,
@@ -131,27 +167,27 @@ pub(super) enum Accepted {
 #[derive(Clone, Copy)]
 pub(super) struct ReplayFloor {
     pub(super) incarnation_id: IncarnationId,
-    expected: u64,
-    control: Option<u64>,
+    expected: ChannelNumber,
+    control: Option<SealNumber>,
 }
 
 impl ReplayFloor {
     /// Of an incarnation of which nothing came yet.
     pub(super) fn begin(incarnation_id: IncarnationId) -> Self {
-        Self { incarnation_id, expected: 0, control: None }
+        Self { incarnation_id, expected: ChannelNumber::default(), control: None }
     }
 }
 
 /// Control payloads that came, by the number that they are sealed under: each is taken once.
 #[derive(Default)]
 struct ControlReplayWindow {
-    seen: BTreeSet<u64>,
+    seen: BTreeSet<SealNumber>,
     /// All up to this number are replays.
-    replay_floor: Option<u64>,
+    replay_floor: Option<SealNumber>,
 }
 
 impl ControlReplayWindow {
-    fn is_new(&mut self, number: u64) -> bool {
+    fn is_new(&mut self, number: SealNumber) -> bool {
         if self.replay_floor.is_some_and(|replay_floor| number <= replay_floor) || !self.seen.insert(number) {
             return false;
         }
@@ -164,7 +200,7 @@ impl ControlReplayWindow {
 
 impl Channel {
     /// `first` is a number that no message had in these incarnations of the two nodes.
-    pub(super) fn new(now: Instant, seal: Seal, first: u64, replay_floor: ReplayFloor) -> Self {
+    pub(super) fn new(now: Instant, seal: Seal, first: ChannelNumber, replay_floor: ReplayFloor) -> Self {
         Self {
             seal,
             next: first,
@@ -219,7 +255,7 @@ impl Channel {
     pub(super) fn seal_message<'a>(
         &mut self,
         now: Instant,
-        sealed_as: u64,
+        sealed_as: SealNumber,
         subject: Subject,
         pieces: impl Iterator<Item = &'a [u8]>,
         len: usize,
@@ -230,7 +266,7 @@ impl Channel {
         if self.unacknowledged.is_empty() {
             (self.retransmit_timeout, self.retransmit_at) = (RETRANSMIT_TIMEOUT, now + RETRANSMIT_TIMEOUT);
         }
-        self.next += 1;
+        self.next = self.next.next();
         let message = UnacknowledgedMessage { number, subject, sealed, content: None, is_sent: false };
         self.unacknowledged_bytes += message.cost();
         self.unacknowledged.push_back(message);
@@ -239,15 +275,15 @@ impl Channel {
 
     fn seal_numbered<'a>(
         &self,
-        sealed_as: u64,
+        sealed_as: SealNumber,
         subject: Subject,
-        (number, least): (u64, u64),
+        (number, least): (ChannelNumber, ChannelNumber),
         pieces: impl Iterator<Item = &'a [u8]>,
         len: usize,
     ) -> Option<RetainedFrame> {
         let mut numbers = [0; NUMBERS_LEN];
-        numbers[..8].copy_from_slice(&number.to_be_bytes());
-        numbers[8..].copy_from_slice(&least.to_be_bytes());
+        numbers[..ChannelNumber::LEN].copy_from_slice(&number.to_bytes());
+        numbers[ChannelNumber::LEN..].copy_from_slice(&least.to_bytes());
         let mut sealed = Vec::with_capacity(FRONT_LEN + NUMBERS_LEN + len + TAG_LEN);
         self.seal.seal(sealed_as, subject, &numbers, pieces, &mut sealed)?;
         Some(RetainedFrame::from_bytes(sealed.into()))
@@ -257,7 +293,7 @@ impl Channel {
     pub(super) fn seal_ticket(
         &mut self,
         now: Instant,
-        sealed_as: u64,
+        sealed_as: SealNumber,
         seq: u32,
         key: &ContentKey,
         content: RetainedFrame,
@@ -285,10 +321,9 @@ impl Channel {
         self.unacknowledged.iter_mut().map(send).collect()
     }
 
-    pub(super) fn note_sent(&mut self, number: u64, is_sent: bool) {
+    pub(super) fn note_sent(&mut self, number: ChannelNumber, is_sent: bool) {
         let Some(first) = self.unacknowledged.front().map(|message| message.number) else { return };
-        let index = number.checked_sub(first).map(|index| index as usize);
-        if let Some(message) = index.and_then(|index| self.unacknowledged.get_mut(index)) {
+        if let Some(message) = number.since(first).and_then(|index| self.unacknowledged.get_mut(index)) {
             message.is_sent = is_sent;
         }
     }
@@ -308,7 +343,7 @@ impl Channel {
 
     /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
     /// Should it have been taken already, it stays so. Gives how many bytes of it no neighbour has taken.
-    pub(super) fn void(&mut self, sealed_as: u64, subject: Subject) -> usize {
+    pub(super) fn void(&mut self, sealed_as: SealNumber, subject: Subject) -> usize {
         let Some(index) = self.unacknowledged.iter().position(|message| message.subject == subject) else {
             return 0;
         };
@@ -326,7 +361,7 @@ impl Channel {
     }
 
     /// The other end has taken all messages below a number; gives which. `None` if they were never sent.
-    pub(super) fn acknowledge(&mut self, now: Instant, below: u64) -> Option<Vec<Subject>> {
+    pub(super) fn acknowledge(&mut self, now: Instant, below: ChannelNumber) -> Option<Vec<Subject>> {
         if below > self.next {
             return None;
         }
@@ -358,13 +393,13 @@ impl Channel {
     /// `reorder_bytes_max`.
     pub(super) fn accept(
         &mut self,
-        number: u64,
-        least: u64,
+        number: ChannelNumber,
+        least: ChannelNumber,
         arrival: Arrival,
         reorder_bytes_max: usize,
     ) -> Accepted {
         // Beyond the highest nothing could be counted.
-        if least > number || number == u64::MAX {
+        if least > number || number.is_last() {
             return Accepted::Malformed;
         }
         let mut in_order = SmallVec::new();
@@ -386,7 +421,7 @@ impl Channel {
             Accepted::OutOfOrder
         };
         while let Some(arrival) = self.reorder_buffer.remove(&self.expected) {
-            self.expected += 1;
+            self.expected = self.expected.next();
             in_order.push(arrival);
         }
         self.reorder_bytes -= in_order.iter().map(Arrival::cost).sum::<usize>();
@@ -394,12 +429,12 @@ impl Channel {
     }
 
     /// All messages of the other end below this were taken.
-    pub(super) fn taken_below(&self) -> u64 {
+    pub(super) fn taken_below(&self) -> ChannelNumber {
         self.expected
     }
 
     /// Whether a control payload sealed under that number did not come before.
-    pub(super) fn is_new_control(&mut self, sealed_as: u64) -> bool {
+    pub(super) fn is_new_control(&mut self, sealed_as: SealNumber) -> bool {
         self.controls.is_new(sealed_as)
     }
 }
@@ -411,13 +446,14 @@ fn payload_of(opened: Vec<u8>) -> Bytes {
 }
 
 /// A message as it was opened in place: its numbers, and the rest. `None` if it is too short.
-pub(super) fn read_numbers(now: Instant, subject: Subject, opened: Vec<u8>) -> Option<(u64, u64, Arrival)> {
-    let numbers: &[u8; NUMBERS_LEN] = opened.get(FRONT_LEN..opened.len() - TAG_LEN)?.first_chunk()?;
-    let [number, least] = [0, 8].map(|at| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&numbers[at..at + 8]);
-        u64::from_be_bytes(bytes)
-    });
+pub(super) fn read_numbers(
+    now: Instant,
+    subject: Subject,
+    opened: Vec<u8>,
+) -> Option<(ChannelNumber, ChannelNumber, Arrival)> {
+    let numbers = opened.get(FRONT_LEN..opened.len() - TAG_LEN)?;
+    let number = ChannelNumber::from_bytes(*numbers.first_chunk()?);
+    let least = ChannelNumber::from_bytes(*numbers.get(ChannelNumber::LEN..)?.first_chunk()?);
     Some((number, least, Arrival { subject, payload: payload_of(opened), since: now }))
 }
 
@@ -438,17 +474,17 @@ mod tests {
         now: Instant,
         sender: Channel,
         receiver: Channel,
-        sealed: u64,
+        sealed: SealNumber,
     }
 
     fn pair() -> Pair {
         let now = Instant::now();
-        let sender = Channel::new(now, seal(1, 2), 70, ReplayFloor::begin(INCARNATION));
+        let sender = Channel::new(now, seal(1, 2), ChannelNumber(70), ReplayFloor::begin(INCARNATION));
         Pair {
             now,
             sender,
-            receiver: Channel::new(now, seal(2, 1), 0, ReplayFloor::begin(INCARNATION)),
-            sealed: 70,
+            receiver: Channel::new(now, seal(2, 1), ChannelNumber(0), ReplayFloor::begin(INCARNATION)),
+            sealed: SealNumber(70),
         }
     }
 
@@ -459,7 +495,7 @@ mod tests {
     impl Pair {
         /// Sends; gives the sealed bytes.
         fn send(&mut self, seq: u32) -> Vec<u8> {
-            self.sealed += 1;
+            self.sealed = self.sealed.next();
             let text = seq.to_string();
             let pieces = std::iter::once(text.as_bytes());
             let message =
@@ -500,7 +536,7 @@ mod tests {
         let below = pair.receiver.taken_below();
         assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 5);
         assert_eq!(pair.sender.bytes(), (0, 0));
-        assert_eq!(pair.sender.acknowledge(pair.now, below + 1), None, "it was never sent");
+        assert_eq!(pair.sender.acknowledge(pair.now, below.next()), None, "it was never sent");
     }
 
     #[test]
@@ -509,7 +545,7 @@ mod tests {
         let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
         assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
-        pair.sender.void(1_000, subject(1));
+        pair.sender.void(SealNumber(1_000), subject(1));
         let void = &pair.sender.unacknowledged[1];
         assert!(!void.is_sent && void.sealed.len() == FRONT_LEN + NUMBERS_LEN + TAG_LEN);
         let mut bytes: Vec<u8> = void.sealed.as_ref().pieces().flatten().copied().collect();
@@ -532,7 +568,7 @@ mod tests {
         assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
         assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
         // As if the acknowledgement of them came over a link.
-        pair.sender.acknowledge(pair.now, 74).unwrap();
+        pair.sender.acknowledge(pair.now, ChannelNumber(74)).unwrap();
         let next = pair.send(4);
         assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was in the reorder buffer is taken with it");
         assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Duplicate), "too late");
@@ -545,16 +581,21 @@ mod tests {
         for (seq, sealed) in (0..).zip(&sealed) {
             pair.accept(seq, sealed).unwrap();
         }
-        assert!(pair.receiver.is_new_control(9));
+        assert!(pair.receiver.is_new_control(SealNumber(9)));
         let replay_floor = pair.receiver.replay_floor();
-        pair.receiver = Channel::new(pair.now, seal(2, 1), 50, replay_floor);
+        pair.receiver = Channel::new(pair.now, seal(2, 1), ChannelNumber(50), replay_floor);
         for (seq, sealed) in (0..).zip(&sealed) {
             assert_eq!(pair.accept(seq, sealed), Err(Accepted::Duplicate));
         }
-        assert!(!pair.receiver.is_new_control(9));
-        assert!(pair.receiver.is_new_control(10));
+        assert!(!pair.receiver.is_new_control(SealNumber(9)));
+        assert!(pair.receiver.is_new_control(SealNumber(10)));
         // The sender forgets, too; its numbers go on.
-        pair.sender = Channel::new(pair.now, seal(1, 2), pair.sealed, ReplayFloor::begin(INCARNATION));
+        pair.sender = Channel::new(
+            pair.now,
+            seal(1, 2),
+            ChannelNumber::first_after(pair.sealed),
+            ReplayFloor::begin(INCARNATION),
+        );
         let next = pair.send(3);
         assert_eq!(pair.accept(3, &next), Ok(vec![3]));
     }
@@ -574,23 +615,29 @@ mod tests {
         let since = pair.now;
         let arrival = |payload| Arrival { subject: subject(1), payload, since };
         let long = arrival(Bytes::from_static(&[0; 100]));
-        assert_eq!(pair.receiver.accept(1 << 40, 0, long, 99), Accepted::BufferFull);
+        assert_eq!(
+            pair.receiver.accept(ChannelNumber(1 << 40), ChannelNumber(0), long, 99),
+            Accepted::BufferFull
+        );
         let arrival = arrival(Bytes::new());
-        assert_eq!(pair.receiver.accept(5, 6, arrival, 99), Accepted::Malformed);
+        assert_eq!(
+            pair.receiver.accept(ChannelNumber(5), ChannelNumber(6), arrival, 99),
+            Accepted::Malformed
+        );
     }
 
     #[test]
     fn control_payloads_are_taken_once_each_within_some_disorder() {
         let mut controls = ControlReplayWindow::default();
-        for number in [5, 3, 4, 900, 2] {
+        for number in [5, 3, 4, 900, 2].map(SealNumber) {
             assert!(controls.is_new(number));
             assert!(!controls.is_new(number));
         }
-        (1_000..1_000 + CONTROLS_MAX as u64).for_each(|number| assert!(controls.is_new(number)));
-        for number in [0, 2, 5, 900, 1_000] {
-            assert!(!controls.is_new(number), "{number}");
+        (1_000..1_000 + CONTROLS_MAX as u64).for_each(|number| assert!(controls.is_new(SealNumber(number))));
+        for number in [0, 2, 5, 900, 1_000].map(SealNumber) {
+            assert!(!controls.is_new(number), "{number:?}");
         }
-        assert!(controls.is_new(2_000));
+        assert!(controls.is_new(SealNumber(2_000)));
     }
 
     #[test]
@@ -605,7 +652,7 @@ mod tests {
             at += wait * SECOND;
             assert!(pair.sender.is_overdue(at, 1.0));
         }
-        assert_eq!(pair.sender.acknowledge(at, 71).unwrap(), [subject(0)]);
+        assert_eq!(pair.sender.acknowledge(at, ChannelNumber(71)).unwrap(), [subject(0)]);
         assert!(!pair.sender.is_overdue(at + SECOND / 2, 1.0));
         assert!(pair.sender.is_overdue(at + SECOND, 1.0));
     }

@@ -18,8 +18,8 @@ use smallvec::SmallVec;
 use super::{
     AckDue, Common, Context, Parts,
     channel::{
-        Accepted, Arrival, Channel, NUMBERS_LEN, RETRANSMIT_JITTER, ReplayFloor, UnacknowledgedMessage,
-        read_numbers,
+        Accepted, Arrival, Channel, ChannelNumber, NUMBERS_LEN, RETRANSMIT_JITTER, ReplayFloor,
+        UnacknowledgedMessage, read_numbers,
     },
     node_link::Came,
 };
@@ -27,8 +27,8 @@ use crate::{
     relay::{
         Outbound, Packet, RegistryInput,
         sealing::{
-            CONTENT_KEY_LEN, ContentKey, FRONT_LEN, IncarnationId, Salt, Seal, SealIncarnations, Subject,
-            TAG_LEN, number_of,
+            CONTENT_KEY_LEN, ContentKey, FRONT_LEN, IncarnationId, Salt, Seal, SealIncarnations, SealNumber,
+            Subject, TAG_LEN, number_of,
         },
         snapshot::NodeRef,
     },
@@ -68,8 +68,8 @@ enum Selection {
 /// - `bytes` is the memory of all of them.
 pub(super) struct Channels {
     pub(super) bytes: usize,
-    /// How many payloads were sealed in this incarnation of the node.
-    sealed: u64,
+    /// The last number that a payload was sealed under in this incarnation of the node.
+    sealed: SealNumber,
     /// Of all nodes that have, or had, a channel in this incarnation of the node.
     replay_floors: AHashMap<NodeId, ReplayFloor>,
     /// The incarnation of the node in whose place a later one was requested.
@@ -80,7 +80,7 @@ impl Channels {
     pub(super) fn new(hashing: RandomState) -> Self {
         Self {
             bytes: 0,
-            sealed: 0,
+            sealed: SealNumber::default(),
             replay_floors: AHashMap::with_hasher(hashing),
             incarnation_requested: None,
         }
@@ -92,8 +92,8 @@ impl Channels {
     }
 
     /// The number for the next payload that is sealed. None is given twice: a key and a number seal but one payload.
-    fn next_seal(&mut self) -> u64 {
-        self.sealed += 1;
+    fn next_seal(&mut self) -> SealNumber {
+        self.sealed = self.sealed.next();
         self.sealed
     }
 }
@@ -234,7 +234,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
-        number: u64,
+        number: ChannelNumber,
         packet: Packet,
         frame: &RetainedFrame,
     ) -> bool {
@@ -247,7 +247,7 @@ impl Parts {
         is_sent
     }
 
-    fn note_sent(&mut self, id: &NodeId, number: u64, is_sent: bool) {
+    fn note_sent(&mut self, id: &NodeId, number: ChannelNumber, is_sent: bool) {
         if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
             channel.note_sent(number, is_sent);
         }
@@ -275,7 +275,7 @@ impl Parts {
             let secret = cx.shared.signer.as_ref()?.share_with(*id)?;
             let seal = Seal::new(secret, cx.shared.incarnation_id(), incarnation_id)?;
             let replay_floor = self.take_replay_floor(cx, id, incarnation_id)?;
-            let first = self.channels.sealed;
+            let first = ChannelNumber::first_after(self.channels.sealed);
             let peer = self.peers.by_id.get_mut(id)?;
             peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, replay_floor)));
         }
@@ -441,7 +441,8 @@ impl Parts {
             peer.lost_since.get_or_insert(cx.now);
         }
         // A number that is free, as none is sealed under the next one yet.
-        peer.channel = Some(Box::new(Channel::new(cx.now, seal, self.channels.sealed + 1, replay_floor)));
+        let first = ChannelNumber::first_after(self.channels.sealed.next());
+        peer.channel = Some(Box::new(Channel::new(cx.now, seal, first, replay_floor)));
         Some(())
     }
 
@@ -449,8 +450,8 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
-        number: u64,
-        least: u64,
+        number: ChannelNumber,
+        least: ChannelNumber,
         arrival: Arrival,
     ) {
         let settings = &cx.shared.settings;
@@ -509,7 +510,7 @@ impl Parts {
             return;
         };
         channel.pending_ack = (0, 0);
-        let below = channel.taken_below().to_be_bytes();
+        let below = channel.taken_below().to_bytes();
         if let Some(timer) = channel.ack_timer.take() {
             self.node_links.ack_timers.cancel(timer);
         }
@@ -526,11 +527,11 @@ impl Parts {
     ) {
         let Some(peer) = self.peers.by_id.get_mut(id) else { return };
         let Some(channel) = peer.channel.as_mut() else { return };
-        let Some(&below) = payload.head().first_chunk::<8>() else {
+        let Some(&below) = payload.head().first_chunk() else {
             return cx.counters.sealed_refused.increment();
         };
         let before = channel.bytes().0;
-        let Some(taken) = channel.acknowledge(cx.now, u64::from_be_bytes(below)) else {
+        let Some(taken) = channel.acknowledge(cx.now, ChannelNumber::from_bytes(below)) else {
             return cx.counters.sealed_refused.increment();
         };
         self.channels.bytes -= before - channel.bytes().0;
@@ -578,7 +579,7 @@ impl Parts {
         let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_ref()) else { return };
         let is_chosen = |message: &&UnacknowledgedMessage| selection != Selection::Unsent || !message.is_sent;
         let max = if selection == Selection::Oldest { RETRANSMIT_AT_ONCE_MAX } else { usize::MAX };
-        let chosen: Vec<(u64, Subject, RetainedFrame)> = channel
+        let chosen: Vec<(ChannelNumber, Subject, RetainedFrame)> = channel
             .unacknowledged()
             .filter(is_chosen)
             .take(max)
@@ -643,8 +644,7 @@ impl Parts {
             return;
         };
         let before = channel.bytes().0;
-        self.channels.sealed += 1;
-        let unsent = channel.void(self.channels.sealed, subject);
+        let unsent = channel.void(self.channels.next_seal(), subject);
         self.channels.bytes = self.channels.bytes + channel.bytes().0 - before;
         common.give_back(unsent as u64);
         self.want_node_tick(now);
