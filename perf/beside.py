@@ -112,8 +112,8 @@ def rates(bench, report):
 
 
 def processor_seconds(pid):
-    """What all threads of a process have run, to the nanosecond."""
-    return sum(int(stat.read_text().split()[0]) for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    """What each thread of a process has run, to the nanosecond."""
+    return {stat.parent.name: int(stat.read_text().split()[0]) / 1e9 for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")}
 
 
 def quiet(bench, report):
@@ -127,8 +127,9 @@ def quiet(bench, report):
             time.sleep(3)
             before, start = processor_seconds(process.pid), time.monotonic()
             time.sleep(seconds)
-            # A thread that ended meanwhile took with it what it had run.
-            share = max(processor_seconds(process.pid) - before, 0) / (time.monotonic() - start) * 100
+            # A thread that ended meanwhile took with it what it had run since.
+            ran = sum(seconds - before.get(thread, 0) for thread, seconds in processor_seconds(process.pid).items())
+            share = ran / (time.monotonic() - start) * 100
             if load:
                 # It must have run all the while.
                 if started.poll() is not None:
