@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use amop::wire::{
+use amop::internal::wire::{
     NodeId, ResultCode,
     node::{self, Addressing, Extensions, HOPS_MAX, PacketType},
     sdk::{self, AmopBody, FrameType, HEADER_LEN},
@@ -96,7 +96,7 @@ fn state(criterion: &mut Criterion) {
         seq: 2,
         previous: [3; 32],
         root: [4; 32],
-        changes_hash: amop::wire::state::changes_hash(&bytes),
+        changes_hash: amop::internal::wire::state::changes_hash(&bytes),
         signature: [5; 64],
     };
     group.bench_function("head encode", |bencher| bencher.iter(|| black_box(&head).encode()));

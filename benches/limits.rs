@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use amop::relay::bandwidth::Limiter;
+use amop::internal::relay::bandwidth::Limiter;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const COST: u64 = 300;

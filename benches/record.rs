@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     tls::{
         config::{client_config, server_config},

@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use amop::{
+use amop::internal::{
     relay::{
         sealing::{ContentKey, IncarnationId, Seal, SealNumber, Subject},
         signing::NodeSigner,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         ReactorId, RegistryInput, Shared, registry::Registry, settings::Settings, signing::NodeSigner,
         snapshot::Snapshot,

@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use amop::{
+use amop::internal::{
     relay::snapshot::{Path, Snapshot},
     wire::NodeId,
 };

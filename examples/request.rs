@@ -7,10 +7,7 @@
 
 use std::{error::Error, path::Path, time::Duration};
 
-use amop::{
-    client::{Certificates, Client, ClientOptions},
-    wire::ResultCode,
-};
+use amop::client::{Certificates, Client, ClientOptions, ResultCode};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

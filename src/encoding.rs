@@ -44,7 +44,7 @@ impl NotText {
 const MARK: &str = "\u{feff}";
 
 /// The text of a file, with `\n` at the ends of lines.
-pub fn text(bytes: &[u8]) -> Result<Zeroizing<String>, NotText> {
+pub(crate) fn text(bytes: &[u8]) -> Result<Zeroizing<String>, NotText> {
     let bytes = unmarked(bytes)?;
     // Never more than one end of a line longer: it never grows, and so leaves no copies behind.
     let mut out = Zeroizing::new(String::with_capacity(bytes.len() + 1));
@@ -58,7 +58,7 @@ pub fn text(bytes: &[u8]) -> Result<Zeroizing<String>, NotText> {
 }
 
 /// The text of a configuration: lines that begin with `;` or `#` may be in any encoding.
-pub fn config_text(bytes: &[u8]) -> Result<String, NotText> {
+pub(crate) fn config_text(bytes: &[u8]) -> Result<String, NotText> {
     let bytes = unmarked(bytes)?;
     let mut out = String::with_capacity(bytes.len());
     for (index, line) in lines(&bytes).enumerate() {
@@ -77,7 +77,7 @@ pub fn config_text(bytes: &[u8]) -> Result<String, NotText> {
 
 /// The lines of a PEM file, for a decoder that takes no spaces around them and no marks between joined files.
 /// Texts between the blocks may be in any encoding.
-pub fn pem(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotText> {
+pub(crate) fn pem(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotText> {
     let bytes = unmarked(bytes)?;
     let mut out = Zeroizing::new(Vec::with_capacity(bytes.len() + 1));
     for line in lines(&bytes) {

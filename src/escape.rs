@@ -16,7 +16,7 @@ use std::{
 
 /// Makes text fit for a terminal or a line of a log: characters that are not seen, or that control how others are
 /// seen, are written as `\u{…}`, `\n` and so on, and a backslash as two.
-pub fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     // Strings take everything.
     let _ = write_shown(&mut shown, text);
@@ -24,13 +24,13 @@ pub fn shown(text: &str) -> String {
 }
 
 /// The same for a text of several lines that is escaped in part already: line ends and backslashes stay.
-pub fn shown_lines(text: &str) -> String {
+pub(crate) fn shown_lines(text: &str) -> String {
     let lines = text.split('\n').map(|line| line.split('\\').map(shown).collect::<Vec<_>>().join("\\"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The same for bytes that may be text: those that are none are shown as `\x…`.
-pub fn shown_bytes(bytes: &[u8]) -> String {
+pub(crate) fn shown_bytes(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         let _ = write_shown(&mut text, chunk.valid());
@@ -42,12 +42,12 @@ pub fn shown_bytes(bytes: &[u8]) -> String {
 }
 
 /// The same for the name of a file.
-pub fn shown_path(path: &Path) -> String {
+pub(crate) fn shown_path(path: &Path) -> String {
     shown_bytes(path.as_os_str().as_bytes())
 }
 
 /// A value whose text is shown as by [`shown`].
-pub struct Shown<T>(pub T);
+pub(crate) struct Shown<T>(pub T);
 
 impl<T: Display> Display for Shown<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +56,7 @@ impl<T: Display> Display for Shown<T> {
 }
 
 /// Escapes, as [`shown`] does, what is written through it.
-pub struct Escaping<'a, W: Write + ?Sized>(pub &'a mut W);
+pub(crate) struct Escaping<'a, W: Write + ?Sized>(pub &'a mut W);
 
 impl<W: Write + ?Sized> Write for Escaping<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -84,7 +84,7 @@ fn write_shown(out: &mut (impl Write + ?Sized), text: &str) -> fmt::Result {
 }
 
 /// The same for a whole JSON text, which it stays.
-pub fn shown_json(json: &str) -> String {
+pub(crate) fn shown_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
         let is_plain = character.is_ascii() && character != '\u{7f}';
@@ -101,7 +101,7 @@ pub fn shown_json(json: &str) -> String {
 }
 
 /// Text as a quoted string of JSON and of logfmt, made fit to be seen.
-pub fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     shown_json(&serde_json::Value::from(text).to_string())
 }
 

@@ -1,5 +1,5 @@
-//! The `amop` binary; everything is in [`amop::cli`].
+//! The `amop` binary; everything is in `cli`.
 
 fn main() -> std::process::ExitCode {
-    amop::cli::run()
+    amop::internal::cli::run()
 }

@@ -44,7 +44,7 @@ thread_local! {
 }
 
 /// Threads and tasks of this process that have died, by faults of amop.
-pub fn deaths() -> u64 {
+pub(crate) fn deaths() -> u64 {
     DEATHS.load(Relaxed)
 }
 

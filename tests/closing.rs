@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use amop::pki::Profile;
+use amop::internal::pki::Profile;
 use support::{TestNode, get, wait_until};
 
 /// What the kernel fills for the door: a read's buffer, and an accept's address with its length.

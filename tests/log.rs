@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

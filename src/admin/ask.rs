@@ -24,7 +24,7 @@ use crate::{
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A question to the registry, which it answers on its own thread.
-pub type RegistryQuestion = Box<dyn FnOnce(&mut Registry) + Send>;
+pub(crate) type RegistryQuestion = Box<dyn FnOnce(&mut Registry) + Send>;
 
 /// Who was asked has not answered in time.
 #[derive(Debug, thiserror::Error)]

@@ -64,7 +64,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{debug, info, warn};
 
-pub use self::ask::RegistryQuestion;
+pub(crate) use self::ask::RegistryQuestion;
 use self::{
     health::Phase,
     metrics::Metrics,
@@ -132,7 +132,7 @@ impl AdminError {
 }
 
 /// What the endpoint shows.
-pub struct Watched {
+pub(crate) struct Watched {
     /// Metrics of the reactors, topics, bounds.
     pub shared: Arc<Shared>,
     /// Metrics of the registry.
@@ -156,14 +156,14 @@ pub struct Watched {
 }
 
 /// Where the endpoint listens, before it is opened.
-pub struct AdminListener {
+pub(crate) struct AdminListener {
     listener: TcpListener,
     address: SocketAddr,
 }
 
 impl AdminListener {
     /// Takes the address; nobody is answered yet.
-    pub fn bind((ip, port): (IpAddr, u16)) -> Result<Self, AdminError> {
+    pub(crate) fn bind((ip, port): (IpAddr, u16)) -> Result<Self, AdminError> {
         let wanted = SocketAddr::new(ip, port);
         let bind = || {
             let listener = TcpListener::bind(wanted)?;
@@ -176,7 +176,7 @@ impl AdminListener {
 }
 
 /// The open endpoint; dropping it closes it.
-pub struct Admin {
+pub(crate) struct Admin {
     /// Where it listens.
     pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -185,7 +185,7 @@ pub struct Admin {
 
 impl Admin {
     /// Begins to answer.
-    pub fn open(
+    pub(crate) fn open(
         listener: AdminListener,
         watched: Watched,
         supervisor: &Supervisor,
@@ -229,7 +229,7 @@ impl Admin {
     }
 
     /// Answers nobody any more, and waits for its end, at most until then; whether it has come.
-    pub fn closed_by(&mut self, deadline: Instant) -> bool {
+    pub(crate) fn closed_by(&mut self, deadline: Instant) -> bool {
         self.stop.take();
         self.thread = self.thread.take().and_then(|thread| join_by(thread, deadline).err());
         self.thread.is_none()

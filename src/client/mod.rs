@@ -62,12 +62,13 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::warn;
 
 use self::private::PrivateTopics;
+pub use crate::wire::{ResultCode, sdk::Seq};
 use crate::{
     keys::{PrivateKey, PublicKey},
     supervise::contained_task,
     wire::{
-        PrivateTopic, ResultCode, Topic,
-        sdk::{self, FrameType, Seq},
+        PrivateTopic, Topic,
+        sdk::{self, FrameType},
     },
 };
 

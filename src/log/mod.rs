@@ -67,7 +67,7 @@ struct Log {
 /// The running log. At its end it waits, within a bound, until what was logged has been written.
 #[must_use = "at its end the log is written out"]
 #[derive(Debug)]
-pub struct Logging(());
+pub(crate) struct Logging(());
 
 impl Drop for Logging {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ impl Drop for Logging {
 }
 
 /// Starts logging for the process. `RUST_LOG` goes before `level`. A second start, as in tests, changes nothing.
-pub fn start(level: &str, json: bool) -> std::io::Result<Logging> {
+pub(crate) fn start(level: &str, json: bool) -> std::io::Result<Logging> {
     let colours = !json && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let form = if json { Form::Json } else { Form::Logfmt { colours } };
     let queue = Arc::new(Queue::default());
@@ -100,7 +100,7 @@ pub fn start(level: &str, json: bool) -> std::io::Result<Logging> {
 
 /// Metrics of the log of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogMetrics {
+pub(crate) struct LogMetrics {
     /// Lines that were lost: the queue was full, or they could not be written.
     pub lines_lost: u64,
     /// Bytes that wait to be written.
@@ -108,7 +108,7 @@ pub struct LogMetrics {
 }
 
 /// What the log counts; nothing where it has not started.
-pub fn metrics() -> LogMetrics {
+pub(crate) fn metrics() -> LogMetrics {
     let queue = LOG.get().map(|log| &log.queue);
     LogMetrics {
         lines_lost: queue.map_or(0, |queue| queue.lines_lost()),

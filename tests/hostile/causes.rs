@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use amop::{
+use amop::internal::{
     pki::{Authority, Issued, KeyType, Profile, Validity, write_pair},
     tls::{
         config::client_config,

@@ -1,6 +1,6 @@
 //! Lengths that lie, and frames that never end.
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     door::HANDSHAKES_PER_ADDRESS_MAX,
     pki::{Authority, Issued, KeyType, Profile, Validity, write_pair},
     tls::{

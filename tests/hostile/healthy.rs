@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::atomic::Ordering::Relaxed};
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     relay::{
         counters::Counters,

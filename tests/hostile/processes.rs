@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::SocketAddr, thread::sleep, time::Duration};
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     tls::{
         config::client_config,

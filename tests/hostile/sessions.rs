@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{ResultCode, sdk::FrameType},
 };

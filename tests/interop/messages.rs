@@ -1,6 +1,6 @@
 //! Messages and files between Java applications and our own, over two nodes and three.
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{ResultCode, sdk::FrameType},
 };

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use amop::pki::Profile;
+use amop::internal::pki::Profile;
 use serde_json::{Value, json};
 
 use crate::{

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use amop::wire::{ResultCode, sdk::FrameType};
+use amop::internal::wire::{ResultCode, sdk::FrameType};
 use serde_json::{Value, json};
 
 use crate::{
@@ -179,7 +179,7 @@ fn on_one_node_only_java_subscribers_that_proved_a_key_receive() {
     if !have_java() || !have("openssl", "version") {
         return;
     }
-    let host = crate::support::host_dir(amop::pki::Profile::Rsa);
+    let host = crate::support::host_dir(amop::internal::pki::Profile::Rsa);
     let node = Process::start_with(&host.join("node0/conf"), true, crate::kit::ADMIN);
     exchange_privately(&node, &node);
 }

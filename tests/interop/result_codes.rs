@@ -1,6 +1,6 @@
 //! What a Java publisher is told when its message has no receiver.
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use amop::pki::Profile;
+use amop::internal::pki::Profile;
 
 use crate::support::{
     self, have, host_dir,

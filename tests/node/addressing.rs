@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use amop::pki::Profile;
+use amop::internal::pki::Profile;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,
@@ -217,8 +217,8 @@ fn every_figure_of_every_reactor_is_in_the_metrics_and_its_bounds_are() {
         for metric in counters.all() {
             let gauge = format!("amop_{}", metric.name);
             let name = match metric.kind {
-                amop::relay::counters::Kind::Counter => format!("{gauge}_total"),
-                amop::relay::counters::Kind::Gauge => gauge,
+                amop::internal::relay::counters::Kind::Counter => format!("{gauge}_total"),
+                amop::internal::relay::counters::Kind::Gauge => gauge,
             };
             assert!(samples[&name].contains_key(&labels), "{name} {labels:?}");
         }
@@ -433,8 +433,8 @@ fn an_address_that_is_taken_ends_the_start() {
         "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n\
          [admin]\nlisten_port={port}\n"
     );
-    let (config, _) = amop::config::Config::parse(&text, &dir).unwrap();
-    let error = amop::node::Node::start(config).err().expect("the port is taken").to_string();
+    let (config, _) = amop::internal::config::Config::parse(&text, &dir).unwrap();
+    let error = amop::internal::node::Node::start(config).err().expect("the port is taken").to_string();
     assert!(
         error.starts_with(&format!("cannot listen on 127.0.0.1:{port} ([admin] listen_port)")),
         "{error}"

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use amop::{pki::Profile, relay::counters::Counters};
+use amop::internal::{pki::Profile, relay::counters::Counters};
 
 use crate::support::{
     TestNode, host_dir,

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use amop::{keys::PrivateKey, pki::Profile, wire::ResultCode};
+use amop::{
+    internal::{pki::Profile, wire::ResultCode},
+    keys::PrivateKey,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -11,11 +11,13 @@ use std::{
 
 use amop::{
     client::file,
-    pki::Profile,
-    relay::settings::FRAME_LEN_SETTABLE_MAX,
-    wire::{
-        ResultCode,
-        sdk::{self, FrameType},
+    internal::{
+        pki::Profile,
+        relay::settings::FRAME_LEN_SETTABLE_MAX,
+        wire::{
+            ResultCode,
+            sdk::{self, FrameType},
+        },
     },
 };
 

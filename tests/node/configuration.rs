@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use amop::{
+use amop::internal::{
     load::shake_hands,
     pki::{Authority, NetworkPlan, Profile, Validity, build_network, write_pair},
     tls::{

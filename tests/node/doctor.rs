@@ -97,7 +97,7 @@ fn a_ring_can_be_made_where_nodes_run() {
 fn the_number_of_files_is_the_nodes_own() {
     let script = fs::read_to_string(DOCTOR).unwrap();
     let wanted = script.lines().find_map(|line| line.strip_prefix("FILES_WANTED = ")).unwrap();
-    assert_eq!(wanted.replace('_', "").parse(), Ok(amop::node::FILES_WANTED));
+    assert_eq!(wanted.replace('_', "").parse(), Ok(amop::internal::node::FILES_WANTED));
 }
 
 #[test]

@@ -12,16 +12,18 @@ use std::{
 
 use amop::{
     client::{Certificates, Client, ClientOptions, MessageKind},
-    config::Config,
-    pki::Profile,
-    tls::{
-        config::client_config,
-        identity::{Identity, Roots},
-        settings::TlsSettings,
-    },
-    wire::{
-        ResultCode,
-        sdk::{self, FrameType},
+    internal::{
+        config::Config,
+        pki::Profile,
+        tls::{
+            config::client_config,
+            identity::{Identity, Roots},
+            settings::TlsSettings,
+        },
+        wire::{
+            ResultCode,
+            sdk::{self, FrameType},
+        },
     },
 };
 

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use amop::pki::Profile;
+use amop::internal::pki::Profile;
 
 use crate::support::{
     self,

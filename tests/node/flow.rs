@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

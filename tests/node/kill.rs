@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     tls::{config::client_config, identity, settings::TlsSettings},
     wire::{

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     config::Config,
     pki::Profile,
     relay::ledger::{NOT_ALLOWED, OUTCOME_UNKNOWN, UNREACHABLE},
@@ -263,7 +263,7 @@ fn where_no_ledger_node_answers_messages_are_as_fast_as_ever_and_requests_are_to
     }
     let answer: Value = serde_json::from_slice(&app.answer(FrameType::RPC, &seq)).unwrap();
     assert_eq!(answer["error"]["code"], UNREACHABLE);
-    assert!(asked.elapsed() >= amop::relay::ledger::WAIT_MAX, "it had its time");
+    assert!(asked.elapsed() >= amop::internal::relay::ledger::WAIT_MAX, "it had its time");
     assert_eq!(node.total(|counters| counters.ledger_unreachable.get()), 1);
     assert!(node.node().shared().counters.iter().any(|counters| counters.ledger_dials.get() > 0));
 }
@@ -380,7 +380,7 @@ fn what_is_wrong_in_the_section_is_said_with_what_to_do() {
     // Certificates that are not there are an error of the start, and of `amop node --check`.
     let (config, _) = Config::parse("[ledger]\nnode.0=127.0.0.1:1\ncertificates=nowhere\n", &dir).unwrap();
     let findings =
-        amop::node::check::findings(&config, &dir.join("config.ini"), std::time::SystemTime::now());
+        amop::internal::node::check::findings(&config, &dir.join("config.ini"), std::time::SystemTime::now());
     let about: Vec<&str> =
         findings.iter().filter(|one| one.text.contains("[ledger]")).map(|one| one.text.as_str()).collect();
     assert!(about.len() == 1 && about[0].contains("ca.crt, sdk.crt and sdk.key"), "{about:?}");

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -6,7 +6,10 @@ use std::{
     process::Command,
 };
 
-use amop::{client::Client, pki::Profile, wire::ResultCode};
+use amop::{
+    client::Client,
+    internal::{pki::Profile, wire::ResultCode},
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
@@ -55,11 +58,14 @@ impl Member {
     }
 
     fn id(&self) -> String {
-        amop::tls::identity::Identity::load(&self.conf.join("node.crt"), &self.conf.join("node.key"))
-            .unwrap()
-            .node_id()
-            .unwrap()
-            .to_hex()
+        amop::internal::tls::identity::Identity::load(
+            &self.conf.join("node.crt"),
+            &self.conf.join("node.key"),
+        )
+        .unwrap()
+        .node_id()
+        .unwrap()
+        .to_hex()
     }
 
     /// What it says of another node in its list of the network.

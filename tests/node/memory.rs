@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     bounds::{self, Bound},
     config::Config,
     pki::Profile,

@@ -7,11 +7,13 @@ use std::{
 
 use amop::{
     client::{Client, MessageKind},
-    pki::Profile,
-    tls::{config::client_config, identity, settings::TlsSettings},
-    wire::{
-        ResultCode,
-        sdk::{self, FrameType},
+    internal::{
+        pki::Profile,
+        tls::{config::client_config, identity, settings::TlsSettings},
+        wire::{
+            ResultCode,
+            sdk::{self, FrameType},
+        },
     },
 };
 

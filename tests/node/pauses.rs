@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,
@@ -70,7 +70,7 @@ fn a_handshake_whose_end_came_while_the_node_stood_still_is_done() {
     let (node, watch) = (start(), start());
     let socket = std::net::TcpStream::connect(node.channel).unwrap();
     let mut pausing = Pausing { socket: socket.try_clone().unwrap(), written: 0, node: &node, watch: &watch };
-    amop::load::shake_hands(&mut pausing, &application_config(Profile::Ec)).unwrap();
+    amop::internal::load::shake_hands(&mut pausing, &application_config(Profile::Ec)).unwrap();
     // The node reads on: it answers with what it is asked, or closes what is no record.
     assert_eq!(pausing.written, 2);
 }

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use amop::{
+use amop::internal::{
     config::Config,
     node::Node,
     pki::Profile,

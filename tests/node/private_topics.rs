@@ -10,12 +10,14 @@ use std::{
 
 use amop::{
     client::{Client, Message, MessageKind, Messages, Verdict},
-    keys::{PrivateKey, PublicKey},
-    pki::Profile,
-    wire::{
-        ResultCode,
-        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
+    internal::{
+        pki::Profile,
+        wire::{
+            ResultCode,
+            sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
+        },
     },
+    keys::{PrivateKey, PublicKey},
 };
 use tokio::sync::broadcast;
 

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use amop::pki::{NetworkPlan, build_network};
+use amop::internal::pki::{NetworkPlan, build_network};
 
 use crate::support::{ReservedPort, process, wait_until};
 

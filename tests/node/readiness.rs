@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,
@@ -124,7 +124,7 @@ fn ports_where_nobody_listens_nodes_that_are_not_admitted_and_the_node_itself_ar
         + &peer(2, own.address())
         + FOR_EVER
         + &format!("[certificate_blacklist]\ncrl.0={id}\n");
-    let change = |config: &mut amop::config::Config| config.p2p_listen.1 = own.address().port();
+    let change = |config: &mut amop::internal::config::Config| config.p2p_listen.1 = own.address().port();
     let node = TestNode::start_with(Profile::Ec, 0, &[&stranger], &more, change);
     node.stop();
     stranger.stop();
@@ -137,7 +137,7 @@ fn a_peer_that_is_removed_while_it_is_waited_for_is_waited_for_no_more() {
     let node = TestNode::starting(Profile::Ec, 0, &[], &more, |_| {});
     let _dialed = silent.accept().unwrap();
     assert!(!node.node().is_ready());
-    node.node().set_membership(amop::door::Membership::default());
+    node.node().set_membership(amop::internal::door::Membership::default());
     wait_until("the node is ready", || node.node().is_ready());
     node.stop();
 }

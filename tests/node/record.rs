@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     tls::{
         Established,

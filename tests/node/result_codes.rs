@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

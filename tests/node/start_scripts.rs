@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use amop::pki::{Host, NetworkPlan, Profile, build_network};
+use amop::internal::pki::{Host, NetworkPlan, Profile, build_network};
 
 use crate::support::{
     self, ReservedPort,

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use amop::{
+use amop::internal::{
     pki::{Authority, KeyType, Profile, Validity, write_pair, write_private, write_public},
     tls::{
         Established, PeerCertificate,

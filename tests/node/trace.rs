@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output},
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     wire::{
         ResultCode,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     relay::registry::{
         ANNOUNCEMENTS_MAX, AnnounceError, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX, RegistryCounters,
     },
@@ -349,7 +349,7 @@ fn a_text_that_is_none_is_not_announced() {
 
 #[test]
 fn frames_that_name_their_ends_bring_no_announcement() {
-    use amop::wire::node::{Addressing, FLAG_SEALED};
+    use amop::internal::wire::node::{Addressing, FLAG_SEALED};
     let mut net = Network::of_edges(28, 3, 2, &line(3));
     let payload = signed(&net, 0, 1, "x").encode();
     let (source, destination) = (net.nodes[0].id, net.nodes[2].id);

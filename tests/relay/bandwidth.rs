@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amop::{
+use amop::internal::{
     relay::{bandwidth::Limiter, settings::Settings},
     wire::{
         node::{FLAG_SENT_AGAIN, Header, PacketType},

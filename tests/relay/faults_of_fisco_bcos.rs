@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use amop::wire::{ResultCode, sdk, sdk::FrameType};
+use amop::internal::wire::{ResultCode, sdk, sdk::FrameType};
 
 use crate::kit::{Behaviour, Network};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amop::{
+use amop::internal::{
     relay::settings::Settings,
     wire::{
         node::{Header, PacketType},

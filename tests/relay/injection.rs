@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::ReactorId,
     wire::{
         node::{self, PacketType},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amop::relay::counters::{Histogram, Outcome};
+use amop::internal::relay::counters::{Histogram, Outcome};
 
 use crate::kit::{Behaviour, LINK_LATENCY, Network};
 

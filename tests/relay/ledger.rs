@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use amop::{
+use amop::internal::{
     relay::{
         ReactorId,
         ledger::{

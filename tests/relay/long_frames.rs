@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amop::{
+use amop::internal::{
     relay::settings::Settings,
     wire::{
         node::{Header, PacketType},
@@ -190,8 +190,13 @@ fn an_answer_that_its_publishers_node_does_not_take_ends_the_request_with_102_at
         let publisher = net.app(0, Behaviour::Silent);
         let seq = net.unicast(publisher, "t", b"how long is it?");
         net.run_for(SOON);
-        let answer =
-            amop::wire::sdk::encode_amop(FrameType::RESPONSE, &seq, amop::wire::ResultCode::OK, "t", LONG);
+        let answer = amop::internal::wire::sdk::encode_amop(
+            FrameType::RESPONSE,
+            &seq,
+            amop::internal::wire::ResultCode::OK,
+            "t",
+            LONG,
+        );
         net.bytes(answering, answer);
         assert_eq!(net.answer(publisher, &seq, SOON).0, 102);
         assert_eq!((read_over(&net), too_long(&net, last), links_lost(&net)), (0, 1, 0));

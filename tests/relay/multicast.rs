@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amop::{relay::settings::Settings, wire::sdk::FrameType};
+use amop::internal::{relay::settings::Settings, wire::sdk::FrameType};
 
 use crate::kit::{Behaviour, Network};
 
@@ -34,7 +34,7 @@ fn the_acknowledgement_repeats_the_topic_without_payload_even_if_nobody_subscrib
 fn a_sender_that_subscribes_gets_its_acknowledgement_before_its_copy() {
     let mut net = Network::mesh(3, 1, 2);
     for reactor in 0..2 {
-        let app = net.app_on(0, amop::relay::ReactorId(reactor), Behaviour::Silent);
+        let app = net.app_on(0, amop::internal::relay::ReactorId(reactor), Behaviour::Silent);
         net.subscribe(app, &["t"]);
         net.multicast(app, "t", b"news");
         net.run_for(SOON);

@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet, ops::Range, rc::Rc, sync::Arc, time::Duration};
 
-use amop::{
+use amop::internal::{
     relay::{
         admission::Admission,
         counters::Counters,
@@ -444,7 +444,7 @@ fn where_no_more_can_be_remembered_a_later_incarnation_begins_and_nothing_is_tak
     net.break_links(HOSTILE, VICTIM);
     net.run_for(30 * SOON);
     let incarnation = net.nodes[1].shared.incarnation();
-    let max = amop::relay::shard::REPLAY_FLOORS_MAX as u32;
+    let max = amop::internal::relay::shard::REPLAY_FLOORS_MAX as u32;
     // One of two reactors is full with about half of them.
     send_as_known(&mut net, 0..max);
     assert_eq!(net.nodes[1].shared.incarnation(), incarnation, "there is room");
@@ -478,7 +478,7 @@ fn nodes_that_the_lists_leave_out_are_forgotten_first_and_when_they_are_admitted
     net.break_links(HOSTILE, VICTIM);
     net.run_for(30 * SOON);
     let incarnation = net.nodes[1].shared.incarnation();
-    send_as_known(&mut net, 0..2 * amop::relay::shard::REPLAY_FLOORS_MAX as u32 + 2_000);
+    send_as_known(&mut net, 0..2 * amop::internal::relay::shard::REPLAY_FLOORS_MAX as u32 + 2_000);
     assert_eq!(net.nodes[1].shared.incarnation(), incarnation);
     assert_eq!(replayed(&mut net, &frames, apps[0]), 0);
     net.run_for(30 * SOON);

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use amop::{
+use amop::internal::{
     relay::CloseReason,
     wire::{
         ResultCode,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     relay::settings::Settings,
     wire::{
         ResultCode,
@@ -578,7 +578,8 @@ fn a_frame_in_anothers_name_that_is_not_sealed_by_it_is_counted_and_dropped() {
         net.run_for(SOON);
     }
     assert_eq!(net.pushed(subscriber, FrameType::MULTICAST), []);
-    let counted = |counter: fn(&amop::relay::counters::Counters) -> u64| net.nodes[2].total(counter);
+    let counted =
+        |counter: fn(&amop::internal::relay::counters::Counters) -> u64| net.nodes[2].total(counter);
     assert_eq!(counted(|counters| counters.not_for_us.get()), 1);
     assert_eq!(counted(|counters| counters.sealed_refused.get() + counters.sealed_late.get()), 1);
 }

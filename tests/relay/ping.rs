@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         counters::Counters,
         diagnostic::{

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{ReactorId, admission::Admission, bandwidth::Limiter, counters::Counters, settings::Settings},
     wire::{
         ResultCode,

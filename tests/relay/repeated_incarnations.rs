@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
-use amop::{
+use amop::internal::{
     relay::sealing::{SealIncarnations, SealNumber, number_of},
     wire::{
         node::{Addressing, Header, PacketType},

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use amop::{
+use amop::internal::{
     relay::{bandwidth::Limiter, settings::Settings},
     wire::sdk::FrameType,
 };
@@ -121,7 +121,7 @@ fn code_101_where_the_topic_was_dropped_in_the_last_moment() {
 
 #[test]
 fn code_101_where_the_seq_is_in_use_at_the_only_subscriber() {
-    use amop::wire::{ResultCode, sdk};
+    use amop::internal::wire::{ResultCode, sdk};
     let mut net = Network::mesh(10, 1, 1);
     let subscriber = net.app(0, Behaviour::Silent);
     net.subscribe(subscriber, &["t"]);
@@ -178,10 +178,10 @@ fn code_102_at_the_end_of_the_requests_time() {
     let mut net = Network::new(16);
     let settings = Settings { request_timeout: Duration::from_secs(3), ..Settings::default() };
     net.add_node(2, settings);
-    let subscriber = net.app_on(0, amop::relay::ReactorId(1), Behaviour::Silent);
+    let subscriber = net.app_on(0, amop::internal::relay::ReactorId(1), Behaviour::Silent);
     net.subscribe(subscriber, &["t"]);
     for reactor in 0..2 {
-        let publisher = net.app_on(0, amop::relay::ReactorId(reactor), Behaviour::Silent);
+        let publisher = net.app_on(0, amop::internal::relay::ReactorId(reactor), Behaviour::Silent);
         let seq = net.unicast(publisher, "t", b"x");
         assert_eq!(net.answer(publisher, &seq, Duration::from_millis(3_100)), (102, vec![]));
     }

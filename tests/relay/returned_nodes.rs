@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use amop::{relay::settings::Settings, wire::sdk::FrameType};
+use amop::internal::{relay::settings::Settings, wire::sdk::FrameType};
 
 use crate::kit::{AppIndex, Behaviour, Network, NodeIndex};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amop::{relay::settings::Settings, wire::sdk::FrameType};
+use amop::internal::{relay::settings::Settings, wire::sdk::FrameType};
 use serde_json::Value;
 
 use crate::kit::{AppIndex, Behaviour, Network, Received};

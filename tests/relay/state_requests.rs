@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         ReactorId, RegistryInput, RegistryOutput, Shared,
         registry::{NODES_MAX, Registry},
@@ -106,7 +106,7 @@ fn head(keys: &NodeSigner, incarnation: u64) -> Head {
         incarnation,
         seq: 1,
         previous: [0; 32],
-        root: amop::wire::state::Entries::default().root(),
+        root: amop::internal::wire::state::Entries::default().root(),
         changes_hash: changes_hash(&[]),
         signature: [0; 64],
     };

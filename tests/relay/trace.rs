@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         ReactorId,
         bandwidth::Limiter,
@@ -566,8 +566,9 @@ fn a_neighbour_that_asks_too_often_is_not_answered() {
         );
     }
     net.run_for(SOON);
-    let total =
-        |net: &Network, counter: fn(&amop::relay::counters::Counters) -> u64| net.nodes[0].total(counter);
+    let total = |net: &Network, counter: fn(&amop::internal::relay::counters::Counters) -> u64| {
+        net.nodes[0].total(counter)
+    };
     assert_eq!(total(&net, |counters| counters.trace_questions.get()), 192);
     assert_eq!(total(&net, |counters| counters.trace_questions_over_bound.get()), 128);
     // Nobody asked at the other node, which ignores what comes.

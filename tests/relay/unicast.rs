@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
-use amop::{
+use amop::internal::{
     relay::{ReactorId, settings::Settings},
     wire::{
         ResultCode,

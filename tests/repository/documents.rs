@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use amop::{bounds, config::Config};
+use amop::internal::{bounds, config::Config};
 
 /// A machine with 16 GiB of memory and four processors.
 const CONFIG: &str = "[engine]\nreactors=4\nunfinished_bytes_max=4294967296\nqueues_bytes_max=1073741824\n[amop]\n\

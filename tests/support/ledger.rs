@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     pki::Profile,
     tls::{
         config::server_config,

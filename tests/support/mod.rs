@@ -13,10 +13,12 @@ use std::{
 
 use amop::{
     client::{Certificates, Client, ClientOptions, Messages},
-    pki::{NetworkPlan, Profile, build_network},
-    wire::{
-        ResultCode,
-        sdk::{self, FrameType, Seq},
+    internal::{
+        pki::{NetworkPlan, Profile, build_network},
+        wire::{
+            ResultCode,
+            sdk::{self, FrameType, Seq},
+        },
     },
 };
 
@@ -48,7 +50,7 @@ pub fn host_dir(profile: Profile) -> PathBuf {
 
 /// A node of this process, on ports of the kernel's choice.
 pub struct TestNode {
-    node: Option<amop::node::Node>,
+    node: Option<amop::internal::node::Node>,
 }
 
 impl TestNode {
@@ -63,7 +65,7 @@ impl TestNode {
         index: usize,
         peers: &[&TestNode],
         more: &str,
-        change: impl FnOnce(&mut amop::config::Config),
+        change: impl FnOnce(&mut amop::internal::config::Config),
     ) -> Self {
         let node = Self::starting(profile, index, peers, more, change);
         wait_until("applications are let in", || node.node().is_ready());
@@ -76,7 +78,7 @@ impl TestNode {
         index: usize,
         peers: &[&TestNode],
         more: &str,
-        change: impl FnOnce(&mut amop::config::Config),
+        change: impl FnOnce(&mut amop::internal::config::Config),
     ) -> Self {
         let dir = host_dir(profile).join(format!("node{index}"));
         let mut text = format!(
@@ -88,13 +90,14 @@ impl TestNode {
             text.push_str(&format!("node.{number}={}\n", peer.node().p2p_address()));
         }
         text.push_str(more);
-        let (mut config, warnings) = amop::config::Config::parse(&text, &dir).expect("a valid configuration");
+        let (mut config, warnings) =
+            amop::internal::config::Config::parse(&text, &dir).expect("a valid configuration");
         assert_eq!(warnings, []);
         change(&mut config);
-        Self { node: Some(amop::node::Node::start(config).expect("the node starts")) }
+        Self { node: Some(amop::internal::node::Node::start(config).expect("the node starts")) }
     }
 
-    pub fn node(&self) -> &amop::node::Node {
+    pub fn node(&self) -> &amop::internal::node::Node {
         self.node.as_ref().expect("the node runs")
     }
 
@@ -134,7 +137,7 @@ impl TestNode {
         });
     }
 
-    pub fn total(&self, counter: impl Fn(&amop::relay::counters::Counters) -> u64) -> u64 {
+    pub fn total(&self, counter: impl Fn(&amop::internal::relay::counters::Counters) -> u64) -> u64 {
         self.node().shared().counters.iter().map(|counters| counter(counters)).sum()
     }
 }
@@ -262,7 +265,7 @@ pub fn have(program: &str, argument: &str) -> bool {
 
 /// What applications of the network's files connect with.
 pub fn application_config(profile: Profile) -> std::sync::Arc<rustls::ClientConfig> {
-    use amop::tls::{config::client_config, identity, settings::TlsSettings};
+    use amop::internal::tls::{config::client_config, identity, settings::TlsSettings};
     let dir = host_dir(profile).join("sdk");
     let identity = identity::Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key")).expect("an identity");
     let roots = identity::Roots::load(&dir.join("ca.crt")).expect("roots");
@@ -272,8 +275,8 @@ pub fn application_config(profile: Profile) -> std::sync::Arc<rustls::ClientConf
 /// An application that says exactly what a test tells it to, and sees every record.
 pub struct RawSdk {
     pub socket: std::net::TcpStream,
-    pub sealer: amop::tls::record::Sealer,
-    opener: amop::tls::record::Opener,
+    pub sealer: amop::internal::tls::record::Sealer,
+    opener: amop::internal::tls::record::Opener,
     received: Vec<u8>,
     /// What the node said with the end of the handshake.
     plaintext: Vec<u8>,
@@ -300,7 +303,7 @@ impl RawSdk {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
-        let established = amop::load::shake_hands(&mut socket, &config)?;
+        let established = amop::internal::load::shake_hands(&mut socket, &config)?;
         Ok(Self {
             socket,
             sealer: established.sealer,
@@ -323,8 +326,8 @@ impl RawSdk {
 
     pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut records = Vec::new();
-        for piece in bytes.chunks(amop::tls::record::PLAINTEXT_LEN_MAX) {
-            let data = amop::tls::record::ContentType::ApplicationData;
+        for piece in bytes.chunks(amop::internal::tls::record::PLAINTEXT_LEN_MAX) {
+            let data = amop::internal::tls::record::ContentType::ApplicationData;
             self.sealer.seal(data, &[piece], &mut records).expect("fresh keys");
         }
         records
@@ -334,7 +337,7 @@ impl RawSdk {
     pub fn record(&mut self) -> Option<Vec<u8>> {
         use std::io::Read;
 
-        use amop::tls::record::{Opened, record_len};
+        use amop::internal::tls::record::{Opened, record_len};
         if !self.plaintext.is_empty() {
             return Some(std::mem::take(&mut self.plaintext));
         }
@@ -365,7 +368,11 @@ impl RawSdk {
         assert!(frame.len() >= 42, "a record ends inside a frame's header");
         let len = u32::from_be_bytes(*frame.first_chunk().expect("long enough")) as usize;
         while frame.len() < len {
-            assert_eq!(frame.len() % amop::tls::record::PLAINTEXT_LEN_MAX, 0, "a record that is not full");
+            assert_eq!(
+                frame.len() % amop::internal::tls::record::PLAINTEXT_LEN_MAX,
+                0,
+                "a record that is not full"
+            );
             frame.extend(self.record()?);
         }
         assert_eq!(frame.len(), len, "a record holds more than its frame");

@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::OnceLock};
 
-use amop::tls::{
+use amop::internal::tls::{
     identity::{Identity, Roots},
     verify::{IssuerPolicy, Verifier},
 };
@@ -137,7 +137,12 @@ pub fn run(data: &[u8]) {
             }
         }
         Input::Signature { key, scheme, message, signature } => {
-            assert!(!amop::tls::secp256k1::verify(key, SignatureScheme::from(scheme), message, signature));
+            assert!(!amop::internal::tls::secp256k1::verify(
+                key,
+                SignatureScheme::from(scheme),
+                message,
+                signature
+            ));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use amop::config::Config;
+use amop::internal::config::Config;
 
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -1,7 +1,7 @@
 //! The record layer in both directions, for every version and AEAD: what was sealed opens to itself
 //! and nothing else opens.
 
-use amop::tls::record::{
+use amop::internal::tls::record::{
     Aead, ContentType, HEADER_LEN, OpenError, Opened, Opener, PLAINTEXT_LEN_MAX, RECORD_LEN_MAX, SealError,
     Sealer, record_len,
 };

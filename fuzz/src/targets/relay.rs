@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         sealing::{ContentKey, IncarnationId, Seal, SealNumber, Subject},
         settings::Settings,

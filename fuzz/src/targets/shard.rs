@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::settings::Settings,
     wire::{
         ResultCode, Topic, TopicKind,
@@ -461,7 +461,7 @@ impl Run {
                 *self.sent.entry(seq).or_default() += 1;
             }
             FrameType::SUBSCRIBE => {
-                if let Ok((topics, _)) = amop::wire::json::decode_subscription(data, 16) {
+                if let Ok((topics, _)) = amop::internal::wire::json::decode_subscription(data, 16) {
                     let now = self.network.now;
                     for (name, dropped) in &mut record.topics {
                         if !topics.iter().any(|topic| topic.as_str() == name) {

@@ -2,18 +2,20 @@
 
 use amop::{
     client::file,
-    relay::{rpc, settings::Settings},
-    wire::{
-        FrameRef, NodeId, PrivateTopic, ResultCode, Topic, TopicKind,
-        announcement::{self, Announcement},
-        hello::Hello,
-        json::{self, HandshakeRequest, TopicCertification, TopicStatus},
-        node::{self, Extensions},
-        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
-        sdk::{self, AmopBody, HEADER_LEN, Header},
-        state::{Change, Entries, Message},
-        topic,
-        trace::Part,
+    internal::{
+        relay::{rpc, settings::Settings},
+        wire::{
+            FrameRef, NodeId, PrivateTopic, ResultCode, Topic, TopicKind,
+            announcement::{self, Announcement},
+            hello::Hello,
+            json::{self, HandshakeRequest, TopicCertification, TopicStatus},
+            node::{self, Extensions},
+            private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
+            sdk::{self, AmopBody, HEADER_LEN, Header},
+            state::{Change, Entries, Message},
+            topic,
+            trace::Part,
+        },
     },
 };
 
@@ -258,7 +260,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         sdk::encode_amop(kind, &seq, ResultCode::OK, topic, payload)
     };
     let id = NodeId([9; 64]);
-    let head = amop::wire::state::Head {
+    let head = amop::internal::wire::state::Head {
         origin: id,
         incarnation: 2,
         seq: 3,
@@ -269,13 +271,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let mut changes = Vec::new();
     for (key, value) in [
-        (amop::wire::state::topic_key("news"), Some(&[0, 0, 0, 1][..])),
-        (amop::wire::state::neighbour_key(&id), Some(&[])),
-        (amop::wire::state::topic_key("gone"), None),
+        (amop::internal::wire::state::topic_key("news"), Some(&[0, 0, 0, 1][..])),
+        (amop::internal::wire::state::neighbour_key(&id), Some(&[])),
+        (amop::internal::wire::state::topic_key("gone"), None),
     ] {
         Change { key: &key, value }.encode_into(&mut changes);
     }
-    let version = amop::wire::state::Version { origin: id, incarnation: 1, seq: 2 };
+    let version = amop::internal::wire::state::Version { origin: id, incarnation: 1, seq: 2 };
     let hello = Hello {
         version_min: 1,
         version_max: 1,
@@ -288,7 +290,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let states = [
         Message::Steps(vec![(head.clone(), &changes), (head.clone(), b"")]).encode(),
-        Message::Digest { scope: amop::wire::state::Scope::ALL, hash: [3; 32] }.encode(),
+        Message::Digest { scope: amop::internal::wire::state::Scope::ALL, hash: [3; 32] }.encode(),
         Message::List(vec![version, version]).encode(),
         Message::WantList.encode(),
         Message::Want { known: version, after: b"key" }.encode(),

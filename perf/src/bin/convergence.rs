@@ -11,7 +11,7 @@ use std::{
     io::Write,
 };
 
-use amop::wire::{Topic, node::HOPS_MAX};
+use amop::internal::wire::{Topic, node::HOPS_MAX};
 use plotters::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use registries::Registries;

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, hint::black_box, process::Command};
 
-use amop::{
+use amop::internal::{
     relay::{ReactorId, snapshot::Snapshot},
     tls::record::{Aead, ContentType, Opened, Opener, Sealer},
     wire::Topic,

@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     load::shake_hands,
     pki::{NetworkPlan, Profile, build_network},
     tls::{

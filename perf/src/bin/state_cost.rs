@@ -6,7 +6,7 @@
 
 use std::{fs, io::Write, time::Duration};
 
-use amop::wire::Topic;
+use amop::internal::wire::Topic;
 use plotters::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use registries::Registries;

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use amop::{
+use amop::internal::{
     engine::{Engine, EngineSettings, NewLink},
     relay::{
         LinkUp, ReactorId, RegistryInput, Shared, settings::Settings, signing::NodeSigner, snapshot::Snapshot,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         ReactorId, RegistryInput, RegistryOutput, Shared, registry::Registry, settings::Settings,
         signing::NodeSigner,
@@ -19,7 +19,7 @@ use rand::{RngExt, rngs::SmallRng};
 
 const HOME: ReactorId = ReactorId(0);
 /// Header of a node frame, which the registry's messages travel in.
-const HEADER_LEN: usize = amop::wire::node::HEADER_LEN_MIN;
+const HEADER_LEN: usize = amop::internal::wire::node::HEADER_LEN_MIN;
 /// How often registries say by a digest what they know.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(5);
 

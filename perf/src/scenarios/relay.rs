@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         Class, CloseReason, LedgerDial, LinkKey, LinkProgress, LinkUp, MeshMessage, Outbound, Queued,
         ReactorId, RegistryInput, SendError, Shared, diagnostic::Answer, registry::Registry,

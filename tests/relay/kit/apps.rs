@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use amop::{
+use amop::internal::{
     relay::{CloseReason, LinkKey, LinkUp, ReactorId},
     wire::{
         FrameRef, NodeId, ResultCode,

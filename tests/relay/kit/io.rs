@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use amop::{
+use amop::internal::{
     relay::{
         Class, CloseReason, LedgerDial, LinkKey, LinkProgress, MeshMessage, Outbound, Queued, ReactorId,
         RegistryInput, SendError,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use amop::{
+use amop::internal::{
     relay::{Class, CloseReason, LedgerDial, LinkUp, ReactorId},
     wire::{
         ResultCode,
@@ -324,7 +324,12 @@ impl Network {
     }
 
     /// Lets a node take what has come from a ledger node, as far as it reads.
-    pub(super) fn read_ledger(&mut self, node: NodeIndex, reactor: ReactorId, key: amop::relay::LinkKey) {
+    pub(super) fn read_ledger(
+        &mut self,
+        node: NodeIndex,
+        reactor: ReactorId,
+        key: amop::internal::relay::LinkKey,
+    ) {
         loop {
             let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key) else { return };
             if link.relay_pauses {
@@ -333,7 +338,7 @@ impl Network {
             let Some(bytes) = link.unread.pop_front() else { return };
             self.drive(node, reactor, |shard, now, io| {
                 shard.handle_activity(now, key);
-                shard.handle_frame(now, key, amop::wire::FrameRef::Slice(&bytes), io);
+                shard.handle_frame(now, key, amop::internal::wire::FrameRef::Slice(&bytes), io);
             });
         }
     }

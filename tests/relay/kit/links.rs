@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::relay::{Class, CloseReason, LinkKey, LinkUp, ReactorId, home_reactor, session_queue::QueuePool};
+use amop::internal::relay::{
+    Class, CloseReason, LinkKey, LinkUp, ReactorId, home_reactor, session_queue::QueuePool,
+};
 
 use super::{End, Event, LINK_LATENCY, Network, NodeIndex, Seen, io::queue_of};
 

@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         Class, CloseReason, LedgerDial, LinkKey, MeshMessage, ReactorId, RegistryInput, RegistryOutput,
         settings::Settings, shard::Shard,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{
         CloseReason, ReactorId, RegistryInput, Shared,
         admission::Admission,

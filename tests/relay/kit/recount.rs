@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, thread};
 
-use amop::relay::{RegistryInput, RegistryOutput};
+use amop::internal::relay::{RegistryInput, RegistryOutput};
 
 use super::{Event, Network, NodeIndex};
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use amop::wire::{
+use amop::internal::wire::{
     NodeId,
     node::{Addressing, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header, PacketType},
     sdk,

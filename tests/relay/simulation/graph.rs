@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use amop::wire::node::HOPS_MAX;
+use amop::internal::wire::node::HOPS_MAX;
 use rand::{RngExt, rngs::SmallRng, seq::SliceRandom};
 
 use crate::kit::NodeIndex;

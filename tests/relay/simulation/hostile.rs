@@ -1,6 +1,6 @@
 //! A node that alters what it passes on for others.
 
-use amop::wire::node::{Addressing, Header, NodeId};
+use amop::internal::wire::node::{Addressing, Header, NodeId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::kit::{NodeIndex, Tamper};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use amop::{
+use amop::internal::{
     relay::sealing::{
         CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Seal, SealIncarnations, Secret, Subject, TAG_LEN,
     },

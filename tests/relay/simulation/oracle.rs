@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::wire::{
+use amop::internal::wire::{
     ResultCode, TopicKind,
     node::{self, PacketType},
     sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use amop::wire::{
+use amop::internal::wire::{
     ResultCode,
     sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
 };

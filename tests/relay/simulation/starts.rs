@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use amop::relay::readiness::Readiness;
+use amop::internal::relay::readiness::Readiness;
 use rand::RngExt;
 
 use super::world::{Character, Kind, STEADY, TOPICS, World};

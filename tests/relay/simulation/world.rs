@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     relay::{bandwidth::Limiter, settings::Settings},
     wire::{
         ResultCode,

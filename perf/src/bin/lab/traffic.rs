@@ -24,7 +24,7 @@ use std::{
 
 use amop::{
     client::{Certificates, Client, ClientOptions, MessageKind, Messages},
-    wire::ResultCode,
+    internal::wire::ResultCode,
 };
 use clap::Args;
 use tokio::{

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use amop::{
+use amop::internal::{
     load::shake_hands,
     tls::record::{ContentType, Opened, Opener, PLAINTEXT_LEN_MAX, Sealer, record_len},
     wire::sdk::{HEADER_LEN, Header},

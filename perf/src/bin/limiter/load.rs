@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::wire::{
+use amop::internal::wire::{
     ResultCode,
     sdk::{self, AmopBody, FrameType, Seq},
 };

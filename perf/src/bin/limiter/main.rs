@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::wire::sdk::FrameType;
+use amop::internal::wire::sdk::FrameType;
 use clap::Parser;
 use hdrhistogram::Histogram;
 use rustls::ClientConfig;
@@ -33,7 +33,7 @@ use self::{
 };
 
 /// What a frame takes on the node link beside itself: node header, length of extensions, time left.
-const NODE_LINK_LEN: usize = amop::wire::node::HEADER_LEN_MIN + 2 + 8;
+const NODE_LINK_LEN: usize = amop::internal::wire::node::HEADER_LEN_MIN + 2 + 8;
 /// Longest window without `--full`.
 const SHORT_WINDOW: Duration = Duration::from_secs(26);
 /// A case lasts so much longer than its window, so that there are some.

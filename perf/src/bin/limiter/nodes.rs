@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     pki::{NetworkPlan, Profile, build_network},
     tls::{
         config::client_config,

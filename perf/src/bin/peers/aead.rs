@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::{
+use amop::internal::{
     load::Usage,
     tls::record::{Aead, ContentType, Opener, PLAINTEXT_LEN_MAX, Sealer, record_len},
 };

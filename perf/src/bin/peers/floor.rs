@@ -2,7 +2,7 @@
 
 use std::{error::Error, net::TcpListener, time::Duration};
 
-use amop::{
+use amop::internal::{
     engine::streams::{Input, Streams},
     load::{Amop, Security},
 };

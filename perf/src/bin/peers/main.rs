@@ -8,7 +8,7 @@ mod sockets;
 
 use std::{process::ExitCode, time::Duration};
 
-use amop::load::{Load, Mix, Pace, Protocol, Security, Shape, Span};
+use amop::internal::load::{Load, Mix, Pace, Protocol, Security, Shape, Span};
 use clap::{Args, Parser};
 
 #[derive(Parser)]

@@ -4,7 +4,9 @@ use std::{error::Error, io, path::PathBuf};
 
 use amop::{
     client::Certificates,
-    load::{Connection, Link, Protocol, Records, Role, Security, Seen, Ticket, decode_ticket, encode_ticket},
+    internal::load::{
+        Connection, Link, Protocol, Records, Role, Security, Seen, Ticket, decode_ticket, encode_ticket,
+    },
 };
 use clap::Args;
 

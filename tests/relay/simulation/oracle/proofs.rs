@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amop::wire::{
+use amop::internal::wire::{
     ResultCode, TopicKind,
     sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
 };

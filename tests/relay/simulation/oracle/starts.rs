@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use amop::wire::{TopicKind, node::HOPS_MAX};
+use amop::internal::wire::{TopicKind, node::HOPS_MAX};
 
 use super::{Fault, Message, Oracle, Scope};
 use crate::{
