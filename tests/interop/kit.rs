@@ -149,6 +149,13 @@ impl Machine {
         java
     }
 
+    /// The same with addresses at which there are nodes of any kind.
+    pub(crate) fn connect_at(&self, certificates: &Path, addresses: &[SocketAddr]) -> Java {
+        let mut java = self.begin_to_connect(certificates, &[], addresses, "");
+        assert_ne!(java.next("connected")["nodes"], json!([]));
+        java
+    }
+
     fn begin_to_connect(
         &self,
         certificates: &Path,
@@ -213,7 +220,7 @@ impl Java {
     }
 
     /// The next event that fits, which may have come already.
-    fn next_of(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn next_of(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         if let Some(index) = self.early.iter().position(&fits) {
             return self.early.remove(index);
         }

@@ -6,6 +6,7 @@
 
 mod keys;
 mod kit;
+mod ledger;
 mod messages;
 mod networks;
 mod private_topics;

@@ -32,6 +32,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::host_dir;
 
+/// What all transactions call: `set(uint256)` with 10.
+const SET_TEN: &str = "0x60fe47b1000000000000000000000000000000000000000000000000000000000000000a";
 /// As ledger nodes answer who is on no list.
 const PERMISSION_DENIED: i64 = -40012;
 /// The seq of notices.
@@ -371,7 +373,7 @@ impl Chain {
         json!({
             "blockHash": hash(number), "blockNumber": format!("0x{number:x}"),
             "contractAddress": format!("0x{number:040x}"), "from": format!("0x{:040x}", 0xf0), "gasUsed": "0x5208",
-            "input": "0x", "logs": [self.log(number)],
+            "input": SET_TEN, "logs": [self.log(number)],
             "logsBloom": "0x00", "output": "0x", "root": hash(0), "status": "0x0", "statusMsg": "None",
             "to": format!("0x{number:040x}"), "transactionHash": hash(number), "transactionIndex": "0x0",
         })

@@ -15,6 +15,8 @@ import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.math.BigInteger;
+import java.util.LinkedHashMap;
 import org.bouncycastle.jce.provider.BouncyCastleProvider;
 import org.fisco.bcos.sdk.BcosSDK;
 import org.fisco.bcos.sdk.amop.Amop;
@@ -25,13 +27,23 @@ import org.fisco.bcos.sdk.amop.AmopResponseCallback;
 import org.fisco.bcos.sdk.amop.topic.AmopMsgIn;
 import org.fisco.bcos.sdk.amop.topic.TopicType;
 import org.fisco.bcos.sdk.channel.ResponseCallback;
+import org.fisco.bcos.sdk.client.Client;
+import org.fisco.bcos.sdk.client.protocol.request.Transaction;
+import org.fisco.bcos.sdk.crypto.keypair.CryptoKeyPair;
+import org.fisco.bcos.sdk.eventsub.EventCallback;
+import org.fisco.bcos.sdk.eventsub.EventLogParams;
+import org.fisco.bcos.sdk.eventsub.EventSubscribe;
 import org.fisco.bcos.sdk.channel.model.Options;
 import org.fisco.bcos.sdk.crypto.keystore.KeyTool;
 import org.fisco.bcos.sdk.crypto.keystore.P12KeyStore;
 import org.fisco.bcos.sdk.crypto.keystore.PEMKeyStore;
 import org.fisco.bcos.sdk.model.AmopMsg;
+import org.fisco.bcos.sdk.model.EventLog;
+import org.fisco.bcos.sdk.model.JsonRpcResponse;
 import org.fisco.bcos.sdk.model.MsgType;
 import org.fisco.bcos.sdk.model.Response;
+import org.fisco.bcos.sdk.transaction.manager.AssembleTransactionProcessor;
+import org.fisco.bcos.sdk.transaction.manager.TransactionProcessorFactory;
 
 /**
  * Applications of the SDK that do what the standard input says, one JSON object a line, and report what happens
@@ -52,6 +64,7 @@ public final class Peer {
     private final CountDownLatch released = new CountDownLatch(1);
     private BcosSDK sdk;
     private Amop amop;
+    private Client client;
 
     private Peer(JsonNode number) {
         this.number = number;
@@ -131,12 +144,145 @@ public final class Peer {
             case "send_frame" -> sendFrame(command, topic, payload);
             case "release" -> released.countDown();
             case "nodes" -> report("nodes", "nodes", sdk.getChannel().getAvailablePeer());
+            case "open_ledger" -> {
+                client = sdk.getClient(1);
+                client.getGroupManagerService()
+                        .registerBlockNotifyCallback(
+                                (peer, info) ->
+                                        report(
+                                                "block",
+                                                "group", info.getGroupId(),
+                                                "number", info.getBlockNumber()));
+                report("ledger_opened", "version", client.getClientNodeVersion().getResult());
+            }
+            case "ask_ledger" -> report("ledger_answered", "id", command.get("id"), "answers", askLedger(command));
+            case "block_number" ->
+                    report("block_number", "id", command.get("id"), "answer", answer(client::getBlockNumber));
+            case "transact" -> report("transacted", "id", command.get("id"), "answers", transact(command));
+            case "subscribe_event" -> subscribeEvent(command);
+            case "unsubscribe_event" ->
+                    sdk.getEventSubscribe(1)
+                            .unsubscribeEvent(
+                                    command.get("registration").asText(),
+                                    new Logs(command.get("name").asText() + ", ended"));
             case "get_peers" -> report("peers", "peers", sdk.getClient(1).getPeers().getPeers());
             case "stop" -> {
                 sdk.stopAll();
                 report("stopped");
             }
             default -> throw new IllegalArgumentException(command.toString());
+        }
+    }
+
+    private interface Question {
+        Object ask() throws Exception;
+    }
+
+    /** What a method of the SDK gives; of JSON-RPC without the ids, which the SDK counts. */
+    private static Object answer(Question question) {
+        Map<String, Object> answer = new LinkedHashMap<>();
+        try {
+            Object given = question.ask();
+            if (given instanceof JsonRpcResponse<?> response) {
+                answer.put("result", response.getResult());
+                answer.put("error", response.getError());
+            } else {
+                answer.put("given", given);
+            }
+            // Here, so that what cannot be shown is told, too.
+            return JSON.readTree(JSON.writeValueAsString(answer));
+        } catch (Exception failure) {
+            // But for the seq, which is drawn at random.
+            String message = String.valueOf(failure.getMessage()).replaceAll("seq:\\p{XDigit}+", "seq");
+            return Map.of("failure", failure.getClass().getName() + ": " + message);
+        }
+    }
+
+    /** Each method of the client that asks for something. */
+    private Map<String, Object> askLedger(JsonNode command) {
+        String peer = sdk.getChannel().getAvailablePeer().get(0);
+        String hash = command.get("hash").asText();
+        String address = command.get("address").asText();
+        BigInteger one = BigInteger.ONE;
+        Map<String, Question> questions = new LinkedHashMap<>();
+        questions.put("getBlockNumber", client::getBlockNumber);
+        questions.put("getBlockNumber of a peer", () -> client.getBlockNumber(1, peer));
+        questions.put("getCode", () -> client.getCode(address));
+        questions.put("getTotalTransactionCount", client::getTotalTransactionCount);
+        questions.put("getBlockByHash", () -> client.getBlockByHash(hash, true));
+        questions.put("getBlockByNumber", () -> client.getBlockByNumber(one, true));
+        questions.put("getBlockHashByNumber", () -> client.getBlockHashByNumber(one));
+        questions.put("getBlockHeaderByNumber", () -> client.getBlockHeaderByNumber(one, true));
+        questions.put("getTransactionByHash", () -> client.getTransactionByHash(hash));
+        questions.put(
+                "getTransactionByBlockNumberAndIndex",
+                () -> client.getTransactionByBlockNumberAndIndex(one, BigInteger.ZERO));
+        questions.put("getTransactionReceipt", () -> client.getTransactionReceipt(hash));
+        questions.put("getPendingTransaction", client::getPendingTransaction);
+        questions.put("getPendingTxSize", client::getPendingTxSize);
+        questions.put("getBlockLimit", client::getBlockLimit);
+        questions.put("getGroupList", client::getGroupList);
+        questions.put("getGroupList of a peer", () -> client.getGroupList(peer));
+        questions.put("getGroupPeers", client::getGroupPeers);
+        questions.put("getPeers", client::getPeers);
+        questions.put("getNodeInfo", () -> client.getNodeInfo(peer));
+        questions.put("getNodeIDList", client::getNodeIDList);
+        questions.put("getObserverList", client::getObserverList);
+        questions.put("getSealerList", client::getSealerList);
+        questions.put("getPbftView", client::getPbftView);
+        questions.put("getNodeVersion", () -> client.getNodeVersion(peer));
+        questions.put("getSystemConfigByKey", () -> client.getSystemConfigByKey("tx_count_limit"));
+        // Of which the node knows nothing.
+        questions.put("queryGroupStatus", () -> client.queryGroupStatus(1));
+        questions.put("getTransactionByHashWithProof", () -> client.getTransactionByHashWithProof(hash));
+        questions.put("call", () -> client.call(new Transaction(address, address, "0x6d4ce63c")));
+        Map<String, Object> answers = new LinkedHashMap<>();
+        questions.forEach((name, question) -> answers.put(name, answer(question)));
+        return answers;
+    }
+
+    /** Deploys a contract, sends it a transaction, and calls it. */
+    private Map<String, Object> transact(JsonNode command) throws Exception {
+        String abi = command.get("abi").asText();
+        CryptoKeyPair account = client.getCryptoSuite().createKeyPair();
+        AssembleTransactionProcessor processor =
+                TransactionProcessorFactory.createAssembleTransactionProcessor(client, account);
+        Map<String, Object> answers = new LinkedHashMap<>();
+        answers.put("deploy", answer(() -> processor.deployAndGetResponse(abi, "6080", new ArrayList<>())));
+        String to = command.get("address").asText();
+        answers.put(
+                "transaction",
+                answer(() -> processor.sendTransactionAndGetResponse(to, abi, "set", List.of(BigInteger.TEN))));
+        answers.put(
+                "receipt",
+                answer(() -> processor.sendTransactionAndGetReceipt(to, "0x60fe47b1", account)));
+        answers.put("call", answer(() -> processor.sendCall(to, to, abi, "get", new ArrayList<>())));
+        return answers;
+    }
+
+    /** Reports the logs of events that come from a block on. */
+    private void subscribeEvent(JsonNode command) {
+        EventLogParams parameters = new EventLogParams();
+        parameters.setFromBlock(command.get("from").asText());
+        parameters.setToBlock(command.get("to").asText());
+        parameters.setAddresses(new ArrayList<>());
+        parameters.setTopics(new ArrayList<>());
+        EventSubscribe events = sdk.getEventSubscribe(1);
+        // Not started: its timer would register the filter a second time if it ran just now.
+        String registration = events.subscribeEvent(parameters, new Logs(command.get("name").asText()));
+        report("event_subscribed", "registration", registration);
+    }
+
+    private final class Logs implements EventCallback {
+        private final String name;
+
+        Logs(String name) {
+            this.name = name;
+        }
+
+        @Override
+        public void onReceiveLog(int status, List<EventLog> logs) {
+            report("logs", "name", name, "status", status, "logs", logs);
         }
     }
 
