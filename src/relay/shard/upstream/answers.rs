@@ -191,6 +191,7 @@ impl Parts {
         }
         upstream.arrived.push_back(frame.retain());
         self.upstreams.bytes += frame.len();
+        cx.counters.ledger_bytes.set(self.upstreams.bytes as u64);
     }
 
     /// A session takes what comes from the ledger again.
