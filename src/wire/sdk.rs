@@ -102,7 +102,7 @@ fn encode_parts(frame_type: FrameType, seq: &Seq, result: ResultCode, data: &[&[
 /// An AMOP frame: header, topic and payload.
 ///
 /// ```
-/// use amop::wire::{ResultCode, sdk::{self, AmopBody, FrameType, HEADER_LEN, Header}};
+/// use amop::internal::wire::{ResultCode, sdk::{self, AmopBody, FrameType, HEADER_LEN, Header}};
 ///
 /// let seq = *b"b3ae60984320433aa3efbc6462ef6102";
 /// let frame = sdk::encode_amop(FrameType::REQUEST, &seq, ResultCode::OK, "payments", b"5 to bob");

@@ -92,7 +92,7 @@ pub fn data_topic_of_route(name: &str) -> Option<&str> {
 /// A private topic by the name that applications know it by, and its names on the wire (WIRE §4).
 ///
 /// ```
-/// use amop::wire::PrivateTopic;
+/// use amop::internal::wire::PrivateTopic;
 ///
 /// let deals = PrivateTopic::new("deals").expect("a short name");
 /// assert_eq!(deals.data().as_str(), "#!$TopicNeedVerify_deals");
@@ -147,7 +147,7 @@ impl PrivateTopic {
 /// A route topic that a node made up for one challenge (WIRE §4).
 ///
 /// ```
-/// use amop::wire::{NodeId, topic::MintedTopic};
+/// use amop::internal::wire::{NodeId, topic::MintedTopic};
 ///
 /// let minted = MintedTopic::new("#!$TopicNeedVerify_deals", &NodeId([0xab; 64]), 0x1234);
 /// let name = minted.to_topic().expect("not too long");
@@ -197,7 +197,7 @@ impl<'a> MintedTopic<'a> {
 /// A valid topic name that is kept; clones share it.
 ///
 /// ```
-/// use amop::wire::{Topic, TopicKind};
+/// use amop::internal::wire::{Topic, TopicKind};
 ///
 /// assert!(Topic::new("").is_none());
 /// assert!(Topic::new("#!$TopicNeedVerify_").is_none(), "a bare prefix is no topic");
