@@ -86,6 +86,14 @@ pub struct Cache {
     results: Vec<(&'static str, String)>,
 }
 
+impl Cache {
+    fn forget_all_but(&mut self, version: u64) {
+        if self.version != version {
+            *self = Self { version, results: Vec::new() };
+        }
+    }
+}
+
 /// The methods whose results depend on the node map.
 const NODE_METHODS: [&str; 6] =
     ["getPeers", "getNodeInfo", "getNodeIDList", "getGroupPeers", "getSealerList", "getObserverList"];
@@ -127,9 +135,7 @@ pub fn answer(
     settings: &Settings,
     cache: &mut Cache,
 ) -> Option<Vec<u8>> {
-    if cache.version != version {
-        *cache = Cache { version, results: Vec::new() };
-    }
+    cache.forget_all_but(version);
     match read(body) {
         Ok(request) => respond(&request, body.len(), Some(Nodes { view, cache }), settings),
         Err(answer) => Some(answer),
@@ -145,9 +151,7 @@ pub fn merge(
     settings: &Settings,
     cache: &mut Cache,
 ) -> Option<Vec<u8>> {
-    if cache.version != version {
-        *cache = Cache { version, results: Vec::new() };
-    }
+    cache.forget_all_but(version);
     let method = match merged {
         Merged::Peers => "getPeers",
         Merged::NodeInfo => "getNodeInfo",

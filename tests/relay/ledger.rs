@@ -430,6 +430,32 @@ fn a_session_that_takes_little_stops_its_ledger_node_and_loses_nothing_and_messa
 }
 
 #[test]
+fn merged_answers_for_a_session_that_takes_little_take_nothing_of_the_room_for_messages() {
+    let mut net = network(21, 1);
+    let reader = app(&mut net);
+    let publisher = app(&mut net);
+    let topics: Vec<String> = (0..1_000).map(|number| format!("{number:0200}")).collect();
+    net.subscriber(0, &topics.iter().map(String::as_str).collect::<Vec<_>>());
+    net.subscribe(reader, &["t"]);
+    net.run_for(SOON);
+    net.set_rate(reader, 400_000);
+    let mut seqs = Vec::new();
+    for _ in 0..200 {
+        seqs.push(net.frame(reader, FrameType::RPC, &call("getNodeInfo", &json!([]))));
+        net.run_for(Duration::from_millis(20));
+    }
+    assert!(net.nodes[0].total(|counters| counters.ledger_reads_paused.get()) > 0);
+    (0..20).for_each(|_| _ = net.multicast(publisher, "t", &[7; 100_000]));
+    net.run_for(Duration::from_secs(300));
+    assert_eq!(net.nodes[0].total(|counters| counters.dropped_queue_full.get()), 0);
+    assert_eq!(net.pushed(reader, FrameType::MULTICAST).len(), 20);
+    for seq in seqs {
+        let answer = answer(&mut net, reader, &seq, SOON);
+        assert!(answer["result"]["Topic"].as_array().expect("topics").len() > 1_000);
+    }
+}
+
+#[test]
 fn what_waits_for_a_ledger_node_has_its_bound_and_more_is_refused() {
     let ledger = Ledger { bytes_max: 2 << 20, ..Ledger::of_nodes(1) };
     let mut net = with(13, ledger);

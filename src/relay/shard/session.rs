@@ -531,8 +531,12 @@ impl Parts {
         body: &[u8],
     ) {
         cx.shared.rpc_answer_bytes.fetch_sub(body.len(), std::sync::atomic::Ordering::Relaxed);
-        if self.session_mut(key).is_some() {
-            self.reply(cx, key, Reply::ok(FrameType::RPC, seq, body));
+        if self.session_mut(key).is_none() {
+            return;
+        }
+        match cx.ledger() {
+            Some(_) => self.handle_merged_answer(cx, key, seq, body),
+            None => self.reply(cx, key, Reply::ok(FrameType::RPC, seq, body)),
         }
     }
 

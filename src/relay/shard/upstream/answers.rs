@@ -2,12 +2,12 @@
 
 use tracing::debug;
 
-use super::{Class, Context, FilterKey, Kind, LinkKey, NOTICE_SEQ, Outbound, Parts, State, filter};
+use super::{Asked, Class, Context, FilterKey, Kind, LinkKey, NOTICE_SEQ, Outbound, Parts, State, filter};
 use crate::{
     relay::{RegistryInput, SMALL_REPLY_LEN_MAX, SendError, ledger::merge::MERGED_LEN_MAX},
     wire::{
         FrameRef, ResultCode,
-        sdk::{FrameType, HEADER_LEN, Header},
+        sdk::{FrameType, HEADER_LEN, Header, Seq},
     },
 };
 
@@ -62,18 +62,8 @@ impl Parts {
         header: &Header,
         frame: FrameRef<'_>,
     ) {
-        let seq = cx.seq_key(&header.seq);
-        let upstream = self.upstreams.get(session);
-        let is_awaited = upstream.is_some_and(|one| {
-            one.asked
-                .get(&seq)
-                .is_some_and(|asked| asked.frame.is_none() && matches!(asked.kind, Kind::Call(_)))
-        });
-        let Some(asked) = is_awaited.then(|| self.upstreams.end(session, &seq)).flatten() else {
-            // It came too late, or nobody asked.
-            cx.counters.ledger_ignored.increment();
-            return;
-        };
+        let is_call = |kind: &Kind| matches!(kind, Kind::Call(_));
+        let Some(asked) = self.end_awaited(cx, session, header, is_call) else { return };
         cx.counters.latencies.ledger.record(cx.now.saturating_duration_since(asked.since));
         let body = frame.advance(HEADER_LEN);
         let merged = asked.merged().filter(|_| body.len() <= MERGED_LEN_MAX);
@@ -84,12 +74,44 @@ impl Parts {
                 return;
             }
         }
-        let is_small = frame.len() <= SMALL_REPLY_LEN_MAX;
-        if is_small && cx.out.send(session, Class::Control, &[], frame).is_ok() {
-            cx.counters.sdk_frames_sent.increment();
-            return;
+        self.give_answer_to_session(cx, session, frame);
+    }
+
+    /// An answer of the ledger node in which the registry has put what is known here. It waits for its session as the
+    /// ledger node's other answers do, and so takes nothing of the room for messages.
+    pub(in crate::relay::shard) fn handle_merged_answer(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        session: LinkKey,
+        seq: &Seq,
+        body: &[u8],
+    ) {
+        let len = (HEADER_LEN + body.len()) as u32;
+        let header = Header { len, frame_type: FrameType::RPC, seq: *seq, result: ResultCode::OK };
+        let frame = [&header.encode()[..], body].concat();
+        self.give_answer_to_session(cx, session, FrameRef::Slice(&frame));
+    }
+
+    /// Ends the request that a frame answers, if it is of a kind that such a frame answers.
+    fn end_awaited(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        session: LinkKey,
+        header: &Header,
+        is_answered: impl Fn(&Kind) -> bool,
+    ) -> Option<Asked> {
+        let seq = cx.seq_key(&header.seq);
+        let is_awaited = self
+            .upstreams
+            .get(session)
+            .and_then(|one| one.asked.get(&seq))
+            .is_some_and(|asked| asked.frame.is_none() && is_answered(&asked.kind));
+        let asked = is_awaited.then(|| self.upstreams.end(session, &seq)).flatten();
+        if asked.is_none() {
+            // It came too late, or nobody asked.
+            cx.counters.ledger_ignored.increment();
         }
-        self.give_to_session(cx, session, frame);
+        asked
     }
 
     fn handle_filter_answer(
@@ -99,16 +121,8 @@ impl Parts {
         header: &Header,
         frame: FrameRef<'_>,
     ) {
-        let seq = cx.seq_key(&header.seq);
-        let is_awaited = self.upstreams.get(session).is_some_and(|one| {
-            one.asked
-                .get(&seq)
-                .is_some_and(|asked| asked.frame.is_none() && !matches!(asked.kind, Kind::Call(_)))
-        });
-        let Some(asked) = is_awaited.then(|| self.upstreams.end(session, &seq)).flatten() else {
-            cx.counters.ledger_ignored.increment();
-            return;
-        };
+        let is_filters = |kind: &Kind| !matches!(kind, Kind::Call(_));
+        let Some(asked) = self.end_awaited(cx, session, header, is_filters) else { return };
         let result = filter::result_of(frame.advance(HEADER_LEN).head()).unwrap_or_default();
         match asked.kind {
             Kind::Again(key) => {
@@ -122,11 +136,7 @@ impl Parts {
             }
             _ => {}
         }
-        if cx.out.send(session, Class::Control, &[], frame).is_ok() {
-            cx.counters.sdk_frames_sent.increment();
-        } else {
-            self.give_to_session(cx, session, frame);
-        }
+        self.give_answer_to_session(cx, session, frame);
     }
 
     /// A filter is over that the session believes to be open.
@@ -164,6 +174,21 @@ impl Parts {
         } else if let Some(filter) = upstream.filters.get_mut(key) {
             filter.next_block = filter.next_block.max(push.last_block.map(|block| block.saturating_add(1)));
         }
+    }
+
+    /// Passes an answer on to the session: a small one at once, as this node's own.
+    fn give_answer_to_session(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        session: LinkKey,
+        frame: FrameRef<'_>,
+    ) {
+        let is_small = frame.len() <= SMALL_REPLY_LEN_MAX;
+        if is_small && cx.out.send(session, Class::Control, &[], frame).is_ok() {
+            cx.counters.sdk_frames_sent.increment();
+            return;
+        }
+        self.give_to_session(cx, session, frame);
     }
 
     /// Passes a frame on to the session, behind what waits for it. While anything does, the ledger node is read no further.

@@ -294,7 +294,7 @@ impl Upstreams {
 }
 
 impl<O: Outbound> Context<'_, O> {
-    fn ledger(&self) -> Option<&Ledger> {
+    pub(super) fn ledger(&self) -> Option<&Ledger> {
         self.common.shared.settings.ledger.as_ref()
     }
 
