@@ -19,7 +19,7 @@ use amop::internal::{
     },
 };
 
-use crate::support::{RawSdk, application_config, host_dir, process::Process, seq};
+use crate::support::{RawSdk, application_config, host_dir, process::Process, seq, wait_until};
 
 /// How far a node is filled: its bounds, and what is sent to reach them, are divided by this.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ impl Divisor {
         .map(|(key, whole)| format!("{key}={}\n", self.of(whole)))
         .concat();
         format!(
-            "[engine]\nreactors=1\nreceive_buffers=64\nunfinished_bytes_max={unfinished}\nqueues_bytes_max={queues}\n\
+            "[admin]\nlisten_port=0\n[engine]\nreactors=1\nreceive_buffers=64\nunfinished_bytes_max={unfinished}\nqueues_bytes_max={queues}\n\
              [amop]\nframe_len_max=4194304\npush_timeout_ms=600000\nrequest_timeout_ms=600000\n\
              idle_timeout_ms=3600000\nstall_timeout_ms=3600000\n{bounds}",
             unfinished = self.of(64 << 20),
@@ -75,6 +75,10 @@ impl Filling {
     fn bound(&self, name: &str, per: &str) -> &Bound {
         let all = self.rooms.iter().flat_map(|(_, bounds)| bounds);
         all.into_iter().find(|bound| bound.name == name && bound.per == per).expect("listed")
+    }
+
+    fn await_subscriptions(&self, count: u64) {
+        wait_until("sessions are subscribed", || self.node.figure("subscriptions") >= count);
     }
 
     /// Compares what the node has taken since the last part with what was computed for this one.
@@ -155,6 +159,7 @@ fn fill_to_the_bounds(divisor: Divisor) {
         + filling.bound("steps of our own record that are kept", "node").memory;
     filling.compare("topics of 254 bytes", topics);
 
+    let subscribed = filling.node.figure("subscriptions");
     let mut silent: Vec<RawSdk> = (0..2).map(|_| filling.app()).collect();
     for app in &mut silent {
         drain(app);
@@ -162,7 +167,7 @@ fn fill_to_the_bounds(divisor: Divisor) {
     }
     let mut publisher = filling.app();
     drain(&publisher);
-    thread::sleep(Duration::from_millis(500));
+    filling.await_subscriptions(subscribed + 2);
     for number in 0..divisor.of(25_000) {
         publisher.send(&sdk::encode_amop(
             FrameType::REQUEST,
@@ -199,7 +204,7 @@ fn fill_to_the_bounds(divisor: Divisor) {
     for app in &mut deaf {
         app.send(&sdk::encode(FrameType::SUBSCRIBE, &seq(0), ResultCode::OK, br#"["deaf"]"#));
     }
-    thread::sleep(Duration::from_millis(500));
+    filling.await_subscriptions(subscribed + 10);
     for number in 0..divisor.of(600) {
         publisher.send(&sdk::encode_amop(
             FrameType::MULTICAST,
