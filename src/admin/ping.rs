@@ -21,7 +21,7 @@ use crate::{
         },
         report::{KnownReport, Reachability},
     },
-    wire::{NodeId, node::HOPS_MAX, private::PathEnd},
+    wire::{NodeId, node::HOPS_MAX, notice::PathEnd},
 };
 
 /// How long a round may find out that its path is longer than it was known to be.

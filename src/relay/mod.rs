@@ -51,7 +51,7 @@ pub use self::fault::{CloseReason, Fault, NodeFault};
 pub use self::shard::diagnostic;
 use self::snapshot::NodeRef;
 use crate::wire::{
-    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, private::Notice, sdk::Seq,
+    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, notice::Notice, sdk::Seq,
 };
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond

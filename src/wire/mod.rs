@@ -7,7 +7,7 @@
 //! ```text
 //!   SDK link:   sdk::Header ── AmopBody ── topic::Topic        (WIRE §1)
 //!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
-//!               hello::Hello, state::…, private::Notice, trace, announcement (docs/node-link.md)
+//!               hello::Hello, state::…, notice::Notice, trace, announcement (docs/node-link.md)
 //! ```
 
 pub mod announcement;
@@ -16,7 +16,7 @@ pub mod frame;
 pub mod hello;
 pub mod json;
 pub mod node;
-pub mod private;
+pub mod notice;
 pub mod sdk;
 pub mod state;
 pub mod topic;

@@ -5,7 +5,7 @@
 
 use smallvec::SmallVec;
 
-use super::{ResultCode, private::DIAGNOSTIC_BODY_LEN_MAX, reader::Reader, sdk::Seq};
+use super::{ResultCode, notice::DIAGNOSTIC_BODY_LEN_MAX, reader::Reader, sdk::Seq};
 
 /// Attempts that a trace has; of more, those in the middle are left out.
 pub const ATTEMPTS_MAX: usize = 8;

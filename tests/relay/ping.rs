@@ -18,7 +18,7 @@ use amop::internal::{
     wire::{
         NodeId,
         node::{Addressing, FLAG_PROBE, FLAG_SEALED, Header, PacketType},
-        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
+        notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};

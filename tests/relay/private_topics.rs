@@ -15,7 +15,7 @@ use amop::internal::{
     wire::{
         ResultCode,
         node::{self, AUDIENCE_MAX, Extensions, PacketType},
-        private::Notice,
+        notice::Notice,
         sdk::{self, AmopBody, FrameType, Seq},
     },
 };

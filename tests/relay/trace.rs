@@ -19,7 +19,7 @@ use amop::internal::{
     wire::{
         ResultCode,
         node::{Header, PacketType},
-        private::{Diagnostic, Notice},
+        notice::{Diagnostic, Notice},
         sdk::{self, FrameType, Seq},
         trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Part, Refusal, Role},
     },

@@ -21,7 +21,7 @@ use crate::{
     },
     wire::{
         FrameRef, NodeId,
-        private::Notice,
+        notice::Notice,
         sdk::{AmopBody, HEADER_LEN},
         topic::MintedTopic,
     },

@@ -14,7 +14,7 @@ use crate::{
     relay::{LinkKey, MeshMessage, Outbound, RequestId},
     wire::{
         FrameRef, NodeId,
-        private::Notice,
+        notice::Notice,
         sdk::{self, FrameType, Header},
     },
 };

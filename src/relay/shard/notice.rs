@@ -12,7 +12,7 @@ use crate::{
         FrameRef, NodeId,
         announcement::{self, Announcement},
         node::PacketType,
-        private::Notice,
+        notice::Notice,
     },
 };
 

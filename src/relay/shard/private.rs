@@ -20,7 +20,7 @@ use crate::{
         FrameRef, NodeId, Topic, TopicKind,
         frame::HEAD_LEN_MAX,
         json::ChallengeToken,
-        private::Notice,
+        notice::Notice,
         sdk::{AmopBody, HEADER_LEN, Header},
     },
 };

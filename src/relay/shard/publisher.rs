@@ -32,7 +32,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode, Topic,
         json::{self, ChallengeToken, TopicStatus},
-        private::Notice,
+        notice::Notice,
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Seq},
         topic::{MintedTopic, data_topic_of_marker},
     },

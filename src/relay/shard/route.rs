@@ -34,7 +34,7 @@ use crate::{
             Addressing, EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN,
             HOPS_MAX, Header, PacketType,
         },
-        private::PathEnd,
+        notice::PathEnd,
     },
 };
 

@@ -39,7 +39,7 @@ use crate::{
     },
     wire::{
         NodeId,
-        private::{Diagnostic, Notice},
+        notice::{Diagnostic, Notice},
         sdk::Seq,
     },
 };

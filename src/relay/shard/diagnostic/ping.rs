@@ -26,7 +26,7 @@ use crate::{
     wire::{
         FrameRef, NodeId,
         node::{Addressing, FLAG_PROBE, Header, PacketType},
-        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
+        notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
     },
 };
 

@@ -10,7 +10,7 @@ use crate::{
     relay::{MeshMessage, Outbound, ReactorId},
     wire::{
         FrameRef, NodeId,
-        private::{Diagnostic, Notice},
+        notice::{Diagnostic, Notice},
         sdk::Seq,
         trace::{Attempt, MessageTrace, Part},
     },
