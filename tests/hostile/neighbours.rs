@@ -19,7 +19,7 @@ use amop::internal::{
         announcement::{self, Announcement},
         hello::Hello,
         node::{Addressing, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, PacketType},
-        private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
+        notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
         sdk::{self, FrameType},
         state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
     },

@@ -10,7 +10,7 @@ use amop::{
             hello::Hello,
             json::{self, HandshakeRequest, TopicCertification, TopicStatus},
             node::{self, Extensions},
-            private::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
+            notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
             sdk::{self, AmopBody, HEADER_LEN, Header},
             state::{Change, Entries, Message},
             topic,
