@@ -33,8 +33,8 @@ use crate::{
     bounds,
     config::{Bandwidth, Config},
     door::{
-        Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, Listeners, Membership, Opening,
-        is_in_use,
+        Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, LedgerNode, Listeners, Membership,
+        Opening, is_in_use,
     },
     engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
     relay::{
@@ -192,6 +192,12 @@ struct Facts {
     bandwidth_mbit: Option<f64>,
 }
 
+/// The ledger nodes, before any was dialled.
+fn ledger_nodes(config: &Config) -> Arc<[LedgerNode]> {
+    let addresses = config.ledger.iter().flat_map(|ledger| &ledger.addresses);
+    addresses.cloned().map(LedgerNode::new).collect()
+}
+
 /// Whoever sees the admin endpoint answer and connects at once is let in, where that takes no time to speak of; `/readyz`
 /// tells of longer starts.
 fn wait_for_ready(door: &Door) {
@@ -255,6 +261,7 @@ impl PreparedNode {
             run_registry(registry, &registry_inputs, questions, &handle, &discovery, &settling);
         };
         let registry = supervisor.reporting_thread("amop-registry", run).map_err(StartError::Thread)?;
+        let ledger_nodes = ledger_nodes(&config);
         let settings = DoorSettings {
             own_id: shared.id,
             channel_listen: config.channel_listen.clone(),
@@ -266,7 +273,7 @@ impl PreparedNode {
             tls: credentials.tls.clone(),
             address_handshakes_max: config.address_handshakes_max,
             reactors,
-            ledger_nodes: config.ledger.as_ref().map(|ledger| ledger.addresses.clone()).unwrap_or_default(),
+            ledger_nodes: ledger_nodes.clone(),
         };
         let door = Door::open(settings, listeners, engine.handle(), link_events, &supervisor)?;
         if admin_listener.is_some() {
@@ -284,6 +291,7 @@ impl PreparedNode {
             opening: door.opening.clone(),
             stopping: stopping.clone(),
             certificates: certificates.clone(),
+            ledger_nodes,
         };
         let admin = admin_listener.map(|listener| Admin::open(listener, watched, &supervisor)).transpose()?;
         // Else it would be up, and let nobody in.

@@ -46,6 +46,15 @@ pub(crate) struct Session {
     pub(crate) pending_pushes: usize,
     pub(crate) waiting_requests: usize,
     pub(crate) dropped_copies: u64,
+    /// Its connection to a ledger node, where there are any: `idle`, `dialling`, `pausing`, `greeting` or `up`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ledger: Option<Word>,
+    /// Its requests that wait for a ledger node or its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ledger_requests: Option<usize>,
+    /// Its event filters that are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ledger_filters: Option<usize>,
 }
 
 /// An item of `/links`, and of the links in `/network`.
@@ -54,9 +63,9 @@ pub(crate) struct Link {
     pub(crate) reactor: u16,
     /// The link's place in its reactor's table.
     pub(crate) link: u32,
-    /// `session` or `node`.
+    /// `session`, `node` or `ledger`.
     pub(crate) kind: Word,
-    /// A session's number, or a node's id.
+    /// A session's number, or a node's id; of a link to a ledger node the number of the session that it is for.
     pub(crate) peer: String,
     pub(crate) address: String,
     /// `greeting`, `active`, `spare` or `ending`.
@@ -74,6 +83,37 @@ pub(crate) struct Link {
     pub(crate) sent_bytes: u64,
     pub(crate) queued_bytes: usize,
     pub(crate) up_since: String,
+}
+
+/// An item of `/ledgers`: a ledger node of the configuration.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct LedgerNode {
+    /// Its number among them.
+    pub(crate) number: usize,
+    pub(crate) address: String,
+    /// Sessions that are connected to it now.
+    pub(crate) sessions: usize,
+    /// Requests of those that wait for it.
+    pub(crate) pending_requests: usize,
+    /// Over the connections that are there now.
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) queued_bytes: usize,
+    /// Dials since the node's start, and those without success.
+    pub(crate) dials: u64,
+    pub(crate) dials_failed: u64,
+    /// Why the last dial had no success; absent if it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<LedgerFailure>,
+}
+
+/// Why a ledger node was not reached.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct LedgerFailure {
+    pub(crate) at: String,
+    pub(crate) cause: Word,
+    pub(crate) reason: String,
+    pub(crate) remedy: String,
 }
 
 /// An item of `/topics`.

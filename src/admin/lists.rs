@@ -17,14 +17,17 @@ use super::{
 };
 use crate::{
     relay::{
-        report::{LinkLoad, LinkReport, NodeLinkState, NodeReport, PeerReport, SessionReport},
+        report::{
+            LedgerState, LinkLoad, LinkReport, NodeLinkState, NodeReport, PeerReport, SessionLedgerReport,
+            SessionReport,
+        },
         snapshot::{NodeRef, TopicEntry},
     },
     supervise::blocking,
     wire::Topic,
 };
 
-fn page<T: Serialize>(total: usize, items: impl Iterator<Item = T>) -> Vec<u8> {
+pub(super) fn page<T: Serialize>(total: usize, items: impl Iterator<Item = T>) -> Vec<u8> {
     shown(&json::Page { total, items: items.collect() })
 }
 
@@ -69,7 +72,7 @@ pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, NoP
 fn session(link: &LinkReport) -> Option<&SessionReport> {
     match &link.peer {
         PeerReport::Session(session) => Some(session),
-        PeerReport::Node { .. } => None,
+        PeerReport::Node { .. } | PeerReport::Ledger { .. } => None,
     }
 }
 
@@ -90,7 +93,20 @@ const SESSION_FIELDS: &[Field<LinkReport>] = &[
     ("pending_pushes", |a, b| compare(a, b, |session| session.pending_pushes)),
     ("waiting_requests", |a, b| compare(a, b, |session| session.waiting_requests)),
     ("dropped_copies", |a, b| compare(a, b, |session| session.dropped_copies)),
+    ("ledger", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger_state(ledger.state)))),
+    ("ledger_requests", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger.pending_requests))),
+    ("ledger_filters", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger.filters))),
 ];
+
+fn ledger_state(state: LedgerState) -> &'static str {
+    match state {
+        LedgerState::Idle => "idle",
+        LedgerState::Dialling => "dialling",
+        LedgerState::Pausing => "pausing",
+        LedgerState::Greeting => "greeting",
+        LedgerState::Up => "up",
+    }
+}
 
 /// The sessions of applications.
 pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
@@ -100,6 +116,7 @@ pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, 
     let (total, clock) = (links.len(), Clock::now());
     let show = |link: LinkReport| {
         let PeerReport::Session(session) = link.peer else { return None };
+        let ledger = |of: fn(SessionLedgerReport) -> usize| session.ledger.map(of);
         Some(json::Session {
             id: session.id.0.to_string(),
             reactor: link.reactor.0,
@@ -112,6 +129,9 @@ pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, 
             pending_pushes: session.pending_pushes,
             waiting_requests: session.waiting_requests,
             dropped_copies: session.dropped_copies,
+            ledger: session.ledger.map(|ledger| ledger_state(ledger.state).into()),
+            ledger_requests: ledger(|ledger| ledger.pending_requests),
+            ledger_filters: ledger(|ledger| ledger.filters),
         })
     };
     Ok(page(total, query.page(links).into_iter().filter_map(show)))
@@ -121,6 +141,7 @@ pub(super) fn show_link(link: LinkReport, clock: &Clock) -> json::Link {
     let (kind, state) = (kind(&link).into(), state(&link).into());
     let (peer, dialed, round_trip) = match &link.peer {
         PeerReport::Session(session) => (session.id.0.to_string(), None, None),
+        PeerReport::Ledger { session, .. } => (session.0.to_string(), Some(true), None),
         PeerReport::Node { id, dialed, round_trip, .. } => (id.to_hex(), Some(*dialed), *round_trip),
     };
     let LinkLoad { queued_bytes, received_frames, received_bytes, sent_frames, sent_bytes, .. } = link.load;
@@ -151,7 +172,7 @@ pub(super) fn micros(time: Duration) -> u64 {
 fn round_trip(link: &LinkReport) -> Option<Duration> {
     match &link.peer {
         PeerReport::Node { round_trip, .. } => round_trip.map(|known| known.smoothed),
-        PeerReport::Session(_) => None,
+        PeerReport::Session(_) | PeerReport::Ledger { .. } => None,
     }
 }
 
@@ -159,6 +180,7 @@ fn kind(link: &LinkReport) -> &'static str {
     match link.peer {
         PeerReport::Session(_) => "session",
         PeerReport::Node { .. } => "node",
+        PeerReport::Ledger { .. } => "ledger",
     }
 }
 
@@ -166,7 +188,8 @@ fn state(link: &LinkReport) -> &'static str {
     match &link.peer {
         _ if link.load.is_ending => "ending",
         PeerReport::Session(_) | PeerReport::Node { state: NodeLinkState::Active, .. } => "active",
-        PeerReport::Node { state: NodeLinkState::Greeting, .. } => "greeting",
+        PeerReport::Ledger { state: LedgerState::Up, .. } => "active",
+        PeerReport::Node { state: NodeLinkState::Greeting, .. } | PeerReport::Ledger { .. } => "greeting",
         PeerReport::Node { state: NodeLinkState::Spare, .. } => "spare",
     }
 }
@@ -184,7 +207,7 @@ const LINK_FIELDS: &[Field<LinkReport>] = &[
     ("sent_bytes", |a, b| a.load.sent_bytes.cmp(&b.load.sent_bytes)),
 ];
 
-/// The links of both kinds.
+/// The links of all kinds.
 pub(super) async fn links(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let query = Query::parse(query, LINK_FIELDS)?;
     let links = watched.links().await?;

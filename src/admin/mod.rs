@@ -28,6 +28,7 @@ mod announce;
 mod ask;
 mod health;
 pub(crate) mod json;
+mod ledgers;
 mod listing;
 mod lists;
 mod metrics;
@@ -73,7 +74,7 @@ use self::{
 use crate::{
     bound::{Bound, fixed},
     clock,
-    door::{DoorCounters, Opening, is_refused_address},
+    door::{DoorCounters, LedgerNode, Opening, is_refused_address},
     engine::EngineHandle,
     relay::{Shared, registry::RegistryCounters},
     stop::join_by,
@@ -153,6 +154,8 @@ pub(crate) struct Watched {
     pub stopping: Arc<AtomicBool>,
     /// When the node's certificates end.
     pub certificates: Arc<ArcSwap<CertificateEnds>>,
+    /// The ledger nodes, by their numbers.
+    pub ledger_nodes: Arc<[LedgerNode]>,
 }
 
 /// Where the endpoint listens, before it is opened.

@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use super::{
     Answer, Watched,
     ask::Unanswered,
-    json_answer,
+    json_answer, ledgers,
     listing::QueryError,
     lists, network,
     ping::{self, NodeError},
@@ -49,6 +49,7 @@ pub(super) enum Page<'a> {
     Nodes,
     Sessions,
     Links,
+    Ledgers,
     Topics,
     Network,
     NetworkTopics,
@@ -59,13 +60,14 @@ pub(super) enum Page<'a> {
 impl<'a> Page<'a> {
     /// Those that there are, for people.
     pub(super) const PATHS: &'static str =
-        "/nodes, /sessions, /links, /topics, /network, /network/topics, /trace/SEQ, /ping/NODE";
+        "/nodes, /sessions, /links, /ledgers, /topics, /network, /network/topics, /trace/SEQ, /ping/NODE";
 
     pub(super) fn of(path: &'a str) -> Option<Self> {
         Some(match path {
             "/nodes" => Self::Nodes,
             "/sessions" => Self::Sessions,
             "/links" => Self::Links,
+            "/ledgers" => Self::Ledgers,
             "/topics" => Self::Topics,
             "/network" => Self::Network,
             "/network/topics" => Self::NetworkTopics,
@@ -87,6 +89,7 @@ impl<'a> Page<'a> {
             Self::Nodes => lists::nodes(watched, query).await,
             Self::Sessions => lists::sessions(watched, query).await,
             Self::Links => lists::links(watched, query).await,
+            Self::Ledgers => ledgers::ledgers(watched, query).await,
             Self::Topics => lists::topics(watched, query).await,
             Self::Network => network::network(watched, query).await,
             Self::NetworkTopics => network::topics(watched, query).await,

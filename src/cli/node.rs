@@ -38,7 +38,7 @@ pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
     config: PathBuf,
-    /// Check the configuration, the certificates and ports that it names, and end.
+    /// Check the configuration, the certificates, ports and ledger nodes that it names, and end.
     #[arg(long)]
     check: bool,
     /// Write the process id into this file and keep it locked while the node lives: a second node with it does not
@@ -107,9 +107,9 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
 
 fn run_check(args: &NodeArgs, config: &Config, warnings: Vec<String>) -> Result<ExitCode, Failure> {
     let warnings = warnings.into_iter().map(|text| Finding { is_error: false, text });
-    let found = check::findings(config, &args.config, SystemTime::now());
+    let checked = check::check(config, &args.config, SystemTime::now());
     let (errors, warnings): (Vec<_>, Vec<_>) =
-        warnings.chain(found).partition(|finding| finding.is_error || args.strict);
+        warnings.chain(checked.findings).partition(|finding| finding.is_error || args.strict);
     let is_usable = errors.is_empty();
     let status = match is_usable {
         true => ExitCode::SUCCESS,
@@ -119,6 +119,9 @@ fn run_check(args: &NodeArgs, config: &Config, warnings: Vec<String>) -> Result<
     let print = || {
         for warning in &warnings {
             line!("warning: {}", shown_lines(&warning.text))?;
+        }
+        for part in &checked.ready {
+            line!("{part}")?;
         }
         if is_usable {
             line!("{}: the configuration can be used", shown_path(&args.config))?;

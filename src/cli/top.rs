@@ -20,7 +20,7 @@ use super::{
     text::{Column, bytes, millis, numbers, short, table, words},
 };
 use crate::{
-    admin::json::{Link, Network, Page, Session, Standing},
+    admin::json::{LedgerNode, Link, Network, Page, Session, Standing},
     bound::{Bound, BoundMetric},
     bounds,
     config::Config,
@@ -102,6 +102,8 @@ struct Look {
     metrics: MetricValues,
     network: Network,
     sessions: Page<Session>,
+    /// Empty of a node that is older than they are.
+    ledgers: Vec<LedgerNode>,
 }
 
 pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
@@ -132,7 +134,8 @@ async fn look(admin: &str) -> Result<Look, String> {
     let network = get_json(admin, &network_path(NODES_NAMED)).await?;
     let path = format!("/sessions?sort=queued_bytes&order=desc&limit={SESSIONS_SHOWN}");
     let sessions = get_json(admin, &path).await?;
-    Ok(Look { at, metrics, network, sessions })
+    let ledgers = get_json::<Page<LedgerNode>>(admin, "/ledgers").await.map(|page| page.items);
+    Ok(Look { at, metrics, network, sessions, ledgers: ledgers.unwrap_or_default() })
 }
 
 /// Metrics by name: their sum over all reactors, and the largest of one.
@@ -209,6 +212,9 @@ fn show(before: &Look, now: &Look) -> String {
     show_trouble(&mut text, &rates);
     show_fills(&mut text, &now.metrics);
     show_links(&mut text, before, now, seconds);
+    if !now.ledgers.is_empty() {
+        show_ledgers(&mut text, &rates, &now.ledgers);
+    }
     show_sessions(&mut text, &now.sessions);
     text
 }
@@ -372,6 +378,35 @@ fn show_links(text: &mut String, before: &Look, now: &Look, seconds: f64) {
         (words("name"), &|(.., link)| name_of(&link.peer, &names)),
     ];
     text.push_str(&table(&links, &columns));
+}
+
+/// Ledger nodes, and what passes between applications and them.
+fn show_ledgers(text: &mut String, rates: &Rates<'_>, ledgers: &[LedgerNode]) {
+    let count = |name: &str| format!("{:.1}", rates.of(name));
+    let (asked, took) = (rates.of("amop_ledger_seconds_count"), rates.of("amop_ledger_seconds_sum"));
+    let mean = millis((asked > 0.0).then_some((1e6 * took / asked) as u64));
+    let _ = writeln!(
+        text,
+        "\nledger nodes: {}; per second: requests {}, notices {}, outcome unknown {}; an answer takes {mean}",
+        ledgers.len(),
+        count("amop_ledger_requests_total"),
+        count("amop_ledger_notices_total"),
+        count("amop_ledger_outcome_unknown_total"),
+    );
+    let state = |ledger: &LedgerNode| match &ledger.failure {
+        Some(failure) => format!("not reached: {}; {}", shown(&failure.reason), shown(&failure.remedy)),
+        None if ledger.dials == 0 => "not needed so far".to_owned(),
+        None => "reached".to_owned(),
+    };
+    let columns: [Column<'_, LedgerNode>; 6] = [
+        (words("address"), &|ledger| shown(&ledger.address)),
+        (numbers("sessions"), &|ledger| ledger.sessions.to_string()),
+        (numbers("waiting"), &|ledger| ledger.pending_requests.to_string()),
+        (numbers("queued"), &|ledger| bytes(ledger.queued_bytes as f64)),
+        (numbers("dials failed"), &|ledger| format!("{} of {}", ledger.dials_failed, ledger.dials)),
+        (words("state"), &state),
+    ];
+    text.push_str(&table(ledgers, &columns));
 }
 
 fn show_sessions(text: &mut String, sessions: &Page<Session>) {

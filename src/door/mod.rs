@@ -29,6 +29,7 @@ mod membership;
 mod opening;
 mod operations;
 mod own_key;
+pub mod probe;
 
 use std::{
     cell::RefCell,
@@ -57,7 +58,12 @@ use self::{
     operations::{CalledOff, Operations},
     own_key::{OwnDial, OwnKey},
 };
-pub use self::{counters::DoorCounters, membership::Membership, opening::Opening};
+pub use self::{
+    counters::DoorCounters,
+    ledger::{DialFailure, LedgerNode},
+    membership::Membership,
+    opening::Opening,
+};
 use crate::{
     bound::{Bound, fixed},
     clock,
@@ -182,8 +188,8 @@ pub struct DoorSettings {
     pub address_handshakes_max: usize,
     /// Number of reactors.
     pub reactors: u16,
-    /// Where ledger nodes are: `host:port`.
-    pub ledger_nodes: Vec<String>,
+    /// The ledger nodes, by their numbers.
+    pub ledger_nodes: Arc<[LedgerNode]>,
 }
 
 /// What handshakes are made with.

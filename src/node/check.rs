@@ -14,22 +14,66 @@ use super::{
 use crate::{
     admin::AdminListener,
     config::Config,
-    door::{CHANNEL_KEY, Listeners, P2P_KEY},
+    door::{CHANNEL_KEY, Listeners, P2P_KEY, probe::LedgerFault},
     engine,
+    escape::shown,
 };
 
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What is wrong, or may be.
+    pub findings: Vec<Finding>,
+    /// What is ready.
+    pub ready: Vec<String>,
+}
+
 /// Everything that can be said of a configuration on this machine, besides what its text says. Ports are opened for a moment;
-/// one that a node holds which runs with this very `file` is right.
-pub fn findings(config: &Config, file: &Path, now: SystemTime) -> Vec<Finding> {
-    let mut findings = match Credentials::load(config) {
-        Ok(credentials) => credentials.findings(config, now),
-        Err(error) => vec![Finding::error(error)],
-    };
-    findings.extend(closed_ports(config, file));
-    if let Err(error) = engine::check(&config.engine) {
-        findings.push(Finding::error(error));
+/// one that a node holds which runs with this very `file` is right. Ledger nodes are asked for their version.
+pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
+    let mut checked = Checked::default();
+    match Credentials::load(config) {
+        Ok(credentials) => {
+            checked.findings = credentials.findings(config, now);
+            ask_ledger_nodes(config, &credentials, &mut checked);
+        }
+        Err(error) => checked.findings.push(Finding::error(error)),
     }
-    findings
+    checked.findings.extend(closed_ports(config, file));
+    if let Err(error) = engine::check(&config.engine) {
+        checked.findings.push(Finding::error(error));
+    }
+    checked
+}
+
+/// Asks each ledger node what it is. The node starts without any, so what is wrong is a warning.
+fn ask_ledger_nodes(config: &Config, credentials: &Credentials, checked: &mut Checked) {
+    let (Some(ledger), Some(probe)) = (&config.ledger, credentials.ledger_probe()) else { return };
+    for address in &ledger.addresses {
+        let shown_address = shown(address);
+        let answer = match probe.ask(address) {
+            Ok(answer) => answer,
+            Err(LedgerFault { what, remedy }) => {
+                let text = format!("ledger node {shown_address}: {}; {}", shown(&what), shown(&remedy));
+                checked.findings.push(Finding::warning(text));
+                continue;
+            }
+        };
+        let groups: Vec<String> = answer.groups.iter().map(u64::to_string).collect();
+        checked.ready.push(format!(
+            "ledger node {shown_address}: FISCO BCOS {}, chain {}, groups {}",
+            shown(&answer.version),
+            shown(&answer.chain_id),
+            if groups.is_empty() { "none".to_owned() } else { groups.join(", ") },
+        ));
+        for group in &answer.closed_groups {
+            let key = probe.identity.node_id().map_or_else(|| "its key".to_owned(), |id| id.to_hex());
+            checked.findings.push(Finding::warning(format!(
+                "ledger node {shown_address}: group {group} has an [sdk_allowlist] without the key of sdk.crt in [ledger] certificates, and answers \
+                 -40012: add {key} there"
+            )));
+        }
+    }
 }
 
 fn closed_ports(config: &Config, file: &Path) -> impl Iterator<Item = Finding> {

@@ -7,11 +7,11 @@ use tracing::{error, warn};
 use super::StartError;
 use crate::{
     config::Config,
-    door::DoorTls,
+    door::{DoorTls, probe::LedgerProbe},
     escape::shown_path,
     relay::signing::NodeSigner,
     tls::{
-        config::{client_config, leaves_out_tls13, same_issuer, server_config},
+        config::{client_config, leaves_out_tls13, same_issuer, server_config, showing_client_config},
         identity::{Identity, IdentityError, Roots},
         settings::TlsSettings,
         validity::{CertificateEnds, CertificateFault},
@@ -119,6 +119,14 @@ impl Credentials {
             p2p_client: client_config(&identity, &roots, &config.p2p_tls).map_err(refused("p2p"))?,
         };
         Ok(Self { identity, roots, channel_identity, channel_roots, signer, ledger, tls })
+    }
+
+    /// What ledger nodes are asked with, before the node runs; `None` if there are none.
+    pub(super) fn ledger_probe(&self) -> Option<LedgerProbe<'_>> {
+        let (identity, roots) = self.ledger.as_ref()?;
+        let (tls, presented) =
+            showing_client_config(identity, roots, &TlsSettings::of_ledger_nodes()).ok()?;
+        Some(LedgerProbe { tls, presented, identity, roots })
     }
 
     /// Whether others may take the place of these while the node runs.

@@ -64,6 +64,17 @@ pub enum PeerReport {
         /// How long a frame takes there and back, once it was measured.
         round_trip: Option<RoundTripReport>,
     },
+    /// A ledger node.
+    Ledger {
+        /// Which one, of those that are configured.
+        node: u16,
+        /// The session that it is for.
+        session: SessionId,
+        /// How far the connection got.
+        state: LedgerState,
+        /// What that session asked over it, and waits for.
+        pending_requests: usize,
+    },
 }
 
 /// The session of an application.
@@ -83,6 +94,35 @@ pub struct SessionReport {
     pub waiting_requests: usize,
     /// Copies of multicasts that its full queue had no room for.
     pub dropped_copies: u64,
+    /// What it has to do with the ledger, if there is one.
+    pub ledger: Option<SessionLedgerReport>,
+}
+
+/// What a session has to do with the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionLedgerReport {
+    /// Its connection to a ledger node.
+    pub state: LedgerState,
+    /// Requests that wait for a ledger node or its answer.
+    pub pending_requests: usize,
+    /// Event filters that are open.
+    pub filters: usize,
+}
+
+/// How far a session's connection to a ledger node got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LedgerState {
+    /// Nothing needs one.
+    #[default]
+    Idle,
+    /// It is being made.
+    Dialling,
+    /// It is made again after a pause.
+    Pausing,
+    /// The ledger node has not answered the handshake of the session.
+    Greeting,
+    /// It carries all that is for the ledger.
+    Up,
 }
 
 /// The round-trip time of a node link.

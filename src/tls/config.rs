@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::{
     ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SignatureAlgorithm, SupportedCipherSuite,
     SupportedProtocolVersion,
-    client::Resumption,
+    client::{Resumption, danger::ServerCertVerifier},
     crypto::{CryptoProvider, SupportedKxGroup},
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -13,6 +13,7 @@ use rustls::{
 
 use super::{
     identity::{Identity, Roots},
+    presented::Presented,
     settings::TlsSettings,
     verify::{IssuerPolicy, Verifier},
 };
@@ -128,11 +129,33 @@ pub fn client_config(
     roots: &Roots,
     settings: &TlsSettings,
 ) -> Result<Arc<ClientConfig>, ConfigError> {
+    client_with(identity, settings, client_verifier(identity, roots))
+}
+
+/// The same, for one handshake whose other end is to be shown to people.
+pub fn showing_client_config(
+    identity: &Identity,
+    roots: &Roots,
+    settings: &TlsSettings,
+) -> Result<(Arc<ClientConfig>, Arc<Presented>), ConfigError> {
+    let presented = Presented::to(client_verifier(identity, roots));
+    Ok((client_with(identity, settings, presented.clone())?, presented))
+}
+
+fn client_verifier(identity: &Identity, roots: &Roots) -> Arc<Verifier> {
+    Verifier::new(roots, &identity.chain[1..], IssuerPolicy::default())
+}
+
+fn client_with(
+    identity: &Identity,
+    settings: &TlsSettings,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<Arc<ClientConfig>, ConfigError> {
     let versions = versions(identity, settings)?;
     let mut config = ClientConfig::builder_with_provider(provider(settings))
         .with_protocol_versions(&versions)?
         .dangerous()
-        .with_custom_certificate_verifier(Verifier::new(roots, &identity.chain[1..], IssuerPolicy::default()))
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified(identity))));
     config.enable_secret_extraction = true;
     config.enable_sni = false;

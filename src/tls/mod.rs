@@ -26,6 +26,7 @@ mod greeting;
 pub mod handshake;
 pub mod identity;
 pub mod path;
+pub mod presented;
 pub mod random;
 pub mod record;
 pub mod secp256k1;

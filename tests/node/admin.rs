@@ -366,7 +366,7 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
         (
             "/",
             404,
-            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /topics, /network, \
+            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /ledgers, /topics, /network, \
              /network/topics, /trace/SEQ, /ping/NODE",
         ),
         ("/network?sort=colour", 400, "sort must be one of id, hops, topics, neighbours, incarnation, seq"),

@@ -20,8 +20,9 @@ use amop::internal::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Nobody, RawSdk, TestNode, application_config, host_dir,
+    Nobody, RawSdk, TestNode, application_config, get, host_dir,
     ledger::{ScriptedLedger, SharedChain},
+    process::{PROGRAM, output},
     seq, wait_until,
 };
 
@@ -379,9 +380,68 @@ fn what_is_wrong_in_the_section_is_said_with_what_to_do() {
     assert_eq!(warnings.len(), 1);
     // Certificates that are not there are an error of the start, and of `amop node --check`.
     let (config, _) = Config::parse("[ledger]\nnode.0=127.0.0.1:1\ncertificates=nowhere\n", &dir).unwrap();
-    let findings =
-        amop::internal::node::check::findings(&config, &dir.join("config.ini"), std::time::SystemTime::now());
-    let about: Vec<&str> =
-        findings.iter().filter(|one| one.text.contains("[ledger]")).map(|one| one.text.as_str()).collect();
+    let checked =
+        amop::internal::node::check::check(&config, &dir.join("config.ini"), std::time::SystemTime::now());
+    let about: Vec<&str> = checked
+        .findings
+        .iter()
+        .filter(|one| one.text.contains("[ledger]"))
+        .map(|one| one.text.as_str())
+        .collect();
     assert!(about.len() == 1 && about[0].contains("ca.crt, sdk.crt and sdk.key"), "{about:?}");
+}
+
+#[test]
+fn lists_and_amop_top_show_ledger_nodes_as_what_they_are() {
+    let profile = Profile::Ec;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let chain = SharedChain::default();
+    let ledger = ScriptedLedger::start(profile, 1, &chain, None);
+    let more = format!("[admin]\nlisten_port=0\n{}", section(profile, &[nobody, ledger.address], ""));
+    let node = TestNode::start(profile, 0, &[], &more);
+    let mut app = App::of(profile, &node);
+    let _idle = App::of(profile, &node);
+    let seq = app.send(FrameType::EVENT_REGISTER, &filter("f", "1", "latest"));
+    app.answer(FrameType::EVENT_REGISTER, &seq);
+    chain.lock().delay = Duration::from_secs(3_600);
+    app.call("getBlockNumber", &json!([1]));
+    let admin = node.node().admin_address().expect("the endpoint is configured");
+    let get = |path: &str| -> Value { serde_json::from_str(&get(admin, path).1).expect("JSON") };
+
+    wait_until("the request waits", || {
+        get("/sessions?sort=ledger_requests&order=desc")["items"][0]["ledger_requests"] == 1
+    });
+    let sessions = get("/sessions?sort=ledger_requests&order=desc");
+    let [one, idle] = [0, 1].map(|at| sessions["items"][at].clone());
+    assert_eq!((&one["ledger"], &one["ledger_filters"]), (&"up".into(), &1.into()));
+    assert_eq!((&idle["ledger"], &idle["ledger_requests"]), (&"idle".into(), &0.into()));
+
+    let links = get("/links?sort=kind");
+    assert_eq!(links["total"], 3, "two sessions, and what one of them needs");
+    let link = &links["items"][0];
+    assert_eq!(
+        (&link["kind"], &link["state"], &link["peer"]),
+        (&"ledger".into(), &"active".into(), &one["id"])
+    );
+    assert_eq!(link["address"], ledger.address.to_string());
+    assert!(link["received_bytes"].as_u64() > Some(0) && link["sent_frames"].as_u64() >= Some(3), "{link}");
+
+    let ledgers = get("/ledgers");
+    let [dead, alive] = [0, 1].map(|at| ledgers["items"][at].clone());
+    assert_eq!((&dead["address"], &dead["sessions"]), (&nobody.to_string().into(), &0.into()));
+    assert_eq!((&dead["failure"]["cause"], &dead["dials_failed"]), (&"io".into(), &1.into()));
+    assert!(dead["failure"]["remedy"].as_str().expect("a text").contains("whether the ledger node runs"));
+    assert_eq!((&alive["sessions"], &alive["pending_requests"]), (&1.into(), &1.into()));
+    assert!(alive.get("failure").is_none(), "{alive}");
+
+    let output = output(
+        std::process::Command::new(PROGRAM)
+            .args(["top", "--once", "--interval", "0.1", "--admin"])
+            .arg(admin.to_string()),
+    );
+    let text = String::from_utf8(output.stdout).expect("text");
+    let table: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("ledger nodes: 2; ")).collect();
+    assert!(table[2].contains(&nobody.to_string()) && table[2].contains("not reached: "), "{text}");
+    assert!(table[3].contains(&ledger.address.to_string()) && table[3].contains(" reached"), "{text}");
+    assert!(text.contains("links to nodes: 0"), "{text}");
 }

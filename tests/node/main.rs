@@ -17,6 +17,7 @@ mod flow;
 mod keys;
 mod kill;
 mod ledger;
+mod ledger_check;
 mod log_reader;
 mod membership;
 mod memory;

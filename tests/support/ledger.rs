@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -102,6 +103,11 @@ impl ScriptedLedger {
     pub fn start(profile: Profile, index: usize, chain: &SharedChain, at: Option<SocketAddr>) -> Self {
         let dir = host_dir(profile).join(format!("node{index}/conf"));
         let dir = if profile == Profile::Rsa { dir.join("channel_cert") } else { dir };
+        Self::start_of(&dir, chain, at)
+    }
+
+    /// The same with `node.crt`, `node.key` and `ca.crt` of a directory.
+    pub fn start_of(dir: &Path, chain: &SharedChain, at: Option<SocketAddr>) -> Self {
         let identity = Identity::load(&dir.join("node.crt"), &dir.join("node.key")).expect("an identity");
         let roots = Roots::load(&dir.join("ca.crt")).expect("roots");
         let tls = server_config(&identity, &roots, &TlsSettings::default(), IssuerPolicy::default());

@@ -163,6 +163,7 @@ impl Session {
             pending_pushes: self.pushes.len(),
             waiting_requests: self.line.len(),
             dropped_copies: self.dropped_copies,
+            ledger: None,
         };
         (self.since, self.address.clone(), PeerReport::Session(session))
     }

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `requests` | what sessions ask the ledger node |
 //! | `answers` | what the ledger node says |
+//! | `report` | what people see of the connections |
 //!
 //! # Invariants
 //! - A request is sent once. If the connection ends before its answer is here, it is answered by an error.
@@ -21,6 +22,7 @@
 //! - Nothing here stops the session's own link: AMOP goes on, whatever the ledger node does.
 
 mod answers;
+mod report;
 mod requests;
 
 use std::{
@@ -54,7 +56,9 @@ use crate::{
 };
 
 /// Memory of a session's connection beside what is kept for it.
-pub(super) const UPSTREAM_LEN: usize = size_of::<(LinkKey, Upstream)>();
+pub(super) const UPSTREAM_LEN: usize = size_of::<(LinkKey, Upstream)>() + ADDRESS_LEN;
+/// Memory of a ledger node's address, which most are shorter than.
+const ADDRESS_LEN: usize = 64;
 /// Memory of a request beside its frame.
 pub(super) const CALL_LEN: usize = size_of::<(SeqKey, Asked)>() + size_of::<Due>() + 64;
 /// A handshake that is longer is not kept; those of SDKs have some 80 bytes.
@@ -128,6 +132,8 @@ struct Upstream {
     state: State,
     /// The ledger node that is dialled, or was reached.
     node: u16,
+    /// Where that was reached, as the configuration has it.
+    address: String,
     /// Dials and short connections that failed, one after the other.
     failures: u32,
     /// Whether it has been up.
@@ -490,6 +496,7 @@ impl Parts {
         };
         upstream.state = State::Greeting { link, since: now };
         upstream.last_received = Some(now);
+        upstream.address.clone_from(&address);
         let was_up = std::mem::replace(&mut upstream.was_up, true);
         let (node, is_behind) = (upstream.node, !upstream.arrived.is_empty());
         let handshake = upstream.handshake.clone();

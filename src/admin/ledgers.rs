@@ -1,0 +1,65 @@
+//! `/ledgers`: the ledger nodes of the configuration, who is connected to each, and why one is not reached.
+
+use super::{
+    Watched, json,
+    listing::{Field, Query},
+    lists::{Clock, page},
+    pages::NoPage,
+};
+use crate::{
+    door::LedgerNode,
+    relay::report::{LinkReport, PeerReport},
+};
+
+const LEDGER_FIELDS: &[Field<json::LedgerNode>] = &[
+    ("number", |a, b| a.number.cmp(&b.number)),
+    ("address", |a, b| a.address.cmp(&b.address)),
+    ("sessions", |a, b| a.sessions.cmp(&b.sessions)),
+    ("pending_requests", |a, b| a.pending_requests.cmp(&b.pending_requests)),
+    ("received_bytes", |a, b| a.received_bytes.cmp(&b.received_bytes)),
+    ("sent_bytes", |a, b| a.sent_bytes.cmp(&b.sent_bytes)),
+    ("dials_failed", |a, b| a.dials_failed.cmp(&b.dials_failed)),
+];
+
+pub(super) async fn ledgers(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
+    let query = Query::parse(query, LEDGER_FIELDS)?;
+    let clock = Clock::now();
+    let mut nodes: Vec<_> =
+        watched.ledger_nodes.iter().enumerate().map(|(number, node)| begin(number, node, &clock)).collect();
+    if !nodes.is_empty() {
+        watched.links().await?.iter().for_each(|link| add(&mut nodes, link));
+    }
+    Ok(page(nodes.len(), query.page(nodes).into_iter()))
+}
+
+fn begin(number: usize, node: &LedgerNode, clock: &Clock) -> json::LedgerNode {
+    let failure = node.failure.load_full().map(|failure| json::LedgerFailure {
+        at: clock.show(failure.at),
+        cause: failure.cause.into(),
+        reason: failure.reason.clone(),
+        remedy: failure.remedy.to_owned(),
+    });
+    json::LedgerNode {
+        number,
+        address: node.address.clone(),
+        sessions: 0,
+        pending_requests: 0,
+        received_bytes: 0,
+        sent_bytes: 0,
+        queued_bytes: 0,
+        dials: node.dials.get(),
+        dials_failed: node.dials_failed.get(),
+        failure,
+    }
+}
+
+/// Adds a link to the account of the ledger node that it leads to, if it leads to one.
+fn add(nodes: &mut [json::LedgerNode], link: &LinkReport) {
+    let PeerReport::Ledger { node, pending_requests, .. } = link.peer else { return };
+    let Some(node) = nodes.get_mut(usize::from(node)) else { return };
+    node.sessions += 1;
+    node.pending_requests += pending_requests;
+    node.received_bytes += link.load.received_bytes;
+    node.sent_bytes += link.load.sent_bytes;
+    node.queued_bytes += link.load.queued_bytes;
+}
