@@ -1,5 +1,7 @@
 //! A frame as it lies in memory: one slice, or the chunks of a large one.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::buffer_pool;
@@ -40,6 +42,19 @@ impl<'a> FrameRef<'a> {
     /// Whether there are no bytes at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The first `len` bytes, or all if there are fewer: from where they lie if they lie together.
+    pub fn first(&self, len: usize) -> Cow<'a, [u8]> {
+        let len = len.min(self.len());
+        if let Some(first) = self.head().get(..len) {
+            return Cow::Borrowed(first);
+        }
+        let mut first = Vec::with_capacity(len);
+        for piece in self.pieces() {
+            first.extend_from_slice(&piece[..piece.len().min(len - first.len())]);
+        }
+        Cow::Owned(first)
     }
 
     /// The contiguous beginning: the whole frame, or what of it lies in the first chunk.

@@ -68,6 +68,11 @@ fn configurations_of_the_corpus_are_read_or_refused_with_reasons() {
 }
 
 #[test]
+fn ledger_nodes_and_applications_of_the_corpus_get_one_answer_each() {
+    pass("ledger", 1_500);
+}
+
+#[test]
 fn records_of_the_corpus_open_to_what_was_sealed_and_to_nothing_else() {
     pass("record", 3_000);
 }

@@ -3,6 +3,7 @@
 
 pub mod certificate;
 pub mod config;
+pub mod ledger;
 pub mod record;
 pub mod relay;
 pub mod shard;
@@ -21,9 +22,10 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "certificate", run: certificate::run, seeds: scripts },
     Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "ledger", run: ledger::run, seeds: ledger::seeds },
     Target { name: "record", run: record::run, seeds: scripts },
     Target { name: "relay", run: relay::run, seeds: scripts },
     Target { name: "shard", run: shard::run, seeds: scripts },

@@ -52,18 +52,10 @@ impl Call {
     /// Reads the body of a 0x12. `checks` if it is to be read whole, for a list has to be looked at.
     pub fn read(body: FrameRef<'_>, checks: bool) -> Self {
         let len_max = if checks { CHECKED_LEN_MAX } else { READ_WHOLE_MAX };
-        let whole;
-        let (bytes, is_cut) = if body.len() == body.head().len() && body.len() <= len_max {
-            (body.head(), false)
-        } else if body.len() <= len_max {
-            whole = body.pieces().collect::<Vec<_>>().concat();
-            (&whole[..], false)
-        } else {
-            let head = body.head();
-            (&head[..head.len().min(READ_WHOLE_MAX)], true)
-        };
+        let is_cut = body.len() > len_max;
+        let bytes = body.first(if is_cut { READ_WHOLE_MAX } else { len_max });
         let mut reading = Reading::default();
-        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
         let read = (&mut reading).deserialize(&mut deserializer).and_then(|()| deserializer.end());
         let mut call = reading.into_call();
         call.is_whole = read.is_ok() && !is_cut;
@@ -87,12 +79,11 @@ impl Call {
         let one =
             |id: &Value| json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}});
         let answer = match &self.ids {
-            // Nobody knows whether what cannot be read waits for an answer.
-            Ids::None if !self.is_whole => one(&Value::Null),
-            Ids::None => return None,
             Ids::One(id) => one(id),
-            Ids::Batch(ids) if ids.is_empty() => return None,
-            Ids::Batch(ids) => ids.iter().map(one).collect(),
+            Ids::Batch(ids) if !ids.is_empty() => ids.iter().map(one).collect(),
+            _ if self.is_whole => return None,
+            // Nobody knows whether what cannot be read waits for an answer.
+            _ => one(&Value::Null),
         };
         Some(format!("{answer}\n").into_bytes())
     }
@@ -361,6 +352,14 @@ mod tests {
         assert_eq!(read(r#"[{"params":[1]},{"params":[2]}]"#).groups, [1, 2]);
         assert!(!read(r#"{"params":[1]} {"params":[2]}"#).is_whole);
         assert!(!read(r#"{"params":/**/[1]}"#).is_whole);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_is_answered_since_somebody_may_wait() {
+        for broken in ["[nonsense", "[7]", "  [{\"method\":\"a\"},"] {
+            assert_eq!(error(&read(broken))["id"], Value::Null, "{broken}");
+        }
+        assert_eq!(read("[]").error(1, ""), None);
     }
 
     #[test]

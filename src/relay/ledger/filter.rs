@@ -107,17 +107,14 @@ impl Push {
         if data.len() > READ_WHOLE_MAX {
             return Self::read_ends(data);
         }
-        let whole: Cow<'_, [u8]> = match data.head().len() == data.len() {
-            true => Cow::Borrowed(data.head()),
-            false => Cow::Owned(data.pieces().collect::<Vec<_>>().concat()),
-        };
+        let whole = data.first(READ_WHOLE_MAX);
         let fields: Fields = serde_json::from_slice(&whole).ok()?;
         Some(Self { id: fields.id, last_block: fields.logs.0, result: fields.result })
     }
 
     fn read_ends(data: FrameRef<'_>) -> Option<Self> {
-        let head = data.head();
         let begins = br#"{"filterID":""#;
+        let head = data.first(begins.len() + ID_LEN_MAX + 1);
         let id = head.strip_prefix(begins)?;
         let id = &id[..id.iter().take(ID_LEN_MAX + 1).position(|byte| *byte == b'"')?];
         let mut tail = Vec::new();

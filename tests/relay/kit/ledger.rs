@@ -199,8 +199,12 @@ impl Network {
     }
 
     fn filter(&mut self, connection: ConnectionIndex, header: &Header, data: &[u8]) {
-        let request: Value = serde_json::from_slice(&data[usize::from(data[0])..]).expect("JSON");
-        let text = |name: &str| request[name].as_str().map(str::to_owned);
+        let text_at = usize::from(data[0]).max(1);
+        let request: Value = serde_json::from_slice(&data[text_at..]).expect("others are not passed on");
+        let text = |name: &str| match &request[name] {
+            Value::Number(number) => Some(number.to_string()),
+            value => value.as_str().map(str::to_owned),
+        };
         let (group, id) = (text("groupID").expect("a group"), text("filterID").expect("an id"));
         let height = self.chain.blocks.len() as u64;
         let block = |name: &str, latest: u64| text(name).and_then(|text| text.parse().ok()).unwrap_or(latest);
