@@ -97,6 +97,16 @@ pub enum StartError {
          the PEM there, and set enable=false", crate::escape::shown_path(.0)
     )]
     EncryptedOnDisk(PathBuf),
+    /// The other certificate of a chain of national cryptography is not there.
+    #[error(
+        "{source}; [chain] sm_crypto=true: other nodes of this kind, and applications, need the node's certificate with a secp256k1 key, \
+         which build_chain.sh -g leaves in conf/origin_cert (node.crt, node.key, ca.crt): copy it from where the chain was made, or have its \
+         agency make one (amop pki csr, amop pki sign)"
+    )]
+    OriginCertificate {
+        /// What is wrong with it.
+        source: IdentityError,
+    },
     /// Certificate and key for ledger nodes.
     #[error(
         "[ledger] certificates = {}: {source}; the directory must hold ca.crt, sdk.crt and sdk.key, as nodes/127.0.0.1/sdk of the ledger's chain does",
@@ -154,8 +164,13 @@ impl StartError {
         match self {
             // It may be on a disk that is not there yet.
             Self::Identity(IdentityError::Read { .. })
+            | Self::OriginCertificate { source: IdentityError::Read { .. } }
             | Self::Ledger { source: IdentityError::Read { .. }, .. } => false,
-            Self::Ledger { .. } | Self::Identity(_) | Self::EncryptedOnDisk(_) | Self::Tls { .. } => true,
+            Self::Ledger { .. }
+            | Self::OriginCertificate { .. }
+            | Self::Identity(_)
+            | Self::EncryptedOnDisk(_)
+            | Self::Tls { .. } => true,
             Self::Engine(error) => matches!(error, EngineError::Pin { .. }),
             Self::Door(error) => error.is_configuration(),
             Self::Admin(error) => error.is_configuration(),

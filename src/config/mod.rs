@@ -102,6 +102,8 @@ pub struct Config {
     pub ledger: Option<LedgerNodes>,
     /// Whether FISCO BCOS keeps the node's key encrypted on disk, which is not done here.
     pub storage_security: bool,
+    /// Whether the chain is one of national cryptography, whose nodes have another certificate for others.
+    pub sm_crypto: bool,
     /// What the file is made of, by which a broken one is told from it later.
     written: Written,
 }
@@ -189,6 +191,23 @@ impl ConfigError {
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Invalid { .. })
     }
+}
+
+/// The files of the node's key, certificate and roots. A chain of national cryptography has SM2 keys in those that are named, and beside
+/// them a certificate with a secp256k1 key (INTEROP §4), by these names only in FISCO BCOS too.
+fn node_files(
+    ini: &mut Ini,
+    security: &'static str,
+    data: &Path,
+    sm_crypto: bool,
+) -> (PathBuf, PathBuf, PathBuf) {
+    let mut file = |key: &str, default: &str| data.join(ini.text(security, key, default));
+    let named = (file("key", "node.key"), file("cert", "node.crt"), file("ca_cert", "ca.crt"));
+    if !sm_crypto {
+        return named;
+    }
+    let origin = data.join("origin_cert");
+    (origin.join("node.key"), origin.join("node.crt"), origin.join("ca.crt"))
 }
 
 /// Reactors where nobody set how many: one for each processor that this process may use.
@@ -284,14 +303,13 @@ impl Config {
             (whitelist, "certificate_whitelist", "cal."),
         ]);
 
-        if ini.flag("chain", "sm_crypto", false) {
-            ini.refuse("chain", "sm_crypto", "false: national cryptography (SM2, SM3, SM4) is not there yet");
-        }
+        let sm_crypto = ini.flag("chain", "sm_crypto", false);
         if ini.flag("chain", "sm_crypto_channel", false) {
             ini.refuse(
                 "chain",
                 "sm_crypto_channel",
-                "false: national cryptography (SM2, SM3, SM4) is not there yet",
+                "false: TLS of national cryptography (SM2, SM3, SM4) is not there yet; applications then take nodes/…/sdk instead of nodes/…/sdk/gm, \
+                 and so do those of a FISCO BCOS node that is set likewise",
             );
         }
         let version =
@@ -304,9 +322,7 @@ impl Config {
             _ = ini.text(security, "ca_path", "");
             ini.warn(security, "ca_path", "is not read: write all roots into ca_cert, one after the other");
         }
-        let mut file = |key: &str, default: &str| data.join(ini.text(security, key, default));
-        let (node_key, node_certificate, node_roots) =
-            (file("key", "node.key"), file("cert", "node.crt"), file("ca_cert", "ca.crt"));
+        let (node_key, node_certificate, node_roots) = node_files(&mut ini, security, &data, sm_crypto);
         let (channel_certificate, channel_key, channel_roots) = if rsa_channel {
             // By this name only, in FISCO BCOS too.
             let data = directory.join(ini.text("network_security", "data_path", "conf/"));
@@ -541,6 +557,7 @@ impl Config {
             log_json,
             ledger: ledger_nodes,
             storage_security,
+            sm_crypto,
             written,
         };
         // Large frames with their node headers must fit the length field.
@@ -645,8 +662,9 @@ mod tests {
             ),
             ("[admin]\nlisten_port=-1\n", "2: [admin] listen_port = \"-1\" must be a number from 0 to 65535"),
             (
-                "[chain]\nsm_crypto=true\n",
-                "2: [chain] sm_crypto = \"true\" must be false: national cryptography (SM2, SM3, SM4) is not there yet",
+                "[chain]\nsm_crypto=true\nsm_crypto_channel=true\n",
+                "3: [chain] sm_crypto_channel = \"true\" must be false: TLS of national cryptography (SM2, SM3, SM4) is not there yet; applications \
+                 then take nodes/…/sdk instead of nodes/…/sdk/gm, and so do those of a FISCO BCOS node that is set likewise",
             ),
             (
                 "[chain]\nrsa_crypto_channel=maybe\n",

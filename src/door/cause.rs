@@ -83,6 +83,8 @@ impl Cause {
             Failure::Handshake(HandshakeError::OldVersion(_)) => Self::NoCommonVersion,
             Failure::Handshake(HandshakeError::TooLong) => Self::Malformed,
             Failure::Handshake(HandshakeError::Suite) => Self::NoCommonCipherSuite,
+            // As the OpenSSL of FISCO BCOS 2.x offers it, by the numbers of TLS 1.2.
+            Failure::Offers { offers, .. } if offers.has_national => Self::Stranger(Stranger::NationalTls),
             // It has no use for groups.
             Failure::Offers {
                 error: HandshakeError::Tls(TlsError::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon)),
@@ -258,8 +260,13 @@ impl Cause {
             Self::Stranger(Stranger::PlainAmop) => {
                 "an application speaks AMOP without TLS: give its SDK the certificates of this network"
             }
+            Self::Stranger(Stranger::NationalTls) if peer == Peer::Application => {
+                "the application speaks TLS of national cryptography (SM2, SM3, SM4), which is not there yet: give its SDK ca.crt, sdk.crt and sdk.key of \
+                 nodes/…/sdk instead of the files in nodes/…/sdk/gm; contracts and keys of accounts stay SM"
+            }
             Self::Stranger(Stranger::NationalTls) => {
-                "the peer speaks TLS of national cryptography (SM2, SM3, SM4), which is not there yet: configure it without"
+                "the peer speaks TLS of national cryptography (SM2, SM3, SM4), which is not there yet: nodes of this kind link by conf/origin_cert, \
+                 and with no FISCO BCOS node"
             }
             Self::Stranger(Stranger::Ssl2) => {
                 "the peer speaks SSL 2.0, which is broken: renew its TLS library"
@@ -403,6 +410,7 @@ mod tests {
             let offers = Offers {
                 groups: vec![NamedGroup::X25519],
                 cipher_suites: vec![suite],
+                has_national: false,
                 has_ecdhe: suite == CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
             };
             let error = HandshakeError::Tls(PeerIncompatible::NoKxGroupsInCommon.into());

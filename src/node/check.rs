@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     door::{CHANNEL_KEY, Listeners, P2P_KEY, probe::LedgerFault},
     engine,
-    escape::shown,
+    escape::{shown, shown_path},
 };
 
 /// What was found.
@@ -35,6 +35,13 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
     match Credentials::load(config) {
         Ok(credentials) => {
             checked.findings = credentials.findings(config, now);
+            if config.sm_crypto {
+                checked.ready.push(format!(
+                    "[chain] sm_crypto=true: applications with standard TLS, and nodes of this kind, go by {}; node id {}",
+                    shown_path(&config.node_certificate),
+                    credentials.signer.id().to_hex(),
+                ));
+            }
             ask_ledger_nodes(config, &credentials, &mut checked);
         }
         Err(error) => checked.findings.push(Finding::error(error)),

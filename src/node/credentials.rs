@@ -91,8 +91,16 @@ impl Credentials {
             IdentityError::Key(path) if config.storage_security => StartError::EncryptedOnDisk(path),
             error => error.into(),
         };
-        let identity = Identity::load(&config.node_certificate, &config.node_key).map_err(of_node)?;
-        let roots = Roots::load(&config.node_roots)?;
+        let of_chain = |error| match error {
+            error @ (IdentityError::Read { .. } | IdentityError::NationalCryptography(_))
+                if config.sm_crypto =>
+            {
+                StartError::OriginCertificate { source: error }
+            }
+            error => of_node(error),
+        };
+        let identity = Identity::load(&config.node_certificate, &config.node_key).map_err(of_chain)?;
+        let roots = Roots::load(&config.node_roots).map_err(of_chain)?;
         let signer = identity
             .secp256k1_secret()
             .and_then(|secret| NodeSigner::from_secret_bytes(&secret))
@@ -195,6 +203,13 @@ impl Credentials {
                     "[tls] {link}_versions: 1.3 is left out, for it has no secp256k1, which this key is of"
                 )));
             }
+        }
+        let lists = &config.membership.admission;
+        if config.sm_crypto && !(lists.whitelist.is_empty() && lists.blacklist.is_empty()) {
+            findings.push(Finding::warning(
+                "[certificate_whitelist], [certificate_blacklist] of a chain with [chain] sm_crypto=true: nodes of this kind go by the secp256k1 keys \
+                 in their conf/origin_cert, not by the SM2 keys that FISCO BCOS' lists name: see that the lists hold those (amop pki show)",
+            ));
         }
         if config.storage_security {
             findings.push(Finding::warning(

@@ -98,6 +98,8 @@ pub struct Offers {
     pub cipher_suites: Vec<CipherSuite>,
     /// Whether any of its cipher suites goes with a group.
     pub has_ecdhe: bool,
+    /// Whether any is of national cryptography: ECDHE-SM4-SM3, ECC-SM4-SM3.
+    pub has_national: bool,
 }
 
 impl Offers {
@@ -114,6 +116,7 @@ impl Offers {
                 .iter()
                 .filter_map(|suite| suite.as_str())
                 .any(|name| name.starts_with("TLS13") || name.contains("ECDHE")),
+            has_national: cipher_suites.iter().any(|suite| matches!(u16::from(*suite), 0xe011 | 0xe013)),
         }
     }
 }

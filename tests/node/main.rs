@@ -29,6 +29,7 @@ mod quiet;
 mod readiness;
 mod record;
 mod result_codes;
+mod sm_chain;
 mod start_scripts;
 mod stop;
 #[path = "../support/mod.rs"]
