@@ -23,6 +23,7 @@ mod output;
 mod pid_file;
 mod ping;
 mod pki;
+mod pki_request;
 mod publish;
 mod subscribe;
 mod text;

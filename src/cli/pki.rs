@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::pki_request::{CsrArgs, SignArgs, csr, no_agency, sign};
 use crate::{
     encoding,
     escape::{Shown, shown_path},
@@ -49,7 +50,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         #[arg(long)]
         rsa: bool,
         /// Days that it is good for.
-        #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
+        #[arg(long, default_value_t = 36_500, value_parser = days_range())]
         days: u64,
     },
     /// Make an agency below a chain CA: DIR/agency.crt, DIR/agency.key and DIR/ca.crt.
@@ -64,7 +65,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
         /// Days that it is good for.
-        #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
+        #[arg(long, default_value_t = 36_500, value_parser = days_range())]
         days: u64,
     },
     /// Make a node's certificate: DIR/node.crt, node.key, node.nodeid and ca.crt.
@@ -83,11 +84,36 @@ certifies a key from elsewhere.")]
 Where DIR/sdk.key is there already, it is certified again, and the old certificate is kept as sdk.crt.old. --key FILE
 certifies a key from elsewhere.")]
     Sdk(LeafArgs),
+    /// Make a request for a certificate, and a key if there is none: DIR/node.csr and node.key.
+    #[command(after_help = "\
+Example, for a node whose agency is elsewhere; the key never leaves the node's machine:
+  amop pki csr --name node4 -o node4/conf                       there: makes node.key and node.csr
+  amop pki sign node.csr --agency nodes/cert/agency -o signed   at the agency: makes node.crt and ca.crt
+  cp signed/node.crt signed/ca.crt node4/conf                   there again
+  amop node -c node4/config.ini --check
+
+For applications, and for [ledger] certificates: --kind sdk. With the RSA profile: --rsa, and the agency's `channel` directory to
+sign. A request that openssl req made does as well.")]
+    Csr(CsrArgs),
+    /// Sign a request for a certificate: DIR/node.crt and ca.crt.
+    #[command(after_help = "\
+Examples:
+  amop pki sign node.csr --agency nodes/cert/agency -o signed
+  amop pki sign sdk.csr --kind sdk --agency nodes/cert/agency/channel -o signed
+
+What is issued is a certificate like those of `amop pki node` and `amop pki sdk`, whatever else the request asks for. Its key is proven by
+the request; whose it is, is not: compare the node id that both commands show.")]
+    Sign(SignArgs),
     /// Show what a certificate file holds.
     Show {
         /// PEM file.
         file: PathBuf,
     },
+}
+
+/// How many days a certificate may be good for.
+pub(super) fn days_range() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=DAYS_MAX)
 }
 
 #[derive(Args)]
@@ -105,7 +131,7 @@ struct LeafArgs {
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Days that it is good for.
-    #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
+    #[arg(long, default_value_t = 36_500, value_parser = days_range())]
     days: u64,
 }
 
@@ -136,7 +162,7 @@ struct NetworkArgs {
     #[arg(long, default_value = "1")]
     chain_id: String,
     /// Days that certificates are good for.
-    #[arg(long, default_value_t = 36_500, value_parser = clap::value_parser!(u64).range(1..=DAYS_MAX))]
+    #[arg(long, default_value_t = 36_500, value_parser = days_range())]
     days: u64,
     /// Replace the directory if it exists, with all keys in it.
     #[arg(long)]
@@ -201,6 +227,8 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
         }
         PkiCommand::Node(args) => leaf(args, "node"),
         PkiCommand::Sdk(args) => leaf(args, "sdk"),
+        PkiCommand::Csr(args) => csr(args),
+        PkiCommand::Sign(args) => sign(args),
         PkiCommand::Show { file } => show(file),
     }
 }
@@ -243,11 +271,7 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
         };
         (issued, Vec::new(), issuer.issued.certificate.clone())
     } else {
-        return Err(format!(
-            "{}: certificates of nodes and applications come from an agency; make one with `amop pki agency`",
-            shown_path(&args.agency)
-        )
-        .into());
+        return Err(no_agency(&args.agency));
     };
     if let Some((key, _)) = &existing {
         return renew(args, kind, key, &issued, &above, &root);
@@ -266,7 +290,7 @@ fn leaf(args: &LeafArgs, kind: &str) -> Result<ExitCode, super::Failure> {
 }
 
 /// The `ca.crt` of a directory that files are to be written to.
-struct Root<'a> {
+pub(super) struct Root<'a> {
     dir: &'a Path,
     certificate: &'a str,
     /// Whether this very one is there.
@@ -274,20 +298,20 @@ struct Root<'a> {
 }
 
 impl<'a> Root<'a> {
-    fn new(dir: &'a Path, certificate: &'a str) -> Self {
+    pub(super) fn new(dir: &'a Path, certificate: &'a str) -> Self {
         let is_there = fs::read(dir.join("ca.crt")).is_ok_and(|there| there == certificate.as_bytes());
         Self { dir, certificate, is_there }
     }
 
     /// Refuses to write where the root of others, or one of these files, is: before any is written.
-    fn ensure_room(&self, files: &[&str]) -> Result<(), PkiError> {
+    pub(super) fn ensure_room(&self, files: &[&str]) -> Result<(), PkiError> {
         let root = (!self.is_there).then_some("ca.crt");
         let paths = files.iter().copied().chain(root).map(|name| self.dir.join(name));
         let taken = paths.into_iter().find(|path| fs::symlink_metadata(path).is_ok());
         taken.map_or(Ok(()), |path| Err(PkiError::Exists(path)))
     }
 
-    fn write(&self) -> Result<(), PkiError> {
+    pub(super) fn write(&self) -> Result<(), PkiError> {
         if self.is_there {
             return Ok(());
         }
@@ -303,7 +327,7 @@ fn begin_of(certificate: &Path) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-fn read_pem(path: &Path) -> Result<String, super::Failure> {
+pub(super) fn read_pem(path: &Path) -> Result<String, super::Failure> {
     let at = |error: &dyn std::fmt::Display| format!("{}: {error}", shown_path(path));
     let bytes = fs::read(path).map_err(|error| at(&error))?;
     let pem = encoding::pem(&bytes).map_err(|error| at(&error))?;

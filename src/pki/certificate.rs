@@ -37,8 +37,8 @@ use super::plan::PlanError;
 
 use crate::escape::shown_path;
 
-const OID_RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
-const OID_ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+pub(super) const OID_RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
+pub(super) const OID_ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 
 /// Why certificates or their files could not be made.
@@ -86,6 +86,9 @@ pub enum PkiError {
     /// A file that is no authority's certificate or key, or not of one pair.
     #[error("{}: not the certificate or key (PEM, PKCS#8, secp256k1 or RSA) of one authority", shown_path(.0))]
     Unusable(PathBuf),
+    /// A request for a certificate that is not signed.
+    #[error("{0}")]
+    Request(#[from] super::request::RequestError),
     /// The cryptographic library refused.
     #[error("the cryptographic library could not make or use a key")]
     Crypto,
@@ -130,13 +133,13 @@ impl Validity {
     }
 }
 
-enum Key {
+pub(super) enum Key {
     Secp256k1(EcdsaKeyPair),
     Rsa(rsa::KeyPair),
 }
 
 /// A key that is there already, to be certified (again).
-pub struct ExistingKey(Key);
+pub struct ExistingKey(pub(super) Key);
 
 impl ExistingKey {
     /// Reads it: PEM without a password, in PKCS#8, PKCS#1 or SEC 1.
@@ -178,7 +181,7 @@ impl Key {
         key.ok_or_else(|| IdentityError::Key(path.to_owned()).into())
     }
 
-    fn generate(key_type: KeyType) -> Result<Self, PkiError> {
+    pub(super) fn generate(key_type: KeyType) -> Result<Self, PkiError> {
         Ok(match key_type {
             KeyType::Secp256k1 => loop {
                 let pair = EcdsaKeyPair::generate(&ECDSA_P256K1_SHA256_ASN1_SIGNING)
@@ -196,7 +199,7 @@ impl Key {
         })
     }
 
-    fn public_der(&self) -> Result<Vec<u8>, PkiError> {
+    pub(super) fn public_der(&self) -> Result<Vec<u8>, PkiError> {
         let der = match self {
             Self::Secp256k1(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()),
             Self::Rsa(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()),
@@ -204,7 +207,19 @@ impl Key {
         der.map(|der| der.as_ref().to_vec()).map_err(|_| PkiError::Crypto)
     }
 
-    fn private_pem(&self) -> Result<String, PkiError> {
+    pub(super) fn public_info(&self) -> Result<SubjectPublicKeyInfoOwned, PkiError> {
+        SubjectPublicKeyInfoOwned::from_der(&self.public_der()?).map_err(|_| PkiError::Crypto)
+    }
+
+    /// The public key's point without its leading 04, for secp256k1.
+    pub(super) fn node_id(&self) -> Option<String> {
+        match self {
+            Self::Secp256k1(pair) => Some(encode_string(&pair.public_key().as_ref()[1..])),
+            Self::Rsa(_) => None,
+        }
+    }
+
+    pub(super) fn private_pem(&self) -> Result<String, PkiError> {
         let pem = |der: &[u8]| {
             x509_cert::der::pem::encode_string("PRIVATE KEY", LineEnding::LF, der)
                 .map_err(|_| PkiError::Crypto)
@@ -218,7 +233,7 @@ impl Key {
         }
     }
 
-    fn algorithm(&self) -> AlgorithmIdentifierOwned {
+    pub(super) fn algorithm(&self) -> AlgorithmIdentifierOwned {
         match self {
             Self::Secp256k1(_) => AlgorithmIdentifierOwned { oid: OID_ECDSA_SHA256, parameters: None },
             Self::Rsa(_) => {
@@ -227,7 +242,7 @@ impl Key {
         }
     }
 
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, PkiError> {
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, PkiError> {
         let random = SystemRandom::new();
         match self {
             Self::Secp256k1(pair) => {
@@ -259,13 +274,13 @@ pub struct Issued {
 pub struct Authority {
     /// Its certificate and key.
     pub issued: Issued,
-    name: Name,
-    key: Key,
+    pub(super) name: Name,
+    pub(super) key: Key,
 }
 
 /// How a certificate is laid out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// X.509 version 1, without extensions.
     Version1,
     /// Version 3 with basic constraints.
@@ -299,7 +314,7 @@ impl Authority {
     pub fn root(key_type: KeyType, name: &str, validity: Validity) -> Result<Self, PkiError> {
         let key = Key::generate(key_type)?;
         let name = distinguished_name(name, "chain")?;
-        let certificate = issue(&key, &name, &key, &name, Form::Version1, validity)?;
+        let certificate = issue(&key, &name, key.public_info()?, &name, Form::Version1, validity)?;
         Ok(Self { issued: issued(certificate, &key)?, name, key })
     }
 
@@ -308,7 +323,7 @@ impl Authority {
         let key = Key::generate(KeyType::Secp256k1)?;
         let name = distinguished_name(name, "agency")?;
         let form = Form::Version3 { authority: true };
-        let certificate = issue(&self.key, &self.name, &key, &name, form, validity)?;
+        let certificate = issue(&self.key, &self.name, key.public_info()?, &name, form, validity)?;
         Ok(Self { issued: issued(certificate, &key)?, name, key })
     }
 
@@ -327,7 +342,7 @@ impl Authority {
     ) -> Result<Issued, PkiError> {
         let name = distinguished_name(name, unit)?;
         let form = Form::Version3 { authority: false };
-        issued(issue(&self.key, &self.name, key, &name, form, validity)?, key)
+        issued(issue(&self.key, &self.name, key.public_info()?, &name, form, validity)?, key)
     }
 
     /// A leaf of version 1 with a new RSA key, for the channel.
@@ -343,7 +358,7 @@ impl Authority {
         validity: Validity,
     ) -> Result<Issued, PkiError> {
         let name = distinguished_name(name, "agency")?;
-        issued(issue(&self.key, &self.name, key, &name, Form::Version1, validity)?, key)
+        issued(issue(&self.key, &self.name, key.public_info()?, &name, Form::Version1, validity)?, key)
     }
 
     /// Whether leaves of this authority have keys of this kind; `path` is where the key is from.
@@ -358,11 +373,11 @@ impl Authority {
     }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PkiError> {
     fs::read(path).map(Zeroizing::new).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
-fn distinguished_name(common_name: &str, unit: &str) -> Result<Name, PkiError> {
+pub(super) fn distinguished_name(common_name: &str, unit: &str) -> Result<Name, PkiError> {
     let valid = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
     if common_name.is_empty() || common_name.len() > 64 || !common_name.chars().all(valid) {
         return Err(PkiError::Name(common_name.to_owned()));
@@ -371,21 +386,20 @@ fn distinguished_name(common_name: &str, unit: &str) -> Result<Name, PkiError> {
     Name::from_str(&format!("OU={unit},O=fisco-bcos,CN={common_name}")).map_err(|_| PkiError::Crypto)
 }
 
-fn issued(certificate: Certificate, key: &Key) -> Result<Issued, PkiError> {
+/// A certificate as PEM.
+pub(super) fn pem_of(certificate: &Certificate) -> Result<String, PkiError> {
     let der = certificate.to_der().map_err(|_| PkiError::Crypto)?;
-    let certificate = x509_cert::der::pem::encode_string("CERTIFICATE", LineEnding::LF, &der)
-        .map_err(|_| PkiError::Crypto)?;
-    let node_id = match key {
-        Key::Secp256k1(pair) => Some(encode_string(&pair.public_key().as_ref()[1..])),
-        Key::Rsa(_) => None,
-    };
-    Ok(Issued { certificate, key: key.private_pem()?, node_id })
+    x509_cert::der::pem::encode_string("CERTIFICATE", LineEnding::LF, &der).map_err(|_| PkiError::Crypto)
 }
 
-fn issue(
+fn issued(certificate: Certificate, key: &Key) -> Result<Issued, PkiError> {
+    Ok(Issued { certificate: pem_of(&certificate)?, key: key.private_pem()?, node_id: key.node_id() })
+}
+
+pub(super) fn issue(
     signer: &Key,
     issuer: &Name,
-    subject_key: &Key,
+    subject_key: SubjectPublicKeyInfoOwned,
     subject: &Name,
     form: Form,
     validity: Validity,
@@ -413,8 +427,7 @@ fn issue(
             not_after: Time::try_from(validity.not_after).map_err(crypto)?,
         },
         subject: subject.clone(),
-        subject_public_key_info: SubjectPublicKeyInfoOwned::from_der(&subject_key.public_der()?)
-            .map_err(crypto)?,
+        subject_public_key_info: subject_key,
         issuer_unique_id: None,
         subject_unique_id: None,
         extensions,

@@ -5,9 +5,10 @@
 //!
 //! ```text
 //!   plan, certificate ─► network: nodes/127.0.0.1/{node0 …, sdk}, cert/{ca.crt, ca.key, agency/…}
+//!   key ─► request ─► (to the agency) ─► certificate
 //! ```
 //!
-//! Imports `config`, which reads what is written here, the reading of PEM files from `tls`, and a bound of `relay`.
+//! Imports `config`, which reads what is written here, the reading of PEM files and checks of signatures from `tls`, and a bound of `relay`.
 //!
 //! # Invariants
 //! - Keys are written with mode 0600, and no key is overwritten: only a whole network, where that is asked for, makes others in
@@ -16,7 +17,9 @@
 mod certificate;
 mod network;
 mod plan;
+mod request;
 
 pub use certificate::{Authority, DAYS_MAX, ExistingKey, Issued, KeyType, PkiError, Validity};
 pub use network::{build_network, renew_public, write_pair, write_private, write_public};
 pub use plan::{Host, NetworkPlan, PlanError, Profile};
+pub use request::{Request, RequestError};

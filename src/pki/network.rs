@@ -178,6 +178,7 @@ fn write_script(path: &Path, content: &str) -> Result<(), PkiError> {
 }
 
 fn write(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
+    create_dir(directory(path))?;
     write_new(path, content.as_bytes(), mode).map_err(|source| match source.kind() {
         std::io::ErrorKind::AlreadyExists => PkiError::Exists(PathBuf::from(path)),
         _ => PkiError::File { path: path.to_owned(), source },

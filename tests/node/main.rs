@@ -23,6 +23,7 @@ mod membership;
 mod memory;
 mod network;
 mod pauses;
+mod pki_requests;
 mod plaintext;
 mod private_topics;
 mod quiet;
