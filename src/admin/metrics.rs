@@ -1,7 +1,8 @@
 //! `/metrics`: every metric and bound, in the text format of OpenMetrics, which Prometheus reads.
 //!
 //! Names are `amop_` and those of the metrics in `relay::counters`, `relay::registry` and `door`, units
-//! last. The only labels are `reactor`, and `outcome` of requests: nothing that a peer could multiply.
+//! last. The only labels are `reactor`, `outcome` of requests, and `ledger`, a ledger node of the configuration: nothing that a peer
+//! could multiply.
 
 use std::{
     fmt,
@@ -21,12 +22,12 @@ use prometheus_client::{
 use super::{Answer, Watched, text, with_body};
 use crate::{
     bound::{Bound, BoundMetric},
-    door::DoorCounters,
+    door::{DoorCounters, LedgerNode},
     engine::EngineHandle,
     log,
     relay::{
         Shared,
-        counters::{Histogram, Kind, Metric, Outcome},
+        counters::{Histogram, Kind, LedgerNodeCounters, Metric, Outcome},
         registry::RegistryCounters,
     },
     supervise,
@@ -50,6 +51,7 @@ impl Metrics {
             engine: watched.engine.clone(),
             bounds: watched.bounds.clone(),
             certificates: watched.certificates.clone(),
+            ledger_nodes: watched.ledger_nodes.clone(),
             started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
         }));
         Self(registry)
@@ -71,6 +73,7 @@ struct NodeMetrics {
     engine: EngineHandle,
     bounds: Vec<Bound>,
     certificates: Arc<ArcSwap<CertificateEnds>>,
+    ledger_nodes: Arc<[LedgerNode]>,
     /// When the node started.
     started: SystemTime,
 }
@@ -85,6 +88,7 @@ impl Collector for NodeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
         self.encode_reactors(encoder)?;
+        self.encode_ledger_nodes(encoder)?;
         for metric in self.registry.all() {
             encode_metric(encoder, "amop_registry", &metric)?;
         }
@@ -175,6 +179,55 @@ impl NodeMetrics {
             encoder.encode_descriptor("amop_ledger", help, Some(&Unit::Seconds), MetricType::Histogram)?;
         for (counters, labels) in self.shared.counters.iter().zip(&labels) {
             encode_histogram(family.encode_family(labels)?, &counters.latencies.ledger)?;
+        }
+        Ok(())
+    }
+
+    /// What is counted of each ledger node, by its address as the configuration has it.
+    fn encode_ledger_nodes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let ledgers = || self.ledger_nodes.iter().enumerate();
+        if self.ledger_nodes.is_empty() {
+            return Ok(());
+        }
+        let mut counters = |name, help, value: fn(&LedgerNode) -> u64| -> fmt::Result {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            self.ledger_nodes.iter().try_for_each(|node| {
+                let labels = [("ledger", node.address.as_str())];
+                ConstCounter::new(value(node)).encode(family.encode_family(&labels)?)
+            })
+        };
+        let help = "Times that this ledger node was dialled for a session.";
+        counters("amop_ledger_node_dials", help, |node| node.dials.get())?;
+        counters("amop_ledger_node_dials_failed", "The same without success.", |node| {
+            node.dials_failed.get()
+        })?;
+        let reactors = &self.shared.ledger_counters;
+        let names: Vec<Metric> = LedgerNodeCounters::default().all().collect();
+        for (index, metric) in names.iter().enumerate() {
+            let name = format!("amop_ledger_node_{}", metric.name);
+            let mut family = encoder.encode_descriptor(&name, metric.help, None, metric_type(metric.kind))?;
+            for (number, node) in ledgers() {
+                let of_reactor = |counters: &Vec<LedgerNodeCounters>| {
+                    counters.get(number)?.all().nth(index).map(|one| one.value)
+                };
+                let value = reactors.iter().filter_map(of_reactor).sum();
+                let labels = [("ledger", node.address.as_str())];
+                encode_value(&Metric { value, ..*metric }, family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Time from a session's JSON-RPC request to the answer of this ledger node.";
+        let mut family = encoder.encode_descriptor(
+            "amop_ledger_node",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (reactor, counters) in reactors.iter().enumerate() {
+            let reactor = reactor.to_string();
+            for ((_, node), counters) in ledgers().zip(counters) {
+                let labels = [("reactor", reactor.as_str()), ("ledger", node.address.as_str())];
+                encode_histogram(family.encode_family(&labels)?, &counters.latency)?;
+            }
         }
         Ok(())
     }

@@ -517,6 +517,32 @@ metrics! {
     }
 }
 
+metrics! {
+    /// What one reactor counts of one ledger node.
+    pub struct LedgerNodeCounters {
+        /// Sessions that are connected to this ledger node now.
+        gauge sessions,
+        /// Requests of sessions sent to this ledger node: JSON-RPC and event filters.
+        counter requests,
+        /// JSON-RPC requests whose outcome at this ledger node is unknown: it was lost, or did not answer in time.
+        counter outcome_unknown,
+        /// Receipts, block notices and logs of events from this ledger node.
+        counter notices,
+        /// Connections to this ledger node that were lost while their session was there.
+        counter links_lost,
+        /// Sessions connected to this ledger node after they had lost this or another one.
+        counter reconnects,
+        /// Bytes of frames from this ledger node.
+        counter received_bytes,
+        /// Bytes of frames to this ledger node.
+        counter sent_bytes,
+    }
+    beside {
+        /// From a JSON-RPC request of a session to this ledger node's answer.
+        latency: Histogram,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

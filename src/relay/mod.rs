@@ -726,6 +726,8 @@ pub struct Shared {
     pub logs: shard::logs::Logs,
     /// Metrics, one set per reactor.
     pub counters: Vec<Arc<counters::Counters>>,
+    /// What each reactor counts of each ledger node.
+    pub ledger_counters: Vec<Vec<counters::LedgerNodeCounters>>,
 }
 
 impl Shared {
@@ -737,7 +739,10 @@ impl Shared {
         started: std::time::Instant,
         settings: settings::Settings,
     ) -> Self {
+        let ledgers = settings.ledger.as_ref().map_or(0, |ledger| usize::from(ledger.nodes));
+        let of_ledgers = || std::iter::repeat_with(Default::default).take(ledgers).collect();
         Self {
+            ledger_counters: std::iter::repeat_with(of_ledgers).take(reactors.into()).collect(),
             id,
             incarnation: incarnation.into(),
             salt: [0; 16],

@@ -406,7 +406,7 @@ fn lists_and_amop_top_show_ledger_nodes_as_what_they_are() {
     chain.lock().delay = Duration::from_secs(3_600);
     app.call("getBlockNumber", &json!([1]));
     let admin = node.node().admin_address().expect("the endpoint is configured");
-    let get = |path: &str| -> Value { serde_json::from_str(&get(admin, path).1).expect("JSON") };
+    let get = |path: &str| -> Value { serde_json::from_str(&self::get(admin, path).1).expect("JSON") };
 
     wait_until("the request waits", || {
         get("/sessions?sort=ledger_requests&order=desc")["items"][0]["ledger_requests"] == 1
@@ -433,6 +433,25 @@ fn lists_and_amop_top_show_ledger_nodes_as_what_they_are() {
     assert!(dead["failure"]["remedy"].as_str().expect("a text").contains("whether the ledger node runs"));
     assert_eq!((&alive["sessions"], &alive["pending_requests"]), (&1.into(), &1.into()));
     assert!(alive.get("failure").is_none(), "{alive}");
+
+    let (_, metrics) = self::get(admin, "/metrics");
+    let figure = |name: &str, of: SocketAddr| -> f64 {
+        let sample = format!("amop_ledger_node_{name}{{ledger=\"{of}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&sample));
+        value.unwrap_or_else(|| panic!("no {sample}: {metrics}")).parse().expect("a number")
+    };
+    assert_eq!(
+        ["sessions", "requests_total", "dials_total"].map(|name| figure(name, ledger.address)),
+        [1.0, 2.0, 1.0]
+    );
+    assert_eq!(
+        ["sessions", "requests_total", "dials_failed_total"].map(|name| figure(name, nobody)),
+        [0.0, 0.0, 1.0]
+    );
+    assert!(
+        figure("sent_bytes_total", ledger.address) > 0.0
+            && figure("received_bytes_total", ledger.address) > 0.0
+    );
 
     let output = output(
         std::process::Command::new(PROGRAM)

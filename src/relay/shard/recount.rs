@@ -99,6 +99,16 @@ impl Parts {
         let in_metrics = common.counters.ledger_links.get() as usize;
         let counted = (self.upstreams.bytes(), self.upstreams.asked());
         let anew = self.upstreams.counted_anew();
+        let of_nodes = common.shared.ledger_counters.get(usize::from(common.id.0));
+        let wrong = of_nodes.into_iter().flatten().zip(0..).find_map(|(of_node, node)| {
+            let (counted, there) = (of_node.sessions.get(), self.upstreams.connected(node));
+            (counted != there as u64).then(|| {
+                format!("{counted} sessions are counted at ledger node {node}, and there are {there}")
+            })
+        });
+        if wrong.is_some() {
+            return wrong;
+        }
         (in_metrics != links || counted != anew).then(|| {
             format!(
                 "{in_metrics} links to ledger nodes, and bytes and requests for them {counted:?}, are counted, and there are {links}, {anew:?}"

@@ -24,6 +24,13 @@ impl Parts {
     ) {
         let Some(header) = Header::decode(frame.head()) else { return };
         cx.counters.ledger_frames_received.increment();
+        let node = self.upstreams.get(session).map(|one| one.node);
+        let is_notice =
+            matches!(header.frame_type, FrameType::RECEIPT | FrameType::BLOCK_NOTICE | FrameType::EVENT_LOGS);
+        if let Some(of_node) = node.and_then(|node| cx.of_ledger(node)) {
+            of_node.received_bytes.add(frame.len() as u64);
+            of_node.notices.add(is_notice.into());
+        }
         match header.frame_type {
             FrameType::RPC => self.handle_ledger_answer(cx, session, &header, frame),
             FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => {
@@ -64,7 +71,12 @@ impl Parts {
     ) {
         let is_call = |kind: &Kind| matches!(kind, Kind::Call(_));
         let Some(asked) = self.end_awaited(cx, session, header, is_call) else { return };
-        cx.counters.latencies.ledger.record(cx.now.saturating_duration_since(asked.since));
+        let took = cx.now.saturating_duration_since(asked.since);
+        cx.counters.latencies.ledger.record(took);
+        let node = self.upstreams.get(session).map(|one| one.node);
+        if let Some(of_node) = node.and_then(|node| cx.of_ledger(node)) {
+            of_node.latency.record(took);
+        }
         let body = frame.advance(HEADER_LEN);
         let merged = asked.merged().filter(|_| body.len() <= MERGED_LEN_MAX);
         if merged.is_some() {

@@ -34,12 +34,13 @@ use ahash::{AHashMap, RandomState};
 use tracing::{info, warn};
 
 use super::{
-    Context, Parts,
+    Context, LinkKind, Parts,
     seqs::{BySeq, SeqKey},
 };
 use crate::{
     relay::{
         Class, CloseReason, LedgerDial, LinkKey, Outbound,
+        counters::LedgerNodeCounters,
         ledger::{
             BACKOFF_MAX, BACKOFF_MIN, DEAD_AFTER, GREETING_MAX, HEARTBEAT_INTERVAL, Ledger, WAIT_MAX,
             call::{Call, Merged},
@@ -239,6 +240,11 @@ impl Upstreams {
         self.bytes
     }
 
+    /// For checks: sessions that are connected to each ledger node.
+    pub(super) fn connected(&self, node: u16) -> usize {
+        self.by_session.values().filter(|one| one.node == node && one.link().is_some()).count()
+    }
+
     /// For checks: bytes and requests, counted anew.
     pub(super) fn counted_anew(&self) -> (usize, usize) {
         let bytes = |upstream: &Upstream| {
@@ -304,6 +310,11 @@ impl<O: Outbound> Context<'_, O> {
         self.common.shared.settings.ledger.as_ref()
     }
 
+    /// What this reactor counts of a ledger node.
+    fn of_ledger(&self, node: u16) -> Option<&LedgerNodeCounters> {
+        self.common.shared.ledger_counters.get(usize::from(self.id.0))?.get(usize::from(node))
+    }
+
     /// A seq of this node's own.
     fn own_seq(&mut self) -> Seq {
         let digits = hex::encode(&self.common.secret_rng.bytes::<16>());
@@ -317,7 +328,7 @@ impl Parts {
     /// The session is gone, and with it all that it had to do with the ledger.
     pub(super) fn end_upstream(&mut self, cx: &mut Context<'_, impl Outbound>, session: LinkKey) {
         let Some(upstream) = self.upstreams.by_session.get(&session) else { return };
-        let link = upstream.link();
+        let (link, node) = (upstream.link(), upstream.node);
         let seqs: Vec<SeqKey> = upstream.asked.keys().copied().collect();
         for seq in seqs {
             self.upstreams.end(session, &seq);
@@ -328,6 +339,9 @@ impl Parts {
                 + upstream.arrived.iter().map(RetainedFrame::len).sum::<usize>();
         }
         if let Some(link) = link {
+            if let Some(of_node) = cx.of_ledger(node) {
+                of_node.sessions.decrement();
+            }
             cx.out.close(link, CloseReason::SessionEnded);
         }
     }
@@ -417,8 +431,18 @@ impl Parts {
         let is_sent = cx.out.send(link, Class::Data, head, frame).is_ok();
         if is_sent {
             cx.counters.ledger_frames_sent.increment();
+            if let Some(of_node) = self.node_of_link(link).and_then(|node| cx.of_ledger(node)) {
+                of_node.sent_bytes.add((head.len() + frame.len()) as u64);
+            }
         }
         is_sent
+    }
+
+    /// The ledger node that a link leads to.
+    fn node_of_link(&mut self, link: LinkKey) -> Option<u16> {
+        let Some(LinkKind::Ledger(LedgerLink { session })) = self.link_mut(link) else { return None };
+        let session = *session;
+        self.upstreams.get(session).map(|upstream| upstream.node)
     }
 
     /// Something needs the ledger: a connection is made if there is none yet.
@@ -504,6 +528,10 @@ impl Parts {
         if was_up {
             cx.counters.ledger_reconnects.increment();
         }
+        if let Some(of_node) = cx.of_ledger(node) {
+            of_node.sessions.increment();
+            of_node.reconnects.add(was_up.into());
+        }
         if cx.common.logs.ledger_up.admits(now) {
             info!(node, %address, again = was_up, "a session is connected to a ledger node");
         }
@@ -557,6 +585,10 @@ impl Parts {
         let (node, in_flight) =
             (upstream.node, upstream.asked.values().filter(|one| one.frame.is_none()).count());
         cx.counters.ledger_links_lost.increment();
+        if let Some(of_node) = cx.of_ledger(node) {
+            of_node.sessions.decrement();
+            of_node.links_lost.increment();
+        }
         if cx.common.logs.ledger_lost.admits(cx.now) {
             let remedy = reason.remedy().unwrap_or("see the ledger node's log, and whether it runs");
             warn!(node, %reason, in_flight, remedy, "a session's connection to a ledger node is lost; it is made anew");

@@ -220,6 +220,10 @@ impl Parts {
     /// A request was sent: its answer is waited for longer than a connection.
     fn note_asked(&mut self, cx: &mut Context<'_, impl Outbound>, session: LinkKey, seq: SeqKey) {
         cx.counters.ledger_requests.increment();
+        let node = self.upstreams.get(session).map(|one| one.node);
+        if let Some(of_node) = node.and_then(|node| cx.of_ledger(node)) {
+            of_node.requests.increment();
+        }
         let timer = self.upstreams.timers.start(cx.now, Due::Request { session, seq });
         if let Some(asked) = self.upstreams.get(session).and_then(|one| one.asked.get_mut(&seq)) {
             let before = std::mem::replace(&mut asked.timer, timer);
@@ -303,6 +307,10 @@ impl Parts {
         let (frame_type, answer) = match kind {
             Kind::Call(call) => {
                 cx.counters.ledger_outcome_unknown.increment();
+                let node = self.upstreams.get(session).map(|one| one.node);
+                if let Some(of_node) = node.and_then(|node| cx.of_ledger(node)) {
+                    of_node.outcome_unknown.increment();
+                }
                 (FrameType::RPC, call.error(OUTCOME_UNKNOWN, text))
             }
             Kind::Register(registration) => {
