@@ -38,7 +38,7 @@ pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
     config: PathBuf,
-    /// Check the configuration, the certificates, ports and ledger nodes that it names, and end.
+    /// Check the configuration, the certificates, ports, ledger nodes and peers that it names, and end.
     #[arg(long)]
     check: bool,
     /// Write the process id into this file and keep it locked while the node lives: a second node with it does not

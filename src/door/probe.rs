@@ -1,7 +1,8 @@
-//! What a ledger node is like: asked once, before a node runs (`amop node --check`). Blocking, with a time for each step.
+//! What ledger nodes and other nodes are like: asked once, before a node runs (`amop node --check`). Blocking, with a time for each step.
 //!
 //! ```text
-//!   connect ─► TLS ─► 0x14 ─► getClientVersion ─► getGroupList ─► getBlockNumber of each group
+//!   connect ─► TLS ─► 0x14 ─► getClientVersion ─► getGroupList ─► getBlockNumber of each group     ledger nodes
+//!                  └► what it says first, and nothing more                                         nodes of [p2p]
 //! ```
 
 use std::{
@@ -56,17 +57,17 @@ pub struct LedgerAnswer {
     pub closed_groups: Vec<u64>,
 }
 
-/// Why a ledger node cannot be used, and what to do about it.
+/// Why whoever answers cannot be used, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {remedy}")]
-pub struct LedgerFault {
+pub struct ProbeFault {
     /// What was seen.
     pub what: String,
     /// What to do.
     pub remedy: String,
 }
 
-impl LedgerFault {
+impl ProbeFault {
     fn new(what: impl ToString, remedy: impl ToString) -> Self {
         Self { what: what.to_string(), remedy: remedy.to_string() }
     }
@@ -89,7 +90,7 @@ pub struct LedgerProbe<'a> {
 
 impl LedgerProbe<'_> {
     /// Asks the ledger node at `host:port`.
-    pub fn ask(&self, address: &str) -> Result<LedgerAnswer, LedgerFault> {
+    pub fn ask(&self, address: &str) -> Result<LedgerAnswer, ProbeFault> {
         let stream = connect(address)?;
         let established = match shake_hands(&stream, &self.tls) {
             Ok(established) => established,
@@ -106,7 +107,7 @@ impl LedgerProbe<'_> {
             ..LedgerAnswer::default()
         };
         if answer.version.contains("(amop ") {
-            return Err(LedgerFault::new(
+            return Err(ProbeFault::new(
                 format!(
                     "a node of this kind answers there, amop of FISCO BCOS {}, which has no ledger",
                     answer.version
@@ -119,7 +120,7 @@ impl LedgerProbe<'_> {
                 Some(message) => format!("getClientVersion is answered with an error: {message}"),
                 None => "getClientVersion is answered without a version".to_owned(),
             };
-            return Err(LedgerFault::new(what, "see what answers there, and its log"));
+            return Err(ProbeFault::new(what, "see what answers there, and its log"));
         }
         let groups = asking.call("getGroupList", &json!([]))?;
         let groups = groups["result"].as_array().into_iter().flatten().filter_map(Value::as_u64);
@@ -133,7 +134,7 @@ impl LedgerProbe<'_> {
         Ok(answer)
     }
 
-    fn fault_of(&self, failure: &Failure) -> LedgerFault {
+    fn fault_of(&self, failure: &Failure) -> ProbeFault {
         let cause = Cause::of(failure);
         let theirs = self.presented.leaf();
         let what = match &theirs {
@@ -154,7 +155,7 @@ impl LedgerProbe<'_> {
             ),
             (cause, _) => cause.remedy(Peer::Ledger).to_owned(),
         };
-        LedgerFault { what, remedy }
+        ProbeFault { what, remedy }
     }
 
     /// What to do about a certificate that `ca.crt` does not lead to.
@@ -180,6 +181,79 @@ impl LedgerProbe<'_> {
     }
 }
 
+/// How long a node may take to say the first word: one of FISCO BCOS 2.x says something every 5 s.
+const FIRST_WORD_MAX: Duration = Duration::from_secs(6);
+
+/// Who answers at an address of `[p2p] node.N`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAnswer {
+    /// This node itself, or who has its certificate.
+    Own,
+    /// A node of this kind.
+    Node {
+        /// Whose certificate it has.
+        subject: String,
+    },
+    /// Nobody, now.
+    Away {
+        /// What was seen.
+        reason: String,
+    },
+}
+
+/// What nodes of `[p2p]` are looked at with.
+pub struct PeerProbe {
+    /// For the handshake.
+    pub tls: Arc<ClientConfig>,
+    /// What the other end has presented in it.
+    pub presented: Arc<Presented>,
+}
+
+impl PeerProbe {
+    /// Looks at the node at `host:port`. It is told who looks, and nothing else.
+    pub fn look_at(&self, address: &str) -> Result<PeerAnswer, ProbeFault> {
+        let stream = match connect(address) {
+            Ok(stream) => stream,
+            Err(ProbeFault { what, .. }) => return Ok(PeerAnswer::Away { reason: what }),
+        };
+        let established = match shake_hands(&stream, &self.tls) {
+            Ok(established) => established,
+            Err(_) if self.presented.is_own() => return Ok(PeerAnswer::Own),
+            Err(failure) => {
+                let cause = Cause::of(&failure);
+                let theirs = self.presented.leaf();
+                let theirs = theirs
+                    .map(|one| format!("; its certificate is of {}, issued by {}", one.subject, one.issuer));
+                let what = format!("{failure} ({}){}", cause.name(), theirs.unwrap_or_default());
+                return Err(ProbeFault::new(what, cause.remedy(Peer::Dialled)));
+            }
+        };
+        let subject = established.peer.subject.clone();
+        let mut asking = Asking { stream, established, plaintext: Vec::new(), asked: 0 };
+        asking.plaintext = std::mem::take(&mut asking.established.plaintext);
+        let end = Instant::now() + FIRST_WORD_MAX;
+        while asking.plaintext.len() < FIRST_WORD_LEN {
+            if let Err(error) = asking.receive(end) {
+                return Err(ProbeFault::new(
+                    match is_late(&error) {
+                        true => format!("TLS is up, and nothing is said for {} s", FIRST_WORD_MAX.as_secs()),
+                        false => format!("the connection broke: {error}"),
+                    },
+                    "let [p2p] node.N name the [p2p] listen_port of a node, not its [rpc] channel_listen_port; if it does, see its log",
+                ));
+            }
+        }
+        match Word::of(&asking.plaintext) {
+            Some(Word::Node) => Ok(PeerAnswer::Node { subject }),
+            Some(Word::FiscoBcos) => Err(ProbeFault::new(
+                "a node of FISCO BCOS 2.x answers there",
+                "nodes of this kind do not link with it yet: name it in [ledger] if it is this institution's, and leave it out of [p2p]",
+            )),
+            _ => Err(ProbeFault::new("TLS is up, and what comes is of no node", "see what answers there")),
+        }
+    }
+}
+
 /// What this machine takes for the time.
 fn clock() -> String {
     let now = time::OffsetDateTime::now_utc();
@@ -187,10 +261,10 @@ fn clock() -> String {
     now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
 
-fn connect(address: &str) -> Result<TcpStream, LedgerFault> {
+fn connect(address: &str) -> Result<TcpStream, ProbeFault> {
     let unknown = "see whether the host's name is written as it is known to this machine";
-    let found = address.to_socket_addrs().map_err(|error| LedgerFault::new(error, unknown))?;
-    let mut last = LedgerFault::new("the name has no address", unknown);
+    let found = address.to_socket_addrs().map_err(|error| ProbeFault::new(error, unknown))?;
+    let mut last = ProbeFault::new("the name has no address", unknown);
     for address in found {
         let connected = TcpStream::connect_timeout(&address, CONNECT_MAX).and_then(|stream| {
             stream.set_nodelay(true)?;
@@ -207,7 +281,7 @@ fn connect(address: &str) -> Result<TcpStream, LedgerFault> {
                     }
                     _ => "see whether the ledger node runs, and the network and firewalls between",
                 };
-                last = LedgerFault::new(error, remedy);
+                last = ProbeFault::new(error, remedy);
             }
         }
     }
@@ -269,28 +343,28 @@ struct Asking {
 
 impl Asking {
     /// Says what is spoken here.
-    fn greet(&mut self) -> Result<(), LedgerFault> {
+    fn greet(&mut self) -> Result<(), ProbeFault> {
         let hello = br#"{"minimumSupport":1,"maximumSupport":3,"clientType":"amop-check"}"#;
         self.ask(FrameType::HANDSHAKE, hello).map(drop)
     }
 
-    fn call(&mut self, method: &str, params: &Value) -> Result<Value, LedgerFault> {
+    fn call(&mut self, method: &str, params: &Value) -> Result<Value, ProbeFault> {
         let body = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": self.asked });
         let answer = self.ask(FrameType::RPC, body.to_string().as_bytes())?;
         serde_json::from_slice(&answer).map_err(|error| {
-            LedgerFault::new(format!("{method} is answered with what is no JSON: {error}"), NOT_THE_CHANNEL)
+            ProbeFault::new(format!("{method} is answered with what is no JSON: {error}"), NOT_THE_CHANNEL)
         })
     }
 
     /// Sends a frame, and waits for what answers it.
-    fn ask(&mut self, frame_type: FrameType, data: &[u8]) -> Result<Vec<u8>, LedgerFault> {
+    fn ask(&mut self, frame_type: FrameType, data: &[u8]) -> Result<Vec<u8>, ProbeFault> {
         self.asked += 1;
         let mut seq: Seq = [b'0'; 32];
         seq.iter_mut().zip(hex::encode(&random::<16>()).bytes()).for_each(|(digit, byte)| *digit = byte);
         let frame = sdk::encode(frame_type, &seq, ResultCode::OK, data);
         let mut sealed = Vec::new();
         let broken = |reason: &dyn std::fmt::Display| {
-            LedgerFault::new(
+            ProbeFault::new(
                 format!("the connection broke: {reason}"),
                 "see the log of the ledger node; it may not take the certificate of this node",
             )
@@ -308,7 +382,7 @@ impl Asking {
                 }
             }
             self.receive(end).map_err(|error| match is_late(&error) {
-                true => LedgerFault::new(
+                true => ProbeFault::new(
                     format!("TLS is up, and nothing answers for {} s", ANSWER_MAX.as_secs()),
                     format!("{NOT_THE_CHANNEL}, not its [p2p] listen_port; if it does, see whether the ledger node hangs"),
                 ),
@@ -318,14 +392,14 @@ impl Asking {
     }
 
     /// Takes a whole frame from what has come.
-    fn next_frame(&mut self) -> Result<Option<(Header, Vec<u8>)>, LedgerFault> {
+    fn next_frame(&mut self) -> Result<Option<(Header, Vec<u8>)>, ProbeFault> {
         if let Some(fault) = stranger(&self.plaintext) {
             return Err(fault);
         }
         let Some(header) = Header::decode(&self.plaintext) else { return Ok(None) };
         let len = header.len as usize;
         if !(HEADER_LEN..=ANSWER_LEN_MAX).contains(&len) {
-            return Err(LedgerFault::new(
+            return Err(ProbeFault::new(
                 "TLS is up, and what comes is no frame of the channel",
                 NOT_THE_CHANNEL,
             ));
@@ -363,28 +437,50 @@ impl Asking {
     }
 }
 
+/// Bytes by which it is told what is spoken.
+const FIRST_WORD_LEN: usize = 10;
+
+/// What the first bytes over TLS say, of somebody who is no channel.
+enum Word {
+    /// A node of FISCO BCOS 2.x.
+    FiscoBcos,
+    /// A node of this kind.
+    Node,
+    Http,
+}
+
+impl Word {
+    fn of(first: &[u8]) -> Option<Self> {
+        if first.starts_with(b"HTTP/") {
+            return Some(Self::Http);
+        }
+        // Length, version, and of 2.x i32 protocol 1 or 2 (INTEROP §2.1); of nodes of this kind version 1 and the type of the first
+        // frame (docs/node-link.md).
+        match *first.get(..FIRST_WORD_LEN)? {
+            [_, _, _, _, 0 | 0x80, 0, 0, 0, 0, 1 | 2] => Some(Self::FiscoBcos),
+            [_, _, _, _, 0, 1, 0, 1, ..] => Some(Self::Node),
+            _ => None,
+        }
+    }
+}
+
 /// What is wrong if the first bytes that came over TLS are not those of a channel.
-fn stranger(first: &[u8]) -> Option<LedgerFault> {
+fn stranger(first: &[u8]) -> Option<ProbeFault> {
     const P2P: &str = "this is the p2p port of a node";
-    if first.starts_with(b"HTTP/") {
-        return Some(LedgerFault::new(
+    Some(match Word::of(first)? {
+        Word::Http => ProbeFault::new(
             "HTTP is spoken there, as FISCO BCOS 3.x does",
             format!("a ledger node is one of FISCO BCOS 2.x: {NOT_THE_CHANNEL}"),
-        ));
-    }
-    // Length, version, and of 2.x i32 protocol 1 or 2 (INTEROP §2.1); of nodes of this kind version 1 and the type of the first
-    // frame (docs/node-link.md).
-    match *first.get(..10)? {
-        [_, _, _, _, 0 | 0x80, 0, 0, 0, 0, 1 | 2] => Some(LedgerFault::new(
+        ),
+        Word::FiscoBcos => ProbeFault::new(
             format!("{P2P} of FISCO BCOS 2.x"),
             format!("{NOT_THE_CHANNEL}, not its [p2p] listen_port"),
-        )),
-        [_, _, _, _, 0, 1, 0, 1, ..] => Some(LedgerFault::new(
+        ),
+        Word::Node => ProbeFault::new(
             format!("{P2P} of amop, which has no ledger"),
             "let [ledger] node.N name the [rpc] channel_listen_port of a FISCO BCOS node",
-        )),
-        _ => None,
-    }
+        ),
+    })
 }
 
 #[cfg(test)]

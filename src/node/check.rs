@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -14,10 +14,16 @@ use super::{
 use crate::{
     admin::AdminListener,
     config::Config,
-    door::{CHANNEL_KEY, Listeners, P2P_KEY, probe::LedgerFault},
+    door::{
+        CHANNEL_KEY, Listeners, P2P_KEY,
+        probe::{PeerAnswer, ProbeFault},
+    },
     engine,
     escape::{shown, shown_path},
 };
+
+/// After this time no further node of `[p2p]` is looked at.
+const PEERS_LOOKED_AT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -43,6 +49,7 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
                 ));
             }
             ask_ledger_nodes(config, &credentials, &mut checked);
+            look_at_peers(config, &credentials, &mut checked);
         }
         Err(error) => checked.findings.push(Finding::error(error)),
     }
@@ -53,6 +60,40 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
     checked
 }
 
+/// Looks at the nodes of `[p2p]`. One that is away now may come later; one that is none is a mistake.
+fn look_at_peers(config: &Config, credentials: &Credentials, checked: &mut Checked) {
+    let Some(probe) = credentials.peer_probe(config) else { return };
+    let end = Instant::now() + PEERS_LOOKED_AT_WITHIN;
+    for (number, address) in config.membership.peers.iter().enumerate() {
+        let shown_address = shown(address);
+        if Instant::now() > end {
+            let left = config.membership.peers.len() - number;
+            checked
+                .ready
+                .push(format!("{left} further nodes of [p2p] were not looked at: that takes too long"));
+            return;
+        }
+        match probe.look_at(address) {
+            Ok(PeerAnswer::Own) => {
+                checked.ready.push(format!("[p2p] {shown_address}: this node itself, which is in order"));
+            }
+            Ok(PeerAnswer::Node { subject }) => {
+                checked
+                    .ready
+                    .push(format!("[p2p] {shown_address}: a node of this kind, {}", shown(&subject)));
+            }
+            Ok(PeerAnswer::Away { reason }) => {
+                checked.ready.push(format!("[p2p] {shown_address}: nobody is there now: {}", shown(&reason)));
+            }
+            Err(ProbeFault { what, remedy }) => checked.findings.push(Finding::warning(format!(
+                "[p2p] {shown_address}: {}; {}",
+                shown(&what),
+                shown(&remedy)
+            ))),
+        }
+    }
+}
+
 /// Asks each ledger node what it is. The node starts without any, so what is wrong is a warning.
 fn ask_ledger_nodes(config: &Config, credentials: &Credentials, checked: &mut Checked) {
     let (Some(ledger), Some(probe)) = (&config.ledger, credentials.ledger_probe()) else { return };
@@ -60,7 +101,7 @@ fn ask_ledger_nodes(config: &Config, credentials: &Credentials, checked: &mut Ch
         let shown_address = shown(address);
         let answer = match probe.ask(address) {
             Ok(answer) => answer,
-            Err(LedgerFault { what, remedy }) => {
+            Err(ProbeFault { what, remedy }) => {
                 let text = format!("ledger node {shown_address}: {}; {}", shown(&what), shown(&remedy));
                 checked.findings.push(Finding::warning(text));
                 continue;

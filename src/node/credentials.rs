@@ -7,7 +7,10 @@ use tracing::{error, warn};
 use super::StartError;
 use crate::{
     config::Config,
-    door::{DoorTls, probe::LedgerProbe},
+    door::{
+        DoorTls,
+        probe::{LedgerProbe, PeerProbe},
+    },
     escape::shown_path,
     relay::signing::NodeSigner,
     tls::{
@@ -135,6 +138,12 @@ impl Credentials {
         let (tls, presented) =
             showing_client_config(identity, roots, &TlsSettings::of_ledger_nodes()).ok()?;
         Some(LedgerProbe { tls, presented, identity, roots })
+    }
+
+    /// What nodes of `[p2p]` are looked at with, before the node runs.
+    pub(super) fn peer_probe(&self, config: &Config) -> Option<PeerProbe> {
+        let (tls, presented) = showing_client_config(&self.identity, &self.roots, &config.p2p_tls).ok()?;
+        Some(PeerProbe { tls, presented })
     }
 
     /// Whether others may take the place of these while the node runs.

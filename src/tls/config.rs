@@ -138,7 +138,7 @@ pub fn showing_client_config(
     roots: &Roots,
     settings: &TlsSettings,
 ) -> Result<(Arc<ClientConfig>, Arc<Presented>), ConfigError> {
-    let presented = Presented::to(client_verifier(identity, roots));
+    let presented = Presented::to(client_verifier(identity, roots), identity.leaf().clone());
     Ok((client_with(identity, settings, presented.clone())?, presented))
 }
 

@@ -17,6 +17,8 @@ use super::{
 #[derive(Debug)]
 pub struct Presented {
     judge: Arc<Verifier>,
+    /// One's own certificate: a server that has it is oneself, and is told nothing more.
+    own: CertificateDer<'static>,
     leaf: Mutex<Option<CertificateDer<'static>>>,
 }
 
@@ -76,8 +78,13 @@ impl Roots {
 }
 
 impl Presented {
-    pub(super) fn to(judge: Arc<Verifier>) -> Arc<Self> {
-        Arc::new(Self { judge, leaf: Mutex::default() })
+    pub(super) fn to(judge: Arc<Verifier>, own: CertificateDer<'static>) -> Arc<Self> {
+        Arc::new(Self { judge, own, leaf: Mutex::default() })
+    }
+
+    /// Whether the server that was met last has one's own certificate.
+    pub fn is_own(&self) -> bool {
+        self.leaf.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&self.own)
     }
 
     /// The certificate of the server that was met last.
@@ -96,6 +103,9 @@ impl ServerCertVerifier for Presented {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         *self.leaf.lock().unwrap_or_else(PoisonError::into_inner) = Some(end_entity.clone().into_owned());
+        if *end_entity == self.own {
+            return Err(Error::General("this machine's own certificate is presented".to_owned()));
+        }
         self.judge.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 

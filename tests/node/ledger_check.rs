@@ -1,4 +1,5 @@
-//! What `amop node --check` says of the ledger nodes of a configuration: which they are, or what is wrong and what to change.
+//! What `amop node --check` says of the ledger nodes and the peers of a configuration: which they are, or what is wrong and what to
+//! change.
 
 use std::{
     fs,
@@ -21,7 +22,7 @@ use amop::internal::{
 };
 
 use crate::support::{
-    TestNode, host_dir,
+    TestNode, get, host_dir,
     ledger::{ScriptedLedger, SharedChain},
     network_files,
     process::{PROGRAM, output, write_config},
@@ -30,14 +31,19 @@ use crate::support::{
 /// Checks a configuration with ledger nodes at `addresses`, with the SDK certificates in a directory. Gives the status, and all
 /// that was said.
 fn check(certificates: &Path, addresses: &[SocketAddr], more: &[&str]) -> (Option<i32>, String) {
+    check_with(&format!("[ledger]\ncertificates={}\n{}", certificates.display(), nodes(addresses)), more)
+}
+
+fn nodes(addresses: &[SocketAddr]) -> String {
+    addresses.iter().enumerate().map(|(number, address)| format!("node.{number}={address}\n")).collect()
+}
+
+/// The same with these lines, the first of them for `[p2p]`.
+fn check_with(text: &str, more: &[&str]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut text = format!("[ledger]\ncertificates={}\n", certificates.display());
-    for (number, address) in addresses.iter().enumerate() {
-        text.push_str(&format!("node.{number}={address}\n"));
-    }
     let conf = host_dir(Profile::Ec).join("node0/conf");
-    let config = write_config(dir.path(), &conf, false, [any; 2], &text);
+    let config = write_config(dir.path(), &conf, false, [any; 2], text);
     let output = output(Command::new(PROGRAM).args(["node", "--check", "-c"]).arg(config).args(more));
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (output.status.code(), said)
@@ -209,4 +215,41 @@ fn ports_of_another_kind_are_told_as_that() {
     });
     let said = remedy(&sdk(Profile::Ec), address);
     assert!(said.contains("HTTP") && said.contains("channel_listen_port"), "{said}");
+}
+
+#[test]
+fn peers_are_told_as_what_they_are_and_those_that_are_away_are_no_fault() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let other = TestNode::start(Profile::Ec, 1, &[], "");
+    // With the key of the configuration that is checked.
+    let own = TestNode::start(Profile::Ec, 0, &[], "[admin]\nlisten_port=0\n");
+    let [peer, itself] = [&other, &own].map(|node| node.node().p2p_address());
+    let (status, said) = check_with(&nodes(&[peer, itself, nobody]), &["--strict"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains(&format!("[p2p] {peer}: a node of this kind, ")), "{said}");
+    assert!(said.contains(&format!("[p2p] {itself}: this node itself")), "{said}");
+    assert!(said.contains(&format!("[p2p] {nobody}: nobody is there now: Connection refused")), "{said}");
+    let (_, metrics) = get(own.node().admin_address().unwrap(), "/metrics");
+    assert!(metrics.contains("\namop_door_own_key_elsewhere_total 0\n"), "nobody is alarmed by a check");
+}
+
+#[test]
+fn peers_that_are_none_are_told_as_what_they_are() {
+    let other = TestNode::start(Profile::Ec, 1, &[], "");
+    let channel = other.node().channel_address();
+    let fisco_bcos = speaker(Profile::Ec, b"\0\0\0\x11\0\0\0\0\0\x02\0\x01\0\0\0\x007");
+    let chain = SharedChain::default();
+    let rsa = ScriptedLedger::start(Profile::Rsa, 1, &chain, None);
+    let (status, said) = check_with(&nodes(&[channel, fisco_bcos, rsa.address]), &[]);
+    assert_eq!(status, Some(0), "{said}");
+    let of = |address: SocketAddr| {
+        let line = said.lines().find(|line| line.starts_with(&format!("warning: [p2p] {address}: ")));
+        line.unwrap_or_else(|| panic!("no warning: {said}"))
+    };
+    assert!(of(channel).contains("not its [rpc] channel_listen_port"), "{said}");
+    assert!(
+        of(fisco_bcos).contains("a node of FISCO BCOS 2.x answers there; nodes of this kind do not link"),
+        "{said}"
+    );
+    assert!(of(rsa.address).contains("unknown_authority"), "{said}");
 }
