@@ -299,6 +299,26 @@ fn a_filter_that_ends_is_not_opened_again_and_one_that_is_refused_anew_tells_so(
 }
 
 #[test]
+fn a_registration_is_answered_by_its_own_kind_only() {
+    let mut net = network(6, 1);
+    let app = app(&mut net);
+    let first = net.frame(app, FrameType::EVENT_REGISTER, &filter("a", "1", "latest"));
+    net.run_for(SOON);
+    assert_eq!(filter_result(&net, app, FrameType::EVENT_REGISTER, &first), 0);
+    net.chain.nodes[0].is_frozen = true;
+    let seq = net.frame(app, FrameType::EVENT_REGISTER, &filter("b", "1", "latest"));
+    net.run_for(SOON);
+    for frame_type in [FrameType::EVENT_UNREGISTER, FrameType::RPC, FrameType::EVENT_REGISTER] {
+        net.ledger_sends(0, frame_type, &seq, b"\x01{\"result\":0}\n");
+        net.run_for(SOON);
+    }
+    assert_eq!(filter_result(&net, app, FrameType::EVENT_REGISTER, &seq), 0);
+    for frame_type in [FrameType::EVENT_UNREGISTER, FrameType::RPC] {
+        assert!(of_seq(&net, app, frame_type, &seq).is_empty(), "nobody asked for {frame_type:?}");
+    }
+}
+
+#[test]
 fn a_registration_in_flight_is_made_at_the_next_connection_and_answered_once() {
     let mut net = network(8, 1);
     let app = app(&mut net);

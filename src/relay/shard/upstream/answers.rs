@@ -133,8 +133,12 @@ impl Parts {
         header: &Header,
         frame: FrameRef<'_>,
     ) {
-        let is_filters = |kind: &Kind| !matches!(kind, Kind::Call(_));
-        let Some(asked) = self.end_awaited(cx, session, header, is_filters) else { return };
+        let is_answered = |kind: &Kind| match kind {
+            Kind::Register(_) | Kind::Again(_) => header.frame_type == FrameType::EVENT_REGISTER,
+            Kind::Unregister => header.frame_type == FrameType::EVENT_UNREGISTER,
+            Kind::Call(_) => false,
+        };
+        let Some(asked) = self.end_awaited(cx, session, header, is_answered) else { return };
         let result = filter::result_of(frame.advance(HEADER_LEN).head()).unwrap_or_default();
         match asked.kind {
             Kind::Again(key) => {
