@@ -104,7 +104,7 @@ fn main() -> Result<(), Failure> {
     };
     let program = match &args.program {
         Some(program) => program.clone(),
-        None => std::env::current_exe()?.with_file_name("../amop"),
+        None => std::env::current_exe()?.with_file_name("amop"),
     };
     let dir = tempfile::tempdir()?;
     let plan = NetworkPlan { profile: Profile::Rsa, days: 1, ..NetworkPlan::default() };

@@ -1,0 +1,351 @@
+//! What the way to a ledger node through this one costs: the same JSON-RPC requests over the same number of links, by turns to a
+//! scripted ledger node itself and to it through a node of the built program.
+//!
+//! ```text
+//! cargo build --release && cargo run --release -p amop-perf --bin ledger
+//! cargo run --release -p amop-perf --bin ledger -- --links 16 --window 4 --answer 102400
+//! ```
+//!
+//! The node is on one processor; the load and the ledger node, which answers at once and alike, share the other one. So direct
+//! requests show what those two can do, and the difference is the node. Processor time of the node is read from /proc.
+
+use std::{
+    collections::VecDeque,
+    error::Error,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use amop::internal::{
+    pki::{NetworkPlan, Profile, build_network},
+    tls::{
+        config::{client_config, server_config},
+        identity::{Identity, Roots},
+        settings::TlsSettings,
+        verify::IssuerPolicy,
+    },
+    wire::{
+        ResultCode,
+        sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+    },
+};
+use clap::Parser;
+use hdrhistogram::Histogram;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustls::{
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned, pki_types::ServerName,
+};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Longest answer that is told in a result.
+const ANSWER_MAX: usize = 16 << 20;
+/// Requests of each link before those that are measured.
+const WARM_UP: usize = 20;
+
+#[derive(Parser)]
+struct Args {
+    /// The program; by default the one that was built beside this.
+    program: Option<PathBuf>,
+    /// Links of applications.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    links: Vec<usize>,
+    /// Requests under way on each link.
+    #[arg(long, default_value_t = 1)]
+    window: usize,
+    /// Bytes of each answer's result.
+    #[arg(long, default_value_t = 256)]
+    answer: usize,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Runs of each kind, of which the median counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Processors of the node, and of the load and the ledger node.
+    #[arg(long, value_delimiter = ',', default_value = "0,1")]
+    pin: Vec<usize>,
+}
+
+fn main() -> Result<(), Failure> {
+    let args = Args::parse();
+    let &[node_core, load_core] = args.pin.as_slice() else {
+        return Err("--pin takes two processors".into());
+    };
+    if args.answer > ANSWER_MAX || args.window == 0 || args.rounds == 0 {
+        return Err("--answer is at most 16 MiB, --window and --rounds at least 1".into());
+    }
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?.with_file_name("amop"),
+    };
+    let dir = tempfile::tempdir()?;
+    let plan = NetworkPlan { profile: Profile::Rsa, days: 1, ..NetworkPlan::default() };
+    build_network(&plan, &dir.path().join("nodes"))?;
+    let host = dir.path().join("nodes/127.0.0.1");
+    pin(load_core)?;
+    let ledger = serve(&host, args.answer)?;
+    // A child runs where its parent does.
+    pin(node_core)?;
+    let node = Node::start(&program, &host, ledger)?;
+    pin(load_core)?;
+    let tls = application(&host)?;
+    for &links in &args.links {
+        let mut runs: [Vec<Run>; 2] = Default::default();
+        for round in 0..args.rounds {
+            // By turns, every other time in the opposite order.
+            for kind in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+                let address = [ledger, node.channel][kind];
+                runs[kind].push(measure(&args, &tls, links, address, &node)?);
+            }
+        }
+        tell(&args, links, &runs);
+    }
+    Ok(())
+}
+
+/// What a run has shown.
+struct Run {
+    rate: f64,
+    p50_us: f64,
+    p99_us: f64,
+    node_us_each: f64,
+}
+
+fn tell(args: &Args, links: usize, [direct, behind]: &[Vec<Run>; 2]) {
+    let of = |runs: &[Run], value: fn(&Run) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        (values[0], values[values.len() / 2], values[values.len() - 1])
+    };
+    println!(
+        "{links} links, {} under way on each, answers of {} B; medians of {} runs of {} s (least to most):",
+        args.window, args.answer, args.rounds, args.seconds
+    );
+    for (name, runs) in [("to the ledger node itself", direct), ("through a node", behind)] {
+        let (rate, p50, p99) =
+            (of(runs, |run| run.rate), of(runs, |run| run.p50_us), of(runs, |run| run.p99_us));
+        print!(
+            "  {name:<26} {:>7.0}/s ({:.0} to {:.0})  p50 {:>6.0} µs ({:.0} to {:.0})  p99 {:>6.0} µs",
+            rate.1, rate.0, rate.2, p50.1, p50.0, p50.2, p99.1
+        );
+        match std::ptr::eq(runs, behind) {
+            true => {
+                println!("  the node's processor time for each {:.1} µs", of(runs, |run| run.node_us_each).1)
+            }
+            false => println!(),
+        }
+    }
+}
+
+fn pin(core: usize) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+fn application(host: &Path) -> Result<Arc<ClientConfig>, Failure> {
+    let dir = host.join("sdk");
+    let identity = Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key"))?;
+    Ok(client_config(&identity, &Roots::load(&dir.join("ca.crt"))?, &TlsSettings::of_ledger_nodes())?)
+}
+
+/// The ledger node: answers each request at once by the same result.
+fn serve(host: &Path, answer_len: usize) -> Result<SocketAddr, Failure> {
+    let dir = host.join("node1/conf/channel_cert");
+    let identity = Identity::load(&dir.join("node.crt"), &dir.join("node.key"))?;
+    let roots = Roots::load(&dir.join("ca.crt"))?;
+    let tls = server_config(&identity, &roots, &TlsSettings::default(), IssuerPolicy::default())?;
+    let config: Arc<ServerConfig> = tls.serving(true);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let answer = format!("{{\"id\":1,\"jsonrpc\":\"2.0\",\"result\":\"{}\"}}\n", "x".repeat(answer_len));
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (config, answer) = (config.clone(), answer.clone());
+            thread::spawn(move || answer_all(stream, config, answer.as_bytes()));
+        }
+    });
+    Ok(address)
+}
+
+fn answer_all(stream: TcpStream, config: Arc<ServerConfig>, answer: &[u8]) -> Result<(), Failure> {
+    stream.set_nodelay(true)?;
+    let mut stream = StreamOwned::new(ServerConnection::new(config)?, stream);
+    loop {
+        let (header, _) = read_frame(&mut stream)?;
+        let data: &[u8] = match header.frame_type {
+            FrameType::RPC => answer,
+            FrameType::HANDSHAKE => b"{\"nodeVersion\":\"2.10.3\",\"protocol\":3}\n",
+            FrameType::HEARTBEAT => b"{\"heartBeat\":1}\n",
+            _ => continue,
+        };
+        stream.write_all(&sdk::encode(header.frame_type, &header.seq, ResultCode::OK, data))?;
+    }
+}
+
+fn read_frame(stream: &mut impl Read) -> Result<(Header, Vec<u8>), Failure> {
+    let mut head = [0; HEADER_LEN];
+    stream.read_exact(&mut head)?;
+    let header = Header::decode(&head).ok_or("half a header")?;
+    let len = (header.len as usize).checked_sub(HEADER_LEN).filter(|len| *len <= 2 * ANSWER_MAX);
+    let mut data = vec![0; len.ok_or("a frame of an odd length")?];
+    stream.read_exact(&mut data)?;
+    Ok((header, data))
+}
+
+fn measure(
+    args: &Args,
+    tls: &Arc<ClientConfig>,
+    links: usize,
+    address: SocketAddr,
+    node: &Node,
+) -> Result<Run, Failure> {
+    let ready = Arc::new(std::sync::Barrier::new(links + 1));
+    let loads: Vec<_> = (0..links)
+        .map(|link| {
+            let (tls, ready) = (tls.clone(), ready.clone());
+            let load = Load { link, window: args.window, answer_len: args.answer, seconds: args.seconds };
+            thread::spawn(move || load.run(tls, address, &ready))
+        })
+        .collect();
+    ready.wait();
+    // Handshakes are over.
+    let (begun, used_before) = (Instant::now(), node.used()?);
+    let mut all = Histogram::<u64>::new(3)?;
+    for load in loads {
+        all.add(load.join().map_err(|_| "a link failed")??)?;
+    }
+    let (seconds, used) = (begun.elapsed().as_secs_f64(), node.used()? - used_before);
+    let quantile = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
+    Ok(Run {
+        rate: all.len() as f64 / seconds,
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+        node_us_each: 1e6 * used / all.len() as f64,
+    })
+}
+
+/// One link, in a closed loop.
+struct Load {
+    link: usize,
+    window: usize,
+    answer_len: usize,
+    seconds: f64,
+}
+
+impl Load {
+    fn run(
+        &self,
+        tls: Arc<ClientConfig>,
+        address: SocketAddr,
+        ready: &std::sync::Barrier,
+    ) -> Result<Histogram<u64>, Failure> {
+        let connected = self.connect(tls, address);
+        ready.wait();
+        let mut stream = connected?;
+        let mut took = Histogram::new(3)?;
+        let end = Instant::now() + Duration::from_secs_f64(self.seconds);
+        let mut sent = VecDeque::new();
+        let mut number = 0;
+        while Instant::now() < end || !sent.is_empty() {
+            while sent.len() < self.window && Instant::now() < end {
+                number += 1;
+                sent.push_back((self.seq(number), Instant::now()));
+                self.ask(&mut stream, number)?;
+            }
+            let Some((seq, at)) = sent.pop_front() else { break };
+            self.take(&mut stream, &seq)?;
+            took.record(at.elapsed().as_nanos() as u64)?;
+        }
+        Ok(took)
+    }
+
+    fn connect(
+        &self,
+        tls: Arc<ClientConfig>,
+        address: SocketAddr,
+    ) -> Result<StreamOwned<ClientConnection, TcpStream>, Failure> {
+        let socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let nobody = ServerName::try_from("0.0.0.0")?;
+        let mut stream = StreamOwned::new(ClientConnection::new(tls, nobody)?, socket);
+        let hello = br#"{"minimumSupport":1,"maximumSupport":3,"clientType":"amop-perf"}"#;
+        stream.write_all(&sdk::encode(FrameType::HANDSHAKE, &self.seq(0), ResultCode::OK, hello))?;
+        read_frame(&mut stream)?;
+        for number in 1..=WARM_UP {
+            self.ask(&mut stream, number)?;
+            self.take(&mut stream, &self.seq(number))?;
+        }
+        Ok(stream)
+    }
+
+    fn seq(&self, number: usize) -> Seq {
+        format!("{:016x}{number:016x}", self.link).into_bytes().try_into().expect("32 digits")
+    }
+
+    fn ask(&self, stream: &mut impl Write, number: usize) -> Result<(), Failure> {
+        let body = br#"{"jsonrpc":"2.0","method":"getBlockNumber","params":[1],"id":1}"#;
+        Ok(stream.write_all(&sdk::encode(FrameType::RPC, &self.seq(number), ResultCode::OK, body))?)
+    }
+
+    /// Takes the answer that must come next.
+    fn take(&self, stream: &mut impl Read, seq: &Seq) -> Result<(), Failure> {
+        let (header, data) = read_frame(stream)?;
+        if header.seq != *seq || data.len() < self.answer_len {
+            return Err(format!("not the answer: {}", String::from_utf8_lossy(&data)).into());
+        }
+        Ok(())
+    }
+}
+
+struct Node {
+    process: Child,
+    channel: SocketAddr,
+}
+
+impl Node {
+    fn start(program: &Path, host: &Path, ledger: SocketAddr) -> Result<Self, Failure> {
+        let config = host.join("config.ini");
+        let text = format!(
+            "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[network_security]\ndata_path={}\n\
+             [chain]\nrsa_crypto_channel=true\n[log]\nformat=json\n[engine]\nreactors=1\n\
+             [p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n[ledger]\nnode.0={ledger}\ncertificates={}\n",
+            host.join("node0/conf").display(),
+            host.join("sdk").display(),
+        );
+        std::fs::write(&config, text)?;
+        let mut process =
+            Command::new(program).args(["node", "-c"]).arg(&config).stderr(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(process.stderr.take().ok_or("no log")?).lines().map_while(Result::ok);
+        let channel = lines.by_ref().find_map(|line| {
+            let value: serde_json::Value = serde_json::from_str(&line).ok()?;
+            value["fields"]["channel"].as_str()?.parse().ok()
+        });
+        let channel = channel.ok_or("the node does not come up")?;
+        // It must go on being read.
+        thread::spawn(move || lines.for_each(drop));
+        Ok(Self { process, channel })
+    }
+
+    /// Processor time in seconds.
+    fn used(&self) -> Result<f64, Failure> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / ticks)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
