@@ -61,14 +61,9 @@ fn node_link(criterion: &mut Criterion) {
             bencher.iter(|| node::Header::decode(black_box(&packet)).map(|(_, offset)| offset).ok());
         });
     }
-    let mut block = SmallVec::new();
-    extensions.encode_into(&mut block);
+    let block = extensions.encode();
     group.bench_function("extensions encode", |bencher| {
-        bencher.iter(|| {
-            let mut block = SmallVec::new();
-            black_box(&extensions).encode_into(&mut block);
-            block
-        });
+        bencher.iter(|| black_box(&extensions).encode());
     });
     group.bench_function("extensions decode", |bencher| {
         bencher.iter(|| Extensions::decode(black_box(&block)).map(|(_, offset)| offset));

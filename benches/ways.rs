@@ -27,7 +27,17 @@ fn lookup(criterion: &mut Criterion) {
         let ids: Vec<NodeId> = (0..nodes).map(|_| NodeId(random.random())).collect();
         let next = smallvec![ids[0], ids[1]];
         let path = |id: &NodeId| {
-            (*id, Path { incarnation: 1, salt: None, hops: 2, next: next.clone(), frame_len_max: u32::MAX })
+            (
+                *id,
+                Path {
+                    incarnation: 1,
+                    salt: None,
+                    hops: 2,
+                    next: next.clone(),
+                    frame_len_max: u32::MAX,
+                    fingerprint: 0,
+                },
+            )
         };
         let paths = Arc::new(ids.iter().map(path).collect());
         let mut snapshot = Snapshot::default();

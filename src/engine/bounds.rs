@@ -216,9 +216,18 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             node_queue_bytes_max(relay),
             "bytes",
             "node link",
-            "cannot be reached: the windows are smaller",
+            "as where too much is unacknowledged; a frame of another node is dropped: relay_dropped",
         )
         .memory(relay.windows_bytes_max),
+        fixed(
+            "frames of other nodes that wait on node links",
+            relay.windows_bytes_max,
+            "bytes",
+            "node, in shares for its reactors",
+            "dropped, their sources have them: relay_dropped",
+        )
+        .set_by("[amop] windows_bytes_max")
+        .memory(relay.windows_bytes_max + reactors * relay.frame_len_max),
         fixed(
             "outgoing control",
             CONTROL_BYTES_MAX,
@@ -306,8 +315,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
     ]
 }
 
-/// Bytes of data that may wait on a node link: a whole window twice, for it is sent again when a link
-/// replaces another, and a frame.
+/// Bytes of data that may wait on a node link: twice what one node may leave unacknowledged, and a frame.
 pub(super) fn node_queue_bytes_max(relay: &Settings) -> usize {
     let window = relay.window_bytes_max + relay.window_frames_max * super::transmit::WAITING_COST;
     2 * window + relay.node_link_frame_len_max()

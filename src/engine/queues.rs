@@ -8,13 +8,16 @@ use std::{
 
 use crate::{relay::session_queue::QueuePool, wire::FrameRef};
 
-/// What the outgoing queues of all sessions of a reactor take.
+/// What the outgoing queues of all sessions of a reactor take, and what those of its node links do of other nodes' frames.
 pub(super) struct Queues {
     /// Bytes that belong to one queue each: what is sealed, small frames, places.
     owned_bytes: usize,
     /// Bytes of large frames.
     shared_bytes: Rc<Cell<usize>>,
     bytes_max: usize,
+    /// Frames of other nodes that wait on node links, and their bound.
+    relayed_bytes: usize,
+    relayed_bytes_max: usize,
     /// Where the large frame lies that was queued last, as long as it is in a queue.
     last: (*const u8, Weak<SharedFrame>),
 }
@@ -33,7 +36,29 @@ impl Drop for SharedFrame {
 
 impl Queues {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { owned_bytes: 0, shared_bytes: Rc::default(), bytes_max, last: (std::ptr::null(), Weak::new()) }
+        Self {
+            owned_bytes: 0,
+            shared_bytes: Rc::default(),
+            bytes_max,
+            relayed_bytes: 0,
+            relayed_bytes_max: usize::MAX,
+            last: (std::ptr::null(), Weak::new()),
+        }
+    }
+
+    /// Bounds what waits of other nodes; one frame may go beyond it.
+    pub(super) fn with_relayed_bytes_max(self, relayed_bytes_max: usize) -> Self {
+        Self { relayed_bytes_max, ..self }
+    }
+
+    /// Whether one more frame of another node may wait on a node link.
+    pub(super) fn has_room_for_relayed(&self) -> bool {
+        self.relayed_bytes < self.relayed_bytes_max
+    }
+
+    /// What waits of other nodes on one link has changed.
+    pub(super) fn recount_relayed(&mut self, before: usize, after: usize) {
+        self.relayed_bytes = self.relayed_bytes + after - before;
     }
 
     /// All that waits, and its bound.

@@ -390,6 +390,7 @@ impl Reactor {
             Buffers::register(&ring, parts.settings.receive_buffers, parts.settings.receive_buffer_len)?;
         let counters = parts.shared.counters[usize::from(parts.id.0)].clone();
         let queues_bytes_max = parts.settings.queues_bytes_max / usize::from(parts.shared.reactors);
+        let relayed_bytes_max = parts.shared.settings.windows_bytes_max / usize::from(parts.shared.reactors);
         let moderation = Moderation::new(now, parts.settings.wait);
         let mut reactor = Self {
             id: parts.id,
@@ -415,7 +416,7 @@ impl Reactor {
                 put_off: AHashMap::new(),
                 put_off_subscribers: AHashMap::new(),
                 asking: AHashMap::new(),
-                queues: Queues::new(queues_bytes_max),
+                queues: Queues::new(queues_bytes_max).with_relayed_bytes_max(relayed_bytes_max),
                 watching_room: Vec::new(),
                 events: parts.events.clone(),
             },
@@ -948,7 +949,7 @@ impl Reactor {
             let token = slot.token;
             self.slots[key.index as usize] = None;
             if let Some(gone) = self.io.transmits[key.index as usize].take() {
-                self.io.queues.recount(gone.charged(), 0);
+                gone.discharge(&mut self.io.queues);
             }
             self.free.push(key.index);
             self.shard.handle_link_down(self.io.now, key, closing.reason, &mut self.io);

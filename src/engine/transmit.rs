@@ -225,8 +225,27 @@ impl Transmit {
 
     /// Counts what the queue of a session owns, after it changed. A node link's is bounded by its window.
     pub(super) fn recount(&mut self, queues: &mut Queues) {
-        let now = if self.is_sdk { self.sealed_bytes() + self.owned_bytes } else { 0 };
-        queues.recount(std::mem::replace(&mut self.charged, now), now);
+        let now =
+            if self.is_sdk { self.sealed_bytes() + self.owned_bytes } else { self.session_queue.relayed() };
+        let before = std::mem::replace(&mut self.charged, now);
+        match self.is_sdk {
+            true => queues.recount(before, now),
+            false => queues.recount_relayed(before, now),
+        }
+    }
+
+    /// What it had waiting when it was counted last.
+    #[cfg(test)]
+    pub(super) fn charged(&self) -> usize {
+        self.charged
+    }
+
+    /// What it has charged is charged no longer.
+    pub(super) fn discharge(&self, queues: &mut Queues) {
+        match self.is_sdk {
+            true => queues.recount(self.charged, 0),
+            false => queues.recount_relayed(self.charged, 0),
+        }
     }
 
     /// Whether the session is to be read no further for now.
@@ -256,11 +275,6 @@ impl Transmit {
         };
         let (sealed, pool) = (self.sealed_bytes(), queues.pool());
         self.session_queue.admit(class, len, TransmitProgress { begun, sealed }, self.queue_bytes_max, pool)
-    }
-
-    /// What the queue owned when it was counted last.
-    pub(super) fn charged(&self) -> usize {
-        self.charged
     }
 
     fn is_anything_waiting(&self) -> bool {
@@ -312,7 +326,10 @@ impl Transmit {
             // Neither blocks the other: control gets by a full data queue.
             let is_full = match queue {
                 CONTROL => self.waiting_cost(CONTROL) >= CONTROL_BYTES_MAX,
-                _ => self.sealed_bytes() + self.waiting_cost(DATA) >= self.queue_bytes_max,
+                _ => {
+                    self.sealed_bytes() + self.waiting_cost(DATA) >= self.queue_bytes_max
+                        || (class == Class::Relayed && !queues.has_room_for_relayed())
+                }
             };
             if is_full {
                 return Err(NotTaken::Full(NoRoom::Session));
@@ -603,6 +620,27 @@ mod tests {
             rest = others;
         }
         records
+    }
+
+    #[test]
+    fn frames_of_other_nodes_that_wait_have_a_bound_and_leave_room_for_those_of_this_one() {
+        let mut transmit = transmit(false, usize::MAX).0;
+        let mut queues = Queues::new(usize::MAX).with_relayed_bytes_max(1 << 20);
+        let frame = vec![7; 100_000];
+        let send = |transmit: &mut Transmit, queues: &mut Queues, class| {
+            let sent = transmit.send(Instant::now(), class, &[], FrameRef::Slice(&frame), queues);
+            transmit.recount(queues);
+            sent.is_ok()
+        };
+        let relayed = (0..100).filter(|_| send(&mut transmit, &mut queues, Class::Relayed)).count();
+        assert!((10..=30).contains(&relayed), "{relayed} frames, those that are sealed already included");
+        assert!(send(&mut transmit, &mut queues, Class::Data), "its own have their room");
+        assert!(!send(&mut transmit, &mut queues, Class::Relayed));
+        // Another link has its part, too.
+        let mut other = self::transmit(false, usize::MAX).0;
+        assert!(!send(&mut other, &mut queues, Class::Relayed));
+        transmit.discharge(&mut queues);
+        assert!(send(&mut other, &mut queues, Class::Relayed));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    diagnostic, ledger, registry,
+    channel, diagnostic, ledger, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     session_queue::SESSION_LEDGER_BYTES_MAX,
     settings::{SESSIONS_MAX, Settings},
@@ -245,18 +245,18 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             .metric("amop_neighbours_max", "Neighbours at once.")
             .memory(registry::NEIGHBOURS_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
         fixed(
-            "frames sent and not acknowledged",
+            "messages sent and not acknowledged",
             settings.window_frames_max,
-            "frames",
-            "neighbour",
-            "a unicast tries another route, a multicast is lost there: dropped_window_full; answers have twice the room",
+            "messages",
+            "other node",
+            "a unicast tries another node, a multicast is lost there: dropped_window_full; answers have twice the room",
         )
-        .metric("amop_window_frames_max", "Frames sent to a neighbour and not acknowledged."),
-        fixed("their bytes", settings.window_bytes_max, "bytes", "neighbour", "the same")
-            .metric("amop_window_bytes_max", "Bytes sent to a neighbour and not acknowledged.")
+        .metric("amop_window_frames_max", "Messages sent to another node and not acknowledged."),
+        fixed("their bytes", settings.window_bytes_max, "bytes", "other node", "the same")
+            .metric("amop_window_bytes_max", "Bytes of messages sent to another node and not acknowledged.")
             .set_by("[amop] window_bytes_max"),
         fixed(
-            "their bytes, to all neighbours",
+            "their bytes, to all nodes, and of messages that came before their turn",
             settings.windows_bytes_max,
             "bytes",
             "node, in shares for its reactors",
@@ -264,7 +264,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .metric(
             "amop_windows_bytes_max",
-            "Bytes sent to all neighbours and not acknowledged, in equal shares for the reactors.",
+            "Bytes of messages sent to all nodes and not acknowledged, and of those that came before their turn, in equal shares for the reactors.",
         )
         .set_by("[amop] windows_bytes_max")
         .memory(settings.windows_bytes_max),
@@ -277,33 +277,11 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .memory(reactors * BUFFER_POOL_BYTES_MAX),
         fixed(
-            "bytes kept for nodes that are no neighbours, and held of them for their turn",
-            settings.windows_bytes_max,
-            "bytes",
-            "node, in shares for its reactors",
-            "the same; what is not held comes again: not_held_for_order",
-        )
-        .set_by("[amop] windows_bytes_max")
-        .memory(settings.windows_bytes_max),
-        fixed(
-            "frames for other nodes that wait for a route",
-            shard::PENDING_ROUTE_FRAMES_MAX,
-            "frames",
-            "reactor",
-            "dropped, their source sends them again: relay_dropped",
-        ),
-        fixed("their bytes", shard::PENDING_ROUTE_BYTES_MAX, "bytes", "reactor", "the same").memory(
-            reactors
-                * (shard::PENDING_ROUTE_BYTES_MAX
-                    + shard::PENDING_ROUTE_FRAMES_MAX * (size_of::<super::Packet>() + 2 * ALLOCATION)),
-        ),
-        fixed("their wait", millis(settings.node_grace), "ms", "frame", "the same"),
-        fixed(
-            "messages over others that came before their turn",
-            shard::REORDER_MESSAGES_MAX,
+            "messages that came before their turn",
+            channel::REORDER_MESSAGES_MAX,
             "messages",
             "other node",
-            "not taken, they come again: not_held_for_order; their bytes count as those in windows",
+            "not taken, they come again: not_held_for_order; their bytes count as those that are not acknowledged",
         ),
         fixed(
             "nodes of which it is remembered how far their messages were",
@@ -313,24 +291,6 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "those are forgotten that the lists leave out: replay_floors_forgotten; else the node begins a later incarnation, its links to nodes are made anew: replay_floors_full",
         )
         .memory(reactors * shard::REPLAY_FLOORS_MAX * in_table(sizes.floor)),
-        fixed(
-            "message identities",
-            settings.identities_max,
-            "messages",
-            "neighbour",
-            "the oldest are forgotten: identities_forgotten",
-        )
-        .metric("amop_identities_max", "Message identities remembered for one neighbour."),
-        fixed(
-            "message identities of all neighbours",
-            settings.all_identities_max,
-            "messages",
-            "reactor",
-            "the same",
-        )
-        .metric("amop_all_identities_max", "Message identities that a reactor remembers.")
-        .memory(reactors * settings.all_identities_max * in_table(sizes.identity)),
-        fixed("message identities", millis(settings.identity_memory), "ms", "message", "forgotten"),
         fixed("silence", millis(settings.dead_after), "ms", "node link", "cut: closed_dead"),
         fixed(
             "until a lost link is replaced",

@@ -244,21 +244,14 @@ metrics! {
         gauge retained_bytes,
         /// Unicasts whose answer is awaited from neighbours now.
         gauge awaited_answers,
-        /// Frames sent and not acknowledged now, of the neighbour that has most.
+        /// Messages sent and not acknowledged now, of the node that has most.
         gauge window_frames,
-        /// Bytes of frames sent and not acknowledged now, of the neighbour that has most.
+        /// Bytes of messages sent and not acknowledged now, of the node that has most.
         gauge window_bytes,
-        /// Bytes of frames sent and not acknowledged now, of all neighbours.
+        /// Bytes of messages sent and not acknowledged now, of all nodes, and of those that came before their turn.
         gauge windows_bytes,
-        /// Bytes of unacknowledged messages to nodes that are no neighbours, and of messages of such nodes in reorder
-        /// buffers.
-        gauge kept_bytes,
         /// Other nodes of which something is remembered now: messages, channels.
         gauge peers,
-        /// Message identities remembered now, of the neighbour that has most.
-        gauge identities,
-        /// Message identities remembered now, of all neighbours.
-        gauge all_identities,
         /// Frames received on SDK links.
         counter sdk_frames_received,
         /// Frames sent on SDK links.
@@ -299,8 +292,10 @@ metrics! {
         counter reads_paused,
         /// How often a reactor stood still, with its process or machine.
         counter pauses,
-        /// Multicast copies not sent because a neighbour's window was full or its link was gone.
+        /// Multicast copies and answers not sent to another node, which had too much unacknowledged or was gone.
         counter dropped_window_full,
+        /// Messages that a node had not acknowledged when it was given up, or began a new incarnation.
+        counter messages_given_up,
         /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every route to
         /// it, take.
         counter refused_too_long,
@@ -340,8 +335,6 @@ metrics! {
         counter closed_dead,
         /// Links closed because of malformed frames or records.
         counter closed_protocol,
-        /// Message identities forgotten before their time because there were too many.
-        counter identities_forgotten,
         /// Requests given up after the most tries that one may have.
         counter tries_exhausted,
         /// Repeated messages of neighbours that were not delivered again.
@@ -386,7 +379,7 @@ metrics! {
         counter strangers_refused,
         /// Messages of nodes that the blacklist or the whitelist leaves out, refused whatever route they took.
         counter not_admitted,
-        /// Messages over other nodes that came out of order and waited in a reorder buffer.
+        /// Messages of other nodes that came out of order and waited in a reorder buffer.
         counter held_for_order,
         /// The same that there was no room for; they come again.
         counter not_held_for_order,

@@ -9,7 +9,7 @@
 //!   in anew. None of these comes first, so the first tells when the next one is forgotten.
 
 use std::{
-    collections::{VecDeque, hash_map::Entry},
+    collections::VecDeque,
     hash::Hash,
     time::{Duration, Instant},
 };
@@ -92,16 +92,6 @@ impl<K: Copy + Eq + Hash, V> ExpiringMap<K, V> {
         self.stale += usize::from(replaced.is_some());
         self.enter(until, key);
         self.drop_stale();
-    }
-
-    /// Puts one in if there is none; tells whether there was none.
-    #[inline]
-    pub(super) fn insert_new(&mut self, now: Instant, key: K, value: V) -> bool {
-        let Entry::Vacant(vacant) = self.entries.entry(key) else { return false };
-        self.inserted += 1;
-        vacant.insert((self.inserted, value));
-        self.enter(now + self.time, key);
-        true
     }
 
     /// Gives the one that was put in last its place.
@@ -229,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_first_and_one_that_is_there_is_not_new() {
+    fn the_oldest_goes_first() {
         let (start, mut map) = map();
-        assert!(map.insert_new(start, 1, 'a') && map.insert_new(start, 2, 'b'));
-        assert!(!map.insert_new(start + MINUTE / 2, 1, 'c'));
+        map.insert(start, 1, 'a');
+        map.insert(start, 2, 'b');
         assert_eq!(map.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(map.pop_oldest(), Some((1, 'a')));
-        assert!(map.insert_new(start + MINUTE / 2, 1, 'c'));
+        map.insert(start + MINUTE / 2, 1, 'c');
         map.remove(&2);
         assert_eq!(map.deadline(), Some(start + MINUTE / 2 + MINUTE), "never that of one that is gone");
         assert_eq!(map.counted(), (1, 1));

@@ -41,6 +41,9 @@ pub enum NodeFault {
     /// A state frame that is longer than any may be.
     #[error("a state frame beyond the bound")]
     StateLength,
+    /// The numbers before a message are not there, or contradict each other.
+    #[error("a message without the numbers before it, or with numbers that contradict each other")]
+    Numbers,
     /// Extensions that cannot be read.
     #[error("malformed extensions")]
     Extensions,

@@ -21,6 +21,7 @@
 pub mod admission;
 pub mod bandwidth;
 pub mod bounds;
+mod channel;
 pub mod counters;
 mod current;
 mod expiring_map;
@@ -181,6 +182,9 @@ pub enum Class {
     /// To a session what comes from its ledger node. Refused at a bound of its own, so that AMOP has its room, whatever comes
     /// from there; the ledger node is read no further until there is room.
     Ledger,
+    /// On a node link, AMOP frames of other nodes. Refused when all that wait on the node links of a reactor take their part of
+    /// `[amop] windows_bytes_max`, too: their sources have them.
+    Relayed,
 }
 
 /// Answers to a session of at most so many bytes go before pushes (WIRE §2.3).
@@ -412,20 +416,13 @@ pub enum MeshMessage {
         /// Its number.
         seq: u32,
     },
-    /// To the home of a destination: a node on the path has taken a unicast to it.
-    Taken {
-        /// The destination.
-        node: NodeId,
-        /// Its number.
-        message: u32,
-    },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
         /// The coordinator's number for the request.
         request: RequestId,
         /// The message's number at this node.
         message: u32,
-        /// Whether the destination had taken it.
+        /// Whether the destination may have it: a link took it.
         taken: bool,
     },
     /// The destination node's response; the frame is the 0x31.
@@ -605,10 +602,7 @@ pub enum RegistryOutput {
         incarnation: Option<u64>,
     },
     /// To all: the snapshot's paths have changed.
-    RoutesChanged {
-        /// No route leads any more to a node that may have had frames of others.
-        is_node_lost: bool,
-    },
+    RoutesChanged,
     /// To all: more of the state of neighbours is here that was waited for.
     StateCame,
     /// A neighbour's link is to be closed.

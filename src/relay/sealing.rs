@@ -20,7 +20,7 @@
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use secp256k1::{PublicKey, SecretKey, ecdh::SharedSecret};
 
-use crate::wire::{NodeId, node::PacketType};
+use crate::wire::{NodeId, RetainedFrame, node::PacketType};
 
 /// Bytes before a sealed payload.
 pub const FRONT_LEN: usize = 40;
@@ -191,6 +191,20 @@ impl Seal {
         let tag = self.sealing.seal_in_place_separate_tag(number.nonce(), aad, &mut out[start..]).ok()?;
         out.extend_from_slice(tag.as_ref());
         Some(())
+    }
+
+    /// The same as a frame of its own. What comes behind the first piece has `len` bytes.
+    pub fn seal_whole<'a>(
+        &self,
+        number: SealNumber,
+        subject: Subject,
+        first: &[u8],
+        pieces: impl Iterator<Item = &'a [u8]>,
+        len: usize,
+    ) -> Option<RetainedFrame> {
+        let mut sealed = Vec::with_capacity(FRONT_LEN + first.len() + len + TAG_LEN);
+        self.seal(number, subject, first, pieces, &mut sealed)?;
+        Some(RetainedFrame::from_bytes(sealed.into()))
     }
 
     /// Opens a payload of the other node in place; gives what was sealed.

@@ -64,13 +64,14 @@ pub enum NoRoom {
     Pool,
 }
 
-/// What waits for one session, in bytes, by class.
+/// What waits for one session, or on one node link, in bytes, by class.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionQueue {
     control: usize,
     answers: usize,
     pushes: usize,
     ledger: usize,
+    relayed: usize,
     is_read_paused: bool,
 }
 
@@ -106,9 +107,14 @@ impl SessionQueue {
                 return Err(NoRoom::Session);
             }
             Class::Ledger if self.ledger >= SESSION_LEDGER_BYTES_MAX => return Err(NoRoom::Session),
-            Class::Data | Class::Ledger => false,
+            Class::Data | Class::Ledger | Class::Relayed => false,
         };
         if is_exempt || pool.admits(self.bytes() + sealed, len) { Ok(()) } else { Err(NoRoom::Pool) }
+    }
+
+    /// On a node link, bytes of other nodes' frames.
+    pub fn relayed(&self) -> usize {
+        self.relayed
     }
 
     /// So many bytes of a class wait now that did not.
@@ -129,6 +135,7 @@ impl SessionQueue {
             Class::Answer => &mut self.answers,
             Class::Data => &mut self.pushes,
             Class::Ledger => &mut self.ledger,
+            Class::Relayed => &mut self.relayed,
         }
     }
 

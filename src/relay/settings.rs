@@ -56,19 +56,15 @@ pub struct Settings {
     /// Bytes that may wait in a session's outgoing queue, without what is left of the frame that is on its way; one frame
     /// may go beyond it.
     pub session_queue_bytes_max: usize,
-    /// AMOP frames sent to a neighbour and not acknowledged; all but answers stop at half of it.
+    /// Messages sent to another node and not acknowledged; all but answers stop at half of it.
     pub window_frames_max: usize,
-    /// Bytes of such frames; one frame may go beyond it.
+    /// Bytes of such messages; one may go beyond it.
     pub window_bytes_max: usize,
-    /// Bytes of such frames towards all neighbours; each reactor has an equal share, and one frame may go
-    /// beyond it.
+    /// Bytes of such messages to all nodes, and of those that came before their turn; each reactor has an equal share, and one
+    /// message may go beyond it. Frames of other nodes that wait for links have as much.
     pub windows_bytes_max: usize,
-    /// Message identities remembered for one neighbour (WIRE §6.2).
-    pub identities_max: usize,
-    /// Message identities that one reactor remembers for all its neighbours.
-    pub all_identities_max: usize,
-    /// How long an identity is remembered at least (WIRE §6.2).
-    pub identity_memory: Duration,
+    /// How long a node that no route leads to is remembered, with what it has not acknowledged.
+    pub lost_node_memory: Duration,
     /// A node link sends something at least so often (WIRE §6.1).
     pub keepalive_interval: Duration,
     /// A node link without a byte for so long is dead (WIRE §6.1).
@@ -129,9 +125,7 @@ impl Default for Settings {
             window_frames_max: 65_536,
             window_bytes_max: 2 * queue_bytes_of(crate::wire::sdk::FRAME_LEN_MAX),
             windows_bytes_max: 1 << 30,
-            identities_max: 262_144,
-            all_identities_max: 1 << 19,
-            identity_memory: Duration::from_secs(10),
+            lost_node_memory: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(1),
             dead_after: Duration::from_secs(3),
             probe_timeout: Duration::from_millis(500),

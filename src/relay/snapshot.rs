@@ -59,6 +59,8 @@ pub struct Path {
     pub next: SmallVec<[NodeId; 2]>,
     /// Longest frame of an SDK link that the node takes, in bytes.
     pub frame_len_max: u32,
+    /// Differs when what leads there does, wherever.
+    pub fingerprint: u64,
 }
 
 /// How nodes are reached by long frames, which go around nodes that do not take them.
@@ -110,6 +112,13 @@ impl Snapshot {
     pub fn path(&self, id: &NodeId, frame_len: usize) -> Option<&Path> {
         let long = self.long_paths.iter().rev().find(|long| frame_len > long.above as usize);
         long.map_or(&*self.paths, |long| &long.paths).get(id)
+    }
+
+    /// Differs when any route to a node does, for frames of whatever length; `None` if there is none.
+    pub fn fingerprint(&self, id: &NodeId) -> Option<u64> {
+        let long = self.long_paths.iter().map(|long| long.paths.get(id).map_or(0, |path| path.fingerprint));
+        let short = self.paths.get(id)?.fingerprint;
+        Some(long.fold(short, |all, one| all.rotate_left(1) ^ one))
     }
 
     /// Whether a node, and those on the route to it, take a frame of an SDK link of so many bytes. Of a node that no route

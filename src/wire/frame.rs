@@ -114,6 +114,14 @@ impl<'a> FrameRef<'a> {
             }
         }
     }
+
+    /// The same where several keep it: they share its bytes, however short it is.
+    pub fn retain_shared(&self) -> RetainedFrame {
+        match self {
+            Self::Slice(bytes) => RetainedFrame::from_bytes(Bytes::copy_from_slice(bytes)),
+            Self::Chunks { .. } => self.retain(),
+        }
+    }
 }
 
 /// A frame that is kept: for a retry, until a neighbour acknowledged it, or while a slow receiver has

@@ -21,6 +21,8 @@ pub struct Hello {
     pub replaces: u64,
     /// Longest frame of an SDK link that the sender takes, in bytes; `None` from nodes that do not say.
     pub frame_len_max: Option<u32>,
+    /// What tells the sender's process from others with its incarnation; `None` from nodes of version 1.
+    pub salt: Option<[u8; 16]>,
 }
 
 impl Hello {
@@ -36,13 +38,14 @@ impl Hello {
             link_number: reader.u64()?,
             replaces: reader.u64()?,
             frame_len_max: reader.u32(),
+            salt: reader.array(),
         };
         (hello.version_min <= hello.version_max).then_some(hello)
     }
 
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(42);
+        let mut out = Vec::with_capacity(58);
         out.extend_from_slice(&self.version_min.to_be_bytes());
         out.extend_from_slice(&self.version_max.to_be_bytes());
         out.extend_from_slice(&self.features.to_be_bytes());
@@ -52,6 +55,7 @@ impl Hello {
         out.extend_from_slice(&self.replaces.to_be_bytes());
         if let Some(frame_len_max) = self.frame_len_max {
             out.extend_from_slice(&frame_len_max.to_be_bytes());
+            out.extend_from_slice(self.salt.as_ref().map_or(&[], |salt| &salt[..]));
         }
         out
     }
@@ -72,12 +76,13 @@ mod tests {
             link_number: 6,
             replaces: 7,
             frame_len_max: Some(8),
+            salt: Some([9; 16]),
         };
         let mut bytes = hello.encode();
-        let older = Hello { frame_len_max: None, ..hello.clone() };
-        assert_eq!(Hello::decode(&bytes[..bytes.len() - 4]), Some(older.clone()));
+        let older = Hello { frame_len_max: None, salt: None, ..hello.clone() };
+        assert_eq!(Hello::decode(&bytes[..bytes.len() - 20]), Some(older.clone()));
         assert_eq!(Hello::decode(&older.encode()), Some(older));
-        assert_eq!(Hello::decode(&bytes[..bytes.len() - 5]), None);
+        assert_eq!(Hello::decode(&bytes[..bytes.len() - 21]), None);
         bytes.extend_from_slice(b"more");
         assert_eq!(Hello::decode(&bytes), Some(hello));
     }

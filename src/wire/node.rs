@@ -23,7 +23,8 @@ pub const EXTENSIONS_LEN_MAX: usize = 4 * 1024;
 pub const HEADER_LEN_MAX: usize = HEADER_LEN_MIN + NodeId::LEN * (1 + DESTINATIONS_MAX);
 
 const _: () = assert!(
-    HEADER_LEN_MAX + 2 + EXTENSIONS_LEN_MAX + super::sdk::HEADER_LEN + 256 <= super::frame::HEAD_LEN_MAX,
+    HEADER_LEN_MAX + Numbers::LEN + 2 + EXTENSIONS_LEN_MAX + super::sdk::HEADER_LEN + 256
+        <= super::frame::HEAD_LEN_MAX,
     "everything that a decoder looks at must be contiguous"
 );
 
@@ -118,7 +119,13 @@ impl PacketType {
     pub const SHARED_MULTICAST: Self = Self(0x36);
     pub const BROADCAST: Self = Self(0x40);
 
-    /// Whether the frame carries an AMOP frame and is counted by [`Self::ACK`].
+    /// What one of the nodes that a frame is for takes it as.
+    #[must_use]
+    pub fn of_one(self) -> Self {
+        if self == Self::SHARED_MULTICAST { Self::MULTICAST } else { self }
+    }
+
+    /// Whether the frame carries an AMOP frame, so that it has a place in the channel between its ends.
     pub fn is_amop(self) -> bool {
         matches!(self, Self::UNICAST | Self::UNICAST_RESPONSE | Self::MULTICAST | Self::SHARED_MULTICAST)
     }
@@ -318,10 +325,74 @@ fn time_left_extension(time_left_ms: u32, may_wait: bool) -> [u8; 8] {
     [k0, k1, 0, 4, t0, t1, t2, t3]
 }
 
-/// Room for the header and the extensions of a usual frame between the two ends of a link, in bytes.
-pub const HEAD_LEN_USUAL: usize = 40;
+/// Where a data frame stands in what its source sends to its destination, and how far that is with what comes back: the
+/// first bytes of its payload (docs/node-link.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Its place: one more than that of the message before it.
+    pub place: u64,
+    /// The least place that may still come.
+    pub least: u64,
+    /// All places of the other direction below this were taken.
+    pub taken_below: u64,
+}
 
-const _: () = assert!(HEADER_LEN_MIN + 2 + 8 + 4 <= HEAD_LEN_USUAL);
+impl Numbers {
+    /// Length in bytes.
+    pub const LEN: usize = 24;
+
+    /// Reads them at the start of a payload.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = payload.first_chunk()?;
+        let (numbers, _) = bytes.as_chunks::<8>();
+        let [place, least, taken_below] = *numbers else { return None };
+        let [place, least, taken_below] = [place, least, taken_below].map(u64::from_be_bytes);
+        Some(Self { place, least, taken_below })
+    }
+
+    /// Their bytes.
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.place.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.least.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.taken_below.to_be_bytes());
+        bytes
+    }
+}
+
+/// Room for the header, the numbers and the extensions of a usual frame between the two ends of a link, in bytes.
+pub const HEAD_LEN_USUAL: usize = 64;
+/// Where the extensions of a data frame between the two ends of a link begin.
+pub const EXTENSIONS_OFFSET: usize = HEADER_LEN_MIN + Numbers::LEN;
+
+const _: () = assert!(EXTENSIONS_OFFSET + 2 + 8 + 4 <= HEAD_LEN_USUAL);
+
+/// The beginning of a data frame between the two ends of a link: its header, its numbers, and its extensions as they were
+/// encoded.
+pub fn data_head(
+    header: &Header<'_>,
+    numbers: &Numbers,
+    extensions: &[u8],
+    frame_len: usize,
+) -> SmallVec<[u8; HEAD_LEN_USUAL]> {
+    let len = EXTENSIONS_OFFSET + extensions.len();
+    // Put together in place: appending costs more than what is appended.
+    let mut front = [0; EXTENSIONS_OFFSET];
+    front[..HEADER_LEN_MIN].copy_from_slice(&header.front(len + frame_len));
+    front[HEADER_LEN_MIN..].copy_from_slice(&numbers.encode());
+    if len > HEAD_LEN_USUAL {
+        return front.iter().chain(extensions).copied().collect();
+    }
+    let mut head = [0; HEAD_LEN_USUAL];
+    head[..EXTENSIONS_OFFSET].copy_from_slice(&front);
+    head[EXTENSIONS_OFFSET..len].copy_from_slice(extensions);
+    SmallVec::from_buf_and_len(head, len)
+}
+
+/// Extensions as they are encoded, their length first.
+pub type ExtensionBlock = SmallVec<[u8; EXTENSIONS_LEN_USUAL]>;
+/// Room for those of a usual frame, in bytes.
+pub const EXTENSIONS_LEN_USUAL: usize = 16;
 
 impl Extensions {
     /// Reads the block at the start of `payload` and gives where the SDK-link frame begins. `None` if
@@ -375,25 +446,17 @@ impl Extensions {
         Some((extensions, 2 + len))
     }
 
-    /// The beginning of a frame between the two ends of a link: the header, then these, before an SDK-link frame of so
-    /// many bytes.
-    pub fn encode_behind_header(
-        &self,
-        packet_type: PacketType,
-        seq: u32,
-        frame_len: usize,
-    ) -> SmallVec<[u8; HEAD_LEN_USUAL]> {
-        let header = Header::direct(packet_type, seq);
+    /// The block, its length first.
+    pub fn encode(&self) -> ExtensionBlock {
         if self.audience.is_some() || !self.tried.is_empty() {
-            let (mut head, mut block) = (SmallVec::new(), SmallVec::new());
+            let mut block = SmallVec::new();
             self.encode_into(&mut block);
-            header.encode_into(block.len() + frame_len, &mut head);
-            return head.iter().chain(&block).copied().collect();
+            return block;
         }
         // The usual ones, put together in place.
-        let (mut head, mut end) = ([0; HEAD_LEN_USUAL], HEADER_LEN_MIN + 2);
+        let (mut block, mut end) = ([0; EXTENSIONS_LEN_USUAL], 2);
         let mut put = |bytes: &[u8]| {
-            head[end..end + bytes.len()].copy_from_slice(bytes);
+            block[end..end + bytes.len()].copy_from_slice(bytes);
             end += bytes.len();
         };
         if let Some(time_left_ms) = self.time_left_ms {
@@ -402,22 +465,14 @@ impl Extensions {
         if self.by_node {
             put(&BY_NODE_EXTENSION);
         }
-        let block_len = (end - HEADER_LEN_MIN - 2) as u16;
-        head[HEADER_LEN_MIN..HEADER_LEN_MIN + 2].copy_from_slice(&block_len.to_be_bytes());
-        head[..HEADER_LEN_MIN].copy_from_slice(&header.front(end + frame_len));
-        SmallVec::from_buf_and_len(head, end)
+        block[..2].copy_from_slice(&((end - 2) as u16).to_be_bytes());
+        SmallVec::from_buf_and_len(block, end)
     }
 
-    /// Appends the block, its length first.
-    pub fn encode_into(&self, out: &mut SmallVec<[u8; 160]>) {
-        let start = out.len();
-        match self.time_left_ms {
-            None => out.extend_from_slice(&[0; 2]),
-            Some(time_left_ms) => {
-                let mut front = [0; 2 + 4 + 4];
-                front[2..].copy_from_slice(&time_left_extension(time_left_ms, self.may_wait));
-                out.extend_from_slice(&front);
-            }
+    fn encode_into(&self, out: &mut ExtensionBlock) {
+        out.extend_from_slice(&[0; 2]);
+        if let Some(time_left_ms) = self.time_left_ms {
+            out.extend_from_slice(&time_left_extension(time_left_ms, self.may_wait));
         }
         if let Some(audience) = &self.audience {
             let len: usize = audience.iter().map(|sessions| 2 + 8 * sessions.len()).sum();
@@ -436,8 +491,8 @@ impl Extensions {
         if self.by_node {
             out.extend_from_slice(&BY_NODE_EXTENSION);
         }
-        let len = (out.len() - start - 2) as u16;
-        out[start..start + 2].copy_from_slice(&len.to_be_bytes());
+        let len = (out.len() - 2) as u16;
+        out[..2].copy_from_slice(&len.to_be_bytes());
     }
 }
 
@@ -478,8 +533,9 @@ mod tests {
     }
 
     #[test]
-    fn extensions_behind_a_header_are_those_behind_a_header_of_its_own() {
+    fn a_data_frame_has_its_numbers_between_its_header_and_its_extensions() {
         let (times, audiences) = ([None, Some(0x1234_5678)], [None, Some(vec![vec![7, 8]])]);
+        let numbers = Numbers { place: 1 << 40, least: 3, taken_below: u64::MAX };
         for (time_left_ms, audience) in
             times.into_iter().flat_map(|time| audiences.clone().map(|it| (time, it)))
         {
@@ -489,15 +545,16 @@ mod tests {
                 let may_wait = time_left_ms.is_some() && by_node;
                 let extensions =
                     Extensions { time_left_ms, may_wait, audience, tried: tried.into(), by_node };
-                let mut block = SmallVec::new();
-                extensions.encode_into(&mut block);
-                assert_eq!(Extensions::decode(&block), Some((extensions.clone(), block.len())));
-                let payload = [&block, &b"frame"[..]].concat();
-                let head = extensions.encode_behind_header(PacketType::UNICAST, 7, 5);
-                let whole = encoded(&Header::direct(PacketType::UNICAST, 7), &payload);
-                assert_eq!([&head, &b"frame"[..]].concat(), whole);
+                let block = extensions.encode();
+                assert_eq!(Extensions::decode(&block), Some((extensions, block.len())));
+                let payload = [&numbers.encode(), &block[..], b"frame"].concat();
+                assert_eq!(Numbers::decode(&payload), Some(numbers));
+                let header = Header { flags: FLAG_SENT_AGAIN, ..Header::direct(PacketType::UNICAST, 7) };
+                let head = data_head(&header, &numbers, &block, 5);
+                assert_eq!([&head, &b"frame"[..]].concat(), encoded(&header, &payload));
             }
         }
+        assert_eq!(Numbers::decode(&[0; Numbers::LEN - 1]), None);
     }
 
     #[test]
@@ -542,8 +599,7 @@ mod tests {
             tried: SmallVec::from_slice(&[9, 10]),
             by_node: true,
         };
-        let mut out = SmallVec::new();
-        extensions.encode_into(&mut out);
+        let mut out = extensions.encode();
         let len = out.len();
         out.extend_from_slice(b"frame");
         assert_eq!(Extensions::decode(&out), Some((extensions, len)));

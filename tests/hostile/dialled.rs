@@ -90,14 +90,15 @@ fn take_and_end(listener: &TcpListener, index: usize, ends: EndsAfter) {
     let mut link = take_handshake(&mut socket, index);
     if let EndsAfter::Hello = ends {
         let hello = Hello {
-            version_min: 1,
-            version_max: 1,
+            version_min: 2,
+            version_max: 2,
             features: 0,
             incarnation: 1,
             lane: 0,
             link_number: 1,
             replaces: 0,
-            frame_len_max: None,
+            frame_len_max: Some(1 << 20),
+            salt: Some([1; 16]),
         };
         let payload = hello.encode();
         let mut frame = SmallVec::new();

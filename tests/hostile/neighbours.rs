@@ -1,6 +1,9 @@
 //! A hostile node: its certificate is good, and nothing else. It is made of the crate's own encoders.
 
-use std::{io::Write, sync::atomic::Ordering::Relaxed};
+use std::{
+    io::Write,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use amop::internal::{
     pki::Profile,
@@ -18,7 +21,9 @@ use amop::internal::{
         NodeId, ResultCode,
         announcement::{self, Announcement},
         hello::Hello,
-        node::{Addressing, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, PacketType},
+        node::{
+            Addressing, Extensions, FLAG_PROBE, FLAG_SEALED, HEADER_LEN_MIN, Header, Numbers, PacketType,
+        },
         notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
         sdk::{self, FrameType},
         state::{Change, Entries, Head, Message, Version, changes_hash, topic_key},
@@ -145,14 +150,15 @@ fn announced((head, changes): &(Head, Vec<u8>)) -> Vec<u8> {
 
 fn hello(incarnation: u64) -> Hello {
     Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         features: 0,
         incarnation,
         lane: 0,
         link_number: 1,
         replaces: 0,
-        frame_len_max: None,
+        frame_len_max: Some(1 << 20),
+        salt: Some([1; 16]),
     }
 }
 
@@ -168,11 +174,19 @@ fn packet(packet_type: PacketType, seq: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// What a Unicast, its response or a Multicast carries.
+/// The payload of a message, in a place behind all that anybody had here before.
 fn amop(frame: &[u8]) -> Vec<u8> {
-    let mut payload = SmallVec::new();
-    Extensions::default().encode_into(&mut payload);
-    payload.extend_from_slice(frame);
-    payload.to_vec()
+    message(&Extensions::default(), frame)
+}
+
+fn message(extensions: &Extensions, frame: &[u8]) -> Vec<u8> {
+    [&numbers()[..], &extensions.encode(), frame].concat()
+}
+
+fn numbers() -> [u8; Numbers::LEN] {
+    static LAST_PLACE: AtomicU64 = AtomicU64::new(0);
+    let place = 1 + LAST_PLACE.fetch_add(1, Relaxed);
+    Numbers { place, least: place, taken_below: 0 }.encode()
 }
 
 fn amop_frame(frame_type: FrameType, topic: &str) -> Vec<u8> {
@@ -223,7 +237,7 @@ fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
         frame[..4].copy_from_slice(&len.to_be_bytes());
         packet(PacketType::UNICAST, 1, &amop(&frame))
     };
-    let extensions = |block: &[u8]| packet(PacketType::UNICAST, 1, &[block, &request].concat());
+    let extensions = |block: &[u8]| packet(PacketType::UNICAST, 1, &[&numbers(), block, &request].concat());
     let before_hello: Vec<(&str, Vec<u8>)> = vec![
         ("an Ack before Hello", packet(PacketType::ACK, 1, &[0; 8])),
         ("a Unicast before Hello", packet(PacketType::UNICAST, 1, &amop(&request))),
@@ -231,12 +245,17 @@ fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
         ("an empty Hello", packet(PacketType::HELLO, 1, &[])),
         (
             "versions upside down",
-            packet(PacketType::HELLO, 1, &Hello { version_min: 2, ..hello(1) }.encode()),
+            packet(PacketType::HELLO, 1, &Hello { version_min: 3, ..hello(1) }.encode()),
         ),
         (
             "versions to come",
-            packet(PacketType::HELLO, 1, &Hello { version_min: 2, version_max: 9, ..hello(1) }.encode()),
+            packet(PacketType::HELLO, 1, &Hello { version_min: 3, version_max: 9, ..hello(1) }.encode()),
         ),
+        (
+            "a version of before",
+            packet(PacketType::HELLO, 1, &Hello { version_min: 1, version_max: 1, ..hello(1) }.encode()),
+        ),
+        ("a Hello without a salt", packet(PacketType::HELLO, 1, &hello(1).encode()[..42])),
     ];
     let after_hello: Vec<(&str, Vec<u8>)> = vec![
         ("a frame of length 0", length(0)),
@@ -254,9 +273,26 @@ fn whoever_breaks_the_format_of_the_node_link_loses_the_link() {
         ("no destination", named(&[])),
         ("129 destinations", named(&ids)),
         ("half an Ack", packet(PacketType::ACK, 1, &[0; 7])),
-        ("an Ack of what was never sent", packet(PacketType::ACK, 1, &1u64.to_be_bytes())),
+        ("an Ack of what was never sent", packet(PacketType::ACK, 1, &(1u64 << 40).to_be_bytes())),
         ("the greatest Ack", packet(PacketType::ACK, 1, &u64::MAX.to_be_bytes())),
-        ("no extensions", packet(PacketType::UNICAST, 1, &[])),
+        ("no numbers", packet(PacketType::UNICAST, 1, &[])),
+        ("half of the numbers", packet(PacketType::UNICAST, 1, &numbers()[..Numbers::LEN - 1])),
+        (
+            "numbers that contradict each other",
+            packet(PacketType::UNICAST, 1, &Numbers { place: 1, least: 2, taken_below: 0 }.encode()),
+        ),
+        (
+            "an acknowledgement of what was never sent",
+            packet(
+                PacketType::UNICAST,
+                1,
+                &Numbers { place: 1 << 50, least: 1 << 50, taken_below: 1 << 50 }.encode(),
+            ),
+        ),
+        (
+            "half of the length of extensions",
+            packet(PacketType::UNICAST, 1, &[&numbers()[..], &[0]].concat()),
+        ),
         ("extensions beyond the frame", extensions(&[0xff, 0xff])),
         ("an extension beyond its block", extensions(&[0, 4, 0, 1, 0xff, 0xff])),
         ("half an extension", extensions(&[0, 3, 0, 1, 0])),
@@ -423,7 +459,8 @@ fn unicasts_of_a_neighbour_that_nobody_can_take_are_answered_with_a_code() {
         liar.say(&packet(PacketType::UNICAST, number, &amop(frame)));
         let (answered, payload) = liar.next(PacketType::UNICAST_RESPONSE);
         assert_eq!(answered, number);
-        let (_, offset) = Extensions::decode(&payload).unwrap();
+        let payload = &payload[Numbers::LEN..];
+        let (_, offset) = Extensions::decode(payload).unwrap();
         let (_, code, data) = answer_of(&payload[offset..]);
         assert!(matches!(code, ResultCode::NO_RECEIVER | ResultCode::NOT_DELIVERED), "{number}: {code:?}");
         assert_eq!(data, b"");
@@ -627,11 +664,9 @@ fn subscribers_beyond_all_measure_neither_overflow_nor_silence_a_topic() {
             scope.spawn(|| {
                 let (number, _) = liar.next(PacketType::UNICAST);
                 let extensions = Extensions { by_node: true, ..Extensions::default() };
-                let mut payload = SmallVec::new();
-                extensions.encode_into(&mut payload);
                 let refused = ResultCode::NOT_DELIVERED;
-                payload.extend_from_slice(&sdk::encode(FrameType::RESPONSE, &seq(5), refused, b""));
-                liar.say(&packet(PacketType::UNICAST_RESPONSE, number, &payload));
+                let answer = sdk::encode(FrameType::RESPONSE, &seq(5), refused, b"");
+                liar.say(&packet(PacketType::UNICAST_RESPONSE, number, &message(&extensions, &answer)));
             });
         }
         let mut frame = honest.frame().unwrap();

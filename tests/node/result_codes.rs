@@ -237,16 +237,17 @@ const ROWS: &[Row] = &[
 ];
 
 /// What takes a link.
-const ROWS_OF_TWO_NODES: &[Row] = &[("99: the link fails before the frame is taken", |nodes| {
-    let mut scene = Scene::new(nodes, "", "");
-    let cable = scene.cable.as_ref().expect("there are two");
-    cable.swallows.store(true, Relaxed);
-    ask(&mut scene.publisher, &seq(1));
-    wait_until("the node has it", || scene.nodes[0].total(|counters| counters.requests.get()) == 1);
-    cable.tear();
-    let answer = scene.publisher.frame().unwrap();
-    (scene, Outcome::of_node(seq(1), 99, answer))
-})];
+const ROWS_OF_TWO_NODES: &[Row] =
+    &[("102: the link takes the frame and fails before anything is heard", |nodes| {
+        let mut scene = Scene::new(nodes, "", "");
+        let cable = scene.cable.as_ref().expect("there are two");
+        cable.swallows.store(true, Relaxed);
+        ask(&mut scene.publisher, &seq(1));
+        wait_until("the node has it", || scene.nodes[0].total(|counters| counters.requests.get()) == 1);
+        cable.tear();
+        let answer = scene.publisher.frame().unwrap();
+        (scene, Outcome::of_node(seq(1), 102, answer))
+    })];
 
 fn provoke_all(nodes: usize, rows: &[Row]) {
     for (name, provoke) in rows {

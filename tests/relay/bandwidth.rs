@@ -13,7 +13,7 @@ use amop::internal::{
 use crate::kit::{AppIndex, Behaviour, LINK_LATENCY, Network, NodeIndex, Seen, line};
 
 /// What a multicast of 300 bytes takes on a node link: its own bytes, the node header, the extensions' length.
-const FRAME_LEN: usize = 42 + 2 + 300 + 20 + 2;
+const FRAME_LEN: usize = 42 + 2 + 300 + 20 + 24 + 2;
 /// Node 0 reaches 3, 4 and 5 over 1 and over 2, which are equally near.
 const TWO_WAYS: [(NodeIndex, NodeIndex); 8] =
     [(0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (1, 5), (2, 5)];
@@ -192,6 +192,32 @@ fn what_goes_another_way_is_charged_each_time_that_it_leaves() {
             assert_eq!(all, node.total(|counters| counters.bandwidth_charged_bytes.get()));
             assert_eq!(prepaid, 0);
         }
+    }
+}
+
+#[test]
+fn what_goes_again_over_the_next_link_is_charged_again() {
+    for reactors in [1, 2] {
+        let mut net = Network::new(8);
+        for _ in 0..2 {
+            let limiter = Limiter::new(1e9, Duration::from_millis(100));
+            net.add_limited_node(reactors, Settings::default(), limiter);
+        }
+        net.connect(0, 1);
+        net.run_for(Duration::from_secs(1));
+        net.subscriber(1, &["t"]);
+        let publisher = net.app(0, Behaviour::Silent);
+        for _ in 0..5 {
+            net.multicast(publisher, "t", &[0; 900]);
+        }
+        // They are on their way.
+        net.run_for(Duration::from_micros(1_500));
+        net.break_links(0, 1);
+        net.connect(0, 1);
+        net.run_for(Duration::from_secs(2));
+        let node = &net.nodes[0];
+        assert_eq!(node.total(|counters| counters.frames_sent_again.get()), 5);
+        assert_eq!(node.shared.limiter.charged_and_prepaid(), (node.left_bytes(), 0));
     }
 }
 

@@ -102,8 +102,8 @@ fn frozen_node_delays_a_request_by_30_seconds() {
     let publisher = net.app(0, Behaviour::Silent);
     net.nodes[1].frozen = true;
     let seq = net.unicast(publisher, "t", b"x");
-    // Dead after 3 s, given up 1 s later: nobody else has the topic.
-    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(5)), (99, vec![]));
+    // Dead after 3 s, given up 1 s later: nobody else has the topic. It may have come there.
+    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(5)), (102, vec![]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use amop::internal::{
     relay::settings::Settings,
     wire::{
         node::{Header, PacketType},
-        sdk::FrameType,
+        sdk::{self, FrameType},
     },
 };
 
@@ -190,49 +190,17 @@ fn an_answer_that_its_publishers_node_does_not_take_ends_the_request_with_102_at
         let publisher = net.app(0, Behaviour::Silent);
         let seq = net.unicast(publisher, "t", b"how long is it?");
         net.run_for(SOON);
-        let answer = amop::internal::wire::sdk::encode_amop(
-            FrameType::RESPONSE,
-            &seq,
-            amop::internal::wire::ResultCode::OK,
-            "t",
-            LONG,
-        );
+        let answer =
+            sdk::encode_amop(FrameType::RESPONSE, &seq, amop::internal::wire::ResultCode::OK, "t", LONG);
         net.bytes(answering, answer);
         assert_eq!(net.answer(publisher, &seq, SOON).0, 102);
         assert_eq!((read_over(&net), too_long(&net, last), links_lost(&net)), (0, 1, 0));
     }
 }
 
-/// Takes out of Hello what nodes of before do not say, and of the record that they have.
-fn of_before(net: &mut Network, node: NodeIndex) {
-    net.tamper = Some(Box::new(move |from, _, bytes: &mut Vec<u8>| {
-        let packet_type = Header::decode(bytes).unwrap().0.packet_type;
-        if from == node && packet_type == PacketType::HELLO {
-            bytes.truncate(bytes.len() - 4);
-            let len = bytes.len() as u32;
-            bytes[..4].copy_from_slice(&len.to_be_bytes());
-        }
-    }));
-}
-
-#[test]
-fn a_node_of_before_that_says_nothing_takes_what_is_usual() {
-    let mut net = Network::new(6);
-    (0..2).for_each(|_| {
-        net.add_node(1, Settings { window_bytes_max: 256 << 20, ..Settings::default() });
-    });
-    of_before(&mut net, 1);
-    net.connect(0, 1);
-    net.run_for(Duration::from_secs(1));
-    subscriber(&mut net, 1);
-    let publisher = net.app(0, Behaviour::Silent);
-    let seq = net.unicast(publisher, "t", LONG);
-    assert_eq!(net.answer(publisher, &seq, SOON).0, 0);
-}
-
 #[test]
 fn what_comes_too_long_all_the_same_is_read_over_refused_and_acknowledged() {
-    // Node 1 does not say how little it takes: as if node 0 were one of before.
+    // Node 1 does not say how little it takes.
     let mut net = network(7, 1, 2, &line(2), &[1]);
     let subscribed = subscriber(&mut net, 1);
     let publisher = net.app(0, Behaviour::Silent);

@@ -179,6 +179,27 @@ fn what_cannot_go_back_from_a_lost_link_is_sent_again_as_soon_as_its_source_hear
 }
 
 #[test]
+fn what_a_node_on_the_way_dropped_goes_again_before_the_patience_of_its_source_ends() {
+    for seed in 0..6 {
+        // The only way to 2 is lost for a moment, in which it stays the way: nothing but node 1 tells that it drops.
+        let mut net = Network::of_edges(100 + seed, 3, 2, &line(3));
+        let app = subscribers(&mut net, &[2])[0];
+        let publisher = net.app(0, Behaviour::Silent);
+        net.break_links(1, 2);
+        net.run_for(Duration::from_millis(20));
+        for number in 0..5u8 {
+            net.multicast(publisher, "t", &[number]);
+        }
+        net.run_for(Duration::from_millis(50));
+        net.connect(1, 2);
+        net.run_for(Duration::from_millis(300));
+        let pushed = net.pushed(app, FrameType::MULTICAST);
+        let got: Vec<u8> = pushed.into_iter().map(|(_, payload)| payload[0]).collect();
+        assert_eq!(got, [0, 1, 2, 3, 4], "seed {seed}");
+    }
+}
+
+#[test]
 fn what_is_kept_for_a_node_goes_to_it_when_it_returns_as_the_neighbour_that_it_was_long_ago() {
     for seed in 0..4 {
         let mut net = Network::of_edges(90 + seed, 3, 2, &ring(3));

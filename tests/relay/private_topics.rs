@@ -121,15 +121,7 @@ impl Play {
         let seq = self.net.seq();
         let inner = sdk::encode_amop(frame_type, &seq, ResultCode::OK, DATA, b"secret");
         let extensions = Extensions { audience: audience.map(|one| vec![one]), ..Extensions::default() };
-        let (mut block, mut frame) = Default::default();
-        extensions.encode_into(&mut block);
-        node::Header::direct(packet_type, message).encode_into(block.len() + inner.len(), &mut frame);
-        frame.extend_from_slice(&block);
-        frame.extend_from_slice(&inner);
-        self.net.forge(from, to, &frame);
-        self.run(SOON);
-        // The forging node has ended the link: it was told of a frame taken that it knows nothing of.
-        self.net.connect(from, to);
+        self.net.forge_message(from, to, (packet_type, message), &extensions, &inner);
         self.run(SOON);
     }
 

@@ -108,6 +108,20 @@ fn no_key_and_nonce_seals_two_payloads_though_an_incarnation_is_repeated() {
 }
 
 #[test]
+fn a_neighbour_that_repeats_its_incarnation_is_another_one_whose_messages_are_all_new() {
+    let (mut net, _) = network(3);
+    let neighbour = net.subscriber(1, &["t"]);
+    net.run_for(SOON);
+    let got = |net: &Network| net.pushed(neighbour, FrameType::MULTICAST).len();
+    publish(&mut net, 0, "first");
+    assert_eq!(got(&net), 5);
+    repeat(&mut net, 0, 1);
+    publish(&mut net, 0, "second");
+    net.run_for(SOON);
+    assert_eq!(got(&net), 10);
+}
+
+#[test]
 fn what_was_sealed_for_the_first_incarnation_does_not_open_in_the_second() {
     let (mut net, apps) = network(2);
     let frames = Rc::<RefCell<Vec<Vec<u8>>>>::default();

@@ -22,13 +22,23 @@ fn code_0_is_a_subscribers_answer() {
 }
 
 #[test]
-fn code_99_where_the_link_to_the_only_node_fails_before_the_frame_is_taken() {
+fn code_99_where_the_link_to_the_only_node_fails_before_it_takes_the_frame() {
+    let mut net = Network::mesh(2, 2, 2);
+    net.subscriber(1, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.break_links(0, 1);
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)), (99, vec![]));
+}
+
+#[test]
+fn code_102_where_a_link_has_taken_the_frame_and_fails_before_anything_is_heard() {
     let mut net = Network::mesh(2, 2, 2);
     net.subscriber(1, &["t"]);
     let publisher = net.app(0, Behaviour::Silent);
     net.cut_links(0, 1);
     let seq = net.unicast(publisher, "t", b"x");
-    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)), (99, vec![]));
+    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)), (102, vec![]));
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! A node that was cut off and returned in the same incarnation is a node like any other: what is on its way to it, or from it,
 //! survives the next loss of its link as long as another route leads there (WIRE §6.4).
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use amop::internal::{relay::settings::Settings, wire::sdk::FrameType};
+use amop::internal::{
+    relay::settings::Settings,
+    wire::{
+        node::{Header, PacketType},
+        sdk::FrameType,
+    },
+};
 
 use crate::kit::{AppIndex, Behaviour, Network, NodeIndex};
 
@@ -101,6 +107,49 @@ fn multicasts_to_a_node_that_returned_all_arrive_when_its_link_is_lost_later() {
         let got: Vec<u32> =
             pushed.map(|(_, payload)| u32::from_be_bytes(payload.try_into().unwrap())).collect();
         assert!(got.iter().copied().eq(0..COUNT), "absent for {absence:?}: {} of {COUNT}", got.len());
+    }
+}
+
+/// Multicasts that cross from node 0 from now on.
+fn record_multicasts(net: &mut Network) -> Rc<RefCell<Vec<Vec<u8>>>> {
+    let frames = Rc::<RefCell<Vec<Vec<u8>>>>::default();
+    let all = frames.clone();
+    net.tamper = Some(Box::new(move |from, _, bytes| {
+        let header = Header::decode(bytes).expect("nodes send whole frames").0;
+        if from == 0 && header.packet_type == PacketType::MULTICAST {
+            all.borrow_mut().push(bytes.clone());
+        }
+    }));
+    frames
+}
+
+#[test]
+fn messages_to_a_node_that_was_let_go_of_are_new_to_it_when_it_returns_and_those_of_before_are_not() {
+    for reactors in [1, 2] {
+        let mut net = Network::of_edges(6, 2, reactors, &[(0, 1)]);
+        let subscriber = net.subscriber(1, &["t"]);
+        net.run_for(SECOND);
+        let publisher = net.app(0, Behaviour::Silent);
+        let frames = record_multicasts(&mut net);
+        for number in 0..6u8 {
+            net.multicast(publisher, "t", &[number]);
+            net.run_for(SECOND);
+            if number == 2 {
+                // Both ends forget all of the channel but how far it had come.
+                net.break_links(0, 1);
+                net.run_for(2 * FORGOTTEN_AFTER);
+                assert_eq!(net.nodes[0].usage().map(|usage| usage.peers).sum::<usize>(), 0);
+                net.connect(0, 1);
+                net.run_for(SECOND);
+                let before = frames.take();
+                assert_eq!(before.len(), 3);
+                before.iter().for_each(|bytes| net.forge(0, 1, bytes));
+                net.run_for(SECOND);
+            }
+        }
+        let pushed = net.pushed(subscriber, FrameType::MULTICAST);
+        let got: Vec<u8> = pushed.into_iter().map(|(_, payload)| payload[0]).collect();
+        assert_eq!(got, [0, 1, 2, 3, 4, 5], "{reactors} reactors");
     }
 }
 

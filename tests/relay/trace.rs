@@ -139,11 +139,24 @@ fn code_99_names_the_node_that_did_not_take_it() {
     let mut net = Network::mesh(3, 2, 2);
     net.subscriber(1, &["t"]);
     let publisher = net.app(0, Behaviour::Silent);
-    net.cut_links(0, 1);
+    net.break_links(0, 1);
     let seq = net.unicast(publisher, "t", b"x");
     assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 99);
     let trace = trace(&mut net, 0, &seq);
     assert_ended(&trace, Role::Request, End::ByNode, 99, &[(AttemptKind::Node, AttemptOutcome::NotTaken)]);
+    assert!(trace.took_us > 900_000 && trace.took_us < 6_000_000, "{trace:?}");
+}
+
+#[test]
+fn code_102_names_the_node_that_was_not_heard_of() {
+    let mut net = Network::mesh(3, 2, 2);
+    net.subscriber(1, &["t"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.cut_links(0, 1);
+    let seq = net.unicast(publisher, "t", b"x");
+    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(6)).0, 102);
+    let trace = trace(&mut net, 0, &seq);
+    assert_ended(&trace, Role::Request, End::ByNode, 102, &[(AttemptKind::Node, AttemptOutcome::NotHeard)]);
     assert!(trace.took_us > 1_000_000 && trace.took_us < 6_000_000, "{trace:?}");
 }
 

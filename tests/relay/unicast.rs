@@ -6,7 +6,7 @@ use amop::internal::{
     relay::{ReactorId, settings::Settings},
     wire::{
         ResultCode,
-        node::{self, Extensions, PacketType},
+        node::{self, Extensions, Numbers, PacketType},
         sdk,
         sdk::FrameType,
     },
@@ -323,7 +323,9 @@ fn a_node_is_told_the_time_that_a_request_still_has_when_it_is_sent_on() {
             Seen::Crossed { bytes, .. } => {
                 let (header, payload) = node::Header::decode(bytes).unwrap();
                 let is_unicast = header.packet_type == PacketType::UNICAST;
-                is_unicast.then(|| Extensions::decode(&bytes[payload..]).unwrap().0.time_left_ms.unwrap())
+                is_unicast.then(|| {
+                    Extensions::decode(&bytes[payload + Numbers::LEN..]).unwrap().0.time_left_ms.unwrap()
+                })
             }
             _ => None,
         });

@@ -20,7 +20,7 @@ use amop::internal::{
     },
     wire::{
         NodeId, ResultCode,
-        node::{self, Addressing, Extensions, FLAG_SEALED, PacketType},
+        node::{self, Addressing, Extensions, FLAG_SEALED, Numbers, PacketType},
         sdk::{self, FrameType, Seq},
     },
 };
@@ -385,8 +385,8 @@ impl Run {
             .expect("any incarnations will do");
         let place = sealed.place.get();
         let least = sealed.least.map_or(place, Number::get);
-        let numbers = [place.to_be_bytes(), least.to_be_bytes()].concat();
-        let first = if packet_type.is_amop() { numbers.as_slice() } else { &[] };
+        let numbers = Numbers { place, least, taken_below: 0 }.encode();
+        let first = if packet_type.is_amop() { &numbers[..] } else { &[] };
         let destination = destination.id;
         let mut inner = self.inner(packet_type, &sealed.inner);
         let mut content = Vec::new();
@@ -422,9 +422,9 @@ impl Run {
                 };
                 let topic = if *topic_is_good { TOPIC } else { "#!$TopicNeedVerify_t" };
                 let seq = self.network.seq();
-                let mut payload = smallvec::SmallVec::new();
-                Extensions { time_left_ms: *time_left_ms, by_node: *by_node, ..Extensions::default() }
-                    .encode_into(&mut payload);
+                let extensions =
+                    Extensions { time_left_ms: *time_left_ms, by_node: *by_node, ..Extensions::default() };
+                let mut payload = extensions.encode();
                 payload.extend_from_slice(&sdk::encode_amop(frame_type, &seq, ResultCode::OK, topic, MARK));
                 payload.to_vec()
             }

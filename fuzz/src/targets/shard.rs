@@ -201,13 +201,6 @@ struct Run {
     draining: [bool; NODES_MAX],
 }
 
-/// What the header of a forged packet says.
-struct Forged {
-    packet_type: PacketType,
-    message: Message,
-    flags: u8,
-}
-
 /// The input is a [`Setting`] and [`Step`]s.
 pub fn run(data: &[u8]) {
     let mut script = Unstructured::new(data);
@@ -223,7 +216,6 @@ pub fn run(data: &[u8]) {
         session_queue_bytes_max: 16 << 10,
         window_frames_max: 16,
         window_bytes_max: 32 << 10,
-        identities_max: 64,
         ..Settings::default()
     };
     let mut network = Network::new(u64::from(setting.seed));
@@ -341,7 +333,7 @@ impl Run {
             Step::ForgePacket { from, to, kind, message, payload } => {
                 const KINDS: [i16; 9] = [1, 2, 3, -3, 4, 0x30, -0x30, 0x35, 0x40];
                 let packet_type = PacketType(KINDS[usize::from(kind) % KINDS.len()]);
-                self.forge(from, to, Forged { packet_type, message, flags: 0 }, payload);
+                self.forge(from, to, (packet_type, message), payload);
             }
             Step::ForgeAmop { from, to, kind, message, flags, time_left_ms, seq, topic } => {
                 let (packet_type, frame_type) = [
@@ -352,10 +344,12 @@ impl Run {
                 let seq = self.choose(seq).unwrap_or([b'f'; 32]);
                 let by_node = flags & 4 == 4;
                 let result = if by_node { ResultCode(98 + i32::from(flags >> 4)) } else { ResultCode::OK };
-                let mut payload = smallvec::SmallVec::new();
-                Extensions { time_left_ms, by_node, ..Extensions::default() }.encode_into(&mut payload);
-                payload.extend_from_slice(&sdk::encode(frame_type, &seq, result, &body(topic, 3)));
-                self.forge(from, to, Forged { packet_type, message, flags: flags & 3 }, &payload);
+                let extensions = Extensions { time_left_ms, by_node, ..Extensions::default() };
+                let frame = sdk::encode(frame_type, &seq, result, &body(topic, 3));
+                let Some((from, to)) = self.two_nodes(from, to) else { return };
+                let seq = self.number(from, to, message);
+                self.forged = true;
+                self.network.forge_message(from, to, (packet_type, seq), &extensions, &frame);
             }
             Step::Connect { from, to } => {
                 if let Some((from, to)) = self.two_nodes(from, to)
@@ -409,16 +403,19 @@ impl Run {
         self.network.apps.iter_mut().filter(|app| app.node == node).for_each(|app| app.closed = true);
     }
 
-    fn forge(&mut self, from: u8, to: u8, forged: Forged, payload: &[u8]) {
-        let Forged { packet_type, message, flags } = forged;
-        let Some((from, to)) = self.two_nodes(from, to) else { return };
+    /// A number that a message of one node to another one has, had, or never had.
+    fn number(&self, from: usize, to: usize, message: Message) -> u32 {
         let next = |node: usize| self.network.nodes[node].shared.next_message.load(Ordering::Relaxed);
-        let seq = match message {
+        match message {
             Message::Any(number) => number,
             Message::OfReceiver(back) => next(to).wrapping_sub(back.into()),
             Message::OfSender(back) => next(from).wrapping_sub(back.into()),
-        };
-        let header = node::Header { flags, ..node::Header::direct(packet_type, seq) };
+        }
+    }
+
+    fn forge(&mut self, from: u8, to: u8, (packet_type, message): (PacketType, Message), payload: &[u8]) {
+        let Some((from, to)) = self.two_nodes(from, to) else { return };
+        let header = node::Header::direct(packet_type, self.number(from, to, message));
         let mut packet = smallvec::SmallVec::new();
         header.encode_into(payload.len(), &mut packet);
         packet.extend_from_slice(payload);

@@ -138,7 +138,10 @@ fn node_header(data: &[u8]) {
     assert_eq!(len as usize, encoded.len() + payload.len());
     assert_eq!(node::Header::decode(&encoded), Ok((header, encoded.len())));
     if header.packet_type.is_amop() {
-        extensions(payload);
+        if let Some(numbers) = node::Numbers::decode(payload) {
+            assert!(payload.starts_with(&numbers.encode()));
+            extensions(&payload[node::Numbers::LEN..]);
+        }
     } else if header.packet_type == node::PacketType::HELLO {
         hello(payload);
     } else if header.packet_type == node::PacketType::BROADCAST {
@@ -150,8 +153,7 @@ fn node_header(data: &[u8]) {
 
 fn extensions(data: &[u8]) {
     let Some((extensions, offset)) = Extensions::decode(data) else { return };
-    let mut encoded = smallvec::SmallVec::new();
-    extensions.encode_into(&mut encoded);
+    let encoded = extensions.encode();
     assert!(encoded.len() <= offset, "shorter by what was skipped or stood there twice");
     assert_eq!(Extensions::decode(&encoded), Some((extensions, encoded.len())));
     sdk_frame(&data[offset..]);
@@ -286,7 +288,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         lane: 0,
         link_number: 6,
         replaces: 0,
-        frame_len_max: None,
+        frame_len_max: Some(8),
+        salt: Some([9; 16]),
     };
     let states = [
         Message::Steps(vec![(head.clone(), &changes), (head.clone(), b"")]).encode(),
@@ -329,15 +332,15 @@ pub fn seeds() -> Vec<Vec<u8>> {
             .encode_into(payload.len(), &mut out);
         [&out[..], payload].concat()
     };
-    let mut block = smallvec::SmallVec::new();
-    Extensions {
+    let block = Extensions {
         time_left_ms: Some(29_000),
         may_wait: true,
         audience: Some(vec![vec![1, 2], vec![]]),
         tried: smallvec::smallvec![9, 10],
         by_node: true,
     }
-    .encode_into(&mut block);
+    .encode();
+    let numbers = node::Numbers { place: 7, least: 6, taken_below: 5 }.encode();
     let request = amop(FrameType::REQUEST, "T", b"hello");
     let named = Addressing::EndToEnd { source: &[1; 64], destinations: &[[2; 64], [3; 64]] };
     let file = file::encode("report.txt", b"content");
@@ -372,8 +375,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ),
         (5, [&[9][..], br#"["b","a","","\t","\u4e3b"]"#].concat()),
         (6, packet(PacketType::HELLO, Addressing::Direct, &hello.encode())),
-        (6, packet(PacketType::UNICAST, Addressing::Direct, &[&block[..], &request].concat())),
-        (6, packet(PacketType::MULTICAST, named, &[&[0, 0][..], &request].concat())),
+        (6, packet(PacketType::UNICAST, Addressing::Direct, &[&numbers, &block[..], &request].concat())),
+        (6, packet(PacketType::MULTICAST, named, &[&numbers, &[0, 0][..], &request].concat())),
         (6, packet(PacketType::STATE_SEQ, Addressing::Direct, &states[0])),
         (6, packet(PacketType::ACK, Addressing::Direct, &9u64.to_be_bytes())),
         (6, packet(PacketType::BROADCAST, named, &notices[5])),

@@ -130,7 +130,7 @@ impl Relay {
         let now = Instant::now();
         let settings = Settings {
             session_changes_per_second_max: u32::MAX,
-            identity_memory: IDENTITY_MEMORY,
+            lost_node_memory: IDENTITY_MEMORY,
             ..Settings::default()
         };
         let nodes = (1..=nodes).map(|number| {

@@ -43,7 +43,7 @@ use self::{
     own::OwnRecord,
     requests::{Offers, Requests},
     tombstones::Tombstones,
-    topology::{Routes, Topology},
+    topology::{Route, Routes, Topology},
 };
 use super::{
     CloseReason, Fault, LinkKey, ReactorId, RegistryInput, RegistryOutput, Shared, SubscriberId,
@@ -593,7 +593,8 @@ impl Registry {
         for (id, path) in &before.paths {
             let is_kept = self.unreached.contains_key(id) && usual.paths.contains_key(id);
             if is_kept && !routes.paths.contains_key(id) {
-                let path = topology::Route { hops: path.hops, next: path.next.clone() };
+                let snapshot::Path { hops, fingerprint, .. } = *path;
+                let path = Route { hops, next: path.next.clone(), fingerprint };
                 routes.paths.insert(*id, path);
             }
         }
@@ -910,12 +911,13 @@ impl Registry {
                 self.snapshot_changed = true;
             }
         }
-        let path = |(id, path): (&NodeId, &topology::Route)| {
+        let path = |(id, path): (&NodeId, &Route)| {
             let record = &self.known.get(id)?.record;
             let (incarnation, next) = (record.version().incarnation, path.next.clone());
             let salt = record.entries().get(&[state::KIND_SALT]).and_then(state::salt_of);
             let frame_len_max = self.topology.traits(id).frame_len_max;
-            Some((*id, snapshot::Path { incarnation, salt, hops: path.hops, next, frame_len_max }))
+            let Route { hops, fingerprint, .. } = *path;
+            Some((*id, snapshot::Path { incarnation, salt, hops, next, frame_len_max, fingerprint }))
         };
         let paths: BTreeMap<NodeId, snapshot::Path> = routes.paths.iter().filter_map(path).collect();
         let long_paths = |(above, least)| {
@@ -927,14 +929,12 @@ impl Registry {
         let own = NodeTraits { relays: settings.relays, frame_len_max: settings.advertised_frame_len_max() };
         let long_frames = self.topology.long_frames(own);
         let long_paths: Vec<LongPaths> = long_frames.into_iter().map(long_paths).collect();
-        let is_node_lost = self.snapshot.paths.keys().any(|id| !paths.contains_key(id));
         if *self.snapshot.paths != paths || *self.snapshot.long_paths != *long_paths {
             self.snapshot.paths = Arc::new(paths);
             self.snapshot.long_paths = long_paths.into();
             self.snapshot_changed = true;
             let reactors = (0..self.shared.reactors).map(ReactorId);
-            let changed = |reactor| (reactor, RegistryOutput::RoutesChanged { is_node_lost });
-            self.outputs.extend(reactors.map(changed));
+            self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::RoutesChanged)));
         }
         if self.shared.settings.discovers {
             self.discover(&routes);
@@ -1031,7 +1031,10 @@ fn apply_to_topology(topology: &mut Topology, node: &NodeId, change: &Change<'_>
             let Ok(id) = <[u8; 64]>::try_from(id) else { return false };
             topology.list(*node, NodeId(id), change.value.is_some());
         }
-        [state::KIND_ADDRESS | state::KIND_SALT] => {}
+        [state::KIND_ADDRESS] => {}
+        [state::KIND_SALT] => {
+            topology.set_salt(*node, change.value.and_then(state::salt_of));
+        }
         [state::KIND_SELF] => {
             topology.set_traits(*node, NodeTraits::decode(change.value.unwrap_or_default()));
         }

@@ -150,7 +150,7 @@ impl Net {
                     RegistryOutput::NewIncarnation => self.incarnations.push(from),
                     // The snapshot says the same.
                     RegistryOutput::Reach { .. }
-                    | RegistryOutput::RoutesChanged { .. }
+                    | RegistryOutput::RoutesChanged
                     | RegistryOutput::StateCame => {}
                 }
             }

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use smallvec::SmallVec;
 
-use crate::wire::{NodeId, node::HOPS_MAX, state::NodeTraits};
+use crate::{
+    relay::sealing::Salt,
+    wire::{NodeId, node::HOPS_MAX, state::NodeTraits},
+};
 
 /// What all records say about edges.
 #[derive(Default)]
@@ -15,6 +18,8 @@ pub(super) struct Topology {
     lists: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// Of nodes that are not as usual.
     traits: BTreeMap<NodeId, NodeTraits>,
+    /// What tells a process of a node from those before and after it.
+    salts: BTreeMap<NodeId, Salt>,
 }
 
 /// Bounds on the length of frames that routes are found for, each of its own. Where nodes have more different ones, long
@@ -28,6 +33,16 @@ pub(super) struct Route {
     pub(super) hops: u8,
     /// The neighbours with which a shortest route begins, by id; never empty.
     pub(super) next: SmallVec<[NodeId; 2]>,
+    /// Differs when any of the shortest routes does, wherever, or a node on them is another process: what was under way may
+    /// be lost.
+    pub(super) fingerprint: u64,
+}
+
+/// Of routes that lead on to one more node.
+fn fingerprint_of(route: u64, node: &NodeId, salt: Option<&Salt>) -> u64 {
+    let salt = salt.and_then(|salt| salt.first_chunk()).map_or(0, |salt| u64::from_be_bytes(*salt));
+    let mixed = (route ^ node.short().rotate_left(32) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 29
 }
 
 /// What there is to be known about nodes from here.
@@ -56,6 +71,14 @@ impl Topology {
         } else {
             self.traits.insert(node, traits);
         }
+    }
+
+    /// A node's record says which process of it there is.
+    pub(super) fn set_salt(&mut self, node: NodeId, salt: Option<Salt>) {
+        match salt {
+            Some(salt) => self.salts.insert(node, salt),
+            None => self.salts.remove(&node),
+        };
     }
 
     /// What a node is like.
@@ -92,6 +115,7 @@ impl Topology {
     pub(super) fn forget(&mut self, node: &NodeId) {
         self.lists.remove(node);
         self.traits.remove(node);
+        self.salts.remove(node);
     }
 
     fn are_linked(&self, one: &NodeId, other: &NodeId) -> bool {
@@ -110,8 +134,12 @@ impl Topology {
         neighbours: impl Iterator<Item = NodeId>,
         frame_len: u32,
     ) -> Routes {
+        let fingerprint = |before, node: &NodeId| fingerprint_of(before, node, self.salts.get(node));
         let mut paths: BTreeMap<NodeId, Route> = neighbours
-            .map(|neighbour| (neighbour, Route { hops: 1, next: SmallVec::from_slice(&[neighbour]) }))
+            .map(|neighbour| {
+                let (next, fingerprint) = (SmallVec::from_slice(&[neighbour]), fingerprint(0, &neighbour));
+                (neighbour, Route { hops: 1, next, fingerprint })
+            })
             .collect();
         let mut connected: BTreeSet<NodeId> = paths.keys().copied().collect();
         let mut unseen: Vec<NodeId> = connected.iter().copied().collect();
@@ -126,12 +154,16 @@ impl Topology {
                 |path: &&Route| path.hops < HOPS_MAX && traits.relays && frame_len <= traits.frame_len_max;
             let Some(path) = paths.get(&node).filter(passes_on).cloned() else { continue };
             for next in self.edges(own, &node) {
+                let fingerprint = fingerprint(path.fingerprint, next);
                 match paths.get_mut(next) {
                     None => {
-                        paths.insert(*next, Route { hops: path.hops + 1, next: path.next.clone() });
+                        let (hops, first) = (path.hops + 1, path.next.clone());
+                        paths.insert(*next, Route { hops, next: first, fingerprint });
                         queue.push_back(*next);
                     }
                     Some(other) if other.hops == path.hops + 1 => {
+                        // In whatever order they are found.
+                        other.fingerprint = other.fingerprint.wrapping_add(fingerprint);
                         for first in &path.next {
                             if !other.next.contains(first) {
                                 other.next.push(*first);
@@ -216,6 +248,29 @@ mod tests {
         assert_eq!(graph.path(3), Some((3, vec![id(1)])));
         graph.set(0, 4, true);
         assert_eq!(graph.path(3), Some((3, vec![id(1), id(4)])));
+    }
+
+    #[test]
+    fn the_fingerprint_of_routes_differs_when_any_shortest_one_does_or_a_node_on_it_is_another_process() {
+        // To 7 over 1 and 3, over 1 and 4, or over 2 and 5; the way over 6 is longer.
+        let shortest = [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (3, 7), (4, 7), (5, 7)];
+        let longer = [(0, 6), (6, 8), (8, 9), (9, 7)];
+        let mut graph = Graph::new(&[shortest.as_slice(), &longer].concat());
+        let fingerprint = |graph: &Graph| graph.routes().paths[&id(7)].fingerprint;
+        let whole = fingerprint(&graph);
+        for (edges, is_other) in [(shortest.as_slice(), true), (&longer, false)] {
+            for &(one, other) in edges {
+                graph.set(one, other, false);
+                assert_eq!(fingerprint(&graph) != whole, is_other, "without {one} - {other}");
+                graph.set(one, other, true);
+                assert_eq!(fingerprint(&graph), whole);
+            }
+        }
+        for (node, is_other) in [1, 2, 3, 4, 5, 7].map(|node| (node, true)).into_iter().chain([(6, false)]) {
+            graph.topology.set_salt(id(node), Some([1; 16]));
+            assert_eq!(fingerprint(&graph) != whole, is_other, "another process of {node}");
+            graph.topology.set_salt(id(node), None);
+        }
     }
 
     #[test]

@@ -1,166 +1,71 @@
-//! The channel between this node and one that is no neighbour (WIRE §6.4). Its messages are numbered and sealed. The
-//! sender keeps each until the other end has acknowledged it, and sends it again after a timeout. The receiver takes them in
-//! the order of their numbers, whatever routes they took.
-//!
-//! A node on the path that dies, or drops what it has no room for, costs a retransmission and loses no message.
+//! The channels of a shard (WIRE §6.3, §6.4): one with each other node whose home it is. Here they get their links and routes:
+//! what is new is sent at once, what is unacknowledged again when the route changes.
 //!
 //! # Invariants
-//! - Unacknowledged messages have consecutive numbers. All below the least of them were taken, or go over a link.
-//! - A retransmission has the same bytes as the message, or is empty under the same number; the first that comes counts.
+//! - Over a link a message goes as it is, since both ends proved themselves there; over other nodes it goes sealed. Its place is
+//!   the same.
+//! - Unacknowledged messages are sent again when the route to the other end is another one, when no link could take them, when a
+//!   node on the path says that it dropped them, and over other nodes when the retransmit timeout passes.
+//! - Nothing is taken twice in one incarnation of this node: every node with a channel has a replay floor, which outlives
+//!   the channel.
+//! - Nodes that nobody has heard of make nothing known and nothing forgotten: anybody can invent them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeSet,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
+use tracing::warn;
 
+use super::{Common, Context, Parts, node_link::Carrier};
 use crate::{
     relay::{
-        sealing::{ContentKey, FRONT_LEN, IncarnationId, Seal, SealNumber, Subject, TAG_LEN},
-        timers::TimerKey,
+        Class, LinkKey, NodeFault, Outbound, RegistryInput, SendError, Shared,
+        channel::{Arrival, ChannelNumber, Message, RETRANSMIT_JITTER, Receiver, Sender, Verdict},
+        sealing::{IncarnationId, Seal, SealNumber, Subject},
+        settings::Settings,
+        timers::{TimerKey, Timers},
     },
-    wire::{NodeId, RetainedFrame, node::PacketType},
+    wire::{
+        FrameRef, NodeId, RetainedFrame,
+        node::{ExtensionBlock, FLAG_SENT_AGAIN, Header, Numbers, PacketType, data_head},
+    },
 };
 
-/// Bytes in a sealed message before its extensions: its number, and the least one that may still come.
-pub(super) const NUMBERS_LEN: usize = 2 * ChannelNumber::LEN;
-/// Messages of one node that wait in the reorder buffer for those before them.
-pub(in crate::relay) const REORDER_MESSAGES_MAX: usize = 4_096;
-/// Time after which unacknowledged messages are sent again. It doubles with each retransmission …
-const RETRANSMIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// … up to this.
-const RETRANSMIT_TIMEOUT_MAX: Duration = Duration::from_secs(8);
-/// The share of that time after which it is done, drawn at random.
-pub(super) const RETRANSMIT_JITTER: std::ops::Range<f64> = 0.5..1.0;
+/// Nodes whose replay floors are remembered. Where there would be more, this node begins a later incarnation, in which
+/// nothing that was sealed before opens.
+pub const REPLAY_FLOORS_MAX: usize = 16_384;
+/// Messages of a channel that are sent again at once after the retransmit timeout.
+const RETRANSMIT_AT_ONCE_MAX: usize = 64;
 /// Control payloads that one node may have sent out of their order.
 const CONTROLS_MAX: usize = 64;
 
-/// The place of a message in the order of those from one node to another one; they have no gaps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ChannelNumber(u64);
-
-impl ChannelNumber {
-    pub(super) const LEN: usize = 8;
-
-    /// The first of a channel that is made when so many payloads were sealed: each message of an earlier one with that node was
-    /// sealed under a number of its own, so it had a lower one.
-    pub(super) fn first_after(sealed: SealNumber) -> Self {
-        Self(sealed.0)
-    }
-
-    fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-
-    /// Whether none comes after it.
-    fn is_last(self) -> bool {
-        self.0 == u64::MAX
-    }
-
-    /// How many messages lie between it and an earlier one.
-    fn since(self, earlier: Self) -> Option<usize> {
-        self.0.checked_sub(earlier.0).map(|count| count as usize)
-    }
-
-    pub(super) fn to_bytes(self) -> [u8; Self::LEN] {
-        self.0.to_be_bytes()
-    }
-
-    pub(super) fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
-        Self(u64::from_be_bytes(bytes))
-    }
-}
-
-/// Both directions between this node and another one, in one incarnation of each.
+/// The channel with another node, in one incarnation of each.
 pub(super) struct Channel {
-    pub(super) seal: Seal,
-    next: ChannelNumber,
-    unacknowledged: VecDeque<UnacknowledgedMessage>,
-    unacknowledged_bytes: usize,
-    retransmit_timeout: Duration,
-    /// When unacknowledged messages are sent again, unless an acknowledgement comes before.
-    retransmit_at: Instant,
-    /// All below were taken.
-    expected: ChannelNumber,
-    reorder_buffer: BTreeMap<ChannelNumber, Arrival>,
-    reorder_bytes: usize,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    /// Of the other end.
+    incarnation_id: IncarnationId,
+    /// For what goes over other nodes; made when it is needed.
+    pub(super) seal: Option<Box<Seal>>,
     controls: ControlReplayWindow,
     /// Messages and bytes that were taken and not acknowledged.
-    pub(super) pending_ack: (u64, usize),
-    pub(super) ack_timer: Option<TimerKey>,
-    /// The route to the other end when it was last looked at: number of links, and the neighbours that are its first hops.
-    route: (u8, SmallVec<[NodeId; 2]>),
+    pending_ack: (u64, usize),
+    ack_timer: Option<TimerKey>,
+    /// What leads to the other end.
+    route: RouteTaken,
 }
 
-/// A message that the other end has not acknowledged.
-pub(super) struct UnacknowledgedMessage {
-    pub(super) number: ChannelNumber,
-    pub(super) subject: Subject,
-    /// Of a shared multicast, the ticket.
-    pub(super) sealed: RetainedFrame,
-    /// Of a shared multicast, what the ticket is for.
-    content: Option<RetainedFrame>,
-    /// Whether a neighbour took it.
-    pub(super) is_sent: bool,
-}
-
-impl UnacknowledgedMessage {
-    fn cost(&self) -> usize {
-        let content = self.content.as_ref().map_or(0, RetainedFrame::len);
-        self.sealed.len() + content + size_of::<Self>() + 64
-    }
-
-    /// What is sent.
-    pub(super) fn frame(&self) -> RetainedFrame {
-        match &self.content {
-            None => self.sealed.clone(),
-            Some(content) => {
-                let ticket: Vec<u8> = self.sealed.as_ref().pieces().flatten().copied().collect();
-                content.behind(ticket.into())
-            }
-        }
-    }
-}
-
-/// A message of the other end, opened.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Arrival {
-    pub(super) subject: Subject,
-    /// Extensions and frame.
-    pub(super) payload: Bytes,
-    /// When it came.
-    pub(super) since: Instant,
-}
-
-impl Arrival {
-    /// Opens what a ticket is for. `None` if it is no ticket for that.
-    pub(super) fn with_content(self, mut content: Vec<u8>) -> Option<Self> {
-        ContentKey::decode(&self.payload)?.open(&mut content).ok()?;
-        content.truncate(content.len() - TAG_LEN);
-        let subject = Subject { packet_type: PacketType::MULTICAST, ..self.subject };
-        Some(Self { subject, payload: content.into(), ..self })
-    }
-
-    fn cost(&self) -> usize {
-        self.payload.len() + size_of::<Self>() + 64
-    }
-}
-
-/// What becomes of a message that came.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Accepted {
-    /// These are to be taken now.
-    InOrder(SmallVec<[Arrival; 1]>),
-    /// It is in the reorder buffer until those before it have come.
-    OutOfOrder,
-    /// It came before.
-    Duplicate,
-    /// The reorder buffer has no room for it.
-    BufferFull,
-    /// Its numbers contradict each other.
-    Malformed,
+/// The route that what is sent takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RouteTaken {
+    None,
+    Link(LinkKey),
+    /// Over others, by the fingerprint of all shortest routes.
+    Others(u64),
 }
 
 /// What is remembered of a channel that was dropped: messages and control payloads below it are replays.
@@ -173,7 +78,7 @@ pub(super) struct ReplayFloor {
 
 impl ReplayFloor {
     /// Of an incarnation of which nothing came yet.
-    pub(super) fn begin(incarnation_id: IncarnationId) -> Self {
+    fn begin(incarnation_id: IncarnationId) -> Self {
         Self { incarnation_id, expected: ChannelNumber::default(), control: None }
     }
 }
@@ -199,238 +104,55 @@ impl ControlReplayWindow {
 }
 
 impl Channel {
-    /// `first` is a number that no message had in these incarnations of the two nodes.
-    pub(super) fn new(now: Instant, seal: Seal, first: ChannelNumber, replay_floor: ReplayFloor) -> Self {
+    fn new(now: Instant, first: ChannelNumber, replay_floor: ReplayFloor) -> Self {
         Self {
-            seal,
-            next: first,
-            unacknowledged: VecDeque::new(),
-            unacknowledged_bytes: 0,
-            retransmit_timeout: RETRANSMIT_TIMEOUT,
-            retransmit_at: now + RETRANSMIT_TIMEOUT,
-            expected: replay_floor.expected,
-            reorder_buffer: BTreeMap::new(),
-            reorder_bytes: 0,
+            sender: Sender::new(now, first),
+            receiver: Receiver::new(replay_floor.expected),
+            incarnation_id: replay_floor.incarnation_id,
+            seal: None,
             controls: ControlReplayWindow {
                 replay_floor: replay_floor.control,
                 ..ControlReplayWindow::default()
             },
             pending_ack: (0, 0),
             ack_timer: None,
-            route: (0, SmallVec::new()),
+            route: RouteTaken::None,
         }
     }
 
-    /// Whether the route to the other end differs from the one of the last call.
-    pub(super) fn route_changed(&mut self, hops: u8, next: &[NodeId]) -> bool {
-        let is_new = (self.route.0, self.route.1.as_slice()) != (hops, next);
-        if is_new {
-            self.route = (hops, next.into());
-        }
-        is_new
-    }
-
-    pub(super) fn replay_floor(&self) -> ReplayFloor {
+    fn replay_floor(&self) -> ReplayFloor {
         let control = self.controls.seen.last().copied().or(self.controls.replay_floor);
-        ReplayFloor { incarnation_id: self.seal.other_incarnation(), expected: self.expected, control }
-    }
-
-    /// Number of unacknowledged messages.
-    pub(super) fn frames(&self) -> usize {
-        self.unacknowledged.len()
+        ReplayFloor { incarnation_id: self.incarnation_id, expected: self.receiver.taken_below(), control }
     }
 
     /// Memory of unacknowledged messages, and of the reorder buffer.
-    pub(super) fn bytes(&self) -> (usize, usize) {
-        (self.unacknowledged_bytes, self.reorder_bytes)
+    pub(super) fn bytes(&self) -> usize {
+        self.sender.bytes() + self.receiver.bytes()
     }
 
-    /// For checks: both, counted anew.
-    pub(super) fn bytes_anew(&self) -> usize {
-        let unacknowledged: usize = self.unacknowledged.iter().map(UnacknowledgedMessage::cost).sum();
-        unacknowledged + self.reorder_buffer.values().map(Arrival::cost).sum::<usize>()
+    /// For checks: what is counted wrongly.
+    pub(super) fn miscount(&self) -> Option<String> {
+        self.sender.miscount().or_else(|| self.receiver.miscount())
     }
 
-    /// Seals a message under `sealed_as`, a number that nothing else was sealed under, and keeps it until it is acknowledged.
-    pub(super) fn seal_message<'a>(
-        &mut self,
-        now: Instant,
-        sealed_as: SealNumber,
-        subject: Subject,
-        pieces: impl Iterator<Item = &'a [u8]>,
-        len: usize,
-    ) -> Option<&UnacknowledgedMessage> {
-        let number = self.next;
-        let least = self.unacknowledged.front().map_or(number, |message| message.number);
-        let sealed = self.seal_numbered(sealed_as, subject, (number, least), pieces, len)?;
-        if self.unacknowledged.is_empty() {
-            (self.retransmit_timeout, self.retransmit_at) = (RETRANSMIT_TIMEOUT, now + RETRANSMIT_TIMEOUT);
-        }
-        self.next = self.next.next();
-        let message = UnacknowledgedMessage { number, subject, sealed, content: None, is_sent: false };
-        self.unacknowledged_bytes += message.cost();
-        self.unacknowledged.push_back(message);
-        self.unacknowledged.back()
+    /// What goes before the message with a place. It acknowledges all that was taken.
+    #[inline]
+    fn numbers(&mut self, place: ChannelNumber) -> Numbers {
+        self.pending_ack = (0, 0);
+        self.sender.numbers(place, self.receiver.taken_below())
     }
 
-    fn seal_numbered<'a>(
-        &self,
-        sealed_as: SealNumber,
-        subject: Subject,
-        (number, least): (ChannelNumber, ChannelNumber),
-        pieces: impl Iterator<Item = &'a [u8]>,
-        len: usize,
-    ) -> Option<RetainedFrame> {
-        let mut numbers = [0; NUMBERS_LEN];
-        numbers[..ChannelNumber::LEN].copy_from_slice(&number.to_bytes());
-        numbers[ChannelNumber::LEN..].copy_from_slice(&least.to_bytes());
-        let mut sealed = Vec::with_capacity(FRONT_LEN + NUMBERS_LEN + len + TAG_LEN);
-        self.seal.seal(sealed_as, subject, &numbers, pieces, &mut sealed)?;
-        Some(RetainedFrame::from_bytes(sealed.into()))
+    pub(super) fn incarnation_id(&self) -> IncarnationId {
+        self.incarnation_id
     }
 
-    /// The same with a ticket for a content that several nodes get.
-    pub(super) fn seal_ticket(
-        &mut self,
-        now: Instant,
-        sealed_as: SealNumber,
-        seq: u32,
-        key: &ContentKey,
-        content: RetainedFrame,
-    ) -> Option<&UnacknowledgedMessage> {
-        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
-        let key = key.encode();
-        self.seal_message(now, sealed_as, subject, std::iter::once(&key[..]), key.len())?;
-        let message = self.unacknowledged.back_mut()?;
-        self.unacknowledged_bytes += content.len();
-        message.content = Some(content);
-        Some(message)
-    }
-
-    /// Unacknowledged messages, the oldest first.
-    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &UnacknowledgedMessage> {
-        self.unacknowledged.iter()
-    }
-
-    /// All unacknowledged messages, marked as sent: a link to the other end has come up, over which they go.
-    pub(super) fn retransmit_all(&mut self) -> Vec<(Subject, RetainedFrame)> {
-        let send = |message: &mut UnacknowledgedMessage| {
-            message.is_sent = true;
-            (message.subject, message.frame())
-        };
-        self.unacknowledged.iter_mut().map(send).collect()
-    }
-
-    pub(super) fn note_sent(&mut self, number: ChannelNumber, is_sent: bool) {
-        let Some(first) = self.unacknowledged.front().map(|message| message.number) else { return };
-        if let Some(message) = number.since(first).and_then(|index| self.unacknowledged.get_mut(index)) {
-            message.is_sent = is_sent;
-        }
-    }
-
-    /// The same by the message's number at this node.
-    pub(super) fn note_not_sent(&mut self, subject: Subject) {
-        if let Some(message) = self.unacknowledged.iter_mut().find(|message| message.subject == subject) {
-            message.is_sent = false;
-        }
-    }
-
-    /// Forgets unacknowledged messages. The other end does not wait for them: it hears of the least number that may come.
-    pub(super) fn drop_unacknowledged(&mut self) {
-        self.unacknowledged.clear();
-        self.unacknowledged_bytes = 0;
-    }
-
-    /// A message is not wanted any more: an empty one takes its place, so that those behind it need not wait for it.
-    /// Should it have been taken already, it stays so. Gives how many bytes of it no neighbour has taken.
-    pub(super) fn void(&mut self, sealed_as: SealNumber, subject: Subject) -> usize {
-        let Some(index) = self.unacknowledged.iter().position(|message| message.subject == subject) else {
-            return 0;
-        };
-        let number = self.unacknowledged[index].number;
-        let least = self.unacknowledged.front().map_or(number, |message| message.number);
-        if let Some(sealed) = self.seal_numbered(sealed_as, subject, (number, least), std::iter::empty(), 0) {
-            let message = &mut self.unacknowledged[index];
-            let unsent = if message.is_sent { 0 } else { message.sealed.len() };
-            self.unacknowledged_bytes -= message.cost();
-            (message.sealed, message.is_sent) = (sealed, false);
-            self.unacknowledged_bytes += message.cost();
-            return unsent;
-        }
-        0
-    }
-
-    /// The other end has taken all messages below a number; gives which. `None` if they were never sent.
-    pub(super) fn acknowledge(&mut self, now: Instant, below: ChannelNumber) -> Option<Vec<Subject>> {
-        if below > self.next {
-            return None;
-        }
-        let mut taken = Vec::new();
-        while self.unacknowledged.front().is_some_and(|message| message.number < below)
-            && let Some(message) = self.unacknowledged.pop_front()
-        {
-            self.unacknowledged_bytes -= message.cost();
-            taken.push(message.subject);
-        }
-        if !taken.is_empty() {
-            (self.retransmit_timeout, self.retransmit_at) = (RETRANSMIT_TIMEOUT, now + RETRANSMIT_TIMEOUT);
-        }
-        Some(taken)
-    }
-
-    /// Whether the retransmit timeout has passed. It doubles for the next time, of which `jitter` is the share that counts:
-    /// nodes that send over one neighbour that lacks room should not send again at the same moment.
-    pub(super) fn is_overdue(&mut self, now: Instant, jitter: f64) -> bool {
-        let is_overdue = !self.unacknowledged.is_empty() && now >= self.retransmit_at;
-        if is_overdue {
-            self.retransmit_timeout = (self.retransmit_timeout * 2).min(RETRANSMIT_TIMEOUT_MAX);
-            self.retransmit_at = now + self.retransmit_timeout.mul_f64(jitter);
-        }
-        is_overdue
-    }
-
-    /// A message of the other end came, with its number and the least one that may still come. The reorder buffer may take
-    /// `reorder_bytes_max`.
-    pub(super) fn accept(
-        &mut self,
-        number: ChannelNumber,
-        least: ChannelNumber,
-        arrival: Arrival,
-        reorder_bytes_max: usize,
-    ) -> Accepted {
-        // Beyond the highest nothing could be counted.
-        if least > number || number.is_last() {
-            return Accepted::Malformed;
-        }
-        let mut in_order = SmallVec::new();
-        if least > self.expected {
-            let later = self.reorder_buffer.split_off(&least);
-            in_order.extend(std::mem::replace(&mut self.reorder_buffer, later).into_values());
-            self.expected = least;
-        }
-        let accepted = if number < self.expected || self.reorder_buffer.contains_key(&number) {
-            Accepted::Duplicate
-        } else if number > self.expected
-            && (self.reorder_buffer.len() >= REORDER_MESSAGES_MAX
-                || self.reorder_bytes + arrival.cost() > reorder_bytes_max)
-        {
-            Accepted::BufferFull
-        } else {
-            self.reorder_bytes += arrival.cost();
-            self.reorder_buffer.insert(number, arrival);
-            Accepted::OutOfOrder
-        };
-        while let Some(arrival) = self.reorder_buffer.remove(&self.expected) {
-            self.expected = self.expected.next();
-            in_order.push(arrival);
-        }
-        self.reorder_bytes -= in_order.iter().map(Arrival::cost).sum::<usize>();
-        if in_order.is_empty() { accepted } else { Accepted::InOrder(in_order) }
-    }
-
-    /// All messages of the other end below this were taken.
-    pub(super) fn taken_below(&self) -> ChannelNumber {
-        self.expected
+    /// A message was taken, or came again; gives whether an acknowledgement is due at once.
+    #[inline]
+    fn note_accepted(&mut self, len: usize, settings: &Settings) -> bool {
+        let (frames, bytes) = &mut self.pending_ack;
+        *frames += 1;
+        *bytes += len;
+        *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max
     }
 
     /// Whether a control payload sealed under that number did not come before.
@@ -439,221 +161,631 @@ impl Channel {
     }
 }
 
-/// What is between the front with the numbers and the tag.
-fn payload_of(opened: Vec<u8>) -> Bytes {
-    let end = opened.len() - TAG_LEN;
-    Bytes::from(opened).slice(FRONT_LEN + NUMBERS_LEN..end)
+/// What the channels of a shard have in common. Each lies with its [`Peer`](super::peer::Peer).
+///
+/// # Invariants
+/// - `bytes` is the memory of all of them.
+pub(super) struct Channels {
+    bytes: usize,
+    /// Messages that were sent in any channel in this process: no place of before is above it.
+    sent: u64,
+    /// The last number that a payload was sealed under in this process.
+    sealed: SealNumber,
+    /// Of all nodes that have, or had, a channel in this incarnation of the node.
+    replay_floors: AHashMap<NodeId, ReplayFloor>,
+    /// The incarnation of the node in whose place a later one was requested.
+    incarnation_requested: Option<u64>,
+    /// When acknowledgements are due that no message takes along before.
+    ack_timers: Timers<NodeId>,
 }
 
-/// A message as it was opened in place: its numbers, and the rest. `None` if it is too short.
-pub(super) fn read_numbers(
-    now: Instant,
-    subject: Subject,
-    opened: Vec<u8>,
-) -> Option<(ChannelNumber, ChannelNumber, Arrival)> {
-    let numbers = opened.get(FRONT_LEN..opened.len() - TAG_LEN)?;
-    let number = ChannelNumber::from_bytes(*numbers.first_chunk()?);
-    let least = ChannelNumber::from_bytes(*numbers.get(ChannelNumber::LEN..)?.first_chunk()?);
-    Some((number, least, Arrival { subject, payload: payload_of(opened), since: now }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::relay::signing::NodeSigner;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const INCARNATION: IncarnationId = IncarnationId { incarnation: 1, salt: [1; 16] };
-
-    fn seal(own: u8, other: u8) -> Seal {
-        let signer = |number: u8| NodeSigner::from_secret_bytes(&[number; 32]).unwrap();
-        Seal::new(signer(own).share_with(signer(other).id()).unwrap(), INCARNATION, INCARNATION).unwrap()
-    }
-
-    struct Pair {
-        now: Instant,
-        sender: Channel,
-        receiver: Channel,
-        sealed: SealNumber,
-    }
-
-    fn pair() -> Pair {
-        let now = Instant::now();
-        let sender = Channel::new(now, seal(1, 2), ChannelNumber(70), ReplayFloor::begin(INCARNATION));
-        Pair {
-            now,
-            sender,
-            receiver: Channel::new(now, seal(2, 1), ChannelNumber(0), ReplayFloor::begin(INCARNATION)),
-            sealed: SealNumber(70),
+impl Channels {
+    pub(super) fn new(ack_delay_max: Duration, hashing: RandomState) -> Self {
+        Self {
+            bytes: 0,
+            sent: 0,
+            sealed: SealNumber::default(),
+            replay_floors: AHashMap::with_hasher(hashing),
+            incarnation_requested: None,
+            ack_timers: Timers::new(ack_delay_max),
         }
     }
 
-    fn subject(seq: u32) -> Subject {
-        Subject { packet_type: PacketType::MULTICAST, seq }
+    /// The node begins another incarnation, in which nothing has come yet.
+    pub(super) fn forget_replay_floors(&mut self) {
+        self.replay_floors.clear();
     }
 
-    impl Pair {
-        /// Sends; gives the sealed bytes.
-        fn send(&mut self, seq: u32) -> Vec<u8> {
-            self.sealed = self.sealed.next();
-            let text = seq.to_string();
-            let pieces = std::iter::once(text.as_bytes());
-            let message =
-                self.sender.seal_message(self.now, self.sealed, subject(seq), pieces, text.len()).unwrap();
-            message.sealed.as_ref().pieces().flatten().copied().collect()
-        }
+    /// Memory of all channels in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
 
-        /// Whose turn it is after a message came.
-        fn accept(&mut self, seq: u32, sealed: &[u8]) -> Result<Vec<u32>, Accepted> {
-            let mut bytes = sealed.to_vec();
-            self.receiver.seal.open(subject(seq), &mut bytes).unwrap();
-            let (number, least, arrival) = read_numbers(self.now, subject(seq), bytes).unwrap();
-            match self.receiver.accept(number, least, arrival, 1 << 20) {
-                Accepted::InOrder(arrivals) => {
-                    let seqs = arrivals.iter().map(|arrival| {
-                        assert_eq!(arrival.payload, arrival.subject.seq.to_string());
-                        arrival.subject.seq
-                    });
-                    Ok(seqs.collect())
+    /// When [`Self::pop_due_ack`] gives one.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.ack_timers.deadline()
+    }
+
+    /// A node that is to be sent an acknowledgement.
+    pub(super) fn pop_due_ack(&mut self, now: Instant) -> Option<NodeId> {
+        self.ack_timers.pop_expired(now)
+    }
+
+    /// The number for the next payload that is sealed. None is given twice: a key and a number seal but one payload.
+    pub(super) fn next_seal(&mut self) -> SealNumber {
+        self.sealed = self.sealed.next();
+        self.sealed
+    }
+
+    pub(super) fn replay_floor(&self, id: &NodeId) -> Option<&ReplayFloor> {
+        self.replay_floors.get(id)
+    }
+}
+
+impl Parts {
+    /// The channel with a node in the incarnation that is known of it.
+    pub(super) fn channel(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+    ) -> Option<&mut Channel> {
+        // Looked up twice: a channel that is given back cannot be made if it is not there.
+        if self.peers.by_id.get(id).is_some_and(|peer| peer.channel.is_some()) {
+            return self.peers.by_id.get_mut(id)?.channel.as_deref_mut();
+        }
+        self.begin_channel(cx, id)
+    }
+
+    #[cold]
+    fn begin_channel(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> Option<&mut Channel> {
+        let snapshot = cx.shared.snapshot.load();
+        let path = snapshot.paths.get(id);
+        if !self.peers.by_id.contains_key(id) {
+            let path = path?;
+            self.begin_peer(cx, id, path.incarnation, path.salt);
+        }
+        let peer = self.peers.by_id.get(id)?;
+        let recorded = path.filter(|path| path.incarnation == peer.incarnation).and_then(|path| path.salt);
+        let incarnation_id = IncarnationId { incarnation: peer.incarnation, salt: peer.salt.or(recorded)? };
+        let replay_floor = self.take_replay_floor(cx, id, incarnation_id).or_else(|| {
+            // A neighbour whose clock went back proved its incarnation by its link. What was sealed in the later one
+            // is still refused.
+            let is_linked = self.neighbours.by_id.contains_key(id);
+            let has_other = self.channels.replay_floor(id).is_some();
+            (is_linked && has_other).then(|| ReplayFloor::begin(incarnation_id))
+        })?;
+        let first = ChannelNumber(self.channels.sent + 1);
+        let mut channel = Box::new(Channel::new(cx.now, first, replay_floor));
+        channel.route = self.route_to(cx, id);
+        let peer = self.peers.by_id.get_mut(id)?;
+        Some(peer.channel.insert(channel))
+    }
+
+    /// The replay floor of an incarnation of a node; it is remembered from now on. `None` if that incarnation is over, or if
+    /// there is no room.
+    fn take_replay_floor(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        incarnation_id: IncarnationId,
+    ) -> Option<ReplayFloor> {
+        let begun = ReplayFloor::begin(incarnation_id);
+        if let Some(replay_floor) = self.channels.replay_floors.get_mut(id) {
+            if replay_floor.incarnation_id.incarnation < incarnation_id.incarnation {
+                *replay_floor = begun;
+            }
+            return (replay_floor.incarnation_id == incarnation_id).then_some(*replay_floor);
+        }
+        if self.channels.replay_floors.len() >= REPLAY_FLOORS_MAX && !self.forget_floors_of_excluded(cx) {
+            return None;
+        }
+        self.channels.replay_floors.insert(*id, begun);
+        Some(begun)
+    }
+
+    /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
+    /// them. If all are admitted, none can be forgotten in this incarnation of the node.
+    fn forget_floors_of_excluded(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
+        let before = self.channels.replay_floors.len();
+        let admission = cx.shared.admission.load();
+        let peers = &self.peers.by_id;
+        self.channels.replay_floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
+        let forgotten = before - self.channels.replay_floors.len();
+        if forgotten > 0 {
+            cx.counters.replay_floors_forgotten.add(forgotten as u64);
+            cx.shared.has_forgotten.store(true, Relaxed);
+            return true;
+        }
+        cx.counters.replay_floors_full.increment();
+        let incarnation = cx.shared.incarnation();
+        if self.channels.incarnation_requested != Some(incarnation)
+            && cx.out.to_registry(RegistryInput::ReplayFloorsFull { incarnation })
+        {
+            self.channels.incarnation_requested = Some(incarnation);
+        }
+        false
+    }
+
+    /// Drops the channel with a node. Its replay floor stays, so that nothing of it is taken again.
+    pub(super) fn drop_channel(&mut self, common: &Common, id: &NodeId) {
+        let Some(mut channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.take()) else {
+            return;
+        };
+        if let Some(timer) = channel.ack_timer.take() {
+            self.channels.ack_timers.cancel(timer);
+        }
+        self.channels.bytes -= channel.bytes();
+        let lost = channel.sender.places(true).filter(|(_, message)| !message.frame.is_empty()).count();
+        common.counters.messages_given_up.add(lost as u64);
+        let replay_floor = self.channels.replay_floors.get_mut(id);
+        debug_assert!(replay_floor.is_some(), "whoever has a channel has a replay floor");
+        if let Some(replay_floor) =
+            replay_floor.filter(|replay_floor| replay_floor.incarnation_id == channel.incarnation_id)
+        {
+            *replay_floor = channel.replay_floor();
+        }
+    }
+
+    fn route_to(&self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> RouteTaken {
+        match self.link_to(id) {
+            Some(link) => RouteTaken::Link(link),
+            None => cx.shared.snapshot.load().fingerprint(id).map_or(RouteTaken::None, RouteTaken::Others),
+        }
+    }
+
+    /// Sends a message to a node, over the link to it or over others, or has it wait for one of these, and keeps it until that
+    /// node has acknowledged it. Gives its place; `None` if there is no room. Requests leave room for answers: a lost answer
+    /// costs its publisher the whole request time.
+    pub(super) fn send_message(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        subject: Subject,
+        extensions: ExtensionBlock,
+        frame: FrameRef<'_>,
+    ) -> Option<ChannelNumber> {
+        let link = self.link_to(id);
+        let all_bytes = self.channels.bytes;
+        let known = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut());
+        let channel = match known {
+            Some(channel) => channel,
+            None => self.begin_channel(cx, id)?,
+        };
+        if !has_room(&cx.shared, channel, subject.packet_type, all_bytes) {
+            cx.warn_no_room(id);
+            return None;
+        }
+        let mut is_sent = false;
+        if let Some(key) = link {
+            let numbers = channel.numbers(channel.sender.next());
+            let header = Header::direct(subject.packet_type, subject.seq);
+            let head = data_head(&header, &numbers, &extensions, frame.len());
+            match cx.out.send(key, Class::Data, &head, frame) {
+                Ok(_) => {
+                    is_sent = true;
+                    cx.pay(head.len() + frame.len());
                 }
-                other => Err(other),
+                Err(SendError::Full) => {
+                    cx.warn_no_room(id);
+                    return None;
+                }
+                // A link that is about to end takes nothing: the message waits for the next one.
+                Err(SendError::Gone) => {}
+            }
+        }
+        let before = channel.sender.bytes();
+        let message = Message::new(subject, extensions, frame.retain(), is_sent);
+        let place = channel.sender.push(cx.now, message);
+        let added = channel.sender.bytes() - before;
+        self.channels.bytes += added;
+        self.channels.sent += 1;
+        cx.counters.node_frames_sent.increment();
+        if !is_sent {
+            self.want_node_tick(cx.now);
+            if link.is_none() {
+                self.send_sealed(cx, id, place);
+            }
+        }
+        Some(place)
+    }
+
+    /// Keeps a message that is sent in another way, for which there is room: gives what goes before it.
+    pub(super) fn keep_sent(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        subject: Subject,
+        extensions: ExtensionBlock,
+        frame: RetainedFrame,
+    ) -> Option<Numbers> {
+        let all_bytes = self.channels.bytes;
+        let channel = self.channel(cx, id)?;
+        if !has_room(&cx.shared, channel, subject.packet_type, all_bytes) {
+            cx.warn_no_room(id);
+            return None;
+        }
+        let numbers = channel.numbers(channel.sender.next());
+        let before = channel.sender.bytes();
+        channel.sender.push(cx.now, Message::new(subject, extensions, frame, true));
+        let added = channel.sender.bytes() - before;
+        self.channels.bytes += added;
+        self.channels.sent += 1;
+        self.want_node_tick(cx.now);
+        Some(numbers)
+    }
+
+    /// Sends what no link has taken on the present route.
+    fn send_unsent(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
+        if !channel.sender.has_unsent() {
+            return;
+        }
+        match self.link_to(id) {
+            Some(link) => self.send_unsent_over_link(cx, id, link),
+            None => self.send_again_over_others(cx, id, false),
+        }
+    }
+
+    fn send_unsent_over_link(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, link: LinkKey) {
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut()) else {
+            return;
+        };
+        let places: Vec<ChannelNumber> = channel.sender.places(false).map(|(place, _)| place).collect();
+        let (mut again, mut bytes) = (0, 0);
+        for place in places {
+            let numbers = channel.numbers(place);
+            let Some(message) = channel.sender.get(place) else { continue };
+            let Subject { packet_type, seq } = message.subject;
+            let flags = if message.was_sent() { FLAG_SENT_AGAIN } else { 0 };
+            let header = Header { flags, ..Header::direct(packet_type, seq) };
+            let head = data_head(&header, &numbers, &message.extensions, message.frame.len());
+            if cx.out.send(link, Class::Data, &head, message.frame.as_ref()).is_err() {
+                // It is tried again before long, or goes over the next link.
+                break;
+            }
+            bytes += head.len() + message.frame.len();
+            again += u64::from(message.was_sent());
+            channel.sender.set_sent(place, true);
+        }
+        cx.pay(bytes);
+        cx.counters.frames_sent_again.add(again);
+    }
+
+    /// Sends the oldest unacknowledged messages again, or all that no neighbour has taken.
+    fn send_again_over_others(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, oldest: bool) {
+        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
+        let max = if oldest { RETRANSMIT_AT_ONCE_MAX } else { usize::MAX };
+        let places: Vec<ChannelNumber> =
+            channel.sender.places(oldest).take(max).map(|(place, _)| place).collect();
+        for place in places {
+            let was_sent = self.was_sent(id, place);
+            if !self.send_sealed(cx, id, place) {
+                return;
+            }
+            cx.counters.frames_sent_again.add(u64::from(was_sent));
+        }
+    }
+
+    /// Whether a link ever took a message, or the other end has.
+    pub(super) fn was_sent(&self, id: &NodeId, place: ChannelNumber) -> bool {
+        let channel = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref());
+        channel.is_some_and(|channel| channel.sender.was_sent(place))
+    }
+
+    /// Sends a message of a channel over other nodes. `false` if no route leads there.
+    fn send_sealed(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        place: ChannelNumber,
+    ) -> bool {
+        let sealed_as = self.channels.next_seal();
+        let Some(channel) = self.sealed_channel(cx, id) else { return false };
+        let numbers = channel.numbers(place);
+        let (Some(message), Some(seal)) = (channel.sender.get(place), &channel.seal) else { return false };
+        let (subject, was_sent) = (message.subject, message.was_sent());
+        let pieces = std::iter::once(&message.extensions[..]).chain(message.frame.as_ref().pieces());
+        let len = message.extensions.len() + message.frame.len();
+        let Some(sealed) = seal.seal_whole(sealed_as, subject, &numbers.encode(), pieces, len) else {
+            return false;
+        };
+        // It may be told that it was not sent before the call returns.
+        channel.sender.set_sent(place, true);
+        let packet = cx.own_packet(id, subject, was_sent);
+        let is_sent = self.route(cx, packet, sealed.as_ref(), Some(id));
+        if !is_sent {
+            self.handle_not_passed(cx.now, id, subject);
+        }
+        is_sent
+    }
+
+    /// The channel with a node with the keys for what goes over others.
+    pub(super) fn sealed_channel(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+    ) -> Option<&mut Channel> {
+        let (signer, own) = (cx.shared.signer.clone(), cx.shared.incarnation_id());
+        let channel = self.channel(cx, id)?;
+        if channel.seal.is_none() {
+            let secret = signer?.share_with(*id)?;
+            channel.seal = Some(Box::new(Seal::new(secret, own, channel.incarnation_id)?));
+        }
+        Some(channel)
+    }
+
+    /// No link could take a message: it is sent again in a moment.
+    pub(super) fn handle_not_passed(&mut self, now: Instant, id: &NodeId, subject: Subject) {
+        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.sender.note_not_sent(subject);
+            self.want_node_tick(now);
+        }
+    }
+
+    /// The link to a node has come up or was lost, or its routes may have changed: unacknowledged messages are sent again if
+    /// they have. On the old route they may have come to a node that cannot send them on.
+    pub(super) fn refresh_route(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+        let route = self.route_to(cx, id);
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        if channel.route != route {
+            channel.route = route;
+            channel.sender.forget_route();
+            if matches!(route, RouteTaken::Others(_)) && !self.is_neighbour(id) {
+                self.void_too_long(cx, id);
+            }
+        }
+        self.send_unsent(cx, id);
+    }
+
+    /// Messages that are too long for all routes that are left would hold up those behind them.
+    fn void_too_long(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
+        let snapshot = cx.shared.snapshot.load();
+        let messages = channel.sender.places(false);
+        let too_long: Vec<(ChannelNumber, Subject, usize)> = messages
+            .filter(|(_, message)| !snapshot.takes(id, message.frame.len()))
+            .map(|(place, message)| (place, message.subject, message.frame.len()))
+            .collect();
+        for (place, subject, len) in too_long {
+            cx.note_too_long(id, len);
+            match subject.packet_type {
+                PacketType::UNICAST => self.fail_unicast(cx, id, subject.seq),
+                _ => self.void_message(cx.common, cx.now, id, place),
             }
         }
     }
 
-    #[test]
-    fn messages_are_taken_once_and_in_order_in_whatever_order_they_come() {
-        let mut pair = pair();
-        let sealed: Vec<Vec<u8>> = (0..5).map(|seq| pair.send(seq)).collect();
-        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
-        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::OutOfOrder));
-        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
-        assert_eq!(pair.accept(3, &sealed[3]), Err(Accepted::Duplicate));
-        assert_eq!(pair.accept(0, &sealed[0]), Err(Accepted::Duplicate));
-        assert_eq!(pair.accept(1, &sealed[1]), Ok(vec![1, 2, 3]));
-        assert_eq!(pair.accept(4, &sealed[4]), Ok(vec![4]));
-        assert_eq!(pair.receiver.bytes(), (0, 0));
-        let below = pair.receiver.taken_below();
-        assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 5);
-        assert_eq!(pair.sender.bytes(), (0, 0));
-        assert_eq!(pair.sender.acknowledge(pair.now, below.next()), None, "it was never sent");
+    /// The same for all nodes.
+    pub(super) fn refresh_routes(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        let with_channels = self.peers.by_id.iter().filter(|(_, peer)| peer.channel.is_some());
+        let ids: Vec<NodeId> = with_channels.map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| self.refresh_route(cx, id));
     }
 
-    #[test]
-    fn what_is_not_wanted_any_more_is_not_waited_for() {
-        let mut pair = pair();
-        let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
-        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
-        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
-        pair.sender.void(SealNumber(1_000), subject(1));
-        let void = &pair.sender.unacknowledged[1];
-        assert!(!void.is_sent && void.sealed.len() == FRONT_LEN + NUMBERS_LEN + TAG_LEN);
-        let mut bytes: Vec<u8> = void.sealed.as_ref().pieces().flatten().copied().collect();
-        pair.receiver.seal.open(subject(1), &mut bytes).unwrap();
-        let (number, least, arrival) = read_numbers(pair.now, subject(1), bytes).unwrap();
-        assert!(arrival.payload.is_empty());
-        let Accepted::InOrder(arrivals) = pair.receiver.accept(number, least, arrival, 0) else { panic!() };
-        assert_eq!(arrivals.iter().map(|arrival| arrival.subject.seq).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Duplicate), "the message itself comes too late");
-        assert_eq!(pair.accept(3, &sealed[3]), Ok(vec![3]));
-        let below = pair.receiver.taken_below();
-        assert_eq!(pair.sender.acknowledge(pair.now, below).unwrap().len(), 4);
-        assert_eq!(pair.sender.bytes(), (0, 0));
+    /// Sends what no link has taken yet, and sends again what has waited for its acknowledgement for too long. On a link
+    /// nothing is lost as long as it lives.
+    pub(super) fn tick_channels(&mut self, cx: &mut Context<'_, impl Outbound>) {
+        for id in self.peers_with_unacknowledged() {
+            self.send_unsent(cx, &id);
+            let jitter = cx.fast_rng.in_range(RETRANSMIT_JITTER);
+            let is_linked = self.link_to(&id).is_some();
+            let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            if !is_linked && channel.is_some_and(|channel| channel.sender.is_overdue(cx.now, jitter)) {
+                self.send_again_over_others(cx, &id, true);
+            }
+        }
     }
 
-    #[test]
-    fn all_below_the_least_number_that_may_come_counts_as_taken() {
-        let mut pair = pair();
-        let sealed: Vec<Vec<u8>> = (0..4).map(|seq| pair.send(seq)).collect();
-        assert_eq!(pair.accept(0, &sealed[0]), Ok(vec![0]));
-        assert_eq!(pair.accept(2, &sealed[2]), Err(Accepted::OutOfOrder));
-        // As if the acknowledgement of them came over a link.
-        pair.sender.acknowledge(pair.now, ChannelNumber(74)).unwrap();
-        let next = pair.send(4);
-        assert_eq!(pair.accept(4, &next), Ok(vec![2, 4]), "what was in the reorder buffer is taken with it");
-        assert_eq!(pair.accept(1, &sealed[1]), Err(Accepted::Duplicate), "too late");
+    fn peers_with_unacknowledged(&self) -> Vec<NodeId> {
+        let has_some = |channel: &Channel| channel.sender.len() > 0;
+        let peers = self.peers.by_id.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(has_some));
+        peers.map(|(id, _)| *id).collect()
     }
 
-    #[test]
-    fn a_channel_that_is_taken_up_again_takes_nothing_that_it_took_before() {
-        let mut pair = pair();
-        let sealed: Vec<Vec<u8>> = (0..3).map(|seq| pair.send(seq)).collect();
-        for (seq, sealed) in (0..).zip(&sealed) {
-            pair.accept(seq, sealed).unwrap();
-        }
-        assert!(pair.receiver.is_new_control(SealNumber(9)));
-        let replay_floor = pair.receiver.replay_floor();
-        pair.receiver = Channel::new(pair.now, seal(2, 1), ChannelNumber(50), replay_floor);
-        for (seq, sealed) in (0..).zip(&sealed) {
-            assert_eq!(pair.accept(seq, sealed), Err(Accepted::Duplicate));
-        }
-        assert!(!pair.receiver.is_new_control(SealNumber(9)));
-        assert!(pair.receiver.is_new_control(SealNumber(10)));
-        // The sender forgets, too; its numbers go on.
-        pair.sender = Channel::new(
-            pair.now,
-            seal(1, 2),
-            ChannelNumber::first_after(pair.sealed),
-            ReplayFloor::begin(INCARNATION),
-        );
-        let next = pair.send(3);
-        assert_eq!(pair.accept(3, &next), Ok(vec![3]));
+    /// Drops unacknowledged messages to a node: nothing goes there any more.
+    pub(super) fn drop_unacknowledged(&mut self, id: &NodeId) {
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        self.channels.bytes -= channel.sender.bytes();
+        channel.sender.clear();
     }
 
-    #[test]
-    fn what_comes_before_its_turn_is_held_within_bounds() {
-        let mut pair = pair();
-        let first = pair.send(0);
-        pair.accept(0, &first).unwrap();
-        pair.send(1);
-        for seq in 2..2 + REORDER_MESSAGES_MAX as u32 {
-            let sealed = pair.send(seq);
-            assert_eq!(pair.accept(seq, &sealed), Err(Accepted::OutOfOrder));
+    /// A message to a node is not wanted any more. If it is on its way, it may still arrive.
+    pub(super) fn void_message(&mut self, common: &Common, now: Instant, id: &NodeId, place: ChannelNumber) {
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        let is_sent = channel.sender.get(place).is_none_or(Message::is_sent);
+        if is_sent && matches!(channel.route, RouteTaken::Link(_)) {
+            // It comes before anything that could be sent in its place.
+            return;
         }
-        let sealed = pair.send(9_999);
-        assert_eq!(pair.accept(9_999, &sealed), Err(Accepted::BufferFull));
-        let since = pair.now;
-        let arrival = |payload| Arrival { subject: subject(1), payload, since };
-        let long = arrival(Bytes::from_static(&[0; 100]));
-        assert_eq!(
-            pair.receiver.accept(ChannelNumber(1 << 40), ChannelNumber(0), long, 99),
-            Accepted::BufferFull
-        );
-        let arrival = arrival(Bytes::new());
-        assert_eq!(
-            pair.receiver.accept(ChannelNumber(5), ChannelNumber(6), arrival, 99),
-            Accepted::Malformed
-        );
+        let before = channel.sender.bytes();
+        let never_sent = channel.sender.void(place);
+        self.channels.bytes -= before - channel.sender.bytes();
+        common.give_back(never_sent as u64);
+        self.want_node_tick(now);
     }
 
-    #[test]
-    fn control_payloads_are_taken_once_each_within_some_disorder() {
-        let mut controls = ControlReplayWindow::default();
-        for number in [5, 3, 4, 900, 2].map(SealNumber) {
-            assert!(controls.is_new(number));
-            assert!(!controls.is_new(number));
+    /// A message has come with its numbers, which are the beginning of the payload.
+    pub(super) fn handle_numbered(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        carrier: Carrier,
+        source: &NodeId,
+        subject: Subject,
+        payload: FrameRef<'_>,
+    ) {
+        let Some(numbers) = Numbers::decode(payload.head()) else {
+            return self.bad_message(cx, carrier, NodeFault::Numbers);
+        };
+        let message = payload.advance(Numbers::LEN);
+        let known = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_deref_mut());
+        let Some(channel) = known else {
+            if self.begin_channel(cx, source).is_none() {
+                // It begins a later incarnation before long, or is sent again.
+                return cx.counters.strangers_refused.increment();
+            }
+            return self.handle_numbered(cx, carrier, source, subject, payload);
+        };
+        let before = channel.sender.bytes();
+        let acknowledged = channel.sender.acknowledge(cx.now, ChannelNumber(numbers.taken_below));
+        self.channels.bytes -= before - channel.sender.bytes();
+        let verdict = acknowledged.map(|()| channel.receiver.judge(&numbers));
+        let Ok(verdict) = verdict else { return self.bad_message(cx, carrier, NodeFault::AckOfNothing) };
+        match verdict {
+            Verdict::Malformed => return self.bad_message(cx, carrier, NodeFault::Numbers),
+            Verdict::Duplicate => cx.counters.duplicates_dropped.increment(),
+            Verdict::InTurn => {
+                let is_ack_due = channel.note_accepted(payload.len(), &cx.shared.settings);
+                if is_ack_due {
+                    self.send_channel_ack(cx, source);
+                } else if channel.ack_timer.is_none() {
+                    channel.ack_timer = Some(self.channels.ack_timers.start(cx.now, *source));
+                }
+                if !message.is_empty() {
+                    self.handle_amop(cx, carrier, source, subject, message);
+                }
+                return;
+            }
+            Verdict::Early => {
+                let arrival = Arrival { subject, payload: message.retain(), since: cx.now };
+                if !self.take_early(cx, source, ChannelNumber(numbers.place), arrival) {
+                    return cx.counters.not_held_for_order.increment();
+                }
+            }
         }
-        (1_000..1_000 + CONTROLS_MAX as u64).for_each(|number| assert!(controls.is_new(SealNumber(number))));
-        for number in [0, 2, 5, 900, 1_000].map(SealNumber) {
-            assert!(!controls.is_new(number), "{number:?}");
-        }
-        assert!(controls.is_new(SealNumber(2_000)));
+        self.note_accepted(cx, source, payload.len());
     }
 
-    #[test]
-    fn the_retransmit_timeout_grows_while_nothing_is_heard_and_begins_anew_with_an_acknowledgement() {
-        let mut pair = pair();
-        assert!(!pair.sender.is_overdue(pair.now + 100 * SECOND, 1.0), "nothing is unacknowledged");
-        pair.send(0);
-        pair.send(1);
-        let mut at = pair.now;
-        for wait in [1, 2, 4, 8, 8] {
-            assert!(!pair.sender.is_overdue(at + wait * SECOND - SECOND / 10, 1.0));
-            at += wait * SECOND;
-            assert!(pair.sender.is_overdue(at, 1.0));
+    /// A message has come that is not the next one, or the next one where others wait for it. `false` if there is no room.
+    fn take_early(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        source: &NodeId,
+        place: ChannelNumber,
+        arrival: Arrival,
+    ) -> bool {
+        let settings = &cx.shared.settings;
+        let all_max = settings.windows_bytes_max / usize::from(cx.shared.reactors);
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return false;
+        };
+        let before = channel.receiver.bytes();
+        let bytes_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.channels.bytes));
+        if !channel.receiver.keep(place, arrival, bytes_max) {
+            return false;
         }
-        assert_eq!(pair.sender.acknowledge(at, ChannelNumber(71)).unwrap(), [subject(0)]);
-        assert!(!pair.sender.is_overdue(at + SECOND / 2, 1.0));
-        assert!(pair.sender.is_overdue(at + SECOND, 1.0));
+        let mut ready: SmallVec<[Arrival; 4]> = SmallVec::new();
+        ready.extend(std::iter::from_fn(|| channel.receiver.pop_ready()));
+        self.channels.bytes = self.channels.bytes + channel.receiver.bytes() - before;
+        if ready.is_empty() {
+            cx.counters.held_for_order.increment();
+        }
+        for Arrival { subject, payload, since } in ready {
+            if !payload.is_empty() {
+                self.handle_amop(cx, Carrier::Waited { since }, source, subject, payload.as_ref());
+            }
+        }
+        true
     }
+
+    /// A message was taken, or came again: acknowledges when it is time. Most often the next message to that node does it
+    /// before.
+    fn note_accepted(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId, len: usize) {
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        if channel.note_accepted(len, &cx.shared.settings) {
+            self.send_channel_ack(cx, source);
+        } else if channel.ack_timer.is_none() {
+            channel.ack_timer = Some(self.channels.ack_timers.start(cx.now, *source));
+        }
+    }
+
+    /// The time of an acknowledgement is up, unless a message took it along.
+    pub(super) fn send_due_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.ack_timer = None;
+            if channel.pending_ack.0 > 0 {
+                self.send_channel_ack(cx, id);
+            }
+        }
+    }
+
+    fn send_channel_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+        if let Some(link) = self.link_to(id) {
+            return self.send_ack(cx, link, None);
+        }
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        channel.pending_ack = (0, 0);
+        let below = channel.receiver.taken_below().0.to_be_bytes();
+        let subject = Subject { packet_type: PacketType::ACK, seq: cx.next_message() };
+        // One that is lost is sent again when the message comes again.
+        self.send_sealed_control(cx, id, subject, &below);
+    }
+
+    /// What an Ack to a node says.
+    pub(super) fn taken_below(&self, id: &NodeId) -> u64 {
+        let channel = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_ref());
+        channel.map_or(0, |channel| channel.receiver.taken_below().0)
+    }
+
+    /// An Ack was taken by a link.
+    pub(super) fn note_ack_sent(&mut self, id: &NodeId) {
+        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+            channel.pending_ack = (0, 0);
+        }
+    }
+
+    /// A node has taken all messages below a place. `false` if they were never sent.
+    pub(super) fn acknowledge(&mut self, now: Instant, id: &NodeId, below: u64) -> bool {
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+            // What it acknowledges was given up.
+            return below <= self.channels.sent + 1;
+        };
+        let before = channel.sender.bytes();
+        let acknowledged = channel.sender.acknowledge(now, ChannelNumber(below));
+        self.channels.bytes -= before - channel.sender.bytes();
+        acknowledged.is_ok()
+    }
+
+    /// A node on the path says that it dropped a message of ours, since no route led on. `false` if there is no such message.
+    pub(super) fn note_dropped_on_path(&mut self, now: Instant, destination: u64, seq: u32) -> bool {
+        let peer = self.peers.by_id.iter_mut().find(|(id, _)| id.short() == destination);
+        let Some(channel) = peer.and_then(|(_, peer)| peer.channel.as_deref_mut()) else { return false };
+        let dropped = channel.sender.places(true).find(|(_, message)| message.subject.seq == seq);
+        let Some((place, _)) = dropped else { return false };
+        if matches!(channel.route, RouteTaken::Others(_)) {
+            channel.sender.set_sent(place, false);
+            self.want_node_tick(now);
+        }
+        true
+    }
+}
+
+impl<O: Outbound> Context<'_, O> {
+    #[cold]
+    fn warn_no_room(&mut self, node: &NodeId) {
+        if self.common.logs.window_full.admits(self.now) {
+            warn!(
+                peer = %node,
+                "a message for a node is not sent, it does not acknowledge those before: see its load and the network between, or raise [amop] window_bytes_max",
+            );
+        }
+    }
+}
+
+/// Whether a channel leaves room for one more message. All channels of a shard have `all_bytes`.
+fn has_room(shared: &Shared, channel: &Channel, packet_type: PacketType, all_bytes: usize) -> bool {
+    let settings = &shared.settings;
+    let halves = u32::from(packet_type != PacketType::UNICAST_RESPONSE);
+    channel.sender.len() < settings.window_frames_max >> halves
+        && channel.sender.bytes() < settings.window_bytes_max >> halves
+        && all_bytes < (settings.windows_bytes_max / usize::from(shared.reactors)) >> halves
 }

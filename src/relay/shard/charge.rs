@@ -8,9 +8,8 @@ use smallvec::SmallVec;
 
 use super::{
     Common, Context, Parts,
-    channel::NUMBERS_LEN,
-    indirect::{SHARED_MAX, TICKET_LEN},
     route::{Flow, SHARED_CONTENT_ROOM},
+    sealed::{SHARED_MAX, TICKET_LEN},
 };
 use crate::{
     relay::{
@@ -20,7 +19,7 @@ use crate::{
     },
     wire::{
         NodeId,
-        node::{HEADER_LEN_MIN, PacketType, audience_len},
+        node::{EXTENSIONS_OFFSET, HEADER_LEN_MIN, PacketType, audience_len},
     },
 };
 
@@ -29,7 +28,7 @@ const EXTENSIONS_FRONT_LEN: usize = 2;
 /// The extension with the time that is left.
 const TIME_LEFT_LEN: usize = 8;
 /// What a frame takes besides if it is sealed for another node.
-const SEALED_LEN: usize = 2 * NodeId::LEN + FRONT_LEN + NUMBERS_LEN + TAG_LEN;
+const SEALED_LEN: usize = 2 * NodeId::LEN + FRONT_LEN + TAG_LEN;
 /// A relayed frame of a control type up to this is control, and free like one of this node's own; a longer one is charged:
 /// its source is free to call it so.
 const CONTROL_LEN_MAX: usize = 8 << 10;
@@ -37,7 +36,7 @@ const CONTROL_LEN_MAX: usize = 8 << 10;
 /// Bytes of a multicast for one node on a link.
 fn multicast_len(frame_len: usize, recipients: Option<usize>, is_sealed: bool) -> u64 {
     let extensions = EXTENSIONS_FRONT_LEN + recipients.map_or(0, audience_len);
-    (HEADER_LEN_MIN + extensions + frame_len + if is_sealed { SEALED_LEN } else { 0 }) as u64
+    (EXTENSIONS_OFFSET + extensions + frame_len + if is_sealed { SEALED_LEN } else { 0 }) as u64
 }
 
 /// Bytes of a multicast for several nodes on the link that they have in common.
@@ -55,7 +54,7 @@ impl Parts {
         frame_len: usize,
         recipients: Option<usize>,
     ) -> u64 {
-        let is_sealed = !self.is_linked(node) && cx.has_indirect_route(node, frame_len);
+        let is_sealed = self.link_to(node).is_none() && cx.has_indirect_route(node, frame_len);
         multicast_len(frame_len, recipients, is_sealed) + TIME_LEFT_LEN as u64
     }
 
@@ -67,7 +66,7 @@ impl Parts {
         frame_len: usize,
         recipients: usize,
     ) -> u64 {
-        let is_sealed = !self.is_linked(node) && cx.has_indirect_route(node, frame_len);
+        let is_sealed = self.link_to(node).is_none() && cx.has_indirect_route(node, frame_len);
         multicast_len(frame_len, Some(recipients), is_sealed)
     }
 }

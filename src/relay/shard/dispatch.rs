@@ -7,10 +7,10 @@ use smallvec::SmallVec;
 use super::{
     Usage,
     challenge_broker::ChallengeBroker,
+    channel::{Channel, Channels},
     context::{Common, Context},
     diagnostic::Diagnostics,
-    indirect::Channels,
-    neighbour::{Neighbour, Neighbours},
+    neighbour::Neighbours,
     node_link::{self, NodeLink, NodeLinks},
     peer::{Peer, Peers},
     private::Subscribers,
@@ -18,7 +18,6 @@ use super::{
     push::{Pushes, Receivers},
     request::{self, RequestOf, Requests},
     room::RoomWaits,
-    route::PendingRoute,
     session::{Session, Sessions},
     upstream::{LedgerLink, Upstreams},
 };
@@ -29,7 +28,7 @@ use crate::{
         sealing::Subject,
         snapshot::NodeRef,
     },
-    wire::{FrameRef, NodeId},
+    wire::FrameRef,
 };
 
 /// What a shard keeps of its links, messages and other nodes. What concerns several parts at once is a method here.
@@ -47,15 +46,8 @@ pub(super) struct Parts {
     pub(super) neighbours: Neighbours,
     pub(super) peers: Peers,
     pub(super) channels: Channels,
-    pub(super) pending_route: PendingRoute,
     pub(super) diagnostics: Diagnostics,
     pub(super) upstreams: Upstreams,
-}
-
-/// What an acknowledgement is due on.
-pub(super) enum AckDue {
-    Link(LinkKey),
-    Channel(NodeId),
 }
 
 /// One link.
@@ -83,11 +75,10 @@ impl Parts {
             requests: Requests::new(settings.request_timeout),
             pushes: Pushes::new(settings.push_timeout),
             room_waits: RoomWaits::new(settings.request_timeout, hashing.clone()),
-            node_links: NodeLinks::new(settings.ack_delay_max),
+            node_links: NodeLinks::new(),
             neighbours: Neighbours::new(hashing.clone()),
             peers: Peers::new(hashing.clone()),
-            channels: Channels::new(hashing.clone()),
-            pending_route: PendingRoute::default(),
+            channels: Channels::new(settings.ack_delay_max, hashing.clone()),
             diagnostics: Diagnostics::new(hashing.clone()),
             upstreams: Upstreams::new(settings, hashing.clone()),
         }
@@ -227,7 +218,6 @@ impl Parts {
             MeshMessage::NotPassed { node, packet_type, seq } => {
                 self.handle_not_passed(cx.now, &node, Subject { packet_type, seq });
             }
-            MeshMessage::Taken { node, message } => self.note_taken_in_transit(&node, message),
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(cx, request, message, taken);
             }
@@ -283,7 +273,7 @@ impl Parts {
                 self.send_rpc_answer(cx, link, &seq, &body);
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(cx, &id, incarnation),
-            RegistryOutput::RoutesChanged { is_node_lost } => self.handle_routes_changed(cx, is_node_lost),
+            RegistryOutput::RoutesChanged => self.refresh_routes(cx),
             RegistryOutput::StateCame => self.try_unsettled(cx),
             RegistryOutput::NewIncarnation => self.begin_incarnation(cx),
             RegistryOutput::CloseNode { id, reason } => self.close_node(cx, &id, reason),
@@ -307,11 +297,8 @@ impl Parts {
         while let Some(key) = self.sessions.deferred_subscriptions.pop_expired(cx.now) {
             self.apply_deferred_subscription(cx, key);
         }
-        while let Some(due) = self.node_links.ack_timers.pop_expired(cx.now) {
-            match due {
-                AckDue::Link(key) => self.send_due_ack(cx, key),
-                AckDue::Channel(id) => self.send_due_channel_ack(cx, &id),
-            }
+        while let Some(id) = self.channels.pop_due_ack(cx.now) {
+            self.send_due_ack(cx, &id);
         }
         self.handle_ledger_timeouts(cx);
         self.end_late_questions(cx);
@@ -357,7 +344,7 @@ impl Parts {
             self.sessions.idle_timers.deadline(),
             self.room_waits.deadline(),
             self.sessions.deferred_subscriptions.deadline(),
-            self.node_links.ack_timers.deadline(),
+            self.channels.deadline(),
             self.diagnostics.deadline(),
             self.upstreams.deadline(),
             self.node_links.next_tick,
@@ -409,19 +396,17 @@ impl Parts {
 
     /// How full its tables are. Looks at every neighbour.
     pub(super) fn usage(&self) -> Usage {
-        let neighbours = || self.neighbours.by_id.values().map(Neighbour::usage);
+        let channels = || self.peers.by_id.values().filter_map(|peer| peer.channel.as_deref());
+        let most = |of: fn(&Channel) -> usize| channels().map(of).max().unwrap_or(0);
         Usage {
             requests: self.requests.len(),
             pushes: self.pushes.len(),
             retained_bytes: self.requests.retained_bytes(),
             awaiting: self.peers.by_id.values().map(Peer::awaiting).sum(),
-            window_frames: neighbours().map(|usage| usage.window_frames).max().unwrap_or(0),
-            window_bytes: neighbours().map(|usage| usage.window_bytes).max().unwrap_or(0),
+            window_frames: most(|channel| channel.sender.len()),
+            window_bytes: most(|channel| channel.sender.bytes()),
             peers: self.peers.by_id.len(),
-            identities: self.peers.by_id.values().map(Peer::identities).max().unwrap_or(0),
-            windows_bytes: self.neighbours.windows_bytes(),
-            kept_bytes: self.channels.bytes,
-            all_identities: self.peers.all_identities(),
+            windows_bytes: self.channels.bytes(),
             topics: self.sessions.topics.len(),
         }
     }

@@ -27,12 +27,13 @@
 //! | `publisher` | private topics: whom a publisher has challenged and accepted |
 //! | `challenge_broker` | private topics: carrying challenges to subscribers, once and to nobody else |
 //! | `private` | private topics: subscribers' numbers, challenges at our sessions |
-//! | `neighbour` | another node: which link is live, what it has not acknowledged, what it sent before |
-//! | `peer` | the same node as the end of messages: which incarnation of it, whose answers are awaited, what it sent before |
-//! | `channel` | messages to and from a node that is no neighbour: numbered, kept, put in order |
-//! | `indirect` | such messages in both directions: sealed, sent again, acknowledged |
-//! | `route` | frames on their way over more than one link: the next hop, other routes, waiting for one |
+//! | `peer` | another node: which incarnation of it, whose answers are awaited |
+//! | `neighbour` | which link to it carries everything |
 //! | `node_link` | frames of node links: Hello, Ack, state, AMOP |
+//! | `forward` | what this node's sessions have for other nodes |
+//! | `channel` | messages to and from another node: sent, sent again, acknowledged, taken in order |
+//! | `sealed` | what goes over others: sealed and opened, shared multicasts |
+//! | `route` | frames on their way over more than one link: the next hop |
 //! | `notice` | what nodes tell each other in Broadcasts |
 //! | `diagnostic` | what people ask reactors, and nodes each other for that |
 //! | `charge` | what leaves on node links, and who pays for it |
@@ -40,7 +41,6 @@
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | traces of messages that are over, for who asks for one by its seq |
 //! | `duplicate_key` | two nodes with one key |
-//! | `window` | what was sent to a neighbour and not acknowledged |
 //! | `recount` | what is counted by hand, counted anew |
 //! | `logs` | how many lines are logged |
 //!
@@ -58,7 +58,7 @@ mod context;
 pub mod diagnostic;
 mod dispatch;
 mod duplicate_key;
-mod indirect;
+mod forward;
 pub(super) mod logs;
 mod long_answer;
 mod multicast;
@@ -74,13 +74,13 @@ mod request;
 mod room;
 mod round_trip;
 mod route;
+mod sealed;
 mod seqs;
 mod session;
 mod subscription;
 mod too_long;
 mod trace;
 mod upstream;
-mod window;
 
 use std::{
     sync::Arc,
@@ -88,17 +88,15 @@ use std::{
 };
 
 pub(super) use challenge_broker::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
-pub(super) use channel::REORDER_MESSAGES_MAX;
-pub use indirect::REPLAY_FLOORS_MAX;
+pub use channel::REPLAY_FLOORS_MAX;
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
 pub(super) use request::REQUEST_ATTEMPTS_MAX;
-pub(super) use route::{PENDING_ROUTE_BYTES_MAX, PENDING_ROUTE_FRAMES_MAX};
 
 use self::{
     context::{Common, Context},
     diagnostic::{Answer, Question},
-    dispatch::{AckDue, Link, LinkKind, Parts, session_of},
+    dispatch::{Link, LinkKind, Parts, session_of},
     neighbour::Neighbour,
     node_link::NodeLink,
     peer::Peer,
@@ -343,9 +341,6 @@ impl Shard {
             (&counters.window_frames, usage.window_frames),
             (&counters.window_bytes, usage.window_bytes),
             (&counters.windows_bytes, usage.windows_bytes),
-            (&counters.kept_bytes, usage.kept_bytes),
-            (&counters.identities, usage.identities),
-            (&counters.all_identities, usage.all_identities),
         ] {
             gauge.set(value as u64);
         }
@@ -369,20 +364,14 @@ pub struct Usage {
     pub retained_bytes: usize,
     /// Unicasts whose answer is awaited from neighbours.
     pub awaiting: usize,
-    /// Most frames in the window of any neighbour.
+    /// Most messages that any node has not acknowledged.
     pub window_frames: usize,
-    /// Most bytes in the window of any neighbour.
+    /// Most bytes of them.
     pub window_bytes: usize,
-    /// Bytes in the windows of all neighbours.
+    /// Bytes that all nodes have not acknowledged, and of what came before its turn.
     pub windows_bytes: usize,
-    /// Bytes kept for, and held of, nodes that are no neighbours.
-    pub kept_bytes: usize,
     /// Other nodes of which something is remembered.
     pub peers: usize,
-    /// Most message identities remembered for any neighbour.
-    pub identities: usize,
-    /// Message identities remembered for all neighbours.
-    pub all_identities: usize,
     /// Distinct topics of its sessions.
     pub topics: usize,
 }
@@ -398,7 +387,6 @@ pub(super) struct Sizes {
     pub(super) node_link: usize,
     pub(super) peer: usize,
     pub(super) floor: usize,
-    pub(super) identity: usize,
     pub(super) pair: usize,
     pub(super) asked: usize,
     pub(super) challenge: usize,
@@ -418,7 +406,6 @@ pub(super) fn sizes() -> Sizes {
         node_link: size_of::<NodeLink>(),
         peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + 32,
         floor: size_of::<(NodeId, channel::ReplayFloor)>(),
-        identity: peer::IDENTITY_LEN,
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,
         challenge: challenge_broker::OPEN_LEN,

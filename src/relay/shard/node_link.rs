@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
-    AckDue, Common, Context, LinkKind, NODE_TICK, Parts,
+    Common, Context, LinkKind, NODE_TICK, Parts,
     neighbour::LinkFacts,
     peer::Peer,
     request::{FromNode, NodeRequest, RequestOf},
@@ -18,7 +18,7 @@ use crate::{
     relay::{
         Class, CloseReason, LinkKey, MeshMessage, NodeFault, Outbound, Recipients, RegistryInput, SendError,
         report::{NodeLinkState, PeerReport, RoundTripReport},
-        timers::{TimerKey, Timers},
+        sealing::{IncarnationId, Subject},
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Version of the node link that is spoken here.
-const LINK_VERSION: u16 = 1;
+const LINK_VERSION: u16 = 2;
 /// Longest payload of a state frame that is passed to the registry.
 pub(in crate::relay) const STATE_PAYLOAD_LEN_MAX: usize = 2 << 20;
 
@@ -52,14 +52,6 @@ pub(super) struct NodeLink {
     /// When it was asked for a sign of life.
     probed: Option<Instant>,
     round_trip: RoundTrip,
-    /// AMOP frames taken from it since it came up.
-    taken: u64,
-    /// How many of them the peer was told.
-    acknowledged: u64,
-    unacknowledged_bytes: usize,
-    ack_timer: Option<TimerKey>,
-    /// How many of ours the peer told us.
-    acknowledged_by_peer: u64,
 }
 
 impl NodeLink {
@@ -80,20 +72,20 @@ impl NodeLink {
     }
 }
 
-/// How a message of another node came.
+/// What a message of another node came by.
 #[derive(Clone, Copy)]
-pub(super) enum Came {
-    /// Over the link to the node.
-    OverLink(LinkKey),
-    /// Over others. It may have waited here since then for those before it.
-    Sealed { since: Instant },
+pub(super) enum Carrier {
+    /// The link to the node, which is to blame for what is wrong with it.
+    Link(LinkKey),
+    /// Others, which are to blame for nothing, or it waited for those before it since then.
+    Waited { since: Instant },
 }
 
-impl Came {
+impl Carrier {
     fn waited(self, now: Instant) -> Duration {
         match self {
-            Self::OverLink(_) => Duration::ZERO,
-            Self::Sealed { since } => now.saturating_duration_since(since),
+            Self::Link(_) => Duration::ZERO,
+            Self::Waited { since } => now.saturating_duration_since(since),
         }
     }
 }
@@ -108,14 +100,13 @@ pub(super) struct PeerLabel {
 /// The node links of a shard, beside what lies with each.
 pub(super) struct NodeLinks {
     started: u64,
-    pub(super) ack_timers: Timers<AckDue>,
     /// When they are looked at next.
     pub(super) next_tick: Option<Instant>,
 }
 
 impl NodeLinks {
-    pub(super) fn new(ack_delay_max: Duration) -> Self {
-        Self { started: 0, ack_timers: Timers::new(ack_delay_max), next_tick: None }
+    pub(super) fn new() -> Self {
+        Self { started: 0, next_tick: None }
     }
 }
 
@@ -144,11 +135,6 @@ impl Parts {
             last_sent: cx.now,
             probed: None,
             round_trip: RoundTrip::new(cx.now),
-            taken: 0,
-            acknowledged: 0,
-            unacknowledged_bytes: 0,
-            ack_timer: None,
-            acknowledged_by_peer: 0,
         }
     }
 
@@ -181,7 +167,7 @@ impl Parts {
     }
 
     fn send_hello(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, seq: Option<u32>) {
-        let incarnation = cx.shared.incarnation();
+        let IncarnationId { incarnation, salt } = cx.shared.incarnation_id();
         let frame_len_max = cx.shared.settings.advertised_frame_len_max();
         let Some(link) = self.node_link_mut(key) else { return };
         let hello = Hello {
@@ -193,6 +179,7 @@ impl Parts {
             link_number: link.number,
             replaces: link.replaces,
             frame_len_max: Some(frame_len_max),
+            salt: Some(salt),
         };
         self.send_control(cx, key, PacketType::HELLO, seq, &hello.encode());
     }
@@ -216,7 +203,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
-        mut link: NodeLink,
+        link: NodeLink,
         reason: CloseReason,
     ) {
         cx.counters.node_links.decrement();
@@ -236,9 +223,6 @@ impl Parts {
                     "a node link ended before the peer said Hello; if that goes on, see the peer's log, which may say why",
                 ),
             }
-        }
-        if let Some(timer) = link.ack_timer.take() {
-            self.node_links.ack_timers.cancel(timer);
         }
         self.lose_link(cx, key, &link, reason);
     }
@@ -287,13 +271,13 @@ impl Parts {
         }
         if header.packet_type.is_amop() {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
-            // sends again on the link that stays is known by its identity.
+            // sends again on the link that stays is known by its place.
             if for_us {
-                self.handle_amop(cx, Came::OverLink(key), &peer, &header, payload);
+                let subject = Subject { packet_type: header.packet_type, seq: header.seq };
+                self.handle_numbered(cx, Carrier::Link(key), &peer, subject, payload);
             } else {
                 self.handle_end_to_end(cx, &peer, &header, payload);
             }
-            self.note_taken(cx, key, frame.len());
             return;
         }
         if !for_us {
@@ -340,10 +324,15 @@ impl Parts {
     }
 
     /// What a link brought is the fault of its peer; what was sealed, of nobody on the path.
-    fn bad_amop(&mut self, cx: &mut Context<'_, impl Outbound>, came: Came, what: NodeFault) {
-        match came {
-            Came::OverLink(key) => self.misbehaved(cx, key, what),
-            Came::Sealed { .. } => cx.counters.sealed_refused.increment(),
+    pub(super) fn bad_message(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        carrier: Carrier,
+        what: NodeFault,
+    ) {
+        match carrier {
+            Carrier::Link(key) => self.misbehaved(cx, key, what),
+            Carrier::Waited { .. } => cx.counters.sealed_refused.increment(),
         }
     }
 
@@ -358,9 +347,11 @@ impl Parts {
             return self.misbehaved(cx, key, NodeFault::Hello);
         };
         if hello.version_min > LINK_VERSION || hello.version_max < LINK_VERSION {
-            cx.out.close(key, CloseReason::Protocol);
-            return;
+            return self.refuse_version(cx, key, (hello.version_min, hello.version_max));
         }
+        let (Some(frame_len_max), Some(salt)) = (hello.frame_len_max, hello.salt) else {
+            return self.misbehaved(cx, key, NodeFault::Hello);
+        };
         let Some(link) = self.node_link_mut(key) else { return };
         if link.peer_link_number.replace(hello.link_number).is_some() {
             // A probe.
@@ -369,11 +360,11 @@ impl Parts {
         }
         let facts = LinkFacts {
             peer: link.peer,
-            incarnation: hello.incarnation,
+            incarnation_id: IncarnationId { incarnation: hello.incarnation, salt },
             dialed: link.dialed,
             replaces: hello.replaces,
             replaces_here: link.replaces,
-            frame_len_max: hello.frame_len_max.map_or(sdk::FRAME_LEN_MAX, |len| len as usize),
+            frame_len_max: frame_len_max as usize,
         };
         self.settle_link(cx, key, &facts);
     }
@@ -389,73 +380,80 @@ impl Parts {
         let Some(&taken) = payload.head().first_chunk::<8>() else {
             return self.misbehaved(cx, key, NodeFault::Ack);
         };
-        let taken = u64::from_be_bytes(taken);
+        let taken_below = u64::from_be_bytes(taken);
         let active = self.is_active(key, peer);
         let Some(link) = self.node_link_mut(key) else { return };
         let round_trip = link.round_trip.finish(cx.now, seq);
         if let Some(took) = round_trip {
             cx.counters.latencies.round_trips.record(took);
         }
-        let Some(link) = self.node_link_mut(key) else { return };
-        if !active || taken == link.acknowledged_by_peer {
-            return;
-        }
-        let count = taken.checked_sub(link.acknowledged_by_peer);
-        link.acknowledged_by_peer = taken;
-        if !count.is_some_and(|count| self.acknowledge(cx, peer, count)) {
+        if active && !self.acknowledge(cx.now, peer, taken_below) {
             self.misbehaved(cx, key, NodeFault::AckOfNothing);
         }
+    }
+
+    /// The versions of the node link that a peer speaks are not spoken here.
+    fn refuse_version(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, (min, max): (u16, u16)) {
+        if cx.common.logs.nodes_misbehaved.admits(cx.now)
+            && let Some(link) = self.node_link_mut(key)
+        {
+            warn!(
+                peer = %link.peer, address = %link.label.address,
+                "closing a node link: the peer speaks versions {min} to {max} of it, and this node version {LINK_VERSION}; \
+                 run the same release of amop on both",
+            );
+        }
+        cx.out.close(key, CloseReason::Protocol);
     }
 
     pub(super) fn handle_amop(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
-        came: Came,
+        carrier: Carrier,
         peer: &NodeId,
-        header: &Header<'_>,
+        subject: Subject,
         payload: FrameRef<'_>,
     ) {
+        let Subject { packet_type, seq } = subject;
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
-            return self.bad_amop(cx, came, NodeFault::Extensions);
+            return self.bad_message(cx, carrier, NodeFault::Extensions);
         };
         let frame = payload.advance(offset);
-        let expected = match header.packet_type {
+        let expected = match packet_type {
             PacketType::UNICAST => sdk::FrameType::REQUEST,
             PacketType::MULTICAST => sdk::FrameType::MULTICAST,
             PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
-            _ => return self.bad_amop(cx, came, NodeFault::NoTicket),
+            _ => return self.bad_message(cx, carrier, NodeFault::NoTicket),
         };
         match sdk::Header::decode(frame.head()) {
             Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.bad_amop(cx, came, NodeFault::InnerFrame),
+            _ => return self.bad_message(cx, carrier, NodeFault::InnerFrame),
         }
         let is_admitted = cx.admits(peer);
         if !is_admitted {
             cx.counters.not_admitted.increment();
         }
         // A unicast is answered, so that its publisher's node tries others at once.
-        if !is_admitted && header.packet_type != PacketType::UNICAST {
+        if !is_admitted && packet_type != PacketType::UNICAST {
             return;
         }
-        if header.packet_type == PacketType::UNICAST_RESPONSE {
-            self.handle_response(cx, peer, header.seq, extensions.by_node, frame);
+        if packet_type == PacketType::UNICAST_RESPONSE {
+            self.handle_response(cx, peer, seq, extensions.by_node, frame);
             return;
         }
-        let Some(incarnation) = self.take_new_message(cx, peer, header.packet_type, header.seq) else {
-            return;
-        };
+        let Some(incarnation) = self.peers.by_id.get(peer).map(|peer| peer.incarnation) else { return };
         // It names but one destination: us.
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
         let audience = audience.map(|numbers| Recipients::from_numbers(numbers, cx.shared.reactors));
-        if header.packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(cx, (peer, header.seq), audience, frame);
+        if packet_type == PacketType::MULTICAST {
+            self.handle_multicast_of_node(cx, (peer, seq), audience, frame);
             return;
         }
         let time_left = extensions
             .time_left_ms
             .map_or(cx.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()))
-            .saturating_sub(came.waited(cx.now));
-        let origin = FromNode { id: *peer, incarnation, message: header.seq };
+            .saturating_sub(carrier.waited(cx.now));
+        let origin = FromNode { id: *peer, incarnation, message: seq };
         let request = NodeRequest { origin, time_left, may_wait: extensions.may_wait, audience };
         self.handle_request_of_node(cx, request, frame);
     }
@@ -483,42 +481,21 @@ impl Parts {
         }
     }
 
-    /// Counts a frame as taken, and acknowledges when it is time.
-    pub(super) fn note_taken(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, len: usize) {
-        let (frames_max, bytes_max) = (cx.shared.settings.ack_frames_max, cx.shared.settings.ack_bytes_max);
-        let Some(link) = self.node_link_mut(key) else { return };
-        link.taken += 1;
-        link.unacknowledged_bytes += len;
-        if link.taken - link.acknowledged >= frames_max || link.unacknowledged_bytes >= bytes_max {
-            self.send_ack(cx, key, None);
-        } else if link.ack_timer.is_none() {
-            let timer = self.node_links.ack_timers.start(cx.now, AckDue::Link(key));
-            if let Some(link) = self.node_link_mut(key) {
-                link.ack_timer = Some(timer);
-            }
-        }
-    }
-
-    pub(super) fn send_due_ack(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
-        if let Some(link) = self.node_link_mut(key) {
-            link.ack_timer = None;
-            self.send_ack(cx, key, None);
-        }
-    }
-
-    /// `answers` is the Seq of the Hello that asks for it.
-    fn send_ack(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, answers: Option<u32>) {
-        let Some(link) = self.node_link_mut(key) else { return };
-        let taken = link.taken;
-        if let Some(timer) = link.ack_timer.take() {
-            self.node_links.ack_timers.cancel(timer);
-        }
-        // One that was not taken is due with the next frame, or with the next sign of life.
-        if self.send_control(cx, key, PacketType::ACK, answers, &taken.to_be_bytes())
-            && let Some(link) = self.node_link_mut(key)
-        {
-            link.acknowledged = taken;
-            link.unacknowledged_bytes = 0;
+    /// Acknowledges what was taken of the peer, and shows that this node lives. `answers` is the Seq of the Hello that asks
+    /// for it.
+    pub(super) fn send_ack(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        answers: Option<u32>,
+    ) {
+        let Some(peer) = self.node_link_mut(key).map(|link| link.peer) else { return };
+        // On a link that does not carry everything yet it is not known what the peer knows of its messages.
+        let is_active = self.is_active(key, &peer);
+        let taken_below = if is_active { self.taken_below(&peer) } else { 0 };
+        // One that was not taken is due with the next message, or with the next sign of life.
+        if self.send_control(cx, key, PacketType::ACK, answers, &taken_below.to_be_bytes()) && is_active {
+            self.note_ack_sent(&peer);
         }
     }
 
@@ -614,12 +591,10 @@ impl Parts {
         }
         self.tick_neighbours(cx);
         self.tick_peers(cx);
-        self.expire_pending_route(cx);
         self.tick_channels(cx);
         self.node_links.next_tick = None;
         if cx.counters.node_links.get() > 0
             || !self.neighbours.by_id.is_empty()
-            || !self.pending_route.is_empty()
             || self.peers.by_id.values().any(Peer::needs_looks)
         {
             self.want_node_tick(cx.now);

@@ -29,7 +29,7 @@ impl Parts {
                 return;
             }
             let notice = notice.encode();
-            if self.neighbours.by_id.get(&node).is_some_and(|neighbour| neighbour.active.is_some()) {
+            if self.link_to(&node).is_some() {
                 return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
             }
             let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };

@@ -2,8 +2,7 @@
 //! be right while a bound creeps nearer.
 
 use super::{
-    Common, LinkKind, Parts, neighbour::Neighbour, peer::Peer, publisher::Publisher, request::Origin, room,
-    session::Session,
+    Common, LinkKind, Parts, channel::Channel, publisher::Publisher, request::Origin, room, session::Session,
 };
 use crate::{
     relay::SessionId,
@@ -57,30 +56,7 @@ impl Parts {
             ("ends of challenges", ends, challenges),
             ("payloads that were carried", carried, carried_anew),
             ("challenges of other nodes", of_nodes, of_nodes_anew),
-            (
-                "bytes in windows",
-                self.neighbours.windows_bytes(),
-                self.neighbours.by_id.values().map(|one| one.window_bytes_anew()).sum(),
-            ),
-            ("bytes in channels", self.channels.bytes, channels().map(|channel| channel.bytes_anew()).sum()),
-            (
-                "bytes of single channels",
-                channels()
-                    .map(|channel| channel.bytes())
-                    .map(|(unacknowledged, reordering)| unacknowledged + reordering)
-                    .sum(),
-                channels().map(|channel| channel.bytes_anew()).sum(),
-            ),
-            (
-                "identities",
-                self.peers.all_identities(),
-                self.peers.by_id.values().map(|peer| peer.identities()).sum(),
-            ),
-            (
-                "bytes of frames that wait for a route",
-                self.pending_route.bytes(),
-                self.pending_route.bytes_anew(),
-            ),
+            ("bytes in channels", self.channels.bytes(), channels().map(Channel::bytes).sum()),
         ];
         let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
         let wrong =
@@ -88,8 +64,7 @@ impl Parts {
         wrong
             .or_else(|| sessions().find_map(|session| self.miscount_of(session)))
             .or_else(|| self.miscount_of_ledgers(common))
-            .or_else(|| self.neighbours.by_id.values().find_map(Neighbour::miscount))
-            .or_else(|| self.peers.by_id.values().find_map(Peer::miscount))
+            .or_else(|| channels().find_map(Channel::miscount))
             .or_else(|| self.publishers.by_link.values().find_map(Publisher::miscount))
     }
 

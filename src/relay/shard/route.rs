@@ -1,54 +1,45 @@
 //! Frames over more than one link (WIRE §6.4): sealed for their destination, passed on from neighbour to neighbour.
 //!
 //! ```text
-//!  home of the destination: seal ─► next hop ─► home of that neighbour: window, link
+//!  home of the destination: seal ─► next hop ─► home of that neighbour: link
 //!  link of a neighbour ─► for us? ─► home of the source: open, as if it had come over a link to it
-//!                           └ else ─► next hop ─► home of that neighbour: window, link
+//!                           └ else ─► next hop ─► home of that neighbour: link
 //! ```
 //!
 //! # Invariants
 //! - A frame never goes back to the neighbour that it came from.
-//! - What waits in the window of a neighbour whose link is lost goes over another route as soon as there is one, in its
-//!   order, under the same identity.
-
-use std::{collections::VecDeque, time::Instant};
+//! - Nothing is kept here: what no link takes is dropped and counted. Its source has it.
 
 use smallvec::SmallVec;
 
 use super::{
     Common, Context, Parts,
-    channel::NUMBERS_LEN,
-    indirect::{SHARED_MAX, TICKET_LEN},
-    neighbour::{NotEnqueued, Outgoing, Whose},
-    window::Sent,
+    sealed::{SHARED_MAX, TICKET_LEN},
 };
 use crate::{
     relay::{
-        Class, MeshMessage, Outbound, Packet, home_reactor,
+        Class, MeshMessage, Outbound, Packet, SendError, home_reactor,
         sealing::{FRONT_LEN, Subject, TAG_LEN},
+        settings::NODE_FRAME_ROOM,
         snapshot::Snapshot,
     },
     wire::{
         FrameRef, NodeId, RetainedFrame,
         node::{
-            Addressing, EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HEADER_LEN_MIN,
-            HOPS_MAX, Header, PacketType,
+            Addressing, EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header,
+            Numbers, PacketType,
         },
         notice::PathEnd,
     },
 };
 
-/// Frames for other nodes that wait for a route …
-pub(in crate::relay) const PENDING_ROUTE_FRAMES_MAX: usize = 4_096;
-/// … and bytes of them.
-pub(in crate::relay) const PENDING_ROUTE_BYTES_MAX: usize = 16 << 20;
 /// Neighbours that a frame is to go to here one after the other, while none of them can take it.
 const NEXT_HOPS_TRIED_MAX: u8 = 4;
 
 /// Bytes of a shared multicast's content beside the frame of the SDK link.
 pub(super) const SHARED_CONTENT_ROOM: usize = 2 + TAG_LEN;
 /// The most that a sealed payload has beside the frame of the SDK link.
-const SEALED_ROOM: usize = FRONT_LEN + NUMBERS_LEN + 2 + EXTENSIONS_LEN_MAX + TAG_LEN;
+const SEALED_ROOM: usize = FRONT_LEN + Numbers::LEN + 2 + EXTENSIONS_LEN_MAX + TAG_LEN;
 
 /// What goes from one node to others, as far as its way depends on it.
 pub(super) struct Flow<'a> {
@@ -73,48 +64,9 @@ impl Flow<'_> {
     }
 }
 
-/// Frames for other nodes that no route leads to just now: the network has changed, and not all have heard of it.
-#[derive(Default)]
-pub(super) struct PendingRoute {
-    frames: VecDeque<(Instant, Packet, RetainedFrame)>,
-    bytes: usize,
-}
-
-impl PendingRoute {
-    fn holds(&self, destinations: &[NodeId]) -> bool {
-        let waits = |packet: &Packet| packet.destinations.iter().any(|id| destinations.contains(id));
-        self.frames.iter().any(|(_, packet, _)| waits(packet))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// For checks.
-    pub(super) fn bytes_anew(&self) -> usize {
-        self.frames.iter().map(|(_, _, payload)| payload.len()).sum()
-    }
-
-    /// `false` if there is no room.
-    fn push(&mut self, now: Instant, packet: Packet, payload: FrameRef<'_>) -> bool {
-        if self.frames.len() >= PENDING_ROUTE_FRAMES_MAX
-            || self.bytes + payload.len() > PENDING_ROUTE_BYTES_MAX
-        {
-            return false;
-        }
-        self.bytes += payload.len();
-        self.frames.push_back((now, packet, payload.retain()));
-        true
-    }
-}
-
 impl Packet {
     /// A message of this node.
-    pub(super) fn of_own(own: NodeId, destination: NodeId, subject: Subject, again: bool) -> Self {
+    fn of_own(own: NodeId, destination: NodeId, subject: Subject, again: bool) -> Self {
         Self {
             source: own,
             destinations: smallvec::smallvec![destination],
@@ -227,6 +179,21 @@ impl Parts {
         }
     }
 
+    /// Sends a frame of this node to another one; `false` if there is no route.
+    pub(super) fn send_packet(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        packet: Packet,
+        payload: FrameRef<'_>,
+    ) -> bool {
+        if self.link_to(id).is_some() {
+            self.send_to_next(cx, packet, *id, payload);
+            return true;
+        }
+        self.route(cx, packet, payload, Some(id))
+    }
+
     /// Sends a frame on to a neighbour whose home is here.
     pub(super) fn pass(
         &mut self,
@@ -235,69 +202,47 @@ impl Parts {
         next: NodeId,
         payload: FrameRef<'_>,
     ) {
-        let link = self.neighbours.by_id.get(&next).and_then(|neighbour| neighbour.active);
-        if let Some(link) = link {
+        let neighbour = self.neighbours.by_id.get(&next);
+        if let Some((link, frame_len_max)) =
+            neighbour.and_then(|neighbour| Some((neighbour.active?, neighbour.frame_len_max)))
+        {
             let head = packet.head(payload.len());
-            if !packet.packet_type.is_amop() {
-                // Lost without harm.
-                if cx.out.send(link, Class::Control, &head, payload).is_err() {
-                    cx.counters.dropped_control_full.increment();
-                } else if packet.from.is_some() {
-                    cx.pay_for_other(&packet, head.len() + payload.len());
-                }
-                return;
+            let (is_message, is_own) = (packet.packet_type.is_amop(), packet.from.is_none());
+            let len = head.len() + payload.len();
+            // A last look: routes lead around those that do not take what is so long.
+            if is_message && len > frame_len_max + NODE_FRAME_ROOM {
+                cx.note_too_long(&next, payload.len());
+                return if is_own {
+                    self.not_passed(cx, packet, payload)
+                };
             }
-            return self.enqueue_packet(cx, &next, &head, packet, payload);
+            let class = match (is_message, is_own) {
+                (false, _) => Class::Control,
+                (true, true) => Class::Data,
+                (true, false) => Class::Relayed,
+            };
+            match cx.out.send(link, class, &head, payload) {
+                Ok(_) if is_own && is_message => return cx.pay(len),
+                Ok(_) if is_own => return,
+                Ok(_) => return cx.pay_for_other(&packet, len),
+                // Its source sends it again when it has waited for long: at once would be more of what is too much.
+                Err(SendError::Full) if is_message && !is_own => {
+                    return cx.counters.relay_dropped.increment();
+                }
+                Err(SendError::Full) if is_message => return self.not_passed(cx, packet, payload),
+                Err(SendError::Full) => return cx.counters.dropped_control_full.increment(),
+                Err(SendError::Gone) => {}
+            }
         }
         packet.next_hops_tried += 1;
-        if packet.next_hops_tried < NEXT_HOPS_TRIED_MAX
-            && self.route(cx, packet.clone(), payload, Some(&next))
+        if packet.next_hops_tried >= NEXT_HOPS_TRIED_MAX
+            || !self.route(cx, packet.clone(), payload, Some(&next))
         {
-            return;
-        }
-        if packet.packet_type.is_amop() && packet.from.is_some() {
-            // It may return.
-            let head = packet.head(payload.len());
-            self.enqueue_packet(cx, &next, &head, packet, payload);
-        } else {
             self.not_passed(cx, packet, payload);
         }
     }
 
-    fn enqueue_packet(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        next: &NodeId,
-        head: &[u8],
-        packet: Packet,
-        payload: FrameRef<'_>,
-    ) {
-        let outgoing = Outgoing {
-            body: payload,
-            subject: Subject { packet_type: packet.packet_type, seq: packet.seq },
-            whose: Whose::Packet(Box::new(packet)),
-        };
-        match self.enqueue(cx, next, SmallVec::from_slice(head), outgoing) {
-            // Its source has it. If it waited here, all that comes after it would, too, and nothing would go for as long as
-            // more comes.
-            Err(NotEnqueued::NoRoom(Some(packet))) if packet.source != cx.shared.id => {
-                cx.counters.relay_dropped.increment();
-            }
-            Err(NotEnqueued::NoRoom(Some(packet)) | NotEnqueued::Away(Some(packet))) => {
-                self.not_passed(cx, *packet, payload);
-            }
-            Err(NotEnqueued::TooLong(packet)) => {
-                cx.note_too_long(next, payload.len());
-                // Of our own: the routes around who does not take it are not known yet.
-                if let Some(packet) = packet.filter(|packet| packet.source == cx.shared.id) {
-                    self.not_passed(cx, *packet, payload);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// No neighbour could take a frame.
+    /// No neighbour could take a frame. Its source hears of it.
     pub(super) fn not_passed(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -305,17 +250,19 @@ impl Parts {
         payload: FrameRef<'_>,
     ) {
         if packet.source != cx.shared.id {
-            return self.await_route(cx, packet, payload);
+            cx.counters.relay_dropped.increment();
+            return self.notify_path_ended(cx, &packet, PathEnd::NoRoute, payload);
         }
-        let (packet_type, seq) = (packet.packet_type, packet.seq);
+        if !packet.packet_type.is_amop() {
+            return;
+        }
+        // What was for several is kept for each alone.
+        let packet_type = packet.packet_type.of_one();
+        let seq = packet.seq;
         for node in packet.destinations {
             let home = home_reactor(&node, cx.shared.reactors);
-            self.send_to_reactor(
-                cx,
-                home,
-                MeshMessage::NotPassed { node, packet_type, seq },
-                FrameRef::EMPTY,
-            );
+            let message = MeshMessage::NotPassed { node, packet_type, seq };
+            self.send_to_reactor(cx, home, message, FrameRef::EMPTY);
         }
     }
 
@@ -367,7 +314,7 @@ impl Parts {
         if !cx.shared.settings.relays || packet.hops_left == 0 {
             cx.counters.relay_refused.increment();
             if packet.hops_left == 0 {
-                self.notify_path_ended(cx, header, PathEnd::HopsUsed, payload);
+                self.notify_path_ended(cx, &packet, PathEnd::HopsUsed, payload);
             }
             return;
         }
@@ -378,108 +325,18 @@ impl Parts {
             payload = part.as_ref();
         }
         cx.counters.relayed.increment();
-        // No message overtakes those before it.
-        let waits = packet.packet_type.is_amop() && self.pending_route.holds(&packet.destinations);
-        if waits || !self.route(cx, packet.clone(), payload, None) {
-            self.await_route(cx, packet, payload);
-            self.notify_path_ended(cx, header, PathEnd::NoRoute, payload);
+        if !self.route(cx, packet.clone(), payload, None) {
+            self.not_passed(cx, packet, payload);
         }
-    }
-
-    /// Sends what waits for a neighbour over other routes, where there are some.
-    pub(super) fn reroute_window(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        // One that is too long for the other routes waits for the link as long as that may return, and so do those after it:
-        // none overtakes it.
-        let (may_return, mut one_waits) = (self.is_neighbour(id), false);
-        for sent in self.take_window(id) {
-            let Sent { head, body, packet_type, message, packet, is_in_channel } = sent;
-            let rerouted = match packet {
-                // It is for a node that the lists leave out.
-                Some(packet)
-                    if packet.from.is_none() && packet.destinations.contains(id) && !cx.shared.admits(id) =>
-                {
-                    continue;
-                }
-                Some(packet) => {
-                    let packet = Packet { again: true, next_hops_tried: 0, ..*packet };
-                    if self.route(cx, packet.clone(), body.as_ref(), Some(id)) {
-                        cx.counters.frames_sent_again.increment();
-                    } else if packet.from.is_none() {
-                        self.not_passed(cx, packet, body.as_ref());
-                    } else {
-                        let packet = Some(Box::new(packet));
-                        self.keep_waiting(
-                            id,
-                            Sent { head, body, packet_type, message, packet, is_in_channel },
-                        );
-                    }
-                    continue;
-                }
-                None => {
-                    let subject = Subject { packet_type, seq: message };
-                    let front: &[u8] = &head[HEADER_LEN_MIN..];
-                    !one_waits
-                        && cx.shared.admits(id)
-                        && cx.has_indirect_route(id, body.len())
-                        && self.send_indirect(cx, id, subject, &[front], body.as_ref())
-                }
-            };
-            if rerouted {
-                cx.counters.frames_sent_again.increment();
-            } else {
-                one_waits = may_return;
-                self.keep_waiting(id, Sent { head, body, packet_type, message, packet: None, is_in_channel });
-            }
-        }
-    }
-
-    /// Has a frame for another node wait for a route.
-    fn await_route(&mut self, cx: &mut Context<'_, impl Outbound>, packet: Packet, payload: FrameRef<'_>) {
-        if !packet.packet_type.is_amop()
-            || !self.pending_route.push(cx.now, Packet { next_hops_tried: 0, ..packet }, payload)
-        {
-            return cx.counters.relay_dropped.increment();
-        }
-        self.want_node_tick(cx.now);
-    }
-
-    /// Sends on what was parked, if it has a way now.
-    fn send_pending_route(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        let PendingRoute { frames, .. } = std::mem::take(&mut self.pending_route);
-        for (since, packet, payload) in frames {
-            if self.pending_route.holds(&packet.destinations)
-                || !self.route(cx, packet.clone(), payload.as_ref(), None)
-            {
-                self.pending_route.push(since, packet, payload.as_ref());
-            }
-        }
-    }
-
-    /// Drops what has waited for too long.
-    pub(super) fn expire_pending_route(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        let memory = cx.shared.settings.node_grace;
-        while let Some((since, _, payload)) = self.pending_route.frames.front()
-            && cx.now.saturating_duration_since(*since) >= memory
-        {
-            self.pending_route.bytes -= payload.len();
-            self.pending_route.frames.pop_front();
-            cx.counters.relay_dropped.increment();
-        }
-    }
-
-    /// The routes have changed: what waits may have one now. What a node that is gone had taken and not passed on is sent
-    /// again.
-    pub(super) fn handle_routes_changed(&mut self, cx: &mut Context<'_, impl Outbound>, is_node_lost: bool) {
-        let waiting: Vec<NodeId> = self.waiting_neighbours();
-        for id in waiting {
-            self.reroute_window(cx, &id);
-        }
-        self.send_pending_route(cx);
-        self.retransmit_all_channels(cx, is_node_lost);
     }
 }
 
 impl Common {
+    /// A frame of this node to another one.
+    pub(super) fn own_packet(&self, id: &NodeId, subject: Subject, again: bool) -> Packet {
+        Packet::of_own(self.shared.id, *id, subject, again)
+    }
+
     /// Whether frames of an SDK link of so many bytes can go to a node over others.
     pub(super) fn has_indirect_route(&self, id: &NodeId, frame_len: usize) -> bool {
         let snapshot = self.shared.snapshot.load();

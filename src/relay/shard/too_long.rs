@@ -3,12 +3,12 @@
 
 use tracing::warn;
 
-use super::{Context, Parts, request::FromNode};
+use super::{Context, Parts, node_link::Carrier, request::FromNode};
 use crate::{
-    relay::{LinkKey, Outbound},
+    relay::{LinkKey, Outbound, sealing::Subject},
     wire::{
         FrameRef, NodeId, ResultCode,
-        node::{Extensions, Header, PacketType},
+        node::{Extensions, Header, Numbers, PacketType},
         sdk,
         trace::Refusal,
     },
@@ -56,28 +56,33 @@ impl Parts {
                 "a message of a node is dropped, it is longer than this node takes, and the node was not told: set [amop] frame_len_max to the same on all nodes, or run one version",
             );
         }
-        if !header.packet_type.is_amop() {
+        if !header.packet_type.is_amop() || !for_us {
             return;
         }
-        if for_us {
-            self.refuse_read_over(cx, peer, header, payload);
+        // Its place is taken by an empty message, once.
+        let Some(numbers) = Numbers::decode(payload.head()) else { return };
+        let is_new = self.channel(cx, peer).is_some_and(|channel| channel.receiver.is_new(&numbers));
+        let subject = Subject { packet_type: header.packet_type, seq: header.seq };
+        let in_its_place = numbers.encode();
+        self.handle_numbered(cx, Carrier::Link(key), peer, subject, FrameRef::Slice(&in_its_place));
+        if is_new {
+            self.refuse_read_over(cx, peer, subject, payload.advance(Numbers::LEN));
         }
-        self.note_taken(cx, key, len);
     }
 
     fn refuse_read_over(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
-        header: &Header<'_>,
+        subject: Subject,
         payload: FrameRef<'_>,
     ) {
         let inner = Extensions::decode(payload.head()).map(|(_, offset)| payload.advance(offset));
         let Some(inner) = inner.and_then(|frame| sdk::Header::decode(frame.head())) else { return };
-        let (packet_type, message) = (header.packet_type, header.seq);
+        let Subject { packet_type, seq: message } = subject;
         match packet_type {
             PacketType::UNICAST => {
-                let Some(incarnation) = self.take_new_message(cx, peer, packet_type, message) else {
+                let Some(incarnation) = self.peers.by_id.get(peer).map(|peer| peer.incarnation) else {
                     return;
                 };
                 let answer = super::request::answer_frame(&inner.seq, ResultCode::NOT_DELIVERED);

@@ -86,6 +86,8 @@ pub enum Seen {
     Emitted { app: AppIndex, bytes: Vec<u8> },
     /// An application has a frame.
     Delivered { app: AppIndex, bytes: Vec<u8> },
+    /// The link to another node has taken a frame.
+    Left { from: NodeIndex, bytes: Vec<u8> },
     /// A frame has crossed from node to node.
     Crossed { from: NodeIndex, to: NodeIndex, bytes: Vec<u8> },
     /// An application's connection is gone.
@@ -214,6 +216,10 @@ pub struct Network {
     local_arrivals: BTreeMap<Direction, Instant>,
     /// Bytes a second that a node takes from another one, where it is slow.
     link_rates: BTreeMap<(NodeIndex, NodeIndex), u64>,
+    /// The next place of messages that one node sends another one over their link.
+    next_places: BTreeMap<(NodeIndex, NodeIndex), u64>,
+    /// Messages that one node seemed to send another one over their link.
+    forged: BTreeMap<(NodeIndex, NodeIndex), u64>,
 }
 
 /// A queue inside a node.
@@ -289,6 +295,8 @@ impl Network {
             held: BTreeSet::new(),
             local_arrivals: BTreeMap::new(),
             link_rates: BTreeMap::new(),
+            next_places: BTreeMap::new(),
+            forged: BTreeMap::new(),
         }
     }
 

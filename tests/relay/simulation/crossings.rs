@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use amop::internal::wire::{
     NodeId,
-    node::{Addressing, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header, PacketType},
+    node::{Addressing, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header, Numbers, PacketType},
     sdk,
     state::{self, Message},
 };
@@ -212,6 +212,7 @@ impl Crossings {
         packet_type: PacketType,
         payload: &[u8],
     ) -> Verdict {
+        let payload = payload.get(Numbers::LEN..).unwrap_or_default();
         let Some((_, len)) = Extensions::decode(payload) else { return Ok(()) };
         let inner = &payload[len..];
         let message = number(inner).and_then(|number| oracle.messages.get(number));

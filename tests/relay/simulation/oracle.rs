@@ -94,7 +94,7 @@ pub struct Message {
     /// When applications had it in hands; of one that reads slowly that is later.
     had: Vec<(AppIndex, Instant)>,
     /// It has reached another node.
-    crossed: bool,
+    left: bool,
     /// 0x31 that applications sent for it: who, when a node had it, the frame.
     replies: Vec<(AppIndex, Instant, Vec<u8>)>,
     /// Its seq was used for another message, too.
@@ -162,8 +162,8 @@ pub struct Oracle {
     /// Faults begun and ended.
     faults_changed: usize,
     undisturbed: RefCell<Option<Undisturbed>>,
-    /// When a sealed frame last crossed: it may have been any message that is not answered.
-    sealed_crossed: Option<Instant>,
+    /// When a link last took a sealed frame: it may have been any message that is not answered.
+    sealed_left: Option<Instant>,
     taken: usize,
     by_seq: BTreeMap<(AppIndex, Seq), Vec<usize>>,
     /// Challenges that carry the payload of another message, by their seq.
@@ -197,7 +197,7 @@ impl Oracle {
             faults: Vec::new(),
             faults_changed: 0,
             undisturbed: RefCell::default(),
-            sealed_crossed: None,
+            sealed_left: None,
             taken: 0,
             by_seq: BTreeMap::new(),
             handed_on: BTreeMap::new(),
@@ -235,7 +235,7 @@ impl Oracle {
             answered: false,
             pushes: Vec::new(),
             had: Vec::new(),
-            crossed: false,
+            left: false,
             replies: Vec::new(),
             shares_seq,
             multicast,
@@ -464,20 +464,26 @@ impl Oracle {
 
     /// A frame crossed a node link.
     pub fn crossed(&mut self, now: Instant, from: NodeIndex, to: NodeIndex, bytes: &[u8]) {
-        let Ok((header, offset)) = node::Header::decode(bytes) else { return };
+        let Ok((header, _)) = node::Header::decode(bytes) else { return };
         if header.packet_type == PacketType::HELLO {
             self.greeted(now, from, to);
         }
+    }
+
+    /// The link to another node has taken a frame.
+    pub fn left(&mut self, now: Instant, bytes: &[u8]) {
+        let Ok((header, offset)) = node::Header::decode(bytes) else { return };
         if header.flags & node::FLAG_SEALED != 0 {
-            self.sealed_crossed = Some(now);
+            self.sealed_left = Some(now);
             return;
         }
+        let offset = offset + node::Numbers::LEN;
         if header.packet_type == PacketType::UNICAST
-            && let Some((_, extensions)) = node::Extensions::decode(&bytes[offset..])
+            && let Some((_, extensions)) = bytes.get(offset..).and_then(node::Extensions::decode)
             && let Some(inner) = Header::decode(&bytes[offset + extensions..])
             && let Some(number) = self.identify(&inner.seq, &bytes[offset + extensions..])
         {
-            self.messages[number].crossed = true;
+            self.messages[number].left = true;
         }
     }
 
@@ -745,8 +751,8 @@ impl Oracle {
                 }
             }
             ResultCode::TIMEOUT => {
-                let crossed = message.crossed || self.sealed_crossed.is_some_and(|at| at >= sent);
-                hold!(!message.pushes.is_empty() || crossed, "{what}, though nobody ever had it");
+                let left = message.left || self.sealed_left.is_some_and(|at| at >= sent);
+                hold!(!message.pushes.is_empty() || left, "{what}, though no link took it");
                 let unheard = message.replies.iter().find(|(replier, replied, _)| {
                     let there = self.apps[*replier].node;
                     let heard = *replied + 2 * self.rules.known_after() + slack;

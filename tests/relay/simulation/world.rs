@@ -460,6 +460,7 @@ impl World {
             match seen {
                 Seen::Taken { app, bytes } => self.oracle.taken(now, app, &bytes),
                 Seen::Emitted { app, bytes } => self.oracle.emitted(now, app, &bytes)?,
+                Seen::Left { bytes, .. } => self.oracle.left(now, &bytes),
                 Seen::Crossed { from, to, bytes } => {
                     self.oracle.crossed(now, from, to, &bytes);
                     self.crossings.crossed(now, &self.oracle, &self.net.nodes, (from, to), &bytes)?;
@@ -507,11 +508,9 @@ impl World {
                     ("requests", usage.requests, settings.pending_requests_max),
                     ("pushes", usage.pushes, settings.pending_pushes_max),
                     ("retained bytes", usage.retained_bytes, settings.retained_bytes_max + frame),
-                    ("frames in a window", usage.window_frames, settings.window_frames_max),
-                    ("bytes in a window", usage.window_bytes, settings.window_bytes_max + frame),
-                    ("identities", usage.identities, settings.identities_max),
-                    ("bytes in all windows", usage.windows_bytes, settings.windows_bytes_max + frame),
-                    ("identities of all", usage.all_identities, settings.all_identities_max.max(nodes)),
+                    ("unacknowledged messages of a node", usage.window_frames, settings.window_frames_max),
+                    ("bytes of them", usage.window_bytes, settings.window_bytes_max + frame),
+                    ("bytes of channels", usage.windows_bytes, settings.windows_bytes_max + frame),
                 ] {
                     if used > bound {
                         return Err(format!("node{index} has {used} {what}, more than {bound}"));
@@ -581,7 +580,6 @@ impl World {
                     usage.awaiting,
                     usage.window_frames,
                     usage.windows_bytes,
-                    usage.kept_bytes,
                     usage.topics,
                 ];
                 if left.iter().any(|&left| left > 0) {
@@ -891,6 +889,7 @@ impl World {
                 format!("node{} => app{app}: {}", self.net.apps[*app].node, sdk(bytes))
             }
             Seen::Delivered { app, bytes } => format!("app{app} has {}", sdk(bytes)),
+            Seen::Left { from, bytes } => format!("node{from}: a link takes {} bytes", bytes.len()),
             Seen::Crossed { from, to, bytes } => match node::Header::decode(bytes) {
                 Ok((header, _)) if header.flags & node::FLAG_SEALED != 0 => {
                     let node::Addressing::EndToEnd { source, destinations } = header.addressing else {
@@ -910,8 +909,9 @@ impl World {
                     )
                 }
                 Ok((header, offset)) if header.packet_type.is_amop() => {
-                    let after = node::Extensions::decode(&bytes[offset..]).map_or(0, |(_, len)| len);
-                    let inner = sdk(&bytes[offset + after..]);
+                    let payload = bytes.get(offset + node::Numbers::LEN..).unwrap_or_default();
+                    let after = node::Extensions::decode(payload).map_or(0, |(_, len)| len);
+                    let inner = sdk(&payload[after..]);
                     let again = if header.flags & node::FLAG_SENT_AGAIN != 0 { " again" } else { "" };
                     format!("node{from} -> node{to}: #{}{again} {inner}", header.seq)
                 }

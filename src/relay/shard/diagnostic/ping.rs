@@ -24,8 +24,8 @@ use crate::{
         sealing::{FRONT_LEN, Subject, TAG_LEN},
     },
     wire::{
-        FrameRef, NodeId,
-        node::{Addressing, FLAG_PROBE, Header, PacketType},
+        FrameRef, NodeId, RetainedFrame,
+        node::PacketType,
         notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
     },
 };
@@ -97,8 +97,12 @@ pub(super) struct SentPing {
 
 /// The last bytes of a sealed payload.
 fn tag_of(payload: FrameRef<'_>) -> Option<[u8; TAG_LEN]> {
-    let end = payload.advance(payload.len().checked_sub(TAG_LEN)?);
-    end.pieces().flatten().copied().collect::<Vec<u8>>().try_into().ok()
+    let mut end: Vec<u8> = Vec::with_capacity(2 * TAG_LEN);
+    for piece in payload.pieces() {
+        end.extend_from_slice(&piece[piece.len().saturating_sub(TAG_LEN)..]);
+        end.drain(..end.len().saturating_sub(TAG_LEN));
+    }
+    end.try_into().ok()
 }
 
 /// An id that begins in this way, for finding its home.
@@ -134,7 +138,7 @@ impl Parts {
         let packet = Packet { hops_left: hops, is_probe: true, ..cx.own_packet(node, subject, false) };
         let ping = Notice::Request(Diagnostic { kind: TRAITS.tag, id, body: vec![0; PADDING_LEN] });
         let sealed = self.seal_control(cx, node, subject, &ping.encode());
-        let payload = sealed.as_deref().map(FrameRef::Slice);
+        let payload = sealed.as_ref().map(RetainedFrame::as_ref);
         let Some((payload, tag)) = payload.and_then(|payload| Some((payload, tag_of(payload)?))) else {
             return Err(over(PingEnd::NoRoute));
         };
@@ -169,22 +173,24 @@ impl Parts {
         admitted
     }
 
-    /// A frame for another node does not get further. If it is a ping, its source is told.
+    /// A frame for another node does not get further. If it is a ping or a message, its source is told.
     pub(in crate::relay::shard) fn notify_path_ended(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
-        header: &Header<'_>,
+        packet: &Packet,
         why: PathEnd,
         payload: FrameRef<'_>,
     ) {
-        let is_ping = header.packet_type == PacketType::BROADCAST
-            && header.flags & FLAG_PROBE != 0
-            && payload.len() >= FRONT_LEN + PING_LEN + TAG_LEN;
-        // One frame, one answer.
-        let Addressing::EndToEnd { source, destinations: [destination] } = header.addressing else { return };
-        let Some(tag) = tag_of(payload).filter(|_| is_ping) else { return };
-        let (seq, destination) = (header.seq, NodeId(*destination).short());
-        self.send_notice(cx, NodeId(*source), Notice::PathEnded(PathEnded { seq, why, destination, tag }));
+        let is_told = match packet.packet_type {
+            PacketType::BROADCAST => packet.is_probe && payload.len() >= FRONT_LEN + PING_LEN + TAG_LEN,
+            other => other.is_amop() && why == PathEnd::NoRoute,
+        };
+        let Some(tag) = tag_of(payload).filter(|_| is_told) else { return };
+        // Of a message for several, all of which are longer than what is told of them.
+        for destination in packet.destinations.iter().map(NodeId::short) {
+            let ended = PathEnded { seq: packet.seq, why, destination, tag };
+            self.send_notice(cx, packet.source, Notice::PathEnded(ended));
+        }
     }
 
     /// Whether the source of a ping, whose home is here, is told that its path has ended at this node.
@@ -195,12 +201,12 @@ impl Parts {
     ) -> bool {
         if !self.peers.by_id.contains_key(source) {
             // Whoever it says it is must be a node that can be answered.
-            let incarnation = cx.shared.snapshot.load().paths.get(source).map(|path| path.incarnation);
-            let Some(incarnation) = incarnation else {
+            let known = cx.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
+            let Some((incarnation, salt)) = known else {
                 cx.counters.pings_not_answered.increment();
                 return false;
             };
-            self.begin_peer(cx, source, incarnation);
+            self.begin_peer(cx, source, incarnation, salt);
         }
         let admitted = self.admits_ping(cx, source);
         if admitted {
@@ -209,7 +215,7 @@ impl Parts {
         admitted
     }
 
-    /// A node says that a ping did not get beyond it.
+    /// A node says that a ping or a message did not get beyond it.
     pub(in crate::relay::shard) fn handle_path_ended(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -232,7 +238,12 @@ impl Parts {
                 }
                 _ => None,
             });
-        let Some((id, sent)) = found else { return cx.counters.ping_answers_ignored.increment() };
+        let Some((id, sent)) = found else {
+            if !self.note_dropped_on_path(cx.now, ended.destination, ended.seq) {
+                cx.counters.ping_answers_ignored.increment();
+            }
+            return;
+        };
         sent.end = PingEnd::Ended { by: *by, why: ended.why };
         self.end_question(cx, id);
     }

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::relay::{
-    LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings, shard::Shard,
+use crate::{
+    relay::{
+        LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings,
+        shard::Shard,
+    },
+    wire::node::{HEADER_LEN_MIN, Numbers},
 };
 
 const OWN: NodeId = NodeId([1; 64]);
@@ -85,6 +89,13 @@ fn multicast(number: u32) -> Vec<u8> {
     sdk::encode_amop(sdk::FrameType::MULTICAST, &[0; 32], ResultCode::OK, "t", &number.to_be_bytes())
 }
 
+/// A multicast of the peer, with its number as its place.
+fn data_frame(number: u32) -> Vec<u8> {
+    let numbers = Numbers { place: number.into(), least: 1, taken_below: 0 };
+    let payload = [&numbers.encode(), &[0, 0][..], &multicast(number)].concat();
+    frame(PacketType::MULTICAST, number, &payload)
+}
+
 fn link_up(shard: &mut Shard, now: Instant, key: LinkKey, out: &mut Links) {
     let up = LinkUp::Node {
         id: PEER,
@@ -95,14 +106,15 @@ fn link_up(shard: &mut Shard, now: Instant, key: LinkKey, out: &mut Links) {
     };
     shard.handle_link_up(now, key, up, out);
     let hello = Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: LINK_VERSION,
+        version_max: LINK_VERSION,
         features: 0,
         incarnation: 1,
         lane: 0,
         link_number: u64::from(key.generation),
         replaces: 0,
-        frame_len_max: None,
+        frame_len_max: Some(1 << 20),
+        salt: Some([3; 16]),
     };
     let hello = frame(PacketType::HELLO, 0, &hello.encode());
     shard.handle_frame(now, key, FrameRef::Slice(&hello), out);
@@ -142,12 +154,11 @@ fn a_sign_of_life_that_the_link_did_not_take_is_tried_again_at_once() {
 #[test]
 fn an_acknowledgement_goes_with_the_last_frame_and_the_last_byte_that_may_wait_for_one() {
     let now = Instant::now();
-    let frame = |number| {
-        let payload = [&[0, 0], multicast(number).as_slice()].concat();
-        frame(PacketType::MULTICAST, number, &payload)
-    };
+    let frame = |number| data_frame(number);
     let frames_max = Settings::default().ack_frames_max;
-    for (frames_max, bytes_max) in [(frames_max, usize::MAX), (u64::MAX, 10 * frame(0).len())] {
+    for (frames_max, bytes_max) in
+        [(frames_max, usize::MAX), (u64::MAX, 10 * (frame(1).len() - HEADER_LEN_MIN))]
+    {
         let settings =
             Settings { ack_frames_max: frames_max, ack_bytes_max: bytes_max, ..Settings::default() };
         let (mut shard, mut out) = shard_with(now, settings);
@@ -158,7 +169,7 @@ fn an_acknowledgement_goes_with_the_last_frame_and_the_last_byte_that_may_wait_f
         }
         let acknowledgements = out.taken_of(KEY, PacketType::ACK);
         assert_eq!(acknowledgements.len(), 1, "after frame {due}");
-        assert!(acknowledgements[0].ends_with(&due.to_be_bytes()));
+        assert!(acknowledgements[0].ends_with(&(due + 1).to_be_bytes()));
     }
 }
 
@@ -168,17 +179,35 @@ fn an_acknowledgement_that_the_link_did_not_take_is_still_due() {
     let (mut shard, mut out) = shard(now);
     let due = shard.common.shared.settings.ack_frames_max as u32;
     out.refusal = Some(SendError::Full);
-    for number in 0..=due {
-        if number == due {
+    for number in 1..=due + 1 {
+        if number == due + 1 {
             out.refusal = None;
         }
-        let payload = [&[0, 0], multicast(number).as_slice()].concat();
-        let frame = frame(PacketType::MULTICAST, number, &payload);
-        shard.handle_frame(now, KEY, FrameRef::Slice(&frame), &mut out);
+        shard.handle_frame(now, KEY, FrameRef::Slice(&data_frame(number)), &mut out);
     }
     let acknowledgements = out.taken_of(KEY, PacketType::ACK);
     assert_eq!(acknowledgements.len(), 1);
-    assert!(acknowledgements[0].ends_with(&u64::from(due + 1).to_be_bytes()));
+    assert!(acknowledgements[0].ends_with(&u64::from(due + 2).to_be_bytes()));
+}
+
+#[test]
+fn a_message_takes_the_acknowledgement_along_and_what_it_acknowledges_is_let_go_of() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    shard.handle_frame(now, KEY, FrameRef::Slice(&data_frame(1)), &mut out);
+    let (parts, mut cx) = shard.at(now, &mut out);
+    parts.forward_multicast(&mut cx, &PEER, 7, None, FrameRef::Slice(&multicast(7)));
+    let sent = out.taken_of(KEY, PacketType::MULTICAST)[0];
+    let numbers = Numbers::decode(&sent[Header::decode(sent).unwrap().1..]).unwrap();
+    assert_eq!(numbers.taken_below, 2);
+    shard.handle_timeout(now + shard.common.shared.settings.ack_delay_max, &mut out);
+    assert_eq!(out.taken_of(KEY, PacketType::ACK).len(), 0, "the message has told it");
+    assert_eq!(shard.parts.usage().window_frames, 1);
+    let numbers = Numbers { place: 2, least: 1, taken_below: numbers.place + 1 };
+    let answer = [&numbers.encode(), &[0, 0][..], &multicast(2)].concat();
+    let answer = frame(PacketType::MULTICAST, 2, &answer);
+    shard.handle_frame(now, KEY, FrameRef::Slice(&answer), &mut out);
+    assert_eq!((shard.parts.usage().window_frames, shard.parts.usage().windows_bytes), (0, 0));
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! What goes over other nodes is sealed for its destination (WIRE §6.4). Here it is sealed and opened, messages as well as
+//! control, and multicasts for several nodes at once.
+
+use smallvec::SmallVec;
+
+use super::{Context, Parts, node_link::Carrier};
+use crate::{
+    relay::{
+        Outbound, Packet,
+        sealing::{
+            CONTENT_KEY_LEN, ContentKey, FRONT_LEN, IncarnationId, Salt, Seal, SealIncarnations, Subject,
+            TAG_LEN, number_of,
+        },
+        snapshot::NodeRef,
+    },
+    wire::{
+        FrameRef, NodeId, RetainedFrame,
+        frame::HEAD_LEN_MAX,
+        node::{Extensions, HEADER_LEN_MIN, Numbers, PacketType},
+    },
+};
+
+/// Nodes that one frame of a shared multicast is for: with their ids, their tickets lie in the head of the frame.
+pub(super) const SHARED_MAX: usize = 84;
+/// Bytes of a node's ticket before the content of a shared multicast.
+pub(super) const TICKET_LEN: usize = FRONT_LEN + Numbers::LEN + CONTENT_KEY_LEN + TAG_LEN;
+
+const _: () = assert!(HEADER_LEN_MIN + NodeId::LEN + SHARED_MAX * (NodeId::LEN + TICKET_LEN) <= HEAD_LEN_MAX);
+
+impl Parts {
+    /// Sends a control payload to a node, sealed, and forgets it.
+    pub(super) fn send_sealed_control(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        subject: Subject,
+        payload: &[u8],
+    ) {
+        if let Some(sealed) = self.seal_control(cx, id, subject, payload) {
+            let packet = cx.own_packet(id, subject, false);
+            self.send_packet(cx, id, packet, sealed.as_ref());
+        }
+    }
+
+    /// Seals a control payload for a node, however it is reached.
+    pub(super) fn seal_control(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        subject: Subject,
+        payload: &[u8],
+    ) -> Option<RetainedFrame> {
+        let sealed_as = self.channels.next_seal();
+        let seal = self.sealed_channel(cx, id)?.seal.as_deref()?;
+        seal.seal_whole(sealed_as, subject, &[], std::iter::once(payload), payload.len())
+    }
+
+    /// Sends a multicast to several nodes over others, as one frame for each next hop. Gives those that it was not sent to.
+    pub(super) fn send_shared(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        nodes: &[&NodeRef],
+        seq: u32,
+        frame: FrameRef<'_>,
+    ) -> SmallVec<[NodeId; 2]> {
+        let mut refused = SmallVec::new();
+        let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
+        let no_extensions = Extensions::default().encode();
+        let key = ContentKey::seal(cx.secret_rng.bytes(), &no_extensions, frame.pieces(), &mut content);
+        let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
+        let content = RetainedFrame::from_bytes(content.into());
+        // All of them keep it, and share its bytes.
+        let kept = frame.retain_shared();
+        let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
+        let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
+        for node in nodes {
+            match self.seal_ticket(cx, &node.id, seq, &key, &kept) {
+                Some(ticket) => {
+                    ticket.as_ref().pieces().for_each(|piece| tickets.extend_from_slice(piece));
+                    destinations.push(node.id);
+                }
+                None => {
+                    refused.push(node.id);
+                    cx.give_back((NodeId::LEN + TICKET_LEN) as u64);
+                }
+            }
+        }
+        let Some(first) = destinations.first() else {
+            cx.give_back(frame.len() as u64);
+            return refused;
+        };
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let packet = Packet { destinations: destinations.clone(), ..cx.own_packet(first, subject, false) };
+        if !self.route(cx, packet.clone(), content.behind(tickets.into()).as_ref(), None) {
+            self.not_passed(cx, packet, FrameRef::EMPTY);
+        }
+        refused
+    }
+
+    /// Keeps a multicast for one of its nodes until that has acknowledged it; gives the node's ticket. Should it be sent again,
+    /// it goes to that node alone.
+    fn seal_ticket(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        seq: u32,
+        key: &ContentKey,
+        kept: &RetainedFrame,
+    ) -> Option<RetainedFrame> {
+        let kept_as = Subject { packet_type: PacketType::MULTICAST, seq };
+        self.sealed_channel(cx, id)?;
+        let extensions = Extensions::default().encode();
+        let numbers = self.keep_sent(cx, id, kept_as, extensions, kept.clone())?;
+        let sealed_as = self.channels.next_seal();
+        let seal = self.sealed_channel(cx, id)?.seal.as_deref()?;
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let key = key.encode();
+        seal.seal_whole(sealed_as, subject, &numbers.encode(), std::iter::once(&key[..]), key.len())
+    }
+
+    /// A sealed payload for this node, at the home of its source.
+    pub(super) fn arrive(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        source: &NodeId,
+        subject: Subject,
+        sealed: FrameRef<'_>,
+    ) {
+        let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
+        let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
+        let content = (is_shared && bytes.len() >= TICKET_LEN).then(|| bytes.split_off(TICKET_LEN));
+        let (Some(incarnations), Some(sealed_as)) = (SealIncarnations::of(&bytes), number_of(&bytes)) else {
+            return cx.counters.sealed_refused.increment();
+        };
+        let peer = self.peers.by_id.get(source).map(|peer| peer.incarnation);
+        let recorded = cx.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
+        if peer.is_none() && recorded.is_none() {
+            // Its source sends it again, and is known by then if it is not invented.
+            return cx.counters.strangers_refused.increment();
+        }
+        let replay_floor = self.channels.replay_floor(source).map(|replay_floor| {
+            (replay_floor.incarnation_id.incarnation, Some(replay_floor.incarnation_id.salt))
+        });
+        let is_before = |known: (u64, Option<Salt>)| incarnations.source.is_before(known.0, known.1);
+        if incarnations.destination != cx.shared.incarnation()
+            || peer.is_some_and(|incarnation| is_before((incarnation, None)))
+            || recorded.is_some_and(is_before)
+            || replay_floor.is_some_and(is_before)
+        {
+            return cx.counters.sealed_late.increment();
+        }
+        if self.open(cx, source, incarnations.source, subject, &mut bytes).is_none() {
+            return cx.counters.sealed_refused.increment();
+        }
+        bytes.truncate(bytes.len() - TAG_LEN);
+        if subject.packet_type.is_amop() {
+            if let Some(content) = content {
+                let Some(content) = open_content(&bytes[FRONT_LEN..], content) else {
+                    return cx.counters.sealed_refused.increment();
+                };
+                bytes.truncate(FRONT_LEN + Numbers::LEN);
+                bytes.extend_from_slice(&content);
+            }
+            let payload = RetainedFrame::from_bytes(bytes::Bytes::from(bytes).slice(FRONT_LEN..));
+            let subject = Subject { packet_type: subject.packet_type.of_one(), ..subject };
+            let carrier = Carrier::Waited { since: cx.now };
+            return self.handle_numbered(cx, carrier, source, subject, payload.as_ref());
+        }
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        if !channel.is_new_control(sealed_as) {
+            return cx.counters.duplicates_dropped.increment();
+        }
+        let payload = FrameRef::Slice(&bytes[FRONT_LEN..]);
+        match subject.packet_type {
+            PacketType::BROADCAST => self.handle_notice(cx, source, payload),
+            PacketType::ACK => {
+                let below = payload.head().first_chunk().map(|below| u64::from_be_bytes(*below));
+                if !below.is_some_and(|below| self.acknowledge(cx.now, source, below)) {
+                    cx.counters.sealed_refused.increment();
+                }
+            }
+            _ => cx.counters.unknown_packets.increment(),
+        }
+    }
+
+    fn is_reached(&self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> bool {
+        self.neighbours.by_id.contains_key(id) || cx.shared.snapshot.load().paths.contains_key(id)
+    }
+
+    /// Opens a payload in place. Only what opens makes an incarnation of its source known.
+    fn open(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        source: &NodeId,
+        incarnation_id: IncarnationId,
+        subject: Subject,
+        bytes: &mut [u8],
+    ) -> Option<()> {
+        let peer = self.peers.by_id.get(source).filter(|peer| peer.incarnation == incarnation_id.incarnation);
+        let seal = peer.and_then(|peer| peer.channel.as_ref()).and_then(|channel| channel.seal.as_ref());
+        if let Some(seal) = seal {
+            return seal.open(subject, bytes).ok().map(|_| ());
+        }
+        let is_known_incarnation = peer.is_some();
+        let secret = cx.shared.signer.as_ref()?.share_with(*source)?;
+        let seal = Seal::new(secret, cx.shared.incarnation_id(), incarnation_id)?;
+        seal.open(subject, bytes).ok()?;
+        if !is_known_incarnation {
+            let IncarnationId { incarnation, salt } = incarnation_id;
+            self.replace_incarnation(cx, source, incarnation, Some(salt));
+        }
+        // The registry tells nothing of those that the lists leave out.
+        let stays = self.is_reached(cx, source) && cx.shared.admits(source);
+        if !stays {
+            self.want_node_tick(cx.now);
+        }
+        let peer = self.peers.by_id.get_mut(source)?;
+        peer.salt.get_or_insert(incarnation_id.salt);
+        if !stays {
+            peer.lost_since.get_or_insert(cx.now);
+        }
+        self.channel(cx, source).filter(|channel| channel.incarnation_id() == incarnation_id)?.seal =
+            Some(Box::new(seal));
+        Some(())
+    }
+}
+
+/// What a ticket without its tag is for. `None` if it is no ticket for that.
+fn open_content(ticket: &[u8], mut content: Vec<u8>) -> Option<Vec<u8>> {
+    ContentKey::decode(ticket.get(Numbers::LEN..)?)?.open(&mut content).ok()?;
+    content.truncate(content.len() - TAG_LEN);
+    Some(content)
+}
