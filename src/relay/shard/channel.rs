@@ -356,7 +356,9 @@ impl Parts {
             return None;
         }
         let mut is_sent = false;
-        if let Some(key) = link {
+        // None overtakes those that wait for the link: what comes before its turn may find no room there, and on a link that
+        // lives nothing goes again.
+        if let Some(key) = link.filter(|_| !channel.sender.has_unsent()) {
             let numbers = channel.numbers(channel.sender.next());
             let header = Header::direct(subject.packet_type, subject.seq);
             let head = data_head(&header, &numbers, &extensions, frame.len());
@@ -382,8 +384,9 @@ impl Parts {
         cx.counters.node_frames_sent.increment();
         if !is_sent {
             self.want_node_tick(cx.now);
-            if link.is_none() {
-                self.send_sealed(cx, id, place);
+            match link {
+                Some(link) => self.send_unsent_over_link(cx, id, link),
+                None => _ = self.send_sealed(cx, id, place),
             }
         }
         Some(place)

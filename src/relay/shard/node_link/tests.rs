@@ -230,6 +230,29 @@ fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
 }
 
 #[test]
+fn what_is_new_does_not_overtake_what_waits_for_room_on_the_link() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    let mut send = |shard: &mut Shard, out: &mut Links, number| {
+        let (parts, mut cx) = shard.at(now, out);
+        parts.forward_multicast(&mut cx, &PEER, number, None, FrameRef::Slice(&multicast(number)))
+    };
+    out.refusal = Some(SendError::Gone);
+    (0..3).for_each(|number| assert!(send(&mut shard, &mut out, number)));
+    shard.handle_link_down(now, KEY, CloseReason::ByPeer, &mut out);
+    out.refusal = Some(SendError::Full);
+    let next = LinkKey { index: 0, generation: 2 };
+    link_up(&mut shard, now, next, &mut out);
+    assert!(send(&mut shard, &mut out, 3), "it waits behind the others");
+    assert_eq!(out.taken_of(next, PacketType::MULTICAST).len(), 0);
+    out.refusal = None;
+    assert!(send(&mut shard, &mut out, 4));
+    let sent = out.taken_of(next, PacketType::MULTICAST);
+    let numbers: Vec<_> = sent.iter().map(|frame| frame[frame.len() - 1]).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4]);
+}
+
+#[test]
 fn a_link_that_replaces_one_that_is_due_for_new_keys_says_so_and_is_taken_at_once() {
     let now = Instant::now();
     let (mut shard, mut out) = shard(now);
