@@ -26,12 +26,12 @@ use crate::support::{
 };
 
 /// A node's directory of its own, with the authorities that made it.
-struct Site {
-    dir: tempfile::TempDir,
+pub(crate) struct Site {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plan = NetworkPlan { profile: Profile::Rsa, days: 365, ..NetworkPlan::default() };
         build_network(&plan, &dir.path().join("nodes")).unwrap();

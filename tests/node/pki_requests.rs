@@ -7,28 +7,18 @@ use std::{
     process::Command,
 };
 
-use amop::internal::pki::{NetworkPlan, Profile, build_network};
 use x509_cert::der::pem::{self, LineEnding};
 
-use crate::support::{
-    have,
-    process::{PROGRAM, Process, output},
-    wait_until,
+use crate::{
+    configuration::Site,
+    support::{
+        have,
+        process::{PROGRAM, Process, output},
+        wait_until,
+    },
 };
 
-/// A network of others, with its agency.
-struct Site {
-    dir: tempfile::TempDir,
-}
-
 impl Site {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = NetworkPlan { profile: Profile::Rsa, days: 365, ..NetworkPlan::default() };
-        build_network(&plan, &dir.path().join("nodes")).unwrap();
-        Self { dir }
-    }
-
     fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }

@@ -201,15 +201,7 @@ enum Step<'a> {
 }
 
 /// Some bytes, and not most of the script.
-#[derive(Debug)]
-struct Body<'a>(&'a [u8]);
-
-impl<'a> Arbitrary<'a> for Body<'a> {
-    fn arbitrary(script: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let len = usize::from(u8::arbitrary(script)? % 120);
-        script.bytes(len.min(script.len())).map(Self)
-    }
-}
+type Body<'a> = super::Bytes<'a, 120>;
 
 #[derive(Arbitrary, Debug)]
 enum Said<'a> {
@@ -310,7 +302,7 @@ impl Run {
                 let body = serde_json::to_vec(&names).expect("strings");
                 self.send(app, FrameType::SUBSCRIBE, false, &body);
             }
-            Step::Frame { app, kind, again, body: Body(body) } => {
+            Step::Frame { app, kind, again, body: super::Bytes(body) } => {
                 const KINDS: [FrameType; 6] = [
                     FrameType::RPC,
                     FrameType::HANDSHAKE,
@@ -388,7 +380,7 @@ impl Run {
         let seqs = self.seqs.len();
         let seq = seq.filter(|_| seqs > 0).map_or([b'0'; 32], |back| self.seqs[usize::from(back) % seqs]);
         let body = match said {
-            Said::Bytes(Body(bytes)) => bytes.to_vec(),
+            Said::Bytes(super::Bytes(bytes)) => bytes.to_vec(),
             Said::Logs { id, block, result } => {
                 let logs = json!([{ "blockNumber": block.to_string() }]);
                 json!({ "filterID": (id % 4).to_string(), "logs": logs, "result": result })

@@ -9,7 +9,19 @@ pub mod relay;
 pub mod shard;
 pub mod wire;
 
+use arbitrary::{Arbitrary, Unstructured};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+/// Fewer than `MAX` bytes of a script.
+#[derive(Debug)]
+struct Bytes<'a, const MAX: u8>(&'a [u8]);
+
+impl<'a, const MAX: u8> Arbitrary<'a> for Bytes<'a, MAX> {
+    fn arbitrary(script: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let len = usize::from(u8::arbitrary(script)? % MAX);
+        script.bytes(len.min(script.len())).map(Self)
+    }
+}
 
 /// A target by name.
 pub struct Target {

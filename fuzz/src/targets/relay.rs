@@ -85,15 +85,7 @@ enum Step<'a> {
 }
 
 /// Some bytes, and not most of the script.
-#[derive(Debug)]
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Arbitrary<'a> for Bytes<'a> {
-    fn arbitrary(script: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let len = usize::from(u8::arbitrary(script)? % 160);
-        script.bytes(len.min(script.len())).map(Self)
-    }
-}
+type Bytes<'a> = super::Bytes<'a, 160>;
 
 #[derive(Arbitrary, Debug)]
 struct EndToEndHeader {
