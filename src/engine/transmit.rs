@@ -223,7 +223,8 @@ impl Transmit {
         self.waiting_bytes[queue] + self.waiting[queue].len() * WAITING_COST
     }
 
-    /// Counts what the queue of a session owns, after it changed. A node link's is bounded by its window.
+    /// Counts what the queue of a session owns, after it changed, and on a node link what waits of other nodes: what waits of this
+    /// one is bounded by what may be unacknowledged.
     pub(super) fn recount(&mut self, queues: &mut Queues) {
         let now =
             if self.is_sdk { self.sealed_bytes() + self.owned_bytes } else { self.session_queue.relayed() };

@@ -294,6 +294,8 @@ metrics! {
         counter pauses,
         /// Multicast copies and answers not sent to another node, which had too much unacknowledged or was gone.
         counter dropped_window_full,
+        /// Messages of nodes that came over a link of an incarnation of theirs that is over.
+        counter late_messages,
         /// Messages that a node had not acknowledged when it was given up, or began a new incarnation.
         counter messages_given_up,
         /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every route to

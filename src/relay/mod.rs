@@ -662,8 +662,7 @@ pub trait Outbound {
     fn abort(&mut self, link: LinkKey, reason: CloseReason);
 }
 
-/// The reactor at which everything about a neighbour comes together: its links, its window, the
-/// identities of its messages.
+/// The reactor at which everything about another node comes together: its links, and the channel with it.
 pub fn home_reactor(id: &NodeId, reactors: u16) -> ReactorId {
     // Any bytes of a public key are as good as random.
     let [a, b, c, d, ..] = id.0;

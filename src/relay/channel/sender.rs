@@ -66,13 +66,14 @@ impl Message {
 ///
 /// # Invariants
 /// - The places of unacknowledged messages follow each other and end before `next`.
-/// - `bytes` and `unsent` are those of all of them.
+/// - `bytes` and `unsent` are those of all of them. None before `unsent_from` is unsent.
 /// - A message is sent again unchanged, or empty in its place; the first that comes counts.
 pub(in crate::relay) struct Sender {
     next: ChannelNumber,
     unacknowledged: VecDeque<Message>,
     bytes: usize,
     unsent: usize,
+    unsent_from: ChannelNumber,
     retransmit_timeout: Duration,
     /// When unacknowledged messages are sent again, unless an acknowledgement comes before.
     retransmit_at: Instant,
@@ -86,6 +87,7 @@ impl Sender {
             unacknowledged: VecDeque::new(),
             bytes: 0,
             unsent: 0,
+            unsent_from: first,
             retransmit_timeout: RETRANSMIT_TIMEOUT,
             retransmit_at: now + RETRANSMIT_TIMEOUT,
         }
@@ -124,11 +126,9 @@ impl Sender {
 
     /// For checks: what is counted wrongly.
     pub(in crate::relay) fn miscount(&self) -> Option<String> {
-        let counted = (self.bytes, self.unsent);
-        let anew = (
-            self.unacknowledged.iter().map(Message::cost).sum(),
-            self.unacknowledged.iter().filter(|message| !message.is_sent).count(),
-        );
+        let counted = (self.bytes, self.unsent, self.places(false).count());
+        let unsent = self.unacknowledged.iter().filter(|message| !message.is_sent).count();
+        let anew = (self.unacknowledged.iter().map(Message::cost).sum(), unsent, unsent);
         (counted != anew).then(|| format!("{counted:?} bytes and unsent messages of a channel, not {anew:?}"))
     }
 
@@ -141,9 +141,17 @@ impl Sender {
         let place = self.next;
         self.next = place.next();
         self.bytes += message.cost();
-        self.unsent += usize::from(!message.is_sent);
+        if !message.is_sent {
+            self.note_unsent(place);
+        }
         self.unacknowledged.push_back(message);
         place
+    }
+
+    /// A message that counted as sent, or is new, is unsent.
+    fn note_unsent(&mut self, place: ChannelNumber) {
+        self.unsent_from = if self.unsent == 0 { place } else { self.unsent_from.min(place) };
+        self.unsent += 1;
     }
 
     fn index(&self, place: ChannelNumber) -> Option<usize> {
@@ -163,17 +171,37 @@ impl Sender {
     /// The messages whose turn it is to be sent, with their places: those that no link has taken on the present route, or
     /// all; the oldest first.
     pub(in crate::relay) fn places(&self, all: bool) -> impl Iterator<Item = (ChannelNumber, &Message)> {
-        let places = (self.least().0..).map(ChannelNumber);
-        places.zip(&self.unacknowledged).filter(move |(_, message)| all || !message.is_sent)
+        let least = self.least();
+        let first = match all {
+            true => least,
+            false if self.unsent == 0 => self.next,
+            false => least.max(self.unsent_from),
+        };
+        let skipped = first.since(least).unwrap_or_default();
+        let places = (first.0..).map(ChannelNumber);
+        places
+            .zip(self.unacknowledged.iter().skip(skipped))
+            .filter(move |(_, message)| all || !message.is_sent)
+    }
+
+    /// The first message that no link has taken on the present route.
+    pub(in crate::relay) fn next_unsent(&mut self) -> Option<ChannelNumber> {
+        let place = self.places(false).next().map(|(place, _)| place)?;
+        // Those before it are not looked at again.
+        self.unsent_from = place;
+        Some(place)
     }
 
     /// A link has taken a message, or it is to be sent again.
     pub(in crate::relay) fn set_sent(&mut self, place: ChannelNumber, is_sent: bool) {
         let Some(index) = self.index(place) else { return };
         let message = &mut self.unacknowledged[index];
-        self.unsent = self.unsent + usize::from(message.is_sent) - usize::from(is_sent);
-        message.is_sent = is_sent;
         message.times_sent += u32::from(is_sent);
+        match (std::mem::replace(&mut message.is_sent, is_sent), is_sent) {
+            (false, true) => self.unsent -= 1,
+            (true, false) => self.note_unsent(place),
+            _ => {}
+        }
     }
 
     /// It turns out that a link did not take a message, which is known by its number at this node.
@@ -182,14 +210,14 @@ impl Sender {
             return;
         };
         let message = &mut self.unacknowledged[index];
-        self.unsent += usize::from(message.is_sent);
-        (message.is_sent, message.times_sent) = (false, message.times_sent.saturating_sub(1));
+        message.times_sent = message.times_sent.saturating_sub(1);
+        self.set_sent(ChannelNumber(self.least().0 + index as u64), false);
     }
 
     /// Another route leads to the other end: nothing was sent on that.
     pub(in crate::relay) fn forget_route(&mut self) {
         self.unacknowledged.iter_mut().for_each(|message| message.is_sent = false);
-        self.unsent = self.unacknowledged.len();
+        (self.unsent, self.unsent_from) = (self.unacknowledged.len(), self.least());
     }
 
     /// The other end has taken all messages below a place.

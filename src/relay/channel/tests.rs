@@ -239,8 +239,12 @@ impl Network {
                 }
             }
             85..92 => {
-                let places: Vec<ChannelNumber> = self.sender.places(false).map(|(place, _)| place).collect();
-                places.into_iter().for_each(|place| self.transmit(place));
+                while let Some(place) = self.sender.next_unsent() {
+                    self.transmit(place);
+                    if self.sender.next_unsent() == Some(place) {
+                        break;
+                    }
+                }
             }
             92..95 => {
                 self.now += SECOND;

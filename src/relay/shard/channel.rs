@@ -40,6 +40,8 @@ use crate::{
 pub const REPLAY_FLOORS_MAX: usize = 16_384;
 /// Messages of a channel that are sent again at once after the retransmit timeout.
 const RETRANSMIT_AT_ONCE_MAX: usize = 64;
+/// Messages that no link could take, which are tried again at one time over other nodes: each is sealed anew.
+const SEND_AT_ONCE_MAX: usize = 1_024;
 /// Control payloads that one node may have sent out of their order.
 const CONTROLS_MAX: usize = 64;
 
@@ -135,24 +137,14 @@ impl Channel {
         self.sender.miscount().or_else(|| self.receiver.miscount())
     }
 
-    /// What goes before the message with a place. It acknowledges all that was taken.
+    /// What goes before the message with a place. Once that is sent, all that was taken is acknowledged.
     #[inline]
-    fn numbers(&mut self, place: ChannelNumber) -> Numbers {
-        self.pending_ack = (0, 0);
+    fn numbers(&self, place: ChannelNumber) -> Numbers {
         self.sender.numbers(place, self.receiver.taken_below())
     }
 
     pub(super) fn incarnation_id(&self) -> IncarnationId {
         self.incarnation_id
-    }
-
-    /// A message was taken, or came again; gives whether an acknowledgement is due at once.
-    #[inline]
-    fn note_accepted(&mut self, len: usize, settings: &Settings) -> bool {
-        let (frames, bytes) = &mut self.pending_ack;
-        *frames += 1;
-        *bytes += len;
-        *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max
     }
 
     /// Whether a control payload sealed under that number did not come before.
@@ -199,6 +191,37 @@ impl Channels {
     /// Memory of all channels in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Keeps the next message of a channel until it is acknowledged.
+    #[inline]
+    fn keep(&mut self, channel: &mut Channel, now: Instant, message: Message) -> ChannelNumber {
+        let before = channel.sender.bytes();
+        let place = channel.sender.push(now, message);
+        self.bytes += channel.sender.bytes() - before;
+        self.sent += 1;
+        place
+    }
+
+    /// A message of a node was taken, or came again; gives whether an acknowledgement is due at once. Most often the next
+    /// message to that node takes it along.
+    #[inline]
+    fn note_accepted(
+        &mut self,
+        channel: &mut Channel,
+        now: Instant,
+        source: &NodeId,
+        len: usize,
+        settings: &Settings,
+    ) -> bool {
+        let (frames, bytes) = &mut channel.pending_ack;
+        *frames += 1;
+        *bytes += len;
+        let is_due = *frames >= settings.ack_frames_max || *bytes >= settings.ack_bytes_max;
+        if !is_due && channel.ack_timer.is_none() {
+            channel.ack_timer = Some(self.ack_timers.start(now, *source));
+        }
+        is_due
     }
 
     /// When [`Self::pop_due_ack`] gives one.
@@ -345,13 +368,11 @@ impl Parts {
         frame: FrameRef<'_>,
     ) -> Option<ChannelNumber> {
         let link = self.link_to(id);
-        let all_bytes = self.channels.bytes;
-        let known = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut());
-        let channel = match known {
-            Some(channel) => channel,
-            None => self.begin_channel(cx, id)?,
+        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut()) else {
+            self.begin_channel(cx, id)?;
+            return self.send_message(cx, id, subject, extensions, frame);
         };
-        if !has_room(&cx.shared, channel, subject.packet_type, all_bytes) {
+        if !has_room(&cx.shared, channel, subject.packet_type, self.channels.bytes) {
             cx.warn_no_room(id);
             return None;
         }
@@ -365,6 +386,7 @@ impl Parts {
             match cx.out.send(key, Class::Data, &head, frame) {
                 Ok(_) => {
                     is_sent = true;
+                    channel.pending_ack = (0, 0);
                     cx.pay(head.len() + frame.len());
                 }
                 Err(SendError::Full) => {
@@ -375,12 +397,8 @@ impl Parts {
                 Err(SendError::Gone) => {}
             }
         }
-        let before = channel.sender.bytes();
         let message = Message::new(subject, extensions, frame.retain(), is_sent);
-        let place = channel.sender.push(cx.now, message);
-        let added = channel.sender.bytes() - before;
-        self.channels.bytes += added;
-        self.channels.sent += 1;
+        let place = self.channels.keep(channel, cx.now, message);
         cx.counters.node_frames_sent.increment();
         if !is_sent {
             self.want_node_tick(cx.now);
@@ -401,31 +419,28 @@ impl Parts {
         extensions: ExtensionBlock,
         frame: RetainedFrame,
     ) -> Option<Numbers> {
-        let all_bytes = self.channels.bytes;
-        let channel = self.channel(cx, id)?;
-        if !has_room(&cx.shared, channel, subject.packet_type, all_bytes) {
+        self.channel(cx, id)?;
+        let channel = self.peers.by_id.get_mut(id)?.channel.as_deref_mut()?;
+        if !has_room(&cx.shared, channel, subject.packet_type, self.channels.bytes) {
             cx.warn_no_room(id);
             return None;
         }
         let numbers = channel.numbers(channel.sender.next());
-        let before = channel.sender.bytes();
-        channel.sender.push(cx.now, Message::new(subject, extensions, frame, true));
-        let added = channel.sender.bytes() - before;
-        self.channels.bytes += added;
-        self.channels.sent += 1;
+        channel.pending_ack = (0, 0);
+        self.channels.keep(channel, cx.now, Message::new(subject, extensions, frame, true));
         self.want_node_tick(cx.now);
         Some(numbers)
     }
 
-    /// Sends what no link has taken on the present route.
-    fn send_unsent(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+    /// Sends what no link has taken on the present route; over other nodes the oldest `max` of it.
+    fn send_unsent(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, max: usize) {
         let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
         if !channel.sender.has_unsent() {
             return;
         }
         match self.link_to(id) {
             Some(link) => self.send_unsent_over_link(cx, id, link),
-            None => self.send_again_over_others(cx, id, false),
+            None => self.send_again_over_others(cx, id, false, max),
         }
     }
 
@@ -433,11 +448,10 @@ impl Parts {
         let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut()) else {
             return;
         };
-        let places: Vec<ChannelNumber> = channel.sender.places(false).map(|(place, _)| place).collect();
         let (mut again, mut bytes) = (0, 0);
-        for place in places {
+        while let Some(place) = channel.sender.next_unsent() {
             let numbers = channel.numbers(place);
-            let Some(message) = channel.sender.get(place) else { continue };
+            let Some(message) = channel.sender.get(place) else { break };
             let Subject { packet_type, seq } = message.subject;
             let flags = if message.was_sent() { FLAG_SENT_AGAIN } else { 0 };
             let header = Header { flags, ..Header::direct(packet_type, seq) };
@@ -446,6 +460,7 @@ impl Parts {
                 // It is tried again before long, or goes over the next link.
                 break;
             }
+            channel.pending_ack = (0, 0);
             bytes += head.len() + message.frame.len();
             again += u64::from(message.was_sent());
             channel.sender.set_sent(place, true);
@@ -454,12 +469,17 @@ impl Parts {
         cx.counters.frames_sent_again.add(again);
     }
 
-    /// Sends the oldest unacknowledged messages again, or all that no neighbour has taken.
-    fn send_again_over_others(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, oldest: bool) {
+    /// Sends the oldest unacknowledged messages again, at most `max`: all of them, or those that no neighbour has taken.
+    fn send_again_over_others(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        all: bool,
+        max: usize,
+    ) {
         let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
-        let max = if oldest { RETRANSMIT_AT_ONCE_MAX } else { usize::MAX };
         let places: Vec<ChannelNumber> =
-            channel.sender.places(oldest).take(max).map(|(place, _)| place).collect();
+            channel.sender.places(all).take(max).map(|(place, _)| place).collect();
         for place in places {
             let was_sent = self.was_sent(id, place);
             if !self.send_sealed(cx, id, place) {
@@ -495,6 +515,7 @@ impl Parts {
         // It may be told that it was not sent before the call returns.
         channel.sender.set_sent(place, true);
         let packet = cx.own_packet(id, subject, was_sent);
+        channel.pending_ack = (0, 0);
         let is_sent = self.route(cx, packet, sealed.as_ref(), Some(id));
         if !is_sent {
             self.handle_not_passed(cx.now, id, subject);
@@ -535,16 +556,19 @@ impl Parts {
         if channel.route != route {
             channel.route = route;
             channel.sender.forget_route();
-            if matches!(route, RouteTaken::Others(_)) && !self.is_neighbour(id) {
-                self.void_too_long(cx, id);
-            }
+            self.void_too_long(cx, id);
+            return self.send_unsent(cx, id, usize::MAX);
         }
-        self.send_unsent(cx, id);
+        self.send_unsent(cx, id, SEND_AT_ONCE_MAX);
     }
 
-    /// Messages that are too long for all routes that are left would hold up those behind them.
-    fn void_too_long(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
+    /// Messages that are too long for all routes that are left would hold up those behind them. A link that may return takes
+    /// them.
+    pub(super) fn void_too_long(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
+        if !matches!(channel.route, RouteTaken::Others(_)) || self.is_neighbour(id) {
+            return;
+        }
         let snapshot = cx.shared.snapshot.load();
         let messages = channel.sender.places(false);
         let too_long: Vec<(ChannelNumber, Subject, usize)> = messages
@@ -571,12 +595,12 @@ impl Parts {
     /// nothing is lost as long as it lives.
     pub(super) fn tick_channels(&mut self, cx: &mut Context<'_, impl Outbound>) {
         for id in self.peers_with_unacknowledged() {
-            self.send_unsent(cx, &id);
+            self.send_unsent(cx, &id, SEND_AT_ONCE_MAX);
             let jitter = cx.fast_rng.in_range(RETRANSMIT_JITTER);
             let is_linked = self.link_to(&id).is_some();
             let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
             if !is_linked && channel.is_some_and(|channel| channel.sender.is_overdue(cx.now, jitter)) {
-                self.send_again_over_others(cx, &id, true);
+                self.send_again_over_others(cx, &id, true, RETRANSMIT_AT_ONCE_MAX);
             }
         }
     }
@@ -634,6 +658,12 @@ impl Parts {
             }
             return self.handle_numbered(cx, carrier, source, subject, payload);
         };
+        // The link of an incarnation that is over may still bring what was on its way: its places are others.
+        if let Carrier::Link(_, incarnation_id) = carrier
+            && channel.incarnation_id != incarnation_id
+        {
+            return cx.counters.late_messages.increment();
+        }
         let before = channel.sender.bytes();
         let acknowledged = channel.sender.acknowledge(cx.now, ChannelNumber(numbers.taken_below));
         self.channels.bytes -= before - channel.sender.bytes();
@@ -643,11 +673,9 @@ impl Parts {
             Verdict::Malformed => return self.bad_message(cx, carrier, NodeFault::Numbers),
             Verdict::Duplicate => cx.counters.duplicates_dropped.increment(),
             Verdict::InTurn => {
-                let is_ack_due = channel.note_accepted(payload.len(), &cx.shared.settings);
-                if is_ack_due {
+                let settings = &cx.common.shared.settings;
+                if self.channels.note_accepted(channel, cx.now, source, payload.len(), settings) {
                     self.send_channel_ack(cx, source);
-                } else if channel.ack_timer.is_none() {
-                    channel.ack_timer = Some(self.channels.ack_timers.start(cx.now, *source));
                 }
                 if !message.is_empty() {
                     self.handle_amop(cx, carrier, source, subject, message);
@@ -661,7 +689,13 @@ impl Parts {
                 }
             }
         }
-        self.note_accepted(cx, source, payload.len());
+        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+            return;
+        };
+        let settings = &cx.common.shared.settings;
+        if self.channels.note_accepted(channel, cx.now, source, payload.len(), settings) {
+            self.send_channel_ack(cx, source);
+        }
     }
 
     /// A message has come that is not the next one, or the next one where others wait for it. `false` if there is no room.
@@ -694,19 +728,6 @@ impl Parts {
             }
         }
         true
-    }
-
-    /// A message was taken, or came again: acknowledges when it is time. Most often the next message to that node does it
-    /// before.
-    fn note_accepted(&mut self, cx: &mut Context<'_, impl Outbound>, source: &NodeId, len: usize) {
-        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
-            return;
-        };
-        if channel.note_accepted(len, &cx.shared.settings) {
-            self.send_channel_ack(cx, source);
-        } else if channel.ack_timer.is_none() {
-            channel.ack_timer = Some(self.channels.ack_timers.start(cx.now, *source));
-        }
     }
 
     /// The time of an acknowledgement is up, unless a message took it along.

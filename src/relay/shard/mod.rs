@@ -105,6 +105,7 @@ use self::{
 };
 use super::{
     CloseReason, LinkKey, LinkUp, MeshMessage, Outbound, ReactorId, RegistryOutput, Shared, rng::Seed,
+    sealing::Seal,
 };
 use crate::wire::{FrameRef, NodeId};
 
@@ -404,7 +405,7 @@ pub(super) fn sizes() -> Sizes {
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
-        peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + 32,
+        peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + size_of::<Seal>() + 2 * 32,
         floor: size_of::<(NodeId, channel::ReplayFloor)>(),
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,

@@ -288,14 +288,20 @@ impl Parts {
         }
         let incarnation = self.peers.by_id.get(id).map_or(0, |peer| peer.incarnation);
         cx.out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
-        let is_admitted = cx.shared.admits(id);
-        if !cx.has_indirect_route(id, 0) || !is_admitted {
+        if matches!(reason, CloseReason::Replaced | CloseReason::NewIncarnation) {
+            // What was sent in one incarnation of either end is not for another.
             self.fail_awaiting(cx, id);
+            return self.drop_channel(cx.common, id);
         }
-        if !is_admitted {
-            self.drop_unacknowledged(id);
+        if !cx.shared.admits(id) {
+            self.fail_awaiting(cx, id);
+            return self.drop_unacknowledged(id);
         }
         self.refresh_route(cx, id);
+        self.void_too_long(cx, id);
+        if !cx.has_indirect_route(id, 0) {
+            self.fail_awaiting(cx, id);
+        }
     }
 
     /// The links to one node, or to all, whether they have said Hello or not.

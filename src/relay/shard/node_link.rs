@@ -44,8 +44,10 @@ pub(super) struct NodeLink {
     replaces: u64,
     /// Whether it is to be replaced, because its keys are used up.
     rekey_due: bool,
-    /// The peer's number for it, once its Hello came.
+    /// What the peer's Hello said, once it came: its number for the link …
     pub(super) peer_link_number: Option<u64>,
+    /// … and which incarnation of it there is.
+    incarnation_id: Option<IncarnationId>,
     since: Instant,
     pub(super) last_received: Instant,
     pub(super) last_sent: Instant,
@@ -75,8 +77,8 @@ impl NodeLink {
 /// What a message of another node came by.
 #[derive(Clone, Copy)]
 pub(super) enum Carrier {
-    /// The link to the node, which is to blame for what is wrong with it.
-    Link(LinkKey),
+    /// The link to the node in one incarnation of it, which is to blame for what is wrong with it.
+    Link(LinkKey, IncarnationId),
     /// Others, which are to blame for nothing, or it waited for those before it since then.
     Waited { since: Instant },
 }
@@ -84,7 +86,7 @@ pub(super) enum Carrier {
 impl Carrier {
     fn waited(self, now: Instant) -> Duration {
         match self {
-            Self::Link(_) => Duration::ZERO,
+            Self::Link(..) => Duration::ZERO,
             Self::Waited { since } => now.saturating_duration_since(since),
         }
     }
@@ -130,6 +132,7 @@ impl Parts {
             replaces,
             rekey_due: false,
             peer_link_number: None,
+            incarnation_id: None,
             since: cx.now,
             last_received: cx.now,
             last_sent: cx.now,
@@ -237,7 +240,7 @@ impl Parts {
         let own = cx.shared.id;
         let Some(link) = self.node_link_mut(key) else { return };
         let peer = link.peer;
-        let greeted = link.peer_link_number.is_some();
+        let incarnation_id = link.incarnation_id;
         if link.probed.take().is_some() {
             self.drop_candidate_link(cx, &peer);
         }
@@ -254,27 +257,26 @@ impl Parts {
             }
         };
         let is_hello = header.packet_type == PacketType::HELLO;
-        if !greeted && !is_hello {
+        if incarnation_id.is_none() && !is_hello {
             return self.misbehaved(cx, key, NodeFault::BeforeHello);
         }
+        let carrier = incarnation_id.map(|incarnation_id| Carrier::Link(key, incarnation_id));
         let payload = frame.advance(offset);
         let is_too_long = |len: &usize| {
             let message_max = cx.shared.settings.node_frame_len_max();
             *len > frame.len() || (header.packet_type.is_amop() && *len > message_max)
         };
         if let Some(len) = whole_len(frame).filter(is_too_long) {
-            return self.handle_read_over(
-                cx,
-                key,
-                ReadOver { peer: &peer, for_us, header: &header, payload, len },
-            );
+            let carrier = carrier.filter(|_| for_us);
+            return self
+                .handle_read_over(cx, ReadOver { peer: &peer, carrier, header: &header, payload, len });
         }
         if header.packet_type.is_amop() {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its place.
-            if for_us {
+            if let Some(carrier) = carrier.filter(|_| for_us) {
                 let subject = Subject { packet_type: header.packet_type, seq: header.seq };
-                self.handle_numbered(cx, Carrier::Link(key), &peer, subject, payload);
+                self.handle_numbered(cx, carrier, &peer, subject, payload);
             } else {
                 self.handle_end_to_end(cx, &peer, &header, payload);
             }
@@ -331,7 +333,7 @@ impl Parts {
         what: NodeFault,
     ) {
         match carrier {
-            Carrier::Link(key) => self.misbehaved(cx, key, what),
+            Carrier::Link(key, _) => self.misbehaved(cx, key, what),
             Carrier::Waited { .. } => cx.counters.sealed_refused.increment(),
         }
     }
@@ -352,15 +354,17 @@ impl Parts {
         let (Some(frame_len_max), Some(salt)) = (hello.frame_len_max, hello.salt) else {
             return self.misbehaved(cx, key, NodeFault::Hello);
         };
+        let incarnation_id = IncarnationId { incarnation: hello.incarnation, salt };
         let Some(link) = self.node_link_mut(key) else { return };
         if link.peer_link_number.replace(hello.link_number).is_some() {
             // A probe.
             self.send_ack(cx, key, Some(seq));
             return;
         }
+        link.incarnation_id = Some(incarnation_id);
         let facts = LinkFacts {
             peer: link.peer,
-            incarnation_id: IncarnationId { incarnation: hello.incarnation, salt },
+            incarnation_id,
             dialed: link.dialed,
             replaces: hello.replaces,
             replaces_here: link.replaces,

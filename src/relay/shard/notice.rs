@@ -62,7 +62,13 @@ impl Parts {
         let (to, message) = match notice {
             Notice::Request(request) => return self.handle_diagnostic_request(cx, peer, request),
             Notice::Reply(reply) => return self.handle_diagnostic_reply(cx, peer, &reply),
-            Notice::PathEnded(ended) => return self.handle_path_ended(cx, peer, ended),
+            Notice::PathEnded(ended) => {
+                let peer_of = self.peers.by_id.get_mut(peer);
+                return match peer_of.is_some_and(|peer| peer.admits_path_end(cx.now)) {
+                    true => self.handle_path_ended(cx, peer, ended),
+                    false => cx.counters.ping_answers_ignored.increment(),
+                };
+            }
             Notice::AnswerBegun { message, len } => {
                 return self.handle_answer_begun_elsewhere(cx, peer, (message, len));
             }

@@ -5,15 +5,21 @@
 //! - A peer is there as long as there is something to know of it: a neighbour of that id, or another route to it.
 //! - What is here is of one incarnation of the node.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 
-use super::{Common, Context, Parts, channel::Channel, diagnostic::RequestLimits, request::RequestOf};
+use super::{
+    Common, Context, Parts,
+    channel::Channel,
+    diagnostic::{RequestLimits, ping::ANSWERS_PER_SECOND_MAX},
+    request::RequestOf,
+};
 use crate::{
     relay::{
         CloseReason, MeshMessage, Outbound, RequestId,
         channel::ChannelNumber,
+        rate_limit::RateLimit,
         sealing::{IncarnationId, Salt},
     },
     wire::{FrameRef, NodeId},
@@ -27,6 +33,8 @@ pub(super) struct Peer {
     awaiting: AHashMap<u32, Awaiting>,
     /// How many of its requests are answered.
     pub(super) request_limits: RequestLimits,
+    /// How often it is believed that it dropped a frame of ours.
+    path_ends: RateLimit,
     /// Made when it is needed.
     pub(super) channel: Option<Box<Channel>>,
     /// Since when no route leads to it, if it is no neighbour.
@@ -52,6 +60,7 @@ impl Peer {
             salt,
             awaiting: AHashMap::with_hasher(hashing.clone()),
             request_limits: RequestLimits::new(now),
+            path_ends: RateLimit::new(now, ANSWERS_PER_SECOND_MAX),
             channel: None,
             lost_since: None,
         }
@@ -64,6 +73,11 @@ impl Peer {
     /// Whether it has to be looked at from time to time.
     pub(super) fn needs_looks(&self) -> bool {
         self.lost_since.is_some() || self.channel.as_ref().is_some_and(|channel| channel.sender.len() > 0)
+    }
+
+    /// Whether what it says of a frame of ours that it dropped is looked at. It says so as often as nodes do.
+    pub(super) fn admits_path_end(&mut self, now: Instant) -> bool {
+        self.path_ends.take(now, Duration::from_secs(1), ANSWERS_PER_SECOND_MAX).is_some()
     }
 
     /// Whether it is in this incarnation, as far as is known.

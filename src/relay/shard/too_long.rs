@@ -5,7 +5,7 @@ use tracing::warn;
 
 use super::{Context, Parts, node_link::Carrier, request::FromNode};
 use crate::{
-    relay::{LinkKey, Outbound, sealing::Subject},
+    relay::{Outbound, sealing::Subject},
     wire::{
         FrameRef, NodeId, ResultCode,
         node::{Extensions, Header, Numbers, PacketType},
@@ -17,8 +17,8 @@ use crate::{
 /// A frame of a node link that was read over.
 pub(super) struct ReadOver<'a> {
     pub(super) peer: &'a NodeId,
-    /// Whether this node is its end.
-    pub(super) for_us: bool,
+    /// What it came by, if this node is its end.
+    pub(super) carrier: Option<Carrier>,
     pub(super) header: &'a Header<'a>,
     /// The beginning of what it carried …
     pub(super) payload: FrameRef<'a>,
@@ -42,13 +42,8 @@ impl Parts {
 
     /// A frame of a node link was read over. Its source is told, so far
     /// as that is possible, and the link goes on.
-    pub(super) fn handle_read_over(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        key: LinkKey,
-        frame: ReadOver<'_>,
-    ) {
-        let ReadOver { peer, for_us, header, payload, len } = frame;
+    pub(super) fn handle_read_over(&mut self, cx: &mut Context<'_, impl Outbound>, frame: ReadOver<'_>) {
+        let ReadOver { peer, carrier, header, payload, len } = frame;
         cx.counters.read_over.increment();
         if cx.common.logs.too_long.admits(cx.now) {
             warn!(
@@ -56,15 +51,13 @@ impl Parts {
                 "a message of a node is dropped, it is longer than this node takes, and the node was not told: set [amop] frame_len_max to the same on all nodes, or run one version",
             );
         }
-        if !header.packet_type.is_amop() || !for_us {
-            return;
-        }
+        let Some(carrier) = carrier.filter(|_| header.packet_type.is_amop()) else { return };
         // Its place is taken by an empty message, once.
         let Some(numbers) = Numbers::decode(payload.head()) else { return };
         let is_new = self.channel(cx, peer).is_some_and(|channel| channel.receiver.is_new(&numbers));
         let subject = Subject { packet_type: header.packet_type, seq: header.seq };
         let in_its_place = numbers.encode();
-        self.handle_numbered(cx, Carrier::Link(key), peer, subject, FrameRef::Slice(&in_its_place));
+        self.handle_numbered(cx, carrier, peer, subject, FrameRef::Slice(&in_its_place));
         if is_new {
             self.refuse_read_over(cx, peer, subject, payload.advance(Numbers::LEN));
         }

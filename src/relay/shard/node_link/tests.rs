@@ -5,10 +5,16 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     relay::{
-        LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, SendError, Shared, settings::Settings,
-        shard::Shard,
+        Forward, LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, RequestId, SendError, Shared,
+        settings::Settings,
+        shard::{Shard, diagnostic::ping::ANSWERS_PER_SECOND_MAX},
+        signing::NodeSigner,
+        snapshot::{Path, Snapshot},
     },
-    wire::node::{HEADER_LEN_MIN, Numbers},
+    wire::{
+        node::{HEADER_LEN_MIN, Numbers},
+        notice::{Notice, PathEnd, PathEnded},
+    },
 };
 
 const OWN: NodeId = NodeId([1; 64]);
@@ -20,6 +26,8 @@ const KEY: LinkKey = LinkKey { index: 0, generation: 1 };
 struct Links {
     refusal: Option<SendError>,
     refused: usize,
+    /// Whether the relay may cut links.
+    may_abort: bool,
     taken: Vec<(LinkKey, Vec<u8>)>,
 }
 
@@ -74,7 +82,7 @@ impl Outbound for Links {
     fn close(&mut self, _: LinkKey, _: CloseReason) {}
 
     fn abort(&mut self, _: LinkKey, reason: CloseReason) {
-        panic!("aborted: {reason}");
+        assert!(self.may_abort, "aborted: {reason}");
     }
 }
 
@@ -97,19 +105,25 @@ fn data_frame(number: u32) -> Vec<u8> {
 }
 
 fn link_up(shard: &mut Shard, now: Instant, key: LinkKey, out: &mut Links) {
-    let up = LinkUp::Node {
-        id: PEER,
-        dialed: true,
-        address: String::new(),
-        agency: String::new(),
-        name: String::new(),
-    };
+    link_up_of(shard, now, key, (PEER, 1), out);
+}
+
+/// The same of a node in an incarnation of it.
+fn link_up_of(
+    shard: &mut Shard,
+    now: Instant,
+    key: LinkKey,
+    (id, incarnation): (NodeId, u64),
+    out: &mut Links,
+) {
+    let up =
+        LinkUp::Node { id, dialed: true, address: String::new(), agency: String::new(), name: String::new() };
     shard.handle_link_up(now, key, up, out);
     let hello = Hello {
         version_min: LINK_VERSION,
         version_max: LINK_VERSION,
         features: 0,
-        incarnation: 1,
+        incarnation,
         lane: 0,
         link_number: u64::from(key.generation),
         replaces: 0,
@@ -233,7 +247,7 @@ fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
 fn what_is_new_does_not_overtake_what_waits_for_room_on_the_link() {
     let now = Instant::now();
     let (mut shard, mut out) = shard(now);
-    let mut send = |shard: &mut Shard, out: &mut Links, number| {
+    let send = |shard: &mut Shard, out: &mut Links, number| {
         let (parts, mut cx) = shard.at(now, out);
         parts.forward_multicast(&mut cx, &PEER, number, None, FrameRef::Slice(&multicast(number)))
     };
@@ -250,6 +264,105 @@ fn what_is_new_does_not_overtake_what_waits_for_room_on_the_link() {
     let sent = out.taken_of(next, PacketType::MULTICAST);
     let numbers: Vec<_> = sent.iter().map(|frame| frame[frame.len() - 1]).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn what_comes_over_a_link_of_an_incarnation_that_is_over_takes_no_place_of_the_next_one() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    out.may_abort = true;
+    let next = LinkKey { index: 1, generation: 1 };
+    link_up_of(&mut shard, now, next, (PEER, 2), &mut out);
+    let message = [&[0, 0][..], &multicast(1)].concat();
+    let of_place = |place| {
+        let numbers = Numbers { place, least: place, taken_below: 0 };
+        frame(PacketType::MULTICAST, 1, &[&numbers.encode(), &message[..]].concat())
+    };
+    shard.handle_frame(now, KEY, FrameRef::Slice(&of_place(5_000)), &mut out);
+    assert_eq!(shard.common.counters.late_messages.get(), 1);
+    shard.handle_frame(now, next, FrameRef::Slice(&of_place(1)), &mut out);
+    assert_eq!(shard.common.counters.duplicates_dropped.get(), 0);
+    assert_eq!(shard.parts.taken_below(&PEER), 2);
+}
+
+/// A shard with two neighbours, of which the second leads to the first, too; and the id and the link of each.
+fn shard_with_detour(now: Instant) -> (Shard, Links, [(NodeId, LinkKey); 2]) {
+    let [own, peer, other] =
+        [1, 2, 3].map(|number| NodeSigner::from_secret_bytes(&[number; 32]).expect("a key"));
+    let shared =
+        Shared { signer: Some(own.clone()), ..Shared::new(own.id(), 1, 1, now, Settings::default()) };
+    let path = Path {
+        incarnation: 1,
+        salt: Some([3; 16]),
+        hops: 1,
+        next: SmallVec::from_slice(&[peer.id(), other.id()]),
+        frame_len_max: 1 << 20,
+        fingerprint: 7,
+    };
+    let paths = Arc::new([(peer.id(), path)].into());
+    let mut snapshot = Snapshot::default();
+    snapshot.paths = paths;
+    shared.snapshot.store(Arc::new(snapshot));
+    let mut shard = Shard::new(Arc::new(shared), ReactorId(0), [0; 32], now);
+    let mut out = Links { may_abort: true, ..Links::default() };
+    let links = [(peer.id(), KEY), (other.id(), LinkKey { index: 1, generation: 1 })];
+    for (id, key) in links {
+        link_up_of(&mut shard, now, key, (id, 1), &mut out);
+    }
+    (shard, out, links)
+}
+
+#[test]
+fn what_was_sent_in_one_incarnation_of_either_end_does_not_go_around_in_the_next() {
+    let now = Instant::now();
+    for (reason, goes_around) in
+        [(CloseReason::Removed, 1), (CloseReason::Replaced, 0), (CloseReason::NewIncarnation, 0)]
+    {
+        let (mut shard, mut out, [(peer, _), (_, detour)]) = shard_with_detour(now);
+        let (parts, mut cx) = shard.at(now, &mut out);
+        parts.forward_multicast(&mut cx, &peer, 1, None, FrameRef::Slice(&multicast(1)));
+        parts.give_up_node(&mut cx, &peer, reason);
+        assert_eq!(out.taken_of(detour, PacketType::MULTICAST).len(), goes_around, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_unicast_that_failed_with_its_node_is_empty_if_the_node_returns() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    out.may_abort = true;
+    let request = sdk::encode_amop(sdk::FrameType::REQUEST, &[0; 32], ResultCode::OK, "t", b"once");
+    let unicast = Forward {
+        request: RequestId { index: 0, generation: 0 },
+        node: PEER,
+        message: 1,
+        time_left_ms: 1_000,
+        may_wait: false,
+        audience: None,
+    };
+    let (parts, mut cx) = shard.at(now, &mut out);
+    assert!(parts.forward(&mut cx, ReactorId(0), &unicast, FrameRef::Slice(&request)));
+    parts.give_up_node(&mut cx, &PEER, CloseReason::Removed);
+    shard.handle_link_down(now, KEY, CloseReason::Removed, &mut out);
+    let next = LinkKey { index: 0, generation: 2 };
+    link_up(&mut shard, now, next, &mut out);
+    let [again] = out.taken_of(next, PacketType::UNICAST)[..] else { panic!("its place goes again") };
+    assert_eq!(again.len(), HEADER_LEN_MIN + Numbers::LEN);
+}
+
+#[test]
+fn of_notices_that_messages_were_dropped_a_node_has_so_many_looked_at() {
+    let now = Instant::now();
+    let (mut shard, mut out) = shard(now);
+    let (parts, mut cx) = shard.at(now, &mut out);
+    parts.forward_multicast(&mut cx, &PEER, 7, None, FrameRef::Slice(&multicast(7)));
+    let ended = PathEnded { seq: 7, why: PathEnd::NoRoute, destination: PEER.short(), tag: [0; 16] };
+    let notice = frame(PacketType::BROADCAST, 8, &Notice::PathEnded(ended).encode());
+    for _ in 0..1_000 {
+        shard.handle_frame(now, KEY, FrameRef::Slice(&notice), &mut out);
+    }
+    let ignored = shard.common.counters.ping_answers_ignored.get();
+    assert_eq!(ignored, 1_000 - u64::from(ANSWERS_PER_SECOND_MAX));
 }
 
 #[test]
