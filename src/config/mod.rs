@@ -604,6 +604,10 @@ fn ledger(
         }
         return (None, None);
     }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = addresses.iter().find(|address| !seen.insert(*address)) {
+        ini.refuse("ledger", "node.0", &format!("one of ledger nodes that are named once; {twice} is twice"));
+    }
     if addresses.len() > LEDGER_NODES_MAX {
         ini.refuse("ledger", "node.0", &format!("one of at most {LEDGER_NODES_MAX} ledger nodes"));
     }
@@ -750,6 +754,12 @@ mod tests {
     #[test]
     fn all_faults_are_reported_together() {
         assert_eq!(problems("[p2p]\nlisten_port=x\n[rpc]\nchannel_listen_port=y\n").len(), 2);
+    }
+
+    #[test]
+    fn a_ledger_node_that_is_named_twice_is_refused_since_its_metrics_would_be_there_twice() {
+        let twice = "[ledger]\nnode.0=a:20200\nnode.1=b:20200\nnode.2=a:20200\n";
+        assert!(problems(twice).iter().any(|problem| problem.contains("a:20200 is twice")));
     }
 
     #[test]

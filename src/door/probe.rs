@@ -91,6 +91,7 @@ pub struct LedgerProbe<'a> {
 impl LedgerProbe<'_> {
     /// Asks the ledger node at `host:port`.
     pub fn ask(&self, address: &str) -> Result<LedgerAnswer, ProbeFault> {
+        self.presented.forget();
         let stream = connect(address)?;
         let established = match shake_hands(&stream, &self.tls) {
             Ok(established) => established,
@@ -212,6 +213,7 @@ pub struct PeerProbe {
 impl PeerProbe {
     /// Looks at the node at `host:port`. It is told who looks, and nothing else.
     pub fn look_at(&self, address: &str) -> Result<PeerAnswer, ProbeFault> {
+        self.presented.forget();
         let stream = match connect(address) {
             Ok(stream) => stream,
             Err(ProbeFault { what, .. }) => return Ok(PeerAnswer::Away { reason: what }),

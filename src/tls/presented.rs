@@ -82,6 +82,11 @@ impl Presented {
         Arc::new(Self { judge, own, leaf: Mutex::default() })
     }
 
+    /// Another server is about to be met.
+    pub fn forget(&self) {
+        *self.leaf.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Whether the server that was met last has one's own certificate.
     pub fn is_own(&self) -> bool {
         self.leaf.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&self.own)

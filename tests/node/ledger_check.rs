@@ -131,6 +131,25 @@ fn a_group_whose_allowlist_leaves_this_node_out_is_told_with_the_key_to_add() {
     assert!(said.contains("group 1 has an [sdk_allowlist]") && said.contains(&key.to_hex()), "{said}");
 }
 
+#[test]
+fn what_one_node_has_presented_is_not_told_of_the_next_that_presents_nothing() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap();
+    std::thread::spawn(move || {
+        mute.incoming().for_each(|socket| drop(socket.map(|mut one| one.write_all(b"no TLS"))))
+    });
+    let chain = SharedChain::default();
+    let ledger = ScriptedLedger::start(Profile::Ec, 1, &chain, None);
+    let (_, said) = check(&sdk(Profile::Ec), &[ledger.address, address], &[]);
+    let line = said.lines().find(|line| line.starts_with(&format!("warning: ledger node {address}: ")));
+    assert!(line.is_some_and(|line| !line.contains("its certificate is of")), "{said}");
+    let own = TestNode::start(Profile::Ec, 0, &[], "");
+    let peers = nodes(&[own.node().p2p_address(), address]);
+    let (_, said) = check_with(&peers, &[]);
+    assert!(said.contains(&format!("[p2p] {}: this node itself", own.node().p2p_address())), "{said}");
+    assert!(!said.contains(&format!("[p2p] {address}: this node itself")), "{said}");
+}
+
 /// What is told, without the name of what was found, of a ledger node that cannot be used.
 fn remedy(certificates: &Path, address: SocketAddr) -> String {
     let (status, said) = check(certificates, &[address], &[]);

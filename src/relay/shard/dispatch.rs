@@ -24,6 +24,7 @@ use super::{
 use crate::{
     relay::{
         CloseReason, Fault, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
+        SessionId,
         report::{LinkLoad, LinkPage, LinkReport},
         sealing::Subject,
         snapshot::NodeRef,
@@ -366,18 +367,23 @@ impl Parts {
     }
 
     /// Tells about the links in slots from `from` on, at most `slots_max` of them.
-    pub(super) fn report_links(&self, id: ReactorId, from: u32, slots_max: u32) -> LinkPage {
+    pub(super) fn report_links(&self, common: &Common, from: u32, slots_max: u32) -> LinkPage {
         let end = from.saturating_add(slots_max).min(self.links.len() as u32);
         let slots = self.links.get(from as usize..end as usize).unwrap_or_default();
         let report = |(offset, slot): (usize, &Option<Link>)| {
             let link = slot.as_ref()?;
             let key = LinkKey { index: from + offset as u32, generation: link.generation };
             let (since, address, peer) = match &link.kind {
-                LinkKind::Sdk(session) => session.report(),
+                LinkKind::Sdk(session) => {
+                    let has_ledger = common.shared.settings.ledger.is_some();
+                    session.report(has_ledger.then(|| self.upstreams.report(key)))
+                }
                 LinkKind::Node(link) => link.report(self.is_active(key, &link.peer)),
-                LinkKind::Ledger(_) => return None,
+                LinkKind::Ledger(ledger) => {
+                    self.upstreams.report_link(key, ledger.session, self.session_id(ledger.session)?)?
+                }
             };
-            Some(LinkReport { reactor: id, key, since, address, peer, load: LinkLoad::default() })
+            Some(LinkReport { reactor: common.id, key, since, address, peer, load: LinkLoad::default() })
         };
         let links = slots.iter().enumerate().filter_map(report).collect();
         LinkPage { links, next: ((end as usize) < self.links.len()).then_some(end) }
@@ -426,6 +432,15 @@ impl Parts {
         match self.link_mut(key)? {
             LinkKind::Node(link) => Some(link),
             LinkKind::Sdk(_) | LinkKind::Ledger(_) => None,
+        }
+    }
+
+    fn session_id(&self, key: LinkKey) -> Option<SessionId> {
+        match self.links.get(key.index as usize)? {
+            Some(Link { generation, kind: LinkKind::Sdk(session) }) if *generation == key.generation => {
+                Some(session.id)
+            }
+            _ => None,
         }
     }
 

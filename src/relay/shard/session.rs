@@ -22,7 +22,7 @@ use crate::{
         SendError, SessionId,
         bandwidth::Share,
         log_limit::LogLimit,
-        report::{PeerReport, SessionReport},
+        report::{PeerReport, SessionLedgerReport, SessionReport},
         rpc,
         settings::Settings,
         timers::{TimerKey, Timers},
@@ -154,7 +154,7 @@ impl Session {
     }
 
     /// Since when it is there, its address, and what else people see of it.
-    pub(super) fn report(&self) -> (Instant, String, PeerReport) {
+    pub(super) fn report(&self, ledger: Option<SessionLedgerReport>) -> (Instant, String, PeerReport) {
         let session = SessionReport {
             id: self.id,
             subject: self.subject.clone(),
@@ -163,7 +163,7 @@ impl Session {
             pending_pushes: self.pushes.len(),
             waiting_requests: self.line.len(),
             dropped_copies: self.dropped_copies,
-            ledger: None,
+            ledger,
         };
         (self.since, self.address.clone(), PeerReport::Session(session))
     }

@@ -275,7 +275,7 @@ impl Parts {
     ) -> Option<Answer> {
         let (node, asked) = match question {
             Question::Links { from } => {
-                return Some(Answer::Links(self.report_all_links(cx, from, LINK_SLOTS_MAX)));
+                return Some(Answer::Links(self.report_links(cx.common, from, LINK_SLOTS_MAX)));
             }
             Question::KnownOf(seq) => {
                 return Some(Answer::KnownOf(self.known_of(cx.common, cx.now, &seq)));
