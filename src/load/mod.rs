@@ -39,8 +39,8 @@ const PENDING_MAX: usize = 1 << 20;
 const DRAIN_WITHIN: Duration = Duration::from_secs(35);
 /// How long subscriptions may take to be known where the publishers are.
 const READY_WITHIN: Duration = Duration::from_secs(20);
-/// A probe is sent again after this.
-const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// A probe is sent again after this, and after twice the time whenever that was not enough.
+const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How often links say that they live.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// Shorter waits than this are spent looking, since sleeping is not that exact.
@@ -384,6 +384,8 @@ impl<P: Protocol> Load<P> {
     /// Waits until a message of each publisher reaches whom it is for.
     pub fn wait_until_ready(&mut self) -> io::Result<()> {
         let end = Instant::now() + READY_WITHIN;
+        // Long messages take their time: probes that come faster than they are answered would only delay each other.
+        let mut interval = PROBE_INTERVAL_MIN;
         let mut is_ready = vec![false; self.publishers];
         while is_ready.contains(&false) {
             self.table.forget();
@@ -396,7 +398,8 @@ impl<P: Protocol> Load<P> {
             for (publisher, _) in is_ready.iter().enumerate().filter(|(_, is_ready)| !**is_ready) {
                 self.send(publisher, Instant::now());
             }
-            let round = Instant::now() + PROBE_INTERVAL;
+            let round = Instant::now() + interval;
+            interval *= 2;
             while Instant::now() < round && is_ready.contains(&false) {
                 self.flush()?;
                 self.turn(round.saturating_duration_since(Instant::now()), false)?;
