@@ -86,6 +86,8 @@ pub struct Snapshot {
     pub paths: Arc<BTreeMap<NodeId, Path>>,
     /// The same for frames that not all nodes on the path take, the shortest first. Empty if all take all.
     pub long_paths: Arc<[LongPaths]>,
+    /// All nodes, and all routes, take frames of an SDK link up to this, in bytes. 0 if that was not looked at.
+    taken_by_all: u32,
     /// Grows with every change of the subscribers of private topics.
     pub private_version: u64,
     topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,
@@ -100,6 +102,7 @@ impl Default for Snapshot {
             neighbours: Arc::default(),
             paths: Arc::default(),
             long_paths: Arc::default(),
+            taken_by_all: 0,
             private_version: 0,
             topics: GenericHashMap::default(),
             private: GenericHashMap::default(),
@@ -121,12 +124,36 @@ impl Snapshot {
         Some(long.fold(short, |all, one| all.rotate_left(1) ^ one))
     }
 
+    /// How other nodes are reached. `false` if that is as it was.
+    pub fn set_paths(&mut self, paths: BTreeMap<NodeId, Path>, long_paths: Vec<LongPaths>) -> bool {
+        if *self.paths == paths && *self.long_paths == *long_paths {
+            return false;
+        }
+        let bounds =
+            paths.values().map(|path| path.frame_len_max).chain(long_paths.iter().map(|long| long.above));
+        self.taken_by_all = bounds.min().unwrap_or(u32::MAX);
+        (self.paths, self.long_paths) = (Arc::new(paths), long_paths.into());
+        true
+    }
+
     /// Whether a node, and those on the route to it, take a frame of an SDK link of so many bytes. Of a node that no route
     /// leads to nothing is known.
+    #[inline]
     pub fn takes(&self, id: &NodeId, frame_len: usize) -> bool {
+        frame_len <= self.taken_by_all as usize || self.takes_long(id, frame_len)
+    }
+
+    fn takes_long(&self, id: &NodeId, frame_len: usize) -> bool {
         self.paths
             .get(id)
             .is_none_or(|path| frame_len <= path.frame_len_max as usize && self.path(id, frame_len).is_some())
+    }
+
+    /// Whether a neighbour takes a frame of an SDK link of so many bytes over the link to it, as far as its record tells.
+    #[inline]
+    pub fn takes_as_neighbour(&self, id: &NodeId, frame_len: usize) -> bool {
+        frame_len <= self.taken_by_all as usize
+            || self.paths.get(id).is_none_or(|path| frame_len <= path.frame_len_max as usize)
     }
 
     /// Where the subscribers of an ordinary topic are; `None` if there are none.

@@ -929,9 +929,7 @@ impl Registry {
         let own = NodeTraits { relays: settings.relays, frame_len_max: settings.advertised_frame_len_max() };
         let long_frames = self.topology.long_frames(own);
         let long_paths: Vec<LongPaths> = long_frames.into_iter().map(long_paths).collect();
-        if *self.snapshot.paths != paths || *self.snapshot.long_paths != *long_paths {
-            self.snapshot.paths = Arc::new(paths);
-            self.snapshot.long_paths = long_paths.into();
+        if self.snapshot.set_paths(paths, long_paths) {
             self.snapshot_changed = true;
             let reactors = (0..self.shared.reactors).map(ReactorId);
             self.outputs.extend(reactors.map(|reactor| (reactor, RegistryOutput::RoutesChanged)));

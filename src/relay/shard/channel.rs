@@ -10,20 +10,22 @@
 //!   the channel.
 //! - Nodes that nobody has heard of make nothing known and nothing forgotten: anybody can invent them.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use ahash::{AHashMap, RandomState};
+use ahash::RandomState;
 use smallvec::SmallVec;
 use tracing::warn;
 
-use super::{Common, Context, Parts, node_link::Carrier};
+use super::{
+    Common, Context, Parts,
+    node_link::Carrier,
+    peer::Peer,
+    replay::{ControlReplayWindow, ReplayFloor, ReplayFloors},
+    request::FromNode,
+};
 use crate::{
     relay::{
-        Class, LinkKey, NodeFault, Outbound, RegistryInput, SendError, Shared,
+        Class, LinkKey, NodeFault, Outbound, SendError, Shared,
         channel::{Arrival, ChannelNumber, Message, RETRANSMIT_JITTER, Receiver, Sender, Verdict},
         sealing::{IncarnationId, Seal, SealNumber, Subject},
         settings::Settings,
@@ -35,16 +37,10 @@ use crate::{
     },
 };
 
-/// Nodes whose replay floors are remembered. Where there would be more, this node begins a later incarnation, in which
-/// nothing that was sealed before opens.
-pub const REPLAY_FLOORS_MAX: usize = 16_384;
 /// Messages of a channel that are sent again at once after the retransmit timeout.
 const RETRANSMIT_AT_ONCE_MAX: usize = 64;
 /// Messages that no link could take, which are tried again at one time over other nodes: each is sealed anew.
 const SEND_AT_ONCE_MAX: usize = 1_024;
-/// Control payloads that one node may have sent out of their order.
-const CONTROLS_MAX: usize = 64;
-
 /// The channel with another node, in one incarnation of each.
 pub(super) struct Channel {
     pub(super) sender: Sender,
@@ -70,41 +66,6 @@ enum RouteTaken {
     Others(u64),
 }
 
-/// What is remembered of a channel that was dropped: messages and control payloads below it are replays.
-#[derive(Clone, Copy)]
-pub(super) struct ReplayFloor {
-    pub(super) incarnation_id: IncarnationId,
-    expected: ChannelNumber,
-    control: Option<SealNumber>,
-}
-
-impl ReplayFloor {
-    /// Of an incarnation of which nothing came yet.
-    fn begin(incarnation_id: IncarnationId) -> Self {
-        Self { incarnation_id, expected: ChannelNumber::default(), control: None }
-    }
-}
-
-/// Control payloads that came, by the number that they are sealed under: each is taken once.
-#[derive(Default)]
-struct ControlReplayWindow {
-    seen: BTreeSet<SealNumber>,
-    /// All up to this number are replays.
-    replay_floor: Option<SealNumber>,
-}
-
-impl ControlReplayWindow {
-    fn is_new(&mut self, number: SealNumber) -> bool {
-        if self.replay_floor.is_some_and(|replay_floor| number <= replay_floor) || !self.seen.insert(number) {
-            return false;
-        }
-        if self.seen.len() > CONTROLS_MAX {
-            self.replay_floor = self.seen.pop_first();
-        }
-        true
-    }
-}
-
 impl Channel {
     fn new(now: Instant, first: ChannelNumber, replay_floor: ReplayFloor) -> Self {
         Self {
@@ -112,10 +73,7 @@ impl Channel {
             receiver: Receiver::new(replay_floor.expected),
             incarnation_id: replay_floor.incarnation_id,
             seal: None,
-            controls: ControlReplayWindow {
-                replay_floor: replay_floor.control,
-                ..ControlReplayWindow::default()
-            },
+            controls: ControlReplayWindow::new(replay_floor.control),
             pending_ack: (0, 0),
             ack_timer: None,
             route: RouteTaken::None,
@@ -123,8 +81,8 @@ impl Channel {
     }
 
     fn replay_floor(&self) -> ReplayFloor {
-        let control = self.controls.seen.last().copied().or(self.controls.replay_floor);
-        ReplayFloor { incarnation_id: self.incarnation_id, expected: self.receiver.taken_below(), control }
+        let (incarnation_id, expected) = (self.incarnation_id, self.receiver.taken_below());
+        ReplayFloor { incarnation_id, expected, control: self.controls.last() }
     }
 
     /// Memory of unacknowledged messages, and of the reorder buffer.
@@ -163,10 +121,7 @@ pub(super) struct Channels {
     sent: u64,
     /// The last number that a payload was sealed under in this process.
     sealed: SealNumber,
-    /// Of all nodes that have, or had, a channel in this incarnation of the node.
-    replay_floors: AHashMap<NodeId, ReplayFloor>,
-    /// The incarnation of the node in whose place a later one was requested.
-    incarnation_requested: Option<u64>,
+    pub(super) replay_floors: ReplayFloors,
     /// When acknowledgements are due that no message takes along before.
     ack_timers: Timers<NodeId>,
 }
@@ -177,15 +132,9 @@ impl Channels {
             bytes: 0,
             sent: 0,
             sealed: SealNumber::default(),
-            replay_floors: AHashMap::with_hasher(hashing),
-            incarnation_requested: None,
+            replay_floors: ReplayFloors::new(hashing),
             ack_timers: Timers::new(ack_delay_max),
         }
-    }
-
-    /// The node begins another incarnation, in which nothing has come yet.
-    pub(super) fn forget_replay_floors(&mut self) {
-        self.replay_floors.clear();
     }
 
     /// Memory of all channels in bytes.
@@ -239,10 +188,6 @@ impl Channels {
         self.sealed = self.sealed.next();
         self.sealed
     }
-
-    pub(super) fn replay_floor(&self, id: &NodeId) -> Option<&ReplayFloor> {
-        self.replay_floors.get(id)
-    }
 }
 
 impl Parts {
@@ -253,8 +198,8 @@ impl Parts {
         id: &NodeId,
     ) -> Option<&mut Channel> {
         // Looked up twice: a channel that is given back cannot be made if it is not there.
-        if self.peers.by_id.get(id).is_some_and(|peer| peer.channel.is_some()) {
-            return self.peers.by_id.get_mut(id)?.channel.as_deref_mut();
+        if self.peers.channel(id).is_some() {
+            return self.peers.channel_mut(id);
         }
         self.begin_channel(cx, id)
     }
@@ -263,75 +208,31 @@ impl Parts {
     fn begin_channel(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> Option<&mut Channel> {
         let snapshot = cx.shared.snapshot.load();
         let path = snapshot.paths.get(id);
-        if !self.peers.by_id.contains_key(id) {
+        if self.peers.get(id).is_none() {
             let path = path?;
             self.begin_peer(cx, id, path.incarnation, path.salt);
         }
-        let peer = self.peers.by_id.get(id)?;
+        let peer = self.peers.get(id)?;
         let recorded = path.filter(|path| path.incarnation == peer.incarnation).and_then(|path| path.salt);
         let incarnation_id = IncarnationId { incarnation: peer.incarnation, salt: peer.salt.or(recorded)? };
-        let replay_floor = self.take_replay_floor(cx, id, incarnation_id).or_else(|| {
+        let replay_floors = &mut self.channels.replay_floors;
+        let replay_floor = replay_floors.take(cx, &self.peers, id, incarnation_id).or_else(|| {
             // A neighbour whose clock went back proved its incarnation by its link. What was sealed in the later one
             // is still refused.
-            let is_linked = self.neighbours.by_id.contains_key(id);
-            let has_other = self.channels.replay_floor(id).is_some();
+            let is_linked = self.peers.neighbour(id).is_some();
+            let has_other = replay_floors.get(id).is_some();
             (is_linked && has_other).then(|| ReplayFloor::begin(incarnation_id))
         })?;
         let first = ChannelNumber(self.channels.sent + 1);
         let mut channel = Box::new(Channel::new(cx.now, first, replay_floor));
         channel.route = self.route_to(cx, id);
-        let peer = self.peers.by_id.get_mut(id)?;
+        let peer = self.peers.get_mut(id)?;
         Some(peer.channel.insert(channel))
-    }
-
-    /// The replay floor of an incarnation of a node; it is remembered from now on. `None` if that incarnation is over, or if
-    /// there is no room.
-    fn take_replay_floor(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        id: &NodeId,
-        incarnation_id: IncarnationId,
-    ) -> Option<ReplayFloor> {
-        let begun = ReplayFloor::begin(incarnation_id);
-        if let Some(replay_floor) = self.channels.replay_floors.get_mut(id) {
-            if replay_floor.incarnation_id.incarnation < incarnation_id.incarnation {
-                *replay_floor = begun;
-            }
-            return (replay_floor.incarnation_id == incarnation_id).then_some(*replay_floor);
-        }
-        if self.channels.replay_floors.len() >= REPLAY_FLOORS_MAX && !self.forget_floors_of_excluded(cx) {
-            return None;
-        }
-        self.channels.replay_floors.insert(*id, begun);
-        Some(begun)
-    }
-
-    /// Forgets nodes that the lists leave out, of which nothing is delivered: that only counts when other lists admit
-    /// them. If all are admitted, none can be forgotten in this incarnation of the node.
-    fn forget_floors_of_excluded(&mut self, cx: &mut Context<'_, impl Outbound>) -> bool {
-        let before = self.channels.replay_floors.len();
-        let admission = cx.shared.admission.load();
-        let peers = &self.peers.by_id;
-        self.channels.replay_floors.retain(|id, _| admission.admits(id) || peers.contains_key(id));
-        let forgotten = before - self.channels.replay_floors.len();
-        if forgotten > 0 {
-            cx.counters.replay_floors_forgotten.add(forgotten as u64);
-            cx.shared.has_forgotten.store(true, Relaxed);
-            return true;
-        }
-        cx.counters.replay_floors_full.increment();
-        let incarnation = cx.shared.incarnation();
-        if self.channels.incarnation_requested != Some(incarnation)
-            && cx.out.to_registry(RegistryInput::ReplayFloorsFull { incarnation })
-        {
-            self.channels.incarnation_requested = Some(incarnation);
-        }
-        false
     }
 
     /// Drops the channel with a node. Its replay floor stays, so that nothing of it is taken again.
     pub(super) fn drop_channel(&mut self, common: &Common, id: &NodeId) {
-        let Some(mut channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.take()) else {
+        let Some(mut channel) = self.peers.get_mut(id).and_then(|peer| peer.channel.take()) else {
             return;
         };
         if let Some(timer) = channel.ack_timer.take() {
@@ -340,17 +241,11 @@ impl Parts {
         self.channels.bytes -= channel.bytes();
         let lost = channel.sender.places(true).filter(|(_, message)| !message.frame.is_empty()).count();
         common.counters.messages_given_up.add(lost as u64);
-        let replay_floor = self.channels.replay_floors.get_mut(id);
-        debug_assert!(replay_floor.is_some(), "whoever has a channel has a replay floor");
-        if let Some(replay_floor) =
-            replay_floor.filter(|replay_floor| replay_floor.incarnation_id == channel.incarnation_id)
-        {
-            *replay_floor = channel.replay_floor();
-        }
+        self.channels.replay_floors.raise(id, channel.replay_floor());
     }
 
     fn route_to(&self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> RouteTaken {
-        match self.link_to(id) {
+        match self.peers.link_to(id) {
             Some(link) => RouteTaken::Link(link),
             None => cx.shared.snapshot.load().fingerprint(id).map_or(RouteTaken::None, RouteTaken::Others),
         }
@@ -367,8 +262,8 @@ impl Parts {
         extensions: ExtensionBlock,
         frame: FrameRef<'_>,
     ) -> Option<ChannelNumber> {
-        let link = self.link_to(id);
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut()) else {
+        let link = self.peers.link_to(id);
+        let Some(channel) = self.peers.channel_mut(id) else {
             self.begin_channel(cx, id)?;
             return self.send_message(cx, id, subject, extensions, frame);
         };
@@ -420,7 +315,7 @@ impl Parts {
         frame: RetainedFrame,
     ) -> Option<Numbers> {
         self.channel(cx, id)?;
-        let channel = self.peers.by_id.get_mut(id)?.channel.as_deref_mut()?;
+        let channel = self.peers.channel_mut(id)?;
         if !has_room(&cx.shared, channel, subject.packet_type, self.channels.bytes) {
             cx.warn_no_room(id);
             return None;
@@ -434,18 +329,18 @@ impl Parts {
 
     /// Sends what no link has taken on the present route; over other nodes the oldest `max` of it.
     fn send_unsent(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, max: usize) {
-        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
+        let Some(channel) = self.peers.channel(id) else { return };
         if !channel.sender.has_unsent() {
             return;
         }
-        match self.link_to(id) {
+        match self.peers.link_to(id) {
             Some(link) => self.send_unsent_over_link(cx, id, link),
             None => self.send_again_over_others(cx, id, false, max),
         }
     }
 
     fn send_unsent_over_link(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, link: LinkKey) {
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_deref_mut()) else {
+        let Some(channel) = self.peers.channel_mut(id) else {
             return;
         };
         let (mut again, mut bytes) = (0, 0);
@@ -477,7 +372,7 @@ impl Parts {
         all: bool,
         max: usize,
     ) {
-        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
+        let Some(channel) = self.peers.channel(id) else { return };
         let places: Vec<ChannelNumber> =
             channel.sender.places(all).take(max).map(|(place, _)| place).collect();
         for place in places {
@@ -491,7 +386,7 @@ impl Parts {
 
     /// Whether a link ever took a message, or the other end has.
     pub(super) fn was_sent(&self, id: &NodeId, place: ChannelNumber) -> bool {
-        let channel = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref());
+        let channel = self.peers.channel(id);
         channel.is_some_and(|channel| channel.sender.was_sent(place))
     }
 
@@ -540,7 +435,7 @@ impl Parts {
 
     /// No link could take a message: it is sent again in a moment.
     pub(super) fn handle_not_passed(&mut self, now: Instant, id: &NodeId, subject: Subject) {
-        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+        if let Some(channel) = self.peers.channel_mut(id) {
             channel.sender.note_not_sent(subject);
             self.want_node_tick(now);
         }
@@ -550,7 +445,7 @@ impl Parts {
     /// they have. On the old route they may have come to a node that cannot send them on.
     pub(super) fn refresh_route(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         let route = self.route_to(cx, id);
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(id) else {
             return;
         };
         if channel.route != route {
@@ -565,8 +460,8 @@ impl Parts {
     /// Messages that are too long for all routes that are left would hold up those behind them. A link that may return takes
     /// them.
     pub(super) fn void_too_long(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        let Some(channel) = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_deref()) else { return };
-        if !matches!(channel.route, RouteTaken::Others(_)) || self.is_neighbour(id) {
+        let Some(channel) = self.peers.channel(id) else { return };
+        if !matches!(channel.route, RouteTaken::Others(_)) || self.peers.is_neighbour(id) {
             return;
         }
         let snapshot = cx.shared.snapshot.load();
@@ -586,34 +481,27 @@ impl Parts {
 
     /// The same for all nodes.
     pub(super) fn refresh_routes(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        let with_channels = self.peers.by_id.iter().filter(|(_, peer)| peer.channel.is_some());
-        let ids: Vec<NodeId> = with_channels.map(|(id, _)| *id).collect();
+        let ids = self.peers.ids_of(|peer| peer.channel.is_some());
         ids.iter().for_each(|id| self.refresh_route(cx, id));
     }
 
     /// Sends what no link has taken yet, and sends again what has waited for its acknowledgement for too long. On a link
     /// nothing is lost as long as it lives.
     pub(super) fn tick_channels(&mut self, cx: &mut Context<'_, impl Outbound>) {
-        for id in self.peers_with_unacknowledged() {
+        for id in self.peers.ids_of(Peer::has_unacknowledged) {
             self.send_unsent(cx, &id, SEND_AT_ONCE_MAX);
             let jitter = cx.fast_rng.in_range(RETRANSMIT_JITTER);
-            let is_linked = self.link_to(&id).is_some();
-            let channel = self.peers.by_id.get_mut(&id).and_then(|peer| peer.channel.as_mut());
+            let is_linked = self.peers.link_to(&id).is_some();
+            let channel = self.peers.channel_mut(&id);
             if !is_linked && channel.is_some_and(|channel| channel.sender.is_overdue(cx.now, jitter)) {
                 self.send_again_over_others(cx, &id, true, RETRANSMIT_AT_ONCE_MAX);
             }
         }
     }
 
-    fn peers_with_unacknowledged(&self) -> Vec<NodeId> {
-        let has_some = |channel: &Channel| channel.sender.len() > 0;
-        let peers = self.peers.by_id.iter().filter(|(_, peer)| peer.channel.as_deref().is_some_and(has_some));
-        peers.map(|(id, _)| *id).collect()
-    }
-
     /// Drops unacknowledged messages to a node: nothing goes there any more.
     pub(super) fn drop_unacknowledged(&mut self, id: &NodeId) {
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(id) else {
             return;
         };
         self.channels.bytes -= channel.sender.bytes();
@@ -622,7 +510,7 @@ impl Parts {
 
     /// A message to a node is not wanted any more. If it is on its way, it may still arrive.
     pub(super) fn void_message(&mut self, common: &Common, now: Instant, id: &NodeId, place: ChannelNumber) {
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(id) else {
             return;
         };
         let is_sent = channel.sender.get(place).is_none_or(Message::is_sent);
@@ -650,7 +538,7 @@ impl Parts {
             return self.bad_message(cx, carrier, NodeFault::Numbers);
         };
         let message = payload.advance(Numbers::LEN);
-        let known = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_deref_mut());
+        let known = self.peers.channel_mut(source);
         let Some(channel) = known else {
             if self.begin_channel(cx, source).is_none() {
                 // It begins a later incarnation before long, or is sent again.
@@ -664,6 +552,8 @@ impl Parts {
         {
             return cx.counters.late_messages.increment();
         }
+        let incarnation = channel.incarnation_id.incarnation;
+        let origin = FromNode { id: *source, incarnation, message: subject.seq };
         let before = channel.sender.bytes();
         let acknowledged = channel.sender.acknowledge(cx.now, ChannelNumber(numbers.taken_below));
         self.channels.bytes -= before - channel.sender.bytes();
@@ -678,7 +568,7 @@ impl Parts {
                     self.send_channel_ack(cx, source);
                 }
                 if !message.is_empty() {
-                    self.handle_amop(cx, carrier, source, subject, message);
+                    self.handle_amop(cx, carrier, origin, subject.packet_type, message);
                 }
                 return;
             }
@@ -689,7 +579,7 @@ impl Parts {
                 }
             }
         }
-        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(source) else {
             return;
         };
         let settings = &cx.common.shared.settings;
@@ -708,9 +598,10 @@ impl Parts {
     ) -> bool {
         let settings = &cx.shared.settings;
         let all_max = settings.windows_bytes_max / usize::from(cx.shared.reactors);
-        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(source) else {
             return false;
         };
+        let incarnation = channel.incarnation_id.incarnation;
         let before = channel.receiver.bytes();
         let bytes_max = settings.window_bytes_max.min(before + all_max.saturating_sub(self.channels.bytes));
         if !channel.receiver.keep(place, arrival, bytes_max) {
@@ -724,7 +615,9 @@ impl Parts {
         }
         for Arrival { subject, payload, since } in ready {
             if !payload.is_empty() {
-                self.handle_amop(cx, Carrier::Waited { since }, source, subject, payload.as_ref());
+                let origin = FromNode { id: *source, incarnation, message: subject.seq };
+                let carrier = Carrier::Waited { since };
+                self.handle_amop(cx, carrier, origin, subject.packet_type, payload.as_ref());
             }
         }
         true
@@ -732,7 +625,7 @@ impl Parts {
 
     /// The time of an acknowledgement is up, unless a message took it along.
     pub(super) fn send_due_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+        if let Some(channel) = self.peers.channel_mut(id) {
             channel.ack_timer = None;
             if channel.pending_ack.0 > 0 {
                 self.send_channel_ack(cx, id);
@@ -741,10 +634,10 @@ impl Parts {
     }
 
     fn send_channel_ack(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        if let Some(link) = self.link_to(id) {
+        if let Some(link) = self.peers.link_to(id) {
             return self.send_ack(cx, link, None);
         }
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(id) else {
             return;
         };
         channel.pending_ack = (0, 0);
@@ -756,20 +649,20 @@ impl Parts {
 
     /// What an Ack to a node says.
     pub(super) fn taken_below(&self, id: &NodeId) -> u64 {
-        let channel = self.peers.by_id.get(id).and_then(|peer| peer.channel.as_ref());
+        let channel = self.peers.channel(id);
         channel.map_or(0, |channel| channel.receiver.taken_below().0)
     }
 
     /// An Ack was taken by a link.
     pub(super) fn note_ack_sent(&mut self, id: &NodeId) {
-        if let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) {
+        if let Some(channel) = self.peers.channel_mut(id) {
             channel.pending_ack = (0, 0);
         }
     }
 
     /// A node has taken all messages below a place. `false` if they were never sent.
     pub(super) fn acknowledge(&mut self, now: Instant, id: &NodeId, below: u64) -> bool {
-        let Some(channel) = self.peers.by_id.get_mut(id).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(id) else {
             // What it acknowledges was given up.
             return below <= self.channels.sent + 1;
         };
@@ -781,8 +674,8 @@ impl Parts {
 
     /// A node on the path says that it dropped a message of ours, since no route led on. `false` if there is no such message.
     pub(super) fn note_dropped_on_path(&mut self, now: Instant, destination: u64, seq: u32) -> bool {
-        let peer = self.peers.by_id.iter_mut().find(|(id, _)| id.short() == destination);
-        let Some(channel) = peer.and_then(|(_, peer)| peer.channel.as_deref_mut()) else { return false };
+        let peer = self.peers.find(destination);
+        let Some(channel) = peer.and_then(|peer| peer.channel.as_deref_mut()) else { return false };
         let dropped = channel.sender.places(true).find(|(_, message)| message.subject.seq == seq);
         let Some((place, _)) = dropped else { return false };
         if matches!(channel.route, RouteTaken::Others(_)) {

@@ -54,7 +54,7 @@ impl Parts {
         frame_len: usize,
         recipients: Option<usize>,
     ) -> u64 {
-        let is_sealed = self.link_to(node).is_none() && cx.has_indirect_route(node, frame_len);
+        let is_sealed = self.peers.link_to(node).is_none() && cx.has_indirect_route(node, frame_len);
         multicast_len(frame_len, recipients, is_sealed) + TIME_LEFT_LEN as u64
     }
 
@@ -66,7 +66,7 @@ impl Parts {
         frame_len: usize,
         recipients: usize,
     ) -> u64 {
-        let is_sealed = self.link_to(node).is_none() && cx.has_indirect_route(node, frame_len);
+        let is_sealed = self.peers.link_to(node).is_none() && cx.has_indirect_route(node, frame_len);
         multicast_len(frame_len, Some(recipients), is_sealed)
     }
 }
@@ -126,7 +126,9 @@ impl Common {
 impl<O: Outbound> Context<'_, O> {
     /// A frame of so many bytes leaves on a node link. It is charged, as far as nobody has paid for it.
     pub(super) fn pay(&self, len: usize) {
-        self.shared.limiter.leave(self.limiter_time(), len as u64);
+        if self.shared.limiter.is_limited() {
+            self.shared.limiter.leave(self.limiter_time(), len as u64);
+        }
         self.counters.bandwidth_charged_bytes.add(len as u64);
     }
 

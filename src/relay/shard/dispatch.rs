@@ -10,9 +10,8 @@ use super::{
     channel::{Channel, Channels},
     context::{Common, Context},
     diagnostic::Diagnostics,
-    neighbour::Neighbours,
     node_link::{self, NodeLink, NodeLinks},
-    peer::{Peer, Peers},
+    peer::Peers,
     private::Subscribers,
     publisher::Publishers,
     push::{Pushes, Receivers},
@@ -44,7 +43,6 @@ pub(super) struct Parts {
     pub(super) pushes: Pushes,
     pub(super) room_waits: RoomWaits,
     pub(super) node_links: NodeLinks,
-    pub(super) neighbours: Neighbours,
     pub(super) peers: Peers,
     pub(super) channels: Channels,
     pub(super) diagnostics: Diagnostics,
@@ -77,7 +75,6 @@ impl Parts {
             pushes: Pushes::new(settings.push_timeout),
             room_waits: RoomWaits::new(settings.request_timeout, hashing.clone()),
             node_links: NodeLinks::new(),
-            neighbours: Neighbours::new(hashing.clone()),
             peers: Peers::new(hashing.clone()),
             channels: Channels::new(settings.ack_delay_max, hashing.clone()),
             diagnostics: Diagnostics::new(hashing.clone()),
@@ -402,16 +399,16 @@ impl Parts {
 
     /// How full its tables are. Looks at every neighbour.
     pub(super) fn usage(&self) -> Usage {
-        let channels = || self.peers.by_id.values().filter_map(|peer| peer.channel.as_deref());
+        let channels = || self.peers.channels();
         let most = |of: fn(&Channel) -> usize| channels().map(of).max().unwrap_or(0);
         Usage {
             requests: self.requests.len(),
             pushes: self.pushes.len(),
             retained_bytes: self.requests.retained_bytes(),
-            awaiting: self.peers.by_id.values().map(Peer::awaiting).sum(),
+            awaiting: self.peers.iter().map(|(_, peer)| peer.awaiting()).sum(),
             window_frames: most(|channel| channel.sender.len()),
             window_bytes: most(|channel| channel.sender.bytes()),
-            peers: self.peers.by_id.len(),
+            peers: self.peers.len(),
             windows_bytes: self.channels.bytes(),
             topics: self.sessions.topics.len(),
         }

@@ -24,7 +24,7 @@ impl Parts {
         is_older: bool,
     ) {
         let Some(address) = self.node_link_mut(key).map(|link| link.label.address.clone()) else { return };
-        let active = self.link_to(peer);
+        let active = self.peers.link_to(peer);
         let other = active
             .and_then(|active| self.node_link_mut(active))
             .filter(|link| cx.now.saturating_duration_since(link.last_received) < LIVES_WITHIN);

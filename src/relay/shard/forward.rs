@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use super::{
     Context, Parts,
     multicast::FanOut,
+    peer::Peer,
     request::{FromNode, RequestOf},
     sealed::SHARED_MAX,
 };
@@ -42,7 +43,7 @@ impl Parts {
         };
         let subject = Subject { packet_type: PacketType::UNICAST, seq: message };
         let Some(place) = self.send_amop(cx, node, subject, &extensions, frame) else { return false };
-        if let Some(peer) = self.peers.by_id.get_mut(node) {
+        if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, RequestOf { coordinator, id: request }, place);
         }
         true
@@ -76,7 +77,7 @@ impl Parts {
         fan_out: &mut FanOut,
     ) {
         let is_indirect = |node: &&NodeRef| {
-            self.link_to(&node.id).is_none()
+            self.peers.link_to(&node.id).is_none()
                 && cx.shared.admits(&node.id)
                 && cx.has_indirect_route(&node.id, frame.len())
         };
@@ -112,14 +113,13 @@ impl Parts {
         answer: FrameRef<'_>,
     ) {
         let FromNode { id: ref node, incarnation, message } = *origin;
-        let is_gone = self.peers.by_id.get(node).is_none_or(|peer| peer.incarnation != incarnation);
+        let peer = self.peers.get(node).filter(|peer| peer.incarnation == incarnation);
         // One that the lists leave out is told no more than that nobody answers it.
-        if is_gone || (!is_by_node && !cx.admits(node)) {
-            cx.counters.late_answers.increment();
-            return;
-        }
+        let Some(peer) = peer.filter(|_| is_by_node || cx.admits(node)) else {
+            return cx.counters.late_answers.increment();
+        };
         let refusal;
-        let (by_node, answer) = match self.takes(cx, node, answer.len()) {
+        let (by_node, answer) = match cx.takes(node, peer.neighbour.as_ref(), answer.len()) {
             true => (is_by_node, answer),
             // A session has answered, and its answer cannot get there.
             false => {
@@ -166,10 +166,11 @@ impl Parts {
         if !cx.admits(node) {
             return false;
         }
-        if !self.takes(cx, node, frame_len) {
+        let peer = self.peers.get(node);
+        if !cx.takes(node, peer.and_then(|peer| peer.neighbour.as_ref()), frame_len) {
             cx.note_too_long(node, frame_len);
             return false;
         }
-        self.is_neighbour(node) || cx.has_indirect_route(node, frame_len)
+        peer.is_some_and(Peer::is_neighbour) || cx.has_indirect_route(node, frame_len)
     }
 }

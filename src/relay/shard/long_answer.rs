@@ -68,7 +68,7 @@ impl Parts {
         // What is longer than a frame may be gives no time.
         let bytes_max = cx.shared.settings.frame_len_max;
         let Some(RequestOf { coordinator, id: request }) =
-            self.peers.by_id.get(peer).and_then(|peer| peer.awaited(message))
+            self.peers.get(peer).and_then(|peer| peer.awaited(message))
         else {
             return;
         };

@@ -70,6 +70,7 @@ mod private;
 mod publisher;
 mod push;
 mod recount;
+mod replay;
 mod request;
 mod room;
 mod round_trip;
@@ -88,9 +89,9 @@ use std::{
 };
 
 pub(super) use challenge_broker::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
-pub use channel::REPLAY_FLOORS_MAX;
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
 pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
+pub use replay::REPLAY_FLOORS_MAX;
 pub(super) use request::REQUEST_ATTEMPTS_MAX;
 
 use self::{
@@ -406,7 +407,7 @@ pub(super) fn sizes() -> Sizes {
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),
         peer: size_of::<(NodeId, Peer)>() + size_of::<channel::Channel>() + size_of::<Seal>() + 2 * 32,
-        floor: size_of::<(NodeId, channel::ReplayFloor)>(),
+        floor: size_of::<(NodeId, replay::ReplayFloor)>(),
         pair: publisher::PAIR_LEN,
         asked: publisher::OPEN_LEN,
         challenge: challenge_broker::OPEN_LEN,

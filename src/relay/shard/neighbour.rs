@@ -2,17 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use ahash::{AHashMap, RandomState};
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use super::{Context, LinkKind, Parts, node_link::NodeLink};
+use super::{Context, LinkKind, Parts, node_link::NodeLink, peer::Peer};
 use crate::{
     relay::{CloseReason, LinkKey, Outbound, RegistryInput, sealing::IncarnationId},
     wire::NodeId,
 };
 
-/// Another node whose home is this shard.
+/// A node that is linked, or was before long.
 pub(super) struct Neighbour {
     /// The link that carries everything; `None` while it is lost and may come back.
     pub(super) active: Option<LinkKey>,
@@ -36,14 +35,10 @@ enum LinkState {
     GivenUp { until: Instant },
 }
 
-/// The neighbours whose home is a shard.
-pub(super) struct Neighbours {
-    pub(super) by_id: AHashMap<NodeId, Neighbour>,
-}
-
-impl Neighbours {
-    pub(super) fn new(hashing: RandomState) -> Self {
-        Self { by_id: AHashMap::with_hasher(hashing) }
+impl Neighbour {
+    /// Whether its link did not return in time.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.link_state, LinkState::GivenUp { .. })
     }
 }
 
@@ -59,43 +54,27 @@ impl Parts {
         link: &LinkFacts,
     ) {
         let own_id = cx.shared.id;
-        let Some(neighbour) = self.neighbours.by_id.get(&link.peer) else {
-            let neighbour = Neighbour {
-                active: None,
-                candidate_link: None,
-                active_since: cx.now,
-                link_state: LinkState::Up,
-                frame_len_max: link.frame_len_max,
-            };
-            self.neighbours.by_id.insert(link.peer, neighbour);
-            match self.peers.by_id.get_mut(&link.peer) {
-                // It was reached over others.
-                Some(peer) if peer.is_of(&link.incarnation_id) => peer.salt = Some(link.incarnation_id.salt),
-                _ => {
-                    let IncarnationId { incarnation, salt } = link.incarnation_id;
-                    self.begin_peer(cx, &link.peer, incarnation, Some(salt));
-                }
-            }
-            return self.activate(cx, key, &link.peer);
+        let Some(neighbour) = self.peers.neighbour(&link.peer) else {
+            return self.begin_neighbour(cx, key, link);
         };
-        let given_up = matches!(neighbour.link_state, LinkState::GivenUp { .. });
-        let peer = self.peers.by_id.get(&link.peer);
+        let (active_since, active) = (neighbour.active_since, neighbour.active);
+        let is_given_up = neighbour.is_given_up();
+        let peer = self.peers.get(&link.peer);
         let is_known = peer.is_some_and(|peer| peer.is_of(&link.incarnation_id));
         let is_older = peer.is_some_and(|peer| link.incarnation_id.incarnation < peer.incarnation);
         // One that was given up may come back with a clock that went back.
-        if is_older && !given_up {
+        if is_older && !is_given_up {
             self.note_other_incarnation(cx, key, &link.peer, true);
             return cx.out.close(key, CloseReason::Duplicate);
         }
         if !is_known {
             self.note_other_incarnation(cx, key, &link.peer, false);
-            if !given_up {
+            if !is_given_up {
                 self.give_up_node(cx, &link.peer, CloseReason::Replaced);
             }
             self.forget_neighbour(cx, &link.peer);
             return self.settle_link(cx, key, link);
         }
-        let (active_since, active) = (neighbour.active_since, neighbour.active);
         let Some(active) = active else { return self.activate(cx, key, &link.peer) };
         let Some(current) = self.node_link_mut(active) else {
             return self.activate(cx, key, &link.peer);
@@ -120,7 +99,7 @@ impl Parts {
         } else {
             current.probe(cx.now);
             self.probe(cx, active);
-            if let Some(neighbour) = self.neighbours.by_id.get_mut(&link.peer)
+            if let Some(neighbour) = self.peers.neighbour_mut(&link.peer)
                 && let Some((older, _)) = neighbour.candidate_link.replace((key, cx.now))
             {
                 cx.out.close(older, CloseReason::Duplicate);
@@ -128,9 +107,27 @@ impl Parts {
         }
     }
 
+    /// The first link of a node. It may have been reached over others.
+    fn begin_neighbour(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, link: &LinkFacts) {
+        let IncarnationId { incarnation, salt } = link.incarnation_id;
+        if !self.peers.get(&link.peer).is_some_and(|peer| peer.is_of(&link.incarnation_id)) {
+            self.begin_peer(cx, &link.peer, incarnation, Some(salt));
+        }
+        let Some(peer) = self.peers.get_mut(&link.peer) else { return };
+        peer.salt = Some(salt);
+        peer.neighbour = Some(Neighbour {
+            active: None,
+            candidate_link: None,
+            active_since: cx.now,
+            link_state: LinkState::Up,
+            frame_len_max: link.frame_len_max,
+        });
+        self.activate(cx, key, &link.peer);
+    }
+
     /// A byte came on a link that was probed: the candidate to replace it is closed.
     pub(super) fn drop_candidate_link(&mut self, cx: &mut Context<'_, impl Outbound>, peer: &NodeId) {
-        if let Some(neighbour) = self.neighbours.by_id.get_mut(peer)
+        if let Some(neighbour) = self.peers.neighbour_mut(peer)
             && let Some((candidate_link, _)) = neighbour.candidate_link.take()
         {
             cx.out.close(candidate_link, CloseReason::Duplicate);
@@ -139,19 +136,19 @@ impl Parts {
 
     /// Makes a link the one that carries everything, and sends again what was not acknowledged.
     fn activate(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, peer: &NodeId) {
-        let Some(neighbour) = self.neighbours.by_id.get_mut(peer) else { return };
+        let Some(Peer { neighbour: Some(neighbour), lost_since, incarnation, .. }) = self.peers.get_mut(peer)
+        else {
+            return;
+        };
         neighbour.active = Some(key);
         neighbour.active_since = cx.now;
         neighbour.link_state = LinkState::Up;
         if neighbour.candidate_link.is_some_and(|(candidate_link, _)| candidate_link == key) {
             neighbour.candidate_link = None;
         }
-        let mut incarnation = 0;
-        if let Some(peer) = self.peers.by_id.get_mut(peer) {
-            // One that was given up is back: should its link be lost again, that counts from then.
-            peer.lost_since = None;
-            incarnation = peer.incarnation;
-        }
+        // One that was given up is back: should its link be lost again, that counts from then.
+        *lost_since = None;
+        let incarnation = *incarnation;
         let again = cx.counters.frames_sent_again.get();
         self.refresh_route(cx, peer);
         let again = cx.counters.frames_sent_again.get() - again;
@@ -174,7 +171,11 @@ impl Parts {
         link: &NodeLink,
         reason: CloseReason,
     ) {
-        let Some(neighbour) = self.neighbours.by_id.get_mut(&link.peer) else { return };
+        let Some(Peer { neighbour: Some(neighbour), incarnation, .. }) = self.peers.get_mut(&link.peer)
+        else {
+            return;
+        };
+        let incarnation = *incarnation;
         if neighbour.candidate_link.is_some_and(|(candidate_link, _)| candidate_link == key) {
             neighbour.candidate_link = None;
         }
@@ -206,7 +207,6 @@ impl Parts {
             self.activate(cx, candidate_link, &link.peer);
         } else {
             self.want_node_tick(cx.now);
-            let incarnation = self.peers.by_id.get(&link.peer).map_or(0, |peer| peer.incarnation);
             cx.out.to_registry(RegistryInput::LinkLost { id: link.peer, incarnation });
             self.refresh_route(cx, &link.peer);
         }
@@ -218,7 +218,8 @@ impl Parts {
         let mut replaced: SmallVec<[(NodeId, LinkKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[NodeId; 4]> = SmallVec::new();
         let mut forgotten: SmallVec<[NodeId; 4]> = SmallVec::new();
-        for (id, neighbour) in &self.neighbours.by_id {
+        for (id, peer) in self.peers.iter() {
+            let Some(neighbour) = &peer.neighbour else { continue };
             if let Some((candidate_link, since)) = neighbour.candidate_link
                 && cx.now.saturating_duration_since(since) >= probe_timeout
             {
@@ -231,7 +232,7 @@ impl Parts {
             }
         }
         for (id, candidate_link) in replaced {
-            let old = self.neighbours.by_id.get(&id).and_then(|neighbour| neighbour.active);
+            let old = self.peers.link_to(&id);
             if cx.common.logs.nodes_up.admits(cx.now) {
                 info!(peer = %id, "the old link to the node is silent, the new one replaces it");
             }
@@ -249,26 +250,13 @@ impl Parts {
     }
 
     pub(super) fn forget_neighbour(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        self.neighbours.by_id.remove(id);
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.neighbour = None;
         // If it is, or a moment ago was, reached over others, it stays.
-        if !cx.shared.snapshot.load().paths.contains_key(id)
-            && let Some(peer) = self.peers.by_id.get_mut(id)
-        {
+        if !cx.shared.snapshot.load().paths.contains_key(id) {
             peer.lost_since.get_or_insert(cx.now);
             self.want_node_tick(cx.now);
         }
-    }
-
-    /// Whether a node is linked, or its link may return.
-    pub(super) fn is_neighbour(&self, id: &NodeId) -> bool {
-        let link_state = self.neighbours.by_id.get(id).map(|neighbour| neighbour.link_state);
-        matches!(link_state, Some(LinkState::Up | LinkState::Lost { .. }))
-    }
-
-    /// The link that carries everything to a node, if there is one.
-    #[inline]
-    pub(super) fn link_to(&self, id: &NodeId) -> Option<LinkKey> {
-        self.neighbours.by_id.get(id)?.active
     }
 
     /// The node is gone, or has begun a new incarnation: unicasts that wait for it fail, unless another route leads there. All
@@ -280,13 +268,15 @@ impl Parts {
         reason: CloseReason,
     ) {
         let until = cx.now + cx.shared.settings.lost_node_memory;
-        let Some(neighbour) = self.neighbours.by_id.get_mut(id) else { return };
+        let Some(Peer { neighbour: Some(neighbour), incarnation, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        let incarnation = *incarnation;
         neighbour.link_state = LinkState::GivenUp { until };
         let candidate_link = neighbour.candidate_link.take().map(|(candidate_link, _)| candidate_link);
         for link in [neighbour.active.take(), candidate_link].into_iter().flatten() {
             cx.out.abort(link, reason);
         }
-        let incarnation = self.peers.by_id.get(id).map_or(0, |peer| peer.incarnation);
         cx.out.to_registry(RegistryInput::NodeDown { id: *id, incarnation });
         if matches!(reason, CloseReason::Replaced | CloseReason::NewIncarnation) {
             // What was sent in one incarnation of either end is not for another.
@@ -339,16 +329,14 @@ impl Parts {
     /// sent again, so nothing is.
     pub(super) fn begin_incarnation(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let links = self.links_of(None);
-        let nodes: Vec<NodeId> = self.neighbours.by_id.keys().copied().collect();
-        for id in nodes {
+        for id in self.peers.ids_of(|peer| peer.neighbour.is_some()) {
             self.give_up_node(cx, &id, CloseReason::NewIncarnation);
         }
-        let peers: Vec<NodeId> = self.peers.by_id.keys().copied().collect();
-        for id in peers {
+        for id in self.peers.ids_of(|_| true) {
             self.fail_awaiting(cx, &id);
             self.drop_channel(cx.common, &id);
         }
-        self.channels.forget_replay_floors();
+        self.channels.replay_floors.clear();
         for link in links {
             cx.out.abort(link, CloseReason::NewIncarnation);
         }

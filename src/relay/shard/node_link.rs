@@ -9,7 +9,6 @@ use tracing::{info, warn};
 use super::{
     Common, Context, LinkKind, NODE_TICK, Parts,
     neighbour::LinkFacts,
-    peer::Peer,
     request::{FromNode, NodeRequest, RequestOf},
     round_trip::RoundTrip,
     too_long::ReadOver,
@@ -143,7 +142,7 @@ impl Parts {
 
     /// Our number of the active link to a node if it is to be replaced; else 0.
     fn link_to_replace(&mut self, peer: &NodeId) -> u64 {
-        let active = self.neighbours.by_id.get(peer).and_then(|neighbour| neighbour.active);
+        let active = self.peers.link_to(peer);
         match active.and_then(|key| self.node_link_mut(key)) {
             Some(link) if link.rekey_due => link.number,
             _ => 0,
@@ -310,7 +309,7 @@ impl Parts {
     }
 
     pub(super) fn is_active(&self, key: LinkKey, peer: &NodeId) -> bool {
-        self.neighbours.by_id.get(peer).is_some_and(|neighbour| neighbour.active == Some(key))
+        self.peers.link_to(peer) == Some(key)
     }
 
     fn misbehaved(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, what: NodeFault) {
@@ -410,15 +409,16 @@ impl Parts {
         cx.out.close(key, CloseReason::Protocol);
     }
 
+    /// A message whose turn it is.
     pub(super) fn handle_amop(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         carrier: Carrier,
-        peer: &NodeId,
-        subject: Subject,
+        origin: FromNode,
+        packet_type: PacketType,
         payload: FrameRef<'_>,
     ) {
-        let Subject { packet_type, seq } = subject;
+        let FromNode { id: ref peer, message, .. } = origin;
         let Some((extensions, offset)) = Extensions::decode(payload.head()) else {
             return self.bad_message(cx, carrier, NodeFault::Extensions);
         };
@@ -429,10 +429,9 @@ impl Parts {
             PacketType::UNICAST_RESPONSE => sdk::FrameType::RESPONSE,
             _ => return self.bad_message(cx, carrier, NodeFault::NoTicket),
         };
-        match sdk::Header::decode(frame.head()) {
-            Some(inner) if inner.len as usize == frame.len() && inner.frame_type == expected => {}
-            _ => return self.bad_message(cx, carrier, NodeFault::InnerFrame),
-        }
+        let inner = sdk::Header::decode(frame.head())
+            .filter(|inner| inner.len as usize == frame.len() && inner.frame_type == expected);
+        let Some(inner) = inner else { return self.bad_message(cx, carrier, NodeFault::InnerFrame) };
         let is_admitted = cx.admits(peer);
         if !is_admitted {
             cx.counters.not_admitted.increment();
@@ -442,23 +441,22 @@ impl Parts {
             return;
         }
         if packet_type == PacketType::UNICAST_RESPONSE {
-            self.handle_response(cx, peer, seq, extensions.by_node, frame);
+            self.handle_response(cx, peer, message, extensions.by_node, frame);
             return;
         }
-        let Some(incarnation) = self.peers.by_id.get(peer).map(|peer| peer.incarnation) else { return };
         // It names but one destination: us.
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
         let audience = audience.map(|numbers| Recipients::from_numbers(numbers, cx.shared.reactors));
         if packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(cx, (peer, seq), audience, frame);
+            self.handle_multicast_of_node(cx, (peer, message), audience, frame);
             return;
         }
         let time_left = extensions
             .time_left_ms
             .map_or(cx.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()))
             .saturating_sub(carrier.waited(cx.now));
-        let origin = FromNode { id: *peer, incarnation, message: seq };
-        let request = NodeRequest { origin, time_left, may_wait: extensions.may_wait, audience };
+        let may_wait = extensions.may_wait;
+        let request = NodeRequest { origin, header: inner, is_admitted, time_left, may_wait, audience };
         self.handle_request_of_node(cx, request, frame);
     }
 
@@ -470,8 +468,9 @@ impl Parts {
         by_node: bool,
         frame: FrameRef<'_>,
     ) {
-        let result = sdk::Header::decode(frame.head()).map(|header| header.result);
-        let may_follow = by_node && result == Some(ResultCode::TIMEOUT);
+        let is_timeout =
+            || sdk::Header::decode(frame.head()).is_some_and(|header| header.result == ResultCode::TIMEOUT);
+        let may_follow = by_node && is_timeout();
         let Some(RequestOf { coordinator, id: request }) = self.take_awaiting(peer, message, may_follow)
         else {
             cx.counters.late_answers.increment();
@@ -511,7 +510,7 @@ impl Parts {
         seq: Option<u32>,
         payload: &[u8],
     ) {
-        if let Some(link) = self.neighbours.by_id.get(to).and_then(|neighbour| neighbour.active) {
+        if let Some(link) = self.peers.link_to(to) {
             self.send_control(cx, link, packet_type, seq, payload);
         }
     }
@@ -597,10 +596,7 @@ impl Parts {
         self.tick_peers(cx);
         self.tick_channels(cx);
         self.node_links.next_tick = None;
-        if cx.counters.node_links.get() > 0
-            || !self.neighbours.by_id.is_empty()
-            || self.peers.by_id.values().any(Peer::needs_looks)
-        {
+        if cx.counters.node_links.get() > 0 || self.peers.iter().any(|(_, peer)| peer.needs_looks()) {
             self.want_node_tick(cx.now);
         }
     }

@@ -29,7 +29,7 @@ impl Parts {
                 return;
             }
             let notice = notice.encode();
-            if self.link_to(&node).is_some() {
+            if self.peers.link_to(&node).is_some() {
                 return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
             }
             let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };
@@ -63,7 +63,7 @@ impl Parts {
             Notice::Request(request) => return self.handle_diagnostic_request(cx, peer, request),
             Notice::Reply(reply) => return self.handle_diagnostic_reply(cx, peer, &reply),
             Notice::PathEnded(ended) => {
-                let peer_of = self.peers.by_id.get_mut(peer);
+                let peer_of = self.peers.get_mut(peer);
                 return match peer_of.is_some_and(|peer| peer.admits_path_end(cx.now)) {
                     true => self.handle_path_ended(cx, peer, ended),
                     false => cx.counters.ping_answers_ignored.increment(),

@@ -2,7 +2,7 @@
 //! it, and the channel with it (WIRE §6.2, §6.3).
 //!
 //! # Invariants
-//! - A peer is there as long as there is something to know of it: a neighbour of that id, or another route to it.
+//! - A peer is there as long as there is something to know of it: a link, or another route to it.
 //! - What is here is of one incarnation of the node.
 
 use std::time::{Duration, Instant};
@@ -13,11 +13,12 @@ use super::{
     Common, Context, Parts,
     channel::Channel,
     diagnostic::{RequestLimits, ping::ANSWERS_PER_SECOND_MAX},
+    neighbour::Neighbour,
     request::RequestOf,
 };
 use crate::{
     relay::{
-        CloseReason, MeshMessage, Outbound, RequestId,
+        CloseReason, LinkKey, MeshMessage, Outbound, RequestId,
         channel::ChannelNumber,
         rate_limit::RateLimit,
         sealing::{IncarnationId, Salt},
@@ -35,6 +36,8 @@ pub(super) struct Peer {
     pub(super) request_limits: RequestLimits,
     /// How often it is believed that it dropped a frame of ours.
     path_ends: RateLimit,
+    /// Its links, from the first one on until it is forgotten that there was one.
+    pub(super) neighbour: Option<Neighbour>,
     /// Made when it is needed.
     pub(super) channel: Option<Box<Channel>>,
     /// Since when no route leads to it, if it is no neighbour.
@@ -61,6 +64,7 @@ impl Peer {
             awaiting: AHashMap::with_hasher(hashing.clone()),
             request_limits: RequestLimits::new(now),
             path_ends: RateLimit::new(now, ANSWERS_PER_SECOND_MAX),
+            neighbour: None,
             channel: None,
             lost_since: None,
         }
@@ -70,9 +74,25 @@ impl Peer {
         self.awaiting.len()
     }
 
+    /// The link that carries everything to it, if there is one.
+    #[inline]
+    pub(super) fn link(&self) -> Option<LinkKey> {
+        self.neighbour.as_ref()?.active
+    }
+
+    /// Whether it is linked, or its link may return.
+    pub(super) fn is_neighbour(&self) -> bool {
+        self.neighbour.as_ref().is_some_and(|neighbour| !neighbour.is_given_up())
+    }
+
     /// Whether it has to be looked at from time to time.
     pub(super) fn needs_looks(&self) -> bool {
-        self.lost_since.is_some() || self.channel.as_ref().is_some_and(|channel| channel.sender.len() > 0)
+        self.neighbour.is_some() || self.lost_since.is_some() || self.has_unacknowledged()
+    }
+
+    /// Whether it has not acknowledged all that was sent to it.
+    pub(super) fn has_unacknowledged(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.sender.len() > 0)
     }
 
     /// Whether what it says of a frame of ours that it dropped is looked at. It says so as often as nodes do.
@@ -99,12 +119,78 @@ impl Peer {
 
 /// The other nodes whose home is a shard.
 pub(super) struct Peers {
-    pub(super) by_id: AHashMap<NodeId, Peer>,
+    by_id: AHashMap<NodeId, Peer>,
 }
 
 impl Peers {
     pub(super) fn new(hashing: RandomState) -> Self {
         Self { by_id: AHashMap::with_hasher(hashing) }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: &NodeId) -> Option<&Peer> {
+        self.by_id.get(id)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: &NodeId) -> Option<&mut Peer> {
+        self.by_id.get_mut(id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
+        self.by_id.iter()
+    }
+
+    /// The node with so much of an id.
+    pub(super) fn find(&mut self, short: u64) -> Option<&mut Peer> {
+        self.by_id.iter_mut().find(|(id, _)| id.short() == short).map(|(_, peer)| peer)
+    }
+
+    /// Those of which something is true.
+    pub(super) fn ids_of(&self, is_meant: impl Fn(&Peer) -> bool) -> Vec<NodeId> {
+        self.iter().filter(|(_, peer)| is_meant(peer)).map(|(id, _)| *id).collect()
+    }
+
+    /// The channel with a node, if it was begun.
+    #[inline]
+    pub(super) fn channel(&self, id: &NodeId) -> Option<&Channel> {
+        self.get(id)?.channel.as_deref()
+    }
+
+    #[inline]
+    pub(super) fn channel_mut(&mut self, id: &NodeId) -> Option<&mut Channel> {
+        self.get_mut(id)?.channel.as_deref_mut()
+    }
+
+    /// The channels with all of them.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.by_id.values().filter_map(|peer| peer.channel.as_deref())
+    }
+
+    /// What is known of the links to a node, if there are any or were before long.
+    #[inline]
+    pub(super) fn neighbour(&self, id: &NodeId) -> Option<&Neighbour> {
+        self.get(id)?.neighbour.as_ref()
+    }
+
+    pub(super) fn neighbour_mut(&mut self, id: &NodeId) -> Option<&mut Neighbour> {
+        self.get_mut(id)?.neighbour.as_mut()
+    }
+
+    /// The link that carries everything to a node, if there is one.
+    #[inline]
+    pub(super) fn link_to(&self, id: &NodeId) -> Option<LinkKey> {
+        self.get(id)?.link()
+    }
+
+    /// Whether a node is linked, or its link may return.
+    pub(super) fn is_neighbour(&self, id: &NodeId) -> bool {
+        self.get(id).is_some_and(Peer::is_neighbour)
     }
 }
 
@@ -124,7 +210,11 @@ impl Parts {
     pub(super) fn forget_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         self.fail_awaiting(cx, id);
         self.drop_channel(cx.common, id);
-        self.peers.by_id.remove(id);
+        let forgotten = self.peers.by_id.remove(id);
+        debug_assert!(
+            forgotten.is_none_or(|peer| peer.neighbour.is_none()),
+            "a node is forgotten once its links are"
+        );
     }
 
     /// A later incarnation of a node is heard of: what waits for the one before fails.
@@ -135,7 +225,7 @@ impl Parts {
         incarnation: u64,
         salt: Option<Salt>,
     ) {
-        if self.neighbours.by_id.contains_key(id) {
+        if self.peers.neighbour(id).is_some() {
             self.give_up_node(cx, id, CloseReason::Replaced);
             self.forget_neighbour(cx, id);
         }
@@ -149,18 +239,16 @@ impl Parts {
         id: &NodeId,
         incarnation: Option<u64>,
     ) {
-        if self.is_neighbour(id) {
+        if self.peers.is_neighbour(id) {
             // Its links tell more, and earlier.
             return;
         }
         match incarnation {
-            Some(incarnation)
-                if self.peers.by_id.get(id).is_some_and(|peer| peer.incarnation < incarnation) =>
-            {
+            Some(incarnation) if self.peers.get(id).is_some_and(|peer| peer.incarnation < incarnation) => {
                 self.replace_incarnation(cx, id, incarnation, None);
             }
             Some(_) => {
-                if let Some(peer) = self.peers.by_id.get_mut(id) {
+                if let Some(peer) = self.peers.get_mut(id) {
                     peer.lost_since = None;
                 }
             }
@@ -169,7 +257,7 @@ impl Parts {
                 if !cx.shared.admits(id) {
                     self.drop_unacknowledged(id);
                 }
-                if let Some(peer) = self.peers.by_id.get_mut(id) {
+                if let Some(peer) = self.peers.get_mut(id) {
                     peer.lost_since = Some(cx.now);
                     self.want_node_tick(cx.now);
                 }
@@ -181,21 +269,14 @@ impl Parts {
     pub(super) fn tick_peers(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let memory = cx.shared.settings.lost_node_memory;
         let is_over = |since: Instant| cx.now.saturating_duration_since(since) >= memory;
-        let gone: Vec<NodeId> = self
-            .peers
-            .by_id
-            .iter()
-            .filter(|(_, peer)| peer.lost_since.is_some_and(is_over))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
+        for id in self.peers.ids_of(|peer| peer.lost_since.is_some_and(is_over)) {
             let has_route = cx.shared.snapshot.load().paths.contains_key(&id) && cx.shared.admits(&id);
-            if self.is_neighbour(&id) || has_route {
+            if self.peers.is_neighbour(&id) || has_route {
                 // Whoever is there now is not forgotten, whatever was heard of it before.
-                if let Some(peer) = self.peers.by_id.get_mut(&id) {
+                if let Some(peer) = self.peers.get_mut(&id) {
                     peer.lost_since = None;
                 }
-            } else if !self.neighbours.by_id.contains_key(&id) {
+            } else if self.peers.neighbour(&id).is_none() {
                 self.forget_peer(cx, &id);
             }
         }
@@ -204,7 +285,7 @@ impl Parts {
     /// What waits for a node's answers fails. What it sent is remembered, for the case that only the routes to it were
     /// gone.
     pub(super) fn fail_awaiting(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
-        let Some(peer) = self.peers.by_id.get_mut(id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let messages: Vec<u32> = peer.awaiting.keys().copied().collect();
         messages.into_iter().for_each(|message| self.fail_unicast(cx, id, message));
     }
@@ -228,7 +309,7 @@ impl Parts {
         id: &NodeId,
         message: u32,
     ) -> Option<(RequestOf, bool)> {
-        let Awaiting { request, place, taken } = self.peers.by_id.get_mut(id)?.awaiting.remove(&message)?;
+        let Awaiting { request, place, taken } = self.peers.get_mut(id)?.awaiting.remove(&message)?;
         let taken = taken || self.was_sent(id, place);
         self.void_message(common, now, id, place);
         Some((request, taken))
@@ -237,7 +318,7 @@ impl Parts {
     /// A response of the node: whose request it answers. One that no session gave leaves the door open for a
     /// late answer if `may_follow`.
     pub(super) fn take_awaiting(&mut self, id: &NodeId, message: u32, may_follow: bool) -> Option<RequestOf> {
-        let peer = self.peers.by_id.get_mut(id)?;
+        let peer = self.peers.get_mut(id)?;
         if may_follow {
             let awaiting = peer.awaiting.get_mut(&message)?;
             awaiting.taken = true;

@@ -20,7 +20,7 @@ impl Parts {
         };
         let (waits, wait_bytes) = self.room_waits.counted();
         let lines = || sessions().map(|session| room::count(&session.line));
-        let channels = || self.peers.by_id.values().filter_map(|peer| peer.channel.as_deref());
+        let channels = || self.peers.channels();
         let (subscribers, numbers) = self.subscribers.counted();
         let [(challenges, ends), (carried, carried_anew), (of_nodes, of_nodes_anew)] =
             self.challenge_broker.counted();

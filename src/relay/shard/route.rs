@@ -187,7 +187,7 @@ impl Parts {
         packet: Packet,
         payload: FrameRef<'_>,
     ) -> bool {
-        if self.link_to(id).is_some() {
+        if self.peers.link_to(id).is_some() {
             self.send_to_next(cx, packet, *id, payload);
             return true;
         }
@@ -202,7 +202,7 @@ impl Parts {
         next: NodeId,
         payload: FrameRef<'_>,
     ) {
-        let neighbour = self.neighbours.by_id.get(&next);
+        let neighbour = self.peers.neighbour(&next);
         if let Some((link, frame_len_max)) =
             neighbour.and_then(|neighbour| Some((neighbour.active?, neighbour.frame_len_max)))
         {

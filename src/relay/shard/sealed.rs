@@ -132,13 +132,13 @@ impl Parts {
         let (Some(incarnations), Some(sealed_as)) = (SealIncarnations::of(&bytes), number_of(&bytes)) else {
             return cx.counters.sealed_refused.increment();
         };
-        let peer = self.peers.by_id.get(source).map(|peer| peer.incarnation);
+        let peer = self.peers.get(source).map(|peer| peer.incarnation);
         let recorded = cx.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
         if peer.is_none() && recorded.is_none() {
             // Its source sends it again, and is known by then if it is not invented.
             return cx.counters.strangers_refused.increment();
         }
-        let replay_floor = self.channels.replay_floor(source).map(|replay_floor| {
+        let replay_floor = self.channels.replay_floors.get(source).map(|replay_floor| {
             (replay_floor.incarnation_id.incarnation, Some(replay_floor.incarnation_id.salt))
         });
         let is_before = |known: (u64, Option<Salt>)| incarnations.source.is_before(known.0, known.1);
@@ -166,7 +166,7 @@ impl Parts {
             let carrier = Carrier::Waited { since: cx.now };
             return self.handle_numbered(cx, carrier, source, subject, payload.as_ref());
         }
-        let Some(channel) = self.peers.by_id.get_mut(source).and_then(|peer| peer.channel.as_mut()) else {
+        let Some(channel) = self.peers.channel_mut(source) else {
             return;
         };
         if !channel.is_new_control(sealed_as) {
@@ -186,7 +186,7 @@ impl Parts {
     }
 
     fn is_reached(&self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) -> bool {
-        self.neighbours.by_id.contains_key(id) || cx.shared.snapshot.load().paths.contains_key(id)
+        self.peers.neighbour(id).is_some() || cx.shared.snapshot.load().paths.contains_key(id)
     }
 
     /// Opens a payload in place. Only what opens makes an incarnation of its source known.
@@ -198,7 +198,7 @@ impl Parts {
         subject: Subject,
         bytes: &mut [u8],
     ) -> Option<()> {
-        let peer = self.peers.by_id.get(source).filter(|peer| peer.incarnation == incarnation_id.incarnation);
+        let peer = self.peers.get(source).filter(|peer| peer.incarnation == incarnation_id.incarnation);
         let seal = peer.and_then(|peer| peer.channel.as_ref()).and_then(|channel| channel.seal.as_ref());
         if let Some(seal) = seal {
             return seal.open(subject, bytes).ok().map(|_| ());
@@ -216,7 +216,7 @@ impl Parts {
         if !stays {
             self.want_node_tick(cx.now);
         }
-        let peer = self.peers.by_id.get_mut(source)?;
+        let peer = self.peers.get_mut(source)?;
         peer.salt.get_or_insert(incarnation_id.salt);
         if !stays {
             peer.lost_since.get_or_insert(cx.now);

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
 };
 
-use super::{Common, Parts};
+use super::Common;
 use crate::wire::sdk::Seq;
 
 /// A seq and its hash, which is keyed: whoever chooses seqs cannot choose those that collide.
@@ -42,8 +42,6 @@ impl Hasher for IdentityHasher {
 
 /// A table by seq.
 pub(super) type BySeq<T> = HashMap<SeqKey, T, BuildHasherDefault<IdentityHasher>>;
-
-impl Parts {}
 
 impl Common {
     pub(super) fn seq_key(&self, seq: &Seq) -> SeqKey {

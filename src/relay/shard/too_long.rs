@@ -3,7 +3,7 @@
 
 use tracing::warn;
 
-use super::{Context, Parts, node_link::Carrier, request::FromNode};
+use super::{Common, Context, Parts, neighbour::Neighbour, node_link::Carrier, request::FromNode};
 use crate::{
     relay::{Outbound, sealing::Subject},
     wire::{
@@ -27,19 +27,6 @@ pub(super) struct ReadOver<'a> {
 }
 
 impl Parts {
-    /// Whether a node, and those on the route to it, take a frame of an SDK link of so many bytes.
-    pub(super) fn takes(&self, cx: &mut Context<'_, impl Outbound>, node: &NodeId, frame_len: usize) -> bool {
-        cx.snapshot.refresh();
-        let snapshot = &cx.snapshot;
-        match self.neighbours.by_id.get(node).filter(|neighbour| neighbour.active.is_some()) {
-            Some(neighbour) => {
-                let told = snapshot.paths.get(node).map_or(usize::MAX, |path| path.frame_len_max as usize);
-                frame_len <= told.min(neighbour.frame_len_max)
-            }
-            None => snapshot.takes(node, frame_len),
-        }
-    }
-
     /// A frame of a node link was read over. Its source is told, so far
     /// as that is possible, and the link goes on.
     pub(super) fn handle_read_over(&mut self, cx: &mut Context<'_, impl Outbound>, frame: ReadOver<'_>) {
@@ -75,7 +62,7 @@ impl Parts {
         let Subject { packet_type, seq: message } = subject;
         match packet_type {
             PacketType::UNICAST => {
-                let Some(incarnation) = self.peers.by_id.get(peer).map(|peer| peer.incarnation) else {
+                let Some(incarnation) = self.peers.get(peer).map(|peer| peer.incarnation) else {
                     return;
                 };
                 let answer = super::request::answer_frame(&inner.seq, ResultCode::NOT_DELIVERED);
@@ -89,6 +76,20 @@ impl Parts {
                 self.handle_response(cx, peer, message, true, FrameRef::Slice(&answer));
             }
             _ => {}
+        }
+    }
+}
+
+impl Common {
+    /// Whether a node, which may be a neighbour, and those on the route to it take a frame of an SDK link of so many bytes.
+    #[inline]
+    pub(super) fn takes(&mut self, node: &NodeId, neighbour: Option<&Neighbour>, frame_len: usize) -> bool {
+        self.snapshot.refresh();
+        match neighbour.filter(|neighbour| neighbour.active.is_some()) {
+            Some(neighbour) => {
+                frame_len <= neighbour.frame_len_max && self.snapshot.takes_as_neighbour(node, frame_len)
+            }
+            None => self.snapshot.takes(node, frame_len),
         }
     }
 }

@@ -321,7 +321,7 @@ impl Parts {
 
     /// Whether one more request of a node, whose home this shard is, is answered.
     fn admits_request(&mut self, now: Instant, peer: &NodeId, kind: Kind) -> bool {
-        self.peers.by_id.get_mut(peer).is_some_and(|peer| peer.request_limits.admit(now, kind))
+        self.peers.get_mut(peer).is_some_and(|peer| peer.request_limits.admit(now, kind))
     }
 
     fn reply_to_node(&mut self, cx: &mut Context<'_, impl Outbound>, to: &NodeId, reply: Diagnostic) {

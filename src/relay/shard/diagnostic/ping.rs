@@ -199,7 +199,7 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         source: &NodeId,
     ) -> bool {
-        if !self.peers.by_id.contains_key(source) {
+        if self.peers.get(source).is_none() {
             // Whoever it says it is must be a node that can be answered.
             let known = cx.shared.snapshot.load().paths.get(source).map(|path| (path.incarnation, path.salt));
             let Some((incarnation, salt)) = known else {

@@ -139,7 +139,7 @@ impl Parts {
         seq: &Seq,
     ) -> Result<Asked, Answer> {
         let unasked = |status| Err(Answer::Trace(TraceReply::empty(status)));
-        let is_linked = self.link_to(node).is_some();
+        let is_linked = self.peers.link_to(node).is_some();
         let is_reached = is_linked || cx.has_indirect_route(node, 0);
         if !is_reached || !cx.shared.admits(node) {
             return unasked(ReplyStatus::NotLinked);

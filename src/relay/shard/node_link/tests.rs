@@ -378,5 +378,5 @@ fn a_link_that_replaces_one_that_is_due_for_new_keys_says_so_and_is_taken_at_onc
     let next = LinkKey { index: 1, generation: 1 };
     link_up(&mut shard, now, next, &mut out);
     assert_eq!(hello_of(&out, next).replaces, hello_of(&out, KEY).link_number);
-    assert_eq!(shard.parts.neighbours.by_id[&PEER].active, Some(next));
+    assert_eq!(shard.parts.peers.link_to(&PEER), Some(next));
 }

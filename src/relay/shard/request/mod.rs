@@ -149,6 +149,14 @@ impl Request {
         self.attempts = Attempts::default();
     }
 
+    fn time_left(&self, now: Instant) -> Duration {
+        // Most are tried at once.
+        match now == self.taken {
+            true => self.time,
+            false => self.deadline.saturating_duration_since(now),
+        }
+    }
+
     /// Whether nobody has been tried yet.
     fn is_first_attempt(&self) -> bool {
         self.nodes.is_empty() && self.exhausted().is_empty() && self.attempted().is_empty()
@@ -284,6 +292,10 @@ pub(super) struct FromNode {
 /// Another node's request, with what it says of it.
 pub(super) struct NodeRequest {
     pub(super) origin: FromNode,
+    /// Of the frame of its SDK link.
+    pub(super) header: Header,
+    /// Whether this node has to do with the other one.
+    pub(super) is_admitted: bool,
     /// How long it may take.
     pub(super) time_left: Duration,
     /// Whether it may wait for room where nobody else is left to be tried.
@@ -454,17 +466,14 @@ impl Parts {
         request: NodeRequest,
         frame: FrameRef<'_>,
     ) {
-        let NodeRequest { origin, time_left, may_wait, audience } = request;
-        let FromNode { id, message, .. } = origin;
-        let head = frame.head();
-        let Some(header) = Header::decode(head) else { return };
-        let body = AmopBody::decode(&head[HEADER_LEN..]);
-        let is_admitted = cx.admits(&id);
+        let NodeRequest { origin, header, is_admitted, time_left, may_wait, audience } = request;
+        let FromNode { ref id, message, .. } = origin;
+        let body = AmopBody::decode(&frame.head()[HEADER_LEN..]);
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
             _ if !is_admitted => false,
             TopicKind::Ordinary => true,
             // Without an audience it is never delivered.
-            TopicKind::Data => audience.is_some() && cx.shared.settings.may_publish(body.topic, &id),
+            TopicKind::Data => audience.is_some() && cx.shared.settings.may_publish(body.topic, id),
             TopicKind::Route => cx.minted_topic_candidate(body.topic, false).is_some(),
             TopicKind::Marker | TopicKind::BlockNotify => false,
         };
@@ -475,14 +484,14 @@ impl Parts {
                 Ok(_) => Refusal::NotRoutable,
                 Err(_) => Refusal::BadBody,
             };
-            cx.keep_refused_of_node((&id, message), &header, topic, refusal);
+            cx.keep_refused_of_node((id, message), &header, topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             return;
         };
         if cx.draining || self.requests.len() >= cx.shared.settings.pending_requests_max {
             let refusal = if cx.draining { Refusal::Stopping } else { Refusal::TableFull };
-            cx.keep_refused_of_node((&id, message), &header, body.topic, refusal);
+            cx.keep_refused_of_node((id, message), &header, body.topic, refusal);
             let answer = answer_frame(&header.seq, ResultCode::NOT_DELIVERED);
             self.respond(cx, &origin, true, FrameRef::Slice(&answer));
             return;
@@ -619,7 +628,7 @@ impl Parts {
                     }
                     // It waits where it would else end.
                     let wait_for_room = (others != Others::Elsewhere && request.may_wait)
-                        .then(|| (request.deadline - cx.now).saturating_sub(WAIT_ENDS_BEFORE));
+                        .then(|| request.time_left(cx.now).saturating_sub(WAIT_ENDS_BEFORE));
                     if reactor != own {
                         return cx.out.to_reactor(
                             reactor,
@@ -641,11 +650,7 @@ impl Parts {
                 Some(Candidate::Node(node, audience)) => {
                     let origin = request.origin;
                     let first = request.is_first_attempt();
-                    let time_left = match cx.now == request.taken {
-                        true => request.time,
-                        false => request.deadline.saturating_duration_since(cx.now),
-                    };
-                    let time_left_ms = time_left.as_millis().try_into().unwrap_or(u32::MAX);
+                    let time_left_ms = request.time_left(cx.now).as_millis().try_into().unwrap_or(u32::MAX);
                     let may_wait = others == Others::None;
                     // What a client offers is admitted or refused; tries after the first are charged as they leave.
                     if let Origin::Session { key, .. } = origin
