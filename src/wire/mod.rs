@@ -8,6 +8,7 @@
 //!   SDK link:   sdk::Header ── AmopBody ── topic::Topic        (WIRE §1)
 //!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
 //!               hello::Hello, state::…, notice::Notice, trace, announcement (docs/node-link.md)
+//!   of FISCO BCOS 2.x:  p2p_2x::Header ── TopicList, SDK frame  (INTEROP §2.1)
 //! ```
 
 pub mod announcement;
@@ -17,6 +18,7 @@ pub mod hello;
 pub mod json;
 pub mod node;
 pub mod notice;
+pub mod p2p_2x;
 pub mod sdk;
 pub mod state;
 pub mod topic;

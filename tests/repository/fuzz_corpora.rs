@@ -73,6 +73,11 @@ fn ledger_nodes_and_applications_of_the_corpus_get_one_answer_each() {
 }
 
 #[test]
+fn frames_of_nodes_of_fisco_bcos_2x_of_the_corpus_survive_decoding_and_encoding() {
+    pass("p2p_2x", 20_000);
+}
+
+#[test]
 fn records_of_the_corpus_open_to_what_was_sealed_and_to_nothing_else() {
     pass("record", 3_000);
 }

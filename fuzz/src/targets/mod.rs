@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod config;
 pub mod ledger;
+pub mod p2p_2x;
 pub mod record;
 pub mod relay;
 pub mod shard;
@@ -34,10 +35,11 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "certificate", run: certificate::run, seeds: scripts },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "ledger", run: ledger::run, seeds: ledger::seeds },
+    Target { name: "p2p_2x", run: p2p_2x::run, seeds: p2p_2x::seeds },
     Target { name: "record", run: record::run, seeds: scripts },
     Target { name: "relay", run: relay::run, seeds: scripts },
     Target { name: "shard", run: shard::run, seeds: scripts },
