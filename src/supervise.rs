@@ -12,6 +12,9 @@
 //! is counted here, and ends what the table says; but one of a thread whose memory the kernel writes to ends the process there,
 //! too (`must_not_unwind`).
 //!
+//! What is [`guarded`] is the exception: it reads what strangers sent, mostly by other people's code, and owns all that it
+//! changes. A panic in it is logged and counted, and ends only that, in the program as well.
+//!
 //! Imports nothing of ours.
 
 use std::{
@@ -41,6 +44,8 @@ static DEATHS: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     /// Whether no panic may unwind this thread.
     static MUST_NOT_UNWIND: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic of this thread is caught before it comes to anything that is shared, or lent to the kernel.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Threads and tasks of this process that have died, by faults of amop.
@@ -56,12 +61,25 @@ pub(crate) fn must_not_unwind() {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
             before(panic);
-            if MUST_NOT_UNWIND.get() {
+            if MUST_NOT_UNWIND.get() && !is_guarded() {
                 process::abort();
             }
         }));
     });
     MUST_NOT_UNWIND.set(true);
+}
+
+/// Runs what owns all that it changes, and waits for nothing. A panic ends here, and is counted, whatever the thread is.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let before = IS_GUARDED.replace(true);
+    let done = caught(run);
+    IS_GUARDED.set(before);
+    done
+}
+
+/// Whether a panic of this thread would end no more than what is [`guarded`].
+pub(crate) fn is_guarded() -> bool {
+    IS_GUARDED.get()
 }
 
 /// Runs it. A panic ends here, and is counted.

@@ -38,6 +38,8 @@ impl fmt::Display for Peer {
     }
 }
 
+const FAULT_REMEDY: &str = "report it, with the line of the panic before this one; see who sends this";
+
 /// What made a handshake fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -67,6 +69,8 @@ pub(super) enum Cause {
     Closed,
     Timeout,
     Io,
+    /// What it sent met a fault of amop, or of a library.
+    Fault,
 }
 
 impl Cause {
@@ -82,6 +86,7 @@ impl Cause {
             Failure::Handshake(HandshakeError::Stranger(stranger)) => Self::Stranger(*stranger),
             Failure::Handshake(HandshakeError::OldVersion(_)) => Self::NoCommonVersion,
             Failure::Handshake(HandshakeError::TooLong) => Self::Malformed,
+            Failure::Handshake(HandshakeError::Fault) => Self::Fault,
             Failure::Handshake(HandshakeError::Suite) => Self::NoCommonCipherSuite,
             // As the OpenSSL of FISCO BCOS 2.x offers it, by the numbers of TLS 1.2.
             Failure::Offers { offers, .. } if offers.has_national => Self::Stranger(Stranger::NationalTls),
@@ -185,6 +190,7 @@ impl Cause {
             Self::Closed => "closed",
             Self::Timeout => "timeout",
             Self::Io => "io",
+            Self::Fault => "fault",
         }
     }
 
@@ -209,6 +215,7 @@ impl Cause {
             Self::Closed => &counters.handshakes_failed_closed,
             Self::Timeout => &counters.handshakes_failed_timeout,
             Self::Io => &counters.handshakes_failed_io,
+            Self::Fault => &counters.handshakes_failed_fault,
         }
     }
 
@@ -316,6 +323,7 @@ impl Cause {
             Self::Malformed => "see what TLS library the peer uses; something on the way may change bytes",
             Self::Closed => "see the peer's log; it may not accept this node's certificate",
             Self::Timeout | Self::Io => "see whether the peer runs, and the network between",
+            Self::Fault => FAULT_REMEDY,
         }
     }
 }
@@ -357,6 +365,7 @@ impl Cause {
             Self::Probe | Self::Silent | Self::Timeout | Self::Io => {
                 "see whether the ledger node runs, and the network between"
             }
+            Self::Fault => FAULT_REMEDY,
         }
     }
 }

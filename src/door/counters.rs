@@ -49,6 +49,8 @@ metrics! {
         counter handshakes_failed_timeout,
         /// Handshakes whose connection broke.
         counter handshakes_failed_io,
+        /// Handshakes in which amop, or a library, panicked: please report the line in the log.
+        counter handshakes_failed_fault,
         /// Connections that wait now because their address has its maximum of handshakes under way, or has used up its time.
         gauge waiting_connections,
         /// Connections that had to wait because of their address.

@@ -202,16 +202,29 @@ impl<S: Subscriber> Layer<S> for Lines {
 }
 
 /// Ends the process by one line. Nothing unwinds: what a panic leaves half done is shared with other threads, and what it
-/// would drop may be lent to the kernel.
+/// would drop may be lent to the kernel. Only where that cannot be (`supervise::guarded`) it is no more than a line.
 fn end_by_panic(panic: &PanicHookInfo<'_>) {
     static ENDS: AtomicBool = AtomicBool::new(false);
+    if supervise::is_guarded() {
+        let message = "a panic over what a peer sent; this is a fault of amop or of a library: only that connection ends. Please report it";
+        if let Some(log) = LOG.get() {
+            log.say(panic_line(log.form, message, panic));
+        }
+        return;
+    }
     while ENDS.swap(true, Relaxed) {
         // Another thread was first, and is about to end this one, too.
         std::thread::park();
     }
     let Some(log) = LOG.get() else { std::process::abort() };
-    let mut line = Line::new(log.form, Level::ERROR, module_path!());
-    line.text("message", "a panic; this is a fault of amop: the node ends");
+    log.say(panic_line(log.form, "a panic; this is a fault of amop: the node ends", panic));
+    std::process::abort();
+}
+
+/// What is told of a panic.
+fn panic_line(form: Form, message: &str, panic: &PanicHookInfo<'_>) -> Vec<u8> {
+    let mut line = Line::new(form, Level::ERROR, module_path!());
+    line.text("message", message);
     line.text("thread", std::thread::current().name().unwrap_or_default());
     let what = panic.payload();
     let what =
@@ -224,8 +237,7 @@ fn end_by_panic(panic: &PanicHookInfo<'_>) {
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
         line.text("backtrace", &trace.to_string());
     }
-    log.say(line.finish());
-    std::process::abort();
+    line.finish()
 }
 
 fn lost_line(form: Form, lost: u64) -> Vec<u8> {

@@ -257,3 +257,27 @@ fn a_process_that_ends_itself_says_why_also_where_nothing_is_logged() {
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(!ended.status.success() && said.contains("meant: the node ends"), "{said}");
 }
+
+/// What a program with a log does.
+#[test]
+#[ignore = "a program of its own, which the test below starts"]
+fn a_program_that_panics() {
+    let _logging = start("info", false).unwrap();
+    assert!(supervise::guarded(|| panic!("over a stranger")).is_none());
+    eprintln!("it goes on");
+    panic!("over its own");
+}
+
+#[test]
+fn a_panic_ends_the_program_by_a_line_unless_it_is_over_what_a_peer_sent() {
+    let arguments = ["--exact", "--ignored", "--nocapture", "log::tests::a_program_that_panics"];
+    let program =
+        std::process::Command::new(std::env::current_exe().unwrap()).args(arguments).output().unwrap();
+    let told = String::from_utf8_lossy(&program.stderr);
+    let at = |what: &str| told.find(what).unwrap_or_else(|| panic!("no {what:?} in {told}"));
+    assert!(
+        at("only that connection ends") < at("over a stranger") && at("over a stranger") < at("it goes on")
+    );
+    assert!(at("it goes on") < at("the node ends") && at("the node ends") < at("over its own"));
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&program.status), Some(6), "{told}");
+}

@@ -19,6 +19,7 @@ use super::{
     record,
     verify::describe,
 };
+use crate::supervise;
 
 /// Most bytes that a peer may send before its handshake is complete (WIRE §1.8).
 pub const INPUT_LEN_MAX: usize = 64 * 1024;
@@ -47,6 +48,9 @@ pub enum HandshakeError {
     /// A cipher suite that the record layer does not know, which settings exclude.
     #[error("a cipher suite that is not served here was negotiated")]
     Suite,
+    /// This program, or a library, panicked over what the peer sent.
+    #[error("what the peer sent met a fault of amop, or of a library; please report it")]
+    Fault,
 }
 
 enum Role {
@@ -110,6 +114,15 @@ impl Handshake {
 
     /// Takes bytes from the peer.
     pub fn handle_received(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
+        // Anybody can send these bytes, and most of the code that reads them is other people's.
+        supervise::guarded(|| self.take(bytes)).unwrap_or_else(|| {
+            // Nothing of it is used any more.
+            self.output.clear();
+            Err(HandshakeError::Fault)
+        })
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
         self.received += bytes.len();
         self.note_greeting(bytes);
         if self.received > INPUT_LEN_MAX {
@@ -215,6 +228,10 @@ impl Handshake {
 
     /// Takes the secrets out.
     pub fn finish(self) -> Result<Established, HandshakeError> {
+        supervise::guarded(|| self.establish()).unwrap_or(Err(HandshakeError::Fault))
+    }
+
+    fn establish(self) -> Result<Established, HandshakeError> {
         let certificates = match &self.role {
             Role::Hello(..) => return Err(HandshakeError::Closed),
             Role::Server(connection) => connection.peer_certificates(),

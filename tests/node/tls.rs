@@ -373,6 +373,35 @@ fn present(
     server.finish().unwrap().peer
 }
 
+/// A part of a handshake that has a fault.
+#[derive(Debug)]
+struct Faulty;
+
+impl rustls::client::ResolvesClientCert for Faulty {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        panic!("meant")
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_panic_over_what_a_peer_sent_ends_that_handshake_and_nothing_else() {
+    let (server, client) = (node(Profile::Ec), sdk(Profile::Ec));
+    let default = TlsSettings::default();
+    let mut config = Arc::unwrap_or_clone(client_config(&client.identity, &client.roots, &default).unwrap());
+    config.client_auth_cert_resolver = Arc::new(Faulty);
+    let tls = server_config(&server.identity, &server.roots, &default, IssuerPolicy::default()).unwrap();
+    let (mut server, mut client) =
+        (Handshake::server(tls).unwrap(), Handshake::client(Arc::new(config)).unwrap());
+    server.handle_received(&client.take_output()).unwrap();
+    let failed = client.handle_received(&server.take_output());
+    assert!(matches!(failed, Err(HandshakeError::Fault)), "{failed:?}");
+    assert!(client.take_output().is_empty() && !client.is_complete());
+}
+
 #[test]
 fn a_client_with_its_leaf_alone_is_not_kept_from_sending_it() {
     assert!(present(|chain| chain[..1].to_vec()).node_id.is_some());
