@@ -19,6 +19,7 @@ mod kill;
 mod ledger;
 mod ledger_check;
 mod log_reader;
+mod many_reactors;
 mod membership;
 mod memory;
 mod network;
