@@ -269,7 +269,8 @@ fn named_nodes(trace: &MessageTrace) -> impl Iterator<Item = u64> {
 }
 
 fn names_sessions(trace: &MessageTrace) -> bool {
-    trace.attempts.as_slice().iter().any(|attempt| attempt.kind != AttemptKind::Node)
+    let is_session = |kind| matches!(kind, AttemptKind::Session | AttemptKind::Challenged);
+    trace.attempts.as_slice().iter().any(|attempt| is_session(attempt.kind))
 }
 
 /// The sessions that this node has now: address and subject.
@@ -395,6 +396,7 @@ impl View<'_> {
                 format!("session {} ({}, {})", trace.origin, sender.address, sender.subject)
             }
             (None, true) => self.node(trace.origin),
+            (None, false) if trace.role == Role::OfLedger => ledger_node(trace.origin),
             (None, false) => self.session(placed.node, trace.origin),
         };
         let topic = match placed.topic.as_str() {
@@ -414,6 +416,10 @@ impl View<'_> {
             }
             Role::Multicast => format!("takes a multicast of {size} bytes{topic} from {from}"),
             Role::ForwardedMulticast => format!("takes a multicast of {size} bytes{topic} from {from}"),
+            Role::OfLedger => match size {
+                0 => format!("takes it{topic} from {from}"),
+                size => format!("takes a request of {size} bytes{topic} from {from}"),
+            },
             Role::FanOut => "another reactor takes its part of the multicast".to_owned(),
             Role::Other => "has to do with it in a way that this version does not know".to_owned(),
         }
@@ -422,6 +428,7 @@ impl View<'_> {
     fn attempt(&self, placed: &Placed, attempt: &Attempt) -> (Option<String>, Option<String>) {
         let who = match attempt.kind {
             AttemptKind::Node => self.node(attempt.who),
+            AttemptKind::Ledger => ledger_node(attempt.who),
             AttemptKind::Challenged => format!("the challenged {}", self.session(placed.node, attempt.who)),
             _ => self.session(placed.node, attempt.who),
         };
@@ -430,7 +437,7 @@ impl View<'_> {
             Some(left) if placed.trace.time_ms > 0 => format!(", with {} left", seconds(left)),
             _ => String::new(),
         };
-        let to_node = attempt.kind == AttemptKind::Node;
+        let to_node = matches!(attempt.kind, AttemptKind::Node | AttemptKind::Ledger);
         let took = seconds(attempt.took_us.into());
         let begun = match to_node {
             true => format!("sends it to {who}{left}"),
@@ -443,6 +450,12 @@ impl View<'_> {
             AttemptOutcome::Answered => format!("answers, after {took}"),
             AttemptOutcome::Silent => format!("was silent for {took}"),
             AttemptOutcome::Left => format!("left without an answer, after {took}"),
+            AttemptOutcome::NobodyLeft if attempt.kind == AttemptKind::Ledger => {
+                format!("answers 100, no other node of the ledger has the topic, after {took}")
+            }
+            AttemptOutcome::OverBandwidth if attempt.kind == AttemptKind::Ledger && attempt.took_us > 0 => {
+                "answers 103, its own bandwidth limit is reached".to_owned()
+            }
             AttemptOutcome::NobodyLeft => "could not get it: nobody (else) there has the topic".to_owned(),
             AttemptOutcome::QueueFull => "could not get it: its queue is full".to_owned(),
             AttemptOutcome::SeqInUse => {
@@ -515,7 +528,8 @@ impl View<'_> {
 
     fn step(&self, node: u64, attempt: &Attempt) -> TraceStep {
         let is_node = attempt.kind == AttemptKind::Node;
-        let known = if is_node { None } else { self.known_session(node, attempt.who) };
+        let is_session = matches!(attempt.kind, AttemptKind::Session | AttemptKind::Challenged);
+        let known = if !is_session { None } else { self.known_session(node, attempt.who) };
         TraceStep {
             at_us: attempt.at_us,
             took_us: attempt.took_us,
@@ -532,6 +546,11 @@ impl View<'_> {
 /// A node or a session as programs read it.
 fn who(is_node: bool, number: u64) -> String {
     if is_node { format!("{number:016x}") } else { number.to_string() }
+}
+
+/// The ledger node behind a node, as people read it.
+fn ledger_node(number: u64) -> String {
+    format!("ledger node {number}")
 }
 
 /// How it ended, in words.

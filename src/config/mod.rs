@@ -579,6 +579,7 @@ fn ledger(
     let request_timeout =
         ini.millis("ledger", "request_timeout_ms", Duration::from_secs(120), 1_000, 3_600_000);
     let bytes_max = ini.number("ledger", "bytes_max", (ram / 32).max(256 << 20), 1 << 20, 1 << 36) as usize;
+    let amop = ini.flag("ledger", "amop", false);
     let lists =
         ini.by_name("ledger", "allow.", "public keys of 128 hex digits with commas between", |text| {
             text.split(',').map(|key| NodeId::from_hex(key.trim())).collect::<Option<BTreeSet<_>>>()
@@ -599,6 +600,10 @@ fn ledger(
         }
     }
     if addresses.is_empty() {
+        if amop {
+            let text = "= true needs [ledger] node.0: messages are to go by a ledger node, and none is named";
+            ini.fault("ledger", "amop", text);
+        }
         if !allow.is_empty() || ini.has("ledger", "certificates") {
             ini.warn("ledger", "node.0", "is missing: without it nothing in [ledger] has an effect");
         }
@@ -612,7 +617,8 @@ fn ledger(
         ini.refuse("ledger", "node.0", &format!("one of at most {LEDGER_NODES_MAX} ledger nodes"));
     }
     let nodes = addresses.len().min(LEDGER_NODES_MAX) as u16;
-    (Some(LedgerNodes { addresses, certificates }), Some(Ledger { nodes, allow, request_timeout, bytes_max }))
+    let ledger = Ledger { nodes, allow, request_timeout, bytes_max, amop };
+    (Some(LedgerNodes { addresses, certificates }), Some(ledger))
 }
 
 fn tls(ini: &mut Ini, link: &str) -> TlsSettings {

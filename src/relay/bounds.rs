@@ -436,6 +436,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
     ]);
     if let Some(of_ledger) = &settings.ledger {
         bounds.extend(ledger_bounds(of_ledger, settings, reactors));
+        bounds.extend(ledger_message_bounds(of_ledger, settings, reactors));
         bounds.extend(ledger_times(of_ledger));
     }
     bounds
@@ -496,6 +497,52 @@ fn ledger_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usiz
             "bytes",
             "answer",
             "it passes as it is",
+        ),
+    ]
+}
+
+/// What AMOP by ledger nodes takes.
+fn ledger_message_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usize) -> Vec<Bound> {
+    // Nothing is taken where no message goes that way.
+    let if_wanted = |memory: usize| if of_ledger.amop { memory } else { 0 };
+    vec![
+        fixed(
+            "topics of sessions that their ledger nodes are told",
+            settings.node_subscriptions_max,
+            "subscriptions",
+            "node",
+            "there are no more than subscriptions",
+        )
+        .memory(if_wanted(settings.node_subscriptions_max * size_of::<crate::wire::Topic>())),
+        fixed(
+            "unicasts of its ledger node that wait for a session's answer",
+            ledger::SESSION_PUSHES_MAX,
+            "pushes",
+            "session; all of them at most half of the pushes that may wait",
+            "answered 101: ledger_pushes_refused",
+        ),
+        fixed(
+            "multicasts at sessions that are known again if they come from the other side, too",
+            ledger::COPIES_MAX,
+            "copies",
+            "reactor",
+            "the oldest is forgotten: ledger_copies_forgotten",
+        )
+        .metric("amop_ledger_copies_known_max", "Multicasts at sessions that a reactor knows again.")
+        .memory(if_wanted(2 * reactors * ledger::COPIES_MAX * shard::copy_len())),
+        fixed(
+            "such a multicast is known again",
+            millis(ledger::COPIES_TIME),
+            "ms",
+            "copy",
+            "a copy that comes later is another message",
+        ),
+        fixed(
+            "a session's answer to a unicast of its ledger node",
+            millis(ledger::PUSH_KEPT),
+            "ms",
+            "push",
+            "a later one is dropped: unsolicited_answers",
         ),
     ]
 }

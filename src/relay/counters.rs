@@ -497,11 +497,36 @@ metrics! {
         counter ledger_ignored,
         /// How often a ledger node was read no further for a while, because its session did not take what came.
         counter ledger_reads_paused,
+        /// Unicasts of sessions sent to ledger nodes, because no other node has a subscriber.
+        counter ledger_unicasts,
+        /// Multicasts of sessions sent to ledger nodes, beside those to other nodes.
+        counter ledger_multicasts,
+        /// Messages of sessions that were not sent to a ledger node: none was reached in time, or too much waited for it.
+        counter ledger_messages_not_sent,
+        /// Unicasts sent to a ledger node that was lost before its answer, answered 102.
+        counter ledger_messages_unknown,
+        /// Answers other than 0 of ledger nodes to what waits for none: multicasts that they have refused, or late ones.
+        counter ledger_messages_refused,
+        /// Unicasts and multicasts from ledger nodes for their sessions.
+        counter ledger_pushes,
+        /// Unicasts from ledger nodes answered 101: the session has dropped the topic, waits for another one with this seq, or
+        /// for too many.
+        counter ledger_pushes_refused,
+        /// Answers of sessions sent to their ledger nodes.
+        counter ledger_answers,
+        /// Answers of sessions that were not: too late, malformed, or their ledger node took no more.
+        counter ledger_answers_dropped,
+        /// Copies of multicasts that a session had from the other side already, the mesh or its ledger node.
+        counter ledger_copies_dropped,
+        /// Multicasts at sessions that would be known again if their copy came from the other side now.
+        gauge ledger_copies_known,
+        /// The same that were forgotten before their time because newer ones came: a copy may have come twice.
+        counter ledger_copies_forgotten,
         /// Bytes received, as TLS records.
         counter received_bytes,
         /// Bytes sent, as TLS records.
         counter sent_bytes,
-        /// Bytes of AMOP frames that left on node links, headers included: what the outbound bandwidth is charged for.
+        /// Bytes of AMOP frames that left on node links and to ledger nodes, headers included: what the outbound bandwidth is charged for.
         counter bandwidth_charged_bytes,
     }
     beside {
@@ -523,6 +548,12 @@ metrics! {
         counter outcome_unknown,
         /// Receipts, block notices and logs of events from this ledger node.
         counter notices,
+        /// Unicasts and multicasts sent to this ledger node.
+        counter messages_sent,
+        /// Unicasts and multicasts from this ledger node.
+        counter messages_received,
+        /// Unicasts whose outcome is unknown, because this ledger node was lost before its answer.
+        counter messages_unknown,
         /// Connections to this ledger node that were lost while their session was there.
         counter links_lost,
         /// Sessions connected to this ledger node after they had lost this or another one.

@@ -72,6 +72,8 @@ tags! {
         ForwardedMulticast = "forwarded_multicast",
         /// One of its other reactors copied a multicast to sessions and nodes.
 FanOut = "copies",
+        /// It took a unicast from the ledger node of a session, for that session.
+        OfLedger = "request_of_ledger_node",
     }
 }
 
@@ -129,6 +131,8 @@ tags! {
         Node = "node",
         /// A session that is challenged for a private topic.
         Challenged = "challenged_session",
+        /// The ledger node behind the node that tells. [`Attempt::who`] is its number there.
+        Ledger = "ledger_node",
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crate::wire::NodeId;
+use crate::wire::{NodeId, ResultCode};
 
 /// How long a request waits for a connection to a ledger node before it is answered that there is none.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -39,6 +39,19 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// How long a ledger node may take to answer the handshake 0x14.
 pub const GREETING_MAX: Duration = Duration::from_secs(5);
+
+/// Unicasts from the ledger node at one session that wait for its answer.
+pub const SESSION_PUSHES_MAX: usize = 4_096;
+/// How long a session may take to answer what comes from the ledger node. That node waits for 5 s from when it begins to send,
+/// and takes no later answer.
+pub const PUSH_KEPT: Duration = Duration::from_secs(10);
+/// Copies of one multicast that come to a session from both sides, the mesh and the ledger node, within so long are one message
+/// (INTEROP §1.3).
+pub const COPIES_TIME: Duration = Duration::from_secs(10);
+/// Multicasts at sessions that are known again as such, of one reactor.
+pub const COPIES_MAX: usize = 131_072;
+/// The code that nodes of FISCO BCOS 2.x answer with when a session was silent or left (WIRE §8).
+pub const NO_ANSWER_OF_2X: ResultCode = ResultCode(104);
 
 /// The ledger node was lost, or has not answered: nobody knows what became of the request.
 pub const OUTCOME_UNKNOWN: i64 = -32000;
@@ -61,6 +74,8 @@ pub struct Ledger {
     /// Bytes that may be kept for it: requests until their answer, event filters, and what waits for its session. Each reactor
     /// has an equal share, and one frame may go beyond it.
     pub bytes_max: usize,
+    /// Whether messages go by the ledger node, too, to where no other way leads (INTEROP §1.3).
+    pub amop: bool,
 }
 
 impl Ledger {
@@ -71,6 +86,7 @@ impl Ledger {
             allow: BTreeMap::new(),
             request_timeout: Duration::from_secs(120),
             bytes_max: 256 << 20,
+            amop: false,
         }
     }
 

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{
-    Context, Parts,
+    Context, LinkKind, Parts,
     request::{FromNode, Origin, RequestOf},
 };
 use crate::{
@@ -31,10 +31,14 @@ impl Parts {
         if header.frame_type != FrameType::RESPONSE {
             return;
         }
+        if let Some(LinkKind::Ledger(link)) = self.link_mut(key) {
+            let session = link.session;
+            return self.handle_message_answer_begun(cx, session, &header);
+        }
         let seq = cx.seq_key(&header.seq);
         let Some(session) = self.session_mut(key) else { return };
         // An answer that nobody waits for is dropped once it is here.
-        if let Some(request) = session.pushes.get(&seq).map(|push| push.request()) {
+        if let Some(request) = session.pushes.get(&seq).and_then(|push| push.request()) {
             let begun = MeshMessage::AnswerBegun { request: request.id, len: header.len };
             self.send_to_reactor(cx, request.coordinator, begun, FrameRef::EMPTY);
         }

@@ -186,6 +186,7 @@ impl Shard {
         let (parts, mut cx) = self.at(now, out);
         parts.handle_room(&mut cx, key);
         parts.handle_ledger_room(&mut cx, key);
+        parts.handle_upstream_room(&mut cx, key);
     }
 
     /// A link is gone. Comes once for each link that came up.
@@ -395,6 +396,11 @@ pub(super) struct Sizes {
     pub(super) carried: usize,
     pub(super) attempts: usize,
     pub(super) upstream: usize,
+}
+
+/// Memory of a multicast that is known again, where it can come from two sides.
+pub(super) const fn copy_len() -> usize {
+    upstream::copies::COPY_LEN
 }
 
 pub(super) fn sizes() -> Sizes {

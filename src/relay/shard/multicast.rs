@@ -2,7 +2,14 @@
 
 use smallvec::SmallVec;
 
-use super::{Context, Parts, publisher::Audience, request::Refused, session::Reply, trace::Finished};
+use super::{
+    Context, Parts,
+    publisher::Audience,
+    request::Refused,
+    session::Reply,
+    trace::Finished,
+    upstream::{Offered, copies::Side},
+};
 use crate::{
     relay::{
         LinkKey, MeshMessage, Outbound, ReactorId, Recipients, SendError, SessionId, snapshot::NodeRef,
@@ -47,6 +54,15 @@ impl FanOut {
         self.note_fate(node, 0, AttemptOutcome::TooLong);
     }
 
+    /// The publisher's ledger node was sent its copy, will be once it is reached, or took none.
+    fn note_ledger(&mut self, node: u16, sent: bool) {
+        if self.is_kept {
+            let outcome = if sent { AttemptOutcome::Sent } else { AttemptOutcome::NotTaken };
+            let (who, kind) = (node.into(), AttemptKind::Ledger);
+            self.attempts.push(Attempt { who, kind, outcome, ..Attempt::default() });
+        }
+    }
+
     fn note_fate(&mut self, node: &NodeId, message: u32, outcome: AttemptOutcome) {
         if self.is_kept {
             self.attempts.push(Attempt {
@@ -86,17 +102,24 @@ impl Parts {
         let all_nodes = entry.map_or(&[][..], |entry| &entry.nodes);
         let takes = |node: &&NodeRef| snapshot.takes(&node.id, frame.len());
         let nodes = all_nodes.iter().map(|(node, _)| node);
-        let cost = match all_nodes {
-            [_, ..] if cx.shared.limiter.is_limited() => {
-                cx.multicast_len(nodes.clone().filter(takes), frame.len())
-            }
+        let is_limited = cx.shared.limiter.is_limited();
+        let mut cost = match all_nodes {
+            [_, ..] if is_limited => cx.multicast_len(nodes.clone().filter(takes), frame.len()),
             _ => 0,
         };
+        if is_limited && cx.carries_amop() {
+            cost += frame.len() as u64;
+        }
         if !self.admit_multicast(cx, key, header, body.topic, cost) {
             return;
         }
         self.acknowledge_multicast(cx, key, header, &frame.head()[..HEADER_LEN + body.payload_offset]);
         let mut fan_out = cx.fan_out();
+        if cx.carries_amop() {
+            let node = self.upstreams.node_of(key);
+            let offered = self.offer_multicast(cx, key, frame);
+            fan_out.note_ledger(node, offered != Offered::NotTaken);
+        }
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
         self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
         let Some(entry) = entry else { return self.keep_multicast(cx, key, header, body.topic, fan_out) };
@@ -299,15 +322,24 @@ impl Parts {
         frame: FrameRef<'_>,
         fan_out: &mut FanOut,
     ) {
-        let Self { sessions, links, .. } = self;
+        let Self { sessions, links, upstreams, .. } = self;
+        let digest = upstreams.digest(cx, frame);
         for &index in sessions.topics.sessions(topic) {
             let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
                 links.get_mut(index as usize)
             else {
                 continue;
             };
+            if let Some(digest) = digest
+                && upstreams.drops_copy(cx, session.key, digest, Side::Mesh)
+            {
+                continue;
+            }
             match session.send_data(cx, frame) {
                 Ok(_) => {
+                    if let Some(digest) = digest {
+                        upstreams.note_copy(cx, session.key, digest, Side::Mesh);
+                    }
                     session.last_activity = cx.now;
                     fan_out.queued += 1;
                     cx.counters.deliveries.increment();

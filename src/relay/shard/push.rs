@@ -26,19 +26,34 @@ const BLIND_DRAWS: usize = 4;
 
 /// An open push: keyed by seq in its session.
 pub(super) struct Push {
-    request: RequestOf,
+    whose: Whose,
     /// In nanoseconds from the node's start.
     since_nanos: u64,
     /// The session has the frame when its machine has taken so many bytes of its link.
     end: u64,
     waits_for: WaitsFor,
-    what: PushFor,
+}
+
+/// Who waits for the answer to a push.
+enum Whose {
+    /// A request of the mesh.
+    Request(RequestOf, PushFor),
+    /// The ledger node of its session, from where it came.
+    Ledger,
 }
 
 impl Push {
-    /// Whose it is.
-    pub(super) fn request(&self) -> RequestOf {
-        self.request
+    /// Whose it is; `None` if it came from a ledger node.
+    pub(super) fn request(&self) -> Option<RequestOf> {
+        match self.whose {
+            Whose::Request(request, _) => Some(request),
+            Whose::Ledger => None,
+        }
+    }
+
+    /// Whether it came from the ledger node of its session.
+    pub(super) fn is_of_ledger(&self) -> bool {
+        matches!(self.whose, Whose::Ledger)
     }
 }
 
@@ -256,9 +271,40 @@ impl Parts {
             pushes.start(cx.now, PushTimer { key, seq })
         };
         session.last_activity = cx.now;
-        session.pushes.insert(seq, Push { request, since_nanos, end: queued.end, waits_for, what });
+        let whose = Whose::Request(request, what);
+        session.pushes.insert(seq, Push { whose, since_nanos, end: queued.end, waits_for });
         pushes.open += 1;
         cx.counters.sdk_frames_sent.increment();
+    }
+
+    /// Waits for so long for the answer to what comes from a session's ledger node.
+    pub(super) fn note_push_of_ledger(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        seq: SeqKey,
+        time: Duration,
+    ) {
+        let since_nanos = cx.nanos();
+        let Self { links, pushes, .. } = self;
+        let Some(session) = session_of(links, key) else { return };
+        session.last_activity = cx.now;
+        let waits_for = WaitsFor::Answer(pushes.timers.start_until(cx.now + time, PushTimer { key, seq }));
+        session.pushes.insert(seq, Push { whose: Whose::Ledger, since_nanos, end: 0, waits_for });
+        pushes.open += 1;
+    }
+
+    /// The ledger node of a session waits for its answers no longer.
+    pub(super) fn forget_pushes_of_ledger(&mut self, key: LinkKey) {
+        let Self { links, pushes, .. } = self;
+        let Some(session) = session_of(links, key) else { return };
+        session.pushes.retain(|_, push| {
+            let is_kept = !push.is_of_ledger();
+            if !is_kept {
+                pushes.end(push);
+            }
+            is_kept
+        });
     }
 
     /// A session's machine has taken so many bytes: the push timeout of what ends there begins. Asks to be told again as
@@ -331,12 +377,14 @@ impl Parts {
         self.pushes.end(&push);
         let took = cx.micros_since(push.since_nanos);
         cx.counters.latencies.pushes.record_micros(took);
-        let rewritten = match &push.what {
-            PushFor::Message => None,
-            PushFor::Challenge(presented) => self.take_challenge_answer(cx, presented, frame),
+        let (RequestOf { coordinator, id: request }, rewritten) = match &push.whose {
+            Whose::Request(request, PushFor::Message) => (*request, None),
+            Whose::Request(request, PushFor::Challenge(presented)) => {
+                (*request, self.take_challenge_answer(cx, presented, frame))
+            }
+            Whose::Ledger => return self.answer_to_ledger(cx, key, (push.since_nanos, frame)),
         };
         let frame = rewritten.as_deref().map_or(frame, FrameRef::Slice);
-        let RequestOf { coordinator, id: request } = push.request;
         // Each answer takes this path, so none becomes a message that stays at its reactor.
         if coordinator == cx.id {
             self.answer_from_session(cx, request, id, frame);
@@ -350,6 +398,12 @@ impl Parts {
         let Some(session) = session_of(links, timer.key) else { return };
         let id = session.id;
         let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
+        let Whose::Request(request, _) = push.whose else {
+            if let Some(push) = session.pushes.remove(&timer.seq) {
+                pushes.end(&push);
+            }
+            return self.end_late_push_of_ledger(cx, timer.key);
+        };
         let progress = cx.out.progress(timer.key);
         if progress.is_some_and(|progress| progress.taken < push.end) {
             // It was thought to be there, and is not: its peer is slow.
@@ -364,7 +418,7 @@ impl Parts {
             return;
         }
         push.waits_for = WaitsFor::LateAnswer;
-        let RequestOf { coordinator, id: request } = push.request;
+        let RequestOf { coordinator, id: request } = request;
         cx.counters.push_timeouts.increment();
         let failed = MeshMessage::PushFailed { request, session: id, seq: timer.seq.seq, silent: true };
         self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
@@ -375,7 +429,7 @@ impl Parts {
         let id = session.id;
         for (seq, push) in session.pushes.drain() {
             self.pushes.end(&push);
-            let RequestOf { coordinator, id: request } = push.request;
+            let Whose::Request(RequestOf { coordinator, id: request }, _) = push.whose else { continue };
             let failed = MeshMessage::PushFailed { request, session: id, seq: seq.seq, silent: false };
             self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
         }
@@ -385,8 +439,10 @@ impl Parts {
     pub(super) fn forget_push(&mut self, common: &Common, session: SessionId, seq: &Seq) {
         let Some(&index) = self.sessions.indices.get(&session) else { return };
         let seq = common.seq_key(seq);
-        let push = self.session_at(index).and_then(|session| session.pushes.remove(&seq));
-        if let Some(push) = push {
+        let Some(session) = self.session_at(index) else { return };
+        if session.pushes.get(&seq).is_some_and(|push| !push.is_of_ledger())
+            && let Some(push) = session.pushes.remove(&seq)
+        {
             self.pushes.end(&push);
         }
     }

@@ -93,11 +93,13 @@ impl Parts {
 
     fn miscount_of(&self, session: &Session) -> Option<String> {
         let id = session.id;
+        let of_ledger = session.pushes.values().filter(|push| push.is_of_ledger()).count();
         let is_of = |origin: &Origin| matches!(origin, Origin::Session { id: other, .. } if *other == id);
         let open = || self.requests.iter().filter(|request| is_of(request.origin()));
         let counts = [
             ("requests", session.requests.len(), open().count()),
             ("bytes of requests", session.open_bytes(), open().map(|request| request.frame_len()).sum()),
+            ("pushes of a ledger node", self.upstreams.pushes(session.key), of_ledger),
         ];
         let wrong = counts.into_iter().find(|(_, counted, anew)| counted != anew);
         wrong.map(|(what, counted, anew)| {

@@ -186,7 +186,7 @@ impl Parts {
         let old = std::mem::replace(&mut session.subscription.topics, topics.clone());
         self.change_topics(cx, (key.index, key, id), &old, &topics);
         self.renew_publisher(key.index);
-        self.update_block_notices(cx, key);
+        self.update_ledger_topics(cx, key);
     }
 
     pub(super) fn apply_deferred_subscription(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {

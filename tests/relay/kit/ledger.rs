@@ -16,7 +16,10 @@ use amop::internal::{
 };
 use serde_json::{Value, json};
 
-use super::{End, Event, LINK_LATENCY, Network, NodeIndex, Received};
+use super::{
+    End, Event, LINK_LATENCY, Network, NodeIndex, Received,
+    two_x::{Member, VirtualMessages},
+};
 
 pub type LedgerIndex = usize;
 pub type ConnectionIndex = usize;
@@ -29,6 +32,9 @@ pub struct VirtualChain {
     /// All connections to its nodes, those that are over too.
     pub connections: Vec<LedgerConnection>,
     pub nodes: Vec<VirtualLedger>,
+    /// Which ledger nodes a node has behind it, by its numbers for them; without an entry these are their places here.
+    pub behind: BTreeMap<NodeIndex, Vec<LedgerIndex>>,
+    pub messages: VirtualMessages,
 }
 
 /// One ledger node.
@@ -101,6 +107,7 @@ impl Network {
     /// All connections of a ledger node break.
     pub fn drop_ledger_connections(&mut self, ledger: LedgerIndex) {
         self.chain.nodes[ledger].open.clear();
+        self.forget_messages_of(ledger);
         let ends: Vec<End> = self
             .chain
             .connections
@@ -136,6 +143,7 @@ impl Network {
     pub(super) fn end_ledger_dial(&mut self, node: NodeIndex, reactor: ReactorId, dial: LedgerDial) {
         let LedgerDial { session, number, node: ledger } = dial;
         let ledger = usize::from(ledger);
+        let ledger = self.chain.behind.get(&node).map_or(ledger, |behind| behind[ledger]);
         if !self.chain.nodes[ledger].is_up {
             return self
                 .drive(node, reactor, |shard, now, io| shard.handle_dial_failed(now, session, number, io));
@@ -165,6 +173,7 @@ impl Network {
         let one = &mut self.chain.connections[connection];
         one.is_open = false;
         self.chain.nodes[one.ledger].open.retain(|_, other| *other != connection);
+        self.end_member(Member::Connection(connection));
     }
 
     pub(super) fn deliver_to_ledger(&mut self, connection: ConnectionIndex, bytes: &[u8]) {
@@ -194,6 +203,9 @@ impl Network {
                 self.filter(connection, &header, &data)
             }
             FrameType::RPC => self.call(connection, &header, &data),
+            FrameType::REQUEST | FrameType::RESPONSE | FrameType::MULTICAST => {
+                self.take_message(Member::Connection(connection), bytes);
+            }
             other => panic!("a ledger node has got {other:?}"),
         }
     }
@@ -315,7 +327,11 @@ impl Network {
         seq: &Seq,
         data: &[u8],
     ) {
-        let bytes = sdk::encode(frame_type, seq, ResultCode::OK, data);
+        self.ledger_sends_bytes(connection, sdk::encode(frame_type, seq, ResultCode::OK, data));
+    }
+
+    /// The same of a whole frame, whatever it is.
+    pub fn ledger_sends_bytes(&mut self, connection: ConnectionIndex, bytes: Vec<u8>) {
         let at = self.now + self.link_latency();
         let one = &mut self.chain.connections[connection];
         if !one.is_open {

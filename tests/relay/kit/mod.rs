@@ -16,6 +16,7 @@
 //! | `links` | how links come up and end, and how fast they take what is sent |
 //! | `recount` | what nodes count by hand, counted anew |
 //! | `ledger` | ledger nodes, to which nodes connect for their applications |
+//! | `two_x` | the messages of ledger nodes, as FISCO BCOS 2.x has them |
 //! | `apps` | what applications send, how they treat what comes, what they have |
 
 mod apps;
@@ -24,6 +25,7 @@ mod ledger;
 mod links;
 mod node;
 mod recount;
+mod two_x;
 
 use std::{
     cmp::Reverse,
@@ -181,6 +183,7 @@ enum Event {
         seq: Seq,
         answer: Vec<u8>,
     },
+    BetweenLedgers(two_x::Between),
 }
 
 pub type Tamper = Box<dyn FnMut(NodeIndex, NodeIndex, &mut Vec<u8>)>;
@@ -472,6 +475,7 @@ impl Network {
                 }
             }
             Event::LedgerAnswers { ledger, seq, answer } => self.ledger_answers(ledger, &seq, &answer),
+            Event::BetweenLedgers(between) => self.between_ledgers(between),
             Event::AppSends { app, bytes } => {
                 let Application { node, incarnation, link: (reactor, key), closed, .. } = self.apps[app];
                 if closed || !self.is_current(node, incarnation) {

@@ -59,9 +59,9 @@ impl Request {
             attempt.outcome = outcome;
             attempt.took_us =
                 short_micros(now.saturating_duration_since(self.taken)).saturating_sub(attempt.at_us);
-        } else if let Some(attempt) =
-            self.end_attempt(now, outcome, |attempt| attempt.kind != AttemptKind::Node)
-        {
+        } else if let Some(attempt) = self.end_attempt(now, outcome, |attempt| {
+            !matches!(attempt.kind, AttemptKind::Node | AttemptKind::Ledger)
+        }) {
             attempt.who = session.0;
         }
     }

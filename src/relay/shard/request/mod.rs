@@ -6,6 +6,7 @@
 //! `draw` chooses whom it is tried at next, `outcome` takes what came of that and ends it, `message_trace` notes it for traces.
 
 mod draw;
+mod ledger;
 mod message_trace;
 mod outcome;
 mod unsettled;
@@ -18,6 +19,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+pub(super) use self::ledger::LedgerFailure;
 use self::{
     draw::{Candidate, Others},
     message_trace::some_session,
@@ -340,6 +342,8 @@ enum CurrentAttempt {
     /// The challenge broker, which has a challenge carried to one session.
     ChallengeBroker,
     Node(u32),
+    /// The ledger node of its session.
+    Ledger,
 }
 
 /// How far any try got; decides the code (WIRE §3).
@@ -594,7 +598,12 @@ impl Parts {
                 return self.give_up(cx, id);
             }
             match candidate {
-                None => return self.give_up(cx, id),
+                None => {
+                    if self.try_ledger(cx, id, topic, frame) {
+                        return;
+                    }
+                    return self.give_up(cx, id);
+                }
                 Some(Candidate::TooLong(node)) => {
                     request.begin_attempt(cx.now, AttemptKind::Node, node.short(), 0);
                     request.end_node_attempt(cx.now, 0, AttemptOutcome::TooLong);

@@ -125,6 +125,7 @@ impl Parts {
                     self.forget_forward(cx.common, cx.now, &node.id, message).is_some_and(|(_, taken)| taken);
                 self.handle_forward_failed(cx, id, message, taken);
             }
+            (CurrentAttempt::Ledger, _) => self.end_ledger_attempt(cx, id),
             _ => self.close_request(cx, id),
         }
     }
@@ -262,7 +263,7 @@ impl Parts {
     }
 
     /// Takes a request out of the table and lets go of everything that still waits for it.
-    fn end_request(
+    pub(super) fn end_request(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
@@ -288,10 +289,14 @@ impl Parts {
             CurrentAttempt::Reactor(reactor) if request.may_wait && !is_pushed => Some(reactor),
             _ => None,
         };
+        let asks_ledger = request.current == CurrentAttempt::Ledger;
         let nodes = std::mem::take(&mut request.nodes);
         let failed = request.failed.take().map(|failed| (failed, request.seq.seq));
         request.close();
         requests.free.push(id.index);
+        if let (true, Origin::Session { key, .. }) = (asks_ledger, origin) {
+            self.forget_unicast(cx, key, id);
+        }
         if let Some(reactor) = waits_at {
             self.send_to_reactor(cx, reactor, MeshMessage::ForgetWait { request: id }, FrameRef::EMPTY);
         }
@@ -337,7 +342,7 @@ fn result_of(frame: FrameRef<'_>) -> ResultCode {
 }
 
 impl<O: Outbound> Context<'_, O> {
-    fn note_latency(&mut self, request: &Ended, outcome: Outcome) {
+    pub(super) fn note_latency(&mut self, request: &Ended, outcome: Outcome) {
         let took = self.micros_since(request.taken_nanos);
         self.counters.latencies.requests(outcome).record_micros(took);
     }

@@ -55,6 +55,12 @@ impl Parts {
                 cx.counters.ledger_notices.increment();
                 self.give_to_session(cx, session, frame);
             }
+            FrameType::RESPONSE if cx.carries_amop() => {
+                self.handle_message_answer(cx, session, &header, frame);
+            }
+            FrameType::REQUEST | FrameType::MULTICAST if cx.carries_amop() => {
+                self.handle_push_of_ledger(cx, session, &header, frame);
+            }
             FrameType(frame_type) => {
                 debug!(frame_type, "a ledger node sends what is not passed on");
                 cx.counters.ledger_ignored.increment();
@@ -136,7 +142,7 @@ impl Parts {
         let is_answered = |kind: &Kind| match kind {
             Kind::Register(_) | Kind::Again(_) => header.frame_type == FrameType::EVENT_REGISTER,
             Kind::Unregister => header.frame_type == FrameType::EVENT_UNREGISTER,
-            Kind::Call(_) => false,
+            Kind::Call(_) | Kind::Unicast(_) | Kind::Multicast => false,
         };
         let Some(asked) = self.end_awaited(cx, session, header, is_answered) else { return };
         let result = filter::result_of(frame.advance(HEADER_LEN).head()).unwrap_or_default();
@@ -208,7 +214,7 @@ impl Parts {
     }
 
     /// Passes a frame on to the session, behind what waits for it. While anything does, the ledger node is read no further.
-    fn give_to_session(
+    pub(super) fn give_to_session(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         session: LinkKey,

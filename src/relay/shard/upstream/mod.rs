@@ -12,6 +12,8 @@
 //! |---|---|
 //! | `requests` | what sessions ask the ledger node |
 //! | `answers` | what the ledger node says |
+//! | `messages` | AMOP by the ledger node, where that is wanted |
+//! | `copies` | multicasts that come from two sides |
 //! | `report` | what people see of the connections |
 //!
 //! # Invariants
@@ -22,6 +24,8 @@
 //! - Nothing here stops the session's own link: AMOP goes on, whatever the ledger node does.
 
 mod answers;
+pub(super) mod copies;
+mod messages;
 mod report;
 mod requests;
 
@@ -33,13 +37,15 @@ use std::{
 use ahash::{AHashMap, RandomState};
 use tracing::{info, warn};
 
+use self::copies::Copies;
+pub(super) use self::messages::Offered;
 use super::{
     Context, LinkKind, Parts,
     seqs::{BySeq, SeqKey},
 };
 use crate::{
     relay::{
-        Class, CloseReason, LedgerDial, LinkKey, Outbound,
+        Class, CloseReason, LedgerDial, LinkKey, Outbound, RequestId,
         counters::LedgerNodeCounters,
         ledger::{
             BACKOFF_MAX, BACKOFF_MIN, DEAD_AFTER, GREETING_MAX, HEARTBEAT_INTERVAL, Ledger, WAIT_MAX,
@@ -90,6 +96,9 @@ pub(super) struct Upstreams {
     dials: u64,
     /// The ledger node that was reached last; whoever needs one begins with it.
     preferred: u16,
+    copies: Copies,
+    /// What the seqs of unicasts begin with that go to ledger nodes.
+    seq_front: Option<[u8; 8]>,
 }
 
 /// What is due at a time.
@@ -141,8 +150,13 @@ struct Upstream {
     was_up: bool,
     /// The session's last 0x14.
     handshake: Option<RetainedFrame>,
-    /// The groups' block notices that it has subscribed to, and may.
-    notices: Vec<Topic>,
+    /// What its ledger node is told that it subscribes to: block notices of groups that it may use, and its ordinary topics
+    /// where messages go by ledger nodes, too.
+    topics: Vec<Topic>,
+    /// Whether the connection has had no room to tell them.
+    is_untold: bool,
+    /// Unicasts of the ledger node that wait for its answer.
+    pushes: usize,
     filters: BTreeMap<FilterKey, Filter>,
     /// What it has asked.
     asked: BySeq<Asked>,
@@ -171,11 +185,16 @@ struct Asked {
     frame: Option<RetainedFrame>,
     /// What it counts for.
     cost: usize,
-    timer: TimerKey,
+    /// When it is given up; of a unicast that was sent, its request knows.
+    timer: Option<TimerKey>,
     since: Instant,
 }
 
 enum Kind {
+    /// A unicast that nobody else has the topic of.
+    Unicast(RequestId),
+    /// Until it is sent.
+    Multicast,
     Call(Call),
     Register(filter::Registration),
     Unregister,
@@ -199,7 +218,7 @@ impl Upstream {
     }
 
     fn needs_ledger(&self) -> bool {
-        !(self.notices.is_empty() && self.filters.is_empty())
+        !(self.topics.is_empty() && self.filters.is_empty())
             || self.asked.values().any(|asked| asked.frame.is_some())
     }
 
@@ -217,6 +236,8 @@ impl Upstreams {
         let ledger = settings.ledger.as_ref();
         let request_timeout = ledger.map_or(WAIT_MAX, |ledger| ledger.request_timeout);
         Self {
+            copies: Copies::new(hashing.clone()),
+            seq_front: None,
             by_session: AHashMap::with_hasher(hashing),
             timers: Timers::new(request_timeout),
             bytes: 0,
@@ -257,9 +278,14 @@ impl Upstreams {
         (self.by_session.values().map(bytes).sum(), asked)
     }
 
-    /// Whether a session waits for nothing of its ledger node.
+    /// Whether a session waits for nothing of its ledger node, nor that for an answer of the session.
     pub(super) fn is_quiet(&self, session: LinkKey) -> bool {
-        self.by_session.get(&session).is_none_or(|upstream| upstream.asked.is_empty())
+        self.by_session.get(&session).is_none_or(|upstream| upstream.asked.is_empty() && upstream.pushes == 0)
+    }
+
+    /// Unicasts of its ledger node that wait for a session's answer, as they were counted.
+    pub(super) fn pushes(&self, session: LinkKey) -> usize {
+        self.by_session.get(&session).map_or(0, |upstream| upstream.pushes)
     }
 
     fn get(&mut self, session: LinkKey) -> Option<&mut Upstream> {
@@ -285,7 +311,7 @@ impl Upstreams {
         if asked.frame.is_some() {
             upstream.unsent.retain(|other| other != seq);
         }
-        self.timers.cancel(asked.timer);
+        asked.timer.map(|timer| self.timers.cancel(timer));
         self.bytes -= asked.cost;
         self.asked -= 1;
         Some(asked)
@@ -331,7 +357,11 @@ impl Parts {
         let (link, node) = (upstream.link(), upstream.node);
         let seqs: Vec<SeqKey> = upstream.asked.keys().copied().collect();
         for seq in seqs {
-            self.upstreams.end(session, &seq);
+            if let Some(Asked { kind: Kind::Multicast, frame: Some(frame), .. }) =
+                self.upstreams.end(session, &seq)
+            {
+                self.drop_message(cx, frame.len());
+            }
         }
         if let Some(upstream) = self.upstreams.by_session.remove(&session) {
             self.upstreams.bytes -= upstream.filter_bytes()
@@ -369,43 +399,57 @@ impl Parts {
         }
     }
 
-    /// The session's topics have changed: its block notices perhaps, too.
-    pub(super) fn update_block_notices(&mut self, cx: &mut Context<'_, impl Outbound>, session: LinkKey) {
+    /// The session's topics have changed, and so perhaps those that its ledger node is told.
+    pub(super) fn update_ledger_topics(&mut self, cx: &mut Context<'_, impl Outbound>, session: LinkKey) {
         if cx.ledger().is_none() {
             return;
         }
+        let carries_amop = cx.carries_amop();
         let Some(one) = self.session_mut(session) else { return };
         let key = one.public_key;
-        let topics: Vec<Topic> = one
-            .subscription
-            .topics()
-            .iter()
-            .filter(|topic| topic.kind() == TopicKind::BlockNotify)
-            .cloned()
-            .collect();
-        let may_have = |topic: &Topic| {
-            let group = topic.as_str().strip_prefix(BLOCK_NOTIFY_PREFIX).and_then(|group| group.parse().ok());
-            group.is_none_or(|group| cx.ledger().is_some_and(|ledger| ledger.admits(group, key.as_ref())))
+        let is_told = |topic: &&Topic| match topic.kind() {
+            TopicKind::BlockNotify => {
+                let group = topic.as_str().strip_prefix(BLOCK_NOTIFY_PREFIX);
+                let group = group.and_then(|group| group.parse().ok());
+                group.is_none_or(|group| cx.ledger().is_some_and(|ledger| ledger.admits(group, key.as_ref())))
+            }
+            TopicKind::Ordinary => carries_amop,
+            _ => false,
         };
-        let notices: Vec<Topic> = topics.into_iter().filter(may_have).collect();
-        let known = self.upstreams.get(session).map_or(&[][..], |upstream| &upstream.notices);
-        if known == notices {
+        let topics: Vec<Topic> = one.subscription.topics().iter().filter(is_told).cloned().collect();
+        let known = self.upstreams.get(session).map_or(&[][..], |upstream| &upstream.topics);
+        if known == topics {
             return;
         }
         let upstream = self.upstreams.of(session);
-        upstream.notices = notices;
+        upstream.topics = topics;
         match upstream.up() {
-            Some(link) => self.send_notices(cx, session, link),
+            Some(link) => self.tell_topics(cx, session, link),
             None => self.seek_ledger(cx, session),
         }
     }
 
-    fn send_notices(&mut self, cx: &mut Context<'_, impl Outbound>, session: LinkKey, link: LinkKey) {
+    fn tell_topics(&mut self, cx: &mut Context<'_, impl Outbound>, session: LinkKey, link: LinkKey) {
         let Some(upstream) = self.upstreams.get(session) else { return };
-        let names: Vec<&str> = upstream.notices.iter().map(Topic::as_str).collect();
+        let names: Vec<&str> = upstream.topics.iter().map(Topic::as_str).collect();
         let body = serde_json::Value::from(names).to_string();
         let seq = cx.own_seq();
-        self.send_own(cx, link, (FrameType::SUBSCRIBE, &seq), body.as_bytes());
+        let is_told = self.send_own(cx, link, (FrameType::SUBSCRIBE, &seq), body.as_bytes());
+        if !is_told {
+            cx.out.watch_room(link, Class::Data, HEADER_LEN + body.len());
+        }
+        if let Some(upstream) = self.upstreams.get(session) {
+            upstream.is_untold = !is_told;
+        }
+    }
+
+    /// The connection to a ledger node, which was full, takes something again.
+    pub(super) fn handle_upstream_room(&mut self, cx: &mut Context<'_, impl Outbound>, link: LinkKey) {
+        let Some(LinkKind::Ledger(LedgerLink { session })) = self.link_mut(link) else { return };
+        let session = *session;
+        if self.upstreams.get(session).is_some_and(|one| one.up() == Some(link) && one.is_untold) {
+            self.tell_topics(cx, session, link);
+        }
     }
 
     /// Sends a frame of this node's own making to the ledger node.
@@ -552,8 +596,8 @@ impl Parts {
         let State::Greeting { link, since } = upstream.state else { return };
         upstream.state = State::Up { link, since };
         let keys: Vec<FilterKey> = upstream.filters.keys().cloned().collect();
-        if !upstream.notices.is_empty() {
-            self.send_notices(cx, session, link);
+        if !upstream.topics.is_empty() {
+            self.tell_topics(cx, session, link);
         }
         for key in keys {
             self.open_filter_again(cx, session, link, key);
@@ -582,6 +626,7 @@ impl Parts {
             _ => return,
         };
         upstream.state = State::Idle;
+        upstream.pushes = 0;
         let (node, in_flight) =
             (upstream.node, upstream.asked.values().filter(|one| one.frame.is_none()).count());
         cx.counters.ledger_links_lost.increment();
@@ -593,6 +638,7 @@ impl Parts {
             let remedy = reason.remedy().unwrap_or("see the ledger node's log, and whether it runs");
             warn!(node, %reason, in_flight, remedy, "a session's connection to a ledger node is lost; it is made anew");
         }
+        self.forget_pushes_of_ledger(session);
         self.end_asked_by_loss(cx, session);
         let lasted = was_greeted && cx.now.saturating_duration_since(since) >= LASTED;
         self.seek_another(cx, session, lasted);

@@ -12,7 +12,7 @@ use crate::{
             UNREACHABLE, call::CHECKED_LEN_MAX,
         },
         rpc,
-        shard::session::Reply,
+        shard::{request::LedgerFailure, session::Reply},
     },
     wire::{
         FrameRef, NodeId,
@@ -175,7 +175,7 @@ impl Parts {
             _ => Some(frame.retain()),
         };
         let is_sent = frame.is_none();
-        self.upstreams.ask(session, seq, Asked { kind, frame, cost, timer, since: cx.now });
+        self.upstreams.ask(session, seq, Asked { kind, frame, cost, timer: Some(timer), since: cx.now });
         if is_sent {
             return self.note_asked(cx, session, seq);
         }
@@ -199,7 +199,19 @@ impl Parts {
     ) {
         let Some(asked) = self.upstreams.get(session).and_then(|one| one.asked.get_mut(seq)) else { return };
         let Some(frame) = asked.frame.take() else { return };
-        if !self.send_up(cx, link, (&[], frame.as_ref())) {
+        let message = match asked.kind {
+            Kind::Unicast(id) => Some(Kind::Unicast(id)),
+            Kind::Multicast => Some(Kind::Multicast),
+            _ => None,
+        };
+        let is_sent = match &message {
+            Some(kind) => self.put_message(cx, link, (kind, &seq.seq), frame.as_ref()),
+            None => self.send_up(cx, link, (&[], frame.as_ref())),
+        };
+        if is_sent && message.is_some() {
+            return self.note_message_sent(cx, session, seq);
+        }
+        if !is_sent {
             // It takes nothing any more, or is about to end. Nothing was sent, so nothing can have come of it.
             if let Some(asked) = self.upstreams.get(session).and_then(|one| one.asked.get_mut(seq)) {
                 asked.frame = Some(frame);
@@ -226,8 +238,8 @@ impl Parts {
         }
         let timer = self.upstreams.timers.start(cx.now, Due::Request { session, seq });
         if let Some(asked) = self.upstreams.get(session).and_then(|one| one.asked.get_mut(&seq)) {
-            let before = std::mem::replace(&mut asked.timer, timer);
-            self.upstreams.timers.cancel(before);
+            let before = asked.timer.replace(timer);
+            before.map(|before| self.upstreams.timers.cancel(before));
         }
     }
 
@@ -239,7 +251,13 @@ impl Parts {
         seq: &SeqKey,
         Refusal { code, text }: &Refusal,
     ) {
-        let Some(Asked { kind, frame, .. }) = self.upstreams.end(session, seq) else { return };
+        let Some(asked) = self.upstreams.end(session, seq) else { return };
+        if matches!(asked.kind, Kind::Unicast(_) | Kind::Multicast) {
+            let failure =
+                if *code == UNREACHABLE { LedgerFailure::NotReached } else { LedgerFailure::NotTaken };
+            return self.end_message(cx, asked, session, failure);
+        }
+        let Asked { kind, frame, .. } = asked;
         let (frame_type, answer) = match kind {
             Kind::Call(call) => {
                 if call.merged.is_some()
@@ -252,7 +270,7 @@ impl Parts {
             }
             Kind::Register(_) => (FrameType::EVENT_REGISTER, Some(filter::answer(REQUEST_TIMEOUT))),
             Kind::Unregister => (FrameType::EVENT_UNREGISTER, Some(filter::answer(0))),
-            Kind::Again(_) => return,
+            Kind::Again(_) | Kind::Unicast(_) | Kind::Multicast => return,
         };
         if let Some(answer) = answer {
             self.reply(cx, session, Reply::ok(frame_type, &seq.seq, &answer));
@@ -285,7 +303,9 @@ impl Parts {
     ) {
         let Some(asked) = self.upstreams.get(session).and_then(|one| one.asked.get(&seq)) else { return };
         if asked.frame.is_some() {
-            cx.counters.ledger_unreachable.increment();
+            if !matches!(asked.kind, Kind::Unicast(_) | Kind::Multicast) {
+                cx.counters.ledger_unreachable.increment();
+            }
             let text =
                 "no ledger node can be reached now; nothing was sent: see [ledger] node.N of this node";
             return self.refuse_asked(cx, session, &seq, &Refusal { code: UNREACHABLE, text });
@@ -303,8 +323,11 @@ impl Parts {
         seq: &SeqKey,
         text: &str,
     ) {
-        let Some(Asked { kind, .. }) = self.upstreams.end(session, seq) else { return };
-        let (frame_type, answer) = match kind {
+        let Some(asked) = self.upstreams.end(session, seq) else { return };
+        if matches!(asked.kind, Kind::Unicast(_)) {
+            return self.end_message(cx, asked, session, LedgerFailure::Lost);
+        }
+        let (frame_type, answer) = match asked.kind {
             Kind::Call(call) => {
                 cx.counters.ledger_outcome_unknown.increment();
                 let node = self.upstreams.get(session).map(|one| one.node);
@@ -319,7 +342,7 @@ impl Parts {
             }
             // With the connection, the filter has ended.
             Kind::Unregister => (FrameType::EVENT_UNREGISTER, Some(filter::answer(0))),
-            Kind::Again(_) => return,
+            Kind::Again(_) | Kind::Unicast(_) | Kind::Multicast => return,
         };
         if let Some(answer) = answer {
             self.reply(cx, session, Reply::ok(frame_type, &seq.seq, &answer));
@@ -361,9 +384,9 @@ impl Parts {
         let Some(upstream) = self.upstreams.get(session) else { return };
         let Some(asked) = upstream.asked.get_mut(&seq) else { return };
         asked.frame = Some(filter.frame);
-        let before = std::mem::replace(&mut asked.timer, timer);
+        let before = asked.timer.replace(timer);
         upstream.unsent.push_back(seq);
-        self.upstreams.timers.cancel(before);
+        before.map(|before| self.upstreams.timers.cancel(before));
     }
 
     /// Opens a filter at a new connection, where its logs have come to.
@@ -391,7 +414,13 @@ impl Parts {
         if self.send_own(cx, link, (FrameType::EVENT_REGISTER, &own), &body) {
             cx.counters.ledger_filters_again.increment();
             let timer = self.upstreams.timers.start(cx.now, Due::Request { session, seq });
-            let asked = Asked { kind: Kind::Again(key), frame: None, cost: CALL_LEN, timer, since: cx.now };
+            let asked = Asked {
+                kind: Kind::Again(key),
+                frame: None,
+                cost: CALL_LEN,
+                timer: Some(timer),
+                since: cx.now,
+            };
             self.upstreams.ask(session, seq, asked);
         }
     }
