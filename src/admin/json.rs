@@ -55,6 +55,9 @@ pub(crate) struct Session {
     /// Its event filters that are open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ledger_filters: Option<usize>,
+    /// Its topics that its ledger node knows: block notices, and ordinary ones where messages go that way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ledger_topics: Option<usize>,
 }
 
 /// An item of `/links`, and of the links in `/network`.
@@ -99,6 +102,11 @@ pub(crate) struct LedgerNode {
     pub(crate) received_bytes: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) queued_bytes: usize,
+    /// Messages since the node's start that went by it, and that came from there.
+    #[serde(default)]
+    pub(crate) messages_sent: u64,
+    #[serde(default)]
+    pub(crate) messages_received: u64,
     /// Dials since the node's start, and those without success.
     pub(crate) dials: u64,
     pub(crate) dials_failed: u64,

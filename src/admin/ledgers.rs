@@ -18,6 +18,8 @@ const LEDGER_FIELDS: &[Field<json::LedgerNode>] = &[
     ("pending_requests", |a, b| a.pending_requests.cmp(&b.pending_requests)),
     ("received_bytes", |a, b| a.received_bytes.cmp(&b.received_bytes)),
     ("sent_bytes", |a, b| a.sent_bytes.cmp(&b.sent_bytes)),
+    ("messages_sent", |a, b| a.messages_sent.cmp(&b.messages_sent)),
+    ("messages_received", |a, b| a.messages_received.cmp(&b.messages_received)),
     ("dials_failed", |a, b| a.dials_failed.cmp(&b.dials_failed)),
 ];
 
@@ -26,6 +28,12 @@ pub(super) async fn ledgers(watched: &Watched, query: &str) -> Result<Vec<u8>, N
     let clock = Clock::now();
     let mut nodes: Vec<_> =
         watched.ledger_nodes.iter().enumerate().map(|(number, node)| begin(number, node, &clock)).collect();
+    for (number, node) in nodes.iter_mut().enumerate() {
+        let of_reactors =
+            || watched.shared.ledger_counters.iter().filter_map(|counters| counters.get(number));
+        node.messages_sent = of_reactors().map(|counters| counters.messages_sent.get()).sum();
+        node.messages_received = of_reactors().map(|counters| counters.messages_received.get()).sum();
+    }
     if !nodes.is_empty() {
         watched.links().await?.iter().for_each(|link| add(&mut nodes, link));
     }
@@ -47,6 +55,8 @@ fn begin(number: usize, node: &LedgerNode, clock: &Clock) -> json::LedgerNode {
         received_bytes: 0,
         sent_bytes: 0,
         queued_bytes: 0,
+        messages_sent: 0,
+        messages_received: 0,
         dials: node.dials.get(),
         dials_failed: node.dials_failed.get(),
         failure,

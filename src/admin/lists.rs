@@ -96,6 +96,7 @@ const SESSION_FIELDS: &[Field<LinkReport>] = &[
     ("ledger", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger_state(ledger.state)))),
     ("ledger_requests", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger.pending_requests))),
     ("ledger_filters", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger.filters))),
+    ("ledger_topics", |a, b| compare(a, b, |session| session.ledger.map(|ledger| ledger.topics))),
 ];
 
 fn ledger_state(state: LedgerState) -> &'static str {
@@ -132,6 +133,7 @@ pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, 
             ledger: session.ledger.map(|ledger| ledger_state(ledger.state).into()),
             ledger_requests: ledger(|ledger| ledger.pending_requests),
             ledger_filters: ledger(|ledger| ledger.filters),
+            ledger_topics: ledger(|ledger| ledger.topics),
         })
     };
     Ok(page(total, query.page(links).into_iter().filter_map(show)))

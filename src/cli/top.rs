@@ -387,11 +387,13 @@ fn show_ledgers(text: &mut String, rates: &Rates<'_>, ledgers: &[LedgerNode]) {
     let mean = millis((asked > 0.0).then_some((1e6 * took / asked) as u64));
     let _ = writeln!(
         text,
-        "\nledger nodes: {}; per second: requests {}, notices {}, outcome unknown {}; an answer takes {mean}",
+        "\nledger nodes: {}; per second: requests {}, notices {}, outcome unknown {}, messages to them {:.1}, from them {}; an answer takes {mean}",
         ledgers.len(),
         count("amop_ledger_requests_total"),
         count("amop_ledger_notices_total"),
         count("amop_ledger_outcome_unknown_total"),
+        rates.of("amop_ledger_unicasts_total") + rates.of("amop_ledger_multicasts_total"),
+        count("amop_ledger_pushes_total"),
     );
     let state = |ledger: &LedgerNode| match &ledger.failure {
         Some(failure) => format!("not reached: {}; {}", shown(&failure.reason), shown(&failure.remedy)),

@@ -107,6 +107,8 @@ pub struct SessionLedgerReport {
     pub pending_requests: usize,
     /// Event filters that are open.
     pub filters: usize,
+    /// Its topics that its ledger node knows now.
+    pub topics: usize,
 }
 
 /// How far a session's connection to a ledger node got.

@@ -27,7 +27,7 @@ use crate::support::{
 };
 
 /// What a node needs to know of its ledger nodes.
-fn section(profile: Profile, ledgers: &[SocketAddr], more: &str) -> String {
+pub(crate) fn section(profile: Profile, ledgers: &[SocketAddr], more: &str) -> String {
     let mut text = format!("[ledger]\ncertificates={}\n{more}", host_dir(profile).join("sdk").display());
     for (number, address) in ledgers.iter().enumerate() {
         text.push_str(&format!("node.{number}={address}\n"));
@@ -35,20 +35,20 @@ fn section(profile: Profile, ledgers: &[SocketAddr], more: &str) -> String {
     text
 }
 
-fn node(profile: Profile, ledgers: &[SocketAddr], more: &str) -> TestNode {
+pub(crate) fn node(profile: Profile, ledgers: &[SocketAddr], more: &str) -> TestNode {
     TestNode::start(profile, 0, &[], &section(profile, ledgers, more))
 }
 
 /// An application that counts its requests.
-struct App {
-    sdk: RawSdk,
-    asked: u64,
+pub(crate) struct App {
+    pub(crate) sdk: RawSdk,
+    pub(crate) asked: u64,
     /// What has come and was not asked for yet.
     early: Vec<(Header, Vec<u8>)>,
 }
 
 impl App {
-    fn connect(profile: Profile, address: SocketAddr) -> Self {
+    pub(crate) fn connect(profile: Profile, address: SocketAddr) -> Self {
         let sdk = RawSdk::connect_with(application_config(profile), address).expect("it is let in");
         let mut app = Self { sdk, asked: 0, early: Vec::new() };
         let hello =
@@ -57,11 +57,11 @@ impl App {
         app
     }
 
-    fn of(profile: Profile, node: &TestNode) -> Self {
+    pub(crate) fn of(profile: Profile, node: &TestNode) -> Self {
         Self::connect(profile, node.node().channel_address())
     }
 
-    fn send(&mut self, frame_type: FrameType, data: &[u8]) -> Seq {
+    pub(crate) fn send(&mut self, frame_type: FrameType, data: &[u8]) -> Seq {
         self.asked += 1;
         let seq = seq(self.asked);
         self.sdk.send(&sdk::encode(frame_type, &seq, ResultCode::OK, data));
@@ -69,7 +69,7 @@ impl App {
     }
 
     /// The next frame that fits, which may have come already.
-    fn next(&mut self, fits: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
+    pub(crate) fn next(&mut self, fits: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
         if let Some(at) = self.early.iter().position(|(header, data)| fits(header, data)) {
             return self.early.remove(at).1;
         }
@@ -83,28 +83,28 @@ impl App {
         }
     }
 
-    fn answer(&mut self, frame_type: FrameType, seq: &Seq) -> Vec<u8> {
+    pub(crate) fn answer(&mut self, frame_type: FrameType, seq: &Seq) -> Vec<u8> {
         self.next(|header, _| header.frame_type == frame_type && header.seq == *seq)
     }
 
-    fn call(&mut self, method: &str, params: &Value) -> Seq {
+    pub(crate) fn call(&mut self, method: &str, params: &Value) -> Seq {
         let body = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": self.asked });
         self.send(FrameType::RPC, body.to_string().as_bytes())
     }
 
-    fn ask(&mut self, method: &str, params: &Value) -> Value {
+    pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Value {
         let seq = self.call(method, params);
         serde_json::from_slice(&self.answer(FrameType::RPC, &seq)).expect("JSON")
     }
 
     /// A unicast to a topic, which is answered with its own payload.
-    fn message(&mut self, topic: &str, payload: &[u8]) -> Seq {
+    pub(crate) fn message(&mut self, topic: &str, payload: &[u8]) -> Seq {
         let body = [&[topic.len() as u8 + 1], topic.as_bytes(), payload].concat();
         self.send(FrameType::REQUEST, &body)
     }
 
     /// Answers the next message with itself.
-    fn echo(&mut self) {
+    pub(crate) fn echo(&mut self) {
         let (mut request, is_request) = (None, |header: &Header| header.frame_type == FrameType::REQUEST);
         if let Some(at) = self.early.iter().position(|(header, _)| is_request(header)) {
             request = Some(self.early.remove(at));
@@ -376,6 +376,18 @@ fn what_is_wrong_in_the_section_is_said_with_what_to_do() {
             "5: [ledger] allow.1 = \"{key}\" must be left out: [chain] rsa_crypto_channel is true, and RSA certificates have no such key"
         )]
     );
+    assert_eq!(
+        problems("[ledger]\namop=true\n"),
+        [
+            "2: [ledger] amop = true needs [ledger] node.0: messages are to go by a ledger node, and none is named"
+        ]
+    );
+    assert_eq!(
+        problems("[ledger]\nnode.0=a:1\namop=perhaps\n"),
+        ["3: [ledger] amop = \"perhaps\" must be true or false"]
+    );
+    let (config, _) = Config::parse("[ledger]\nnode.0=a:1\namop=true\n", &dir).unwrap();
+    assert!(config.relay.ledger.expect("it is named").amop);
     let (_, warnings) = Config::parse("[ledger]\ncertificates=x\n", &dir).unwrap();
     assert_eq!(warnings.len(), 1);
     // Certificates that are not there are an error of the start, and of `amop node --check`.

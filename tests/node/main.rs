@@ -18,6 +18,7 @@ mod keys;
 mod kill;
 mod ledger;
 mod ledger_check;
+mod ledger_messages;
 mod log_reader;
 mod many_reactors;
 mod membership;

@@ -1,6 +1,7 @@
 //! A ledger node after a script: it speaks the channel protocol of FISCO BCOS 2.x over real TLS (INTEROP §1.1), and holds a small
 //! chain, which stays when the node ends and comes back. It executes nothing: whatever a transaction says becomes a block of
-//! its own, with a receipt and a log.
+//! its own, with a receipt and a log. Messages it passes to sessions of the chain's other ledger nodes, as FISCO BCOS 2.x does (WIRE §8):
+//! to none of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,18 +44,35 @@ const NOTICE_SEQ: Seq = [b'0'; 32];
 const OUTGOING_MAX: usize = 100_000;
 
 /// What the nodes of a chain have in common, and outlives each of them.
-#[derive(Default)]
 pub struct Chain {
     blocks: Vec<Block>,
     /// Public keys that may use group 1, if there is a list.
     pub allowlist: Option<BTreeSet<NodeId>>,
     /// How long the answer to a call takes.
     pub delay: Duration,
+    /// How long a session may take to answer a message.
+    pub push_timeout: Duration,
     sessions: Vec<Session>,
+    ledgers: usize,
     /// Who asked under each open seq.
     open: BTreeMap<Seq, usize>,
     /// All that has come: number of the connection, type, data.
     pub received: Vec<(usize, FrameType, Vec<u8>)>,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            blocks: Vec::new(),
+            allowlist: None,
+            delay: Duration::ZERO,
+            push_timeout: Duration::from_secs(5),
+            sessions: Vec::new(),
+            ledgers: 0,
+            open: BTreeMap::new(),
+            received: Vec::new(),
+        }
+    }
 }
 
 struct Block {
@@ -62,6 +80,10 @@ struct Block {
 }
 
 struct Session {
+    /// Of which ledger node; `None` once it has ended.
+    ledger: Option<usize>,
+    /// Who sent what waits for its answer, by seq.
+    pushes: BTreeMap<Seq, usize>,
     outgoing: mpsc::Sender<Vec<u8>>,
     key: Option<NodeId>,
     protocol: u64,
@@ -95,6 +117,7 @@ pub struct ScriptedLedger {
     pub address: SocketAddr,
     runtime: Option<tokio::runtime::Runtime>,
     chain: SharedChain,
+    number: usize,
 }
 
 impl ScriptedLedger {
@@ -130,13 +153,18 @@ impl ScriptedLedger {
         };
         let address = listener.local_addr().expect("an address");
         let shared = chain.clone();
+        let number = {
+            let mut chain = chain.lock();
+            chain.ledgers += 1;
+            chain.ledgers
+        };
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, chain) = (acceptor.clone(), shared.clone());
-                tokio::spawn(async move { serve(acceptor, stream, chain).await });
+                tokio::spawn(async move { serve(acceptor, stream, chain, number).await });
             }
         });
-        Self { address, runtime: Some(runtime), chain: chain.clone() }
+        Self { address, runtime: Some(runtime), chain: chain.clone(), number }
     }
 
     /// Ends without a word; what was in flight is gone.
@@ -148,7 +176,11 @@ impl ScriptedLedger {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(10));
             let mut chain = self.chain.lock();
-            chain.sessions.clear();
+            for session in 0..chain.sessions.len() {
+                if chain.sessions[session].ledger == Some(self.number) {
+                    chain.end_session(session);
+                }
+            }
             chain.open.clear();
         }
     }
@@ -160,7 +192,7 @@ impl Drop for ScriptedLedger {
     }
 }
 
-async fn serve(acceptor: TlsAcceptor, stream: TcpStream, chain: SharedChain) -> Option<()> {
+async fn serve(acceptor: TlsAcceptor, stream: TcpStream, chain: SharedChain, ledger: usize) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let stream = acceptor.accept(stream).await.ok()?;
     let (_, connection) = stream.get_ref();
@@ -169,7 +201,9 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, chain: SharedChain) -> 
     let (outgoing, mut frames) = mpsc::channel::<Vec<u8>>(OUTGOING_MAX);
     let session = {
         let mut chain = chain.lock();
-        chain.sessions.push(Session { outgoing, key, protocol: 1, topics: Vec::new(), filters: Vec::new() });
+        let (topics, filters, pushes) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let ledger = Some(ledger);
+        chain.sessions.push(Session { ledger, pushes, outgoing, key, protocol: 1, topics, filters });
         chain.sessions.len() - 1
     };
     tokio::spawn(async move {
@@ -179,6 +213,17 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, chain: SharedChain) -> 
             }
         }
     });
+    read(&mut reader, &chain, session).await;
+    chain.lock().end_session(session);
+    Some(())
+}
+
+/// Does what a session says, until it ends.
+async fn read(
+    reader: &mut (impl tokio::io::AsyncRead + Unpin),
+    chain: &SharedChain,
+    session: usize,
+) -> Option<()> {
     loop {
         let mut head = [0; HEADER_LEN];
         reader.read_exact(&mut head).await.ok()?;
@@ -199,7 +244,14 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, chain: SharedChain) -> 
                 chain.lock().handle(session, &header, &data);
             });
         } else {
-            chain.lock().handle(session, &header, &data);
+            let pushed = chain.lock().handle(session, &header, &data);
+            if let Some(to) = pushed {
+                let (chain, timeout) = (chain.clone(), chain.lock().push_timeout);
+                tokio::spawn(async move {
+                    tokio::time::sleep(timeout).await;
+                    chain.lock().end_late_push(to, &header, &data);
+                });
+            }
         }
     }
 }
@@ -234,9 +286,79 @@ impl Chain {
     }
 
     fn send(&self, session: usize, frame_type: FrameType, seq: &Seq, data: &[u8]) {
+        self.send_frame(session, sdk::encode(frame_type, seq, ResultCode::OK, data));
+    }
+
+    fn send_frame(&self, session: usize, frame: Vec<u8>) {
         if let Some(session) = self.sessions.get(session) {
             // It may have gone.
-            let _ = session.outgoing.try_send(sdk::encode(frame_type, seq, ResultCode::OK, data));
+            let _ = session.outgoing.try_send(frame);
+        }
+    }
+
+    fn end_session(&mut self, session: usize) {
+        let session = &mut self.sessions[session];
+        session.ledger = None;
+        session.topics.clear();
+        session.filters.clear();
+        // Its connection ends with it.
+        session.outgoing = mpsc::channel(1).0;
+    }
+
+    /// What sessions that are connected now have subscribed to.
+    pub fn topics(&self) -> Vec<Vec<String>> {
+        let open = self.sessions.iter().filter(|session| session.ledger.is_some());
+        open.map(|session| session.topics.clone()).collect()
+    }
+
+    /// Sessions of other ledger nodes than a session's that have a topic.
+    fn subscribers(&self, session: usize, topic: &str) -> Vec<usize> {
+        let own = self.sessions[session].ledger;
+        let has_it = |other: &Session| {
+            other.ledger.is_some() && other.ledger != own && other.topics.iter().any(|one| one == topic)
+        };
+        (0..self.sessions.len()).filter(|&other| has_it(&self.sessions[other])).collect()
+    }
+
+    /// A message of a session. Gives the session that a unicast was pushed to.
+    fn message(&mut self, session: usize, header: &Header, data: &[u8]) -> Option<usize> {
+        let frame =
+            |frame_type, code: i32, data: &[u8]| sdk::encode(frame_type, &header.seq, ResultCode(code), data);
+        // An answer is told by its seq alone.
+        if let Some(asked) = self.sessions[session].pushes.remove(&header.seq) {
+            self.send_frame(asked, frame(header.frame_type, header.result.0, data));
+            return None;
+        }
+        let body = sdk::AmopBody::decode(data).expect("what ends a ledger node is not sent there");
+        let subscribers = self.subscribers(session, body.topic);
+        match header.frame_type {
+            FrameType::MULTICAST => {
+                for to in subscribers {
+                    self.send_frame(to, frame(FrameType::MULTICAST, 0, data));
+                }
+                self.send_frame(session, frame(FrameType::RESPONSE, 0, data));
+                None
+            }
+            FrameType::REQUEST => {
+                let chosen = subscribers.get(usize::from(header.seq[31]) % subscribers.len().max(1)).copied();
+                match chosen {
+                    Some(to) => {
+                        self.sessions[to].pushes.insert(header.seq, session);
+                        self.send_frame(to, frame(FrameType::REQUEST, 0, data));
+                    }
+                    None => self.send_frame(session, frame(FrameType::RESPONSE, 100, &[])),
+                }
+                chosen
+            }
+            _ => None,
+        }
+    }
+
+    /// A session has not answered: 104, with the data of the request.
+    fn end_late_push(&mut self, session: usize, header: &Header, data: &[u8]) {
+        if let Some(asked) = self.sessions[session].pushes.remove(&header.seq) {
+            let answer = sdk::encode(FrameType::RESPONSE, &header.seq, ResultCode(104), data);
+            self.send_frame(asked, answer);
         }
     }
 
@@ -247,10 +369,9 @@ impl Chain {
         self.sessions[session].key.is_none_or(|key| list.contains(&key))
     }
 
-    fn handle(&mut self, session: usize, header: &Header, data: &[u8]) {
-        if session >= self.sessions.len() {
-            return;
-        }
+    /// Gives the session that a unicast was pushed to.
+    fn handle(&mut self, session: usize, header: &Header, data: &[u8]) -> Option<usize> {
+        self.sessions[session].ledger?;
         match header.frame_type {
             FrameType::HANDSHAKE => {
                 let request: Value = serde_json::from_slice(data).expect("JSON");
@@ -269,8 +390,12 @@ impl Chain {
             }
             FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER => self.filter(session, header, data),
             FrameType::RPC => self.call(session, header, data),
+            FrameType::REQUEST | FrameType::RESPONSE | FrameType::MULTICAST => {
+                return self.message(session, header, data);
+            }
             other => panic!("a ledger node has got {other:?}"),
         }
+        None
     }
 
     fn filter(&mut self, session: usize, header: &Header, data: &[u8]) {

@@ -17,7 +17,8 @@ impl Upstream {
             State::Greeting { .. } => LedgerState::Greeting,
             State::Up { .. } => LedgerState::Up,
         };
-        SessionLedgerReport { state, pending_requests: self.asked.len(), filters: self.filters.len() }
+        let topics = if self.up().is_some() && !self.is_untold { self.topics.len() } else { 0 };
+        SessionLedgerReport { state, pending_requests: self.asked.len(), filters: self.filters.len(), topics }
     }
 
     /// Since when there is a connection.
