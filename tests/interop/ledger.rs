@@ -8,7 +8,7 @@ use amop::internal::pki::Profile;
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{ADMIN, Java, Machine, certificates, have_java, hex, wait_for, wait_for_subscribers},
+    kit::{ADMIN, Java, Machine, certificates, have_java, hex, noise, wait_for, wait_for_subscribers},
     support::{
         host_dir,
         ledger::{ScriptedLedger, SharedChain},
@@ -21,8 +21,13 @@ const ADDRESS: &str = "0x1000000000000000000000000000000000000001";
 
 /// A node with this ledger node behind it.
 fn node(ledger: SocketAddr) -> Process {
+    node_with(ledger, "")
+}
+
+fn node_with(ledger: SocketAddr, more: &str) -> Process {
     let host = host_dir(Profile::Rsa);
-    let more = format!("{ADMIN}[ledger]\nnode.0={ledger}\ncertificates={}\n", host.join("sdk").display());
+    let sdk = host.join("sdk");
+    let more = format!("{ADMIN}[ledger]\nnode.0={ledger}\ncertificates={}\n{more}", sdk.display());
     Process::start_with(&host.join("node0/conf"), true, &more)
 }
 
@@ -178,4 +183,47 @@ fn contracts_events_and_messages_of_one_sdk_object_outlive_a_restart_of_the_ledg
     java.wait_for_nodes(&[&node]);
     java.stop();
     other.stop();
+}
+
+#[test]
+fn messages_pass_by_the_ledger_node_to_and_from_an_application_of_an_institution_that_has_done_nothing() {
+    if !have_java() {
+        return;
+    }
+    let chain = SharedChain::default();
+    let ledger = ScriptedLedger::start(Profile::Rsa, 1, &chain, None);
+    let of_other = ScriptedLedger::start(Profile::Rsa, 0, &chain, None);
+    let address = ledger.address;
+    let node = node_with(address, "amop=true\n");
+    let machine = Machine::start();
+    let mut here = machine.connect(&certificates(), &[&node]);
+    let mut there = machine.connect_at(&certificates(), &[of_other.address]);
+    let knows = |topic: &str| chain.lock().topics().iter().flatten().any(|other| other == topic);
+    here.subscribe("here");
+    there.subscribe("there");
+    wait_for("ledger nodes know both", || knows("here") && knows("there"));
+    let exchange = |from: &mut Java, to: &mut Java, topic: &str| {
+        let answer = from.unicast(topic, b"hello");
+        assert_eq!((&answer["code"], &answer["payload"]), (&json!(0), &json!(hex(b"hello"))), "{answer}");
+        assert_eq!(to.received(topic)["payload"], hex(b"hello"));
+        from.broadcast(topic, b"to all");
+        assert_eq!(to.received(topic)["payload"], hex(b"to all"));
+        let content = noise(300_000);
+        let answer = from.send_file(topic, "file.bin", &content);
+        assert_eq!(answer["code"], 0, "{answer}");
+        assert_eq!(to.received(topic)["file"], json!({ "name": "file.bin", "content": hex(&content) }));
+    };
+    exchange(&mut here, &mut there, "there");
+    exchange(&mut there, &mut here, "here");
+    // Nobody there.
+    let answer = here.unicast("nobody", b"hello");
+    assert_eq!(answer["code"], 100, "{answer}");
+    ledger.kill();
+    wait_for("the node sees it", || node.figure("ledger_links_lost") >= 1);
+    let _ledger = ScriptedLedger::start(Profile::Rsa, 1, &chain, Some(address));
+    wait_for("its topics are known again", || knows("here"));
+    exchange(&mut here, &mut there, "there");
+    exchange(&mut there, &mut here, "here");
+    here.stop();
+    there.stop();
 }
