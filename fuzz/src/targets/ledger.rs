@@ -2,7 +2,8 @@
 //! the virtual network between applications and ledger nodes that say what they like.
 //!
 //! What must hold: a body reads the same however it is cut; each request of a session that lives gets one answer, or none if it
-//! asked for none, whatever ledger nodes say and whenever they are lost; messages go on.
+//! asked for none, whatever ledger nodes say and whenever they are lost; messages go on. Where they go by ledger nodes, too: each is
+//! answered once, none is sent there twice, and nothing that would end a real ledger node.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -40,7 +41,8 @@ pub fn run(data: &[u8]) {
         1 => registration(data),
         2 => push(data),
         3 => merged(data),
-        _ => script(data),
+        4 | 5 => script(data, false),
+        _ => script(data, true),
     }
 }
 
@@ -200,6 +202,73 @@ enum Step<'a> {
     },
 }
 
+/// What applications and ledger nodes do where messages go by them.
+#[derive(Arbitrary, Debug)]
+enum MessageStep<'a> {
+    Ledger(Step<'a>),
+    Subscribe {
+        app: u8,
+        topics: u8,
+    },
+    /// A message of an application; `again` under a seq that somebody used.
+    Send {
+        app: u8,
+        is_multicast: bool,
+        again: bool,
+        topic: u8,
+        payload: u8,
+    },
+    /// An application answers what was pushed to it so long ago.
+    Answer {
+        app: u8,
+        back: u8,
+        code: i8,
+        body: Option<Body<'a>>,
+    },
+    /// A ledger node pushes something; `again` under a seq that somebody used.
+    Push {
+        connection: u8,
+        is_multicast: bool,
+        again: bool,
+        topic: u8,
+        payload: u8,
+    },
+    /// A ledger node answers what was sent there so long ago.
+    AnswerOfLedger {
+        connection: u8,
+        back: u8,
+        code: i8,
+        body: Body<'a>,
+    },
+    /// An application at a ledger node of the chain.
+    Direct {
+        ledger: u8,
+        topics: u8,
+        answers: bool,
+    },
+    DirectSends {
+        app: u8,
+        is_multicast: bool,
+        topic: u8,
+        payload: u8,
+    },
+    Cut {
+        is_cut: bool,
+        is_over_bandwidth: bool,
+    },
+}
+
+/// Topics of messages, one of which is private.
+const TOPICS: [&str; 4] = ["a", "b", "c", "#!$TopicNeedVerify_d"];
+
+fn topics_of(bits: u8) -> Vec<&'static str> {
+    (0..TOPICS.len()).filter(|bit| bits >> bit & 1 == 1).map(|bit| TOPICS[bit]).collect()
+}
+
+fn topic_of(choice: u8) -> &'static str {
+    TOPICS[usize::from(choice) % TOPICS.len()]
+}
+
 /// Some bytes, and not most of the script.
 type Body<'a> = super::Bytes<'a, 120>;
 
@@ -235,11 +304,12 @@ struct Run {
     seqs: Vec<Seq>,
 }
 
-fn script(data: &[u8]) {
+fn script(data: &[u8], amop: bool) {
     let mut script = Unstructured::new(data);
     let Ok(setting) = Setting::arbitrary(&mut script) else { return };
     let mut ledger = Ledger::of_nodes(LEDGERS);
     ledger.request_timeout = Duration::from_secs(4);
+    ledger.amop = amop;
     if setting.is_tight {
         ledger.bytes_max = 4 << 10;
     }
@@ -249,6 +319,7 @@ fn script(data: &[u8]) {
     let settings = Settings {
         ledger: Some(ledger),
         idle_timeout: Duration::from_secs(3_600),
+        request_timeout: Duration::from_secs(10),
         session_queue_bytes_max: 16 << 10,
         ..Settings::default()
     };
@@ -257,8 +328,13 @@ fn script(data: &[u8]) {
     network.add_node(1 + u16::from(setting.reactors % 2), settings);
     let mut run = Run { network, asked: Vec::new(), seqs: Vec::new() };
     for _ in 0..STEPS_MAX {
-        let Ok(step) = Step::arbitrary(&mut script) else { break };
-        run.step(step);
+        if amop {
+            let Ok(step) = MessageStep::arbitrary(&mut script) else { break };
+            run.message_step(step);
+        } else {
+            let Ok(step) = Step::arbitrary(&mut script) else { break };
+            run.step(step);
+        }
         if script.is_empty() {
             break;
         }
@@ -338,12 +414,93 @@ impl Run {
         }
     }
 
+    fn message_step(&mut self, step: MessageStep<'_>) {
+        match step {
+            MessageStep::Ledger(step) => self.step(step),
+            MessageStep::Subscribe { app, topics } => {
+                let body = serde_json::to_vec(&topics_of(topics)).expect("strings");
+                self.send(app, FrameType::SUBSCRIBE, false, &body);
+            }
+            MessageStep::Send { app, is_multicast, again, topic, payload } => {
+                let frame_type = if is_multicast { FrameType::MULTICAST } else { FrameType::REQUEST };
+                self.send(app, frame_type, again, &body_of(topic, payload));
+            }
+            MessageStep::Answer { app, back, code, body } => {
+                let Some(app) = self.app(app) else { return };
+                let pushed = self.network.apps[app].received.iter().rev();
+                let mut pushed = pushed.filter(|one| one.header.frame_type == FrameType::REQUEST);
+                let Some(one) = pushed.nth(back.into()) else { return };
+                let data = body.map_or(&one.data[..], |super::Bytes(body)| body).to_vec();
+                let answer =
+                    sdk::encode(FrameType::RESPONSE, &one.header.seq, ResultCode(code.into()), &data);
+                self.network.bytes(app, answer);
+            }
+            MessageStep::Push { connection, is_multicast, again, topic, payload } => {
+                let connections = self.network.chain.connections.len();
+                if connections == 0 {
+                    return;
+                }
+                let known = self.seqs.last().copied().filter(|_| again);
+                let seq = known.unwrap_or_else(|| self.network.seq());
+                self.seqs.push(seq);
+                let frame_type = if is_multicast { FrameType::MULTICAST } else { FrameType::REQUEST };
+                let frame = sdk::encode(frame_type, &seq, ResultCode::OK, &body_of(topic, payload));
+                self.network.ledger_sends_bytes(usize::from(connection) % connections, frame);
+            }
+            MessageStep::AnswerOfLedger { connection, back, code, body: super::Bytes(body) } => {
+                let connections = self.network.chain.connections.len();
+                if connections == 0 {
+                    return;
+                }
+                let connection = usize::from(connection) % connections;
+                let sent = self.network.chain.connections[connection].of_type(FrameType::REQUEST);
+                let Some(seq) = sent.iter().rev().nth(back.into()).map(|one| one.header.seq) else { return };
+                let answer = sdk::encode(FrameType::RESPONSE, &seq, ResultCode(code.into()), body);
+                self.network.ledger_sends_bytes(connection, answer);
+            }
+            MessageStep::Direct { ledger, topics, answers } => {
+                if self.network.chain.messages.direct.len() < APPS_MAX {
+                    self.network.direct_app(ledger_of(ledger), &topics_of(topics & 7), answers);
+                }
+            }
+            MessageStep::DirectSends { app, is_multicast, topic, payload } => {
+                let apps = self.network.chain.messages.direct.len();
+                if apps > 0 {
+                    let frame_type = if is_multicast { FrameType::MULTICAST } else { FrameType::REQUEST };
+                    let (app, payload) = (usize::from(app) % apps, [payload]);
+                    self.network.direct_sends(app, frame_type, topic_of(topic), &payload);
+                }
+            }
+            MessageStep::Cut { is_cut, is_over_bandwidth } => {
+                let messages = &mut self.network.chain.messages;
+                (messages.is_cut, messages.is_over_bandwidth) = (is_cut, is_over_bandwidth);
+            }
+        }
+    }
+
+    /// No unicast went to ledger nodes twice: each has a seq of its own there.
+    fn check_that_nothing_was_sent_twice(&self) {
+        let mut seqs = std::collections::HashSet::new();
+        for connection in &self.network.chain.connections {
+            for one in connection.of_type(FrameType::REQUEST) {
+                assert!(seqs.insert(one.header.seq), "a unicast went to ledger nodes twice");
+            }
+        }
+    }
+
     /// Sends a frame of an application; `again` under a seq that somebody used.
     fn send(&mut self, app: u8, frame_type: FrameType, again: bool, body: &[u8]) {
         let Some(app) = self.app(app) else { return };
         let known = self.seqs.last().copied().filter(|_| again);
         let seq = known.unwrap_or_else(|| self.network.seq());
         self.seqs.push(seq);
+        if matches!(frame_type, FrameType::REQUEST | FrameType::MULTICAST) {
+            // A second one under an open seq is answered as well.
+            let asked = Asked { frame_type: FrameType::RESPONSE, waits: true };
+            if self.asked[app].insert(seq, asked).is_some() || again {
+                self.asked[app].insert(seq, Asked { frame_type: FrameType(0), waits: false });
+            }
+        }
         if matches!(frame_type, FrameType::RPC | FrameType::EVENT_REGISTER | FrameType::EVENT_UNREGISTER) {
             let waits = frame_type != FrameType::RPC
                 || serde_json::from_slice(body).is_ok_and(|request: Value| {
@@ -424,6 +581,7 @@ impl Run {
                 assert!(answers == 1 || !asked.waits, "no answer to {shown}");
             }
         }
+        self.check_that_nothing_was_sent_twice();
         self.check_that_messages_go_on();
     }
 
@@ -433,6 +591,12 @@ impl Run {
         let seq = self.network.unicast(publisher, "afterwards", b"still there?");
         assert_eq!(self.network.answer(publisher, &seq, Duration::from_secs(3)).0, 0);
     }
+}
+
+/// The body of a message.
+fn body_of(topic: u8, payload: u8) -> Vec<u8> {
+    let topic = topic_of(topic);
+    [&[topic.len() as u8 + 1], topic.as_bytes(), &[payload]].concat()
 }
 
 fn ledger_of(choice: u8) -> usize {
@@ -461,6 +625,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (3, [&[1][..], info, b"\n", br#"{"NodeID":"bb","Topic":["t"]}"#].concat()),
     ];
     let readers = readers.into_iter().map(|(selector, seed)| [&[selector][..], &seed].concat());
-    let scripts = super::scripts().into_iter().map(|script| [&[4][..], &script].concat());
+    let scripts = [4, 6].into_iter().flat_map(|selector| {
+        super::scripts().into_iter().map(move |script| [&[selector][..], &script].concat())
+    });
     readers.chain(scripts).collect()
 }
