@@ -165,6 +165,9 @@ pub(crate) struct Network {
     pub(crate) items: Vec<Node>,
     /// This node's links to others.
     pub(crate) links: Vec<Link>,
+    /// The ledger nodes behind this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ledgers: Vec<LedgerNode>,
     /// What was announced to all nodes, the latest first.
     #[serde(default)]
     pub(crate) announcements: Vec<Announcement>,

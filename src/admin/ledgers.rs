@@ -25,19 +25,23 @@ const LEDGER_FIELDS: &[Field<json::LedgerNode>] = &[
 
 pub(super) async fn ledgers(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     let query = Query::parse(query, LEDGER_FIELDS)?;
-    let clock = Clock::now();
-    let mut nodes: Vec<_> =
-        watched.ledger_nodes.iter().enumerate().map(|(number, node)| begin(number, node, &clock)).collect();
+    let links = if watched.ledger_nodes.is_empty() { Vec::new() } else { watched.links().await? };
+    let nodes = accounts(watched, &links, &Clock::now());
+    Ok(page(nodes.len(), query.page(nodes).into_iter()))
+}
+
+/// The ledger nodes, with what the links of this node are to each.
+pub(super) fn accounts(watched: &Watched, links: &[LinkReport], clock: &Clock) -> Vec<json::LedgerNode> {
+    let nodes = watched.ledger_nodes.iter().enumerate();
+    let mut nodes: Vec<_> = nodes.map(|(number, node)| begin(number, node, clock)).collect();
     for (number, node) in nodes.iter_mut().enumerate() {
         let of_reactors =
             || watched.shared.ledger_counters.iter().filter_map(|counters| counters.get(number));
         node.messages_sent = of_reactors().map(|counters| counters.messages_sent.get()).sum();
         node.messages_received = of_reactors().map(|counters| counters.messages_received.get()).sum();
     }
-    if !nodes.is_empty() {
-        watched.links().await?.iter().for_each(|link| add(&mut nodes, link));
-    }
-    Ok(page(nodes.len(), query.page(nodes).into_iter()))
+    links.iter().for_each(|link| add(&mut nodes, link));
+    nodes
 }
 
 fn begin(number: usize, node: &LedgerNode, clock: &Clock) -> json::LedgerNode {

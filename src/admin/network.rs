@@ -9,7 +9,7 @@ use std::{
 use super::{
     Watched,
     ask::Unanswered,
-    json,
+    json, ledgers,
     listing::{Field, NAMED_MAX, Query, QueryError, percent_decode},
     lists::{Clock, show_link, shown},
     pages::NoPage,
@@ -91,19 +91,21 @@ pub(super) async fn network(watched: &Watched, query: &str) -> Result<Vec<u8>, N
     Query::parse(query, &known_fields())?;
     let report = watched.ask_registry(|registry| registry.report_network()).await?;
     let is_node_link = |link: &LinkReport| matches!(link.peer, PeerReport::Node { .. });
-    let links: Vec<LinkReport> = watched.links().await?.into_iter().filter(is_node_link).collect();
+    let links = watched.links().await?;
+    let ledgers = ledgers::accounts(watched, &links, &Clock::now());
+    let links: Vec<LinkReport> = links.into_iter().filter(is_node_link).collect();
     let query = query.to_owned();
     apart(move || {
         let fields = known_fields();
         let query = Query::parse(&query, &fields)?;
-        Ok(show_network(&report, links, &query))
+        Ok(show_network(&report, (links, ledgers), &query))
     })
     .await
 }
 
 fn show_network<'a>(
     report: &'a NetworkReport,
-    links: Vec<LinkReport>,
+    (links, ledgers): (Vec<LinkReport>, Vec<json::LedgerNode>),
     query: &Query<'_, KnownRow<'a>>,
 ) -> Vec<u8> {
     let records: BTreeMap<&NodeId, &Entries> =
@@ -177,6 +179,7 @@ fn show_network<'a>(
             .count(),
         items: items.collect(),
         links: links.into_iter().map(|link| show_link(link, &clock)).collect(),
+        ledgers,
         announcements: announcements.collect(),
     })
 }
@@ -460,7 +463,8 @@ mod tests {
         let report = NetworkReport { nodes, announcements: Vec::new() };
         let fields = known_fields();
         let query = Query::parse("limit=10000", &fields).unwrap();
-        let shown: Value = serde_json::from_slice(&show_network(&report, Vec::new(), &query)).unwrap();
+        let shown: Value =
+            serde_json::from_slice(&show_network(&report, Default::default(), &query)).unwrap();
         let items = shown["items"].as_array().unwrap();
         let listed: usize = items.iter().map(|item| item["neighbours"].as_array().unwrap().len()).sum();
         let total: u64 = items.iter().map(|item| item["neighbours_total"].as_u64().unwrap()).sum();

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     admin::json::{
-        Announcement, Link, ListedNeighbour, Network, NetworkTopic, Node, Page, Standing, TopicNode,
+        Announcement, LedgerNode, Link, ListedNeighbour, Network, NetworkTopic, Node, Page, Standing,
+        TopicNode,
     },
     escape::{shown, shown_json},
 };
@@ -202,6 +203,10 @@ fn show_network(network: &Network) -> String {
     ];
     text.push_str(&table(&network.links, &columns));
 
+    if !network.ledgers.is_empty() {
+        show_ledgers(&network.ledgers, &mut text);
+    }
+
     text.push_str("\nlinks of the network\n");
     let columns: [Column<'_, Edge<'_>>; 3] = [
         (words("node"), &|edge| short(edge.one)),
@@ -219,6 +224,19 @@ fn show_network(network: &Network) -> String {
     }
     show_announcements(&network.announcements, &mut text);
     text
+}
+
+/// The nodes of a ledger behind the node that tells.
+fn show_ledgers(ledgers: &[LedgerNode], text: &mut String) {
+    text.push_str("\nits ledger nodes\n");
+    let columns: [Column<'_, LedgerNode>; 5] = [
+        (numbers("number"), &|ledger| ledger.number.to_string()),
+        (words("address"), &|ledger| shown(&ledger.address)),
+        (numbers("sessions"), &|ledger| ledger.sessions.to_string()),
+        (numbers("messages there"), &|ledger| ledger.messages_sent.to_string()),
+        (numbers("from there"), &|ledger| ledger.messages_received.to_string()),
+    ];
+    text.push_str(&table(ledgers, &columns));
 }
 
 /// What operators have said, the latest first.

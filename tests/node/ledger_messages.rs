@@ -220,6 +220,13 @@ fn lists_metrics_and_traces_tell_of_messages_by_the_ledger_node() {
     assert_eq!((&session["ledger"], &session["ledger_topics"]), (&"up".into(), &1.into()));
     let ledger = get("/ledgers")["items"][0].clone();
     assert_eq!((&ledger["messages_sent"], &ledger["messages_received"]), (&1.into(), &1.into()), "{ledger}");
+    assert_eq!(get("/network")["ledgers"][0]["address"], ledger["address"]);
+    let mut command = std::process::Command::new(PROGRAM);
+    let output = output(command.args(["net", "--admin"]).arg(admin.to_string()));
+    let shown = String::from_utf8(output.stdout).expect("text");
+    let line = shown.lines().skip_while(|line| *line != "its ledger nodes").nth(2).expect("a line");
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(fields, ["0", &both.ledgers[0].address.to_string(), "1", "1", "1"], "{shown}");
     let (_, metrics) = self::get(admin, "/metrics");
     let address = both.ledgers[0].address;
     for sample in ["messages_sent_total", "messages_received_total"] {
@@ -232,7 +239,7 @@ fn lists_metrics_and_traces_tell_of_messages_by_the_ledger_node() {
         let trace = get(&format!("/trace/{seq}"));
         let account = trace["accounts"][0].clone();
         let mut command = std::process::Command::new(PROGRAM);
-        let output = output(command.args(["trace", seq, "--admin"]).arg(admin.to_string()));
+        let output = self::output(command.args(["trace", seq, "--admin"]).arg(admin.to_string()));
         (account, String::from_utf8(output.stdout).expect("text"))
     };
     let (account, told) = text(&asked);
