@@ -258,6 +258,22 @@ fn a_ledger_node_that_is_lost_has_unicasts_answered_102_and_none_is_sent_twice()
 }
 
 #[test]
+fn a_long_answer_that_has_begun_to_come_has_the_time_that_it_takes() {
+    let mut net = network(18);
+    let app = net.app(0, Behaviour::Silent);
+    net.chain.nodes[0].is_mute = true;
+    let seq = net.unicast(app, "t", b"x");
+    net.run_for(Duration::from_secs(29));
+    let own = of_type(&net, 0, FrameType::REQUEST)[0].header.seq;
+    let data = [b"\x02t", &vec![7; 1 << 20][..]].concat();
+    let answer = sdk::encode(FrameType::RESPONSE, &own, ResultCode::OK, &data);
+    net.ledger_begins(0, &answer);
+    net.run_for(Duration::from_secs(9));
+    net.ledger_sends_bytes(0, answer);
+    assert_eq!(net.answer(app, &seq, SOON), (0, data));
+}
+
+#[test]
 fn a_publisher_that_leaves_leaves_nothing_behind() {
     let mut net = network(8);
     net.kill_ledger(0);

@@ -343,6 +343,13 @@ impl Network {
         self.schedule_at(at, Event::Frame { to, class: Class::Data, bytes, from: None });
     }
 
+    /// Of a long frame over a connection, a node has no more than the beginning for now.
+    pub fn ledger_begins(&mut self, connection: ConnectionIndex, frame: &[u8]) {
+        let End::Node { node, reactor, key, .. } = self.chain.connections[connection].end else { return };
+        let head = &frame[..HEADER_LEN];
+        self.drive(node, reactor, |shard, now, io| shard.handle_frame_begun(now, key, head, io));
+    }
+
     /// Lets a node take what has come from a ledger node, as far as it reads.
     pub(super) fn read_ledger(
         &mut self,

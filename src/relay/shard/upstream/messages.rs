@@ -26,7 +26,7 @@ use crate::{
     },
     wire::{
         FrameRef, ResultCode, TopicKind, hex,
-        sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
+        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
         trace::{Attempt, AttemptKind, AttemptOutcome, Attempts, End, MessageTrace, Refusal, Role},
     },
 };
@@ -115,7 +115,9 @@ impl Parts {
     ) -> Offered {
         let up = self.upstreams.get(session).and_then(|upstream| upstream.up());
         let cost = CALL_LEN + if up.is_some() { 0 } else { frame.len() };
-        let is_taken = self.has_room_for_message(cx, session, cost)
+        // A longer frame would cost the connection: no node of FISCO BCOS 2.x takes one.
+        let is_taken = frame.len() <= sdk::FRAME_LEN_MAX
+            && self.has_room_for_message(cx, session, cost)
             && up.is_none_or(|link| self.put_message(cx, link, (&kind, &own), frame));
         if !is_taken {
             self.drop_message(cx, frame.len());
@@ -434,10 +436,11 @@ impl Parts {
 }
 
 /// Whether a ledger node of FISCO BCOS 2.x may be sent an answer: of one that comes too late it reads the topic without looking
-/// whether that is there, and a length of 0 ends it (WIRE §8).
+/// whether that is there, and a length of 0 ends it (WIRE §8). Nor does it take longer frames.
 fn may_be_told(answer: FrameRef<'_>) -> bool {
     let data = answer.advance(HEADER_LEN);
-    data.head().first().is_none_or(|&len| len > 0 && usize::from(len) <= data.len())
+    let is_topic_there = |&len: &u8| len > 0 && usize::from(len) <= data.len();
+    answer.len() <= sdk::FRAME_LEN_MAX && data.head().first().is_none_or(is_topic_there)
 }
 
 #[cfg(test)]
