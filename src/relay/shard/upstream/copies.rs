@@ -128,6 +128,7 @@ impl super::Upstreams {
     }
 
     /// Whether a session has had a copy from the other side; then this one is dropped.
+    #[cold]
     pub(in crate::relay::shard) fn drops_copy(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -144,6 +145,7 @@ impl super::Upstreams {
     }
 
     /// A copy has its place in a session's queue.
+    #[cold]
     pub(in crate::relay::shard) fn note_copy(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
