@@ -97,6 +97,8 @@ fn look_at_peers(config: &Config, credentials: &Credentials, checked: &mut Check
 /// Asks each ledger node what it is. The node starts without any, so what is wrong is a warning.
 fn ask_ledger_nodes(config: &Config, credentials: &Credentials, checked: &mut Checked) {
     let (Some(ledger), Some(probe)) = (&config.ledger, credentials.ledger_probe()) else { return };
+    let carries_amop = config.relay.ledger.as_ref().is_some_and(|ledger| ledger.amop);
+    let messages = if carries_amop { "; messages go by it, too" } else { "" };
     for address in &ledger.addresses {
         let shown_address = shown(address);
         let answer = match probe.ask(address) {
@@ -109,7 +111,7 @@ fn ask_ledger_nodes(config: &Config, credentials: &Credentials, checked: &mut Ch
         };
         let groups: Vec<String> = answer.groups.iter().map(u64::to_string).collect();
         checked.ready.push(format!(
-            "ledger node {shown_address}: FISCO BCOS {}, chain {}, groups {}",
+            "ledger node {shown_address}: FISCO BCOS {}, chain {}, groups {}{messages}",
             shown(&answer.version),
             shown(&answer.chain_id),
             if groups.is_empty() { "none".to_owned() } else { groups.join(", ") },

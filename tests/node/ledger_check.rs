@@ -106,6 +106,20 @@ fn a_ledger_node_that_is_ready_is_told_with_its_version_chain_and_groups() {
 }
 
 #[test]
+fn that_messages_go_by_a_ledger_node_is_told_and_without_one_refused() {
+    let chain = SharedChain::default();
+    let ledger = ScriptedLedger::start(Profile::Ec, 1, &chain, None);
+    let certificates = sdk(Profile::Ec);
+    let section = format!("[ledger]\namop=true\ncertificates={}\n", certificates.display());
+    let (status, said) = check_with(&format!("{section}{}", nodes(&[ledger.address])), &["--strict"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("chain 7, groups 1; messages go by it, too\n"), "{said}");
+    let (status, said) = check_with(&section, &[]);
+    assert_eq!(status, Some(78), "{said}");
+    assert!(said.contains("[ledger] amop = true needs [ledger] node.0"), "{said}");
+}
+
+#[test]
 fn a_ledger_node_that_is_not_ready_is_a_warning_since_the_node_starts_without() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let chain = SharedChain::default();

@@ -58,6 +58,8 @@ impl Parts {
         }
         match self.offer_unicast(cx, key, id, frame) {
             Offered::Sent | Offered::Waits => {
+                // Nobody else is tried with it.
+                self.requests.drop_retained(id);
                 if let Some(request) = self.request_mut(id) {
                     request.current = CurrentAttempt::Ledger;
                 }
