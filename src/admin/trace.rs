@@ -578,6 +578,7 @@ fn end(trace: &MessageTrace) -> Option<String> {
     match (trace.role, trace.end) {
         (_, End::Open) => None,
         (_, End::SenderLeft) => Some("the session that sent it left; nobody waits for the answer".to_owned()),
+        (_, End::Unanswered) => Some("gives it up; the ledger node has a timeout of its own".to_owned()),
         (Role::Multicast, _) if trace.refusal == Refusal::None => {
             Some(format!("answers 0; {}", copies(trace)))
         }

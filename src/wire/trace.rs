@@ -90,6 +90,8 @@ tags! {
         BySession = "answered_by_session",
         /// Who sent it left before there was an answer.
         SenderLeft = "sender_left",
+        /// No session answered what a ledger node had sent, which has a timeout of its own.
+        Unanswered = "unanswered",
     }
 }
 

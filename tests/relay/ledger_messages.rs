@@ -1,7 +1,7 @@
 //! AMOP by the ledger node (INTEROP §1.3): what goes there and what comes from there, that what the mesh reaches goes first, and
 //! that nothing is doubled, nor lost that one way carried, whatever becomes of ledger nodes and links.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use amop::internal::{
     relay::{
@@ -12,6 +12,7 @@ use amop::internal::{
     wire::{
         ResultCode,
         sdk::{self, FrameType, HEADER_LEN, Seq},
+        trace::{AttemptKind, AttemptOutcome, End, Role},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -153,6 +154,43 @@ fn a_unicast_from_there_is_pushed_under_its_own_seq_and_its_answer_goes_back_the
         net.chain.messages.direct[direct].received.iter().map(|one| one.header.result.0).collect();
     assert_eq!(codes, [7, 104], "that node has its own timeout");
     assert_eq!(total(&net, |counters| counters.ledger_answers.get()), 1);
+}
+
+#[test]
+fn what_became_of_a_message_that_goes_by_a_ledger_node_or_comes_from_there_is_told_by_its_seq() {
+    let mut net = network(19);
+    let app = silent(&mut net, &["t"]);
+    net.nodes[0].shared.tracing.store(true, Relaxed);
+    let direct = net.direct_app(1, &["there"], true);
+    let told = |net: &mut Network, seq: &Seq| {
+        let mut known = net.known_of(0, seq);
+        assert_eq!(known.len(), 1, "{known:?}");
+        let trace = known.remove(0).trace;
+        let attempt = trace.attempts.as_slice().last().copied().unwrap_or_default();
+        (trace.role, trace.end, trace.code, attempt.kind, attempt.outcome)
+    };
+    let seq = net.unicast(app, "there", b"x");
+    assert_eq!(net.answer(app, &seq, SOON).0, 0);
+    let (kind, session) = (AttemptKind::Ledger, AttemptKind::Session);
+    let (role, of_ledger) = (Role::Request, Role::OfLedger);
+    assert_eq!(told(&mut net, &seq), (role, End::BySession, 0, kind, AttemptOutcome::Answered));
+    let seq = net.unicast(app, "nobody", b"x");
+    assert_eq!(net.answer(app, &seq, SOON).0, 100);
+    assert_eq!(told(&mut net, &seq), (role, End::ByNode, 100, kind, AttemptOutcome::NobodyLeft));
+    let seq = net.multicast(app, "there", b"x");
+    net.run_for(SOON);
+    assert_eq!(told(&mut net, &seq), (Role::Multicast, End::ByNode, 0, kind, AttemptOutcome::Sent));
+    let answered = net.direct_sends(direct, FrameType::REQUEST, "t", b"x");
+    net.run_for(SOON);
+    answer_with(&mut net, app, &answered, 7, b"");
+    assert_eq!(told(&mut net, &answered), (of_ledger, End::BySession, 7, session, AttemptOutcome::Answered));
+    let late = net.direct_sends(direct, FrameType::REQUEST, "t", b"x");
+    net.run_for(PUSH_KEPT + SOON);
+    assert_eq!(told(&mut net, &late), (of_ledger, End::Unanswered, 0, session, AttemptOutcome::Silent));
+    net.ledger_sends_bytes(0, sdk::encode_amop(FrameType::REQUEST, &[b'9'; 32], ResultCode::OK, "u", b""));
+    net.run_for(SOON);
+    let refused = told(&mut net, &[b'9'; 32]);
+    assert_eq!((refused.0, refused.1, refused.2), (of_ledger, End::ByNode, 101));
 }
 
 #[test]

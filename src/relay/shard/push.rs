@@ -399,10 +399,11 @@ impl Parts {
         let id = session.id;
         let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
         let Whose::Request(request, _) = push.whose else {
+            let since_nanos = push.since_nanos;
             if let Some(push) = session.pushes.remove(&timer.seq) {
                 pushes.end(&push);
             }
-            return self.end_late_push_of_ledger(cx, timer.key);
+            return self.end_late_push_of_ledger(cx, timer.key, (&timer.seq.seq, since_nanos));
         };
         let progress = cx.out.progress(timer.key);
         if progress.is_some_and(|progress| progress.taken < push.end) {

@@ -374,12 +374,16 @@ impl Parts {
         session: LinkKey,
         (since_nanos, frame): (u64, FrameRef<'_>),
     ) {
-        let node = self.upstreams.node_of(session);
         let Some(upstream) = self.upstreams.get(session) else { return };
         upstream.pushes = upstream.pushes.saturating_sub(1);
         let link = upstream.link().filter(|_| may_be_told(frame));
         let is_sent = link.is_some_and(|link| self.send_up(cx, link, (&[], frame)));
-        self.keep_push_of_ledger(cx, session, (node, since_nanos), frame);
+        let head = frame.head();
+        if let Some(Header { seq, result, .. }) = Header::decode(head) {
+            let topic = AmopBody::decode(&head[HEADER_LEN..]).map_or("", |body| body.topic);
+            let outcome = AttemptOutcome::Answered;
+            self.keep_push_of_ledger(cx, session, (&seq, since_nanos), (result, topic, outcome));
+        }
         if !is_sent {
             cx.counters.ledger_answers_dropped.increment();
             return;
@@ -393,33 +397,25 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         session: LinkKey,
-        (node, since_nanos): (u16, u64),
-        frame: FrameRef<'_>,
+        (seq, since_nanos): (&Seq, u64),
+        (code, topic, outcome): (ResultCode, &str, AttemptOutcome),
     ) {
-        let head = frame.head();
-        let Some(header) = Header::decode(head) else { return };
-        let failed = header.result != ResultCode::OK;
+        let end = if outcome == AttemptOutcome::Answered { End::BySession } else { End::Unanswered };
+        let failed = code != ResultCode::OK || end == End::Unanswered;
         if !cx.is_kept(failed) {
             return;
         }
         let Some(id) = self.session_mut(session).map(|one| one.id) else { return };
         let took_us = u32::try_from(cx.micros_since(since_nanos)).unwrap_or(u32::MAX);
         let mut attempts = Attempts::default();
-        let (kind, outcome) = (AttemptKind::Session, AttemptOutcome::Answered);
+        let kind = AttemptKind::Session;
         attempts.push(Attempt { took_us, who: id.0, kind, outcome, ..Attempt::default() });
-        let trace = MessageTrace {
-            role: Role::OfLedger,
-            end: End::BySession,
-            code: header.result.0,
-            took_us,
-            origin: node.into(),
-            attempts,
-            ..MessageTrace::default()
-        };
-        let topic = AmopBody::decode(&head[HEADER_LEN..]).map_or("", |body| body.topic);
+        let (role, origin) = (Role::OfLedger, self.upstreams.node_of(session).into());
+        let trace =
+            MessageTrace { role, end, code: code.0, took_us, origin, attempts, ..MessageTrace::default() };
+        let (seq, topic) = (*seq, TopicName::new(topic));
         let taken = cx.shared.started + std::time::Duration::from_nanos(since_nanos);
-        let finished = Finished { seq: header.seq, taken, topic: TopicName::new(topic), sender: None, trace };
-        cx.common.keep(finished, failed);
+        cx.common.keep(Finished { seq, taken, topic, sender: None, trace }, failed);
     }
 
     /// A session has not answered in the time that its ledger node waits.
@@ -427,11 +423,13 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         session: LinkKey,
+        push: (&Seq, u64),
     ) {
         cx.counters.push_timeouts.increment();
         if let Some(upstream) = self.upstreams.get(session) {
             upstream.pushes = upstream.pushes.saturating_sub(1);
         }
+        self.keep_push_of_ledger(cx, session, push, (ResultCode::OK, "", AttemptOutcome::Silent));
     }
 }
 
