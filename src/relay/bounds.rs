@@ -468,7 +468,7 @@ fn ledger_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usiz
             ledger::SESSION_CALLS_MAX,
             "requests",
             "session",
-            "answered -32002: ledger_busy",
+            "answered -32002: ledger_busy; a unicast 99, a multicast goes to the mesh alone: ledger_messages_not_sent",
         ),
         fixed(
             "event filters",
@@ -555,7 +555,7 @@ fn ledger_times(of_ledger: &ledger::Ledger) -> Vec<Bound> {
             millis(ledger::WAIT_MAX),
             "ms",
             "request",
-            "answered -32001: ledger_unreachable",
+            "answered -32001: ledger_unreachable; a unicast 100, a multicast goes to the mesh alone: ledger_messages_not_sent",
         ),
         fixed(
             "the answer of a ledger node",
