@@ -503,7 +503,7 @@ metrics! {
         counter ledger_multicasts,
         /// Messages of sessions that were not sent to a ledger node: none was reached in time, or too much waited for it.
         counter ledger_messages_not_sent,
-        /// Unicasts sent to a ledger node that was lost before its answer, answered 102.
+        /// Unicasts sent to a ledger node that was lost before its answer, or gave none in time, answered 102.
         counter ledger_messages_unknown,
         /// Answers other than 0 of ledger nodes to what waits for none: multicasts that they have refused, or late ones.
         counter ledger_messages_refused,
@@ -552,7 +552,7 @@ metrics! {
         counter messages_sent,
         /// Unicasts and multicasts from this ledger node.
         counter messages_received,
-        /// Unicasts whose outcome is unknown, because this ledger node was lost before its answer.
+        /// Unicasts whose outcome is unknown, because this ledger node was lost before its answer, or gave none in time.
         counter messages_unknown,
         /// Connections to this ledger node that were lost while their session was there.
         counter links_lost,

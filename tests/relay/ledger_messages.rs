@@ -265,6 +265,7 @@ fn codes_of_the_ledger_node_are_told_as_this_network_has_them() {
     // One that never answers: it had it.
     let seq = net.unicast(app, "t", b"x");
     assert_eq!(net.answer(app, &seq, ANSWERED), (102, Vec::new()));
+    assert_eq!(total(&net, |counters| counters.ledger_messages_unknown.get()), 1);
     net.drain(0);
     assert!(net.is_drained(0));
 }

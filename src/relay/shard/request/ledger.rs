@@ -106,6 +106,9 @@ impl Parts {
         if let Some(request) = self.request_mut(id) {
             request.current = CurrentAttempt::None;
             request.furthest = request.furthest.max(reached);
+            if let (LedgerFailure::Lost, Origin::Session { key, .. }) = (failure, request.origin) {
+                self.count_unknown(cx, key);
+            }
         }
         self.close_request(cx, id);
     }

@@ -187,6 +187,9 @@ impl Parts {
         let Some(asked) = self.upstreams.get(session).and_then(|one| one.asked.get_mut(seq)) else { return };
         if let Kind::Unicast(id) = asked.kind {
             let timer = asked.timer.take();
+            // Its frame is kept no longer.
+            let kept = std::mem::replace(&mut asked.cost, CALL_LEN);
+            self.upstreams.bytes -= kept - CALL_LEN;
             timer.map(|timer| self.upstreams.timers.cancel(timer));
             self.note_ledger_attempt(id, node);
         } else {
@@ -200,21 +203,26 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         asked: Asked,
-        session: LinkKey,
         failure: LedgerFailure,
     ) {
         if let Some(frame) = &asked.frame {
             self.drop_message(cx, frame.len());
         }
-        let Kind::Unicast(id) = asked.kind else { return };
-        if failure == LedgerFailure::Lost {
-            cx.counters.ledger_messages_unknown.increment();
-            let node = self.upstreams.node_of(session);
-            if let Some(of_node) = cx.of_ledger(node) {
-                of_node.messages_unknown.increment();
-            }
+        if let Kind::Unicast(id) = asked.kind {
+            self.handle_ledger_failed(cx, id, failure);
         }
-        self.handle_ledger_failed(cx, id, failure);
+    }
+
+    /// A unicast was sent to a session's ledger node, and what became of it does not become known.
+    pub(in crate::relay::shard) fn count_unknown(
+        &self,
+        cx: &mut Context<'_, impl Outbound>,
+        session: LinkKey,
+    ) {
+        cx.counters.ledger_messages_unknown.increment();
+        if let Some(of_node) = cx.of_ledger(self.upstreams.node_of(session)) {
+            of_node.messages_unknown.increment();
+        }
     }
 
     /// A request is over: an answer of the ledger node would be nobody's. Whether it was sent there.

@@ -255,7 +255,7 @@ impl Parts {
         if matches!(asked.kind, Kind::Unicast(_) | Kind::Multicast) {
             let failure =
                 if *code == UNREACHABLE { LedgerFailure::NotReached } else { LedgerFailure::NotTaken };
-            return self.end_message(cx, asked, session, failure);
+            return self.end_message(cx, asked, failure);
         }
         let Asked { kind, frame, .. } = asked;
         let (frame_type, answer) = match kind {
@@ -325,7 +325,7 @@ impl Parts {
     ) {
         let Some(asked) = self.upstreams.end(session, seq) else { return };
         if matches!(asked.kind, Kind::Unicast(_)) {
-            return self.end_message(cx, asked, session, LedgerFailure::Lost);
+            return self.end_message(cx, asked, LedgerFailure::Lost);
         }
         let (frame_type, answer) = match asked.kind {
             Kind::Call(call) => {
