@@ -66,12 +66,13 @@ pub(crate) struct Link {
     pub(crate) reactor: u16,
     /// The link's place in its reactor's table.
     pub(crate) link: u32,
-    /// `session`, `node` or `ledger`.
+    /// `session`, `node`, `ledger`, or `node_2x`: a node of FISCO BCOS 2.x.
     pub(crate) kind: Word,
     /// A session's number, or a node's id; of a link to a ledger node the number of the session that it is for.
     pub(crate) peer: String,
     pub(crate) address: String,
-    /// `greeting`, `active`, `spare` or `ending`.
+    /// `greeting`, `active`, `spare` (another link, or of a `node_2x` another node, carries everything), `silent` (a `node_2x`
+    /// from which nothing has come for long) or `ending`.
     pub(crate) state: Word,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dialed: Option<bool>,

@@ -72,7 +72,7 @@ pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, NoP
 fn session(link: &LinkReport) -> Option<&SessionReport> {
     match &link.peer {
         PeerReport::Session(session) => Some(session),
-        PeerReport::Node { .. } | PeerReport::Ledger { .. } => None,
+        PeerReport::Node { .. } | PeerReport::Ledger { .. } | PeerReport::Node2x(_) => None,
     }
 }
 
@@ -145,6 +145,7 @@ pub(super) fn show_link(link: LinkReport, clock: &Clock) -> json::Link {
         PeerReport::Session(session) => (session.id.0.to_string(), None, None),
         PeerReport::Ledger { session, .. } => (session.0.to_string(), Some(true), None),
         PeerReport::Node { id, dialed, round_trip, .. } => (id.to_hex(), Some(*dialed), *round_trip),
+        PeerReport::Node2x(peer) => (peer.id.to_hex(), Some(peer.dialed), None),
     };
     let LinkLoad { queued_bytes, received_frames, received_bytes, sent_frames, sent_bytes, .. } = link.load;
     json::Link {
@@ -174,7 +175,7 @@ pub(super) fn micros(time: Duration) -> u64 {
 fn round_trip(link: &LinkReport) -> Option<Duration> {
     match &link.peer {
         PeerReport::Node { round_trip, .. } => round_trip.map(|known| known.smoothed),
-        PeerReport::Session(_) | PeerReport::Ledger { .. } => None,
+        PeerReport::Session(_) | PeerReport::Ledger { .. } | PeerReport::Node2x(_) => None,
     }
 }
 
@@ -183,6 +184,7 @@ fn kind(link: &LinkReport) -> &'static str {
         PeerReport::Session(_) => "session",
         PeerReport::Node { .. } => "node",
         PeerReport::Ledger { .. } => "ledger",
+        PeerReport::Node2x(_) => "node_2x",
     }
 }
 
@@ -193,6 +195,10 @@ fn state(link: &LinkReport) -> &'static str {
         PeerReport::Ledger { state: LedgerState::Up, .. } => "active",
         PeerReport::Node { state: NodeLinkState::Greeting, .. } | PeerReport::Ledger { .. } => "greeting",
         PeerReport::Node { state: NodeLinkState::Spare, .. } => "spare",
+        PeerReport::Node2x(peer) if peer.is_silent => "silent",
+        PeerReport::Node2x(peer) if peer.is_gateway => "active",
+        // Another node passes its messages.
+        PeerReport::Node2x(_) => "spare",
     }
 }
 

@@ -90,7 +90,8 @@ async fn apart(make: impl FnOnce() -> Result<Vec<u8>, NoPage> + Send + 'static) 
 pub(super) async fn network(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
     Query::parse(query, &known_fields())?;
     let report = watched.ask_registry(|registry| registry.report_network()).await?;
-    let is_node_link = |link: &LinkReport| matches!(link.peer, PeerReport::Node { .. });
+    let is_node_link =
+        |link: &LinkReport| matches!(link.peer, PeerReport::Node { .. } | PeerReport::Node2x(_));
     let links = watched.links().await?;
     let ledgers = ledgers::accounts(watched, &links, &Clock::now());
     let links: Vec<LinkReport> = links.into_iter().filter(is_node_link).collect();

@@ -277,7 +277,7 @@ fn names_sessions(trace: &MessageTrace) -> bool {
 async fn sessions(watched: &Watched) -> Result<BTreeMap<u64, (String, String)>, Unanswered> {
     let sessions = watched.links().await?.into_iter().filter_map(|link| match link.peer {
         PeerReport::Session(session) => Some((session.id.0, (link.address, session.subject))),
-        PeerReport::Node { .. } | PeerReport::Ledger { .. } => None,
+        PeerReport::Node { .. } | PeerReport::Ledger { .. } | PeerReport::Node2x(_) => None,
     });
     Ok(sessions.collect())
 }

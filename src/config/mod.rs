@@ -288,6 +288,7 @@ impl Config {
         let discovers = ini.flag("p2p", "discover", false);
         let relays = ini.flag("p2p", "relay", true);
         let prefers_near = ini.flag("p2p", "prefer_near", false);
+        let announce_to_2x = announced_prefixes(&mut ini);
         // Names of the first releases, which FISCO BCOS 2.x still reads.
         let blacklist = ini.renamed("certificate_blacklist", "crl");
         let whitelist = ini.renamed("certificate_whitelist", "cal");
@@ -430,6 +431,7 @@ impl Config {
             discovers,
             relays,
             prefers_near,
+            announce_to_2x,
             ledger,
             trace: ini.flag("amop", "trace", false),
             list_topics: ini.flag("rpc", "list_topics", true),
@@ -648,6 +650,19 @@ fn version(text: &str) -> Option<(u32, u32, u32)> {
     let mut parts = text.split('.').map(|part| part.parse().ok());
     let version = (parts.next()??, parts.next()??, parts.next()??);
     parts.next().is_none().then_some(version)
+}
+
+/// `[p2p] announce_to_2x`: what topics begin with that nodes of FISCO BCOS 2.x are told of; `None` for all topics.
+fn announced_prefixes(ini: &mut Ini) -> Option<Vec<String>> {
+    let must_be = "beginnings of topic names with commas between, or none";
+    let prefixes = ini.names("p2p", "announce_to_2x", must_be, |prefix| {
+        crate::wire::topic::is_valid(prefix.as_bytes()).then(|| prefix.to_owned())
+    });
+    match prefixes.as_slice() {
+        [] => None,
+        [none] if none == "none" => Some(Vec::new()),
+        _ => Some(prefixes),
+    }
 }
 
 #[cfg(test)]
@@ -947,6 +962,23 @@ mod tests {
         let trace = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.relay.trace;
         assert_eq!((trace(""), trace("[amop]\ntrace=true\n")), (false, true));
         assert_eq!(problems("[amop]\ntrace=on\n"), ["2: [amop] trace = \"on\" must be true or false"]);
+    }
+
+    #[test]
+    fn nodes_of_fisco_bcos_2x_are_told_of_all_topics_of_some_or_of_none() {
+        let prefixes = |text: &str| {
+            Config::parse(&format!("[p2p]\n{text}"), Path::new(".")).unwrap().0.relay.announce_to_2x
+        };
+        let some = |prefixes: &[&str]| Some(prefixes.iter().map(|&prefix| prefix.to_owned()).collect());
+        assert_eq!(prefixes(""), None);
+        assert_eq!(prefixes("announce_to_2x=none\n"), some(&[]));
+        assert_eq!(prefixes("announce_to_2x=loans., kyc\n"), some(&["loans.", "kyc"]));
+        assert_eq!(
+            problems("[p2p]\nannounce_to_2x=a,,b\n"),
+            [
+                "2: [p2p] announce_to_2x = \"a,,b\" must be beginnings of topic names with commas between, or none"
+            ]
+        );
     }
 
     #[test]

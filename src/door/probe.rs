@@ -195,6 +195,11 @@ pub enum PeerAnswer {
         /// Whose certificate it has.
         subject: String,
     },
+    /// A node of FISCO BCOS 2.x.
+    Node2x {
+        /// Whose certificate it has.
+        subject: String,
+    },
     /// Nobody, now.
     Away {
         /// What was seen.
@@ -247,10 +252,7 @@ impl PeerProbe {
         }
         match Word::of(&asking.plaintext) {
             Some(Word::Node) => Ok(PeerAnswer::Node { subject }),
-            Some(Word::FiscoBcos) => Err(ProbeFault::new(
-                "a node of FISCO BCOS 2.x answers there",
-                "nodes of this kind do not link with it yet: name it in [ledger] if it is this institution's, and leave it out of [p2p]",
-            )),
+            Some(Word::FiscoBcos) => Ok(PeerAnswer::Node2x { subject }),
             _ => Err(ProbeFault::new("TLS is up, and what comes is of no node", "see what answers there")),
         }
     }

@@ -51,7 +51,7 @@ use crate::{
         session_queue::NoRoom,
         shard::Shard,
     },
-    wire::{FrameRef, NodeId, Topic, node, sdk},
+    wire::{FrameRef, NodeId, Topic, node, p2p_2x, sdk},
 };
 
 /// How often all links are looked at: stalls, overdue frames, used-up keys, closing.
@@ -729,7 +729,8 @@ impl Reactor {
             (bounds, settings.session_queue_bytes_max)
         } else {
             let bounds = FrameBounds {
-                len_min: node::HEADER_LEN_MIN,
+                // Whoever is at the other end: a node of FISCO BCOS 2.x has the shorter header.
+                len_min: p2p_2x::HEADER_LEN.min(node::HEADER_LEN_MIN),
                 len_max: settings.node_link_frame_len_max(),
                 read_over_max: NODE_FRAME_LEN_READ_OVER_MAX,
             };
@@ -1613,6 +1614,8 @@ mod tests {
             audience: None,
             excluded: Default::default(),
             wait_for_room: Some(Duration::from_secs(10)),
+            without_2x: false,
+            prepaid: 0,
         };
         shard.handle_mesh(io.now, ReactorId(1), deliver, FrameRef::Slice(&request), io);
         assert_eq!(fixture.reactor.counters.room_waits.get(), 1);

@@ -249,12 +249,10 @@ impl Transmit {
         }
     }
 
-    /// Whether the session is to be read no further for now.
+    /// Whether the peer is to be read no further for now.
     pub(super) fn is_read_paused(&mut self, pool: QueuePool) -> bool {
-        self.is_sdk
-            && self.closing.is_none()
-            && !self.has_failed
-            && (self.session_queue.is_read_paused(self.queue_bytes_max, pool) || self.relay_pauses)
+        let has_much_waiting = self.is_sdk && self.session_queue.is_read_paused(self.queue_bytes_max, pool);
+        self.closing.is_none() && !self.has_failed && (has_much_waiting || self.relay_pauses)
     }
 
     /// Whether there is room for something that the relay asks room for.

@@ -82,6 +82,13 @@ fn look_at_peers(config: &Config, credentials: &Credentials, checked: &mut Check
                     .ready
                     .push(format!("[p2p] {shown_address}: a node of this kind, {}", shown(&subject)));
             }
+            Ok(PeerAnswer::Node2x { subject }) => {
+                checked.ready.push(format!(
+                    "[p2p] {shown_address}: a node of FISCO BCOS 2.x, {}: messages pass to and from its applications, those of private \
+                     topics left out",
+                    shown(&subject)
+                ));
+            }
             Ok(PeerAnswer::Away { reason }) => {
                 checked.ready.push(format!("[p2p] {shown_address}: nobody is there now: {}", shown(&reason)));
             }

@@ -1,7 +1,7 @@
 //! The bounds of the relay, listed from its constants and settings.
 
 use super::{
-    channel, diagnostic, ledger, registry,
+    channel, diagnostic, ledger, peer_2x, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     session_queue::SESSION_LEDGER_BYTES_MAX,
     settings::{SESSIONS_MAX, Settings},
@@ -434,6 +434,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         fixed("JSON-RPC answers on their way", ANSWERS_BYTES_MAX, "bytes", "node", "the same")
             .memory(ANSWERS_BYTES_MAX),
     ]);
+    bounds.extend(peers_2x(&sizes, topic, reactors));
     if let Some(of_ledger) = &settings.ledger {
         bounds.extend(ledger_bounds(of_ledger, settings, reactors));
         bounds.extend(ledger_message_bounds(of_ledger, settings, reactors));
@@ -543,6 +544,81 @@ fn ledger_message_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reacto
             "ms",
             "push",
             "a later one is dropped: unsolicited_answers",
+        ),
+    ]
+}
+
+/// What passes between this node and nodes of FISCO BCOS 2.x.
+fn peers_2x(sizes: &shard::Sizes, topic: usize, reactors: usize) -> Vec<Bound> {
+    vec![
+        fixed(
+            "topics of a node of FISCO BCOS 2.x",
+            peer_2x::TOPICS_MAX,
+            "topics",
+            "node",
+            "the list is refused, the one before stays: peer_2x_lists_refused",
+        )
+        .memory(registry::NEIGHBOURS_MAX * sizes.peer_2x),
+        fixed("topics of all of these", peer_2x::TOPICS_IN_ALL_MAX, "topics", "reactor", "the same")
+            // As they were told, and in the registry.
+            .memory(reactors * peer_2x::TOPICS_IN_ALL_MAX * (2 * topic + state::ENTRY_FOOTPRINT)),
+        fixed(
+            "topics that nodes of FISCO BCOS 2.x are told of",
+            peer_2x::ANNOUNCED_MAX,
+            "topics",
+            "node",
+            "others are left out, which is logged: choose by [p2p] announce_to_2x",
+        )
+        .memory(peer_2x::ANNOUNCED_MAX * 2 * topic),
+        fixed(
+            "lists of topics that are given",
+            peer_2x::LISTS_PER_SECOND_MAX as usize,
+            "lists a second",
+            "node of FISCO BCOS 2.x",
+            "not answered, it asks again: peer_2x_lists_not_given",
+        ),
+        fixed(
+            "multicasts that are known again",
+            peer_2x::REMEMBERED_MAX,
+            "multicasts",
+            "reactor",
+            "the oldest is forgotten: peer_2x_forgotten",
+        )
+        .memory(reactors * peer_2x::REMEMBERED_MAX * 2 * sizes.remembered_2x),
+        fixed(
+            "the pause before the list of topics is asked for again",
+            millis(peer_2x::REQUEST_PAUSE),
+            "ms",
+            "node of FISCO BCOS 2.x",
+            "it is asked for later",
+        ),
+        fixed(
+            "the answer to that",
+            millis(peer_2x::REQUEST_AGAIN_AFTER),
+            "ms",
+            "request",
+            "asked again: peer_2x_lists_unanswered",
+        ),
+        fixed(
+            "the answer to a unicast",
+            millis(peer_2x::PUSH_TIMEOUT),
+            "ms",
+            "node of FISCO BCOS 2.x",
+            "another is tried, within the request's time: push_timeouts",
+        ),
+        fixed(
+            "silence until messages go elsewhere",
+            millis(peer_2x::SILENT_AFTER),
+            "ms",
+            "node of FISCO BCOS 2.x",
+            "they go elsewhere: peer_2x_silent",
+        ),
+        fixed(
+            "silence",
+            millis(peer_2x::DEAD_AFTER),
+            "ms",
+            "node of FISCO BCOS 2.x",
+            "its link is closed: closed_dead",
         ),
     ]
 }

@@ -522,6 +522,38 @@ metrics! {
         gauge ledger_copies_known,
         /// The same that were forgotten before their time because newer ones came: a copy may have come twice.
         counter ledger_copies_forgotten,
+        /// Links to nodes of FISCO BCOS 2.x now.
+        gauge peer_2x_links,
+        /// Frames received from nodes of FISCO BCOS 2.x.
+        counter peer_2x_frames_received,
+        /// Frames sent to nodes of FISCO BCOS 2.x.
+        counter peer_2x_frames_sent,
+        /// Unicasts of their applications taken from nodes of FISCO BCOS 2.x.
+        counter peer_2x_requests,
+        /// Multicasts of their applications taken from nodes of FISCO BCOS 2.x.
+        counter peer_2x_multicasts,
+        /// Multicasts of nodes of FISCO BCOS 2.x that another gateway had brought before.
+        counter peer_2x_repeated,
+        /// Multicasts of nodes of FISCO BCOS 2.x that would not be known again, for too many came.
+        counter peer_2x_forgotten,
+        /// Unicasts that a node of FISCO BCOS 2.x could not have answered by its sessions.
+        counter peer_2x_not_answered,
+        /// Messages of nodes of FISCO BCOS 2.x with private topics or none that can be read, which are not taken.
+        counter peer_2x_withheld,
+        /// Topics of nodes of FISCO BCOS 2.x that are private or of the ledger, which are not taken.
+        counter peer_2x_topics_withheld,
+        /// Lists of topics of nodes of FISCO BCOS 2.x that are not taken: malformed, or too long.
+        counter peer_2x_lists_refused,
+        /// Requests for the topics of a node of FISCO BCOS 2.x that were not answered in time.
+        counter peer_2x_lists_unanswered,
+        /// Requests of nodes of FISCO BCOS 2.x for our topics that are not answered, for they come too fast.
+        counter peer_2x_lists_not_given,
+        /// Frames of nodes of FISCO BCOS 2.x that hold no message that can be read.
+        counter peer_2x_malformed,
+        /// Frames of nodes of FISCO BCOS 2.x that are not for this node: what groups say, and answers that nobody waits for.
+        counter peer_2x_ignored,
+        /// Times that a node of FISCO BCOS 2.x was silent for so long that messages went elsewhere.
+        counter peer_2x_silent,
         /// Bytes received, as TLS records.
         counter received_bytes,
         /// Bytes sent, as TLS records.

@@ -28,6 +28,8 @@ mod expiring_map;
 mod fault;
 pub mod ledger;
 pub(crate) mod log_limit;
+mod packet;
+pub mod peer_2x;
 mod rate_limit;
 pub mod readiness;
 pub mod registry;
@@ -49,6 +51,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub use self::fault::{CloseReason, Fault, NodeFault};
+pub use self::packet::Packet;
 pub use self::shard::diagnostic;
 use self::snapshot::NodeRef;
 use crate::wire::{
@@ -271,6 +274,8 @@ pub struct Forward {
     pub may_wait: bool,
     /// For a private topic, who may get it.
     pub audience: Option<Box<Recipients>>,
+    /// If a node of FISCO BCOS 2.x sent it, the first bytes of that one's id.
+    pub from_2x: Option<u64>,
 }
 
 /// What one shard tells another; travels over the mesh together with a frame.
@@ -289,6 +294,10 @@ pub enum MeshMessage {
         excluded: SmallVec<[SessionId; 2]>,
         /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
         wait_for_room: Option<Duration>,
+        /// Whether it must not go to a node of FISCO BCOS 2.x, for one sent it.
+        without_2x: bool,
+        /// Bytes that its publisher has paid for, should it leave to a node of FISCO BCOS 2.x; else they are given back.
+        prepaid: u64,
     },
     /// The request is over, or goes elsewhere: it waits for room no longer.
     ForgetWait {
@@ -336,6 +345,13 @@ pub enum MeshMessage {
     },
     /// Deliver a multicast (the frame) to all your subscribers.
     Multicast,
+    /// Deliver a multicast (the frame) of a node of FISCO BCOS 2.x to your subscribers, other such nodes left out.
+    MulticastOf2x {
+        /// The first bytes of that node's id.
+        sender: u64,
+        /// Whether it has just come to this node: whoever is asked looks whether it is new, and tells the other reactors.
+        is_first: bool,
+    },
     /// Deliver a multicast (the frame) with a private topic to these of your subscribers.
     PrivateMulticast {
         /// Who may get it.
@@ -463,33 +479,9 @@ pub enum MeshMessage {
     ForwardMulticast {
         /// Where to.
         nodes: SmallVec<[NodeRef; 2]>,
-        /// The message's number at this node.
-        message: u32,
+        /// What it is.
+        of: peer_2x::MulticastOf,
     },
-}
-
-/// A frame that names its ends, on its way over more than one link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// The node that originated it.
-    pub source: NodeId,
-    /// The nodes that it is for: one, or several of a shared multicast, for each of which a ticket lies before the
-    /// content, in this order.
-    pub destinations: smallvec::SmallVec<[NodeId; 1]>,
-    /// What it is.
-    pub packet_type: PacketType,
-    /// The message's number at its source.
-    pub seq: u32,
-    /// Links that it may still take.
-    pub hops_left: u8,
-    /// Whether it was sent before.
-    pub again: bool,
-    /// Whether its source is to be told where its path ends.
-    pub is_probe: bool,
-    /// The neighbour that it came from, which it does not go back to.
-    pub from: Option<NodeId>,
-    /// How many neighbours it was to go to here that could not take it.
-    pub next_hops_tried: u8,
 }
 
 /// What a shard tells the registry.
@@ -506,6 +498,13 @@ pub enum RegistryInput {
     Subscribers {
         /// The data topic, the subscriber, and whether it took the topic.
         changes: Vec<(Topic, SubscriberId, bool)>,
+    },
+    /// Something about a node of FISCO BCOS 2.x.
+    Peer2x {
+        /// Which one.
+        id: NodeId,
+        /// What.
+        news: peer_2x::News,
     },
     /// The first link to a node came up (after its Hello).
     NodeUp {
@@ -600,6 +599,13 @@ pub enum RegistryOutput {
         id: NodeId,
         /// Its incarnation; `None` if no route leads to it.
         incarnation: Option<u64>,
+    },
+    /// To the home of a node of FISCO BCOS 2.x: whether this node is its gateway.
+    Gateway2x {
+        /// Which one.
+        id: NodeId,
+        /// Whether.
+        is_gateway: bool,
     },
     /// To all: the snapshot's paths have changed.
     RoutesChanged,

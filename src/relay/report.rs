@@ -64,6 +64,8 @@ pub enum PeerReport {
         /// How long a frame takes there and back, once it was measured.
         round_trip: Option<RoundTripReport>,
     },
+    /// A node of FISCO BCOS 2.x.
+    Node2x(Peer2xReport),
     /// A ledger node.
     Ledger {
         /// Which one, of those that are configured.
@@ -75,6 +77,27 @@ pub enum PeerReport {
         /// What that session asked over it, and waits for.
         pending_requests: usize,
     },
+}
+
+/// A node of FISCO BCOS 2.x that is linked.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer2xReport {
+    /// Its id.
+    pub id: NodeId,
+    /// Whether this end dialled.
+    pub dialed: bool,
+    /// Whether this node is its gateway.
+    pub is_gateway: bool,
+    /// Whether it has said nothing for so long that messages go elsewhere.
+    pub is_silent: bool,
+    /// Topics that it has told.
+    pub topics: usize,
+    /// Its requests that wait for their answer.
+    pub pending_requests: usize,
+    /// What it was sent and has not answered.
+    pub pending_pushes: usize,
+    /// Copies of multicasts that the link had no room for.
+    pub dropped_copies: u64,
 }
 
 /// The session of an application.
@@ -165,6 +188,25 @@ pub struct NodeReport {
     /// Since when it is a neighbour in this incarnation.
     pub since: Instant,
     /// Topics with subscribers there, as far as its state has come.
+    pub topics: usize,
+}
+
+/// A node of FISCO BCOS 2.x that the node is linked with.
+#[derive(Clone, Debug)]
+pub struct LinkedPeer2xReport {
+    /// Its id.
+    pub id: NodeId,
+    /// Its `ip:port`.
+    pub address: String,
+    /// The organisation in its certificate.
+    pub agency: String,
+    /// The common name in its certificate.
+    pub name: String,
+    /// Since when.
+    pub since: Instant,
+    /// Whether the node is its gateway.
+    pub is_gateway: bool,
+    /// Topics of its that messages go there for.
     pub topics: usize,
 }
 

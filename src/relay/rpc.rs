@@ -13,7 +13,7 @@ use crate::wire::{
     NodeId, PrivateTopic, TopicKind,
     json::NODE_VERSION,
     sdk::HEADER_LEN,
-    state::{Entries, topic_sessions_key},
+    state::{Entries, topic_key, topic_sessions_key},
 };
 
 mod request_ids;
@@ -406,7 +406,10 @@ impl NodeView<'_> {
         let listed =
             |topic: &&str| matches!(TopicKind::of(topic.as_bytes()), TopicKind::Ordinary | TopicKind::Data);
         let shown = if settings.list_topics { TOPICS_MAX } else { 0 };
-        let names = self.entries.topics().filter(listed).flat_map(|topic| {
+        // Those of nodes of FISCO BCOS 2.x behind it, too: who looks for a topic finds it there.
+        let has_sessions = |topic: &&str| self.entries.get(&topic_key(topic)).is_some();
+        let behind = self.entries.topics_2x().filter(|topic| !has_sessions(topic));
+        let names = self.entries.topics().chain(behind).filter(listed).flat_map(|topic| {
             std::iter::once(Cow::Borrowed(topic)).chain(self.subscribers_of(topic).map(Cow::Owned))
         });
         for (index, topic) in names.take(shown).enumerate() {

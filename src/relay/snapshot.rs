@@ -15,6 +15,68 @@ pub struct TopicEntry {
     pub reactors: SmallVec<[(ReactorId, u32); 2]>,
     /// Other nodes with sessions that subscribe, and how many each; never 0.
     pub nodes: SmallVec<[(NodeRef, u32); 2]>,
+    /// How many of these are nodes of FISCO BCOS 2.x; `None` if none are.
+    pub of_2x: Option<Box<SubscribersOf2x>>,
+}
+
+/// Those subscribers of a topic that are nodes of FISCO BCOS 2.x, each of which counts as one session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscribersOf2x {
+    /// At this node's reactors; never 0.
+    pub reactors: SmallVec<[(ReactorId, u32); 2]>,
+    /// At other nodes; never 0.
+    pub nodes: SmallVec<[(NodeRef, u32); 2]>,
+}
+
+impl TopicEntry {
+    fn is_empty(&self) -> bool {
+        self.reactors.is_empty() && self.nodes.is_empty()
+    }
+
+    /// How many of a reactor's subscribers are nodes of FISCO BCOS 2.x.
+    pub fn reactor_2x(&self, reactor: ReactorId) -> u32 {
+        let of_2x = self.of_2x.iter().flat_map(|of_2x| &of_2x.reactors);
+        of_2x.filter(|(other, _)| *other == reactor).map(|(_, count)| *count).sum()
+    }
+
+    /// How many of another node's are.
+    pub fn node_2x(&self, id: &NodeId) -> u32 {
+        let of_2x = self.of_2x.iter().flat_map(|of_2x| &of_2x.nodes);
+        of_2x.filter(|(other, _)| other.id == *id).map(|(_, count)| *count).sum()
+    }
+
+    /// Who subscribes beside nodes of FISCO BCOS 2.x: whom their messages may go to.
+    pub fn without_2x(&self) -> Self {
+        let mut entry = Self { of_2x: None, ..self.clone() };
+        entry
+            .reactors
+            .iter_mut()
+            .for_each(|(reactor, count)| *count -= self.reactor_2x(*reactor).min(*count));
+        entry.nodes.iter_mut().for_each(|(node, count)| *count -= self.node_2x(&node.id).min(*count));
+        entry.reactors.retain(|(_, count)| *count > 0);
+        entry.nodes.retain(|(_, count)| *count > 0);
+        entry
+    }
+
+    /// Whether sessions of applications subscribe, here or elsewhere.
+    fn has_sessions(&self) -> bool {
+        let sum = |counts: &mut dyn Iterator<Item = u32>| counts.map(u64::from).sum::<u64>();
+        let all = sum(&mut self.reactors.iter().map(|(_, count)| *count))
+            + sum(&mut self.nodes.iter().map(|(_, count)| *count));
+        let of_2x = self.of_2x.iter().map(|of_2x| {
+            sum(&mut of_2x.reactors.iter().map(|(_, count)| *count))
+                + sum(&mut of_2x.nodes.iter().map(|(_, count)| *count))
+        });
+        all > of_2x.sum()
+    }
+
+    fn set_2x(&mut self, change: impl FnOnce(&mut SubscribersOf2x)) {
+        let of_2x = self.of_2x.get_or_insert_default();
+        change(of_2x);
+        if of_2x.reactors.is_empty() && of_2x.nodes.is_empty() {
+            self.of_2x = None;
+        }
+    }
 }
 
 /// The subscribers of one private topic, by their numbers.
@@ -90,8 +152,47 @@ pub struct Snapshot {
     taken_by_all: u32,
     /// Grows with every change of the subscribers of private topics.
     pub private_version: u64,
+    /// What nodes of FISCO BCOS 2.x are told of, while there are any.
+    announced: Option<Announced>,
     topics: GenericHashMap<Topic, TopicEntry, ahash::RandomState, DefaultSharedPtr>,
     private: GenericHashMap<Topic, Arc<PrivateEntry>, ahash::RandomState, DefaultSharedPtr>,
+}
+
+/// The topics of applications that nodes of FISCO BCOS 2.x are told of: those of all nodes, up to a bound.
+#[derive(Clone, Debug)]
+struct Announced {
+    /// What a topic begins with, one of them, to be told; `None` if all are.
+    prefixes: Option<Arc<[String]>>,
+    topics_max: usize,
+    /// Grows with every change.
+    version: u64,
+    topics: imbl::OrdSet<Topic>,
+    /// Whether others are left out because there are too many.
+    is_truncated: bool,
+}
+
+impl Announced {
+    /// Whether it is one that is told.
+    fn admits(&self, topic: &Topic) -> bool {
+        let begins =
+            |prefixes: &Arc<[String]>| prefixes.iter().any(|prefix| topic.as_str().starts_with(prefix));
+        self.prefixes.as_ref().is_none_or(begins)
+    }
+
+    /// Sessions subscribe to a topic, or none does any more.
+    fn note(&mut self, topic: &Topic, has_sessions: bool) {
+        if !has_sessions {
+            self.version += u64::from(self.topics.remove(topic).is_some());
+        } else if self.admits(topic) && !self.topics.contains(topic) {
+            match self.topics.len() < self.topics_max {
+                true => {
+                    self.topics.insert(topic.clone());
+                    self.version += 1;
+                }
+                false => self.is_truncated = true,
+            }
+        }
+    }
 }
 
 impl Default for Snapshot {
@@ -104,6 +205,7 @@ impl Default for Snapshot {
             long_paths: Arc::default(),
             taken_by_all: 0,
             private_version: 0,
+            announced: None,
             topics: GenericHashMap::default(),
             private: GenericHashMap::default(),
         }
@@ -171,16 +273,94 @@ impl Snapshot {
         self.topics.len()
     }
 
-    /// Sets how many sessions of a reactor subscribe.
+    /// Differs when [`Self::announced`] does.
+    pub fn announced_version(&self) -> u64 {
+        self.announced.as_ref().map_or(0, |announced| announced.version)
+    }
+
+    /// The topics that nodes of FISCO BCOS 2.x are told of, in order.
+    pub fn announced(&self) -> impl Iterator<Item = &Topic> {
+        self.announced.iter().flat_map(|announced| announced.topics.iter())
+    }
+
+    /// Whether there are more topics than such nodes are told of.
+    pub fn is_announced_truncated(&self) -> bool {
+        self.announced.as_ref().is_some_and(|announced| announced.is_truncated)
+    }
+
+    /// From now on, what such nodes are told of is kept.
+    pub fn begin_announcing(&mut self, prefixes: Option<Arc<[String]>>, topics_max: usize) {
+        let announced =
+            Announced { prefixes, topics_max, version: 0, topics: imbl::OrdSet::new(), is_truncated: false };
+        self.announced = Some(announced);
+        self.announce_anew();
+    }
+
+    /// No more.
+    pub fn end_announcing(&mut self) {
+        self.announced = None;
+    }
+
+    /// Takes up topics that were left out, once there is room for a tenth of the bound.
+    pub fn announce_what_was_left_out(&mut self) -> bool {
+        let has_room = |announced: &Announced| {
+            announced.is_truncated
+                && announced.topics.len() < announced.topics_max - announced.topics_max / 10
+        };
+        let has_room = self.announced.as_ref().is_some_and(has_room);
+        if has_room {
+            self.announce_anew();
+        }
+        has_room
+    }
+
+    fn announce_anew(&mut self) {
+        let Some(announced) = &mut self.announced else { return };
+        announced.is_truncated = false;
+        announced.version += 1;
+        for (topic, entry) in self.topics.iter().filter(|(_, entry)| entry.has_sessions()) {
+            announced.note(topic, entry.has_sessions());
+            if announced.is_truncated {
+                break;
+            }
+        }
+    }
+
+    /// Sets how many nodes of FISCO BCOS 2.x subscribe at a reactor, which count among its sessions.
+    pub fn set_reactor_2x(&mut self, topic: &Topic, reactor: ReactorId, count: u32) {
+        self.change(topic, |entry| {
+            let before = entry.reactor_2x(reactor);
+            let all =
+                entry.reactors.iter().find(|(other, _)| *other == reactor).map_or(0, |(_, count)| *count);
+            let all = all.saturating_sub(before).saturating_add(count);
+            set(&mut entry.reactors, |other| *other == reactor, || reactor, all);
+            entry.set_2x(|of_2x| set(&mut of_2x.reactors, |other| *other == reactor, || reactor, count));
+        });
+    }
+
+    /// Sets how many nodes of FISCO BCOS 2.x subscribe at another node, which count beside its sessions.
+    pub fn set_node_2x(&mut self, topic: &Topic, node: &NodeRef, count: u32) {
+        self.change(topic, |entry| {
+            let before = entry.node_2x(&node.id);
+            let all =
+                entry.nodes.iter().find(|(other, _)| other.id == node.id).map_or(0, |(_, count)| *count);
+            let all = all.saturating_sub(before).saturating_add(count);
+            set(&mut entry.nodes, |other| other.id == node.id, || node.clone(), all);
+            entry.set_2x(|of_2x| set(&mut of_2x.nodes, |other| other.id == node.id, || node.clone(), count));
+        });
+    }
+
+    /// Sets how many sessions of a reactor subscribe, nodes of FISCO BCOS 2.x among them.
     pub fn set_reactor(&mut self, topic: &Topic, reactor: ReactorId, count: u32) {
         self.change(topic, |entry| {
             set(&mut entry.reactors, |other| *other == reactor, || reactor, count);
         });
     }
 
-    /// Sets how many sessions of another node subscribe.
+    /// Sets how many sessions of another node subscribe, beside nodes of FISCO BCOS 2.x.
     pub fn set_node(&mut self, topic: &Topic, node: &NodeRef, count: u32) {
         self.change(topic, |entry| {
+            let count = count.saturating_add(entry.node_2x(&node.id));
             set(&mut entry.nodes, |other| other.id == node.id, || node.clone(), count);
         });
     }
@@ -223,20 +403,27 @@ impl Snapshot {
     }
 
     fn change(&mut self, topic: &Topic, change: impl FnOnce(&mut TopicEntry)) {
-        match self.topics.get_mut(topic.as_str()) {
+        let has_sessions = match self.topics.get_mut(topic.as_str()) {
             Some(entry) => {
                 change(entry);
-                if entry.reactors.is_empty() && entry.nodes.is_empty() {
+                let has_sessions = entry.has_sessions();
+                if entry.is_empty() {
                     self.topics.remove(topic.as_str());
                 }
+                has_sessions
             }
             None => {
                 let mut entry = TopicEntry::default();
                 change(&mut entry);
-                if !entry.reactors.is_empty() || !entry.nodes.is_empty() {
+                let has_sessions = entry.has_sessions();
+                if !entry.is_empty() {
                     self.topics.insert(topic.clone(), entry);
                 }
+                has_sessions
             }
+        };
+        if let Some(announced) = &mut self.announced {
+            announced.note(topic, has_sessions);
         }
     }
 }

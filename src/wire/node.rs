@@ -295,6 +295,8 @@ pub struct Extensions {
     /// On a response: the destination node made it itself, because no session of its answered. The
     /// source may go on trying; without this the answer is a subscriber's own, whatever its code.
     pub by_node: bool,
+    /// On a message that a node of FISCO BCOS 2.x sent: the first bytes of that one's id. It goes to none of these any more.
+    pub from_2x: Option<u64>,
 }
 
 /// Sessions that the audience of one destination may name, so that all extensions fit.
@@ -312,6 +314,7 @@ const EXTENSION_TRIED: u16 = 3;
 const EXTENSION_BY_NODE: u16 = 4;
 /// The time left, of a request that may wait for room. Who does not know it takes the time of its own configuration.
 const EXTENSION_TIME_LEFT_MAY_WAIT: u16 = 5;
+const EXTENSION_FROM_2X: u16 = 6;
 
 /// An extension without a value.
 const BY_NODE_EXTENSION: [u8; 4] = {
@@ -440,6 +443,7 @@ impl Extensions {
                     extensions.tried = numbers.iter().map(|&number| u64::from_be_bytes(number)).collect();
                 }
                 EXTENSION_BY_NODE => extensions.by_node = true,
+                EXTENSION_FROM_2X => extensions.from_2x = Some(value.u64()?),
                 _ => {}
             }
         }
@@ -448,7 +452,7 @@ impl Extensions {
 
     /// The block, its length first.
     pub fn encode(&self) -> ExtensionBlock {
-        if self.audience.is_some() || !self.tried.is_empty() {
+        if self.audience.is_some() || !self.tried.is_empty() || self.from_2x.is_some() {
             let mut block = SmallVec::new();
             self.encode_into(&mut block);
             return block;
@@ -490,6 +494,11 @@ impl Extensions {
         }
         if self.by_node {
             out.extend_from_slice(&BY_NODE_EXTENSION);
+        }
+        if let Some(sender) = self.from_2x {
+            out.extend_from_slice(&EXTENSION_FROM_2X.to_be_bytes());
+            out.extend_from_slice(&8u16.to_be_bytes());
+            out.extend_from_slice(&sender.to_be_bytes());
         }
         let len = (out.len() - 2) as u16;
         out[..2].copy_from_slice(&len.to_be_bytes());
@@ -543,8 +552,9 @@ mod tests {
                 let audience = audience.clone();
                 // Only with the time left, so one or the other.
                 let may_wait = time_left_ms.is_some() && by_node;
-                let extensions =
-                    Extensions { time_left_ms, may_wait, audience, tried: tried.into(), by_node };
+                let from_2x = by_node.then_some(0x0123_4567_89ab_cdef);
+                let tried = tried.into();
+                let extensions = Extensions { time_left_ms, may_wait, audience, tried, by_node, from_2x };
                 let block = extensions.encode();
                 assert_eq!(Extensions::decode(&block), Some((extensions, block.len())));
                 let payload = [&numbers.encode(), &block[..], b"frame"].concat();
@@ -598,6 +608,7 @@ mod tests {
             audience: Some(vec![vec![1, 2], vec![]]),
             tried: SmallVec::from_slice(&[9, 10]),
             by_node: true,
+            from_2x: Some(7),
         };
         let mut out = extensions.encode();
         let len = out.len();

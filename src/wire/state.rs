@@ -23,6 +23,12 @@ pub const KIND_SELF: u8 = 4;
 /// Entry kind: what the node's process has drawn at random, for the keys of what is sealed; the key is the kind alone, see
 /// [`salt_of`].
 pub const KIND_SALT: u8 = 6;
+/// Entry kind: a node of FISCO BCOS 2.x that the node is linked with; the key is its id, the value one byte, see
+/// [`is_gateway_2x`].
+pub const KIND_PEER_2X: u8 = 7;
+/// Entry kind: a topic of nodes of FISCO BCOS 2.x whose gateway the node is; the key is its name, the value a u32 count of those
+/// nodes.
+pub const KIND_TOPIC_2X: u8 = 8;
 /// The node passes on no frames for others.
 pub const FLAG_NO_RELAY: u8 = 1;
 
@@ -103,6 +109,22 @@ pub fn topic_sessions_key(topic: &str) -> Vec<u8> {
 /// The key of a neighbour's entry.
 pub fn neighbour_key(id: &NodeId) -> Vec<u8> {
     [&[KIND_NEIGHBOUR][..], &id.0].concat()
+}
+
+/// The key of the entry of a node of FISCO BCOS 2.x.
+pub fn peer_2x_key(id: &NodeId) -> Vec<u8> {
+    [&[KIND_PEER_2X][..], &id.0].concat()
+}
+
+/// The key of the entry of a topic of nodes of FISCO BCOS 2.x.
+pub fn topic_2x_key(topic: &str) -> Vec<u8> {
+    [&[KIND_TOPIC_2X], topic.as_bytes()].concat()
+}
+
+/// Whether an entry of [`KIND_PEER_2X`] says that the node acts as the other's gateway; what is behind that belongs to newer
+/// versions.
+pub fn is_gateway_2x(value: &[u8]) -> bool {
+    value.first() == Some(&1)
 }
 
 /// Reads the value of an entry of [`KIND_SALT`]; what is behind it belongs to newer versions. `None` if it is too short.
@@ -241,6 +263,22 @@ impl Entries {
                 Some((std::str::from_utf8(&key[1..]).ok()?, count))
             },
         )
+    }
+
+    /// Names of the topics of nodes of FISCO BCOS 2.x whose gateway the node is, in order.
+    pub fn topics_2x(&self) -> impl Iterator<Item = &str> {
+        let (from, end): (&[u8], &[u8]) = (&[KIND_TOPIC_2X], &[KIND_TOPIC_2X + 1]);
+        self.map
+            .range::<_, [u8]>((Bound::Included(from), Bound::Excluded(end)))
+            .filter_map(|(key, _)| std::str::from_utf8(&key[1..]).ok())
+    }
+
+    /// Ids of the nodes of FISCO BCOS 2.x that the node is linked with, in order, and whether it is the gateway of each.
+    pub fn peers_2x(&self) -> impl Iterator<Item = (NodeId, bool)> {
+        let (from, end): (&[u8], &[u8]) = (&[KIND_PEER_2X], &[KIND_PEER_2X + 1]);
+        self.map
+            .range::<_, [u8]>((Bound::Included(from), Bound::Excluded(end)))
+            .filter_map(|(key, value)| Some((NodeId(key[1..].try_into().ok()?), is_gateway_2x(value))))
     }
 
     /// Ids of the neighbours, in order.

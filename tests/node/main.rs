@@ -25,6 +25,7 @@ mod membership;
 mod memory;
 mod network;
 mod pauses;
+mod peer_2x;
 mod pki_requests;
 mod plaintext;
 mod private_topics;

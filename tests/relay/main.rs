@@ -17,6 +17,7 @@ mod multicast;
 mod named_frames;
 mod node_links;
 mod paths;
+mod peer_2x;
 mod ping;
 mod private_topics;
 mod repeated_incarnations;

@@ -338,6 +338,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         audience: Some(vec![vec![1, 2], vec![]]),
         tried: smallvec::smallvec![9, 10],
         by_node: true,
+        from_2x: Some(11),
     }
     .encode();
     let numbers = node::Numbers { place: 7, least: 6, taken_below: 5 }.encode();

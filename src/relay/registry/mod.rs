@@ -41,6 +41,7 @@ use self::{
     },
     history::Pinned,
     own::OwnRecord,
+    peers_2x::Peers2x,
     requests::{Offers, Requests},
     tombstones::Tombstones,
     topology::{Route, Routes, Topology},
@@ -78,6 +79,7 @@ mod catch_up;
 mod exchange;
 mod history;
 mod own;
+mod peers_2x;
 mod record;
 mod recount;
 mod report;
@@ -307,6 +309,7 @@ pub struct Registry {
     /// What is shown of a neighbour before its record came.
     no_entries: Entries,
     announcements: Announcements,
+    peers_2x: Peers2x,
     rpc_cache: rpc::Cache,
     rpc_waiting: VecDeque<RpcRequest>,
     rpc_waiting_bytes: usize,
@@ -410,6 +413,7 @@ impl Registry {
             view_version: 0,
             no_entries: Entries::default(),
             announcements: Announcements::new(shared.started),
+            peers_2x: Peers2x::default(),
             rpc_cache: rpc::Cache::default(),
             rpc_waiting: VecDeque::new(),
             rpc_waiting_bytes: 0,
@@ -443,6 +447,7 @@ impl Registry {
                     self.changed_subscribers.insert(topic);
                 }
             }
+            RegistryInput::Peer2x { id, news } => self.handle_peer_2x(now, id, news),
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }
@@ -487,6 +492,7 @@ impl Registry {
         if std::mem::take(&mut self.topology_changed) {
             self.find_routes(now);
         }
+        self.choose_gateways(now);
         self.look_at_catch_ups();
         let is_complete = self.is_complete();
         let was_complete = std::mem::replace(&mut self.snapshot.is_complete, is_complete);
@@ -692,7 +698,11 @@ impl Registry {
                 let before = entry.map_or(0, |entry| count_of(&entry.reactors, reactor));
                 self.snapshot.set_reactor(topic, reactor, changed(before, difference));
                 self.snapshot_changed = true;
-                sum(self.snapshot.topic(topic.as_str()).map_or(&[], |entry| &entry.reactors))
+                let entry = self.snapshot.topic(topic.as_str());
+                let of_2x =
+                    entry.and_then(|entry| entry.of_2x.as_deref()).map_or(0, |of_2x| sum(&of_2x.reactors));
+                // Nodes of FISCO BCOS 2.x have an entry of their own.
+                sum(entry.map_or(&[], |entry| &entry.reactors)).saturating_sub(of_2x)
             }
             TopicKind::Data => {
                 let counts = self.data_topics.entry(topic.clone()).or_default();
@@ -801,6 +811,7 @@ impl Registry {
         let Some(known) = self.known.get(origin) else { return };
         for change in changes {
             self.topology_changed |= apply_to_topology(&mut self.topology, origin, change);
+            self.peers_2x.is_changed |= change.key.first() == Some(&state::KIND_PEER_2X);
             if let Some(node) = &known.routed {
                 apply_to_snapshot(&mut self.snapshot, node, change);
                 self.snapshot_changed = true;
@@ -818,6 +829,7 @@ impl Registry {
             apply_to_topology(&mut self.topology, origin, &Change { key, value: Some(value) });
         }
         self.topology_changed = true;
+        self.peers_2x.is_changed = true;
         self.view_version += 1;
         let Some(node) = known.routed.take() else { return };
         self.snapshot_changed = true;
@@ -843,6 +855,7 @@ impl Registry {
         }
         self.topology.forget(origin);
         self.topology_changed = true;
+        self.peers_2x.is_changed = true;
         self.view_version += 1;
     }
 
@@ -896,6 +909,7 @@ impl Registry {
             let is_routed = is_reached && is_admitted && is_current_incarnation && known.record.is_known();
             reachable += u64::from(is_routed);
             let entries = known.record.entries();
+            self.peers_2x.is_changed |= is_routed != known.routed.is_some();
             if !is_routed && let Some(node) = known.routed.take() {
                 exchange_in_snapshot(&mut self.snapshot, &node, entries, &Entries::default());
                 self.snapshot_changed = true;
@@ -989,6 +1003,7 @@ impl Registry {
                 let entries = self.known.get(id).map_or(&self.no_entries, |known| known.record.entries());
                 rpc::NodeView { id: *id, address, agency, name, entries }
             })
+            .chain(self.view_peers_2x())
             .collect();
         rpc::NodesView { own, peers }
     }
@@ -1012,7 +1027,7 @@ fn changed(count: u32, difference: i32) -> u32 {
 
 /// Name and count of a topic that the table holds.
 fn routed<'a>(key: &'a [u8], value: Option<&[u8]>) -> Option<(&'a str, u32)> {
-    let [state::KIND_TOPIC, name @ ..] = key else { return None };
+    let [state::KIND_TOPIC | state::KIND_TOPIC_2X, name @ ..] = key else { return None };
     if TopicKind::of(name) != TopicKind::Ordinary {
         return None;
     }
@@ -1055,7 +1070,10 @@ fn apply_to_snapshot(snapshot: &mut Snapshot, node: &NodeRef, change: &Change<'_
     if let Some((name, count)) = routed(change.key, change.value)
         && let Some(topic) = Topic::new(name)
     {
-        snapshot.set_node(&topic, node, count);
+        match change.key.first() {
+            Some(&state::KIND_TOPIC_2X) => snapshot.set_node_2x(&topic, node, count),
+            _ => snapshot.set_node(&topic, node, count),
+        }
     }
 }
 

@@ -150,6 +150,7 @@ impl Net {
                     RegistryOutput::NewIncarnation => self.incarnations.push(from),
                     // The snapshot says the same.
                     RegistryOutput::Reach { .. }
+                    | RegistryOutput::Gateway2x { .. }
                     | RegistryOutput::RoutesChanged
                     | RegistryOutput::StateCame => {}
                 }

@@ -12,6 +12,7 @@ use super::{
     diagnostic::Diagnostics,
     node_link::{self, NodeLink, NodeLinks},
     peer::Peers,
+    peer_2x::{Peer2x, Peers2x},
     private::Subscribers,
     publisher::Publishers,
     push::{Pushes, Receivers},
@@ -24,6 +25,7 @@ use crate::{
     relay::{
         CloseReason, Fault, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
         SessionId,
+        peer_2x::MulticastOf,
         report::{LinkLoad, LinkPage, LinkReport},
         sealing::Subject,
         snapshot::NodeRef,
@@ -47,6 +49,7 @@ pub(super) struct Parts {
     pub(super) channels: Channels,
     pub(super) diagnostics: Diagnostics,
     pub(super) upstreams: Upstreams,
+    pub(super) peers_2x: Peers2x,
 }
 
 /// One link.
@@ -60,6 +63,28 @@ pub(super) enum LinkKind {
     Sdk(Box<Session>),
     Node(Box<NodeLink>),
     Ledger(LedgerLink),
+    Peer2x(Box<Peer2x>),
+}
+
+impl LinkKind {
+    /// As which its peer gets messages and sends them.
+    #[inline]
+    pub(super) fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Sdk(session) => Some(session),
+            Self::Peer2x(peer) => Some(&peer.session),
+            Self::Node(_) | Self::Ledger(_) => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn session_mut(&mut self) -> Option<&mut Session> {
+        match self {
+            Self::Sdk(session) => Some(session),
+            Self::Peer2x(peer) => Some(&mut peer.session),
+            Self::Node(_) | Self::Ledger(_) => None,
+        }
+    }
 }
 
 impl Parts {
@@ -79,6 +104,7 @@ impl Parts {
             channels: Channels::new(settings.ack_delay_max, hashing.clone()),
             diagnostics: Diagnostics::new(hashing.clone()),
             upstreams: Upstreams::new(settings, hashing.clone()),
+            peers_2x: Peers2x::new(hashing.clone()),
         }
     }
 
@@ -119,7 +145,9 @@ impl Parts {
     ) {
         match self.link_mut(key) {
             Some(LinkKind::Sdk(_)) => self.handle_sdk_frame(cx, key, frame),
+            Some(LinkKind::Node(link)) if link.is_of_2x(frame) => self.begin_peer_2x(cx, key, frame),
             Some(LinkKind::Node(_)) => self.handle_node_frame(cx, key, frame),
+            Some(LinkKind::Peer2x(_)) => self.handle_peer_2x_frame(cx, key, frame),
             Some(LinkKind::Ledger(LedgerLink { session })) => {
                 let session = *session;
                 self.handle_ledger_frame(cx, session, frame);
@@ -147,6 +175,7 @@ impl Parts {
             LinkKind::Sdk(session) => self.end_session(cx, *session, reason),
             LinkKind::Node(node_link) => self.end_node_link(cx, key, *node_link, reason),
             LinkKind::Ledger(ledger_link) => self.end_ledger_link(cx, key, ledger_link, reason),
+            LinkKind::Peer2x(peer) => self.end_peer_2x(cx, key, *peer, reason),
         }
     }
 
@@ -159,8 +188,9 @@ impl Parts {
         frame: FrameRef<'_>,
     ) {
         match message {
-            MeshMessage::Deliver { request, audience, excluded, wait_for_room } => {
-                let receivers = Receivers { audience: audience.as_deref(), excluded, wait_for_room };
+            MeshMessage::Deliver { request, audience, excluded, wait_for_room, without_2x, prepaid } => {
+                let audience = audience.as_deref();
+                let receivers = Receivers { audience, excluded, wait_for_room, without_2x, prepaid };
                 self.handle_deliver(cx, RequestOf { coordinator: from, id: request }, receivers, frame);
             }
             MeshMessage::ForgetWait { request } => {
@@ -177,6 +207,9 @@ impl Parts {
             }
             MeshMessage::ForgetPush { session, seq } => self.forget_push(cx.common, session, &seq),
             MeshMessage::Multicast => self.handle_multicast_of_reactor(cx, frame),
+            MeshMessage::MulticastOf2x { sender, is_first } => {
+                self.take_multicast_of_2x(cx, (sender, is_first), frame);
+            }
             MeshMessage::PrivateMulticast { audience } => {
                 let mut fan_out = cx.fan_out();
                 self.deliver_private_multicast(cx, &audience.0, frame, &mut fan_out);
@@ -231,14 +264,15 @@ impl Parts {
                     self.send_to_reactor(cx, from, failed, FrameRef::EMPTY);
                 }
             }
-            MeshMessage::ForwardMulticast { nodes, message } => {
+            MeshMessage::ForwardMulticast { nodes, of } => {
                 let mut fan_out = cx.fan_out();
                 let nodes: SmallVec<[&NodeRef; 8]> = nodes.iter().collect();
-                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut fan_out);
+                self.forward_multicast_to_all(cx, &nodes, of, frame, &mut fan_out);
                 cx.keep_fan_out(frame, fan_out, None);
             }
             MeshMessage::ForwardPrivateMulticast { node, message, audience } => {
-                let taken = self.forward_multicast(cx, &node, message, Some(&audience), frame);
+                let of = MulticastOf::session(message);
+                let taken = self.forward_multicast(cx, &node, of, Some(&audience), frame);
                 let mut fan_out = cx.fan_out();
                 fan_out.note_node(&node, message, taken);
                 cx.keep_fan_out(frame, fan_out, None);
@@ -271,6 +305,7 @@ impl Parts {
                 self.send_rpc_answer(cx, link, &seq, &body);
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(cx, &id, incarnation),
+            RegistryOutput::Gateway2x { id, is_gateway } => self.set_gateway_2x(cx, &id, is_gateway),
             RegistryOutput::RoutesChanged => self.refresh_routes(cx),
             RegistryOutput::StateCame => self.try_unsettled(cx),
             RegistryOutput::NewIncarnation => self.begin_incarnation(cx),
@@ -303,6 +338,9 @@ impl Parts {
         if self.node_links.next_tick.is_some_and(|due| due <= cx.now) {
             self.tick_nodes(cx);
         }
+        if self.peers_2x.next_tick.is_some_and(|due| due <= cx.now) {
+            self.tick_peers_2x(cx);
+        }
         if self.publishers.next_look.is_some_and(|due| due <= cx.now) {
             self.look_at_publishers(cx);
         }
@@ -318,6 +356,8 @@ impl Parts {
             Some(LinkKind::Node(_)) => self.set_rekey_due(common, key),
             // It is closed once nothing is awaited of it, and made anew.
             Some(LinkKind::Ledger(_)) | None => {}
+            // Likewise: whoever dials it does so again.
+            Some(LinkKind::Peer2x(_)) => common.counters.node_links_worn.increment(),
         }
     }
 
@@ -330,6 +370,7 @@ impl Parts {
                 let session = *session;
                 self.note_ledger_activity(now, session);
             }
+            Some(LinkKind::Peer2x(_)) => self.note_peer_2x_activity(now, key),
             None => {}
         }
     }
@@ -346,6 +387,7 @@ impl Parts {
             self.diagnostics.deadline(),
             self.upstreams.deadline(),
             self.node_links.next_tick,
+            self.peers_2x.next_tick,
             self.publishers.next_look,
         ]
         .into_iter()
@@ -379,6 +421,7 @@ impl Parts {
                 LinkKind::Ledger(ledger) => {
                     self.upstreams.report_link(key, ledger.session, self.session_id(ledger.session)?)?
                 }
+                LinkKind::Peer2x(peer) => peer.report(),
             };
             Some(LinkReport { reactor: common.id, key, since, address, peer, load: LinkLoad::default() })
         };
@@ -428,7 +471,7 @@ impl Parts {
     pub(super) fn node_link_mut(&mut self, key: LinkKey) -> Option<&mut NodeLink> {
         match self.link_mut(key)? {
             LinkKind::Node(link) => Some(link),
-            LinkKind::Sdk(_) | LinkKind::Ledger(_) => None,
+            LinkKind::Sdk(_) | LinkKind::Ledger(_) | LinkKind::Peer2x(_) => None,
         }
     }
 
@@ -444,18 +487,16 @@ impl Parts {
     /// The session at an index that a topic's list or a session number gave.
     pub(super) fn session_at(&mut self, index: u32) -> Option<&mut Session> {
         match self.links.get_mut(index as usize)? {
-            Some(Link { kind: LinkKind::Sdk(session), .. }) => Some(session),
-            _ => None,
+            Some(link) => link.kind.session_mut(),
+            None => None,
         }
     }
 }
 
-/// The session on a link, if it is one.
+/// The session on a link, if there is one.
 pub(super) fn session_of(links: &mut [Option<Link>], key: LinkKey) -> Option<&mut Session> {
     match links.get_mut(key.index as usize)? {
-        Some(Link { generation, kind: LinkKind::Sdk(session) }) if *generation == key.generation => {
-            Some(session)
-        }
+        Some(link) if link.generation == key.generation => link.kind.session_mut(),
         _ => None,
     }
 }

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     relay::{
-        Forward, Outbound, ReactorId, Recipients, channel::ChannelNumber, sealing::Subject, snapshot::NodeRef,
+        Forward, Outbound, ReactorId, Recipients, channel::ChannelNumber, peer_2x::MulticastOf,
+        sealing::Subject, snapshot::NodeRef,
     },
     wire::{
         FrameRef, NodeId, ResultCode,
@@ -34,11 +35,12 @@ impl Parts {
         unicast: &Forward,
         frame: FrameRef<'_>,
     ) -> bool {
-        let Forward { request, ref node, message, time_left_ms, may_wait, ref audience } = *unicast;
+        let Forward { request, ref node, message, time_left_ms, may_wait, ref audience, from_2x } = *unicast;
         let extensions = Extensions {
             time_left_ms: Some(time_left_ms),
             may_wait,
             audience: audience.as_deref().map(audience_of),
+            from_2x,
             ..Extensions::default()
         };
         let subject = Subject { packet_type: PacketType::UNICAST, seq: message };
@@ -54,11 +56,13 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         node: &NodeId,
-        message: u32,
+        of: MulticastOf,
         audience: Option<&Recipients>,
         frame: FrameRef<'_>,
     ) -> bool {
-        let extensions = Extensions { audience: audience.map(audience_of), ..Extensions::default() };
+        let MulticastOf { message, from_2x } = of;
+        let audience = audience.map(audience_of);
+        let extensions = Extensions { audience, from_2x, ..Extensions::default() };
         let subject = Subject { packet_type: PacketType::MULTICAST, seq: message };
         let is_sent = self.send_amop(cx, node, subject, &extensions, frame).is_some();
         if !is_sent {
@@ -72,7 +76,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         nodes: &[&NodeRef],
-        message: u32,
+        of: MulticastOf,
         frame: FrameRef<'_>,
         fan_out: &mut FanOut,
     ) {
@@ -88,17 +92,17 @@ impl Parts {
             _ => (indirect, others),
         };
         for node in others {
-            let is_sent = self.forward_multicast(cx, &node.id, message, None, frame);
-            fan_out.note_node(&node.id, message, is_sent);
+            let is_sent = self.forward_multicast(cx, &node.id, of, None, frame);
+            fan_out.note_node(&node.id, of.message, is_sent);
         }
         for nodes in shared.chunks(SHARED_MAX) {
-            let refused = self.send_shared(cx, nodes, message, frame);
+            let refused = self.send_shared(cx, nodes, of, frame);
             for node in nodes {
                 let is_sent = !refused.contains(&node.id);
                 if !is_sent {
                     cx.counters.dropped_window_full.increment();
                 }
-                fan_out.note_node(&node.id, message, is_sent);
+                fan_out.note_node(&node.id, of.message, is_sent);
             }
         }
     }

@@ -38,6 +38,7 @@
 //! | `diagnostic` | what people ask reactors, and nodes each other for that |
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `upstream` | connections to ledger nodes: what sessions ask there, what comes from there |
+//! | `peer_2x` | nodes of FISCO BCOS 2.x: their topics, and messages both ways |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | traces of messages that are over, for who asks for one by its seq |
 //! | `duplicate_key` | two nodes with one key |
@@ -66,6 +67,7 @@ mod neighbour;
 mod node_link;
 mod notice;
 mod peer;
+mod peer_2x;
 mod private;
 mod publisher;
 mod push;
@@ -396,6 +398,8 @@ pub(super) struct Sizes {
     pub(super) carried: usize,
     pub(super) attempts: usize,
     pub(super) upstream: usize,
+    pub(super) peer_2x: usize,
+    pub(super) remembered_2x: usize,
 }
 
 /// Memory of a multicast that is known again, where it can come from two sides.
@@ -420,5 +424,7 @@ pub(super) fn sizes() -> Sizes {
         carried: challenge_broker::CARRIED_LEN,
         attempts: diagnostic::trace::ATTEMPTS_LEN,
         upstream: upstream::UPSTREAM_LEN + upstream::HANDSHAKE_LEN_MAX,
+        peer_2x: peer_2x::PEER_LEN,
+        remembered_2x: peer_2x::REMEMBERED_LEN,
     }
 }

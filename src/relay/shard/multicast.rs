@@ -12,12 +12,15 @@ use super::{
 };
 use crate::{
     relay::{
-        LinkKey, MeshMessage, Outbound, ReactorId, Recipients, SendError, SessionId, snapshot::NodeRef,
+        LinkKey, MeshMessage, Outbound, ReactorId, Recipients, SendError, SessionId,
+        peer_2x::MulticastOf,
+        snapshot::{NodeRef, TopicEntry},
         trace::TopicName,
     },
     wire::{
         FrameRef, NodeId, ResultCode, TopicKind,
         node::AUDIENCE_MAX,
+        p2p_2x,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
         trace::{Attempt, AttemptKind, AttemptOutcome, Attempts, End, MessageTrace, Refusal, Role},
     },
@@ -103,8 +106,10 @@ impl Parts {
         let takes = |node: &&NodeRef| snapshot.takes(&node.id, frame.len());
         let nodes = all_nodes.iter().map(|(node, _)| node);
         let is_limited = cx.shared.limiter.is_limited();
-        let mut cost = match all_nodes {
-            [_, ..] if is_limited => cx.multicast_len(nodes.clone().filter(takes), frame.len()),
+        let mut cost = match entry {
+            Some(entry) if is_limited => {
+                cx.multicast_len(nodes.clone().filter(takes), frame.len()) + len_to_2x(entry, frame.len())
+            }
             _ => 0,
         };
         if is_limited && cx.carries_amop() {
@@ -121,7 +126,7 @@ impl Parts {
             fan_out.note_ledger(node, offered != Offered::NotTaken);
         }
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
-        self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
+        self.deliver_multicast(cx, body.topic, frame, false, &mut fan_out);
         let Some(entry) = entry else { return self.keep_multicast(cx, key, header, body.topic, fan_out) };
         let own = cx.id;
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != own) {
@@ -130,7 +135,7 @@ impl Parts {
         if all_nodes.is_empty() {
             return self.keep_multicast(cx, key, header, body.topic, fan_out);
         }
-        let message = cx.next_message();
+        let of = MulticastOf::session(cx.next_message());
         for node in nodes.clone().filter(|node| !takes(node)) {
             cx.note_too_long(&node.id, frame.len());
             fan_out.note_too_long(&node.id);
@@ -139,11 +144,11 @@ impl Parts {
             let nodes = nodes.clone().filter(|node| node.reactor == reactor).filter(takes);
             if reactor == cx.id {
                 let nodes: SmallVec<[&NodeRef; 8]> = nodes.collect();
-                self.forward_multicast_to_all(cx, &nodes, message, frame, &mut fan_out);
+                self.forward_multicast_to_all(cx, &nodes, of, frame, &mut fan_out);
             } else {
                 let nodes: SmallVec<[NodeRef; 2]> = nodes.cloned().collect();
                 if !nodes.is_empty() {
-                    cx.out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, message }, frame);
+                    cx.out.to_reactor(reactor, MeshMessage::ForwardMulticast { nodes, of }, frame);
                 }
             }
         }
@@ -218,7 +223,8 @@ impl Parts {
         for (node, part) in parts() {
             let (message, part) = (cx.next_message(), Recipients(part.to_vec()));
             if node.reactor == cx.id {
-                let sent = self.forward_multicast(cx, &node.id, message, Some(&part), frame);
+                let of = MulticastOf::session(message);
+                let sent = self.forward_multicast(cx, &node.id, of, Some(&part), frame);
                 fan_out.note_node(&node.id, message, sent);
             } else {
                 let (to, audience) = (Box::new(node.id), Box::new(part));
@@ -291,7 +297,7 @@ impl Parts {
             cx.counters.dropped_unauthorised.increment();
             return cx.keep_fan_out(frame, fan_out, Some(from));
         }
-        self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
+        self.deliver_multicast(cx, body.topic, frame, false, &mut fan_out);
         cx.keep_fan_out(frame, fan_out, Some(from));
         let snapshot = cx.shared.snapshot.load();
         let Some(entry) = snapshot.topic(body.topic) else { return };
@@ -309,28 +315,31 @@ impl Parts {
     ) {
         let mut fan_out = cx.fan_out();
         if let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) {
-            self.deliver_multicast(cx, body.topic, frame, &mut fan_out);
+            self.deliver_multicast(cx, body.topic, frame, false, &mut fan_out);
         }
         cx.keep_fan_out(frame, fan_out, None);
     }
 
-    /// Copies to this shard's own subscribers. A full queue loses its copy, which is counted.
-    fn deliver_multicast(
+    /// Copies to this shard's own subscribers, nodes of FISCO BCOS 2.x left out if it came from one. A full queue loses its
+    /// copy, which is counted.
+    pub(super) fn deliver_multicast(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         topic: &str,
         frame: FrameRef<'_>,
+        without_2x: bool,
         fan_out: &mut FanOut,
     ) {
         let Self { sessions, links, upstreams, .. } = self;
         let digest = upstreams.digest(cx, frame);
         for &index in sessions.topics.sessions(topic) {
-            let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
-                links.get_mut(index as usize)
-            else {
+            let link = links.get_mut(index as usize).and_then(Option::as_mut);
+            let Some(session) = link.and_then(|link| link.kind.session_mut()) else { continue };
+            if without_2x && session.of_2x.is_some() {
                 continue;
-            };
+            }
             if let Some(digest) = digest
+                && session.of_2x.is_none()
                 && upstreams.drops_copy(cx, session.key, digest, Side::Mesh)
             {
                 continue;
@@ -387,6 +396,12 @@ impl<O: Outbound> Context<'_, O> {
             self.common.keep(Finished { seq, taken, topic, sender: None, trace }, false);
         }
     }
+}
+
+/// Bytes that a multicast takes on the links to nodes of FISCO BCOS 2.x.
+fn len_to_2x(entry: &TopicEntry, frame_len: usize) -> u64 {
+    let of_2x = entry.of_2x.iter().flat_map(|of_2x| &of_2x.reactors);
+    of_2x.map(|(_, count)| u64::from(*count) * (p2p_2x::HEADER_LEN + frame_len) as u64).sum()
 }
 
 /// What is told of a multicast whose copies these are.

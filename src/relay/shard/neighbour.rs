@@ -186,7 +186,7 @@ impl Parts {
         // The Hello of one that replaces it may be on its way.
         let successor = self.links.iter().flatten().any(|other| match &other.kind {
             LinkKind::Node(other) => other.peer == link.peer && other.peer_link_number.is_none(),
-            LinkKind::Sdk(_) | LinkKind::Ledger(_) => false,
+            LinkKind::Sdk(_) | LinkKind::Ledger(_) | LinkKind::Peer2x(_) => false,
         });
         let grace = match reason {
             CloseReason::ByPeer | CloseReason::Vanished if !successor => {
@@ -323,6 +323,7 @@ impl Parts {
         for link in links {
             cx.out.abort(link, reason);
         }
+        self.close_peer_2x(cx, id, reason);
     }
 
     /// This node begins a later incarnation. What was sent in the one before could not be told from new messages if it were

@@ -23,6 +23,7 @@ use crate::{
         FrameRef, NodeId, ResultCode,
         hello::Hello,
         node::{Addressing, Extensions, FLAG_SEALED, Header, PacketType},
+        p2p_2x::Dialect,
         sdk,
     },
 };
@@ -56,6 +57,11 @@ pub(super) struct NodeLink {
 }
 
 impl NodeLink {
+    /// Whether its first frame, if this is it, shows that a node of FISCO BCOS 2.x is there.
+    pub(super) fn is_of_2x(&self, frame: FrameRef<'_>) -> bool {
+        self.incarnation_id.is_none() && Dialect::of(frame.head()) == Some(Dialect::V2x)
+    }
+
     pub(super) fn probe(&mut self, now: Instant) {
         self.probed = Some(now);
     }
@@ -165,7 +171,8 @@ impl Parts {
             cx.out.abort(key, CloseReason::OwnId);
             return;
         }
-        self.send_hello(cx, key, None);
+        // A node of FISCO BCOS 2.x reads the upper half of the number as one of a group's protocols; 0 is none.
+        self.send_hello(cx, key, Some(0));
     }
 
     fn send_hello(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, seq: Option<u32>) {
@@ -217,7 +224,7 @@ impl Parts {
                 | CloseReason::FrameLength(_)
                 | CloseReason::FrameUnfinished => warn!(
                     %peer, %address, %reason,
-                    "a node link ended before the peer said Hello; nodes of FISCO BCOS 2.x do not, and cannot be peers yet",
+                    "a node link ended before the peer said anything that a node says; see what it runs",
                 ),
                 // Of two nodes that dial each other at once, one hangs up.
                 _ => info!(
@@ -448,15 +455,19 @@ impl Parts {
         let audience = extensions.audience.as_ref().and_then(|audience| audience.first());
         let audience = audience.map(|numbers| Recipients::from_numbers(numbers, cx.shared.reactors));
         if packet_type == PacketType::MULTICAST {
-            self.handle_multicast_of_node(cx, (peer, message), audience, frame);
+            match extensions.from_2x {
+                None => self.handle_multicast_of_node(cx, (peer, message), audience, frame),
+                Some(sender) => self.handle_multicast_of_gateway(cx, sender, frame),
+            }
             return;
         }
         let time_left = extensions
             .time_left_ms
             .map_or(cx.shared.settings.request_timeout, |ms| Duration::from_millis(ms.into()))
             .saturating_sub(carrier.waited(cx.now));
-        let may_wait = extensions.may_wait;
-        let request = NodeRequest { origin, header: inner, is_admitted, time_left, may_wait, audience };
+        let Extensions { may_wait, from_2x, .. } = extensions;
+        let request =
+            NodeRequest { origin, header: inner, is_admitted, time_left, may_wait, audience, from_2x };
         self.handle_request_of_node(cx, request, frame);
     }
 

@@ -179,7 +179,8 @@ impl Audience {
     pub(super) fn entry(&self) -> TopicEntry {
         let count = |(reactor, part): (ReactorId, &[SubscriberId])| (reactor, part.len() as u32);
         let nodes = self.nodes.iter().map(|(node, recipients)| (node.clone(), recipients.len() as u32));
-        TopicEntry { reactors: self.by_reactor().map(count).collect(), nodes: nodes.collect() }
+        let reactors = self.by_reactor().map(count).collect();
+        TopicEntry { reactors, nodes: nodes.collect(), of_2x: None }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     relay::{
-        LinkKey, MeshMessage, NotPushed, Outbound, Queued, Recipients, SendError, SessionId,
+        LinkKey, MeshMessage, NotPushed, Outbound, Queued, Recipients, SendError, SessionId, peer_2x,
         rng::FastRng,
         timers::{TimerKey, Timers},
     },
@@ -83,6 +83,26 @@ pub(super) struct Receivers<'a> {
     pub(super) excluded: SmallVec<[SessionId; 2]>,
     /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
     pub(super) wait_for_room: Option<Duration>,
+    /// No nodes of FISCO BCOS 2.x, for one sent it.
+    pub(super) without_2x: bool,
+    /// Bytes that are paid for, should it leave to one of these.
+    pub(super) prepaid: u64,
+}
+
+/// Who is not drawn.
+#[derive(Clone, Copy)]
+struct NotDrawn<'a> {
+    excluded: &'a [SessionId],
+    without_2x: bool,
+    /// Those that wait for an answer under this seq.
+    seq: &'a SeqKey,
+}
+
+impl NotDrawn<'_> {
+    fn admits(&self, session: &Session) -> bool {
+        let is_left_out = self.without_2x && session.of_2x.is_some();
+        !is_left_out && !self.excluded.contains(&session.id) && !session.pushes.contains_key(self.seq)
+    }
 }
 
 /// A unicast for one of this shard's sessions.
@@ -132,8 +152,23 @@ impl Pushes {
     }
 
     /// The push timeout begins now.
-    fn start(&mut self, now: Instant, timer: PushTimer) -> WaitsFor {
-        WaitsFor::Answer(self.timers.start(now, timer))
+    fn start(&mut self, now: Instant, timer: PushTimer, is_2x: bool) -> WaitsFor {
+        WaitsFor::Answer(match is_2x {
+            false => self.timers.start(now, timer),
+            true => self.timers.start_until(now + peer_2x::PUSH_TIMEOUT, timer),
+        })
+    }
+
+    /// The answer is not waited for any longer, though it may come. `false` if it was not before.
+    pub(super) fn give_up(&mut self, push: &mut Push) -> bool {
+        match std::mem::replace(&mut push.waits_for, WaitsFor::LateAnswer) {
+            WaitsFor::LateAnswer => false,
+            WaitsFor::Taken => true,
+            WaitsFor::Answer(timer) => {
+                self.timers.cancel(timer);
+                true
+            }
+        }
     }
 
     /// A push was taken out of its session's table.
@@ -177,11 +212,30 @@ impl Parts {
         delivery: Delivery<'_>,
         receivers: Receivers<'_>,
     ) -> Result<(), NotPushed> {
+        let prepaid = receivers.prepaid;
+        if prepaid == 0 {
+            return self.push_to_one(cx, delivery, receivers);
+        }
+        let charged = cx.counters.bandwidth_charged_bytes.get();
+        let pushed = self.push_to_one(cx, delivery, receivers);
+        if cx.counters.bandwidth_charged_bytes.get() == charged {
+            // It has gone to a session of this node, or to nobody.
+            cx.give_back(prepaid);
+        }
+        pushed
+    }
+
+    fn push_to_one(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        delivery: Delivery<'_>,
+        receivers: Receivers<'_>,
+    ) -> Result<(), NotPushed> {
         if self.pushes.len() >= cx.shared.settings.pending_pushes_max {
             return Err(NotPushed::PushesFull);
         }
         let Delivery { request, seq, topic, frame } = delivery;
-        let Receivers { audience, mut excluded, wait_for_room } = receivers;
+        let Receivers { audience, mut excluded, wait_for_room, without_2x, .. } = receivers;
         let recipients: Option<Vec<u32>> = match (TopicKind::of(topic.as_bytes()), audience) {
             (TopicKind::Ordinary, None) => None,
             (TopicKind::Data, Some(audience)) => {
@@ -192,9 +246,12 @@ impl Parts {
         };
         // Whose queue was found full first.
         let mut full = None;
-        while let Some(index) =
-            self.draw_session(&mut cx.fast_rng, topic, recipients.as_deref(), &excluded, seq)
-        {
+        while let Some(index) = self.draw_session(
+            &mut cx.fast_rng,
+            topic,
+            recipients.as_deref(),
+            NotDrawn { excluded: &excluded, without_2x, seq },
+        ) {
             let Some(session) = self.session_at(index) else { break };
             let id = session.id;
             match session.send_data(cx, frame) {
@@ -235,11 +292,10 @@ impl Parts {
         excluded: &[SessionId],
         seq: &SeqKey,
     ) -> NotPushed {
-        let waits = |&index: &u32| match self.links.get(index as usize) {
-            Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
-                !excluded.contains(&session.id) && session.pushes.contains_key(seq)
-            }
-            _ => false,
+        let waits = |&index: &u32| {
+            let link = self.links.get(index as usize).and_then(Option::as_ref);
+            link.and_then(|link| link.kind.session())
+                .is_some_and(|session| !excluded.contains(&session.id) && session.pushes.contains_key(seq))
         };
         match recipients.unwrap_or_else(|| self.sessions.topics.sessions(topic)).iter().any(waits) {
             true => NotPushed::SeqInUse,
@@ -257,18 +313,15 @@ impl Parts {
     ) {
         let since_nanos = cx.nanos();
         let Self { links, pushes, .. } = self;
-        let Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) =
-            links.get_mut(index as usize)
-        else {
-            return;
-        };
+        let link = links.get_mut(index as usize).and_then(Option::as_mut);
+        let Some(session) = link.and_then(|link| link.kind.session_mut()) else { return };
         let key = session.key;
         let waits_for = if queued.is_behind {
             session.untaken.push_back((queued.end, seq));
             cx.out.watch_taken(key);
             WaitsFor::Taken
         } else {
-            pushes.start(cx.now, PushTimer { key, seq })
+            pushes.start(cx.now, PushTimer { key, seq }, session.of_2x.is_some())
         };
         session.last_activity = cx.now;
         let whose = Whose::Request(request, what);
@@ -320,7 +373,7 @@ impl Parts {
                 && push.end == end
                 && matches!(push.waits_for, WaitsFor::Taken)
             {
-                push.waits_for = pushes.start(cx.now, PushTimer { key, seq });
+                push.waits_for = pushes.start(cx.now, PushTimer { key, seq }, session.of_2x.is_some());
             }
         }
         if !session.untaken.is_empty() {
@@ -335,16 +388,13 @@ impl Parts {
         rng: &mut FastRng,
         topic: &str,
         recipients: Option<&[u32]>,
-        excluded: &[SessionId],
-        seq: &SeqKey,
+        not_drawn: NotDrawn<'_>,
     ) -> Option<u32> {
         let links = &self.links;
         let sessions = recipients.unwrap_or_else(|| self.sessions.topics.sessions(topic));
-        let eligible = |index: u32| match links.get(index as usize) {
-            Some(Some(super::Link { kind: super::LinkKind::Sdk(session), .. })) => {
-                !excluded.contains(&session.id) && !session.pushes.contains_key(seq)
-            }
-            _ => false,
+        let eligible = |index: u32| {
+            let link = links.get(index as usize).and_then(Option::as_ref);
+            link.and_then(|link| link.kind.session()).is_some_and(|session| not_drawn.admits(session))
         };
         if sessions.is_empty() {
             return None;
@@ -393,6 +443,11 @@ impl Parts {
         }
     }
 
+    /// A push was taken out of its session's table.
+    pub(super) fn end_push(&mut self, push: &Push) {
+        self.pushes.end(push);
+    }
+
     pub(super) fn handle_push_timeout(&mut self, cx: &mut Context<'_, impl Outbound>, timer: PushTimer) {
         let Self { links, pushes, .. } = self;
         let Some(session) = session_of(links, timer.key) else { return };
@@ -415,7 +470,7 @@ impl Parts {
         }
         if progress.is_some_and(|progress| progress.is_receiving_long || progress.is_read_paused) {
             // Who is in the middle of a long frame, or is not read, is not silent.
-            push.waits_for = pushes.start(cx.now, timer);
+            push.waits_for = pushes.start(cx.now, timer, session.of_2x.is_some());
             return;
         }
         push.waits_for = WaitsFor::LateAnswer;

@@ -12,12 +12,9 @@ use crate::{
 impl Parts {
     /// What does not agree with the tables that it is the sum of, in words; `None` if all does.
     pub(super) fn miscount(&self, common: &Common) -> Option<String> {
-        let sessions = || {
-            self.links.iter().flatten().filter_map(|link| match &link.kind {
-                LinkKind::Sdk(session) => Some(&**session),
-                LinkKind::Node(_) | LinkKind::Ledger(_) => None,
-            })
-        };
+        let sessions = || self.links.iter().flatten().filter_map(|link| link.kind.session());
+        let count =
+            |is: fn(&LinkKind) -> bool| self.links.iter().flatten().filter(|link| is(&link.kind)).count();
         let (waits, wait_bytes) = self.room_waits.counted();
         let lines = || sessions().map(|session| room::count(&session.line));
         let channels = || self.peers.channels();
@@ -27,11 +24,13 @@ impl Parts {
         let is_data = |topic: &&Topic| topic.kind() == TopicKind::Data;
         let data_topics: usize =
             sessions().map(|session| session.subscription.topics().iter().filter(is_data).count()).sum();
-        let node_links =
-            self.links.iter().flatten().filter(|link| matches!(link.kind, LinkKind::Node(_))).count();
+        let node_links = count(|kind| matches!(kind, LinkKind::Node(_)));
+        let applications = count(|kind| matches!(kind, LinkKind::Sdk(_)));
+        let peers_2x = count(|kind| matches!(kind, LinkKind::Peer2x(_)));
         let counts = [
             ("sessions", self.sessions.indices.len(), sessions().count()),
-            ("sessions in the metrics", common.counters.sessions.get() as usize, sessions().count()),
+            ("sessions in the metrics", common.counters.sessions.get() as usize, applications),
+            ("links to nodes of FISCO BCOS 2.x", common.counters.peer_2x_links.get() as usize, peers_2x),
             ("node links in the metrics", common.counters.node_links.get() as usize, node_links),
             ("pushes", self.pushes.len(), sessions().map(|session| session.pushes.len()).sum()),
             ("waits for room", waits, lines().map(|(count, _)| count).sum()),

@@ -109,6 +109,7 @@ impl Parts {
         let Delivery { request, seq, topic, frame } = delivery;
         let subscriber = self.subscribers.number_of(index, topic);
         let Self { links, room_waits, .. } = self;
+        // The link to another node tells nothing of its room.
         let Some(Some(Link { kind: LinkKind::Sdk(session), .. })) = links.get_mut(index as usize) else {
             return false;
         };

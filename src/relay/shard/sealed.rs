@@ -7,6 +7,7 @@ use super::{Context, Parts, node_link::Carrier};
 use crate::{
     relay::{
         Outbound, Packet,
+        peer_2x::MulticastOf,
         sealing::{
             CONTENT_KEY_LEN, ContentKey, FRONT_LEN, IncarnationId, Salt, Seal, SealIncarnations, Subject,
             TAG_LEN, number_of,
@@ -60,13 +61,14 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         nodes: &[&NodeRef],
-        seq: u32,
+        of: MulticastOf,
         frame: FrameRef<'_>,
     ) -> SmallVec<[NodeId; 2]> {
+        let MulticastOf { message: seq, from_2x } = of;
         let mut refused = SmallVec::new();
         let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
-        let no_extensions = Extensions::default().encode();
-        let key = ContentKey::seal(cx.secret_rng.bytes(), &no_extensions, frame.pieces(), &mut content);
+        let extensions = Extensions { from_2x, ..Extensions::default() }.encode();
+        let key = ContentKey::seal(cx.secret_rng.bytes(), &extensions, frame.pieces(), &mut content);
         let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
         let content = RetainedFrame::from_bytes(content.into());
         // All of them keep it, and share its bytes.
@@ -74,7 +76,7 @@ impl Parts {
         let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
         let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
         for node in nodes {
-            match self.seal_ticket(cx, &node.id, seq, &key, &kept) {
+            match self.seal_ticket(cx, &node.id, of, &key, &kept) {
                 Some(ticket) => {
                     ticket.as_ref().pieces().for_each(|piece| tickets.extend_from_slice(piece));
                     destinations.push(node.id);
@@ -103,13 +105,13 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
-        seq: u32,
+        MulticastOf { message: seq, from_2x }: MulticastOf,
         key: &ContentKey,
         kept: &RetainedFrame,
     ) -> Option<RetainedFrame> {
         let kept_as = Subject { packet_type: PacketType::MULTICAST, seq };
         self.sealed_channel(cx, id)?;
-        let extensions = Extensions::default().encode();
+        let extensions = Extensions { from_2x, ..Extensions::default() }.encode();
         let numbers = self.keep_sent(cx, id, kept_as, extensions, kept.clone())?;
         let sealed_as = self.channels.next_seal();
         let seal = self.sealed_channel(cx, id)?.seal.as_deref()?;

@@ -10,7 +10,7 @@ use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
 use super::{
-    Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, LinkKind, Parts,
+    Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Parts,
     push::Push,
     room::Line,
     seqs::{BySeq, SeqKey},
@@ -68,6 +68,8 @@ pub(super) struct Session {
     pub(super) line: Line,
     /// Copies of multicasts that its full queue had no room for.
     pub(super) dropped_copies: u64,
+    /// If it is that of a node of FISCO BCOS 2.x, the first bytes of its id.
+    pub(super) of_2x: Option<u64>,
 }
 
 impl Session {
@@ -93,6 +95,7 @@ impl Session {
         frame: FrameRef<'_>,
     ) -> Result<Queued, SendError> {
         match self.line.is_empty() {
+            true if self.of_2x.is_some() => self.send_to_2x(cx, frame),
             true => cx.out.send(self.key, Class::Data, head, frame),
             false => Err(SendError::Full),
         }
@@ -211,14 +214,27 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
+        who: (String, String, Option<NodeId>),
+    ) -> Session {
+        let mut session = self.make_session(cx, key, who);
+        session.idle_timer = Some(self.sessions.idle_timers.start(cx.now, key));
+        if cx.common.logs.sessions_up.admits(cx.now) {
+            let Session { id, address, subject, .. } = &session;
+            info!(session = id.0, %address, %subject, "session up");
+        }
+        cx.counters.sessions.increment();
+        session
+    }
+
+    /// A session of whomever, with its number.
+    pub(super) fn make_session(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
         (address, subject, public_key): (String, String, Option<NodeId>),
     ) -> Session {
         self.sessions.started += 1;
         let id = SessionId(u64::from(cx.id.0) << 48 | self.sessions.started);
-        if cx.common.logs.sessions_up.admits(cx.now) {
-            info!(session = id.0, %address, %subject, "session up");
-        }
-        cx.counters.sessions.increment();
         self.sessions.indices.insert(id, key.index);
         Session {
             id,
@@ -232,7 +248,7 @@ impl Parts {
             protocol: json::PROTOCOL_MIN,
             subscription: Subscription::new(cx.now, cx.shared.settings.session_changes_per_second_max),
             last_activity: cx.now,
-            idle_timer: Some(self.sessions.idle_timers.start(cx.now, key)),
+            idle_timer: None,
             keys_exhausted: false,
             requests: BySeq::default(),
             open_bytes: 0,
@@ -241,6 +257,7 @@ impl Parts {
             untaken: VecDeque::new(),
             line: Line::new(),
             dropped_copies: 0,
+            of_2x: None,
         }
     }
 
@@ -272,13 +289,31 @@ impl Parts {
         let (topics, deferred) = session.subscription.take();
         cx.count_deferred(deferred, 0);
         self.change_topics(cx, (session.key.index, session.key, session.id), &topics, &[]);
+        self.end_messages(cx, &mut session);
+        self.end_upstream(cx, session.key);
+        self.end_line(cx, std::mem::take(&mut session.line));
+    }
+
+    /// Nobody waits for the answers to what the session asked, and those that it was asked do not come.
+    fn end_messages(&mut self, cx: &mut Context<'_, impl Outbound>, session: &mut Session) {
         for (_, request) in std::mem::take(&mut session.requests) {
             let sender = session.sender();
             self.abandon_request(cx, request, sender);
         }
-        self.end_pushes(cx, &mut session);
-        self.end_upstream(cx, session.key);
-        self.end_line(cx, std::mem::take(&mut session.line));
+        self.end_pushes(cx, session);
+    }
+
+    /// The session of a node of FISCO BCOS 2.x is over.
+    pub(super) fn end_session_of_2x(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        mut session: Session,
+    ) {
+        self.sessions.indices.remove(&session.id);
+        let (topics, _) = session.subscription.take();
+        self.change_topics_of_2x(cx, session.key, id, (&topics, &[]));
+        self.end_messages(cx, &mut session);
     }
 
     pub(super) fn handle_sdk_frame(
@@ -327,11 +362,10 @@ impl Parts {
         let elapsed = cx.limiter_time();
         let shared = &cx.common.shared;
         let link = self.links.get_mut(key.index as usize).and_then(Option::as_mut);
-        match link.filter(|link| link.generation == key.generation).map(|link| &mut link.kind) {
-            Some(LinkKind::Sdk(session)) => {
-                shared.limiter.admit_session(elapsed, cost, session.id, &mut session.bandwidth)
-            }
-            _ => shared.limiter.admit(elapsed, cost),
+        let link = link.filter(|link| link.generation == key.generation);
+        match link.and_then(|link| link.kind.session_mut()) {
+            Some(session) => shared.limiter.admit_session(elapsed, cost, session.id, &mut session.bandwidth),
+            None => shared.limiter.admit(elapsed, cost),
         }
     }
 
@@ -373,6 +407,9 @@ impl Parts {
         head: &[u8],
         body: FrameRef<'_>,
     ) {
+        if self.is_peer_2x(key) {
+            return self.send_answer_to_2x(cx, key, head, body);
+        }
         let class =
             if head.len() + body.len() <= SMALL_REPLY_LEN_MAX { Class::Control } else { Class::Answer };
         match cx.out.send(key, class, head, body) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ahash::{AHashMap, RandomState};
 use tracing::{debug, warn};
 
-use super::{Common, Context, Link, LinkKind, Parts};
+use super::{Common, Context, Link, Parts};
 use crate::{
     relay::{LinkKey, Outbound, RegistryInput, SessionId},
     wire::{
@@ -46,6 +46,11 @@ impl Subscription {
         self.topics.binary_search_by(|other| other.as_str().cmp(topic)).is_ok()
     }
 
+    /// Puts others, sorted, in their place; gives those before.
+    pub(super) fn replace(&mut self, topics: Vec<Topic>) -> Vec<Topic> {
+        std::mem::replace(&mut self.topics, topics)
+    }
+
     /// Takes out the topics, and tells how many waited to take their place.
     pub(super) fn take(&mut self) -> (Vec<Topic>, usize) {
         let deferred = self.deferred.take().map_or(0, |deferred| deferred.len());
@@ -82,11 +87,11 @@ impl LocalTopics {
         self.by_topic.get(topic).map_or(&[], Vec::as_slice)
     }
 
-    fn insert(&mut self, topic: &Topic, index: u32) {
+    pub(super) fn insert(&mut self, topic: &Topic, index: u32) {
         self.by_topic.entry(topic.clone()).or_default().push(index);
     }
 
-    fn remove(&mut self, topic: &Topic, index: u32) {
+    pub(super) fn remove(&mut self, topic: &Topic, index: u32) {
         let Some(sessions) = self.by_topic.get_mut(topic.as_str()) else { return };
         if let Some(position) = sessions.iter().position(|&other| other == index) {
             sessions.swap_remove(position);
@@ -99,6 +104,27 @@ impl LocalTopics {
     pub(super) fn len(&self) -> usize {
         self.by_topic.len()
     }
+}
+
+/// What is in one of two sorted sets only: 1 if it is in the new one, -1 if in the old one.
+pub(super) fn differences<'a>(
+    old: &'a [Topic],
+    new: &'a [Topic],
+) -> impl Iterator<Item = (&'a Topic, i32)> + use<'a> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            match (old.peek(), new.peek()) {
+                (Some(before), Some(after)) if before == after => {
+                    old.next();
+                    new.next();
+                }
+                (Some(before), Some(after)) if before > after => return new.next().map(|after| (after, 1)),
+                (Some(_), _) => return old.next().map(|before| (before, -1)),
+                (None, _) => return new.next().map(|after| (after, 1)),
+            }
+        }
+    })
 }
 
 /// Whether the network learns of subscriptions to the topic.
@@ -212,7 +238,9 @@ impl Parts {
     /// Whether the session at a link index subscribes to `topic`.
     pub(super) fn subscribes(&self, index: u32, topic: &str) -> bool {
         match self.links.get(index as usize) {
-            Some(Some(Link { kind: LinkKind::Sdk(session), .. })) => session.subscription.contains(topic),
+            Some(Some(Link { kind, .. })) => {
+                kind.session().is_some_and(|session| session.subscription.contains(topic))
+            }
             _ => false,
         }
     }
@@ -228,28 +256,7 @@ impl Parts {
         let (index, ..) = session;
         let mut changes = Vec::new();
         let (mut data_topics, mut markers) = (Vec::new(), Vec::new());
-        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-        loop {
-            let (topic, difference): (_, i32) = match (old.peek(), new.peek()) {
-                (Some(&before), Some(&after)) if before == after => {
-                    old.next();
-                    new.next();
-                    continue;
-                }
-                (Some(&before), Some(&after)) if before > after => {
-                    new.next();
-                    (after, 1)
-                }
-                (Some(&before), _) => {
-                    old.next();
-                    (before, -1)
-                }
-                (None, Some(&after)) => {
-                    new.next();
-                    (after, 1)
-                }
-                (None, None) => break,
-            };
+        for (topic, difference) in differences(old, new) {
             cx.counters.subscriptions.add(difference as u64);
             if difference > 0 {
                 self.sessions.topics.insert(topic, index);
@@ -281,7 +288,7 @@ impl Common {
         self.counters.subscriptions.add(change);
     }
 
-    fn has_room_for_subscriptions(&self, added: usize) -> bool {
+    pub(super) fn has_room_for_subscriptions(&self, added: usize) -> bool {
         let all: u64 = self.shared.counters.iter().map(|counters| counters.subscriptions.get()).sum();
         added == 0 || all + added as u64 <= self.shared.settings.node_subscriptions_max as u64
     }

@@ -36,6 +36,13 @@ pub struct Application {
     pub(super) topics: Vec<String>,
 }
 
+impl Application {
+    /// Whether it has said that it subscribes to a topic.
+    pub fn subscribes_to(&self, topic: &str) -> bool {
+        self.topics.iter().any(|name| name == topic)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     pub at: Instant,

@@ -180,6 +180,7 @@ impl Network {
             }
             End::App(_) => {}
             End::Ledger(connection) => self.close_ledger_connection(connection),
+            End::Peer2x(link) => self.close_peer_link(link),
             End::Node { node, incarnation, reactor, key } => {
                 if !self.is_current(node, incarnation) {
                     return;
@@ -191,7 +192,7 @@ impl Network {
                 match other {
                     End::Node { node: other, .. } => self.note(|| Seen::LinkClosed { node, other, reason }),
                     End::App(app) => self.note(|| Seen::SessionEnded { app }),
-                    End::Ledger(_) => {}
+                    End::Ledger(_) | End::Peer2x(_) => {}
                 }
                 self.drive(node, reactor, |shard, now, io| shard.handle_link_down(now, key, reason, io));
             }

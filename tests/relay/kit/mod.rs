@@ -17,6 +17,7 @@
 //! | `recount` | what nodes count by hand, counted anew |
 //! | `ledger` | ledger nodes, to which nodes connect for their applications |
 //! | `two_x` | the messages of ledger nodes, as FISCO BCOS 2.x has them |
+//! | `peer_2x` | nodes of FISCO BCOS 2.x, with their faults |
 //! | `apps` | what applications send, how they treat what comes, what they have |
 
 mod apps;
@@ -24,6 +25,7 @@ mod io;
 mod ledger;
 mod links;
 mod node;
+mod peer_2x;
 mod recount;
 mod two_x;
 
@@ -46,6 +48,8 @@ use io::Effect;
 pub use io::Io;
 pub use ledger::{ConnectionIndex, LedgerIndex, VirtualChain};
 pub use node::VirtualNode;
+use peer_2x::PeerLink;
+pub use peer_2x::{PeerBehaviour, PeerIndex, VirtualPeer};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 /// One way over a link between machines.
@@ -118,6 +122,7 @@ pub enum Clock {
 pub enum End {
     App(AppIndex),
     Ledger(ConnectionIndex),
+    Peer2x(peer_2x::PeerLinkIndex),
     Node { node: NodeIndex, incarnation: u64, reactor: ReactorId, key: LinkKey },
 }
 
@@ -178,6 +183,26 @@ enum Event {
         reactor: ReactorId,
         dial: LedgerDial,
     },
+    PeerBeats {
+        link: peer_2x::PeerLinkIndex,
+    },
+    PeerHandles {
+        peer: PeerIndex,
+        link: Option<peer_2x::PeerLinkIndex>,
+        bytes: Vec<u8>,
+    },
+    PeerAnswers {
+        link: peer_2x::PeerLinkIndex,
+        bytes: Vec<u8>,
+    },
+    PeerTries {
+        peer: PeerIndex,
+        number: u32,
+    },
+    PeerRedials {
+        peer: PeerIndex,
+        node: NodeIndex,
+    },
     LedgerAnswers {
         ledger: LedgerIndex,
         seq: Seq,
@@ -193,6 +218,9 @@ pub struct Network {
     pub apps: Vec<Application>,
     pub nodes: Vec<VirtualNode>,
     pub chain: VirtualChain,
+    pub peers_2x: Vec<VirtualPeer>,
+    /// All links that they have had.
+    pub peer_links: Vec<PeerLink>,
     pub timing: Timing,
     /// Set to an empty list to have what happens noted.
     pub seen: Option<Vec<Seen>>,
@@ -281,6 +309,8 @@ impl Network {
             apps: Vec::new(),
             nodes: Vec::new(),
             chain: VirtualChain::default(),
+            peers_2x: Vec::new(),
+            peer_links: Vec::new(),
             timing: Timing::default(),
             seen: None,
             recounts_at_end: true,
@@ -474,6 +504,11 @@ impl Network {
                     self.end_ledger_dial(node, reactor, dial);
                 }
             }
+            Event::PeerBeats { link } => self.beat(link),
+            Event::PeerHandles { peer, link, bytes } => self.peer_handles(peer, link, &bytes),
+            Event::PeerAnswers { link, bytes } => self.peer_says(link, bytes),
+            Event::PeerTries { peer, number } => self.peer_tries(peer, number),
+            Event::PeerRedials { peer, node } => self.redial(peer, node),
             Event::LedgerAnswers { ledger, seq, answer } => self.ledger_answers(ledger, &seq, &answer),
             Event::BetweenLedgers(between) => self.between_ledgers(between),
             Event::AppSends { app, bytes } => {
@@ -493,6 +528,7 @@ impl Network {
         match to {
             End::App(app) => self.deliver_to_app(app, &bytes),
             End::Ledger(connection) => self.deliver_to_ledger(connection, &bytes),
+            End::Peer2x(link) => self.deliver_to_peer(link, &bytes),
             End::Node { node, incarnation, reactor, key } if self.is_of_ledger(to) => {
                 if self.is_current(node, incarnation)
                     && let Some(link) = self.nodes[node].io[usize::from(reactor.0)].link(key)
@@ -551,6 +587,9 @@ impl Network {
                     let at = io_link.stalled_until.map_or(at, |until| at.max(until));
                     io_link.last_arrival = at;
                     let cut = io_link.cut;
+                    if let (End::Peer2x(_), Some(io_link)) = (to, self.nodes[node].io[index].link(link)) {
+                        io_link.unsent_bytes[io::queue_of(class)] -= bytes.len();
+                    }
                     if let End::App(app) = to {
                         self.note(|| Seen::Emitted { app, bytes: bytes.clone() });
                     }

@@ -6,6 +6,7 @@
 //! | `world` | what happens: applications, and the end in which all must work again |
 //! | `faults` | what befalls nodes and links |
 //! | `hostile` | a node that alters what it passes on |
+//! | `mixed` | a world of its own: networks with nodes of FISCO BCOS 2.x, and what holds across that border |
 //! | `graph` | which nodes are linked |
 //! | `starts` | when nodes let applications in |
 //! | `private` | what applications do with private topics: prove keys, or try to look so |
@@ -24,6 +25,7 @@ mod crossings;
 mod faults;
 mod graph;
 mod hostile;
+mod mixed;
 pub mod nonces;
 mod oracle;
 mod private;

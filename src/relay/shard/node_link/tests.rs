@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     relay::{
         Forward, LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, RequestId, SendError, Shared,
+        peer_2x::MulticastOf,
         settings::Settings,
         shard::{Shard, diagnostic::ping::ANSWERS_PER_SECOND_MAX},
         signing::NodeSigner,
@@ -210,7 +211,7 @@ fn a_message_takes_the_acknowledgement_along_and_what_it_acknowledges_is_let_go_
     let (mut shard, mut out) = shard(now);
     shard.handle_frame(now, KEY, FrameRef::Slice(&data_frame(1)), &mut out);
     let (parts, mut cx) = shard.at(now, &mut out);
-    parts.forward_multicast(&mut cx, &PEER, 7, None, FrameRef::Slice(&multicast(7)));
+    parts.forward_multicast(&mut cx, &PEER, MulticastOf::session(7), None, FrameRef::Slice(&multicast(7)));
     let sent = out.taken_of(KEY, PacketType::MULTICAST)[0];
     let numbers = Numbers::decode(&sent[Header::decode(sent).unwrap().1..]).unwrap();
     assert_eq!(numbers.taken_below, 2);
@@ -231,7 +232,13 @@ fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
     out.refusal = Some(SendError::Gone);
     for number in 0..3 {
         let (parts, mut cx) = shard.at(now, &mut out);
-        parts.forward_multicast(&mut cx, &PEER, number, None, FrameRef::Slice(&multicast(number)));
+        parts.forward_multicast(
+            &mut cx,
+            &PEER,
+            MulticastOf::session(number),
+            None,
+            FrameRef::Slice(&multicast(number)),
+        );
     }
     assert_eq!(shard.common.counters.dropped_window_full.get(), 0);
     shard.handle_link_down(now, KEY, CloseReason::ByPeer, &mut out);
@@ -249,7 +256,13 @@ fn what_is_new_does_not_overtake_what_waits_for_room_on_the_link() {
     let (mut shard, mut out) = shard(now);
     let send = |shard: &mut Shard, out: &mut Links, number| {
         let (parts, mut cx) = shard.at(now, out);
-        parts.forward_multicast(&mut cx, &PEER, number, None, FrameRef::Slice(&multicast(number)))
+        parts.forward_multicast(
+            &mut cx,
+            &PEER,
+            MulticastOf::session(number),
+            None,
+            FrameRef::Slice(&multicast(number)),
+        )
     };
     out.refusal = Some(SendError::Gone);
     (0..3).for_each(|number| assert!(send(&mut shard, &mut out, number)));
@@ -320,7 +333,13 @@ fn what_was_sent_in_one_incarnation_of_either_end_does_not_go_around_in_the_next
     {
         let (mut shard, mut out, [(peer, _), (_, detour)]) = shard_with_detour(now);
         let (parts, mut cx) = shard.at(now, &mut out);
-        parts.forward_multicast(&mut cx, &peer, 1, None, FrameRef::Slice(&multicast(1)));
+        parts.forward_multicast(
+            &mut cx,
+            &peer,
+            MulticastOf::session(1),
+            None,
+            FrameRef::Slice(&multicast(1)),
+        );
         parts.give_up_node(&mut cx, &peer, reason);
         assert_eq!(out.taken_of(detour, PacketType::MULTICAST).len(), goes_around, "{reason:?}");
     }
@@ -339,6 +358,7 @@ fn a_unicast_that_failed_with_its_node_is_empty_if_the_node_returns() {
         time_left_ms: 1_000,
         may_wait: false,
         audience: None,
+        from_2x: None,
     };
     let (parts, mut cx) = shard.at(now, &mut out);
     assert!(parts.forward(&mut cx, ReactorId(0), &unicast, FrameRef::Slice(&request)));
@@ -355,7 +375,7 @@ fn of_notices_that_messages_were_dropped_a_node_has_so_many_looked_at() {
     let now = Instant::now();
     let (mut shard, mut out) = shard(now);
     let (parts, mut cx) = shard.at(now, &mut out);
-    parts.forward_multicast(&mut cx, &PEER, 7, None, FrameRef::Slice(&multicast(7)));
+    parts.forward_multicast(&mut cx, &PEER, MulticastOf::session(7), None, FrameRef::Slice(&multicast(7)));
     let ended = PathEnded { seq: 7, why: PathEnd::NoRoute, destination: PEER.short(), tag: [0; 16] };
     let notice = frame(PacketType::BROADCAST, 8, &Notice::PathEnded(ended).encode());
     for _ in 0..1_000 {

@@ -5,7 +5,7 @@ use crate::{
     relay::{
         Outbound, ReactorId, Recipients, RequestId, SessionId, home_reactor,
         shard::{Common, Context, Parts},
-        snapshot::{NodeEntry, NodeRef},
+        snapshot::{NodeEntry, NodeRef, TopicEntry},
     },
     wire::{NodeId, TopicKind, node::AUDIENCE_MAX, topic::MintedTopic},
 };
@@ -68,6 +68,9 @@ impl Parts {
         };
         let accepted = audience.as_ref().map(Audience::entry);
         let entry = accepted.as_ref().or_else(|| cx.common.snapshot.topic(topic));
+        // What came from a node of FISCO BCOS 2.x goes to none of them.
+        let beside_2x = entry.filter(|_| request.from_2x.is_some()).map(TopicEntry::without_2x);
+        let entry = beside_2x.as_ref().or(entry);
         let (all_reactors, all_nodes) =
             entry.map_or((&[][..], &[][..]), |entry| (&entry.reactors[..], &entry.nodes[..]));
         let (publisher, foreign) = match request.origin {
@@ -84,7 +87,11 @@ impl Parts {
             self.sessions.indices.get(session).is_some_and(|&index| self.subscribes(index, topic))
         };
         let itself = publisher.is_some_and(|index| self.subscribes(index, topic));
-        let gone = usize::from(itself) + attempted_of(own).filter(still_subscribes).count();
+        let itself = match request.from_2x {
+            None => usize::from(itself),
+            Some(_) => self.subscribers_2x(own_sessions),
+        };
+        let gone = itself + attempted_of(own).filter(still_subscribes).count();
         // Those that were tried elsewhere may have left, and others be there in their place: who knows is
         // asked.
         let weight_of = |reactor: ReactorId, count: u64| match request.exhausted().contains(&reactor) {

@@ -9,6 +9,7 @@ mod draw;
 mod ledger;
 mod message_trace;
 mod outcome;
+mod prepaid;
 mod unsettled;
 
 use std::{
@@ -85,6 +86,8 @@ pub(super) struct Request {
     audience: Option<Recipients>,
     /// Whether it may wait for room where nobody else is left to be tried: a neighbour's, if it said so.
     may_wait: bool,
+    /// If a node of FISCO BCOS 2.x sent it, the first bytes of that one's id: it goes to none of these.
+    from_2x: Option<u64>,
     /// When the neighbour was told that nobody answered; a late answer still goes to it.
     answered_for_now: Option<Instant>,
     topic: TopicName,
@@ -304,6 +307,8 @@ pub(super) struct NodeRequest {
     pub(super) may_wait: bool,
     /// Who may get a message with a private topic.
     pub(super) audience: Option<Recipients>,
+    /// If a node of FISCO BCOS 2.x sent it, the first bytes of that one's id.
+    pub(super) from_2x: Option<u64>,
 }
 
 /// A request to be taken up.
@@ -317,6 +322,7 @@ struct NewRequest<'a> {
     time: Duration,
     may_wait: bool,
     audience: Option<Recipients>,
+    from_2x: Option<u64>,
 }
 
 /// What is known of a session's message when it is refused.
@@ -424,7 +430,7 @@ impl Parts {
         let full = cx.draining || self.requests.len() >= pending_max;
         let (seq, request) = (cx.seq_key(&header.seq), self.requests.next_id());
         let Some(session) = self.session_mut(key) else { return };
-        let (id, keys_exhausted) = (session.id, session.keys_exhausted);
+        let (id, keys_exhausted, from_2x) = (session.id, session.keys_exhausted, session.of_2x);
         let is_in_use = match session.requests.entry(seq) {
             Entry::Occupied(_) => true,
             Entry::Vacant(_) if full || keys_exhausted => false,
@@ -456,7 +462,7 @@ impl Parts {
         }
         let (size, time) = (header.len, cx.request_time(header.len as usize));
         let (topic, may_wait, audience) = (body.topic, true, None);
-        self.open_request(cx, NewRequest { origin, seq, size, topic, time, may_wait, audience });
+        self.open_request(cx, NewRequest { origin, seq, size, topic, time, may_wait, audience, from_2x });
         if body.kind() == TopicKind::Route {
             self.note_challenge_sent(key.index, body.topic, request);
         }
@@ -470,7 +476,7 @@ impl Parts {
         request: NodeRequest,
         frame: FrameRef<'_>,
     ) {
-        let NodeRequest { origin, header, is_admitted, time_left, may_wait, audience } = request;
+        let NodeRequest { origin, header, is_admitted, time_left, may_wait, audience, from_2x } = request;
         let FromNode { ref id, message, .. } = origin;
         let body = AmopBody::decode(&frame.head()[HEADER_LEN..]);
         let is_for_us = |body: &AmopBody<'_>| match body.kind() {
@@ -503,14 +509,14 @@ impl Parts {
         let time = time_left.min(cx.request_time(frame.len()));
         let (origin, seq, size) = (Origin::Node(origin), cx.seq_key(&header.seq), header.len);
         let topic = body.topic;
-        let new = NewRequest { origin, seq, size, topic, time, may_wait, audience };
+        let new = NewRequest { origin, seq, size, topic, time, may_wait, audience, from_2x };
         let request = self.open_request(cx, new);
         self.advance(cx, request, body.topic, frame);
     }
 
     /// Takes a request up.
     fn open_request(&mut self, cx: &mut Context<'_, impl Outbound>, new: NewRequest<'_>) -> RequestId {
-        let NewRequest { origin, seq, size, topic, time, may_wait, audience } = new;
+        let NewRequest { origin, seq, size, topic, time, may_wait, audience, from_2x } = new;
         let id = self.requests.next_id();
         let furthest = match origin {
             Origin::Session { .. } => Furthest::NoReceiver,
@@ -534,6 +540,7 @@ impl Parts {
             (request.deadline, request.time) = (deadline, time);
             (request.timer, request.current, request.furthest) = (timer, CurrentAttempt::None, furthest);
             (request.audience, request.answered_for_now, request.may_wait) = (audience, None, may_wait);
+            request.from_2x = from_2x;
             request.topic.set(topic);
             request.size = size;
             return id;
@@ -555,6 +562,7 @@ impl Parts {
             furthest,
             audience,
             may_wait,
+            from_2x,
             answered_for_now: None,
             topic: TopicName::new(topic),
             size,
@@ -638,15 +646,23 @@ impl Parts {
                     // It waits where it would else end.
                     let wait_for_room = (others != Others::Elsewhere && request.may_wait)
                         .then(|| request.time_left(cx.now).saturating_sub(WAIT_ENDS_BEFORE));
+                    let (without_2x, seq) = (request.from_2x.is_some(), request.seq);
+                    let Some(prepaid) = self.prepay_2x(cx, id, (reactor, topic), frame.len()) else { return };
                     if reactor != own {
-                        return cx.out.to_reactor(
-                            reactor,
-                            MeshMessage::Deliver { request: id, audience, excluded, wait_for_room },
-                            frame,
-                        );
+                        let request = id;
+                        let deliver = MeshMessage::Deliver {
+                            request,
+                            audience,
+                            excluded,
+                            wait_for_room,
+                            without_2x,
+                            prepaid,
+                        };
+                        return cx.out.to_reactor(reactor, deliver, frame);
                     }
-                    let receivers = Receivers { audience: audience.as_deref(), excluded, wait_for_room };
-                    let (seq, request) = (request.seq, RequestOf { coordinator: own, id });
+                    let audience = audience.as_deref();
+                    let receivers = Receivers { audience, excluded, wait_for_room, without_2x, prepaid };
+                    let request = RequestOf { coordinator: own, id };
                     let pushed =
                         self.push_to_any(cx, Delivery { request, seq: &seq, topic, frame }, receivers);
                     let Err(why) = pushed else { return };
@@ -657,7 +673,7 @@ impl Parts {
                     }
                 }
                 Some(Candidate::Node(node, audience)) => {
-                    let origin = request.origin;
+                    let (origin, from_2x) = (request.origin, request.from_2x);
                     let first = request.is_first_attempt();
                     let time_left_ms = request.time_left(cx.now).as_millis().try_into().unwrap_or(u32::MAX);
                     let may_wait = others == Others::None;
@@ -683,8 +699,15 @@ impl Parts {
                         request.current = CurrentAttempt::Node(message);
                     }
                     let (request, node_id) = (id, node.id);
-                    let forward =
-                        Forward { request, node: node_id, message, time_left_ms, may_wait, audience };
+                    let forward = Forward {
+                        request,
+                        node: node_id,
+                        message,
+                        time_left_ms,
+                        may_wait,
+                        audience,
+                        from_2x,
+                    };
                     if node.reactor != own {
                         return cx.out.to_reactor(node.reactor, MeshMessage::Forward(forward), frame);
                     }

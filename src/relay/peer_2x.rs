@@ -1,0 +1,69 @@
+//! What passes between this node and nodes of FISCO BCOS 2.x (INTEROP §2): its times and bounds, and what the parts of a node tell
+//! each other of it.
+
+use std::time::Duration;
+
+use crate::wire::Topic;
+
+/// How often each end says what the number of its list of topics is. Nothing else shows that it lives.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// A node that has missed two of those gets nothing new until it says something; what it was sent is tried elsewhere.
+pub const SILENT_AFTER: Duration = Duration::from_secs(11);
+/// A link without a byte for so long is closed.
+pub const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// How long such a node may take to answer a unicast: it tries its own sessions one after the other, 5 s each.
+pub const PUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request for the list of topics that is not answered is made again after so long.
+pub const REQUEST_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The list of one node is asked for so often at most, however often it says that it has another one.
+pub const REQUEST_PAUSE: Duration = Duration::from_millis(250);
+/// Lists that one node is given in a second.
+pub const LISTS_PER_SECOND_MAX: u32 = 4;
+/// Topics that are taken of one node.
+pub const TOPICS_MAX: usize = 10_000;
+/// Topics of all such nodes whose home is one reactor.
+pub const TOPICS_IN_ALL_MAX: usize = 65_536;
+/// Topics that such nodes are told of.
+pub const ANNOUNCED_MAX: usize = 10_000;
+/// How long a multicast of such a node is known again, should another node bring it, too.
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+/// Multicasts of such nodes that are known again.
+pub const REMEMBERED_MAX: usize = 65_536;
+/// Longest frame that such a node takes, in bytes.
+pub const FRAME_LEN_MAX: usize = 100 << 20;
+
+/// What is known of a multicast beside its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MulticastOf {
+    /// Its number at this node.
+    pub message: u32,
+    /// If a node of FISCO BCOS 2.x sent it, the first bytes of that one's id.
+    pub from_2x: Option<u64>,
+}
+
+impl MulticastOf {
+    /// One of an application here.
+    pub fn session(message: u32) -> Self {
+        Self { message, from_2x: None }
+    }
+}
+
+/// What the home of a node of FISCO BCOS 2.x tells the registry of it.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// It is linked.
+    Up {
+        /// Its address, for `getPeers`.
+        address: String,
+        /// The organisation in its certificate.
+        agency: String,
+        /// The common name in its certificate.
+        name: String,
+    },
+    /// Its topics are known, as far as there are any.
+    Settled,
+    /// Some that messages go there for came or went: each once, with 1 or -1.
+    Topics(Vec<(Topic, i32)>),
+    /// It is linked no more. Its topics were taken off before.
+    Down,
+}
