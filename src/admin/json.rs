@@ -125,6 +125,35 @@ pub(crate) struct LedgerFailure {
     pub(crate) remedy: String,
 }
 
+/// An item of `/peers_2x`: a node of FISCO BCOS 2.x that is linked.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Peer2x {
+    pub(crate) id: String,
+    pub(crate) address: String,
+    /// `active`: this node passes messages to and from it; `spare`: another one does; `silent`: it has said nothing for long;
+    /// `ending`.
+    pub(crate) state: Word,
+    pub(crate) dialed: bool,
+    /// Topics that it has told.
+    pub(crate) topics: usize,
+    /// Its requests that wait for their answer, and what it was sent and has not answered.
+    pub(crate) pending_requests: usize,
+    pub(crate) pending_pushes: usize,
+    pub(crate) dropped_copies: u64,
+    pub(crate) queued_bytes: usize,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) up_since: String,
+}
+
+/// A node of FISCO BCOS 2.x that a node of the network is linked with.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Attached2x {
+    pub(crate) id: String,
+    /// Whether that node passes messages to and from it.
+    pub(crate) gateway: bool,
+}
+
 /// An item of `/topics`.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RoutedTopic {
@@ -223,6 +252,9 @@ pub(crate) struct Node {
     pub(crate) topics: usize,
     pub(crate) neighbours_total: usize,
     pub(crate) neighbours: Vec<ListedNeighbour>,
+    /// Nodes of FISCO BCOS 2.x that it is linked with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) peers_2x: Vec<Attached2x>,
 }
 
 /// A neighbour that a node lists.

@@ -188,7 +188,7 @@ fn kind(link: &LinkReport) -> &'static str {
     }
 }
 
-fn state(link: &LinkReport) -> &'static str {
+pub(super) fn state(link: &LinkReport) -> &'static str {
     match &link.peer {
         _ if link.load.is_ending => "ending",
         PeerReport::Session(_) | PeerReport::Node { state: NodeLinkState::Active, .. } => "active",

@@ -34,6 +34,7 @@ mod lists;
 mod metrics;
 mod network;
 mod pages;
+mod peers_2x;
 mod ping;
 mod trace;
 

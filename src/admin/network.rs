@@ -159,6 +159,7 @@ fn show_network<'a>(
             topics: row.topics(),
             neighbours_total: row.neighbours(),
             neighbours: listed,
+            peers_2x: attached(&node.entries),
         }
     });
     let announcements = report.announcements.iter().map(|one| json::Announcement {
@@ -183,6 +184,12 @@ fn show_network<'a>(
         ledgers,
         announcements: announcements.collect(),
     })
+}
+
+/// Nodes of FISCO BCOS 2.x that a node is linked with.
+fn attached(entries: &Entries) -> Vec<json::Attached2x> {
+    let peers = entries.peers_2x().take(NEXT_HOPS_MAX);
+    peers.map(|(id, gateway)| json::Attached2x { id: id.to_hex(), gateway }).collect()
 }
 
 pub(super) fn standing(reachability: &Reachability) -> json::Standing {

@@ -7,7 +7,7 @@ use super::{
     ask::Unanswered,
     json_answer, ledgers,
     listing::QueryError,
-    lists, network,
+    lists, network, peers_2x,
     ping::{self, NodeError},
     trace, with_json,
 };
@@ -50,6 +50,7 @@ pub(super) enum Page<'a> {
     Sessions,
     Links,
     Ledgers,
+    Peers2x,
     Topics,
     Network,
     NetworkTopics,
@@ -59,8 +60,7 @@ pub(super) enum Page<'a> {
 
 impl<'a> Page<'a> {
     /// Those that there are, for people.
-    pub(super) const PATHS: &'static str =
-        "/nodes, /sessions, /links, /ledgers, /topics, /network, /network/topics, /trace/SEQ, /ping/NODE";
+    pub(super) const PATHS: &'static str = "/nodes, /sessions, /links, /ledgers, /peers_2x, /topics, /network, /network/topics, /trace/SEQ, /ping/NODE";
 
     pub(super) fn of(path: &'a str) -> Option<Self> {
         Some(match path {
@@ -68,6 +68,7 @@ impl<'a> Page<'a> {
             "/sessions" => Self::Sessions,
             "/links" => Self::Links,
             "/ledgers" => Self::Ledgers,
+            "/peers_2x" => Self::Peers2x,
             "/topics" => Self::Topics,
             "/network" => Self::Network,
             "/network/topics" => Self::NetworkTopics,
@@ -90,6 +91,7 @@ impl<'a> Page<'a> {
             Self::Sessions => lists::sessions(watched, query).await,
             Self::Links => lists::links(watched, query).await,
             Self::Ledgers => ledgers::ledgers(watched, query).await,
+            Self::Peers2x => peers_2x::peers_2x(watched, query).await,
             Self::Topics => lists::topics(watched, query).await,
             Self::Network => network::network(watched, query).await,
             Self::NetworkTopics => network::topics(watched, query).await,

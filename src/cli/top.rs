@@ -20,7 +20,7 @@ use super::{
     text::{Column, bytes, millis, numbers, short, table, words},
 };
 use crate::{
-    admin::json::{LedgerNode, Link, Network, Page, Session, Standing},
+    admin::json::{LedgerNode, Link, Network, Page, Peer2x, Session, Standing},
     bound::{Bound, BoundMetric},
     bounds,
     config::Config,
@@ -31,6 +31,8 @@ use crate::{
 const CLEAR: &str = "\x1b[H\x1b[J";
 /// Sessions that are shown as those that do not keep up.
 const SESSIONS_SHOWN: usize = 10;
+/// Nodes of FISCO BCOS 2.x that are shown.
+const PEERS_2X_SHOWN: usize = 20;
 /// Nodes whose names are asked for, the nearest first.
 const NODES_NAMED: usize = 64;
 /// Links that are shown, those with most traffic first.
@@ -104,6 +106,8 @@ struct Look {
     sessions: Page<Session>,
     /// Empty of a node that is older than they are.
     ledgers: Vec<LedgerNode>,
+    /// Likewise.
+    peers_2x: Page<Peer2x>,
 }
 
 pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
@@ -135,7 +139,10 @@ async fn look(admin: &str) -> Result<Look, String> {
     let path = format!("/sessions?sort=queued_bytes&order=desc&limit={SESSIONS_SHOWN}");
     let sessions = get_json(admin, &path).await?;
     let ledgers = get_json::<Page<LedgerNode>>(admin, "/ledgers").await.map(|page| page.items);
-    Ok(Look { at, metrics, network, sessions, ledgers: ledgers.unwrap_or_default() })
+    let ledgers = ledgers.unwrap_or_default();
+    let peers_2x = get_json::<Page<Peer2x>>(admin, &format!("/peers_2x?limit={PEERS_2X_SHOWN}")).await;
+    let peers_2x = peers_2x.unwrap_or(Page { total: 0, items: Vec::new() });
+    Ok(Look { at, metrics, network, sessions, ledgers, peers_2x })
 }
 
 /// Metrics by name: their sum over all reactors, and the largest of one.
@@ -212,6 +219,9 @@ fn show(before: &Look, now: &Look) -> String {
     show_trouble(&mut text, &rates);
     show_fills(&mut text, &now.metrics);
     show_links(&mut text, before, now, seconds);
+    if now.peers_2x.total > 0 {
+        show_peers_2x(&mut text, &rates, &now.peers_2x);
+    }
     if !now.ledgers.is_empty() {
         show_ledgers(&mut text, &rates, &now.ledgers);
     }
@@ -378,6 +388,34 @@ fn show_links(text: &mut String, before: &Look, now: &Look, seconds: f64) {
         (words("name"), &|(.., link)| name_of(&link.peer, &names)),
     ];
     text.push_str(&table(&links, &columns));
+}
+
+/// Nodes of FISCO BCOS 2.x, and what passes between the two networks.
+fn show_peers_2x(text: &mut String, rates: &Rates<'_>, peers: &Page<Peer2x>) {
+    let count = |name: &str| format!("{:.1}", rates.of(name));
+    let _ = writeln!(
+        text,
+        "\nnodes of FISCO BCOS 2.x: {}; per second: requests of theirs {}, multicasts {}, not answered there {}",
+        peers.total,
+        count("amop_peer_2x_requests_total"),
+        count("amop_peer_2x_multicasts_total"),
+        count("amop_peer_2x_not_answered_total"),
+    );
+    let state = |peer: &Peer2x| match shown(&peer.state).as_str() {
+        "active" => "this node is its gateway".to_owned(),
+        "spare" => "another node is its gateway".to_owned(),
+        "silent" => "silent: see whether it runs".to_owned(),
+        other => other.to_owned(),
+    };
+    let columns: [Column<'_, Peer2x>; 6] = [
+        (words("address"), &|peer| shown(&peer.address)),
+        (numbers("topics"), &|peer| peer.topics.to_string()),
+        (numbers("waiting"), &|peer| format!("{} + {}", peer.pending_requests, peer.pending_pushes)),
+        (numbers("queued"), &|peer| bytes(peer.queued_bytes as f64)),
+        (numbers("dropped"), &|peer| peer.dropped_copies.to_string()),
+        (words("state"), &state),
+    ];
+    text.push_str(&table(&peers.items, &columns));
 }
 
 /// Ledger nodes, and what passes between applications and them.

@@ -191,25 +191,6 @@ pub struct NodeReport {
     pub topics: usize,
 }
 
-/// A node of FISCO BCOS 2.x that the node is linked with.
-#[derive(Clone, Debug)]
-pub struct LinkedPeer2xReport {
-    /// Its id.
-    pub id: NodeId,
-    /// Its `ip:port`.
-    pub address: String,
-    /// The organisation in its certificate.
-    pub agency: String,
-    /// The common name in its certificate.
-    pub name: String,
-    /// Since when.
-    pub since: Instant,
-    /// Whether the node is its gateway.
-    pub is_gateway: bool,
-    /// Topics of its that messages go there for.
-    pub topics: usize,
-}
-
 /// All nodes that a node knows.
 #[derive(Clone)]
 pub struct NetworkReport {

@@ -403,26 +403,23 @@ impl Snapshot {
     }
 
     fn change(&mut self, topic: &Topic, change: impl FnOnce(&mut TopicEntry)) {
-        let has_sessions = match self.topics.get_mut(topic.as_str()) {
+        match self.topics.get_mut(topic.as_str()) {
             Some(entry) => {
                 change(entry);
-                let has_sessions = entry.has_sessions();
                 if entry.is_empty() {
                     self.topics.remove(topic.as_str());
                 }
-                has_sessions
             }
             None => {
                 let mut entry = TopicEntry::default();
                 change(&mut entry);
-                let has_sessions = entry.has_sessions();
                 if !entry.is_empty() {
                     self.topics.insert(topic.clone(), entry);
                 }
-                has_sessions
             }
-        };
+        }
         if let Some(announced) = &mut self.announced {
+            let has_sessions = self.topics.get(topic.as_str()).is_some_and(TopicEntry::has_sessions);
             announced.note(topic, has_sessions);
         }
     }

@@ -366,8 +366,8 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
         (
             "/",
             404,
-            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /ledgers, /topics, /network, \
-             /network/topics, /trace/SEQ, /ping/NODE",
+            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /ledgers, /peers_2x, /topics, \
+             /network, /network/topics, /trace/SEQ, /ping/NODE",
         ),
         ("/network?sort=colour", 400, "sort must be one of id, hops, topics, neighbours, incarnation, seq"),
         ("/network/topics?sort=hops", 400, "sort must be one of name, sessions, nodes"),

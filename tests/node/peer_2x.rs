@@ -15,6 +15,7 @@ use amop::{
 use crate::support::{
     BOUND, TestNode, client, get,
     peer_2x::{Answers, ScriptedPeer},
+    process::{PROGRAM, output},
     runtime, seq, wait_until,
 };
 
@@ -275,6 +276,28 @@ fn it_is_shown_as_what_it_is_and_is_told_only_what_its_dialect_has() {
         let link = &links["items"][0];
         link["kind"] == "node_2x" && link["state"] == "active" && link["peer"] == peer.id.to_hex()
     });
+    let json = |path: &str| -> serde_json::Value { serde_json::from_str(&get(admin, path).1).unwrap() };
+    let shown = &json("/peers_2x")["items"][0];
+    let expected = (peer.id.to_hex().into(), "active".into(), 1.into(), true.into());
+    assert_eq!(
+        (shown["id"].clone(), shown["state"].clone(), shown["topics"].clone(), shown["dialed"].clone()),
+        expected
+    );
+    let network = json("/network");
+    assert_eq!(
+        network["items"][0]["peers_2x"],
+        serde_json::json!([{ "id": peer.id.to_hex(), "gateway": true }])
+    );
+    let top = output(
+        std::process::Command::new(PROGRAM)
+            .args(["top", "--once", "--interval", "0.1"])
+            .args(["--admin", &admin.to_string()]),
+    );
+    let said = String::from_utf8(top.stdout).unwrap();
+    assert!(
+        said.contains("nodes of FISCO BCOS 2.x: 1;") && said.contains("this node is its gateway"),
+        "{said}"
+    );
     let (_, metrics) = get(admin, "/metrics");
     assert!(metrics.contains("amop_peer_2x_links{reactor="), "{metrics}");
     let id = node.node().id();

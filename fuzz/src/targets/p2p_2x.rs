@@ -1,9 +1,22 @@
 //! Frames of nodes of FISCO BCOS 2.x: what is read is made to the same bytes, and nothing takes more memory than its bytes can
-//! stand for.
+//! stand for. And whole nodes on the virtual network with one of theirs that says what it likes: each request of an application
+//! gets one answer, and messages go on.
 
-use amop::internal::wire::{
-    FrameRef, Topic, TopicKind,
-    p2p_2x::{self, Dialect, HEADER_LEN, Header, Kind, TopicList},
+use std::time::Duration;
+
+use amop::internal::{
+    relay::settings::Settings,
+    wire::{
+        FrameRef, ResultCode, Topic, TopicKind,
+        p2p_2x::{self, Dialect, HEADER_LEN, Header, Kind, TopicList},
+        sdk::{self, FrameType},
+    },
+};
+use arbitrary::{Arbitrary, Unstructured};
+
+use super::{
+    Bytes,
+    shard::kit::{Behaviour, Network},
 };
 
 /// Bytes that are taken of a compressed payload.
@@ -12,11 +25,103 @@ const DECOMPRESSED_LEN_MAX: usize = 1 << 20;
 /// The first byte chooses the decoder.
 pub fn run(data: &[u8]) {
     let Some((&selector, data)) = data.split_first() else { return };
-    match selector % 3 {
+    match selector % 4 {
         0 => frame(data),
         1 => topics(data),
-        _ => compressed(data),
+        2 => compressed(data),
+        _ => script(data),
     }
+}
+
+/// What one of theirs does, or befalls it.
+#[derive(Arbitrary, Debug)]
+enum Step<'a> {
+    Says { version: u16, protocol: i8, packet_type: u8, seq: u8, payload: Bytes<'a, 64> },
+    Carries { kind: u8, seq: u8, frame_type: u8, topic: u8, result: i8, lies: bool },
+    SaysItsNumber(u8),
+    GivesTopics { seq: u8, topics: Bytes<'a, 32> },
+    Asked(u8),
+    Told(u8),
+    Waits(u16),
+    IsLost,
+    Freezes(bool),
+}
+
+const TOPICS: [&str; 4] = ["t", "u", "#!$TopicNeedVerify_V", "theirs"];
+const STEPS_MAX: usize = 64;
+
+fn script(data: &[u8]) {
+    let mut script = Unstructured::new(data);
+    let mut net = Network::new(1);
+    // Nobody is closed for having nothing to say.
+    let idle_timeout = Duration::from_secs(1 << 20);
+    net.add_node(2, Settings { idle_timeout, ..Settings::default() });
+    let peer = net.add_peer_2x(&["t", "theirs"]);
+    net.keep_peer_2x_linked(peer, 0);
+    net.subscriber(0, &["t", "u"]);
+    let publisher = net.app(0, Behaviour::Silent);
+    net.run_for(Duration::from_secs(1));
+    let mut asked = Vec::new();
+    for _ in 0..STEPS_MAX {
+        let Ok(step) = Step::arbitrary(&mut script) else { break };
+        let bytes = match step {
+            Step::Says { version, protocol, packet_type, seq, payload } => {
+                let mut frame = p2p_2x::encode(Kind::Unicast, seq.into(), payload.0);
+                frame[4..6].copy_from_slice(&(version & 0x8001).to_be_bytes());
+                frame[6..10].copy_from_slice(&i32::from(protocol).to_be_bytes());
+                frame[11] = packet_type;
+                frame
+            }
+            Step::Carries { kind, seq, frame_type, topic, result, lies } => {
+                let kinds = [Kind::Unicast, Kind::Multicast, Kind::Answer];
+                let types =
+                    [FrameType::REQUEST, FrameType::MULTICAST, FrameType::RESPONSE, FrameType::SUBSCRIBE];
+                let topic = TOPICS[usize::from(topic) % TOPICS.len()];
+                // Also those that our application has open.
+                let number = usize::from(seq) % 4;
+                let inner = asked.get(number).copied().unwrap_or([b'0' + seq % 10; 32]);
+                let frame_type = types[usize::from(frame_type) % types.len()];
+                let mut frame =
+                    sdk::encode_amop(frame_type, &inner, ResultCode(i32::from(result)), topic, b"payload");
+                frame[3] = frame[3].wrapping_add(u8::from(lies));
+                p2p_2x::encode(kinds[usize::from(kind) % kinds.len()], seq.into(), &frame)
+            }
+            Step::SaysItsNumber(number) => p2p_2x::encode(Kind::TopicSeq, 0, number.to_string().as_bytes()),
+            Step::GivesTopics { seq, topics } => {
+                p2p_2x::encode(Kind::Topics, seq.into(), &[b"7\t", topics.0].concat())
+            }
+            Step::Asked(topic) => {
+                let topic = TOPICS[usize::from(topic) % TOPICS.len()];
+                asked.push(net.unicast(publisher, topic, b"x"));
+                continue;
+            }
+            Step::Told(topic) => {
+                net.multicast(publisher, TOPICS[usize::from(topic) % TOPICS.len()], b"x");
+                continue;
+            }
+            Step::Waits(millis) => {
+                net.run_for(Duration::from_millis(millis.into()));
+                continue;
+            }
+            Step::IsLost => {
+                net.break_peer_link(peer, 0);
+                continue;
+            }
+            Step::Freezes(is_frozen) => {
+                net.peers_2x[peer].is_frozen = is_frozen;
+                continue;
+            }
+        };
+        if let Some(link) = net.peer_link(peer, 0) {
+            net.peer_says(link, bytes);
+        }
+    }
+    net.run_for(Duration::from_secs(32));
+    for seq in asked {
+        assert_eq!(net.answers(publisher, &seq).len(), 1, "a request has one answer");
+    }
+    let seq = net.unicast(publisher, "u", b"still there?");
+    assert_eq!(net.answer(publisher, &seq, Duration::from_secs(40)).0, 0);
 }
 
 fn frame(data: &[u8]) {
@@ -91,5 +196,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let of = |selector: u8, bytes: &[u8]| [&[selector][..], bytes].concat();
     let frames = frames.iter().map(|frame| of(0, frame));
     let lists = lists.iter().map(|list| of(1, list));
-    frames.chain(lists).chain([of(2, &compressed), of(2, bomb)]).collect()
+    let scripts = super::scripts().into_iter().map(|script| of(3, &script));
+    frames.chain(lists).chain([of(2, &compressed), of(2, bomb)]).chain(scripts).collect()
 }

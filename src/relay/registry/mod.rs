@@ -447,7 +447,7 @@ impl Registry {
                     self.changed_subscribers.insert(topic);
                 }
             }
-            RegistryInput::Peer2x { id, news } => self.handle_peer_2x(now, id, news),
+            RegistryInput::Peer2x { id, news } => self.handle_peer_2x(id, news),
             RegistryInput::NodeUp { id, incarnation, reactor, address, agency, name } => {
                 self.handle_node_up(now, id, incarnation, reactor, (address, agency, name));
             }

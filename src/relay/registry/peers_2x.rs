@@ -18,7 +18,6 @@ use crate::{
     relay::{
         ReactorId, RegistryOutput, home_reactor,
         peer_2x::{ANNOUNCED_MAX, News},
-        report::LinkedPeer2xReport,
     },
     wire::{
         NodeId, Topic,
@@ -38,38 +37,34 @@ struct Peer2x {
     address: String,
     agency: String,
     name: String,
-    since: Instant,
     is_gateway: bool,
     /// Its topics that are subscribed to here, as those of nodes are.
     entries: Entries,
 }
 
 impl Registry {
-    pub(super) fn handle_peer_2x(&mut self, now: Instant, id: NodeId, news: News) {
+    pub(super) fn handle_peer_2x(&mut self, id: NodeId, news: News) {
         match news {
-            News::Up { address, agency, name } => self.handle_peer_2x_up(now, id, (address, agency, name)),
+            News::Up { address, agency, name } => self.handle_peer_2x_up(id, (address, agency, name)),
             News::Settled => self.handle_peer_2x_settled(id),
             News::Topics(changes) => self.change_topics_2x(&id, &changes),
             News::Down => self.handle_peer_2x_down(&id),
         }
     }
 
-    fn handle_peer_2x_up(
-        &mut self,
-        now: Instant,
-        id: NodeId,
-        (address, agency, name): (String, String, String),
-    ) {
+    fn handle_peer_2x_up(&mut self, id: NodeId, (address, agency, name): (String, String, String)) {
         if self.peers_2x.by_id.is_empty() {
             let prefixes =
                 self.shared.settings.announce_to_2x.as_ref().map(|prefixes| prefixes.as_slice().into());
             self.snapshot.begin_announcing(prefixes, ANNOUNCED_MAX);
             self.snapshot_changed = true;
         }
-        let peer =
-            Peer2x { address, agency, name, since: now, is_gateway: false, entries: Entries::default() };
+        let peer = Peer2x { address, agency, name, is_gateway: false, entries: Entries::default() };
         self.peers_2x.by_id.insert(id, peer);
         self.own.change(state::peer_2x_key(&id), Some(vec![0]));
+        // What was decided about a link before may still be on its way.
+        let home = home_reactor(&id, self.shared.reactors);
+        self.outputs.push_back((home, RegistryOutput::Gateway2x { id, is_gateway: false }));
         self.peers_2x.is_changed = true;
         self.view_version += 1;
     }
@@ -149,21 +144,7 @@ impl Registry {
         }
     }
 
-    /// Tells about those that are linked.
-    pub fn report_peers_2x(&self) -> Vec<LinkedPeer2xReport> {
-        let report = |(id, peer): (&NodeId, &Peer2x)| LinkedPeer2xReport {
-            id: *id,
-            address: peer.address.clone(),
-            agency: peer.agency.clone(),
-            name: peer.name.clone(),
-            since: peer.since,
-            is_gateway: peer.is_gateway,
-            topics: peer.entries.len(),
-        };
-        self.peers_2x.by_id.iter().map(report).collect()
-    }
-
-    /// The same for applications.
+    /// Those that are linked, for applications.
     pub(super) fn view_peers_2x(&self) -> impl Iterator<Item = super::rpc::NodeView<'_>> {
         self.peers_2x.by_id.iter().map(|(id, Peer2x { address, agency, name, entries, .. })| {
             super::rpc::NodeView { id: *id, address, agency, name, entries }
