@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     relay::{
-        report::{KnownReport, LinkReport, NetworkReport, PeerReport, Reachability},
+        report::{AnnouncementReport, KnownReport, LinkReport, NetworkReport, PeerReport, Reachability},
         settings::SESSIONS_MAX,
     },
     supervise::blocking,
@@ -162,16 +162,7 @@ fn show_network<'a>(
             peers_2x: attached(&node.entries),
         }
     });
-    let announcements = report.announcements.iter().map(|one| json::Announcement {
-        origin: one.origin.to_hex(),
-        agency: one.agency.clone(),
-        name: one.name.clone(),
-        incarnation: one.incarnation,
-        number: one.number,
-        came: clock.show(one.taken),
-        age_ms: u64::try_from(clock.before_us(one.taken)).unwrap_or(0) / 1_000,
-        text: one.text.clone(),
-    });
+    let announcements = report.announcements.iter().map(|one| show_announcement(one, &clock));
     shown(&json::Network {
         total: report.nodes.len(),
         reachable: report
@@ -184,6 +175,19 @@ fn show_network<'a>(
         ledgers,
         announcements: announcements.collect(),
     })
+}
+
+fn show_announcement(one: &AnnouncementReport, clock: &Clock) -> json::Announcement {
+    json::Announcement {
+        origin: one.origin.to_hex(),
+        agency: one.agency.clone(),
+        name: one.name.clone(),
+        incarnation: one.incarnation,
+        number: one.number,
+        came: clock.show(one.taken),
+        age_ms: u64::try_from(clock.before_us(one.taken)).unwrap_or(0) / 1_000,
+        text: one.text.clone(),
+    }
 }
 
 /// Nodes of FISCO BCOS 2.x that a node is linked with.

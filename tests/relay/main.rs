@@ -10,6 +10,7 @@ mod injection;
 mod kit;
 mod latencies;
 mod ledger;
+mod ledger_beside_links;
 mod ledger_messages;
 mod lists;
 mod long_frames;

@@ -105,6 +105,8 @@ impl Parts {
         let all_nodes = entry.map_or(&[][..], |entry| &entry.nodes);
         let takes = |node: &&NodeRef| snapshot.takes(&node.id, frame.len());
         let nodes = all_nodes.iter().map(|(node, _)| node);
+        // By ledger nodes only where no link leads to nodes of FISCO BCOS 2.x with this topic: they would have it twice.
+        let goes_by_ledger = cx.carries_amop() && entry.is_none_or(|entry| entry.of_2x.is_none());
         let is_limited = cx.shared.limiter.is_limited();
         let mut cost = match entry {
             Some(entry) if is_limited => {
@@ -112,7 +114,7 @@ impl Parts {
             }
             _ => 0,
         };
-        if is_limited && cx.carries_amop() {
+        if is_limited && goes_by_ledger {
             cost += frame.len() as u64;
         }
         if !self.admit_multicast(cx, key, header, body.topic, cost) {
@@ -120,7 +122,7 @@ impl Parts {
         }
         self.acknowledge_multicast(cx, key, header, &frame.head()[..HEADER_LEN + body.payload_offset]);
         let mut fan_out = cx.fan_out();
-        if cx.carries_amop() {
+        if goes_by_ledger {
             let node = self.upstreams.node_of(key);
             let offered = self.offer_multicast(cx, key, frame);
             fan_out.note_ledger(node, offered != Offered::NotTaken);
@@ -338,8 +340,9 @@ impl Parts {
             if without_2x && session.of_2x.is_some() {
                 continue;
             }
+            // Nodes of FISCO BCOS 2.x have no ledger node from which the same could come.
+            let digest = digest.filter(|_| session.of_2x.is_none());
             if let Some(digest) = digest
-                && session.of_2x.is_none()
                 && upstreams.drops_copy(cx, session.key, digest, Side::Mesh)
             {
                 continue;
