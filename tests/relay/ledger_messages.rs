@@ -234,6 +234,25 @@ fn what_the_mesh_reaches_goes_there_and_not_by_the_ledger_node() {
     net.run_for(SOON);
     let seq = net.unicast(app, "silent", b"x");
     assert_eq!(net.answer(app, &seq, ANSWERED).0, 102);
+    // The same where several are tried one after the other, and their node has kept the message for that.
+    for _ in 0..2 {
+        let silent = net.app(0, Behaviour::Silent);
+        net.subscribe(silent, &["several"]);
+    }
+    net.direct_app(1, &["several"], true);
+    net.run_for(SOON);
+    let seq = net.unicast(app, "several", b"x");
+    assert_eq!(net.answer(app, &seq, ANSWERED).0, 102);
+    // Nor when nobody there can take it.
+    let occupied = net.app(0, Behaviour::Silent);
+    net.subscribe(occupied, &["occupied"]);
+    net.direct_app(1, &["occupied"], true);
+    net.run_for(SOON);
+    let other = net.app(0, Behaviour::Silent);
+    let seq = net.unicast(other, "occupied", b"x");
+    net.run_for(SOON);
+    net.bytes(app, sdk::encode_amop(FrameType::REQUEST, &seq, ResultCode::OK, "occupied", b"y"));
+    assert_eq!(net.answer(app, &seq, SOON).0, 101);
     assert_eq!(total(&net, |counters| counters.ledger_unicasts.get()), 0);
 }
 
@@ -413,11 +432,18 @@ fn what_has_the_same_seq_and_another_body_or_is_sent_again_is_another_message() 
     }
     net.run_for(SOON);
     assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 3);
+    // One by the mesh alone, and another one under its seq by the ledger node alone.
+    net.chain.messages.is_cut = true;
+    net.bytes(publisher, frame(b"by the mesh"));
+    net.run_for(SOON);
+    net.ledger_sends_bytes(1, frame(b"by the ledger"));
+    net.run_for(SOON);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 5);
     // After its time a copy is one more message.
     net.run_for(COPIES_TIME);
     net.ledger_sends_bytes(1, frame(b"one"));
     net.run_for(SOON);
-    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 4);
+    assert_eq!(net.pushed(subscriber, FrameType::MULTICAST).len(), 6);
 }
 
 #[test]
