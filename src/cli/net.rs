@@ -206,6 +206,7 @@ fn show_network(network: &Network) -> String {
     if !network.ledgers.is_empty() {
         show_ledgers(&network.ledgers, &mut text);
     }
+    show_peers_2x(network, &mut text);
 
     text.push_str("\nlinks of the network\n");
     let columns: [Column<'_, Edge<'_>>; 3] = [
@@ -237,6 +238,42 @@ fn show_ledgers(ledgers: &[LedgerNode], text: &mut String) {
         (numbers("from there"), &|ledger| ledger.messages_received.to_string()),
     ];
     text.push_str(&table(ledgers, &columns));
+}
+
+/// A node of FISCO BCOS 2.x, as the nodes of the network have it.
+#[derive(Default)]
+struct Attached {
+    id: String,
+    /// Those that are linked with it.
+    nodes: Vec<String>,
+    /// Who passes messages to and from it.
+    gateway: Option<String>,
+}
+
+/// The nodes of FISCO BCOS 2.x that any node of the network is linked with.
+fn show_peers_2x(network: &Network, text: &mut String) {
+    let mut linked: BTreeMap<&str, Attached> = BTreeMap::new();
+    for node in &network.items {
+        for peer in &node.peers_2x {
+            let attached = linked.entry(&peer.id).or_default();
+            attached.id = short(&peer.id);
+            attached.nodes.push(short(&node.id));
+            if peer.gateway {
+                attached.gateway = Some(short(&node.id));
+            }
+        }
+    }
+    if linked.is_empty() {
+        return;
+    }
+    text.push_str("\nnodes of FISCO BCOS 2.x\n");
+    let rows: Vec<Attached> = linked.into_values().collect();
+    let columns: [Column<'_, Attached>; 3] = [
+        (words("node"), &|one| one.id.clone()),
+        (words("gateway"), &|one| one.gateway.clone().unwrap_or_else(|| "none".to_owned())),
+        (words("linked with"), &|one| one.nodes.join(" ")),
+    ];
+    text.push_str(&table(&rows, &columns));
 }
 
 /// What operators have said, the latest first.

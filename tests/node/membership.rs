@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     BOUND, client_at, host_dir,
+    peer_2x::ScriptedPeer,
     process::{PROGRAM, Process, write_config},
     runtime, wait_until,
 };
@@ -305,4 +306,28 @@ fn lists_hold_at_once_for_nodes_behind_others_too_and_disturb_nobody_else() {
         }
         assert!(near.is_linked_with(&middle), "who is admitted keeps its link");
     });
+}
+
+#[test]
+fn a_node_of_fisco_bcos_2x_is_dialled_removed_and_blacklisted_like_any_other() {
+    let node = Member::start(0);
+    let peer = ScriptedPeer::start(3, None);
+    peer.subscribe(&["theirs"]);
+    let linked = || node.process.admin_json("/peers_2x")["total"] == 1;
+    let named = format!("node.0={}\n", peer.address);
+    node.reload(&named);
+    wait_until("it is linked", linked);
+    node.reload("");
+    wait_until("it is named no more", || !linked());
+    node.reload(&named);
+    wait_until("it is linked", linked);
+    node.reload(&format!("{named}[certificate_blacklist]\ncrl.0={}\n", peer.id.to_hex()));
+    wait_until("it is cut off", || !linked());
+    let before = peer.links_in_all();
+    let refused = node.process.figure("door_nodes_refused_by_list");
+    peer.dial(node.process.p2p);
+    wait_until("it has tried, in vain", || node.process.figure("door_nodes_refused_by_list") > refused + 3);
+    assert!(!linked());
+    node.reload(&named);
+    wait_until("it is let in again", || linked() && peer.links_in_all() > before);
 }

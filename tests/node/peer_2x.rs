@@ -298,6 +298,12 @@ fn it_is_shown_as_what_it_is_and_is_told_only_what_its_dialect_has() {
         said.contains("nodes of FISCO BCOS 2.x: 1;") && said.contains("this node is its gateway"),
         "{said}"
     );
+    let net = output(std::process::Command::new(PROGRAM).args(["net", "--admin", &admin.to_string()]));
+    let said = String::from_utf8(net.stdout).unwrap();
+    let [theirs, ours] = [peer.id, node.node().id()].map(|id| id.to_hex()[..8].to_owned());
+    let lines = said.lines().skip_while(|line| !line.starts_with("nodes of FISCO BCOS 2.x"));
+    let line = lines.clone().find(|line| line.contains(&theirs)).unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(line.matches(&ours).count(), 2, "its gateway, and linked with it: {line}");
     let (_, metrics) = get(admin, "/metrics");
     assert!(metrics.contains("amop_peer_2x_links{reactor="), "{metrics}");
     let id = node.node().id();
