@@ -141,10 +141,17 @@ fn a_multicast_reaches_each_application_once_on_either_side() {
             node.wait_for_subscribers("all", 4);
             wait_until("all are linked", || total_links(node) == 2);
         }
-        let gateways = |peer: &ScriptedPeer| {
-            peer.peers().values().filter(|topics| topics.iter().any(|topic| topic == "all")).count()
+        // The one with the least id, once it knows that both are linked.
+        let least = first.node().id().min(second.node().id());
+        let has_gateway = |peer: &ScriptedPeer| {
+            let peers = peer.peers().into_iter();
+            let gateways = peers.filter(|(_, topics)| topics.iter().any(|topic| topic == "all"));
+            gateways.map(|(id, _)| id).eq([least])
         };
-        wait_until("each has one gateway", || peers.iter().all(|peer| gateways(peer) == 1));
+        wait_until("that one is the gateway of each", || peers.iter().all(has_gateway));
+        for node in [&first, &second] {
+            node.wait_for_subscribers("all", 4);
+        }
         let (application, _messages) = publisher(&second).await;
         application.multicast("all", b"of ours", BOUND).await.unwrap();
         for got in [&mut of_first, &mut of_second] {

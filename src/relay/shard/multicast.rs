@@ -335,13 +335,13 @@ impl Parts {
         let Self { sessions, links, upstreams, .. } = self;
         let digest = upstreams.digest(cx, frame);
         for &index in sessions.topics.sessions(topic) {
-            let link = links.get_mut(index as usize).and_then(Option::as_mut);
-            let Some(session) = link.and_then(|link| link.kind.session_mut()) else { continue };
-            if without_2x && session.of_2x.is_some() {
-                continue;
-            }
+            let Some(Some(link)) = links.get_mut(index as usize) else { continue };
             // Nodes of FISCO BCOS 2.x have no ledger node from which the same could come.
-            let digest = digest.filter(|_| session.of_2x.is_none());
+            let (session, digest) = match &mut link.kind {
+                super::LinkKind::Sdk(session) => (&mut **session, digest),
+                super::LinkKind::Peer2x(peer) if !without_2x => (&mut peer.session, None),
+                _ => continue,
+            };
             if let Some(digest) = digest
                 && upstreams.drops_copy(cx, session.key, digest, Side::Mesh)
             {

@@ -42,7 +42,9 @@ fn home_of(sender: u64, reactors: u16) -> ReactorId {
 }
 
 impl Session {
-    /// Sends a message to a node of FISCO BCOS 2.x, as which it is drawn.
+    /// Sends a message to a node of FISCO BCOS 2.x, as which it is drawn. Out of the way of messages for sessions.
+    #[cold]
+    #[inline(never)]
     pub(in crate::relay::shard) fn send_to_2x(
         &self,
         cx: &mut Context<'_, impl Outbound>,
