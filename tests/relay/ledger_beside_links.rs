@@ -7,6 +7,7 @@ use amop::internal::{
     relay::{ledger::Ledger, settings::Settings},
     wire::{
         ResultCode,
+        p2p_2x::{self, Kind},
         sdk::{self, FrameType},
     },
 };
@@ -55,10 +56,15 @@ fn what_comes_by_a_link_from_nodes_of_2x_goes_to_no_ledger_node_and_what_comes_b
     let app = net.app(0, Behaviour::Silent);
     net.subscribe(app, &["own"]);
     net.run_for(SOON);
-    let seq = net.peer_unicast(peer, "other", b"x");
+    // As if it had not heard yet that nobody here has the topic any more.
+    let frame = sdk::encode_amop(FrameType::REQUEST, &[b'7'; 32], ResultCode::OK, "other", b"x");
+    let link = net.peer_link(peer, 0).unwrap();
+    net.peer_says(link, p2p_2x::encode(Kind::Unicast, 1, &frame));
     net.run_for(ANSWERED);
-    assert_eq!(net.peers_2x[peer].answers[&seq], [100]);
-    assert_eq!(net.direct_pushed(elsewhere, FrameType::REQUEST).len(), 0);
+    assert_eq!(net.nodes[0].total(|counters| counters.peer_2x_requests.get()), 1);
+    let to_ledgers = net.nodes[0]
+        .total(|counters| counters.ledger_unicasts.get() + counters.ledger_messages_not_sent.get());
+    assert_eq!((to_ledgers, net.direct_pushed(elsewhere, FrameType::REQUEST).len()), (0, 0));
     // Its multicast comes over the link, and by the ledger node, which has been told of the topic, too.
     let seq = net.peer_multicast(peer, "own", b"both");
     net.run_for(SOON);
