@@ -10,6 +10,7 @@ mod frames;
 mod handshakes;
 mod healthy;
 mod neighbours;
+mod node_link;
 mod peers_2x;
 mod processes;
 mod records;

@@ -1,9 +1,6 @@
 //! A hostile node: its certificate is good, and nothing else. It is made of the crate's own encoders.
 
-use std::{
-    io::Write,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use amop::internal::{
     pki::Profile,
@@ -11,11 +8,6 @@ use amop::internal::{
         counters::Counters,
         sealing::{FRONT_LEN, TAG_LEN},
         signing::NodeSigner,
-    },
-    tls::{
-        config::client_config,
-        identity::{Identity, Roots},
-        settings::TlsSettings,
     },
     wire::{
         NodeId, ResultCode,
@@ -33,34 +25,26 @@ use smallvec::SmallVec;
 
 use crate::{
     healthy::{HealthyPair, answer_of, answers, connect},
-    support::{RawSdk, TestNode, get, host_dir, seq, wait_until},
+    node_link::{RawNodeLink, identity},
+    support::{TestNode, get, seq, wait_until},
 };
 
 const INCARNATION: u64 = 7;
 
 /// Says what it likes over a node link.
 struct Liar {
-    link: RawSdk,
-    received: Vec<u8>,
+    link: RawNodeLink,
     id: NodeId,
     signer: NodeSigner,
     next_seq: u32,
-}
-
-fn identity(index: usize) -> Identity {
-    let conf = host_dir(Profile::Ec).join(format!("node{index}/conf"));
-    Identity::load(&conf.join("node.crt"), &conf.join("node.key")).unwrap()
 }
 
 impl Liar {
     /// With the certificate of the `index`th node; nothing is said yet.
     fn connect(index: usize, node: &TestNode) -> Self {
         let identity = identity(index);
-        let roots = Roots::load(&host_dir(Profile::Ec).join("node0/conf/ca.crt")).unwrap();
-        let config = client_config(&identity, &roots, &TlsSettings::default()).unwrap();
         Self {
-            link: RawSdk::connect_with(config, node.node().p2p_address()).expect("its certificate is good"),
-            received: Vec::new(),
+            link: RawNodeLink::connect(index, node),
             id: identity.node_id().unwrap(),
             signer: NodeSigner::from_secret_bytes(&identity.secp256k1_secret().unwrap()).unwrap(),
             next_seq: 1,
@@ -76,9 +60,7 @@ impl Liar {
     }
 
     fn say(&mut self, bytes: &[u8]) {
-        let records = self.link.seal(bytes);
-        // The node may have closed already.
-        let _ = self.link.socket.write_all(&records);
+        self.link.say(bytes);
     }
 
     fn send(&mut self, packet_type: PacketType, payload: &[u8]) {
@@ -86,22 +68,10 @@ impl Liar {
         self.say(&packet(packet_type, self.next_seq, payload));
     }
 
-    /// The next frame; `None` once the node has closed the link.
-    fn frame(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Some(len) = self.received.first_chunk::<4>().map(|len| u32::from_be_bytes(*len) as usize)
-                && len <= self.received.len()
-            {
-                return Some(self.received.drain(..len).collect());
-            }
-            self.received.extend(self.link.record()?);
-        }
-    }
-
     /// The next frame of a type: its seq and payload.
     fn next(&mut self, packet_type: PacketType) -> (u32, Vec<u8>) {
         loop {
-            let frame = self.frame().expect("the link lives");
+            let frame = self.link.frame().expect("the link lives");
             let (header, offset) = Header::decode(&frame).unwrap();
             if header.packet_type == packet_type {
                 return (header.seq, frame[offset..].to_vec());
@@ -117,8 +87,7 @@ impl Liar {
     }
 
     fn is_closed(&mut self) -> bool {
-        while self.frame().is_some() {}
-        true
+        self.link.is_closed()
     }
 
     /// A step of a record, about one topic; signed by whoever is asked to.

@@ -1,14 +1,7 @@
 //! A hostile node of FISCO BCOS 2.x: its certificate is good, and nothing else.
 
-use std::io::Write;
-
 use amop::internal::{
     pki::Profile,
-    tls::{
-        config::client_config,
-        identity::{Identity, Roots},
-        settings::TlsSettings,
-    },
     wire::{
         ResultCode,
         p2p_2x::{self, HEADER_LEN, Header, Kind},
@@ -18,23 +11,18 @@ use amop::internal::{
 
 use crate::{
     healthy::HealthyPair,
-    support::{RawSdk, TestNode, host_dir, peer_2x::ScriptedPeer, seq, wait_until},
+    node_link::RawNodeLink,
+    support::{TestNode, peer_2x::ScriptedPeer, seq, wait_until},
 };
 
 /// Says what it likes.
 struct Liar {
-    link: RawSdk,
-    received: Vec<u8>,
+    link: RawNodeLink,
 }
 
 impl Liar {
     fn connect(index: usize, node: &TestNode) -> Self {
-        let conf = host_dir(Profile::Ec).join(format!("node{index}/conf"));
-        let identity = Identity::load(&conf.join("node.crt"), &conf.join("node.key")).unwrap();
-        let roots = Roots::load(&conf.join("ca.crt")).unwrap();
-        let config = client_config(&identity, &roots, &TlsSettings::default()).unwrap();
-        let link = RawSdk::connect_with(config, node.node().p2p_address()).expect("its certificate is good");
-        Self { link, received: Vec::new() }
+        Self { link: RawNodeLink::connect(index, node) }
     }
 
     /// One that is taken for a node of theirs.
@@ -46,21 +34,7 @@ impl Liar {
     }
 
     fn say(&mut self, bytes: &[u8]) {
-        let records = self.link.seal(bytes);
-        // The node may have closed already.
-        let _ = self.link.socket.write_all(&records);
-    }
-
-    /// The next frame; `None` once the node has closed the link.
-    fn frame(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Some(len) = self.received.first_chunk::<4>().map(|len| u32::from_be_bytes(*len) as usize)
-                && len <= self.received.len()
-            {
-                return Some(self.received.drain(..len).collect());
-            }
-            self.received.extend(self.link.record()?);
-        }
+        self.link.say(bytes);
     }
 
     /// The payload of the next frame of a kind.
@@ -70,7 +44,7 @@ impl Liar {
 
     fn next_with_seq(&mut self, kind: Kind) -> (u32, Vec<u8>) {
         loop {
-            let frame = self.frame().expect("the link lives");
+            let frame = self.link.frame().expect("the link lives");
             if let Ok(header) = Header::decode(&frame)
                 && header.kind == kind
             {
@@ -80,8 +54,7 @@ impl Liar {
     }
 
     fn is_closed(&mut self) -> bool {
-        while self.frame().is_some() {}
-        true
+        self.link.is_closed()
     }
 
     /// Waits until the node has taken all that was said.

@@ -13,12 +13,6 @@ use std::{
 
 use amop::internal::{
     pki::Profile,
-    tls::{
-        config::server_config,
-        identity::{Identity, Roots},
-        settings::TlsSettings,
-        verify::IssuerPolicy,
-    },
     wire::{
         NodeId, ResultCode,
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
@@ -27,12 +21,15 @@ use amop::internal::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::mpsc,
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::host_dir;
+use super::{
+    host_dir,
+    listener::{TlsListener, key_of},
+};
 
 /// What all transactions call: `set(uint256)` with 10.
 const SET_TEN: &str = "0x60fe47b1000000000000000000000000000000000000000000000000000000000000000a";
@@ -131,27 +128,7 @@ impl ScriptedLedger {
 
     /// The same with `node.crt`, `node.key` and `ca.crt` of a directory.
     pub fn start_of(dir: &Path, chain: &SharedChain, at: Option<SocketAddr>) -> Self {
-        let identity = Identity::load(&dir.join("node.crt"), &dir.join("node.key")).expect("an identity");
-        let roots = Roots::load(&dir.join("ca.crt")).expect("roots");
-        let tls = server_config(&identity, &roots, &TlsSettings::default(), IssuerPolicy::default());
-        let acceptor = TlsAcceptor::from(tls.expect("a configuration").serving(true));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = {
-            let _entered = runtime.enter();
-            let socket =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-            socket.set_reuse_address(true).expect("a socket");
-            socket.set_nonblocking(true).expect("a socket");
-            let at = at.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-            socket.bind(&at.into()).expect("the address is free");
-            socket.listen(1_024).expect("the address is free");
-            TcpListener::from_std(socket.into()).expect("a listener")
-        };
-        let address = listener.local_addr().expect("an address");
+        let TlsListener { acceptor, runtime, listener, address, .. } = TlsListener::start(dir, at);
         let shared = chain.clone();
         let number = {
             let mut chain = chain.lock();
@@ -254,13 +231,6 @@ async fn read(
             }
         }
     }
-}
-
-/// The secp256k1 key in a certificate, if it has one.
-fn key_of(certificate: &[u8]) -> Option<NodeId> {
-    // A bit string of 66 bytes: no bits unused, and a point that is not compressed.
-    let at = certificate.windows(4).position(|window| window == [3, 66, 0, 4])?;
-    certificate.get(at + 4..at + 68)?.try_into().ok().map(NodeId)
 }
 
 fn hash(number: usize) -> String {

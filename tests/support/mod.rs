@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // a module of several test programs
 
 pub mod ledger;
+pub mod listener;
 pub mod peer_2x;
 pub mod process;
 

@@ -11,10 +11,9 @@ use std::{
 use amop::internal::{
     pki::Profile,
     tls::{
-        config::{client_config, server_config},
+        config::client_config,
         identity::{Identity, Roots},
         settings::TlsSettings,
-        verify::IssuerPolicy,
     },
     wire::{
         NodeId, ResultCode,
@@ -24,12 +23,15 @@ use amop::internal::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{mpsc, oneshot},
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 
-use super::host_dir;
+use super::{
+    host_dir,
+    listener::{TlsListener, key_of},
+};
 
 /// How often it says the number of its topics: 5 s in a real one.
 const BEAT: Duration = Duration::from_millis(100);
@@ -108,27 +110,8 @@ impl ScriptedPeer {
     /// With the key and certificate of the `index`th node of the network's files, at an address or where the kernel likes.
     pub fn start(index: usize, at: Option<SocketAddr>) -> Self {
         let dir = host_dir(Profile::Ec).join(format!("node{index}/conf"));
-        let identity = Identity::load(&dir.join("node.crt"), &dir.join("node.key")).expect("an identity");
-        let roots = Roots::load(&dir.join("ca.crt")).expect("roots");
-        let tls = server_config(&identity, &roots, &TlsSettings::default(), IssuerPolicy::default());
-        let acceptor = TlsAcceptor::from(tls.expect("a configuration").serving(true));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = {
-            let _entered = runtime.enter();
-            let socket =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-            socket.set_reuse_address(true).expect("a socket");
-            socket.set_nonblocking(true).expect("a socket");
-            let at = at.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-            socket.bind(&at.into()).expect("the address is free");
-            socket.listen(1_024).expect("the address is free");
-            TcpListener::from_std(socket.into()).expect("a listener")
-        };
-        let address = listener.local_addr().expect("an address");
+        let TlsListener { identity, roots, acceptor, runtime, listener, address } =
+            TlsListener::start(&dir, at);
         let state = Arc::new(Mutex::new(State { next_seq: 2, ..State::default() }));
         let shared = state.clone();
         runtime.spawn(async move {
@@ -268,13 +251,6 @@ impl Drop for ScriptedPeer {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// The node id in a certificate.
-fn key_of(certificate: &rustls::pki_types::CertificateDer<'_>) -> Option<NodeId> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let point: &[u8] = &certificate.public_key().subject_public_key.data;
-    point.strip_prefix(&[4])?.try_into().ok().map(NodeId)
 }
 
 /// A whole frame.
