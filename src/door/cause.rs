@@ -273,7 +273,7 @@ impl Cause {
             }
             Self::Stranger(Stranger::NationalTls) => {
                 "the peer speaks TLS of national cryptography (SM2, SM3, SM4), which is not there yet: nodes of this kind link by conf/origin_cert, \
-                 and with no FISCO BCOS node"
+                 and a FISCO BCOS node with such certificates cannot be linked"
             }
             Self::Stranger(Stranger::Ssl2) => {
                 "the peer speaks SSL 2.0, which is broken: renew its TLS library"
