@@ -533,7 +533,7 @@ fn ledger_message_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reacto
         .memory(if_wanted(2 * reactors * ledger::COPIES_MAX * shard::copy_len())),
         fixed(
             "such a multicast is known again",
-            millis(ledger::COPIES_TIME),
+            millis(peer_2x::COPIES_TIME),
             "ms",
             "copy",
             "a copy that comes later is another message",

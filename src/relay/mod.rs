@@ -670,9 +670,13 @@ pub trait Outbound {
 
 /// The reactor at which everything about another node comes together: its links, and the channel with it.
 pub fn home_reactor(id: &NodeId, reactors: u16) -> ReactorId {
+    home_reactor_of(id.short(), reactors)
+}
+
+/// The same by the first bytes of its id.
+fn home_reactor_of(short: u64, reactors: u16) -> ReactorId {
     // Any bytes of a public key are as good as random.
-    let [a, b, c, d, ..] = id.0;
-    ReactorId((u32::from_be_bytes([a, b, c, d]) % u32::from(reactors.max(1))) as u16)
+    ReactorId(((short >> 32) % u64::from(reactors.max(1))) as u16)
 }
 
 /// What all shards of a node share.

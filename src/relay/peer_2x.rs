@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::wire::Topic;
+use crate::wire::{ResultCode, Topic};
 
 /// How often each end says what the number of its list of topics is. Nothing else shows that it lives.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,8 +25,12 @@ pub const TOPICS_MAX: usize = 10_000;
 pub const TOPICS_IN_ALL_MAX: usize = 65_536;
 /// Topics that such nodes are told of.
 pub const ANNOUNCED_MAX: usize = 10_000;
-/// How long a multicast of such a node is known again, should another node bring it, too.
-pub const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+/// Copies of one multicast that come two ways within so long are one message: by two gateways, or by the mesh and a session's
+/// ledger node. INTEROP §1.3 and §2.2 have 10 s, but between nodes a message may be kept for longer: until a link is found dead,
+/// and for the time that a node without a route is remembered, which is 10 s itself.
+pub const COPIES_TIME: Duration = Duration::from_secs(30);
+/// The code that they answer with where a session was silent or left, or has gone: it is in no document (WIRE §8).
+pub const NO_ANSWER: ResultCode = ResultCode(104);
 /// Multicasts of such nodes that are known again.
 pub const REMEMBERED_MAX: usize = 65_536;
 /// Longest frame that such a node takes, in bytes.

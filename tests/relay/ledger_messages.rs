@@ -8,7 +8,8 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use amop::internal::{
     relay::{
         bandwidth::Limiter,
-        ledger::{COPIES_TIME, Ledger, PUSH_KEPT, WAIT_MAX},
+        ledger::{Ledger, PUSH_KEPT, WAIT_MAX},
+        peer_2x::COPIES_TIME,
         settings::Settings,
     },
     wire::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amop::internal::{
-    relay::{bandwidth::Limiter, settings::Settings},
+    relay::{bandwidth::Limiter, peer_2x::COPIES_TIME, settings::Settings},
     wire::{
         ResultCode,
         p2p_2x::{self, Kind},
@@ -235,13 +235,13 @@ fn a_multicast_that_two_nodes_bring_is_one_and_one_of_later_is_another() {
         }
     };
     say(&mut net);
-    net.run_for(Duration::from_secs(9));
+    net.run_for(COPIES_TIME - SECOND);
     say(&mut net);
     net.run_for(SECOND);
     for app in apps {
         assert_eq!(payloads(&net, app, FrameType::MULTICAST), [b"once"]);
     }
-    net.run_for(Duration::from_secs(11));
+    net.run_for(COPIES_TIME + SECOND);
     say(&mut net);
     net.run_for(SECOND);
     for app in apps {
@@ -275,11 +275,33 @@ fn a_frozen_one_is_passed_by_after_eleven_seconds_and_its_link_is_closed_after_s
 }
 
 #[test]
+fn one_of_theirs_that_is_not_read_because_of_its_own_requests_is_not_silent() {
+    let mut net = Network::new(12);
+    let push_timeout = Duration::from_secs(60);
+    let settings = Settings { session_queue_bytes_max: 4_096, push_timeout, ..Settings::default() };
+    net.add_node(1, settings.clone());
+    let peer = net.add_peer_2x(&["t"]);
+    net.keep_peer_2x_linked(peer, 0);
+    let app = net.app(0, Behaviour::Silent);
+    net.subscribe(app, &["slow"]);
+    net.run_for(TOPICS_KNOWN);
+    let silent = |net: &Network| net.nodes[0].total(|counters| counters.peer_2x_silent.get());
+    // Its requests are more than a session may have open, and nobody answers them for as long as they may take.
+    let link = net.peer_link(peer, 0).unwrap();
+    let payload = vec![7; settings.open_requests_bytes_max()];
+    let frame = sdk::encode_amop(FrameType::REQUEST, &[b'7'; 32], ResultCode::OK, "slow", &payload);
+    net.peer_says(link, p2p_2x::encode(Kind::Unicast, 1, &frame));
+    net.run_for(25 * SECOND);
+    assert_eq!((silent(&net), net.peer_link(peer, 0)), (0, Some(link)));
+    net.run_for(10 * SECOND);
+    assert_eq!(subscribers(&net, 0, "t"), 1);
+}
+
+#[test]
 fn a_second_link_to_one_of_theirs_is_closed_and_one_in_place_of_a_silent_one_stays() {
     let (mut net, peer) = network(9, 1, &[0], &["t"]);
-    net.link_peer_2x(peer, 0, true);
     let first = net.peer_link(peer, 0).unwrap();
-    // As if it had not noticed that it is there: it speaks.
+    net.double_peer_link(peer, 0);
     net.run_for(SECOND);
     assert_eq!(net.nodes[0].total(|counters| counters.peer_2x_links.get()), 1);
     assert_eq!(net.peer_link(peer, 0), Some(first));

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crate::wire::{NodeId, ResultCode};
+use crate::wire::NodeId;
 
 /// How long a request waits for a connection to a ledger node before it is answered that there is none.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -45,14 +45,8 @@ pub const SESSION_PUSHES_MAX: usize = 4_096;
 /// How long a session may take to answer what comes from the ledger node. That node waits for 5 s from when it begins to send,
 /// and takes no later answer.
 pub const PUSH_KEPT: Duration = Duration::from_secs(10);
-/// Copies of one multicast that come to a session from both sides, the mesh and the ledger node, within so long are one message.
-/// INTEROP §1.3 has 10 s, but between nodes a message may be kept for longer: until a link is found dead, and for the time that a
-/// node without a route is remembered, which is 10 s itself.
-pub const COPIES_TIME: Duration = Duration::from_secs(30);
 /// Multicasts at sessions that are known again as such, of one reactor.
 pub const COPIES_MAX: usize = 131_072;
-/// The code that nodes of FISCO BCOS 2.x answer with when a session was silent or left (WIRE §8).
-pub const NO_ANSWER_OF_2X: ResultCode = ResultCode(104);
 
 /// The ledger node was lost, or has not answered: nobody knows what became of the request.
 pub const OUTCOME_UNKNOWN: i64 = -32000;

@@ -355,7 +355,7 @@ impl Parts {
                     session.last_activity = cx.now;
                     fan_out.queued += 1;
                     cx.counters.deliveries.increment();
-                    cx.counters.sdk_frames_sent.increment();
+                    cx.counters.sdk_frames_sent.add(u64::from(session.of_2x.is_none()));
                 }
                 Err(SendError::Full) => {
                     fan_out.note_dropped(session.id);

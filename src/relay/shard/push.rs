@@ -105,6 +105,12 @@ impl NotDrawn<'_> {
     }
 }
 
+/// A unicast has been queued, or waits for room.
+struct Pushed {
+    /// Whether it leaves this node, to one of FISCO BCOS 2.x.
+    leaves: bool,
+}
+
 /// A unicast for one of this shard's sessions.
 #[derive(Clone, Copy)]
 pub(super) struct Delivery<'a> {
@@ -213,16 +219,11 @@ impl Parts {
         receivers: Receivers<'_>,
     ) -> Result<(), NotPushed> {
         let prepaid = receivers.prepaid;
-        if prepaid == 0 {
-            return self.push_to_one(cx, delivery, receivers);
-        }
-        let charged = cx.counters.bandwidth_charged_bytes.get();
         let pushed = self.push_to_one(cx, delivery, receivers);
-        if cx.counters.bandwidth_charged_bytes.get() == charged {
-            // It has gone to a session of this node, or to nobody.
+        if prepaid > 0 && !matches!(pushed, Ok(Pushed { leaves: true })) {
             cx.give_back(prepaid);
         }
-        pushed
+        pushed.map(|_| ())
     }
 
     fn push_to_one(
@@ -230,7 +231,7 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         delivery: Delivery<'_>,
         receivers: Receivers<'_>,
-    ) -> Result<(), NotPushed> {
+    ) -> Result<Pushed, NotPushed> {
         if self.pushes.len() >= cx.shared.settings.pending_pushes_max {
             return Err(NotPushed::PushesFull);
         }
@@ -253,13 +254,13 @@ impl Parts {
             NotDrawn { excluded: &excluded, without_2x, seq },
         ) {
             let Some(session) = self.session_at(index) else { break };
-            let id = session.id;
+            let (id, leaves) = (session.id, session.of_2x.is_some());
             match session.send_data(cx, frame) {
                 Ok(queued) => {
                     let push = NewPush { request, seq: *seq, what: PushFor::Message };
                     self.note_push(cx, index, push, queued);
                     cx.counters.deliveries.increment();
-                    return Ok(());
+                    return Ok(Pushed { leaves });
                 }
                 Err(SendError::Full) => full = full.or(Some((index, id))),
                 Err(SendError::Gone) => {}
@@ -272,7 +273,8 @@ impl Parts {
         if let Some(time) = wait_for_room
             && self.wait_for_room(cx, delivery, index, time)
         {
-            return Ok(());
+            // If it leaves in the end, it is charged then.
+            return Ok(Pushed { leaves: false });
         }
         cx.counters.dropped_queue_full.increment();
         if cx.common.logs.queue_full.admits(cx.now)
@@ -315,19 +317,20 @@ impl Parts {
         let Self { links, pushes, .. } = self;
         let link = links.get_mut(index as usize).and_then(Option::as_mut);
         let Some(session) = link.and_then(|link| link.kind.session_mut()) else { return };
-        let key = session.key;
+        let (key, is_2x) = (session.key, session.of_2x.is_some());
         let waits_for = if queued.is_behind {
             session.untaken.push_back((queued.end, seq));
             cx.out.watch_taken(key);
             WaitsFor::Taken
         } else {
-            pushes.start(cx.now, PushTimer { key, seq }, session.of_2x.is_some())
+            pushes.start(cx.now, PushTimer { key, seq }, is_2x)
         };
         session.last_activity = cx.now;
         let whose = Whose::Request(request, what);
         session.pushes.insert(seq, Push { whose, since_nanos, end: queued.end, waits_for });
         pushes.open += 1;
-        cx.counters.sdk_frames_sent.increment();
+        // What goes to nodes of FISCO BCOS 2.x has a count of its own.
+        cx.counters.sdk_frames_sent.add(u64::from(!is_2x));
     }
 
     /// Waits for so long for the answer to what comes from a session's ledger node.

@@ -139,7 +139,7 @@ impl IoLink {
     }
 
     pub(super) fn is_read_paused(&mut self, queue_bytes_max: usize, pool: QueuePool) -> bool {
-        self.sdk && (self.queue.is_read_paused(queue_bytes_max, pool) || self.relay_pauses)
+        (self.sdk && self.queue.is_read_paused(queue_bytes_max, pool)) || self.relay_pauses
     }
 }
 

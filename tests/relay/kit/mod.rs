@@ -186,6 +186,13 @@ enum Event {
     PeerBeats {
         link: peer_2x::PeerLinkIndex,
     },
+    PeerSent {
+        link: peer_2x::PeerLinkIndex,
+        bytes: Vec<u8>,
+    },
+    PeerReads {
+        link: peer_2x::PeerLinkIndex,
+    },
     PeerHandles {
         peer: PeerIndex,
         link: Option<peer_2x::PeerLinkIndex>,
@@ -435,6 +442,7 @@ impl Network {
             | Event::FromRegistry { node, .. }
             | Event::LedgerDialled { node, .. } => Some(*node),
             Event::AppSends { app, .. } => Some(self.apps[*app].node),
+            Event::PeerSent { link, .. } => Some(self.peer_links[*link].node),
             Event::LinkDown { end: End::Node { node, .. }, .. } => Some(*node),
             _ => None,
         };
@@ -505,6 +513,8 @@ impl Network {
                 }
             }
             Event::PeerBeats { link } => self.beat(link),
+            Event::PeerSent { link, bytes } => self.take_from_peer(link, bytes),
+            Event::PeerReads { link } => self.read_peer(link),
             Event::PeerHandles { peer, link, bytes } => self.peer_handles(peer, link, &bytes),
             Event::PeerAnswers { link, bytes } => self.peer_says(link, bytes),
             Event::PeerTries { peer, number } => self.peer_tries(peer, number),

@@ -3,13 +3,13 @@
 //! them are linked with each other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
 use amop::internal::{
-    relay::{Class, CloseReason, LinkUp, home_reactor},
+    relay::{CloseReason, LinkUp, home_reactor},
     wire::{
         NodeId, ResultCode, Topic,
         p2p_2x::{self, HEADER_LEN, Header, Kind, TopicList},
@@ -29,6 +29,8 @@ const BEAT: Duration = Duration::from_secs(5);
 const TRY: Duration = Duration::from_secs(30);
 /// How long one waits before it dials again.
 const REDIAL: Duration = Duration::from_secs(10);
+/// A node that reads no further is looked at again after this.
+const READ_AGAIN: Duration = Duration::from_millis(10);
 
 /// How the applications of one answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +90,8 @@ pub struct PeerLink {
     known_seq: u32,
     requested: Option<u32>,
     arrival: Option<Instant>,
+    /// What has come to the node that it has not read.
+    unread: VecDeque<Vec<u8>>,
 }
 
 impl Network {
@@ -118,13 +122,22 @@ impl Network {
 
     /// A link between one of theirs and a node comes up, whoever has dialled.
     pub fn link_peer_2x(&mut self, peer: PeerIndex, node: NodeIndex, is_dialled_here: bool) {
+        // The later of two is closed.
+        let is_open = self.peer_link(peer, node).is_none();
+        self.open_peer_link(peer, node, is_dialled_here, is_open);
+    }
+
+    /// The same of one that has not noticed that it has a link already.
+    pub fn double_peer_link(&mut self, peer: PeerIndex, node: NodeIndex) {
+        self.open_peer_link(peer, node, true, true);
+    }
+
+    fn open_peer_link(&mut self, peer: PeerIndex, node: NodeIndex, is_dialled_here: bool, is_open: bool) {
         let id = self.peers_2x[peer].id;
         let (now, link) = (self.now, self.peer_links.len());
         let home = home_reactor(&id, self.nodes[node].shared.reactors);
         let key = self.nodes[node].io[usize::from(home.0)].insert(now, false, End::Peer2x(link));
         let end = self.end(node, home, key);
-        // The later of two is closed.
-        let is_open = self.peer_link(peer, node).is_none();
         self.peer_links.push(PeerLink {
             peer,
             node,
@@ -134,6 +147,7 @@ impl Network {
             known_seq: 0,
             requested: None,
             arrival: None,
+            unread: VecDeque::new(),
         });
         let up = LinkUp::Node {
             id,
@@ -239,8 +253,31 @@ impl Network {
         }
         let at = one.arrival.map_or(at, |last| at.max(last));
         one.arrival = Some(at);
-        let to = one.end;
-        self.schedule_at(at, Event::Frame { to, class: Class::Data, bytes, from: None });
+        self.schedule_at(at, Event::PeerSent { link, bytes });
+    }
+
+    /// What one has sent has come to a node, which takes it as far as it reads.
+    pub(super) fn take_from_peer(&mut self, link: PeerLinkIndex, bytes: Vec<u8>) {
+        self.peer_links[link].unread.push_back(bytes);
+        self.read_peer(link);
+    }
+
+    pub(super) fn read_peer(&mut self, link: PeerLinkIndex) {
+        let to = self.peer_links[link].end;
+        while !self.peer_links[link].unread.is_empty() {
+            if let End::Node { node, incarnation, reactor, key } = to
+                && self.is_current(node, incarnation)
+            {
+                let io = &mut self.nodes[node].io[usize::from(reactor.0)];
+                let (bound, pool) = (io.queue_bytes_max, io.pool());
+                if io.link(key).is_some_and(|link| link.is_read_paused(bound, pool)) {
+                    return self.schedule(READ_AGAIN, Event::PeerReads { link });
+                }
+            }
+            if let Some(bytes) = self.peer_links[link].unread.pop_front() {
+                self.deliver(to, bytes);
+            }
+        }
     }
 
     pub(super) fn deliver_to_peer(&mut self, link: PeerLinkIndex, bytes: &[u8]) {

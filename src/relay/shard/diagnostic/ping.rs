@@ -20,7 +20,7 @@ use super::{Answer, Asked, Context, Kind, Open, Parts, Taken, Traits, memory, re
 use crate::{
     bound::fixed,
     relay::{
-        MeshMessage, Outbound, Packet, home_reactor,
+        MeshMessage, Outbound, Packet, home_reactor_of,
         sealing::{FRONT_LEN, Subject, TAG_LEN},
     },
     wire::{
@@ -103,13 +103,6 @@ fn tag_of(payload: FrameRef<'_>) -> Option<[u8; TAG_LEN]> {
         end.drain(..end.len().saturating_sub(TAG_LEN));
     }
     end.try_into().ok()
-}
-
-/// An id that begins in this way, for finding its home.
-fn begun(short: u64) -> NodeId {
-    let mut id = [0; NodeId::LEN];
-    id[..8].copy_from_slice(&short.to_be_bytes());
-    NodeId(id)
 }
 
 /// A node, if it was asked at all, answers a ping.
@@ -222,7 +215,7 @@ impl Parts {
         by: &NodeId,
         ended: PathEnded,
     ) {
-        let home = home_reactor(&begun(ended.destination), cx.shared.reactors);
+        let home = home_reactor_of(ended.destination, cx.shared.reactors);
         if home != cx.id {
             let notice = Box::new(Notice::PathEnded(ended));
             return cx.out.to_reactor(home, MeshMessage::TakeNotice { from: *by, notice }, FrameRef::EMPTY);

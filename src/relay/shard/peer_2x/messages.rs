@@ -5,8 +5,8 @@ use smallvec::SmallVec;
 use super::{Context, Parts};
 use crate::{
     relay::{
-        Class, LinkKey, MeshMessage, Outbound, Queued, ReactorId, SendError,
-        peer_2x::{FRAME_LEN_MAX, MulticastOf},
+        Class, LinkKey, MeshMessage, Outbound, Queued, ReactorId, SendError, home_reactor_of,
+        peer_2x::{FRAME_LEN_MAX, MulticastOf, NO_ANSWER},
         shard::{
             push::Push,
             request::{RequestOf, answer_frame},
@@ -15,14 +15,11 @@ use crate::{
         snapshot::NodeRef,
     },
     wire::{
-        FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
+        FrameRef, ResultCode, RetainedFrame, TopicKind,
         p2p_2x::{CompressionError, HEADER_LEN, Header, Kind, decompress},
         sdk::{self, AmopBody, FrameType, Seq},
     },
 };
-
-/// What such a node answers where its sessions did not, undocumented (WIRE §8).
-const NOT_ANSWERED: ResultCode = ResultCode(104);
 
 /// A frame of the SDK link within one of theirs.
 #[derive(Clone, Copy)]
@@ -32,13 +29,6 @@ struct Inner<'a> {
     seq: u32,
     header: sdk::Header,
     frame: FrameRef<'a>,
-}
-
-/// The shard at which the multicasts of such a node come together, by the first bytes of its id.
-fn home_of(sender: u64, reactors: u16) -> ReactorId {
-    let mut id = NodeId([0; 64]);
-    id.0[..8].copy_from_slice(&sender.to_be_bytes());
-    crate::relay::home_reactor(&id, reactors)
 }
 
 impl Session {
@@ -187,7 +177,7 @@ impl Parts {
     /// It answers what was sent to it, or says that it could not.
     fn handle_answer_of_2x(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, inner: Inner<'_>) {
         let Inner { kind, header, frame, .. } = inner;
-        if kind == Kind::Answer && header.result != NOT_ANSWERED {
+        if kind == Kind::Answer && header.result != NO_ANSWER {
             return self.handle_session_answer(cx, key, &header, frame);
         }
         let seq = cx.seq_key(&header.seq);
@@ -290,7 +280,8 @@ impl Parts {
         sender: u64,
         frame: FrameRef<'_>,
     ) {
-        let home = home_of(sender, cx.shared.reactors);
+        // There all of that node's multicasts come together.
+        let home = home_reactor_of(sender, cx.shared.reactors);
         let message = MeshMessage::MulticastOf2x { sender, is_first: true };
         self.send_to_reactor(cx, home, message, frame);
     }

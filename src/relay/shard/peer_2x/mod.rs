@@ -37,7 +37,7 @@ use crate::{
     relay::{
         CloseReason, LinkKey, Outbound, RegistryInput,
         expiring_map::{ExpiringMap, entry_len},
-        peer_2x::{BEAT_INTERVAL, DEAD_AFTER, News, REMEMBERED_FOR, SILENT_AFTER},
+        peer_2x::{BEAT_INTERVAL, COPIES_TIME, DEAD_AFTER, News, SILENT_AFTER},
         rate_limit::RateLimit,
         report::{Peer2xReport, PeerReport},
     },
@@ -97,7 +97,7 @@ impl Peers2x {
         Self {
             by_id: AHashMap::with_hasher(hashing.clone()),
             next_tick: None,
-            recent: ExpiringMap::new(REMEMBERED_FOR, hashing),
+            recent: ExpiringMap::new(COPIES_TIME, hashing),
         }
     }
 }
@@ -298,7 +298,12 @@ impl Parts {
         let keys: SmallVec<[(NodeId, LinkKey); 8]> =
             self.peers_2x.by_id.iter().map(|(id, key)| (*id, *key)).collect();
         for (id, key) in keys {
+            // Who is not read is not silent.
+            let is_read = cx.out.progress(key).is_none_or(|progress| !progress.is_read_paused);
             let Some(peer) = self.peer_2x_mut(key) else { continue };
+            if !is_read {
+                peer.last_received = cx.now;
+            }
             let silent_for = cx.now.saturating_duration_since(peer.last_received);
             if silent_for >= DEAD_AFTER {
                 if cx.common.logs.nodes_down.admits(cx.now) {

@@ -9,7 +9,7 @@ use crate::{
     relay::{
         Outbound, RequestId,
         counters::Outcome,
-        ledger::NO_ANSWER_OF_2X,
+        peer_2x::NO_ANSWER,
         shard::{Context, Parts, upstream::Offered},
     },
     wire::{
@@ -139,7 +139,7 @@ impl Parts {
         let has_data = frame.len() > HEADER_LEN;
         // What nodes of FISCO BCOS answer themselves has no data, but for 104, which repeats the request.
         let (outcome, code) = match code {
-            NO_ANSWER_OF_2X => (AttemptOutcome::TimedOut, Some(ResultCode::TIMEOUT)),
+            NO_ANSWER => (AttemptOutcome::TimedOut, Some(ResultCode::TIMEOUT)),
             ResultCode::TIMEOUT if !has_data => (AttemptOutcome::TimedOut, Some(code)),
             ResultCode::NO_RECEIVER if !has_data => (AttemptOutcome::NobodyLeft, Some(code)),
             ResultCode::OVER_BANDWIDTH if !has_data => (AttemptOutcome::OverBandwidth, Some(code)),

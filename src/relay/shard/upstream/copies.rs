@@ -16,7 +16,8 @@ use super::{Context, LinkKey, Outbound};
 use crate::{
     relay::{
         expiring_map::{self, ExpiringMap},
-        ledger::{COPIES_MAX, COPIES_TIME},
+        ledger::COPIES_MAX,
+        peer_2x::COPIES_TIME,
     },
     wire::{
         FrameRef,
