@@ -22,6 +22,7 @@ mod load;
 mod log;
 mod node;
 mod pki;
+mod rate_limit;
 mod relay;
 mod stop;
 mod supervise;

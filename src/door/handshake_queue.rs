@@ -16,8 +16,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, budget::Budget};
-use crate::clock;
+use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
+use crate::{clock, rate_limit::RateLimit};
 
 /// Connections of a listener that wait because of their address; further ones are closed. Each takes an open file, so that
 /// it is less where few may be open.
@@ -26,6 +26,13 @@ pub(super) const WAITING_MAX: usize = 2_048;
 pub(super) const WAITING_PER_ADDRESS_MAX: usize = 1_024;
 /// How long one may wait.
 pub(super) const WAIT_MAX: Duration = HANDSHAKE_TIMEOUT;
+
+/// Processor time that an address may use up at once for handshakes that come to nothing. Somebody without a certificate
+/// makes no others, each of which costs the door more than it costs a peer; those that become links are free, so that all
+/// applications behind one address can come back at once.
+pub(super) const TIME_PER_ADDRESS_MAX: Duration = Duration::from_secs(1);
+/// It comes back at one part in so many of the door's thread.
+pub(super) const TIME_RECOVERY: u32 = 5;
 
 /// Addresses that are known at once, beyond which those that nobody comes from are forgotten with what they used up.
 pub(super) const ADDRESSES_MAX: usize = 4_096;
@@ -46,7 +53,7 @@ pub(super) struct HandshakeQueue {
 struct Address {
     slots: Arc<Semaphore>,
     waiting: Cell<usize>,
-    budget: RefCell<Budget>,
+    budget: Cell<RateLimit>,
 }
 
 /// Who may begin its handshake, until this is dropped.
@@ -153,7 +160,7 @@ impl HandshakeQueue {
         Rc::new(Address {
             slots: Arc::new(Semaphore::new(self.slots_per_address)),
             waiting: Cell::new(0),
-            budget: RefCell::default(),
+            budget: Cell::default(),
         })
     }
 
@@ -166,7 +173,7 @@ impl HandshakeQueue {
         let mut addresses = self.addresses.borrow_mut();
         let is_too_many = addresses.len() > ADDRESSES_MAX;
         let is_over = |address: &Rc<Address>| {
-            self.is_unused(address) && (is_too_many || address.budget.borrow().is_full(now))
+            self.is_unused(address) && (is_too_many || address.budget.get().is_full(now))
         };
         if addresses.get(&ip).is_some_and(is_over) {
             addresses.remove(&ip);
@@ -179,7 +186,7 @@ impl HandshakeQueue {
         let mut addresses = self.addresses.borrow_mut();
         if is_due && addresses.len() >= ADDRESSES_MAX {
             self.looked_at.set(Some(now));
-            addresses.retain(|_, address| !self.is_unused(address) || !address.budget.borrow().is_full(now));
+            addresses.retain(|_, address| !self.is_unused(address) || !address.budget.get().is_full(now));
         }
     }
 }
@@ -194,7 +201,19 @@ fn counted_as(ip: IpAddr) -> IpAddr {
 
 impl Address {
     fn is_out_of_time(&self, now: Instant) -> bool {
-        !self.budget.borrow().wait(now).is_zero()
+        !self.out_of_time_for(now).is_zero()
+    }
+
+    /// How long it is until it has some processor time left.
+    fn out_of_time_for(&self, now: Instant) -> Duration {
+        self.budget.get().until_full(now).saturating_sub(TIME_PER_ADDRESS_MAX * TIME_RECOVERY)
+    }
+
+    /// So much was used up, be it more than is left.
+    fn charge(&self, now: Instant, time: Duration) {
+        let mut budget = self.budget.get();
+        budget.charge(now, time.saturating_mul(TIME_RECOVERY));
+        self.budget.set(budget);
     }
 }
 
@@ -210,7 +229,7 @@ impl QueuedHandshake {
             // Neither is ever closed.
             let slot_of_address = self.address.slots.clone().acquire_owned().await.ok()?;
             loop {
-                let wait = self.address.budget.borrow().wait(Instant::now());
+                let wait = self.address.out_of_time_for(Instant::now());
                 if wait.is_zero() {
                     break;
                 }
@@ -267,7 +286,7 @@ impl Drop for HandshakeSlot {
     fn drop(&mut self) {
         let now = Instant::now();
         self.permits.take();
-        self.address.budget.borrow_mut().charge(self.spent.get(), now);
+        self.address.charge(now, self.spent.get());
         self.handshake_queue.forget_unused(self.ip, now);
     }
 }
@@ -281,10 +300,7 @@ impl Drop for QueuedHandshake {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::budget::{TIME_PER_ADDRESS_MAX, TIME_RECOVERY},
-        *,
-    };
+    use super::*;
 
     const PER_ADDRESS: usize = 2;
 
@@ -439,9 +455,8 @@ mod tests {
             drop(begin(&handshake_queue, 2).await);
             // Of another one whose time is nearly back.
             let second = wait(&handshake_queue, 1).await;
-            let mut nearly = Budget::default();
-            nearly.charge(TIME_PER_ADDRESS_MAX + Duration::from_millis(1), Instant::now());
-            address.budget.replace(nearly);
+            address.budget.take();
+            address.charge(Instant::now(), TIME_PER_ADDRESS_MAX + Duration::from_millis(1));
             assert!(second.slot().await.is_ok());
         });
     }

@@ -17,7 +17,6 @@
 //! - No operation is dropped while it is under way: its socket is shut down, and its end awaited (`operations.rs`).
 
 mod accept;
-mod budget;
 mod cause;
 mod connections;
 mod counters;
@@ -48,11 +47,12 @@ use tokio_uring::net::TcpStream;
 use tracing::warn;
 
 use self::{
-    budget::{TIME_PER_ADDRESS_MAX, TIME_RECOVERY},
     cause::Cause,
     connections::Connections,
     counters::Logs,
-    handshake_queue::{ADDRESSES_MAX, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX},
+    handshake_queue::{
+        ADDRESSES_MAX, TIME_PER_ADDRESS_MAX, TIME_RECOVERY, WAIT_MAX, WAITING_MAX, WAITING_PER_ADDRESS_MAX,
+    },
     ledger::{LEDGER_DIALS_MAX, LedgerDials},
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},

@@ -30,7 +30,6 @@ pub mod ledger;
 pub(crate) mod log_limit;
 mod packet;
 pub mod peer_2x;
-mod rate_limit;
 pub mod readiness;
 pub mod registry;
 pub mod report;

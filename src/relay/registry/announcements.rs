@@ -8,14 +8,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tracing::info;
 
 use super::{Registry, StateError};
 use crate::{
-    relay::{RegistryOutput, rate_limit::RateLimit, report::AnnouncementReport, signing},
+    rate_limit::{Rate, RateLimit},
+    relay::{RegistryOutput, report::AnnouncementReport, signing},
     wire::{
         NodeId,
         announcement::{self, Announcement, DecodeError, TextError},
@@ -31,9 +32,6 @@ pub const OWN_PER_MINUTE_MAX: u32 = 6;
 pub const OF_NODE_PER_MINUTE_MAX: u32 = 2 * OWN_PER_MINUTE_MAX;
 /// Announcements of one neighbour that are looked at in a second, of whatever origin.
 pub(in crate::relay) const OF_NEIGHBOUR_PER_SECOND_MAX: u32 = 64;
-
-const MINUTE: Duration = Duration::from_secs(60);
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Memory of the announcements that are kept, and of their origins, in bytes.
 pub(in crate::relay) const MEMORY: usize = ANNOUNCEMENTS_MAX
@@ -65,6 +63,7 @@ pub struct Announced {
 }
 
 /// What the registry knows of announcements.
+#[derive(Default)]
 pub(super) struct Announcements {
     /// The oldest first.
     recent: VecDeque<RecentAnnouncement>,
@@ -82,6 +81,7 @@ struct RecentAnnouncement {
 }
 
 /// What a node announced last.
+#[derive(Default)]
 struct Last {
     incarnation: u64,
     number: u64,
@@ -89,15 +89,6 @@ struct Last {
 }
 
 impl Announcements {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            recent: VecDeque::new(),
-            last: BTreeMap::new(),
-            own_number: 0,
-            own_rate_limit: RateLimit::new(now, OWN_PER_MINUTE_MAX),
-        }
-    }
-
     /// A neighbour has begun a new incarnation, or its link is gone: it may not know what it brought.
     pub(super) fn forget_neighbour(&mut self, id: &NodeId) {
         for recent in &mut self.recent {
@@ -118,12 +109,8 @@ impl Announcements {
         self.last.remove(id).map(|last| (last.incarnation, last.number))
     }
 
-    fn last_of(&mut self, now: Instant, origin: &NodeId) -> &mut Last {
-        self.last.entry(*origin).or_insert_with(|| Last {
-            incarnation: 0,
-            number: 0,
-            rate_limit: RateLimit::new(now, OF_NODE_PER_MINUTE_MAX),
-        })
+    fn last_of(&mut self, origin: &NodeId) -> &mut Last {
+        self.last.entry(*origin).or_default()
     }
 }
 
@@ -131,7 +118,7 @@ impl Registry {
     /// Announces a text to all nodes of the network.
     pub fn announce_text(&mut self, now: Instant, text: &str) -> Result<Announced, AnnounceError> {
         announcement::check_text(text)?;
-        if self.announcements.own_rate_limit.take(now, MINUTE, OWN_PER_MINUTE_MAX).is_none() {
+        if !self.announcements.own_rate_limit.take(now, Rate::per_minute(OWN_PER_MINUTE_MAX), 1) {
             return Err(AnnounceError::TooMany);
         }
         self.announcements.own_number += 1;
@@ -169,7 +156,7 @@ impl Registry {
         payload: &[u8],
     ) -> Result<(), StateError> {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return Ok(()) };
-        if neighbour.announcements.take(now, SECOND, OF_NEIGHBOUR_PER_SECOND_MAX).is_none() {
+        if !neighbour.announcements.take(now, Rate::per_second(OF_NEIGHBOUR_PER_SECOND_MAX), 1) {
             return Err(StateError::Rate);
         }
         let announcement = Announcement::decode(payload)?;
@@ -205,9 +192,9 @@ impl Registry {
         if !is_signed(&announcement) {
             return Err(StateError::Signature);
         }
-        let last = self.announcements.last_of(now, &origin);
+        let last = self.announcements.last_of(&origin);
         // After that: nobody else's forgeries use it up.
-        if last.rate_limit.take(now, MINUTE, OF_NODE_PER_MINUTE_MAX).is_none() {
+        if !last.rate_limit.take(now, Rate::per_minute(OF_NODE_PER_MINUTE_MAX), 1) {
             return Err(StateError::Rate);
         }
         (last.incarnation, last.number) = (incarnation, number);

@@ -28,6 +28,7 @@ use super::{
     tombstones::Tombstone,
 };
 use crate::{
+    rate_limit::Rate,
     relay::{CloseReason, Fault, ReactorId, RegistryOutput, signing, snapshot::NodeRef},
     wire::{
         NodeId,
@@ -72,7 +73,7 @@ pub(super) struct Known {
 impl Known {
     fn new(now: Instant, floor: Version) -> Self {
         Self {
-            record: Record::new(now, floor),
+            record: Record::new(floor),
             offers: Offers::default(),
             routed: None,
             since: now,
@@ -419,7 +420,7 @@ impl Registry {
         message: &Message<'_>,
     ) -> Result<(), StateError> {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return Ok(()) };
-        if neighbour.requests.take(now, Duration::from_secs(1), REQUESTS_PER_SECOND_MAX).is_none() {
+        if !neighbour.requests.take(now, Rate::per_second(REQUESTS_PER_SECOND_MAX), 1) {
             return Err(StateError::Rate);
         }
         let answer = match message {
@@ -521,9 +522,7 @@ impl Registry {
             return Ok(());
         }
         let Some(neighbour) = self.neighbours.get_mut(from) else { return Ok(()) };
-        if announced
-            && neighbour.steps.take(now, Duration::from_secs(1), STEPS_OF_NEIGHBOUR_PER_SECOND_MAX).is_none()
-        {
+        if announced && !neighbour.steps.take(now, Rate::per_second(STEPS_OF_NEIGHBOUR_PER_SECOND_MAX), 1) {
             return Err(StateError::Rate);
         }
         if !self.known.contains_key(&origin) {
@@ -695,7 +694,7 @@ impl Registry {
         }
         self.counters.own_id_elsewhere.increment();
         self.say_own_id_elsewhere(now, from, head);
-        if self.incarnation_rate.take(now, INCARNATION_INTERVAL, INCARNATIONS_MAX).is_none() {
+        if !self.incarnation_rate.take(now, Rate::new(INCARNATIONS_MAX, INCARNATION_INTERVAL), 1) {
             return;
         }
         self.begin_incarnation(head.incarnation);
@@ -753,20 +752,19 @@ impl Registry {
             debug!(peer = %from, %error, "state of a neighbour ignored");
             return;
         }
-        match neighbour.refusals.take(now, Duration::from_secs(60), REFUSALS_PER_MINUTE_MAX) {
-            // One line a minute says it; the counters say how often.
-            Some(left) if left + 1 == REFUSALS_PER_MINUTE_MAX && self.log_refused.admits(now) => {
-                warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
+        if !neighbour.refusals.take(now, Rate::per_minute(REFUSALS_PER_MINUTE_MAX), 1) {
+            if self.log_bad_state.admits(now) {
+                warn!(peer = %from, %error, "closing a neighbour's link: it goes on to send bad state; see what it runs");
             }
-            Some(_) => debug!(peer = %from, %error, "state of a neighbour refused"),
-            None => {
-                if self.log_bad_state.admits(now) {
-                    warn!(peer = %from, %error, "closing a neighbour's link: it goes on to send bad state; see what it runs");
-                }
-                let reactor = neighbour.entry.reactor;
-                let output = RegistryOutput::CloseNode { id: *from, reason: CloseReason::NodeFrame };
-                self.outputs.push_back((reactor, output));
-            }
+            let reactor = neighbour.entry.reactor;
+            let output = RegistryOutput::CloseNode { id: *from, reason: CloseReason::NodeFrame };
+            return self.outputs.push_back((reactor, output));
+        }
+        // The counters say how often.
+        if neighbour.refusals_logged.take(now, Rate::per_minute(1), 1) && self.log_refused.admits(now) {
+            warn!(peer = %from, %error, "state of a neighbour refused; see that it runs the same version");
+        } else {
+            debug!(peer = %from, %error, "state of a neighbour refused");
         }
     }
 }

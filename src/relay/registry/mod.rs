@@ -35,10 +35,7 @@ use tracing::warn;
 use self::{
     announcements::Announcements,
     catch_up::CatchUp,
-    exchange::{
-        INCARNATIONS_MAX, Known, News, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX,
-        STEPS_OF_NEIGHBOUR_PER_SECOND_MAX,
-    },
+    exchange::{Known, News},
     history::Pinned,
     own::OwnRecord,
     peers_2x::Peers2x,
@@ -53,18 +50,20 @@ use super::{
     home_reactor,
     ledger::call::Merged,
     log_limit::LogLimit,
-    rate_limit::RateLimit,
     report::NodeReport,
     rpc,
     settings::SESSIONS_MAX,
     signing::NodeSigner,
     snapshot::{self, LongPaths, NodeEntry, NodeRef, Snapshot},
 };
-use crate::wire::{
-    NodeId, Topic, TopicKind,
-    node::PacketType,
-    sdk::Seq,
-    state::{self, Change, Entries, Message, MessageError, NodeTraits, Scope},
+use crate::{
+    rate_limit::RateLimit,
+    wire::{
+        NodeId, Topic, TopicKind,
+        node::PacketType,
+        sdk::Seq,
+        state::{self, Change, Entries, Message, MessageError, NodeTraits, Scope},
+    },
 };
 pub use announcements::{
     ANNOUNCEMENTS_MAX, AnnounceError, Announced, OF_NODE_PER_MINUTE_MAX, OWN_PER_MINUTE_MAX,
@@ -340,6 +339,7 @@ struct NeighbourSync {
     steps: RateLimit,
     announcements: RateLimit,
     refusals: RateLimit,
+    refusals_logged: RateLimit,
 }
 
 impl NeighbourSync {
@@ -408,11 +408,11 @@ impl Registry {
             returning: ExpiringMap::new(shared.settings.ready_timeout, RandomState::new()),
             settled: BTreeSet::new(),
             settled_changed: false,
-            incarnation_rate: RateLimit::new(shared.started, INCARNATIONS_MAX),
+            incarnation_rate: RateLimit::default(),
             records_bytes: 0,
             view_version: 0,
             no_entries: Entries::default(),
-            announcements: Announcements::new(shared.started),
+            announcements: Announcements::default(),
             peers_2x: Peers2x::default(),
             rpc_cache: rpc::Cache::default(),
             rpc_waiting: VecDeque::new(),
@@ -757,10 +757,11 @@ impl Registry {
             is_lost: false,
             catch_up: CatchUp::Settled,
             pinned: ExpiringMap::new(PIN_TIMEOUT, RandomState::new()),
-            requests: RateLimit::new(now, REQUESTS_PER_SECOND_MAX),
-            steps: RateLimit::new(now, STEPS_OF_NEIGHBOUR_PER_SECOND_MAX),
-            announcements: RateLimit::new(now, OF_NEIGHBOUR_PER_SECOND_MAX),
-            refusals: RateLimit::new(now, REFUSALS_PER_MINUTE_MAX),
+            requests: RateLimit::default(),
+            steps: RateLimit::default(),
+            announcements: RateLimit::default(),
+            refusals: RateLimit::default(),
+            refusals_logged: RateLimit::default(),
         });
         if neighbour.entry.incarnation < incarnation {
             neighbour.entry = Arc::new(NodeEntry { id, incarnation, reactor });

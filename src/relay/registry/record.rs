@@ -12,6 +12,7 @@ use super::{
     history::{Held, History},
 };
 use crate::{
+    rate_limit::{Rate, RateLimit},
     relay::signing,
     wire::{
         NodeId,
@@ -25,7 +26,7 @@ const STEPS_PER_SECOND_MAX: u32 = 2_000;
 /// A record for which there is no room is not asked for again for so long.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(60);
 /// Changes in such steps per second, for each costs a hash of its own: two of the largest steps.
-const CHANGES_PER_SECOND_MAX: usize = 2 * CHANGES_MAX;
+const CHANGES_PER_SECOND_MAX: u32 = 2 * CHANGES_MAX as u32;
 /// Bytes of a record's last steps that are kept for those who missed some, or an eighth of the record if that
 /// is more: then the whole is not much dearer.
 const HISTORY_LEN_MIN: usize = 64 << 10;
@@ -43,9 +44,8 @@ pub(super) struct Record {
     /// Set when steps contradict each other: only the whole record helps.
     forked: bool,
     no_room_since: Option<Instant>,
-    steps_left: u32,
-    changes_left: usize,
-    allowance_since: Instant,
+    steps: RateLimit,
+    changes: RateLimit,
 }
 
 struct Transfer {
@@ -80,7 +80,7 @@ pub(super) struct Part<'a> {
 
 impl Record {
     /// A record of which nothing is known but, perhaps, that nothing below a version is to be taken.
-    pub(super) fn new(now: Instant, floor: Version) -> Self {
+    pub(super) fn new(floor: Version) -> Self {
         Self {
             version: floor,
             head: None,
@@ -89,9 +89,8 @@ impl Record {
             transfer: None,
             forked: false,
             no_room_since: None,
-            steps_left: STEPS_PER_SECOND_MAX,
-            changes_left: CHANGES_PER_SECOND_MAX,
-            allowance_since: now,
+            steps: RateLimit::default(),
+            changes: RateLimit::default(),
         }
     }
 
@@ -167,7 +166,7 @@ impl Record {
         }
         self.check_signature(&head)?;
         // After that: nobody else's forgeries use up the origin's rate limit.
-        if announced && !self.admit_step(now) {
+        if announced && !self.steps.take(now, Rate::per_second(STEPS_PER_SECOND_MAX), 1) {
             return Err(StateError::Rate);
         }
         // Also a record that was let go begins anew.
@@ -186,7 +185,9 @@ impl Record {
             return Err(StateError::Root);
         }
         let decoded = Change::decode_all(changes).ok_or(StateError::Malformed)?;
-        if announced && !self.admit_changes(decoded.len()) {
+        if announced
+            && !self.changes.take(now, Rate::per_second(CHANGES_PER_SECOND_MAX), decoded.len() as u32)
+        {
             return Err(StateError::Rate);
         }
         // The untouched entries are shared, so a step that turns out wrong costs only itself.
@@ -271,24 +272,6 @@ impl Record {
         self.version = version_of(&head);
         self.head = Some(head);
         std::mem::replace(&mut self.entries, entries)
-    }
-
-    fn admit_step(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.allowance_since) >= Duration::from_secs(1) {
-            self.allowance_since = now;
-            self.steps_left = STEPS_PER_SECOND_MAX;
-            self.changes_left = CHANGES_PER_SECOND_MAX;
-        }
-        let admitted = self.steps_left > 0;
-        self.steps_left = self.steps_left.saturating_sub(1);
-        admitted
-    }
-
-    /// After [`Self::admit_step`].
-    fn admit_changes(&mut self, count: usize) -> bool {
-        let left = self.changes_left.checked_sub(count);
-        self.changes_left = left.unwrap_or(self.changes_left);
-        left.is_some()
     }
 
     fn check_signature(&self, head: &Head) -> Result<(), StateError> {

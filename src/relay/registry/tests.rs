@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::*;
+use super::{
+    exchange::{INCARNATIONS_MAX, REFUSALS_PER_MINUTE_MAX, REQUESTS_PER_SECOND_MAX},
+    *,
+};
 use crate::{
     relay::{LinkKey, settings::Settings},
     wire::state::{Head, Version},

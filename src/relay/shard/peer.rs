@@ -5,7 +5,7 @@
 //! - A peer is there as long as there is something to know of it: a link, or another route to it.
 //! - What is here is of one incarnation of the node.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
 
@@ -17,10 +17,10 @@ use super::{
     request::RequestOf,
 };
 use crate::{
+    rate_limit::{Rate, RateLimit},
     relay::{
         CloseReason, LinkKey, MeshMessage, Outbound, RequestId,
         channel::ChannelNumber,
-        rate_limit::RateLimit,
         sealing::{IncarnationId, Salt},
     },
     wire::{FrameRef, NodeId},
@@ -57,13 +57,13 @@ struct Awaiting {
 pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
 impl Peer {
     /// A node in one incarnation of it, of which nothing else is known.
-    pub(super) fn new(now: Instant, incarnation: u64, salt: Option<Salt>, hashing: &RandomState) -> Self {
+    pub(super) fn new(incarnation: u64, salt: Option<Salt>, hashing: &RandomState) -> Self {
         Self {
             incarnation,
             salt,
             awaiting: AHashMap::with_hasher(hashing.clone()),
-            request_limits: RequestLimits::new(now),
-            path_ends: RateLimit::new(now, ANSWERS_PER_SECOND_MAX),
+            request_limits: RequestLimits::default(),
+            path_ends: RateLimit::default(),
             neighbour: None,
             channel: None,
             lost_since: None,
@@ -97,7 +97,7 @@ impl Peer {
 
     /// Whether what it says of a frame of ours that it dropped is looked at. It says so as often as nodes do.
     pub(super) fn admits_path_end(&mut self, now: Instant) -> bool {
-        self.path_ends.take(now, Duration::from_secs(1), ANSWERS_PER_SECOND_MAX).is_some()
+        self.path_ends.take(now, Rate::per_second(ANSWERS_PER_SECOND_MAX), 1)
     }
 
     /// Whether it is in this incarnation, as far as is known.
@@ -204,7 +204,7 @@ impl Parts {
         salt: Option<Salt>,
     ) {
         self.forget_peer(cx, id);
-        self.peers.by_id.insert(*id, Peer::new(cx.now, incarnation, salt, &cx.hashing));
+        self.peers.by_id.insert(*id, Peer::new(incarnation, salt, &cx.hashing));
     }
 
     pub(super) fn forget_peer(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {

@@ -246,7 +246,7 @@ impl Parts {
             bandwidth: Share::default(),
             since: cx.now,
             protocol: json::PROTOCOL_MIN,
-            subscription: Subscription::new(cx.now, cx.shared.settings.session_changes_per_second_max),
+            subscription: Subscription::default(),
             last_activity: cx.now,
             idle_timer: None,
             keys_exhausted: false,

@@ -1,13 +1,12 @@
 //! What sessions subscribe to (WIRE §1.6): a session says all of its topics at once, and what that changes is told to the
 //! registry and to the private topics.
 
-use std::time::Instant;
-
 use ahash::{AHashMap, RandomState};
 use tracing::{debug, warn};
 
 use super::{Common, Context, Link, Parts};
 use crate::{
+    rate_limit::{Rate, RateLimit},
     relay::{LinkKey, Outbound, RegistryInput, SessionId},
     wire::{
         FrameRef, Topic, TopicKind, json,
@@ -22,22 +21,16 @@ fn subscription_len_max(topics_max: usize) -> usize {
 }
 
 /// What one session subscribes to.
+#[derive(Default)]
 pub(super) struct Subscription {
     /// Sorted.
     topics: Vec<Topic>,
-    /// Token bucket of effective changes.
-    changes_left: f64,
-    changes_counted: Instant,
+    changes: RateLimit,
     /// One that waits because changes came too fast; the last one wins.
     deferred: Option<Vec<Topic>>,
 }
 
 impl Subscription {
-    pub(super) fn new(now: Instant, changes_per_second_max: u32) -> Self {
-        let changes_left = f64::from(changes_per_second_max);
-        Self { topics: Vec::new(), changes_left, changes_counted: now, deferred: None }
-    }
-
     pub(super) fn topics(&self) -> &[Topic] {
         &self.topics
     }
@@ -172,19 +165,15 @@ impl Parts {
 
     /// Replaces the topic set of a session, or puts it off if the session changes it too often.
     fn subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, topics: Vec<Topic>) {
-        let rate = f64::from(cx.shared.settings.session_changes_per_second_max);
+        let rate = Rate::per_second(cx.shared.settings.session_changes_per_second_max);
         let Some(session) = self.session_mut(key) else { return };
         if session.subscription.topics == topics {
             let dropped = session.subscription.deferred.take().map_or(0, |deferred| deferred.len());
             cx.count_deferred(dropped, 0);
             return self.renew_publisher(key.index);
         }
-        let elapsed = cx.now.saturating_duration_since(session.subscription.changes_counted);
-        session.subscription.changes_left =
-            (session.subscription.changes_left + elapsed.as_secs_f64() * rate).min(rate);
-        session.subscription.changes_counted = cx.now;
         let waiting = session.subscription.deferred.as_ref().map_or(0, Vec::len);
-        if session.subscription.changes_left < 1.0 {
+        if !session.subscription.changes.take(cx.now, rate, 1) {
             let count = topics.len();
             if !cx.has_room_for_subscriptions(count.saturating_sub(waiting)) {
                 return self.refuse_subscription(cx, key, "[amop] node_subscriptions_max");
@@ -197,7 +186,6 @@ impl Parts {
             cx.counters.subscriptions_deferred.increment();
             return;
         }
-        session.subscription.changes_left -= 1.0;
         session.subscription.deferred = None;
         let added = topics.len().saturating_sub(session.subscription.topics.len());
         cx.count_deferred(waiting, 0);

@@ -28,11 +28,11 @@ use self::{
 use super::{Context, Parts};
 use crate::{
     bound::{Bound, fixed},
+    rate_limit::{Rate, RateLimit},
     relay::{
         Outbound,
         bounds::ALLOCATION,
         counters::{Counter, Counters},
-        rate_limit::RateLimit,
         report::LinkPage,
         timers::{TimerKey, Timers},
         trace::LocalTraces,
@@ -155,16 +155,12 @@ impl Kind {
 }
 
 /// How many requests of each kind of one node are answered.
+#[derive(Default)]
 pub(super) struct RequestLimits([RateLimit; Kind::ALL.len()]);
 
 impl RequestLimits {
-    pub(super) fn new(now: Instant) -> Self {
-        Self(Kind::ALL.map(|kind| RateLimit::new(now, kind.traits().requests_per_second_max)))
-    }
-
     fn admit(&mut self, now: Instant, kind: Kind) -> bool {
-        let requests_max = kind.traits().requests_per_second_max;
-        self.0[kind as usize].take(now, Duration::from_secs(1), requests_max).is_some()
+        self.0[kind as usize].take(now, Rate::per_second(kind.traits().requests_per_second_max), 1)
     }
 }
 

@@ -34,11 +34,11 @@ use super::{
     session::Session,
 };
 use crate::{
+    rate_limit::RateLimit,
     relay::{
         CloseReason, LinkKey, Outbound, RegistryInput,
         expiring_map::{ExpiringMap, entry_len},
         peer_2x::{BEAT_INTERVAL, COPIES_TIME, DEAD_AFTER, News, SILENT_AFTER},
-        rate_limit::RateLimit,
         report::{Peer2xReport, PeerReport},
     },
     wire::{FrameRef, NodeId, Topic},
@@ -175,7 +175,7 @@ impl Parts {
             last_request: None,
             own_seq: 0,
             own_state: (false, 0),
-            lists: RateLimit::new(cx.now, crate::relay::peer_2x::LISTS_PER_SECOND_MAX),
+            lists: RateLimit::default(),
         });
         if let Some(slot) = self.links.get_mut(key.index as usize) {
             *slot = Some(Link { generation, kind: LinkKind::Peer2x(peer) });

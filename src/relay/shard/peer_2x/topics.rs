@@ -1,11 +1,10 @@
 //! Topics: which ones a node of FISCO BCOS 2.x has, and which it is told of.
 
-use std::time::Duration;
-
 use tracing::{debug, warn};
 
 use super::{Context, LinkKind, Parts, next_beat};
 use crate::{
+    rate_limit::Rate,
     relay::{
         Class, CloseReason, LinkKey, Outbound, RegistryInput,
         peer_2x::{
@@ -165,7 +164,7 @@ impl Parts {
         self.tell_topics_if_new(cx, key);
         let now = cx.now;
         let Some(peer) = self.peer_2x_mut(key) else { return };
-        if peer.lists.take(now, Duration::from_secs(1), LISTS_PER_SECOND_MAX).is_none() {
+        if !peer.lists.take(now, Rate::per_second(LISTS_PER_SECOND_MAX), 1) {
             // It asks again.
             return cx.counters.peer_2x_lists_not_given.increment();
         }
