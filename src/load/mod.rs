@@ -11,8 +11,8 @@
 //! - In an open loop a time begins when the message was due, not when it was sent.
 
 mod amop;
-mod figures;
 mod link;
+mod outcome;
 mod protocol;
 
 use std::{
@@ -21,10 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use slab::Slab;
+
 pub use crate::engine::schedule::{Role as ThreadRole, set_role as set_thread_role};
 pub use amop::Amop;
-pub use figures::{Outcome, Usage};
 pub use link::{CONNECT_WITHIN, Connection, Link, Records, Security, shake_hands};
+pub use outcome::{Outcome, Usage};
 pub use protocol::{Protocol, Role, Seen, Ticket, decode_ticket, encode_ticket};
 
 use crate::engine::streams::{Input, Outputs, Streams};
@@ -194,7 +196,8 @@ impl Run {
 
 #[derive(Clone, Copy)]
 struct Pending {
-    generation: u32,
+    /// Tells messages at one index apart.
+    number: u32,
     due: Instant,
     /// Deliveries that are still to come.
     deliveries: u32,
@@ -206,8 +209,8 @@ struct Pending {
 
 /// What is under way, and what became of the rest.
 struct Table {
-    pending: Vec<Pending>,
-    free: Vec<u32>,
+    pending: Slab<Pending>,
+    taken: u32,
     outcome: Outcome,
     is_counting: bool,
     /// Publishers whose message was done, and whether it was taken.
@@ -216,38 +219,20 @@ struct Table {
 
 impl Table {
     fn take(&mut self, due: Instant, publisher: usize, deliveries: u32, awaits_answer: bool) -> Ticket {
-        let fresh = |generation| Pending {
-            generation,
-            due,
-            deliveries,
-            awaits_answer,
-            publisher: publisher as u32,
-            code: 0,
-        };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.pending.push(fresh(0));
-            (self.pending.len() - 1) as u32
-        });
-        let pending = &mut self.pending[slot as usize];
-        let generation = pending.generation.wrapping_add(1);
-        *pending =
-            Pending { generation, due, deliveries, awaits_answer, publisher: publisher as u32, code: 0 };
-        u64::from(generation) << 32 | u64::from(slot)
+        self.taken = self.taken.wrapping_add(1);
+        let (number, publisher) = (self.taken, publisher as u32);
+        let index =
+            self.pending.insert(Pending { number, due, deliveries, awaits_answer, publisher, code: 0 });
+        u64::from(number) << 32 | index as u64
     }
 
     fn under_way(&self) -> usize {
-        self.pending.len() - self.free.len()
+        self.pending.len()
     }
 
     /// Gives up all that is under way.
     fn forget(&mut self) {
-        for (slot, pending) in self.pending.iter_mut().enumerate() {
-            if pending.deliveries > 0 || pending.awaits_answer {
-                pending.generation = pending.generation.wrapping_add(1);
-                (pending.deliveries, pending.awaits_answer) = (0, false);
-                self.free.push(slot as u32);
-            }
-        }
+        self.pending.clear();
         self.done.clear();
     }
 
@@ -257,9 +242,9 @@ impl Table {
             Seen::Delivered(ticket) => (ticket, None),
             Seen::Answered { ticket, code } => (ticket, Some(code)),
         };
-        let slot = ticket as u32;
-        let pending = self.pending.get_mut(slot as usize);
-        let Some(pending) = pending.filter(|pending| pending.generation == (ticket >> 32) as u32) else {
+        let index = ticket as u32 as usize;
+        let pending = self.pending.get_mut(index);
+        let Some(pending) = pending.filter(|pending| pending.number == (ticket >> 32) as u32) else {
             self.outcome.unmatched += u64::from(self.is_counting);
             return;
         };
@@ -285,7 +270,7 @@ impl Table {
             return;
         }
         let (due, publisher, code) = (pending.due, pending.publisher, pending.code);
-        self.free.push(slot);
+        self.pending.remove(index);
         self.done.push((publisher, code == 0));
         match code {
             _ if !self.is_counting => {}
@@ -321,8 +306,8 @@ impl<P: Protocol> Load<P> {
         let (buffers, buffer_len) = RECEIVE_BUFFERS;
         let streams = Streams::new(buffers, buffer_len).map_err(io::Error::other)?;
         let table = Table {
-            pending: Vec::new(),
-            free: Vec::new(),
+            pending: Slab::new(),
+            taken: 0,
             outcome: Outcome::default(),
             is_counting: false,
             done: Vec::new(),
@@ -630,8 +615,8 @@ mod tests {
 
     fn table() -> Table {
         Table {
-            pending: Vec::new(),
-            free: Vec::new(),
+            pending: Slab::new(),
+            taken: 0,
             outcome: Outcome::default(),
             is_counting: true,
             done: Vec::new(),

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use slab::Slab;
+
 /// Names a running timer; stale once it expired or was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerKey(u32);
@@ -19,34 +21,31 @@ struct Timer<T> {
     next: u32,
     /// Whether it is in the tree instead of the list.
     is_other: bool,
-    /// `None` while the slot is free.
-    payload: Option<T>,
+    payload: T,
 }
 
 /// Timers of one length, first in, first out, and a few of other lengths.
 pub(crate) struct Timers<T> {
     length: Duration,
     others: BTreeSet<(Instant, u32)>,
-    slots: Vec<Timer<T>>,
-    free: Vec<u32>,
+    running: Slab<Timer<T>>,
     first: u32,
     last: u32,
 }
 
 impl<T> Timers<T> {
     pub(crate) fn new(length: Duration) -> Self {
-        Self { length, others: BTreeSet::new(), slots: Vec::new(), free: Vec::new(), first: NONE, last: NONE }
+        Self { length, others: BTreeSet::new(), running: Slab::new(), first: NONE, last: NONE }
     }
 
     /// Starts a timer. `now` never goes back between calls.
     pub(crate) fn start(&mut self, now: Instant, payload: T) -> TimerKey {
         let deadline = now + self.length;
-        let timer =
-            Timer { deadline, previous: self.last, next: NONE, is_other: false, payload: Some(payload) };
-        let index = self.insert(timer);
+        let timer = Timer { deadline, previous: self.last, next: NONE, is_other: false, payload };
+        let index = self.running.insert(timer) as u32;
         match self.last {
             NONE => self.first = index,
-            last => self.slots[last as usize].next = index,
+            last => self.running[last as usize].next = index,
         }
         self.last = index;
         TimerKey(index)
@@ -54,44 +53,28 @@ impl<T> Timers<T> {
 
     /// Starts a timer that runs for another time than the usual one.
     pub(crate) fn start_until(&mut self, deadline: Instant, payload: T) -> TimerKey {
-        let timer = Timer { deadline, previous: NONE, next: NONE, is_other: true, payload: Some(payload) };
-        let index = self.insert(timer);
+        let timer = Timer { deadline, previous: NONE, next: NONE, is_other: true, payload };
+        let index = self.running.insert(timer) as u32;
         self.others.insert((deadline, index));
         TimerKey(index)
     }
 
-    fn insert(&mut self, timer: Timer<T>) -> u32 {
-        match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = timer;
-                index
-            }
-            None => {
-                self.slots.push(timer);
-                (self.slots.len() - 1) as u32
-            }
-        }
-    }
-
     /// Stops a running timer. The caller drops its key when the timer expires.
     pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<T> {
-        let timer = self.slots.get_mut(key.0 as usize)?;
-        let payload = timer.payload.take()?;
-        if timer.is_other {
-            self.others.remove(&(timer.deadline, key.0));
-            self.free.push(key.0);
+        let Timer { deadline, previous, next, is_other, payload } =
+            self.running.try_remove(key.0 as usize)?;
+        if is_other {
+            self.others.remove(&(deadline, key.0));
             return Some(payload);
         }
-        let (previous, next) = (timer.previous, timer.next);
         match previous {
             NONE => self.first = next,
-            previous => self.slots[previous as usize].next = next,
+            previous => self.running[previous as usize].next = next,
         }
         match next {
             NONE => self.last = previous,
-            next => self.slots[next as usize].previous = previous,
+            next => self.running[next as usize].previous = previous,
         }
-        self.free.push(key.0);
         Some(payload)
     }
 
@@ -101,7 +84,7 @@ impl<T> Timers<T> {
     }
 
     fn next(&self) -> Option<(Instant, u32)> {
-        let usual = (self.first != NONE).then(|| (self.slots[self.first as usize].deadline, self.first));
+        let usual = (self.first != NONE).then(|| (self.running[self.first as usize].deadline, self.first));
         match self.others.first() {
             None => usual,
             Some(&other) => Some(usual.map_or(other, |usual| usual.min(other))),

@@ -1,4 +1,4 @@
-//! Ways to other nodes in networks of 10 to 500: looking one up, and finding all anew after a link has changed.
+//! Routes to other nodes in networks of 10 to 500: looking one up, and finding all anew after a link has changed.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -21,7 +21,7 @@ const FOUND: [usize; 3] = [10, 50, 100];
 const CHORDS: usize = 2;
 
 fn lookup(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("way looked up");
+    let mut group = criterion.benchmark_group("route looked up");
     for nodes in LOOKED_UP {
         let mut random = SmallRng::seed_from_u64(nodes as u64);
         let ids: Vec<NodeId> = (0..nodes).map(|_| NodeId(random.random())).collect();
@@ -51,7 +51,7 @@ fn lookup(criterion: &mut Criterion) {
 }
 
 fn change(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("link lost and made again, ways found, signed and published");
+    let mut group = criterion.benchmark_group("link lost and made again, routes found, signed and published");
     group.sample_size(10);
     for nodes in FOUND {
         let mut random = SmallRng::seed_from_u64(nodes as u64);
