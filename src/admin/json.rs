@@ -340,7 +340,8 @@ pub(crate) enum PingOutcome {
     /// A node on the path has passed such pings on.
     Passed,
     /// No route leads on from there.
-    NoWay,
+    #[serde(rename = "no_way")]
+    NoRoute,
     /// It ended there for a reason that is not known.
     Ended,
     Silent,

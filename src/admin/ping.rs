@@ -79,7 +79,7 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<PingRound
         standing: standing(&node.standing),
         lost_since: None,
         known_hops: None,
-        outcome: PingOutcome::NoWay,
+        outcome: PingOutcome::NoRoute,
         round_trip_us: None,
         hops: Vec::new(),
     };
@@ -105,7 +105,7 @@ pub(super) async fn ping(watched: &Watched, beginning: &str) -> Result<PingRound
                     break;
                 }
             }
-            let went_on = round.hops.iter().any(|hop| hop.outcome != PingOutcome::NoWay);
+            let went_on = round.hops.iter().any(|hop| hop.outcome != PingOutcome::NoRoute);
             if round.outcome != PingOutcome::Answered && went_on {
                 round.outcome = PingOutcome::Silent;
             }
@@ -119,10 +119,10 @@ fn outcome(node: NodeId, end: PingEnd) -> (Option<NodeId>, PingOutcome) {
     match end {
         PingEnd::Answered => (Some(node), PingOutcome::Answered),
         PingEnd::Ended { by, why: PathEnd::HopsUsed } => (Some(by), PingOutcome::Passed),
-        PingEnd::Ended { by, why: PathEnd::NoRoute } => (Some(by), PingOutcome::NoWay),
+        PingEnd::Ended { by, why: PathEnd::NoRoute } => (Some(by), PingOutcome::NoRoute),
         PingEnd::Ended { by, why: PathEnd::Other } => (Some(by), PingOutcome::Ended),
         PingEnd::Silent => (None, PingOutcome::Silent),
-        PingEnd::NoRoute => (None, PingOutcome::NoWay),
+        PingEnd::NoRoute => (None, PingOutcome::NoRoute),
         PingEnd::TooMany => (None, PingOutcome::NotSent),
     }
 }

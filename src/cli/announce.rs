@@ -21,7 +21,7 @@ use crate::{
 Examples:
   amop net announce 'upgrade at 22:00, expect a restart' --admin 127.0.0.1:9100
 
-The node signs the text and floods it; each node that a way leads to now logs it once, with the node
+The node signs the text and floods it; each node that a route leads to now logs it once, with the node
 that it is of, and `amop net` shows it there. One line of up to 1,024 bytes of UTF-8, at most 6 a
 minute. All nodes of the network, those of other institutions too, can read it.
 

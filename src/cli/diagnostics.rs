@@ -8,7 +8,7 @@ use super::{Failure, announce, ping};
 
 #[derive(Subcommand)]
 pub(super) enum Diagnostic {
-    /// Show the way that frames take to a node, how long each hop takes, and what is lost.
+    /// Show the route that frames take to a node, how long each hop takes, and what is lost.
     Ping(ping::PingArgs),
     /// Tell all nodes of the network something: it comes into their logs, and `amop net` shows it.
     Announce(announce::AnnounceArgs),

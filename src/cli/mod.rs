@@ -60,13 +60,13 @@ enum Command {
     Pki(pki::PkiArgs),
     /// Make, show and convert the keys of private topics' subscribers.
     Keys(keys::KeysArgs),
-    /// Show what became of a message, on every node of its way.
+    /// Show what became of a message, on every node of its path.
     Trace(trace::TraceArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
     /// Show the whole network: nodes, links, topics and where their subscribers are; ping a node, tell all nodes something.
     Net(net::NetArgs),
-    /// Show what a node does just now: rates, queues, figures near their bound, who does not keep up.
+    /// Show what a node does just now: rates, queues, metrics near their bound, who does not keep up.
     Top(top::TopArgs),
     /// Measure nodes.
     Bench(bench::BenchArgs),

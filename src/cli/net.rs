@@ -40,7 +40,7 @@ Examples:
   amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg
   amop net --admin 127.0.0.1:9100 --topics --filter pay    where the subscribers of topics are
   amop net --admin 127.0.0.1:9100 --json | jq '.items[] | select(.standing == \"lost\")'
-  amop net ping 68fcf240 --admin 127.0.0.1:9100            the way to a node, and how long each hop takes
+  amop net ping 68fcf240 --admin 127.0.0.1:9100            the route to a node, and how long each hop takes
   amop net announce 'upgrade at 22:00' --admin 127.0.0.1:9100
 
 The node needs [admin] listen_port. It knows all nodes by what each says of itself; names of its
@@ -372,12 +372,12 @@ fn draw_network(network: &Network) -> String {
 }
 
 fn where_to(node: &TopicNode, names: &BTreeMap<&str, &str>) -> String {
-    let way = match node.hops {
+    let route = match node.hops {
         Some(0) => " here",
         Some(_) => "",
         None => " not reached",
     };
-    format!("{}×{}{way}", label(&node.id, names), node.sessions)
+    format!("{}×{}{route}", label(&node.id, names), node.sessions)
 }
 
 fn show_topics(topics: &Page<NetworkTopic>, names: &BTreeMap<&str, &str>) -> String {

@@ -1,4 +1,4 @@
-//! `amop net ping`: the way that frames take to a node.
+//! `amop net ping`: the route that frames take to a node.
 
 use std::{
     fmt::Write,
@@ -32,14 +32,14 @@ Examples:
   amop net ping 68fcf240 --admin 127.0.0.1:9100 -c 100 --interval 0.2
   amop net ping 68fcf240 --admin 127.0.0.1:9100 --json | jq .lost
 
-Each round sends one ping to each hop of the way, over the links that messages to that node take.
-A node on the way tells that a ping's hops ended there, the node itself answers. An asterisk is a
+Each round sends one ping to each hop of the route, over the links that messages to that node take.
+A node on the route tells that a ping's hops ended there, the node itself answers. An asterisk is a
 hop that did not answer within 2 s: its node, or one before it, is dead, overloaded or silent, or has
 a version that does not know pings. Each answer is sealed by the node that is shown, so nobody on
-the way can answer for the node itself. The node that pings needs [admin] listen_port.
+the route can answer for the node itself. The node that pings needs [admin] listen_port.
 
 Exit status: 0 the node has answered at least once, 1 it could not be asked for, 3 it has not
-answered, or no way leads to it.")]
+answered, or no route leads to it.")]
 pub(super) struct PingArgs {
     /// The node: its id, or as many of the first digits as tell it from all others.
     #[arg(value_name = "NODE", value_parser = beginning)]
@@ -96,7 +96,7 @@ struct HopSum {
     hop: u8,
     sent: u32,
     lost: u32,
-    /// Who answered there; several, if the way has changed.
+    /// Who answered there; several, if the route has changed.
     nodes: Vec<NodeSum>,
 }
 
@@ -114,7 +114,7 @@ impl NodeSum {
     /// Who it is, and what else its last answer says.
     fn said(&self) -> String {
         let remark = match self.outcome {
-            PingOutcome::NoWay => ": knows no way on",
+            PingOutcome::NoRoute => ": knows no route on",
             PingOutcome::Ended => ": says that its way ends there",
             _ => "",
         };
@@ -205,7 +205,7 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
         if !args.json {
             line!("{}", show_round(number, &round))?;
         }
-        let is_hopeless = round.outcome == PingOutcome::NoWay && round.hops.is_empty();
+        let is_hopeless = round.outcome == PingOutcome::NoRoute && round.hops.is_empty();
         let sum = sum.get_or_insert_with(|| Sum::new(&round));
         sum.add(round);
         // It is not waited for either.

@@ -79,7 +79,7 @@ Examples:
   amop top --admin 127.0.0.1:9100 --once          one look as plain text, over two seconds
   amop top --admin 127.0.0.1:9100 --interval 60 >> node0.log
 
-The node needs [admin] listen_port. Rates are per second, over the interval. A figure at 80 % of its
+The node needs [admin] listen_port. Rates are per second, over the interval. A metric at 80 % of its
 bound, or more, is marked with !. Ctrl-C ends it.")]
 pub(super) struct TopArgs {
     /// The admin endpoint of a node.
@@ -134,7 +134,7 @@ async fn watch(args: &TopArgs) -> Result<(), Failure> {
 async fn look(admin: &str) -> Result<Look, String> {
     let at = Instant::now();
     let metrics = MetricValues::parse(&get_text(admin, "/metrics").await?)
-        .ok_or_else(|| format!("{admin} gives no figures of a node: is it a node of this version?"))?;
+        .ok_or_else(|| format!("{admin} gives no metrics of a node: is it a node of this version?"))?;
     let network = get_json(admin, &network_path(NODES_NAMED)).await?;
     let path = format!("/sessions?sort=queued_bytes&order=desc&limit={SESSIONS_SHOWN}");
     let sessions = get_json(admin, &path).await?;
@@ -331,7 +331,7 @@ fn show_trouble(text: &mut String, rates: &Rates<'_>) {
         text.push_str("\nwhat did not go as it should\n");
         let columns: [Column<'_, (f64, &String)>; 2] = [
             (numbers("since"), &|(grown, _)| format!("+{grown}")),
-            (words("figure"), &|(_, name)| shown(name)),
+            (words("metric"), &|(_, name)| shown(name)),
         ];
         text.push_str(&table(&growing, &columns));
     }
@@ -345,7 +345,7 @@ fn show_fills(text: &mut String, metrics: &MetricValues) {
         (numbers("reached"), &|(.., part)| format!("{:.1} %", 100.0 * part)),
         (numbers("now"), &|(_, value, ..)| value.to_string()),
         (numbers("bound"), &|(_, _, bound, _)| bound.to_string()),
-        (words("figure"), &|(name, ..)| shown(name)),
+        (words("metric"), &|(name, ..)| shown(name)),
     ];
     text.push_str(&table(&fills, &columns));
 }

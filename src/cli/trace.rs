@@ -1,4 +1,4 @@
-//! `amop trace`: what became of a message, on every node of its way.
+//! `amop trace`: what became of a message, on every node of its path.
 
 use std::{fmt::Write, process::ExitCode};
 

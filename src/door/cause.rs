@@ -258,7 +258,7 @@ impl Cause {
             Self::Probe => "nothing: health checks do this",
             Self::Silent => "see what connects and says nothing; a health check should close at once",
             Self::Stranger(Stranger::Http) => {
-                "HTTP was sent to a port of TLS: for health checks and figures use [admin] listen_port, for applications an SDK"
+                "HTTP was sent to a port of TLS: for health checks and metrics use [admin] listen_port, for applications an SDK"
             }
             Self::Stranger(Stranger::Proxy) => {
                 "a load balancer sends the PROXY protocol, which is not understood here: switch it off there (send-proxy)"
