@@ -8,11 +8,11 @@ use amop::internal::{
         sealing::{ContentKey, IncarnationId, Seal, SealNumber, Subject},
         signing::NodeSigner,
     },
-    wire::node::PacketType,
+    wire::{MessageNumber, node::PacketType},
 };
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-const SUBJECT: Subject = Subject { packet_type: PacketType::UNICAST, seq: 7 };
+const SUBJECT: Subject = Subject { packet_type: PacketType::UNICAST, message: MessageNumber(7) };
 const SIZES: [usize; 4] = [256, 4 << 10, 64 << 10, 1 << 20];
 
 fn signer(number: u8) -> NodeSigner {

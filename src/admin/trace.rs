@@ -517,7 +517,7 @@ impl View<'_> {
             address: sender.map(|sender| sender.address.clone()),
             subject: sender.map(|sender| sender.subject.clone()),
             topic: placed.topic.clone(),
-            message: trace.message,
+            message: trace.message.0,
             size: trace.size,
             copies: trace.copies,
             dropped: trace.dropped,
@@ -537,7 +537,7 @@ impl View<'_> {
             who: who(is_node, attempt.who),
             address: known.map(|(address, _)| address.to_owned()),
             subject: known.map(|(_, subject)| subject.to_owned()),
-            message: attempt.message,
+            message: attempt.message.0,
             fate: attempt.outcome.name().into(),
         }
     }
@@ -592,6 +592,7 @@ fn end(trace: &MessageTrace) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::MessageNumber;
 
     fn placed(node: u64, before_us: i64, trace: MessageTrace) -> Placed {
         Placed { node, before_us, accuracy_us: 0, trace, topic: String::new(), sender: None }
@@ -602,12 +603,25 @@ mod tests {
     fn source() -> MessageTrace {
         let mut trace = MessageTrace { role: Role::Request, took_us: 110, ..MessageTrace::default() };
         let (kind, outcome) = (AttemptKind::Node, AttemptOutcome::TimedOut);
-        trace.attempts.push(Attempt { at_us: 10, took_us: 100, who: 2, message: 7, kind, outcome });
+        trace.attempts.push(Attempt {
+            at_us: 10,
+            took_us: 100,
+            who: 2,
+            message: MessageNumber(7),
+            kind,
+            outcome,
+        });
         trace
     }
 
     fn destination() -> MessageTrace {
-        MessageTrace { role: Role::Forwarded, origin: 1, message: 7, took_us: 40, ..MessageTrace::default() }
+        MessageTrace {
+            role: Role::Forwarded,
+            origin: 1,
+            message: MessageNumber(7),
+            took_us: 40,
+            ..MessageTrace::default()
+        }
     }
 
     #[test]
@@ -633,7 +647,7 @@ mod tests {
         };
         for (node, trace) in [
             (3, destination()),
-            (2, other(|trace| trace.message = 8)),
+            (2, other(|trace| trace.message = MessageNumber(8))),
             (2, other(|trace| trace.origin = 3)),
             (2, other(|trace| trace.role = Role::Request)),
         ] {

@@ -34,7 +34,7 @@ const LEAD_PART: i64 = 32;
 /// A session that was away has credit for so many of its frames, or for one burst if that is more.
 const CREDIT_FRAMES: i64 = 2;
 /// Two sessions compete while both have asked within so long.
-const RIVALS_WITHIN: Duration = Duration::from_secs(1);
+const COMPETING_WITHIN: Duration = Duration::from_secs(1);
 /// Who asked, and when, is written down again after so long: the reactors share it.
 const NOTED_AGAIN: Duration = Duration::from_millis(10);
 /// No session has this number.
@@ -227,7 +227,7 @@ impl Bucket {
     /// Lets that much flow into a full bucket for a while, for a large frame that waits for its reserve: whoever takes
     /// something meanwhile would else take that away, too.
     fn extend(&self, now: i64, grace: i64) {
-        let until = self.extended_until.swap(now + ticks(RIVALS_WITHIN), Relaxed);
+        let until = self.extended_until.swap(now + ticks(COMPETING_WITHIN), Relaxed);
         if now < until {
             self.extension.fetch_max(grace, Relaxed);
         } else {
@@ -252,8 +252,8 @@ impl Bucket {
     fn note_asked(&self, now: i64, session: u64) -> bool {
         let (last, at) = (self.asked_last.load(Relaxed), self.asked_at.load(Relaxed));
         if last != session {
-            if last != NOBODY && now - at < ticks(RIVALS_WITHIN) {
-                self.contended_until.store(now + ticks(RIVALS_WITHIN), Relaxed);
+            if last != NOBODY && now - at < ticks(COMPETING_WITHIN) {
+                self.contended_until.store(now + ticks(COMPETING_WITHIN), Relaxed);
             }
             self.asked_last.store(session, Relaxed);
         }

@@ -54,7 +54,7 @@ pub use self::packet::Packet;
 pub use self::shard::diagnostic;
 use self::snapshot::NodeRef;
 use crate::wire::{
-    FrameRef, NodeId, Topic, json::ChallengeToken, node::PacketType, notice::Notice, sdk::Seq,
+    FrameRef, MessageNumber, NodeId, Topic, json::ChallengeToken, node::PacketType, notice::Notice, sdk::Seq,
 };
 
 /// Bytes of state frames and JSON-RPC requests that may be on their way to the registry; one may go beyond
@@ -266,7 +266,7 @@ pub struct Forward {
     /// Where to.
     pub node: NodeId,
     /// The message's number at this node.
-    pub message: u32,
+    pub message: MessageNumber,
     /// Milliseconds left for the request.
     pub time_left_ms: u32,
     /// Whether it is to wait there for room in a session's queue, for nobody else is left to be tried.
@@ -420,7 +420,7 @@ pub enum MeshMessage {
         /// What it is.
         packet_type: PacketType,
         /// The message's number at its source.
-        seq: u32,
+        message: MessageNumber,
     },
     /// To the home of a destination: a frame to it was not sent.
     NotPassed {
@@ -429,14 +429,14 @@ pub enum MeshMessage {
         /// What it was.
         packet_type: PacketType,
         /// Its number.
-        seq: u32,
+        message: MessageNumber,
     },
     /// A forwarded request will not be answered by that node.
     ForwardFailed {
         /// The coordinator's number for the request.
         request: RequestId,
         /// The message's number at this node.
-        message: u32,
+        message: MessageNumber,
         /// Whether the destination may have it: a link took it.
         taken: bool,
     },
@@ -445,7 +445,7 @@ pub enum MeshMessage {
         /// The coordinator's number for the request.
         request: RequestId,
         /// The message's number at this node.
-        message: u32,
+        message: MessageNumber,
         /// Whether the destination node itself made it, because no session of its answered.
         by_node: bool,
     },
@@ -454,7 +454,7 @@ pub enum MeshMessage {
         /// Where it went.
         node: NodeId,
         /// The message's number at this node.
-        message: u32,
+        message: MessageNumber,
         /// Set if the coordinator wants to know, by a [`Self::ForwardFailed`], how far it got.
         report: bool,
     },
@@ -463,7 +463,7 @@ pub enum MeshMessage {
         /// Where to.
         node: Box<NodeId>,
         /// The message's number at this node.
-        message: u32,
+        message: MessageNumber,
         /// Who may get it there.
         audience: Box<Recipients>,
     },

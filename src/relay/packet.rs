@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::wire::{NodeId, node::PacketType};
+use crate::wire::{MessageNumber, NodeId, node::PacketType};
 
 /// A frame that names its ends, on its way over more than one link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Packet {
     /// What it is.
     pub packet_type: PacketType,
     /// The message's number at its source.
-    pub seq: u32,
+    pub message: MessageNumber,
     /// Links that it may still take.
     pub hops_left: u8,
     /// Whether it was sent before.

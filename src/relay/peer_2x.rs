@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::wire::{ResultCode, Topic};
+use crate::wire::{MessageNumber, ResultCode, Topic};
 
 /// How often each end says what the number of its list of topics is. Nothing else shows that it lives.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,14 +40,14 @@ pub const FRAME_LEN_MAX: usize = 100 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MulticastOf {
     /// Its number at this node.
-    pub message: u32,
+    pub message: MessageNumber,
     /// If a node of FISCO BCOS 2.x sent it, the first bytes of that one's id.
     pub from_2x: Option<u64>,
 }
 
 impl MulticastOf {
     /// One of an application here.
-    pub fn session(message: u32) -> Self {
+    pub fn session(message: MessageNumber) -> Self {
         Self { message, from_2x: None }
     }
 }

@@ -20,7 +20,7 @@
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use secp256k1::{PublicKey, SecretKey, ecdh::SharedSecret};
 
-use crate::wire::{NodeId, RetainedFrame, node::PacketType};
+use crate::wire::{MessageNumber, NodeId, RetainedFrame, node::PacketType};
 
 /// Bytes before a sealed payload.
 pub const FRONT_LEN: usize = 40;
@@ -89,7 +89,7 @@ pub struct Subject {
     /// What the payload is.
     pub packet_type: PacketType,
     /// The message's number at its source.
-    pub seq: u32,
+    pub message: MessageNumber,
 }
 
 /// What two nodes share, whatever incarnation they are in.
@@ -321,7 +321,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 fn aad(subject: Subject, source: &NodeId, destination: &NodeId) -> Aad<[u8; 134]> {
     let mut bytes = [0; 134];
     bytes[..2].copy_from_slice(&subject.packet_type.0.to_be_bytes());
-    bytes[2..6].copy_from_slice(&subject.seq.to_be_bytes());
+    bytes[2..6].copy_from_slice(&subject.message.0.to_be_bytes());
     bytes[6..70].copy_from_slice(&source.0);
     bytes[70..].copy_from_slice(&destination.0);
     Aad::from(bytes)
@@ -331,7 +331,7 @@ fn aad(subject: Subject, source: &NodeId, destination: &NodeId) -> Aad<[u8; 134]
 mod tests {
     use super::*;
 
-    const SUBJECT: Subject = Subject { packet_type: PacketType::UNICAST, seq: 7 };
+    const SUBJECT: Subject = Subject { packet_type: PacketType::UNICAST, message: MessageNumber(7) };
 
     fn party(number: u8) -> (SecretKey, NodeId) {
         let secret = SecretKey::from_byte_array([number; 32]).unwrap();
@@ -410,7 +410,7 @@ mod tests {
     fn the_example_of_the_documentation_is_what_is_sealed() {
         let one = seal_of(1, 2, (10, 20));
         let mut sealed = Vec::new();
-        let subject = Subject { packet_type: PacketType::MULTICAST, seq: 7 };
+        let subject = Subject { packet_type: PacketType::MULTICAST, message: MessageNumber(7) };
         one.seal(SealNumber(7), subject, b"", std::iter::once(&b"pay 5 to bob"[..]), &mut sealed).unwrap();
         let digits: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
         let lines: Vec<&str> =
@@ -433,7 +433,7 @@ mod tests {
             assert!(other.open(SUBJECT, &mut bytes[..len].to_vec()).is_err(), "cut to {len}");
         }
         for subject in [
-            Subject { seq: 8, ..SUBJECT },
+            Subject { message: MessageNumber(8), ..SUBJECT },
             Subject { packet_type: PacketType::UNICAST_RESPONSE, ..SUBJECT },
             Subject { packet_type: PacketType::MULTICAST, ..SUBJECT },
         ] {

@@ -31,5 +31,5 @@ mod reader;
 pub use buffer_pool::BUFFER_POOL_BYTES_MAX;
 pub use code::ResultCode;
 pub use frame::{FrameRef, RetainedFrame};
-pub use node::NodeId;
+pub use node::{MessageNumber, NodeId};
 pub use topic::{PrivateTopic, Topic, TopicKind};

@@ -28,6 +28,15 @@ const _: () = assert!(
     "everything that a decoder looks at must be contiguous"
 );
 
+/// A message's number at the node that originated it: answers, traces and notices name it by that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageNumber(pub u32);
+
+impl MessageNumber {
+    /// In traces, of what was not sent to a node.
+    pub const NONE: Self = Self(0);
+}
+
 /// A node's secp256k1 public key: the uncompressed point without its leading 04 (WIRE §6.1).
 #[derive(Clone, Copy, Eq, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 64]);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Topic, TopicKind, json::ChallengeToken, reader::Reader};
+use super::{MessageNumber, Topic, TopicKind, json::ChallengeToken, reader::Reader};
 
 /// Payload of a BROADCAST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub enum Notice {
     /// An answer to a unicast of the receiver has begun to come to the sender.
     AnswerBegun {
         /// The receiver's number for the unicast.
-        message: u32,
+        message: MessageNumber,
         /// Length of the answer's frame in bytes.
         len: u32,
     },
@@ -159,7 +159,7 @@ impl Notice {
                 let diagnostic = Diagnostic { kind: kind & !1, id, body };
                 if kind & 1 == 0 { Self::Request(diagnostic) } else { Self::Reply(diagnostic) }
             }
-            ANSWER_BEGUN => Self::AnswerBegun { message: reader.u32()?, len: reader.u32()? },
+            ANSWER_BEGUN => Self::AnswerBegun { message: MessageNumber(reader.u32()?), len: reader.u32()? },
             _ => return None,
         })
     }
@@ -198,7 +198,7 @@ impl Notice {
             }
             Self::AnswerBegun { message, len } => {
                 out.push(ANSWER_BEGUN);
-                out.extend_from_slice(&message.to_be_bytes());
+                out.extend_from_slice(&message.0.to_be_bytes());
                 out.extend_from_slice(&len.to_be_bytes());
             }
         }
@@ -223,7 +223,7 @@ mod tests {
             Notice::Answered { publisher: 5, token },
             Notice::PathEnded(ended),
             Notice::PathEnded(PathEnded { why: PathEnd::NoRoute, ..ended }),
-            Notice::AnswerBegun { message: 13, len: 14 },
+            Notice::AnswerBegun { message: MessageNumber(13), len: 14 },
         ] {
             let mut bytes = notice.encode();
             for cut in 0..bytes.len() {

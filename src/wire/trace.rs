@@ -5,7 +5,7 @@
 
 use smallvec::SmallVec;
 
-use super::{ResultCode, notice::DIAGNOSTIC_BODY_LEN_MAX, reader::Reader, sdk::Seq};
+use super::{MessageNumber, ResultCode, notice::DIAGNOSTIC_BODY_LEN_MAX, reader::Reader, sdk::Seq};
 
 /// Attempts that a trace has; of more, those in the middle are left out.
 pub const ATTEMPTS_MAX: usize = 8;
@@ -188,7 +188,7 @@ pub struct Attempt {
     /// Who was tried.
     pub who: u64,
     /// For a node: the message's number on the node link.
-    pub message: u32,
+    pub message: MessageNumber,
     /// What `who` is.
     pub kind: AttemptKind,
     /// Its outcome.
@@ -249,7 +249,7 @@ pub struct MessageTrace {
     /// another node, as [`Self::role`] tells.
     pub origin: u64,
     /// If it came from a node: its number on the node link.
-    pub message: u32,
+    pub message: MessageNumber,
     /// Bytes of the whole frame.
     pub size: u32,
     /// Copies of a multicast that were queued for sessions.
@@ -279,13 +279,13 @@ impl MessageTrace {
         out.extend_from_slice(&self.took_us.to_be_bytes());
         out.extend_from_slice(&self.time_ms.to_be_bytes());
         out.extend_from_slice(&self.origin.to_be_bytes());
-        for number in [self.message, self.size, self.copies, self.dropped] {
+        for number in [self.message.0, self.size, self.copies, self.dropped] {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out.extend_from_slice(&self.attempts.left_out.to_be_bytes());
         out.extend_from_slice(&[ATTEMPT_LEN as u8, self.attempts.list.len() as u8]);
         for attempt in &self.attempts.list {
-            for number in [attempt.at_us, attempt.took_us, attempt.message] {
+            for number in [attempt.at_us, attempt.took_us, attempt.message.0] {
                 out.extend_from_slice(&number.to_be_bytes());
             }
             out.extend_from_slice(&attempt.who.to_be_bytes());
@@ -305,7 +305,7 @@ impl MessageTrace {
             took_us: reader.u32()?,
             time_ms: reader.u32()?,
             origin: reader.u64()?,
-            message: reader.u32()?,
+            message: MessageNumber(reader.u32()?),
             size: reader.u32()?,
             copies: reader.u32()?,
             dropped: reader.u32()?,
@@ -320,7 +320,7 @@ impl MessageTrace {
             trace.attempts.list.push(Attempt {
                 at_us: attempt.u32()?,
                 took_us: attempt.u32()?,
-                message: attempt.u32()?,
+                message: MessageNumber(attempt.u32()?),
                 who: attempt.u64()?,
                 kind: AttemptKind::of(attempt.u8()?),
                 outcome: AttemptOutcome::of(attempt.u8()?),
@@ -415,7 +415,7 @@ mod tests {
                 at_us: index,
                 took_us: u32::MAX,
                 who: u64::MAX - u64::from(index),
-                message: 7,
+                message: MessageNumber(7),
                 kind: AttemptKind::Node,
                 outcome: AttemptOutcome::Sent,
             });
@@ -429,7 +429,7 @@ mod tests {
             took_us: 1,
             time_ms: 2,
             origin: 3,
-            message: 4,
+            message: MessageNumber(4),
             size: 5,
             copies: 6,
             dropped: 7,

@@ -13,7 +13,7 @@ use amop::internal::{
         snapshot::Path,
     },
     wire::{
-        NodeId, ResultCode,
+        MessageNumber, NodeId, ResultCode,
         node::{
             Addressing, DESTINATIONS_MAX, Extensions, FLAG_SEALED, FLAG_SENT_AGAIN, Header, Numbers,
             PacketType,
@@ -213,7 +213,7 @@ fn sealed_by(net: &Network, signer: &NodeSigner, incarnation: u64, number: u64, 
     let secret = signer.share_with(other.id).expect("a key");
     let incarnation = IncarnationId { incarnation, salt: salt_of(net, signer) };
     let seal = Seal::new(secret, incarnation, other.incarnation_id()).expect("incarnations");
-    let subject = Subject { packet_type: PacketType::MULTICAST, seq: 1 };
+    let subject = Subject { packet_type: PacketType::MULTICAST, message: MessageNumber(1) };
     let mut sealed = Vec::new();
     seal.seal(SealNumber(number), subject, &[], pieces.iter().copied(), &mut sealed).expect("short enough");
     sealed
@@ -243,7 +243,7 @@ fn a_shared_multicast_without_ticket_and_content_is_refused() {
     net.connect(HOSTILE, 1);
     net.run_for(SOON);
     // Sealed, too short for a ticket, and with a ticket for nothing.
-    let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq: 1 };
+    let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, message: MessageNumber(1) };
     let incarnation = IncarnationId { incarnation, salt: salt_of(&net, &signer) };
     let seal = Seal::new(
         signer.share_with(net.nodes[1].id).unwrap(),

@@ -19,7 +19,7 @@ use amop::internal::{
         signing::NodeSigner,
     },
     wire::{
-        NodeId, ResultCode,
+        MessageNumber, NodeId, ResultCode,
         node::{self, Addressing, Extensions, FLAG_SEALED, Numbers, PacketType},
         sdk::{self, FrameType, Seq},
     },
@@ -386,7 +386,7 @@ impl Run {
             let key = ContentKey::seal([7; 16], &[], std::iter::once(inner.as_slice()), &mut content);
             inner = key.expect("short enough").encode().to_vec();
         }
-        let subject = Subject { packet_type, seq: sealed.seq };
+        let subject = Subject { packet_type, message: MessageNumber(sealed.seq) };
         let mut payload = Vec::new();
         seal.seal(
             SealNumber(sealed.number.get()),

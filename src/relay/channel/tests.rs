@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     relay::sealing::Subject,
     wire::{
-        RetainedFrame,
+        MessageNumber, RetainedFrame,
         node::{ExtensionBlock, Numbers, PacketType},
     },
 };
@@ -19,7 +19,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn subject(seq: u32) -> Subject {
-    Subject { packet_type: PacketType::MULTICAST, seq }
+    Subject { packet_type: PacketType::MULTICAST, message: MessageNumber(seq) }
 }
 
 fn message(seq: u32, is_sent: bool) -> Message {
@@ -56,7 +56,7 @@ fn take(
 }
 
 fn seqs(arrivals: &[Arrival]) -> Vec<u32> {
-    arrivals.iter().map(|arrival| arrival.subject.seq).collect()
+    arrivals.iter().map(|arrival| arrival.subject.message.0).collect()
 }
 
 struct Pair {
@@ -214,7 +214,7 @@ impl Network {
     fn transmit(&mut self, place: ChannelNumber) {
         let numbers = self.sender.numbers(place, ChannelNumber(0));
         let Some(message) = self.sender.get(place) else { return };
-        let (seq, bytes) = (message.subject.seq, payload(&message.frame));
+        let (seq, bytes) = (message.subject.message.0, payload(&message.frame));
         let lossy = self.random.random_range(0..10);
         self.sender.set_sent(place, lossy > 0);
         match lossy {
@@ -256,8 +256,11 @@ impl Network {
             }
             95 => self.sender.forget_route(),
             96 => {
-                let unacknowledged: Vec<(ChannelNumber, u32)> =
-                    self.sender.places(true).map(|(place, message)| (place, message.subject.seq)).collect();
+                let unacknowledged: Vec<(ChannelNumber, u32)> = self
+                    .sender
+                    .places(true)
+                    .map(|(place, message)| (place, message.subject.message.0))
+                    .collect();
                 if let Some(&(place, seq)) = unacknowledged.first() {
                     self.sender.void(place);
                     self.voided.insert(seq);
@@ -267,11 +270,11 @@ impl Network {
             97 => self.receiver = Receiver::new(self.receiver.taken_below()),
             // The sender forgets what is unacknowledged, or the whole half.
             98 if self.random.random_bool(0.1) => {
-                self.given_up.extend(self.sender.places(true).map(|(_, message)| message.subject.seq));
+                self.given_up.extend(self.sender.places(true).map(|(_, message)| message.subject.message.0));
                 self.sender.clear();
             }
             99 if self.random.random_bool(0.1) => {
-                self.given_up.extend(self.sender.places(true).map(|(_, message)| message.subject.seq));
+                self.given_up.extend(self.sender.places(true).map(|(_, message)| message.subject.message.0));
                 self.sender = Sender::new(self.now, ChannelNumber(self.issued + 1));
                 self.acknowledgements.clear();
             }
@@ -291,8 +294,8 @@ impl Network {
         assert_ne!(taken.as_ref().err(), Some(&Verdict::Malformed));
         for arrival in taken.unwrap_or_default() {
             if !arrival.payload.is_empty() {
-                assert_eq!(payload(&arrival.payload), arrival.subject.seq.to_be_bytes());
-                self.taken.push(arrival.subject.seq);
+                assert_eq!(payload(&arrival.payload), arrival.subject.message.0.to_be_bytes());
+                self.taken.push(arrival.subject.message.0);
             }
         }
         if self.random.random_bool(0.5) {

@@ -276,7 +276,7 @@ impl Parts {
         // lives nothing goes again.
         if let Some(key) = link.filter(|_| !channel.sender.has_unsent()) {
             let numbers = channel.numbers(channel.sender.next());
-            let header = Header::direct(subject.packet_type, subject.seq);
+            let header = Header::direct(subject.packet_type, subject.message.0);
             let head = data_head(&header, &numbers, &extensions, frame.len());
             match cx.out.send(key, Class::Data, &head, frame) {
                 Ok(_) => {
@@ -347,9 +347,9 @@ impl Parts {
         while let Some(place) = channel.sender.next_unsent() {
             let numbers = channel.numbers(place);
             let Some(message) = channel.sender.get(place) else { break };
-            let Subject { packet_type, seq } = message.subject;
+            let Subject { packet_type, message: number } = message.subject;
             let flags = if message.was_sent() { FLAG_SENT_AGAIN } else { 0 };
-            let header = Header { flags, ..Header::direct(packet_type, seq) };
+            let header = Header { flags, ..Header::direct(packet_type, number.0) };
             let head = data_head(&header, &numbers, &message.extensions, message.frame.len());
             if cx.out.send(link, Class::Data, &head, message.frame.as_ref()).is_err() {
                 // It is tried again before long, or goes over the next link.
@@ -473,7 +473,7 @@ impl Parts {
         for (place, subject, len) in too_long {
             cx.note_too_long(id, len);
             match subject.packet_type {
-                PacketType::UNICAST => self.fail_unicast(cx, id, subject.seq),
+                PacketType::UNICAST => self.fail_unicast(cx, id, subject.message),
                 _ => self.void_message(cx.common, cx.now, id, place),
             }
         }
@@ -553,7 +553,7 @@ impl Parts {
             return cx.counters.late_messages.increment();
         }
         let incarnation = channel.incarnation_id.incarnation;
-        let origin = FromNode { id: *source, incarnation, message: subject.seq };
+        let origin = FromNode { id: *source, incarnation, message: subject.message };
         let before = channel.sender.bytes();
         let acknowledged = channel.sender.acknowledge(cx.now, ChannelNumber(numbers.taken_below));
         self.channels.bytes -= before - channel.sender.bytes();
@@ -615,7 +615,7 @@ impl Parts {
         }
         for Arrival { subject, payload, since } in ready {
             if !payload.is_empty() {
-                let origin = FromNode { id: *source, incarnation, message: subject.seq };
+                let origin = FromNode { id: *source, incarnation, message: subject.message };
                 let carrier = Carrier::Waited { since };
                 self.handle_amop(cx, carrier, origin, subject.packet_type, payload.as_ref());
             }
@@ -642,7 +642,7 @@ impl Parts {
         };
         channel.pending_ack = (0, 0);
         let below = channel.receiver.taken_below().0.to_be_bytes();
-        let subject = Subject { packet_type: PacketType::ACK, seq: cx.next_message() };
+        let subject = Subject { packet_type: PacketType::ACK, message: cx.next_message() };
         // One that is lost is sent again when the message comes again.
         self.send_sealed_control(cx, id, subject, &below);
     }
@@ -676,7 +676,7 @@ impl Parts {
     pub(super) fn note_dropped_on_path(&mut self, now: Instant, destination: u64, seq: u32) -> bool {
         let peer = self.peers.find(destination);
         let Some(channel) = peer.and_then(|peer| peer.channel.as_deref_mut()) else { return false };
-        let dropped = channel.sender.places(true).find(|(_, message)| message.subject.seq == seq);
+        let dropped = channel.sender.places(true).find(|(_, message)| message.subject.message.0 == seq);
         let Some((place, _)) = dropped else { return false };
         if matches!(channel.route, RouteTaken::Others(_)) {
             channel.sender.set_sent(place, false);

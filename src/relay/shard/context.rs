@@ -18,7 +18,7 @@ use crate::{
         rng::{FastRng, SecretRng, Seed},
         snapshot::Snapshot,
     },
-    wire::NodeId,
+    wire::{MessageNumber, NodeId, ResultCode, sdk},
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -89,6 +89,26 @@ impl Common {
         }
     }
 
+    /// How long a request with a frame of so many bytes may take (WIRE §2.3).
+    pub(super) fn request_time(&self, frame_len: usize) -> Duration {
+        self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
+    }
+
+    pub(super) fn next_message(&self) -> MessageNumber {
+        MessageNumber(self.shared.next_message.fetch_add(1, Relaxed))
+    }
+
+    pub(super) fn count_answer(&self, code: ResultCode) {
+        let counter = match code {
+            ResultCode::NOT_SENT => &self.counters.answered_not_sent,
+            ResultCode::NO_RECEIVER => &self.counters.answered_no_receiver,
+            ResultCode::NOT_DELIVERED => &self.counters.answered_not_delivered,
+            ResultCode::TIMEOUT => &self.counters.answered_timeout,
+            ResultCode::OVER_BANDWIDTH => &self.counters.answered_over_bandwidth,
+            _ => &self.counters.answered_by_subscriber,
+        };
+        counter.increment();
+    }
     /// Whether this node has to do with another one.
     pub(super) fn admits(&mut self, id: &NodeId) -> bool {
         self.admission.refresh();

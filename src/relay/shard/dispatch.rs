@@ -243,11 +243,11 @@ impl Parts {
                 }
             }
             MeshMessage::Pass { packet, next } => self.pass(cx, *packet, next, frame),
-            MeshMessage::Arrived { source, packet_type, seq } => {
-                self.arrive(cx, &source, Subject { packet_type, seq }, frame);
+            MeshMessage::Arrived { source, packet_type, message } => {
+                self.arrive(cx, &source, Subject { packet_type, message }, frame);
             }
-            MeshMessage::NotPassed { node, packet_type, seq } => {
-                self.handle_not_passed(cx.now, &node, Subject { packet_type, seq });
+            MeshMessage::NotPassed { node, packet_type, message } => {
+                self.handle_not_passed(cx.now, &node, Subject { packet_type, message });
             }
             MeshMessage::ForwardFailed { request, message, taken } => {
                 self.handle_forward_failed(cx, request, message, taken);

@@ -43,7 +43,7 @@ impl Parts {
             from_2x,
             ..Extensions::default()
         };
-        let subject = Subject { packet_type: PacketType::UNICAST, seq: message };
+        let subject = Subject { packet_type: PacketType::UNICAST, message };
         let Some(place) = self.send_amop(cx, node, subject, &extensions, frame) else { return false };
         if let Some(peer) = self.peers.get_mut(node) {
             peer.await_answer(message, RequestOf { coordinator, id: request }, place);
@@ -63,7 +63,7 @@ impl Parts {
         let MulticastOf { message, from_2x } = of;
         let audience = audience.map(audience_of);
         let extensions = Extensions { audience, from_2x, ..Extensions::default() };
-        let subject = Subject { packet_type: PacketType::MULTICAST, seq: message };
+        let subject = Subject { packet_type: PacketType::MULTICAST, message };
         let is_sent = self.send_amop(cx, node, subject, &extensions, frame).is_some();
         if !is_sent {
             cx.counters.dropped_window_full.increment();
@@ -134,7 +134,7 @@ impl Parts {
             }
         };
         let extensions = Extensions { by_node, ..Extensions::default() };
-        let subject = Subject { packet_type: PacketType::UNICAST_RESPONSE, seq: message };
+        let subject = Subject { packet_type: PacketType::UNICAST_RESPONSE, message };
         if self.send_amop(cx, node, subject, &extensions, answer).is_none() {
             cx.counters.dropped_window_full.increment();
         }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     relay::{LinkKey, MeshMessage, Outbound, RequestId},
     wire::{
-        FrameRef, NodeId,
+        FrameRef, MessageNumber, NodeId,
         notice::Notice,
         sdk::{self, FrameType, Header},
     },
@@ -67,7 +67,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
-        (message, len): (u32, u32),
+        (message, len): (MessageNumber, u32),
     ) {
         // What is longer than a frame may be gives no time.
         let bytes_max = cx.shared.settings.frame_len_max;

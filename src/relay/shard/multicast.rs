@@ -18,7 +18,7 @@ use crate::{
         trace::TopicName,
     },
     wire::{
-        FrameRef, NodeId, ResultCode, TopicKind,
+        FrameRef, MessageNumber, NodeId, ResultCode, TopicKind,
         node::AUDIENCE_MAX,
         p2p_2x,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
@@ -48,13 +48,13 @@ impl FanOut {
     }
 
     /// A node was sent its copy under a number, or the route to it had no room.
-    pub(super) fn note_node(&mut self, node: &NodeId, message: u32, sent: bool) {
+    pub(super) fn note_node(&mut self, node: &NodeId, message: MessageNumber, sent: bool) {
         self.note_fate(node, message, if sent { AttemptOutcome::Sent } else { AttemptOutcome::NotTaken });
     }
 
     /// A node was not sent its copy, which is longer than it takes.
     fn note_too_long(&mut self, node: &NodeId) {
-        self.note_fate(node, 0, AttemptOutcome::TooLong);
+        self.note_fate(node, MessageNumber::NONE, AttemptOutcome::TooLong);
     }
 
     /// The publisher's ledger node was sent its copy, will be once it is reached, or took none.
@@ -66,7 +66,7 @@ impl FanOut {
         }
     }
 
-    fn note_fate(&mut self, node: &NodeId, message: u32, outcome: AttemptOutcome) {
+    fn note_fate(&mut self, node: &NodeId, message: MessageNumber, outcome: AttemptOutcome) {
         if self.is_kept {
             self.attempts.push(Attempt {
                 who: node.short(),
@@ -280,7 +280,7 @@ impl Parts {
     pub(super) fn handle_multicast_of_node(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
-        from: (&NodeId, u32),
+        from: (&NodeId, MessageNumber),
         audience: Option<Recipients>,
         frame: FrameRef<'_>,
     ) {
@@ -383,7 +383,7 @@ impl<O: Outbound> Context<'_, O> {
         &mut self,
         frame: FrameRef<'_>,
         fan_out: FanOut,
-        from: Option<(&NodeId, u32)>,
+        from: Option<(&NodeId, MessageNumber)>,
     ) {
         let head = frame.head();
         if fan_out.is_kept

@@ -20,7 +20,7 @@ use crate::{
         sealing::{IncarnationId, Subject},
     },
     wire::{
-        FrameRef, NodeId, ResultCode,
+        FrameRef, MessageNumber, NodeId, ResultCode,
         hello::Hello,
         node::{Addressing, Extensions, FLAG_SEALED, Header, PacketType},
         p2p_2x::Dialect,
@@ -200,7 +200,7 @@ impl Parts {
 
     /// Asks in the same way how long the round trip to the peer takes.
     fn measure(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
-        let seq = cx.next_message();
+        let seq = cx.next_message().0;
         let Some(link) = self.node_link_mut(key) else { return };
         if link.round_trip.begin(cx.now, seq) {
             cx.counters.round_trips_unanswered.increment();
@@ -281,7 +281,7 @@ impl Parts {
             // Also on a link that lost against another one: the peer may not have agreed yet. What it
             // sends again on the link that stays is known by its place.
             if let Some(carrier) = carrier.filter(|_| for_us) {
-                let subject = Subject { packet_type: header.packet_type, seq: header.seq };
+                let subject = Subject { packet_type: header.packet_type, message: MessageNumber(header.seq) };
                 self.handle_numbered(cx, carrier, &peer, subject, payload);
             } else {
                 self.handle_end_to_end(cx, &peer, &header, payload);
@@ -475,7 +475,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         peer: &NodeId,
-        message: u32,
+        message: MessageNumber,
         by_node: bool,
         frame: FrameRef<'_>,
     ) {
@@ -535,7 +535,7 @@ impl Parts {
         seq: Option<u32>,
         payload: &[u8],
     ) -> bool {
-        let seq = seq.unwrap_or_else(|| cx.next_message());
+        let seq = seq.unwrap_or_else(|| cx.next_message().0);
         let mut head = SmallVec::new();
         Header::direct(packet_type, seq).encode_into(payload.len(), &mut head);
         match cx.out.send(key, Class::Control, &head, FrameRef::Slice(payload)) {

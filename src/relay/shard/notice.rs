@@ -32,7 +32,7 @@ impl Parts {
             if self.peers.link_to(&node).is_some() {
                 return self.send_state(cx, &node, PacketType::BROADCAST, None, &notice);
             }
-            let subject = Subject { packet_type: PacketType::BROADCAST, seq: cx.next_message() };
+            let subject = Subject { packet_type: PacketType::BROADCAST, message: cx.next_message() };
             if cx.has_indirect_route(&node, 0) {
                 self.send_sealed_control(cx, &node, subject, &notice);
             }

@@ -23,7 +23,7 @@ use crate::{
         channel::ChannelNumber,
         sealing::{IncarnationId, Salt},
     },
-    wire::{FrameRef, NodeId},
+    wire::{FrameRef, MessageNumber, NodeId},
 };
 
 /// Another node whose home is this shard.
@@ -31,7 +31,7 @@ pub(super) struct Peer {
     pub(super) incarnation: u64,
     /// What tells it from others with that number, once it is known.
     pub(super) salt: Option<Salt>,
-    awaiting: AHashMap<u32, Awaiting>,
+    awaiting: AHashMap<MessageNumber, Awaiting>,
     /// How many of its requests are answered.
     pub(super) request_limits: RequestLimits,
     /// How often it is believed that it dropped a frame of ours.
@@ -54,7 +54,7 @@ struct Awaiting {
 }
 
 /// Memory of an awaited answer with its key, in bytes.
-pub(super) const AWAITING_LEN: usize = size_of::<(u32, Awaiting)>();
+pub(super) const AWAITING_LEN: usize = size_of::<(MessageNumber, Awaiting)>();
 impl Peer {
     /// A node in one incarnation of it, of which nothing else is known.
     pub(super) fn new(incarnation: u64, salt: Option<Salt>, hashing: &RandomState) -> Self {
@@ -107,12 +107,12 @@ impl Peer {
     }
 
     /// A unicast was sent to it.
-    pub(super) fn await_answer(&mut self, message: u32, request: RequestOf, place: ChannelNumber) {
+    pub(super) fn await_answer(&mut self, message: MessageNumber, request: RequestOf, place: ChannelNumber) {
         self.awaiting.insert(message, Awaiting { request, place, taken: false });
     }
 
     /// Whose answer is awaited from it under this number.
-    pub(super) fn awaited(&self, message: u32) -> Option<RequestOf> {
+    pub(super) fn awaited(&self, message: MessageNumber) -> Option<RequestOf> {
         self.awaiting.get(&message).map(|awaiting| awaiting.request)
     }
 }
@@ -286,12 +286,17 @@ impl Parts {
     /// gone.
     pub(super) fn fail_awaiting(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let messages: Vec<u32> = peer.awaiting.keys().copied().collect();
+        let messages: Vec<_> = peer.awaiting.keys().copied().collect();
         messages.into_iter().for_each(|message| self.fail_unicast(cx, id, message));
     }
 
     /// A unicast that is not answered any more fails.
-    pub(super) fn fail_unicast(&mut self, cx: &mut Context<'_, impl Outbound>, id: &NodeId, message: u32) {
+    pub(super) fn fail_unicast(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        id: &NodeId,
+        message: MessageNumber,
+    ) {
         let Some((RequestOf { coordinator, id: request }, taken)) =
             self.end_awaiting(cx.common, cx.now, id, message)
         else {
@@ -307,7 +312,7 @@ impl Parts {
         common: &Common,
         now: Instant,
         id: &NodeId,
-        message: u32,
+        message: MessageNumber,
     ) -> Option<(RequestOf, bool)> {
         let Awaiting { request, place, taken } = self.peers.get_mut(id)?.awaiting.remove(&message)?;
         let taken = taken || self.was_sent(id, place);
@@ -317,7 +322,12 @@ impl Parts {
 
     /// A response of the node: whose request it answers. One that no session gave leaves the door open for a
     /// late answer if `may_follow`.
-    pub(super) fn take_awaiting(&mut self, id: &NodeId, message: u32, may_follow: bool) -> Option<RequestOf> {
+    pub(super) fn take_awaiting(
+        &mut self,
+        id: &NodeId,
+        message: MessageNumber,
+        may_follow: bool,
+    ) -> Option<RequestOf> {
         let peer = self.peers.get_mut(id)?;
         if may_follow {
             let awaiting = peer.awaiting.get_mut(&message)?;
@@ -333,7 +343,7 @@ impl Parts {
         common: &Common,
         now: Instant,
         id: &NodeId,
-        message: u32,
+        message: MessageNumber,
     ) -> Option<(RequestId, bool)> {
         let (request, taken) = self.end_awaiting(common, now, id, message)?;
         Some((request.id, taken))

@@ -24,7 +24,7 @@ use crate::{
         snapshot::Snapshot,
     },
     wire::{
-        FrameRef, NodeId, RetainedFrame,
+        FrameRef, MessageNumber, NodeId, RetainedFrame,
         node::{
             Addressing, EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header,
             Numbers, PacketType,
@@ -71,7 +71,7 @@ impl Packet {
             source: own,
             destinations: smallvec::smallvec![destination],
             packet_type: subject.packet_type,
-            seq: subject.seq,
+            message: subject.message,
             hops_left: HOPS_MAX,
             again,
             is_probe: false,
@@ -86,7 +86,7 @@ impl Packet {
         let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
         let header = Header {
             packet_type: self.packet_type,
-            seq: self.seq,
+            seq: self.message.0,
             hops_left: self.hops_left,
             flags: FLAG_SEALED
                 | if self.again { FLAG_SENT_AGAIN } else { 0 }
@@ -258,10 +258,10 @@ impl Parts {
         }
         // What was for several is kept for each alone.
         let packet_type = packet.packet_type.of_one();
-        let seq = packet.seq;
+        let message = packet.message;
         for node in packet.destinations {
             let home = home_reactor(&node, cx.shared.reactors);
-            let message = MeshMessage::NotPassed { node, packet_type, seq };
+            let message = MeshMessage::NotPassed { node, packet_type, message };
             self.send_to_reactor(cx, home, message, FrameRef::EMPTY);
         }
     }
@@ -276,7 +276,7 @@ impl Parts {
     ) {
         let own = cx.shared.id;
         let Addressing::EndToEnd { source, destinations } = header.addressing else { return };
-        let (source, packet_type, seq) = (NodeId(*source), header.packet_type, header.seq);
+        let (source, packet_type, message) = (NodeId(*source), header.packet_type, MessageNumber(header.seq));
         let is_shared = packet_type == PacketType::SHARED_MULTICAST;
         let is_whole = match is_shared {
             true => {
@@ -292,7 +292,7 @@ impl Parts {
             source,
             destinations: destinations.iter().map(|id| NodeId(*id)).collect(),
             packet_type,
-            seq,
+            message,
             hops_left: header.hops_left.saturating_sub(1),
             again: header.flags & FLAG_SENT_AGAIN != 0,
             is_probe: header.flags & FLAG_PROBE != 0,
@@ -304,7 +304,7 @@ impl Parts {
             let part = is_shared.then(|| part_of(payload, destinations.len(), &[index]));
             let for_us = part.as_ref().map_or(payload, RetainedFrame::as_ref);
             let home = home_reactor(&source, cx.shared.reactors);
-            self.send_to_reactor(cx, home, MeshMessage::Arrived { source, packet_type, seq }, for_us);
+            self.send_to_reactor(cx, home, MeshMessage::Arrived { source, packet_type, message }, for_us);
         }
         let others: SmallVec<[usize; 4]> =
             (0..destinations.len()).filter(|index| packet.destinations[*index] != own).collect();

@@ -64,7 +64,7 @@ impl Parts {
         of: MulticastOf,
         frame: FrameRef<'_>,
     ) -> SmallVec<[NodeId; 2]> {
-        let MulticastOf { message: seq, from_2x } = of;
+        let MulticastOf { message, from_2x } = of;
         let mut refused = SmallVec::new();
         let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
         let extensions = Extensions { from_2x, ..Extensions::default() }.encode();
@@ -91,7 +91,7 @@ impl Parts {
             cx.give_back(frame.len() as u64);
             return refused;
         };
-        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, message };
         let packet = Packet { destinations: destinations.clone(), ..cx.own_packet(first, subject, false) };
         if !self.route(cx, packet.clone(), content.behind(tickets.into()).as_ref(), None) {
             self.not_passed(cx, packet, FrameRef::EMPTY);
@@ -105,17 +105,17 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
-        MulticastOf { message: seq, from_2x }: MulticastOf,
+        MulticastOf { message, from_2x }: MulticastOf,
         key: &ContentKey,
         kept: &RetainedFrame,
     ) -> Option<RetainedFrame> {
-        let kept_as = Subject { packet_type: PacketType::MULTICAST, seq };
+        let kept_as = Subject { packet_type: PacketType::MULTICAST, message };
         self.sealed_channel(cx, id)?;
         let extensions = Extensions { from_2x, ..Extensions::default() }.encode();
         let numbers = self.keep_sent(cx, id, kept_as, extensions, kept.clone())?;
         let sealed_as = self.channels.next_seal();
         let seal = self.sealed_channel(cx, id)?.seal.as_deref()?;
-        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, seq };
+        let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, message };
         let key = key.encode();
         seal.seal_whole(sealed_as, subject, &numbers.encode(), std::iter::once(&key[..]), key.len())
     }

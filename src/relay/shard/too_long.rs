@@ -7,7 +7,7 @@ use super::{Common, Context, Parts, neighbour::Neighbour, node_link::Carrier, re
 use crate::{
     relay::{Outbound, sealing::Subject},
     wire::{
-        FrameRef, NodeId, ResultCode,
+        FrameRef, MessageNumber, NodeId, ResultCode,
         node::{Extensions, Header, Numbers, PacketType},
         sdk,
         trace::Refusal,
@@ -42,7 +42,7 @@ impl Parts {
         // Its place is taken by an empty message, once.
         let Some(numbers) = Numbers::decode(payload.head()) else { return };
         let is_new = self.channel(cx, peer).is_some_and(|channel| channel.receiver.is_new(&numbers));
-        let subject = Subject { packet_type: header.packet_type, seq: header.seq };
+        let subject = Subject { packet_type: header.packet_type, message: MessageNumber(header.seq) };
         let in_its_place = numbers.encode();
         self.handle_numbered(cx, carrier, peer, subject, FrameRef::Slice(&in_its_place));
         if is_new {
@@ -59,7 +59,7 @@ impl Parts {
     ) {
         let inner = Extensions::decode(payload.head()).map(|(_, offset)| payload.advance(offset));
         let Some(inner) = inner.and_then(|frame| sdk::Header::decode(frame.head())) else { return };
-        let Subject { packet_type, seq: message } = subject;
+        let Subject { packet_type, message } = subject;
         match packet_type {
             PacketType::UNICAST => {
                 let Some(incarnation) = self.peers.get(peer).map(|peer| peer.incarnation) else {

@@ -7,7 +7,7 @@ use amop::internal::{
         CONTENT_KEY_LEN, ContentKey, FRONT_LEN, Seal, SealIncarnations, Secret, Subject, TAG_LEN,
     },
     wire::{
-        NodeId,
+        MessageNumber, NodeId,
         node::{Addressing, FLAG_SEALED, Header, PacketType},
     },
 };
@@ -41,7 +41,7 @@ impl Nonces {
         if header.flags & FLAG_SEALED == 0 || nodes[from].id.0 != *source {
             return Ok(());
         }
-        let subject = Subject { packet_type: header.packet_type, seq: header.seq };
+        let subject = Subject { packet_type: header.packet_type, message: MessageNumber(header.seq) };
         let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
         let (tickets, content) = match is_shared {
             true => bytes[offset..].split_at(destinations.len() * TICKET_LEN),
@@ -51,7 +51,7 @@ impl Nonces {
             let Some(to) = nodes.iter().position(|node| node.id == NodeId(*destination)) else { continue };
             let sealed = if is_shared { &tickets[at * TICKET_LEN..][..TICKET_LEN] } else { tickets };
             let Some(front) = sealed.first_chunk::<FRONT_LEN>() else { continue };
-            let is = (subject.packet_type, subject.seq, *blake3::hash(sealed).as_bytes());
+            let is = (subject.packet_type, subject.message.0, *blake3::hash(sealed).as_bytes());
             let before = self.payloads.entry(((from, to), *front)).or_insert(is);
             if *before != is {
                 return Err(format!(
@@ -62,7 +62,10 @@ impl Nonces {
             if is_shared && let Some(key) = self.content_key(nodes, (from, to), subject, sealed) {
                 let hash = *blake3::hash(content).as_bytes();
                 if *self.contents.entry(key).or_insert(hash) != hash {
-                    return Err(format!("node{from} seals two contents under one key: #{}", subject.seq));
+                    return Err(format!(
+                        "node{from} seals two contents under one key: #{}",
+                        subject.message.0
+                    ));
                 }
             }
         }

@@ -24,7 +24,7 @@ use crate::{
         sealing::{FRONT_LEN, Subject, TAG_LEN},
     },
     wire::{
-        FrameRef, NodeId, RetainedFrame,
+        FrameRef, MessageNumber, NodeId, RetainedFrame,
         node::PacketType,
         notice::{Diagnostic, Notice, PING_LEN, PathEnd, PathEnded},
     },
@@ -90,7 +90,7 @@ pub struct Pinged {
 
 /// A ping that is under way, or has just ended.
 pub(super) struct SentPing {
-    seq: u32,
+    message: MessageNumber,
     tag: [u8; TAG_LEN],
     pub(super) end: PingEnd,
 }
@@ -126,8 +126,8 @@ impl Parts {
             cx.counters.pings_over_bound.increment();
             return Err(over(PingEnd::TooMany));
         }
-        let seq = cx.next_message();
-        let subject = Subject { packet_type: PacketType::BROADCAST, seq };
+        let message = cx.next_message();
+        let subject = Subject { packet_type: PacketType::BROADCAST, message };
         let packet = Packet { hops_left: hops, is_probe: true, ..cx.own_packet(node, subject, false) };
         let ping = Notice::Request(Diagnostic { kind: TRAITS.tag, id, body: vec![0; PADDING_LEN] });
         let sealed = self.seal_control(cx, node, subject, &ping.encode());
@@ -139,7 +139,7 @@ impl Parts {
             return Err(over(PingEnd::NoRoute));
         }
         cx.counters.pings.increment();
-        Ok(Asked::Ping(SentPing { seq, tag, end: PingEnd::Silent }))
+        Ok(Asked::Ping(SentPing { message, tag, end: PingEnd::Silent }))
     }
 
     /// A node asks for a sign of life.
@@ -181,7 +181,7 @@ impl Parts {
         let Some(tag) = tag_of(payload).filter(|_| is_told) else { return };
         // Of a message for several, all of which are longer than what is told of them.
         for destination in packet.destinations.iter().map(NodeId::short) {
-            let ended = PathEnded { seq: packet.seq, why, destination, tag };
+            let ended = PathEnded { seq: packet.message.0, why, destination, tag };
             self.send_notice(cx, packet.source, Notice::PathEnded(ended));
         }
     }
@@ -223,7 +223,7 @@ impl Parts {
         let found =
             self.diagnostics.open.iter_mut().find_map(|(&id, Open { node, asked, .. })| match asked {
                 Asked::Ping(sent)
-                    if (sent.seq, sent.tag, node.short()) == (ended.seq, ended.tag, ended.destination)
+                    if (sent.message.0, sent.tag, node.short()) == (ended.seq, ended.tag, ended.destination)
                     // That would be no end.
                     && node != by =>
                 {

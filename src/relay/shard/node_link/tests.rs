@@ -13,6 +13,7 @@ use crate::{
         snapshot::{Path, Snapshot},
     },
     wire::{
+        MessageNumber,
         node::{HEADER_LEN_MIN, Numbers},
         notice::{Notice, PathEnd, PathEnded},
     },
@@ -211,7 +212,13 @@ fn a_message_takes_the_acknowledgement_along_and_what_it_acknowledges_is_let_go_
     let (mut shard, mut out) = shard(now);
     shard.handle_frame(now, KEY, FrameRef::Slice(&data_frame(1)), &mut out);
     let (parts, mut cx) = shard.at(now, &mut out);
-    parts.forward_multicast(&mut cx, &PEER, MulticastOf::session(7), None, FrameRef::Slice(&multicast(7)));
+    parts.forward_multicast(
+        &mut cx,
+        &PEER,
+        MulticastOf::session(MessageNumber(7)),
+        None,
+        FrameRef::Slice(&multicast(7)),
+    );
     let sent = out.taken_of(KEY, PacketType::MULTICAST)[0];
     let numbers = Numbers::decode(&sent[Header::decode(sent).unwrap().1..]).unwrap();
     assert_eq!(numbers.taken_below, 2);
@@ -235,7 +242,7 @@ fn what_comes_while_the_link_is_about_to_end_goes_over_the_next_one() {
         parts.forward_multicast(
             &mut cx,
             &PEER,
-            MulticastOf::session(number),
+            MulticastOf::session(MessageNumber(number)),
             None,
             FrameRef::Slice(&multicast(number)),
         );
@@ -259,7 +266,7 @@ fn what_is_new_does_not_overtake_what_waits_for_room_on_the_link() {
         parts.forward_multicast(
             &mut cx,
             &PEER,
-            MulticastOf::session(number),
+            MulticastOf::session(MessageNumber(number)),
             None,
             FrameRef::Slice(&multicast(number)),
         )
@@ -336,7 +343,7 @@ fn what_was_sent_in_one_incarnation_of_either_end_does_not_go_around_in_the_next
         parts.forward_multicast(
             &mut cx,
             &peer,
-            MulticastOf::session(1),
+            MulticastOf::session(MessageNumber(1)),
             None,
             FrameRef::Slice(&multicast(1)),
         );
@@ -354,7 +361,7 @@ fn a_unicast_that_failed_with_its_node_is_empty_if_the_node_returns() {
     let unicast = Forward {
         request: RequestId { index: 0, generation: 0 },
         node: PEER,
-        message: 1,
+        message: MessageNumber(1),
         time_left_ms: 1_000,
         may_wait: false,
         audience: None,
@@ -375,7 +382,13 @@ fn of_notices_that_messages_were_dropped_a_node_has_so_many_looked_at() {
     let now = Instant::now();
     let (mut shard, mut out) = shard(now);
     let (parts, mut cx) = shard.at(now, &mut out);
-    parts.forward_multicast(&mut cx, &PEER, MulticastOf::session(7), None, FrameRef::Slice(&multicast(7)));
+    parts.forward_multicast(
+        &mut cx,
+        &PEER,
+        MulticastOf::session(MessageNumber(7)),
+        None,
+        FrameRef::Slice(&multicast(7)),
+    );
     let ended = PathEnded { seq: 7, why: PathEnd::NoRoute, destination: PEER.short(), tag: [0; 16] };
     let notice = frame(PacketType::BROADCAST, 8, &Notice::PathEnded(ended).encode());
     for _ in 0..1_000 {

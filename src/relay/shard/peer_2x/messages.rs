@@ -47,7 +47,7 @@ impl Session {
         }
         let is_multicast = frame.head().get(4..6) == Some(&FrameType::MULTICAST.0.to_be_bytes());
         let kind = if is_multicast { Kind::Multicast } else { Kind::Unicast };
-        let head = Header::encode(kind, cx.next_message(), frame.len());
+        let head = Header::encode(kind, cx.next_message().0, frame.len());
         let queued = cx.out.send(self.key, Class::Data, &head, frame)?;
         cx.counters.peer_2x_frames_sent.increment();
         cx.pay(len);

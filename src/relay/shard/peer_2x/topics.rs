@@ -76,7 +76,7 @@ impl Parts {
 
     /// Asks for its list if that is another one than the one that is known.
     pub(super) fn ask_for_topics_if_due(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
-        let seq = cx.next_message();
+        let seq = cx.next_message().0;
         let now = cx.now;
         let Some(peer) = self.peer_2x_mut(key) else { return };
         if peer.latest_seq == peer.list_seq {

@@ -13,7 +13,7 @@ use crate::{
         shard::{Context, Parts, upstream::Offered},
     },
     wire::{
-        FrameRef, ResultCode, TopicKind,
+        FrameRef, MessageNumber, ResultCode, TopicKind,
         sdk::{FrameType, HEADER_LEN, Header},
         trace::{AttemptKind, AttemptOutcome, End},
     },
@@ -51,7 +51,7 @@ impl Parts {
         }
         let node = u64::from(self.upstreams.node_of(key));
         let Some(request) = self.request_mut(id) else { return false };
-        request.begin_attempt(cx.now, AttemptKind::Ledger, node, 0);
+        request.begin_attempt(cx.now, AttemptKind::Ledger, node, MessageNumber::NONE);
         if cx.shared.limiter.is_limited() && !self.admit_bandwidth(cx, key, frame.len() as u64) {
             self.warn_over_bandwidth(cx, key);
             self.end_attempt_at_ledger(cx, id, AttemptOutcome::OverBandwidth);

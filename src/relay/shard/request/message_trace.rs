@@ -13,14 +13,20 @@ use crate::{
         trace::{LocalTrace, PENDING_LOOKED_AT_MAX, TopicName},
     },
     wire::{
-        NodeId, ResultCode,
+        MessageNumber, NodeId, ResultCode,
         sdk::{Header, Seq},
         trace::{Attempt, AttemptKind, AttemptOutcome, End, MessageTrace, Refusal, Role, TRACES_MAX},
     },
 };
 
 impl Request {
-    pub(super) fn begin_attempt(&mut self, now: Instant, kind: AttemptKind, who: u64, message: u32) {
+    pub(super) fn begin_attempt(
+        &mut self,
+        now: Instant,
+        kind: AttemptKind,
+        who: u64,
+        message: MessageNumber,
+    ) {
         // Most messages are tried once, at once.
         let at_us = match now == self.taken {
             true => 0,
@@ -44,7 +50,7 @@ impl Request {
         Some(attempt)
     }
 
-    pub(super) fn end_node_attempt(&mut self, now: Instant, message: u32, outcome: AttemptOutcome) {
+    pub(super) fn end_node_attempt(&mut self, now: Instant, message: MessageNumber, outcome: AttemptOutcome) {
         self.end_attempt(now, outcome, |attempt| {
             attempt.kind == AttemptKind::Node && attempt.message == message
         });
@@ -83,7 +89,7 @@ impl Request {
     /// What is told of it.
     pub(super) fn trace(&self, now: Instant, end: End, code: ResultCode) -> MessageTrace {
         let (role, origin, message) = match self.origin {
-            Origin::Session { id, .. } => (Role::Request, id.0, 0),
+            Origin::Session { id, .. } => (Role::Request, id.0, MessageNumber::NONE),
             Origin::Node(FromNode { id, message, .. }) => (Role::Forwarded, id.short(), message),
         };
         let ended = self.answered_for_now.filter(|_| end == End::ByNode).unwrap_or(now);
@@ -164,7 +170,7 @@ impl Parts {
 impl<O: Outbound> Context<'_, O> {
     pub(in crate::relay::shard) fn keep_refused_of_node(
         &mut self,
-        (node, message): (&NodeId, u32),
+        (node, message): (&NodeId, MessageNumber),
         header: &Header,
         topic: &str,
         refusal: Refusal,

@@ -14,7 +14,6 @@ mod unsettled;
 
 use std::{
     collections::hash_map::Entry,
-    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -43,8 +42,8 @@ use crate::{
         trace::TopicName,
     },
     wire::{
-        FrameRef, NodeId, ResultCode, RetainedFrame, TopicKind,
-        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
+        FrameRef, MessageNumber, NodeId, ResultCode, RetainedFrame, TopicKind,
+        sdk::{AmopBody, FrameType, HEADER_LEN, Header, Seq},
         trace::{AttemptKind, AttemptOutcome, Attempts, MessageTrace, Refusal, Role},
     },
 };
@@ -80,7 +79,7 @@ pub(super) struct Request {
     /// Who failed, once somebody has.
     failed: Option<Box<Failed>>,
     /// Nodes that failed or are being tried, with the number of the message sent to them.
-    nodes: SmallVec<[(NodeRef, u32); 1]>,
+    nodes: SmallVec<[(NodeRef, MessageNumber); 1]>,
     furthest: Furthest,
     /// Who may get a neighbour's message with a private topic.
     audience: Option<Recipients>,
@@ -169,7 +168,7 @@ impl Request {
 }
 
 /// The requests of a shard by their index. A request stays in its slot until it is over; the next one reuses that slot in
-/// place.
+/// place, since moving it in and out took a twentieth of the instructions of a round trip (`scripts/instructions`).
 ///
 /// # Invariants
 /// - `retained_bytes` are those of the frames that they keep for another try.
@@ -291,7 +290,7 @@ pub(super) struct FromNode {
     pub(super) id: NodeId,
     pub(super) incarnation: u64,
     /// Its number for the message.
-    pub(super) message: u32,
+    pub(super) message: MessageNumber,
 }
 
 /// Another node's request, with what it says of it.
@@ -347,7 +346,7 @@ enum CurrentAttempt {
     Reactor(ReactorId),
     /// The challenge broker, which has a challenge carried to one session.
     ChallengeBroker,
-    Node(u32),
+    Node(MessageNumber),
     /// The ledger node of its session.
     Ledger,
 }
@@ -380,7 +379,7 @@ enum AnsweredBy {
     /// A session of this node.
     Session(SessionId),
     /// Another node, to which it was sent under this number.
-    Node(u32),
+    Node(MessageNumber),
 }
 
 /// What is left to do for a request that is over.
@@ -613,15 +612,20 @@ impl Parts {
                     return self.give_up(cx, id);
                 }
                 Some(Candidate::TooLong(node)) => {
-                    request.begin_attempt(cx.now, AttemptKind::Node, node.short(), 0);
-                    request.end_node_attempt(cx.now, 0, AttemptOutcome::TooLong);
+                    request.begin_attempt(cx.now, AttemptKind::Node, node.short(), MessageNumber::NONE);
+                    request.end_node_attempt(cx.now, MessageNumber::NONE, AttemptOutcome::TooLong);
                     request.furthest = request.furthest.max(Furthest::NotSent);
                     cx.note_too_long(&node, frame.len());
                     return self.give_up(cx, id);
                 }
                 Some(Candidate::ChallengeBroker) => {
                     request.current = CurrentAttempt::ChallengeBroker;
-                    request.begin_attempt(cx.now, AttemptKind::Challenged, some_session(CHALLENGE_BROKER), 0);
+                    request.begin_attempt(
+                        cx.now,
+                        AttemptKind::Challenged,
+                        some_session(CHALLENGE_BROKER),
+                        MessageNumber::NONE,
+                    );
                     let sender = match request.origin {
                         Origin::Session { id, .. } => Some(id),
                         Origin::Node(_) => None,
@@ -635,7 +639,12 @@ impl Parts {
                 }
                 Some(Candidate::Reactor(reactor, audience)) => {
                     request.current = CurrentAttempt::Reactor(reactor);
-                    request.begin_attempt(cx.now, AttemptKind::Session, some_session(reactor), 0);
+                    request.begin_attempt(
+                        cx.now,
+                        AttemptKind::Session,
+                        some_session(reactor),
+                        MessageNumber::NONE,
+                    );
                     let mut excluded: SmallVec<[SessionId; 2]> = SmallVec::new();
                     if !request.attempted().is_empty() {
                         excluded.extend_from_slice(request.attempted());
@@ -687,8 +696,17 @@ impl Parts {
                     {
                         self.warn_over_bandwidth(cx, key);
                         if let Some(request) = self.request_mut(id) {
-                            request.begin_attempt(cx.now, AttemptKind::Node, node.id.short(), 0);
-                            request.end_node_attempt(cx.now, 0, AttemptOutcome::OverBandwidth);
+                            request.begin_attempt(
+                                cx.now,
+                                AttemptKind::Node,
+                                node.id.short(),
+                                MessageNumber::NONE,
+                            );
+                            request.end_node_attempt(
+                                cx.now,
+                                MessageNumber::NONE,
+                                AttemptOutcome::OverBandwidth,
+                            );
                         }
                         return self.answer_myself(cx, id, ResultCode::OVER_BANDWIDTH);
                     }
@@ -770,27 +788,4 @@ impl Parts {
 /// A 0x31 of the node's own making: a code and no data.
 pub(super) fn answer_frame(seq: &Seq, result: ResultCode) -> [u8; HEADER_LEN] {
     Header { len: HEADER_LEN as u32, frame_type: FrameType::RESPONSE, seq: *seq, result }.encode()
-}
-
-impl Common {
-    /// How long a request with a frame of so many bytes may take (WIRE §2.3).
-    fn request_time(&self, frame_len: usize) -> Duration {
-        self.shared.settings.request_timeout + sdk::transfer_time(frame_len)
-    }
-
-    pub(super) fn next_message(&self) -> u32 {
-        self.shared.next_message.fetch_add(1, Relaxed)
-    }
-
-    pub(super) fn count_answer(&self, code: ResultCode) {
-        let counter = match code {
-            ResultCode::NOT_SENT => &self.counters.answered_not_sent,
-            ResultCode::NO_RECEIVER => &self.counters.answered_no_receiver,
-            ResultCode::NOT_DELIVERED => &self.counters.answered_not_delivered,
-            ResultCode::TIMEOUT => &self.counters.answered_timeout,
-            ResultCode::OVER_BANDWIDTH => &self.counters.answered_over_bandwidth,
-            _ => &self.counters.answered_by_subscriber,
-        };
-        counter.increment();
-    }
 }

@@ -11,7 +11,7 @@ use crate::{
         trace::Sender,
     },
     wire::{
-        FrameRef, ResultCode,
+        FrameRef, MessageNumber, ResultCode,
         sdk::{HEADER_LEN, Header, Seq},
         trace::{AttemptOutcome, End},
     },
@@ -80,7 +80,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
-        message: u32,
+        message: MessageNumber,
         taken: bool,
     ) {
         let Some(request) = self.request_mut(id) else { return };
@@ -215,7 +215,7 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         id: RequestId,
-        message: u32,
+        message: MessageNumber,
         by_node: bool,
         frame: FrameRef<'_>,
     ) {
