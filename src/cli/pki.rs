@@ -15,8 +15,8 @@ use crate::{
     encoding,
     escape::{Shown, shown_path},
     pki::{
-        Authority, DAYS_MAX, ExistingKey, Host, Issued, KeyType, NetworkPlan, PkiError, Profile, Validity,
-        build_network, renew_public, write_pair, write_private, write_public,
+        Authority, DAYS_MAX, ExistingKey, Host, Issued, KeyType, Layout, NetworkPlan, PkiError, Profile,
+        Validity, build_network, renew_public, write_pair, write_private, write_public,
     },
     tls::identity::certificates,
 };
@@ -35,6 +35,7 @@ Examples:
   amop pki network                                    four nodes on this machine, in ./nodes
   amop pki network -l 10.0.0.1:2,10.0.0.2:2 -o nodes  two nodes on each of two machines
   amop pki network --profile ec                       applications with secp256k1 certificates
+  amop pki network --layout 3.x                       applications of FISCO BCOS 3.x: conf/ssl.crt and so on
 
 Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
     Network(NetworkArgs),
@@ -146,6 +147,9 @@ struct NetworkArgs {
     /// Certificates of the channel to applications.
     #[arg(long, value_enum, default_value = "rsa")]
     profile: ProfileArg,
+    /// Whose names the files for applications have. Applications of FISCO BCOS 2.x and 3.x connect with either.
+    #[arg(long, value_enum, default_value = "2.x")]
+    layout: LayoutArg,
     /// Name of the agency that the nodes belong to.
     #[arg(long, default_value = "agency")]
     agency: String,
@@ -177,6 +181,16 @@ enum ProfileArg {
     Ec,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum LayoutArg {
+    /// FISCO BCOS 2.x: conf/channel_cert.
+    #[value(name = "2.x")]
+    V2,
+    /// FISCO BCOS 3.x: conf/ca.crt, ssl.crt, ssl.key, with what is for other nodes in conf/node_cert.
+    #[value(name = "3.x")]
+    V3,
+}
+
 pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
     match &args.command {
         PkiCommand::Network(args) => {
@@ -185,6 +199,10 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
                 profile: match args.profile {
                     ProfileArg::Rsa => Profile::Rsa,
                     ProfileArg::Ec => Profile::Ec,
+                },
+                layout: match args.layout {
+                    LayoutArg::V2 => Layout::V2,
+                    LayoutArg::V3 => Layout::V3,
                 },
                 agency: args.agency.clone(),
                 p2p_port: args.p2p_port,

@@ -10,6 +10,7 @@
 //!
 //! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`, and types of `wire`.
 
+mod certificates;
 mod ini;
 mod ports;
 mod reload;
@@ -22,7 +23,11 @@ use std::{
     time::Duration,
 };
 
-use self::{ini::Ini, reload::Written};
+use self::{
+    certificates::{CertificateFiles, ChannelCertificate},
+    ini::Ini,
+    reload::Written,
+};
 use crate::{
     door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
     encoding,
@@ -193,23 +198,6 @@ impl ConfigError {
     }
 }
 
-/// The files of the node's key, certificate and roots. A chain of national cryptography has SM2 keys in those that are named, and beside
-/// them a certificate with a secp256k1 key (INTEROP §4), by these names only in FISCO BCOS too.
-fn node_files(
-    ini: &mut Ini,
-    security: &'static str,
-    data: &Path,
-    sm_crypto: bool,
-) -> (PathBuf, PathBuf, PathBuf) {
-    let mut file = |key: &str, default: &str| data.join(ini.text(security, key, default));
-    let named = (file("key", "node.key"), file("cert", "node.crt"), file("ca_cert", "ca.crt"));
-    if !sm_crypto {
-        return named;
-    }
-    let origin = data.join("origin_cert");
-    (origin.join("node.key"), origin.join("node.crt"), origin.join("ca.crt"))
-}
-
 /// Reactors where nobody set how many: one for each processor that this process may use.
 fn processors() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -315,7 +303,7 @@ impl Config {
         }
         let version =
             ini.parsed("compatibility", "supported_version", (2, 10, 2), "a version such as 2.10.2", version);
-        let rsa_channel = ini.flag("chain", "rsa_crypto_channel", false) && version >= (2, 9, 0);
+        let rsa_crypto_channel = ini.flag("chain", "rsa_crypto_channel", false) && version >= (2, 9, 0);
 
         let storage_security = ini.flag(encryption, "enable", false);
         let data = directory.join(ini.text(security, "data_path", "conf/"));
@@ -323,15 +311,9 @@ impl Config {
             _ = ini.text(security, "ca_path", "");
             ini.warn(security, "ca_path", "is not read: write all roots into ca_cert, one after the other");
         }
-        let (node_key, node_certificate, node_roots) = node_files(&mut ini, security, &data, sm_crypto);
-        let (channel_certificate, channel_key, channel_roots) = if rsa_channel {
-            // By this name only, in FISCO BCOS too.
-            let data = directory.join(ini.text("network_security", "data_path", "conf/"));
-            let dir = data.join("channel_cert");
-            (dir.join("node.crt"), dir.join("node.key"), dir.join("ca.crt"))
-        } else {
-            (node_certificate.clone(), node_key.clone(), node_roots.clone())
-        };
+        let nodes = CertificateFiles::of_nodes(&mut ini, security, &data, sm_crypto);
+        let ChannelCertificate { files: applications, is_rsa: rsa_channel } =
+            ChannelCertificate::read(&mut ini, directory, &nodes, rsa_crypto_channel);
         let check_cert_issuer = ini.flag("network_security", "check_cert_issuer", true);
         let check_v1_issuer = ini.flag("network_security", "check_v1_issuer", false);
         let channel_tls = tls(&mut ini, "channel");
@@ -537,12 +519,12 @@ impl Config {
             admin_announces,
             membership: Membership { peers, admission },
             advertised,
-            node_certificate,
-            node_key,
-            node_roots,
-            channel_certificate,
-            channel_key,
-            channel_roots,
+            node_certificate: nodes.certificate,
+            node_key: nodes.key,
+            node_roots: nodes.roots,
+            channel_certificate: applications.certificate,
+            channel_key: applications.key,
+            channel_roots: applications.roots,
             rsa_channel,
             check_cert_issuer,
             check_v1_issuer,
@@ -593,7 +575,7 @@ fn ledger(
             Ok(_) if rsa_channel => ini.refuse(
                 "ledger",
                 &key,
-                "left out: [chain] rsa_crypto_channel is true, and RSA certificates have no such key",
+                "left out: applications have RSA certificates here, by [chain] rsa_crypto_channel or [cert], and those have no such key",
             ),
             Ok(group) => _ = allow.insert(group, keys),
             Err(_) => {

@@ -48,6 +48,7 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
                     credentials.signer.id().to_hex(),
                 ));
             }
+            checked.ready.push(applications(config));
             ask_ledger_nodes(config, &credentials, &mut checked);
             look_at_peers(config, &credentials, &mut checked);
         }
@@ -58,6 +59,20 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
         checked.findings.push(Finding::error(error));
     }
     checked
+}
+
+/// Whose applications have certificates that fit.
+fn applications(config: &Config) -> String {
+    let (certificate, roots) = (shown_path(&config.channel_certificate), shown_path(&config.channel_roots));
+    if config.rsa_channel {
+        return format!(
+            "applications of FISCO BCOS 2.x and 3.x with RSA certificates of {roots} fit with {certificate}"
+        );
+    }
+    format!(
+        "applications of FISCO BCOS 2.x with certificates of {roots} fit with {certificate}; those of 3.x have RSA certificates, for which it \
+         takes [cert] or [chain] rsa_crypto_channel"
+    )
 }
 
 /// Looks at the nodes of `[p2p]`. One that is away now may come later; one that is none is a mistake.

@@ -350,7 +350,15 @@ impl Authority {
         self.certify_channel_leaf(&ExistingKey(Key::generate(KeyType::Rsa2048)?), name, validity)
     }
 
-    /// The same with a key that is there.
+    /// A leaf of version 3 that may issue nothing, with a new RSA key, as FISCO BCOS 3.x makes them.
+    pub fn rsa_leaf(&self, name: &str, validity: Validity) -> Result<Issued, PkiError> {
+        let key = Key::generate(KeyType::Rsa2048)?;
+        let name = distinguished_name(name, "agency")?;
+        let form = Form::Version3 { authority: false };
+        issued(issue(&self.key, &self.name, key.public_info()?, &name, form, validity)?, &key)
+    }
+
+    /// The same as [`Self::channel_leaf`] with a key that is there.
     pub fn certify_channel_leaf(
         &self,
         ExistingKey(key): &ExistingKey,

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     certificate::{Authority, Issued, KeyType, PkiError, Validity},
-    plan::{NetworkPlan, Profile},
+    plan::{Layout, NetworkPlan, Profile},
 };
 use crate::files::{Unnamed, directory, write_new};
 
@@ -69,7 +69,7 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
         Profile::Rsa => {
             let authority = Authority::root(KeyType::Rsa2048, &plan.agency, validity)?;
             write_pair(&agency_dir.join("channel"), "ca", &authority.issued, &[])?;
-            Some(authority)
+            Some(Channel { authority, layout: plan.layout })
         }
         Profile::Ec => None,
     };
@@ -79,14 +79,15 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
         for index in 0..host.nodes {
             let conf = host_dir.join(format!("node{index}")).join("conf");
             let node = agency.leaf(&format!("node{index}"), "node", validity)?;
-            write_pair(&conf, "node", &node, &above)?;
-            write_public(&conf.join("ca.crt"), &chain.issued.certificate)?;
-            write_public(&conf.join("node.nodeid"), &format!("{}\n", node.node_id.unwrap_or_default()))?;
+            let node_cert = match plan.layout {
+                Layout::V2 => conf.clone(),
+                Layout::V3 => conf.join("node_cert"),
+            };
+            write_pair(&node_cert, "node", &node, &above)?;
+            write_public(&node_cert.join("ca.crt"), &chain.issued.certificate)?;
+            write_public(&node_cert.join("node.nodeid"), &format!("{}\n", node.node_id.unwrap_or_default()))?;
             if let Some(channel) = &channel {
-                let leaf = channel.channel_leaf("FISCO-BCOS", validity)?;
-                let channel_cert = conf.join("channel_cert");
-                write_pair(&channel_cert, "node", &leaf, &[])?;
-                write_public(&channel_cert.join("ca.crt"), &channel.issued.certificate)?;
+                channel.write_node(&conf, validity)?;
             }
             let node_dir = host_dir.join(format!("node{index}"));
             write_public(&node_dir.join("config.ini"), &plan.config_ini(index))?;
@@ -95,10 +96,7 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
         }
         let sdk = host_dir.join("sdk");
         match &channel {
-            Some(channel) => {
-                write_pair(&sdk, "sdk", &channel.channel_leaf("FISCO-BCOS", validity)?, &[])?;
-                write_public(&sdk.join("ca.crt"), &channel.issued.certificate)?;
-            }
+            Some(channel) => channel.write(&sdk, "sdk", validity)?,
             None => {
                 write_pair(&sdk, "sdk", &agency.leaf("sdk", "sdk", validity)?, &above)?;
                 write_public(&sdk.join("ca.crt"), &chain.issued.certificate)?;
@@ -112,6 +110,32 @@ fn build_in(plan: &NetworkPlan, out: &Path) -> Result<(), PkiError> {
         write_script(&host_dir.join("stop_all.sh"), &of_all("stop.sh", stops))?;
     }
     Ok(())
+}
+
+/// The authority of RSA certificates for applications and what they connect to.
+struct Channel {
+    authority: Authority,
+    layout: Layout,
+}
+
+impl Channel {
+    /// A node's, below its `conf`.
+    fn write_node(&self, conf: &Path, validity: Validity) -> Result<(), PkiError> {
+        match self.layout {
+            Layout::V2 => self.write(&conf.join("channel_cert"), "node", validity),
+            Layout::V3 => self.write(conf, "ssl", validity),
+        }
+    }
+
+    /// A new certificate `NAME.crt` with its key, and `ca.crt`.
+    fn write(&self, directory: &Path, name: &str, validity: Validity) -> Result<(), PkiError> {
+        let leaf = match self.layout {
+            Layout::V2 => self.authority.channel_leaf("FISCO-BCOS", validity)?,
+            Layout::V3 => self.authority.rsa_leaf("FISCO-BCOS", validity)?,
+        };
+        write_pair(directory, name, &leaf, &[])?;
+        write_public(&directory.join("ca.crt"), &self.authority.issued.certificate)
+    }
 }
 
 /// A script of one node, with what all of those begin with.

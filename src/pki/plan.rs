@@ -89,6 +89,11 @@ pub enum PlanError {
     /// An id that config.ini cannot hold.
     #[error("{0:?} is no id of a chain: use letters, digits, dots, dashes and underscores, at most 64")]
     ChainId(String),
+    /// A layout that has no such certificates.
+    #[error(
+        "applications of FISCO BCOS 3.x have RSA certificates only: leave the EC profile out, or make the layout of 2.x"
+    )]
+    EcIn3x,
     /// What a node would say about its configuration.
     #[error("nodes would refuse their config.ini: {0}")]
     Config(String),
@@ -101,6 +106,15 @@ pub enum Profile {
     Rsa,
     /// The nodes' own secp256k1 certificates; `build_chain.sh -R`.
     Ec,
+}
+
+/// Whose names and places the files of applications have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// FISCO BCOS 2.x: `conf/channel_cert`, or the node's own in `conf`.
+    V2,
+    /// FISCO BCOS 3.x: `conf/ca.crt`, `ssl.crt` and `ssl.key`. What nodes prove themselves with among each other is in `conf/node_cert`.
+    V3,
 }
 
 /// Nodes on one machine.
@@ -140,6 +154,8 @@ pub struct NetworkPlan {
     pub hosts: Vec<Host>,
     /// Certificates of the channel.
     pub profile: Profile,
+    /// How the files are laid out.
+    pub layout: Layout,
     /// Name of the agency that all nodes belong to.
     pub agency: String,
     /// The first node's port for other nodes; each further one on a host has the next.
@@ -213,6 +229,9 @@ impl NetworkPlan {
         }
         if !is_plain_name(&self.chain_id) {
             return Err(PlanError::ChainId(self.chain_id.clone()).into());
+        }
+        if (self.layout, self.profile) == (Layout::V3, Profile::Ec) {
+            return Err(PlanError::EcIn3x.into());
         }
         self.check_hosts()?;
         self.check_ports()?;
@@ -318,15 +337,12 @@ impl NetworkPlan {
                 number += 1;
             }
         }
+        let LayoutIni { rpc, certificates, data_path, chain } = self.layout_ini(index);
         format!(
             "[rpc]
     channel_listen_ip={listen_ip}
     channel_listen_port={channel_port}
-    ; of no effect here; kept so that a FISCO BCOS node can use this file
-    jsonrpc_listen_ip=127.0.0.1
-    jsonrpc_listen_port={jsonrpc_port}
-    disable_dynamic_group=false
-[p2p]
+{rpc}[p2p]
     listen_ip={listen_ip}
     listen_port={p2p_port}
     ; the other nodes; this one may be among them
@@ -339,24 +355,16 @@ impl NetworkPlan {
     ; if there is any, only these node ids are let in: cal.0=, cal.1=, ...
     ;cal.0=
 
-[group]
-    group_data_path=data/
-    group_config_path=conf/
-
-[network_security]
-    ; where the certificates are, relative to this file
-    data_path=conf/
+{certificates}[network_security]
+    ; where the certificates for nodes are, relative to this file
+    data_path={data_path}
     key=node.key
     cert=node.crt
     ca_cert=ca.crt
 
 [chain]
     id={chain_id}
-    sm_crypto=false
-    sm_crypto_channel=false
-    ; true: applications connect with the RSA certificates in conf/channel_cert
-    rsa_crypto_channel={rsa}
-
+{chain}
 [compatibility]
     supported_version=2.10.2
 
@@ -372,12 +380,62 @@ impl NetworkPlan {
 ",
             listen_ip = self.listen_ip,
             channel_port = self.channel_port + index,
-            jsonrpc_port = self.jsonrpc_port() + index,
             p2p_port = self.p2p_port + index,
             chain_id = self.chain_id,
-            rsa = self.profile == Profile::Rsa,
         )
     }
+
+    /// What of a node's configuration is the layout's.
+    fn layout_ini(&self, index: u16) -> LayoutIni {
+        match self.layout {
+            Layout::V2 => LayoutIni {
+                rpc: format!(
+                    "    ; of no effect here; kept so that a FISCO BCOS node can use this file
+    jsonrpc_listen_ip=127.0.0.1
+    jsonrpc_listen_port={}
+    disable_dynamic_group=false
+",
+                    self.jsonrpc_port() + index
+                ),
+                certificates: "[group]
+    group_data_path=data/
+    group_config_path=conf/
+
+",
+                data_path: "conf/",
+                chain: format!(
+                    "    sm_crypto=false
+    sm_crypto_channel=false
+    ; true: applications connect with the RSA certificates in conf/channel_cert
+    rsa_crypto_channel={}
+",
+                    self.profile == Profile::Rsa
+                ),
+            },
+            Layout::V3 => LayoutIni {
+                rpc: String::new(),
+                certificates: "[cert]
+    ; what applications connect with, relative to this file
+    ca_path=conf/
+    ca_cert=ca.crt
+    node_key=ssl.key
+    node_cert=ssl.crt
+
+",
+                data_path: "conf/node_cert/",
+                chain: String::new(),
+            },
+        }
+    }
+}
+
+/// What of a node's configuration is the layout's: further keys of `[rpc]` and `[chain]`, whole sections, and where the
+/// certificates for nodes are.
+struct LayoutIni {
+    rpc: String,
+    certificates: &'static str,
+    data_path: &'static str,
+    chain: String,
 }
 
 fn meet(one: &Range<u32>, other: &Range<u32>) -> bool {
@@ -390,6 +448,7 @@ impl Default for NetworkPlan {
         Self {
             hosts: vec![Host { address: "127.0.0.1".to_owned(), nodes: 4 }],
             profile: Profile::Rsa,
+            layout: Layout::V2,
             agency: "agency".to_owned(),
             p2p_port: 30300,
             channel_port: 20200,
@@ -545,6 +604,17 @@ mod tests {
             let plan = NetworkPlan { agency: agency.to_owned(), ..plan("127.0.0.1:1") };
             assert!(matches!(plan.check(), Err(PkiError::Name(_))), "{agency}");
         }
+    }
+
+    #[test]
+    fn a_layout_of_3x_names_its_files_and_has_no_secp256k1_for_applications() {
+        let v3 = NetworkPlan { layout: Layout::V3, ..plan("127.0.0.1:1") };
+        v3.check().unwrap();
+        let (config, _) = Config::parse(&v3.config_ini(0), Path::new("/n")).unwrap();
+        assert_eq!(config.channel_key, Path::new("/n/conf/ssl.key"));
+        assert_eq!(config.node_key, Path::new("/n/conf/node_cert/node.key"));
+        let ec = NetworkPlan { profile: Profile::Ec, ..v3 };
+        assert!(refusal(&ec).contains("RSA certificates only"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use amop::internal::pki::Profile;
 
 use crate::support::{
-    self, have, host_dir,
+    self, have, host_dir, host_dir_3x,
     process::{PROGRAM, Process},
 };
 
@@ -91,6 +91,28 @@ fn certificates_that_openssl_made_work_in_both_profiles() {
             s_client(node.channel.port(), &dir.path().join(certificates), curve);
         }
         scripted_sdk(node.channel.port(), &dir.path().join(certificates), rsa);
+        assert_eq!(node.stop(), Some(0));
+    }
+}
+
+#[test]
+fn certificates_in_the_layout_of_3x_work_whoever_made_them() {
+    if !have("openssl", "version") || !have("python3", "--version") {
+        return;
+    }
+    let host = host_dir_3x();
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/openssl_chain_3x.sh");
+    succeeds(&Command::new("sh").arg(script).arg(dir.path()).output().unwrap(), "openssl_chain_3x.sh");
+    for (conf, certificates) in
+        [(host.join("node0/conf"), host.join("sdk")), (dir.path().join("conf"), dir.path().join("sdk"))]
+    {
+        let more = format!("[cert]\nca_path={}\n", conf.display());
+        let node = Process::start_with(&host.join("node0/conf/node_cert"), false, &more);
+        for curve in groups(true) {
+            s_client(node.channel.port(), &certificates, curve);
+        }
+        scripted_sdk(node.channel.port(), &certificates, true);
         assert_eq!(node.stop(), Some(0));
     }
 }

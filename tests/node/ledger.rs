@@ -373,7 +373,7 @@ fn what_is_wrong_in_the_section_is_said_with_what_to_do() {
     assert_eq!(
         problems(&format!("[chain]\nrsa_crypto_channel=true\n[ledger]\nnode.0=a:1\nallow.1={key}\n")),
         [format!(
-            "5: [ledger] allow.1 = \"{key}\" must be left out: [chain] rsa_crypto_channel is true, and RSA certificates have no such key"
+            "5: [ledger] allow.1 = \"{key}\" must be left out: applications have RSA certificates here, by [chain] rsa_crypto_channel or [cert], and those have no such key"
         )]
     );
     assert_eq!(

@@ -16,6 +16,7 @@ mod few_files;
 mod flow;
 mod keys;
 mod kill;
+mod layout_3x;
 mod ledger;
 mod ledger_check;
 mod ledger_messages;

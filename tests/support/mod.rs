@@ -16,7 +16,7 @@ use std::{
 use amop::{
     client::{Certificates, Client, ClientOptions, Messages},
     internal::{
-        pki::{NetworkPlan, Profile, build_network},
+        pki::{Layout, NetworkPlan, Profile, build_network},
         wire::{
             ResultCode,
             sdk::{self, FrameType, Seq},
@@ -43,6 +43,18 @@ pub fn network_files(profile: Profile) -> &'static Path {
         dir
     });
     dir.path()
+}
+
+/// `nodes/127.0.0.1` of a network in the layout of FISCO BCOS 3.x.
+pub fn host_dir_3x() -> PathBuf {
+    static FILES: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = FILES.get_or_init(|| {
+        let dir = tempfile::Builder::new().prefix("amop-test-3x-").tempdir().expect("a directory");
+        let plan = NetworkPlan { layout: Layout::V3, days: 365, ..NetworkPlan::default() };
+        build_network(&plan, &dir.path().join("nodes")).expect("certificates");
+        dir
+    });
+    dir.path().join("nodes/127.0.0.1")
 }
 
 /// `nodes/127.0.0.1` of the network's files.
