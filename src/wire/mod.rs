@@ -9,6 +9,7 @@
 //!   node link:  node::Header ── node::Extensions ── SDK frame  (WIRE §6.2, §6.3)
 //!               hello::Hello, state::…, notice::Notice, trace, announcement (docs/node-link.md)
 //!   of FISCO BCOS 2.x:  p2p_2x::Header ── TopicList, SDK frame  (INTEROP §2.1)
+//!   SDK link of 3.x:    ws::upgrade, ws::frame::Header ── ws::MessageHead ── AMOP body  (INTEROP §3)
 //! ```
 
 pub mod announcement;
@@ -23,6 +24,7 @@ pub mod sdk;
 pub mod state;
 pub mod topic;
 pub mod trace;
+pub mod ws;
 
 mod buffer_pool;
 pub(crate) mod hex;
