@@ -39,6 +39,9 @@ pub(crate) struct Session {
     pub(crate) reactor: u16,
     pub(crate) address: String,
     pub(crate) subject: String,
+    /// Of which FISCO BCOS the application's SDK is: `2.x` or `3.x`.
+    #[serde(default)]
+    pub(crate) dialect: Word,
     pub(crate) connected_since: String,
     pub(crate) topics: usize,
     pub(crate) queued_bytes: usize,

@@ -76,6 +76,10 @@ fn session(link: &LinkReport) -> Option<&SessionReport> {
     }
 }
 
+fn dialect(session: &SessionReport) -> &'static str {
+    if session.is_3x { "3.x" } else { "2.x" }
+}
+
 /// How the sessions of two links compare.
 fn compare<K: Ord>(a: &LinkReport, b: &LinkReport, key: fn(&SessionReport) -> K) -> Ordering {
     session(a).map(key).cmp(&session(b).map(key))
@@ -86,6 +90,7 @@ const SESSION_FIELDS: &[Field<LinkReport>] = &[
     ("reactor", |a, b| a.reactor.cmp(&b.reactor)),
     ("address", |a, b| a.address.cmp(&b.address)),
     ("subject", |a, b| session(a).map(|one| &one.subject).cmp(&session(b).map(|one| &one.subject))),
+    ("dialect", |a, b| session(a).map(dialect).cmp(&session(b).map(dialect))),
     ("connected_since", |a, b| a.since.cmp(&b.since)),
     ("topics", |a, b| compare(a, b, |session| session.topics)),
     ("queued_bytes", |a, b| a.load.queued_bytes.cmp(&b.load.queued_bytes)),
@@ -122,6 +127,7 @@ pub(super) async fn sessions(watched: &Watched, query: &str) -> Result<Vec<u8>, 
             id: session.id.0.to_string(),
             reactor: link.reactor.0,
             address: link.address,
+            dialect: dialect(&session).into(),
             subject: session.subject,
             connected_since: clock.show(link.since),
             topics: session.topics,

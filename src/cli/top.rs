@@ -456,8 +456,9 @@ fn show_sessions(text: &mut String, sessions: &Page<Session>) {
         return;
     }
     text.push_str("\nsessions that do not keep up\n");
-    let columns: [Column<'_, &Session>; 6] = [
+    let columns: [Column<'_, &Session>; 7] = [
         (words("session"), &|session| shown(&session.id)),
+        (words("dialect"), &|session| shown(&session.dialect)),
         (numbers("queued"), &|session| bytes(session.queued_bytes as f64)),
         (numbers("requests"), &|session| session.pending_requests.to_string()),
         (numbers("pushes"), &|session| session.pending_pushes.to_string()),

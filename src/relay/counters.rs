@@ -228,6 +228,8 @@ metrics! {
     pub struct Counters {
         /// SDK sessions now.
         gauge sessions,
+        /// Those of them that are of applications of FISCO BCOS 3.x.
+        gauge sessions_3x,
         /// Links to other nodes now.
         gauge node_links,
         /// Distinct topics that sessions of this reactor subscribe to now.
@@ -299,7 +301,7 @@ metrics! {
         /// Messages that a node had not acknowledged when it was given up, or began a new incarnation.
         counter messages_given_up,
         /// Messages, and copies of multicasts, not sent to a node because they are longer than it, or those on every route to
-        /// it, take.
+        /// it, take; or not to an application of FISCO BCOS 3.x, whose SDK takes 32 MiB.
         counter refused_too_long,
         /// Frames of node links that were read over because they are longer than this node takes.
         counter read_over,

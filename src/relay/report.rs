@@ -107,6 +107,8 @@ pub struct SessionReport {
     pub id: SessionId,
     /// Subject of its certificate.
     pub subject: String,
+    /// Whether it is an application of FISCO BCOS 3.x.
+    pub is_3x: bool,
     /// Topics that it subscribes to.
     pub topics: usize,
     /// Its requests that wait for their answer.

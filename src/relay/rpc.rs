@@ -168,7 +168,8 @@ pub fn too_large() -> Vec<u8> {
 /// In the place of an answer for which the memory of all that waits for sessions has no room.
 pub fn no_room(answer: &[u8]) -> Vec<u8> {
     let text = "the node has no memory for so long an answer now";
-    let refused = RequestIds::of_answer(answer).and_then(|request_ids| refuse_all(&request_ids, text));
+    let refused =
+        RequestIds::of_answer(answer).and_then(|request_ids| refuse_all(&request_ids, OVER_RATE, text));
     // So short that it is never refused itself.
     refused
         .filter(|answer| answer.len() <= super::SMALL_REPLY_LEN_MAX / 2)
@@ -176,8 +177,8 @@ pub fn no_room(answer: &[u8]) -> Vec<u8> {
 }
 
 /// An error in the place of each answer that is waited for.
-fn refuse_all(request_ids: &RequestIds, text: &str) -> Option<Vec<u8>> {
-    let refuse = |id: &Value| error(id, OVER_RATE, text);
+fn refuse_all(request_ids: &RequestIds, code: i64, text: &str) -> Option<Vec<u8>> {
+    let refuse = |id: &Value| error(id, code, text);
     match request_ids {
         RequestIds::One(waits_for) => waits_for.as_ref().map(|id| line(refuse(id))),
         RequestIds::Batch(ids) => {
@@ -191,7 +192,19 @@ fn refuse_all(request_ids: &RequestIds, text: &str) -> Option<Vec<u8>> {
 /// notifications.
 pub fn over_rate(body: &[u8]) -> Option<Vec<u8>> {
     match RequestIds::read(body) {
-        Ok(request_ids) => refuse_all(&request_ids, "the node's limit of requests per second is reached"),
+        Ok(request_ids) => {
+            refuse_all(&request_ids, OVER_RATE, "the node's limit of requests per second is reached")
+        }
+        Err(answer) => Some(answer),
+    }
+}
+
+/// The answer to a request of an application of FISCO BCOS 3.x: an error for each request of it that has an id. `None` for
+/// notifications.
+pub fn no_ledger(body: &[u8]) -> Option<Vec<u8>> {
+    let text = "this node relays messages: there is no ledger of FISCO BCOS 3.x behind it";
+    match RequestIds::read(body) {
+        Ok(request_ids) => refuse_all(&request_ids, METHOD_NOT_FOUND, text),
         Err(answer) => Some(answer),
     }
 }

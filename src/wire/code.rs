@@ -7,6 +7,15 @@ use std::fmt;
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResultCode(pub i32);
 
+/// What nodes of FISCO BCOS 3.x answer in the place of this node's codes (INTEROP §3.2).
+const CODES_3X: [(ResultCode, i16); 5] = [
+    (ResultCode::TIMEOUT, 1000),
+    (ResultCode::OVER_BANDWIDTH, 1004),
+    (ResultCode::NO_RECEIVER, 3001),
+    (ResultCode::NOT_DELIVERED, 3002),
+    (ResultCode::NOT_SENT, 3003),
+];
+
 impl ResultCode {
     /// Answered by a subscriber.
     pub const OK: Self = Self(0);
@@ -21,6 +30,19 @@ impl ResultCode {
     pub const TIMEOUT: Self = Self(102);
     /// Refused by the outbound bandwidth limit (WIRE §5); nothing was sent.
     pub const OVER_BANDWIDTH: Self = Self(103);
+
+    /// The same for an application of FISCO BCOS 3.x: the statuses of its own nodes, else the code itself, or the nearest
+    /// that a status can be.
+    pub fn to_status_3x(self) -> i16 {
+        let of_node = CODES_3X.iter().find(|(code, _)| *code == self);
+        of_node.map_or_else(|| self.0.clamp(i16::MIN.into(), i16::MAX.into()) as i16, |(_, status)| *status)
+    }
+
+    /// What a status of FISCO BCOS 3.x means here.
+    pub fn from_status_3x(status: i16) -> Self {
+        let of_node = CODES_3X.iter().find(|(_, other)| *other == status);
+        of_node.map_or(Self(status.into()), |(code, _)| *code)
+    }
 
     /// What the code means, in words for a person.
     pub fn describe(self) -> &'static str {
@@ -45,5 +67,22 @@ impl fmt::Debug for ResultCode {
 impl fmt::Display for ResultCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.0, self.describe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_a_node_have_their_status_and_those_of_subscribers_are_kept() {
+        for (code, status) in
+            [(0, 0), (102, 1000), (103, 1004), (100, 3001), (101, 3002), (99, 3003), (-7, -7)]
+        {
+            assert_eq!(ResultCode(code).to_status_3x(), status);
+            assert_eq!(ResultCode::from_status_3x(status), ResultCode(code));
+        }
+        assert_eq!(ResultCode(65_536).to_status_3x(), i16::MAX, "an error stays one");
+        assert_eq!(ResultCode(i32::MIN).to_status_3x(), i16::MIN);
     }
 }

@@ -1,8 +1,12 @@
 //! JSON bodies of the SDK link: handshake, heartbeat, subscription, private topics (WIRE §1.3, §1.4,
 //! §1.6, §4).
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
+use serde::{
+    Deserializer as _,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::Value;
 
 use super::{NodeId, hex, topic::Topic};
@@ -83,6 +87,52 @@ pub fn frame_len_max_of(answer: &[u8]) -> Option<usize> {
     answer.get(FRAME_LEN_MAX_FIELD)?.as_u64()?.try_into().ok()
 }
 
+/// Newest protocol version of FISCO BCOS 3.x that the node speaks.
+pub const PROTOCOL_3X_MAX: u32 = 1;
+/// Oldest one. An SDK takes 0 for no handshake at all.
+pub const PROTOCOL_3X_MIN: u32 = 1;
+
+/// Body of a handshake request of an application of FISCO BCOS 3.x (INTEROP §3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handshake3x {
+    /// Oldest protocol that it speaks.
+    pub minimum: u32,
+    /// Newest protocol that it speaks.
+    pub maximum: u32,
+}
+
+impl Handshake3x {
+    /// Reads a body; `None` if it is malformed.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let number = |name: &str| Some(u32::try_from(value.get(name)?.as_u64()?).unwrap_or(u32::MAX));
+        Some(Self { minimum: number("minVersion")?, maximum: number("maxVersion")? })
+    }
+
+    /// The body itself, as SDKs send it.
+    pub fn encode(&self) -> String {
+        let Self { minimum, maximum } = self;
+        format!("{{\"maxVersion\":{maximum},\"minVersion\":{minimum},\"moduleID\":2}}\n")
+    }
+
+    /// The protocol to speak; `None` if the ranges are disjoint.
+    pub fn negotiate(&self) -> Option<u32> {
+        (self.minimum <= self.maximum && self.minimum <= PROTOCOL_3X_MAX && self.maximum >= PROTOCOL_3X_MIN)
+            .then(|| self.maximum.min(PROTOCOL_3X_MAX))
+    }
+
+    /// Body of the answer: a node without a ledger has no groups.
+    pub fn answer(protocol: u32) -> String {
+        format!("{{\"groupInfoList\":[],\"protocolVersion\":{protocol}}}\n")
+    }
+
+    /// The protocol that an answer names.
+    pub fn protocol_of(answer: &[u8]) -> Option<u32> {
+        let answer: Value = serde_json::from_slice(answer).ok()?;
+        answer.get("protocolVersion")?.as_u64()?.try_into().ok()
+    }
+}
+
 /// Body of the answer to a heartbeat in protocol 2 and 3.
 pub const HEARTBEAT_ANSWER: &[u8] = b"{\"heartBeat\":1}\n";
 
@@ -100,48 +150,89 @@ pub enum SubscriptionError {
 /// The topics of a subscription, sorted and without repetition, and how many invalid names were
 /// skipped.
 pub fn decode_subscription(body: &[u8], topics_max: usize) -> Result<(Vec<Topic>, usize), SubscriptionError> {
-    // Read one by one, so that a bomb is refused at the bound and never held whole.
-    struct Names {
-        topics: BTreeSet<Topic>,
-        skipped: usize,
-        topics_max: usize,
-        over: bool,
-    }
-    impl<'de> serde::de::DeserializeSeed<'de> for &mut Names {
-        type Value = ();
-        fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-            deserializer.deserialize_seq(self)
-        }
-    }
-    impl<'de> serde::de::Visitor<'de> for &mut Names {
+    TopicNames::read(body, topics_max, |names, deserializer| names.deserialize(deserializer))
+}
+
+/// The same of an application of FISCO BCOS 3.x, whose list is the field `topics` of an object.
+pub fn decode_subscription_3x(
+    body: &[u8],
+    topics_max: usize,
+) -> Result<(Vec<Topic>, usize), SubscriptionError> {
+    struct Fields<'a>(&'a mut TopicNames);
+    impl<'de> Visitor<'de> for Fields<'_> {
         type Value = ();
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an array of topic names")
+            f.write_str("an object with topics")
         }
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-            while let Some(name) = seq.next_element::<std::borrow::Cow<'de, str>>()? {
-                let Some(topic) = Topic::new(&name) else {
-                    self.skipped += 1;
-                    continue;
-                };
-                // One that is named again is no more.
-                if self.topics.insert(topic) && self.topics.len() > self.topics_max {
-                    self.over = true;
-                    return Err(serde::de::Error::custom("too many topics"));
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            let mut is_there = false;
+            while let Some(field) = map.next_key::<Cow<'de, str>>()? {
+                match &*field {
+                    "topics" => {
+                        is_there = true;
+                        map.next_value_seed(&mut *self.0)?;
+                    }
+                    _ => drop(map.next_value::<IgnoredAny>()?),
                 }
             }
-            Ok(())
+            is_there.then_some(()).ok_or_else(|| serde::de::Error::missing_field("topics"))
         }
     }
+    TopicNames::read(body, topics_max, |names, deserializer| deserializer.deserialize_map(Fields(names)))
+}
 
-    let mut names = Names { topics: BTreeSet::new(), skipped: 0, topics_max, over: false };
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = serde::de::DeserializeSeed::deserialize(&mut names, &mut deserializer)
-        .and_then(|()| deserializer.end());
-    match read {
-        Ok(()) => Ok((names.topics.into_iter().collect(), names.skipped)),
-        Err(_) if names.over => Err(SubscriptionError::TooMany(topics_max)),
-        Err(_) => Err(SubscriptionError::Malformed),
+/// Names that are read one by one, so that a bomb is refused at the bound and never held whole.
+struct TopicNames {
+    topics: BTreeSet<Topic>,
+    skipped: usize,
+    topics_max: usize,
+    over: bool,
+}
+
+impl TopicNames {
+    fn read<'de>(
+        body: &'de [u8],
+        topics_max: usize,
+        read: impl FnOnce(&mut Self, &mut JsonReader<'de>) -> Result<(), serde_json::Error>,
+    ) -> Result<(Vec<Topic>, usize), SubscriptionError> {
+        let mut names = Self { topics: BTreeSet::new(), skipped: 0, topics_max, over: false };
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let read = read(&mut names, &mut deserializer).and_then(|()| deserializer.end());
+        match read {
+            Ok(()) => Ok((names.topics.into_iter().collect(), names.skipped)),
+            Err(_) if names.over => Err(SubscriptionError::TooMany(topics_max)),
+            Err(_) => Err(SubscriptionError::Malformed),
+        }
+    }
+}
+
+type JsonReader<'de> = serde_json::Deserializer<serde_json::de::SliceRead<'de>>;
+
+impl<'de> DeserializeSeed<'de> for &mut TopicNames {
+    type Value = ();
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut TopicNames {
+    type Value = ();
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array of topic names")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(name) = seq.next_element::<Cow<'de, str>>()? {
+            let Some(topic) = Topic::new(&name) else {
+                self.skipped += 1;
+                continue;
+            };
+            // One that is named again is no more.
+            if self.topics.insert(topic) && self.topics.len() > self.topics_max {
+                self.over = true;
+                return Err(serde::de::Error::custom("too many topics"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -302,5 +393,44 @@ mod tests {
             Ok(2)
         );
         assert_eq!(decode_subscription("[".repeat(100_000).as_bytes(), 2), Err(SubscriptionError::Malformed));
+    }
+
+    #[test]
+    fn a_list_of_3x_is_the_topics_of_an_object() {
+        let read = |body: &str| decode_subscription_3x(body.as_bytes(), 2);
+        let names = |body: &str| {
+            let (topics, skipped) = read(body).unwrap();
+            (topics.iter().map(|topic| topic.as_str().to_owned()).collect::<Vec<_>>(), skipped)
+        };
+        assert_eq!(names("{\"topics\":[]}\n"), (vec![], 0));
+        assert_eq!(
+            names(r#"{"a":[{}],"topics":["y","","x","y"],"z":null}"#),
+            (vec!["x".into(), "y".into()], 1)
+        );
+        for malformed in ["", "[]", "{}", r#"{"topics":["a"]"#, r#"{"topics":[1]}"#, r#"{"topics":"a"}"#] {
+            assert_eq!(read(malformed), Err(SubscriptionError::Malformed), "{malformed}");
+        }
+        assert_eq!(read(r#"{"topics":["a","b","c"]}"#), Err(SubscriptionError::TooMany(2)));
+        assert_eq!(
+            read(&format!("{{\"x\":{}", "[".repeat(100_000))),
+            Err(SubscriptionError::Malformed),
+            "as deep as it may be"
+        );
+    }
+
+    #[test]
+    fn handshakes_of_3x_agree_on_what_both_speak() {
+        let negotiate = |body: &str| Handshake3x::decode(body.as_bytes()).map(|read| read.negotiate());
+        assert_eq!(negotiate("{\"maxVersion\":2,\"minVersion\":0,\"moduleID\":2}\n"), Some(Some(1)));
+        assert_eq!(negotiate(r#"{"maxVersion":0,"minVersion":0}"#), Some(None), "0 is no handshake");
+        assert_eq!(negotiate(r#"{"maxVersion":3,"minVersion":2}"#), Some(None));
+        assert_eq!(negotiate(r#"{"maxVersion":1,"minVersion":2}"#), Some(None));
+        for malformed in ["", "[]", r#"{"maxVersion":2}"#, r#"{"maxVersion":"2","minVersion":0}"#] {
+            assert_eq!(negotiate(malformed), None, "{malformed}");
+        }
+        let sent = Handshake3x { minimum: 0, maximum: 2 };
+        assert_eq!(Handshake3x::decode(sent.encode().as_bytes()), Some(sent));
+        assert_eq!(Handshake3x::protocol_of(Handshake3x::answer(1).as_bytes()), Some(1));
+        assert_eq!(Handshake3x::protocol_of(b"no"), None);
     }
 }

@@ -3,6 +3,7 @@
 
 mod announce;
 mod bandwidth;
+mod dialect_3x;
 mod faults_of_fisco_bcos;
 mod flow;
 mod full_links;

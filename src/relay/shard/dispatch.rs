@@ -18,7 +18,7 @@ use super::{
     push::{Pushes, Receivers},
     request::{self, RequestOf, Requests},
     room::RoomWaits,
-    session::{Session, Sessions},
+    session::{Dialect, Session, Sessions},
     upstream::{LedgerLink, Upstreams},
 };
 use crate::{
@@ -144,6 +144,9 @@ impl Parts {
         frame: FrameRef<'_>,
     ) {
         match self.link_mut(key) {
+            Some(LinkKind::Sdk(session)) if session.dialect == Dialect::App3x => {
+                self.handle_frame_of_3x(cx, key, frame);
+            }
             Some(LinkKind::Sdk(_)) => self.handle_sdk_frame(cx, key, frame),
             Some(LinkKind::Node(link)) if link.is_of_2x(frame) => self.begin_peer_2x(cx, key, frame),
             Some(LinkKind::Node(_)) => self.handle_node_frame(cx, key, frame),

@@ -39,6 +39,7 @@
 //! | `charge` | what leaves on node links, and who pays for it |
 //! | `upstream` | connections to ledger nodes: what sessions ask there, what comes from there |
 //! | `peer_2x` | nodes of FISCO BCOS 2.x: their topics, and messages both ways |
+//! | `dialect_3x` | applications of FISCO BCOS 3.x: what they say, and how it is said to them |
 //! | `too_long` | frames that are longer than a node takes |
 //! | `trace` | traces of messages that are over, for who asks for one by its seq |
 //! | `duplicate_key` | two nodes with one key |
@@ -57,6 +58,7 @@ mod channel;
 mod charge;
 mod context;
 pub mod diagnostic;
+mod dialect_3x;
 mod dispatch;
 mod duplicate_key;
 mod forward;
@@ -169,6 +171,13 @@ impl Shard {
     pub fn handle_frame(&mut self, now: Instant, key: LinkKey, frame: FrameRef<'_>, out: &mut impl Outbound) {
         let (parts, mut cx) = self.at(now, out);
         parts.handle_frame(&mut cx, key, frame)
+    }
+
+    /// The first bytes of a session are an HTTP request, which is whole: an application of FISCO BCOS 3.x asks for a WebSocket.
+    /// From then on its frames come in the form of 2.x, with raw data in answers, and go out as they are on that link.
+    pub fn handle_upgrade(&mut self, now: Instant, key: LinkKey, request: &[u8], out: &mut impl Outbound) {
+        let (parts, mut cx) = self.at(now, out);
+        parts.handle_upgrade(&mut cx, key, request)
     }
 
     /// The beginning of a long frame of a session is here: at least the header.
@@ -412,7 +421,7 @@ pub(super) fn sizes() -> Sizes {
         session: size_of::<Option<Link>>() + size_of::<Session>(),
         request: request::REQUEST_LEN,
         awaiting: peer::AWAITING_LEN,
-        push: size_of::<(seqs::SeqKey, push::Push)>(),
+        push: push::PUSH_LEN,
         push_timer: size_of::<PushTimer>() + 32,
         neighbour: size_of::<Neighbour>(),
         node_link: size_of::<NodeLink>(),

@@ -106,7 +106,8 @@ impl Parts {
         let takes = |node: &&NodeRef| snapshot.takes(&node.id, frame.len());
         let nodes = all_nodes.iter().map(|(node, _)| node);
         // By ledger nodes only where no link leads to nodes of FISCO BCOS 2.x with this topic: they would have it twice.
-        let goes_by_ledger = cx.carries_amop() && entry.is_none_or(|entry| entry.of_2x.is_none());
+        let goes_by_ledger =
+            cx.carries_amop() && entry.is_none_or(|entry| entry.of_2x.is_none()) && !self.speaks_3x(key);
         let is_limited = cx.shared.limiter.is_limited();
         let mut cost = match entry {
             Some(entry) if is_limited => {
@@ -157,7 +158,7 @@ impl Parts {
         self.keep_multicast(cx, key, header, body.topic, fan_out);
     }
 
-    /// Tells a publisher that its multicast is taken: the acknowledgement repeats the topic, without a payload. `head` is the
+    /// Tells a publisher that its multicast is taken, if it is one of FISCO BCOS 2.x: the acknowledgement repeats the topic, without a payload. `head` is the
     /// multicast's up to there.
     fn acknowledge_multicast(
         &mut self,
@@ -166,6 +167,9 @@ impl Parts {
         header: &Header,
         head: &[u8],
     ) {
+        if self.speaks_3x(key) {
+            return;
+        }
         let data = &head[HEADER_LEN..];
         self.reply(cx, key, Reply::ok(FrameType::RESPONSE, &header.seq, data));
     }
@@ -355,7 +359,7 @@ impl Parts {
                     session.last_activity = cx.now;
                     fan_out.queued += 1;
                     cx.counters.deliveries.increment();
-                    cx.counters.sdk_frames_sent.add(u64::from(session.of_2x.is_none()));
+                    cx.counters.sdk_frames_sent.add(u64::from(session.dialect.of_2x().is_none()));
                 }
                 Err(SendError::Full) => {
                     fan_out.note_dropped(session.id);

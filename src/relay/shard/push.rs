@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::{
-    Common, Context, Parts, private::Presented, request::RequestOf, seqs::SeqKey, session::Session,
+    Common, Context, Parts,
+    private::Presented,
+    request::RequestOf,
+    seqs::SeqKey,
+    session::{Dialect, Session},
     session_of,
 };
 use crate::{
@@ -15,7 +19,7 @@ use crate::{
         timers::{TimerKey, Timers},
     },
     wire::{
-        FrameRef, TopicKind,
+        FrameRef, Topic, TopicKind,
         sdk::{AmopBody, HEADER_LEN, Header, Seq},
     },
 };
@@ -34,10 +38,17 @@ pub(super) struct Push {
     waits_for: WaitsFor,
 }
 
+/// Memory of a push in bytes, with the topic that is kept for its answer at an application of FISCO BCOS 3.x.
+pub(super) const PUSH_LEN: usize = size_of::<(SeqKey, Push)>() + size_of::<Topic>();
+
 /// Who waits for the answer to a push.
 enum Whose {
     /// A request of the mesh.
-    Request(RequestOf, PushFor),
+    Request(RequestOf),
+    /// The same at an application of FISCO BCOS 3.x, whose answer does not name the topic.
+    RequestAt3x(RequestOf, Box<Topic>),
+    /// A challenge.
+    Challenge(RequestOf, Box<Presented>),
     /// The ledger node of its session, from where it came.
     Ledger,
 }
@@ -46,8 +57,18 @@ impl Push {
     /// Whose it is; `None` if it came from a ledger node.
     pub(super) fn request(&self) -> Option<RequestOf> {
         match self.whose {
-            Whose::Request(request, _) => Some(request),
+            Whose::Request(request) | Whose::RequestAt3x(request, _) | Whose::Challenge(request, _) => {
+                Some(request)
+            }
             Whose::Ledger => None,
+        }
+    }
+
+    /// The topic that its answer does not name, at an application of FISCO BCOS 3.x.
+    pub(super) fn topic_at_3x(&self) -> Option<&Topic> {
+        match &self.whose {
+            Whose::RequestAt3x(_, topic) => Some(topic),
+            Whose::Request(_) | Whose::Challenge(..) | Whose::Ledger => None,
         }
     }
 
@@ -68,9 +89,9 @@ enum WaitsFor {
 }
 
 /// What a push is for.
-pub(super) enum PushFor {
-    /// A message.
-    Message,
+pub(super) enum PushFor<'a> {
+    /// A message with this topic.
+    Message(&'a str),
     /// A challenge of a private topic's publisher.
     Challenge(Box<Presented>),
 }
@@ -100,7 +121,7 @@ struct NotDrawn<'a> {
 
 impl NotDrawn<'_> {
     fn admits(&self, session: &Session) -> bool {
-        let is_left_out = self.without_2x && session.of_2x.is_some();
+        let is_left_out = self.without_2x && session.dialect.of_2x().is_some();
         !is_left_out && !self.excluded.contains(&session.id) && !session.pushes.contains_key(self.seq)
     }
 }
@@ -121,10 +142,10 @@ pub(super) struct Delivery<'a> {
 }
 
 /// What was just queued for a session, whose answer is awaited.
-pub(super) struct NewPush {
+pub(super) struct NewPush<'a> {
     pub(super) request: RequestOf,
     pub(super) seq: SeqKey,
-    pub(super) what: PushFor,
+    pub(super) what: PushFor<'a>,
 }
 
 /// What a push timer is about.
@@ -184,6 +205,16 @@ impl Pushes {
         }
         debug_assert!(self.open > 0, "more pushes ended than began");
         self.open -= 1;
+    }
+}
+
+/// A push of a message with this topic to an application of FISCO BCOS 3.x. Out of the way of the others.
+#[cold]
+#[inline(never)]
+fn whose_at_3x(request: RequestOf, topic: &str) -> Whose {
+    match Topic::new(topic) {
+        Some(topic) => Whose::RequestAt3x(request, Box::new(topic)),
+        None => Whose::Request(request),
     }
 }
 
@@ -254,10 +285,10 @@ impl Parts {
             NotDrawn { excluded: &excluded, without_2x, seq },
         ) {
             let Some(session) = self.session_at(index) else { break };
-            let (id, leaves) = (session.id, session.of_2x.is_some());
+            let (id, leaves) = (session.id, session.dialect.of_2x().is_some());
             match session.send_data(cx, frame) {
                 Ok(queued) => {
-                    let push = NewPush { request, seq: *seq, what: PushFor::Message };
+                    let push = NewPush { request, seq: *seq, what: PushFor::Message(topic) };
                     self.note_push(cx, index, push, queued);
                     cx.counters.deliveries.increment();
                     return Ok(Pushed { leaves });
@@ -310,14 +341,14 @@ impl Parts {
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         index: u32,
-        NewPush { request, seq, what }: NewPush,
+        NewPush { request, seq, what }: NewPush<'_>,
         queued: Queued,
     ) {
         let since_nanos = cx.nanos();
         let Self { links, pushes, .. } = self;
         let link = links.get_mut(index as usize).and_then(Option::as_mut);
         let Some(session) = link.and_then(|link| link.kind.session_mut()) else { return };
-        let (key, is_2x) = (session.key, session.of_2x.is_some());
+        let (key, is_2x) = (session.key, session.dialect.of_2x().is_some());
         let waits_for = if queued.is_behind {
             session.untaken.push_back((queued.end, seq));
             cx.out.watch_taken(key);
@@ -326,7 +357,11 @@ impl Parts {
             pushes.start(cx.now, PushTimer { key, seq }, is_2x)
         };
         session.last_activity = cx.now;
-        let whose = Whose::Request(request, what);
+        let whose = match what {
+            PushFor::Message(topic) if session.dialect == Dialect::App3x => whose_at_3x(request, topic),
+            PushFor::Message(_) => Whose::Request(request),
+            PushFor::Challenge(presented) => Whose::Challenge(request, presented),
+        };
         session.pushes.insert(seq, Push { whose, since_nanos, end: queued.end, waits_for });
         pushes.open += 1;
         // What goes to nodes of FISCO BCOS 2.x has a count of its own.
@@ -376,7 +411,8 @@ impl Parts {
                 && push.end == end
                 && matches!(push.waits_for, WaitsFor::Taken)
             {
-                push.waits_for = pushes.start(cx.now, PushTimer { key, seq }, session.of_2x.is_some());
+                push.waits_for =
+                    pushes.start(cx.now, PushTimer { key, seq }, session.dialect.of_2x().is_some());
             }
         }
         if !session.untaken.is_empty() {
@@ -431,8 +467,9 @@ impl Parts {
         let took = cx.micros_since(push.since_nanos);
         cx.counters.latencies.pushes.record_micros(took);
         let (RequestOf { coordinator, id: request }, rewritten) = match &push.whose {
-            Whose::Request(request, PushFor::Message) => (*request, None),
-            Whose::Request(request, PushFor::Challenge(presented)) => {
+            // One of FISCO BCOS 3.x has had its topic put in front by now.
+            Whose::Request(request) | Whose::RequestAt3x(request, _) => (*request, None),
+            Whose::Challenge(request, presented) => {
                 (*request, self.take_challenge_answer(cx, presented, frame))
             }
             Whose::Ledger => return self.answer_to_ledger(cx, key, (push.since_nanos, frame)),
@@ -456,7 +493,7 @@ impl Parts {
         let Some(session) = session_of(links, timer.key) else { return };
         let id = session.id;
         let Some(push) = session.pushes.get_mut(&timer.seq) else { return };
-        let Whose::Request(request, _) = push.whose else {
+        let Some(request) = push.request() else {
             let since_nanos = push.since_nanos;
             if let Some(push) = session.pushes.remove(&timer.seq) {
                 pushes.end(&push);
@@ -473,7 +510,7 @@ impl Parts {
         }
         if progress.is_some_and(|progress| progress.is_receiving_long || progress.is_read_paused) {
             // Who is in the middle of a long frame, or is not read, is not silent.
-            push.waits_for = pushes.start(cx.now, timer, session.of_2x.is_some());
+            push.waits_for = pushes.start(cx.now, timer, session.dialect.of_2x().is_some());
             return;
         }
         push.waits_for = WaitsFor::LateAnswer;
@@ -488,7 +525,7 @@ impl Parts {
         let id = session.id;
         for (seq, push) in session.pushes.drain() {
             self.pushes.end(&push);
-            let Whose::Request(RequestOf { coordinator, id: request }, _) = push.whose else { continue };
+            let Some(RequestOf { coordinator, id: request }) = push.request() else { continue };
             let failed = MeshMessage::PushFailed { request, session: id, seq: seq.seq, silent: false };
             self.send_to_reactor(cx, coordinator, failed, FrameRef::EMPTY);
         }

@@ -123,8 +123,9 @@ impl Parts {
 
     /// Asks to be told when the first in a line has room.
     fn watch_room(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
-        if let Some(first) = self.session_mut(key).and_then(|session| session.line.front()) {
-            cx.out.watch_room(key, Class::Data, first.frame.len());
+        let Some(session) = self.session_mut(key) else { return };
+        if let Some(first) = session.line.front() {
+            cx.out.watch_room(key, Class::Data, session.len_on_link(first.frame.len()));
         }
     }
 
@@ -151,11 +152,13 @@ impl Parts {
                 // It cannot be this session. Others may have room meanwhile.
                 NotPushed::NobodyLeft
             } else {
-                match cx.out.send(key, Class::Data, &[], frame) {
+                let session = self.session_mut(key);
+                match session.map_or(Err(SendError::Gone), |session| session.send_pushed(cx, &[], frame)) {
                     Ok(queued) => {
                         self.room_waits.leave(&waiter);
                         let (request, seq) = (waiter.request, waiter.seq);
-                        let push = NewPush { request, seq, what: PushFor::Message };
+                        let topic = body.map_or("", |body| body.topic);
+                        let push = NewPush { request, seq, what: PushFor::Message(topic) };
                         self.note_push(cx, key.index, push, queued);
                         cx.counters.deliveries.increment();
                         continue;

@@ -10,7 +10,7 @@ use ahash::{AHashMap, RandomState};
 use tracing::{debug, info, warn};
 
 use super::{
-    Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Parts,
+    Context, DEFERRED_SUBSCRIPTION_DELAY, IDLE_CHECKS_PER_TIMEOUT, Link, LinkKind, Parts, dialect_3x,
     push::Push,
     room::Line,
     seqs::{BySeq, SeqKey},
@@ -68,8 +68,36 @@ pub(super) struct Session {
     pub(super) line: Line,
     /// Copies of multicasts that its full queue had no room for.
     pub(super) dropped_copies: u64,
+    pub(super) dialect: Dialect,
+}
+
+/// Who is at the other end, by the form of its frames. Within the node all have that of an application of FISCO BCOS 2.x.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// An application of FISCO BCOS 2.x.
+    App2x,
+    /// An application of FISCO BCOS 3.x.
+    App3x,
+    /// A node of FISCO BCOS 2.x: the first bytes of its id.
+    Node2x(u64),
+}
+
+impl Dialect {
+    fn name(self) -> &'static str {
+        match self {
+            Self::App2x | Self::Node2x(_) => "2.x",
+            Self::App3x => "3.x",
+        }
+    }
+
     /// If it is that of a node of FISCO BCOS 2.x, the first bytes of its id.
-    pub(super) of_2x: Option<u64>,
+    #[inline]
+    pub(super) fn of_2x(self) -> Option<u64> {
+        match self {
+            Self::Node2x(short) => Some(short),
+            Self::App2x | Self::App3x => None,
+        }
+    }
 }
 
 impl Session {
@@ -95,9 +123,30 @@ impl Session {
         frame: FrameRef<'_>,
     ) -> Result<Queued, SendError> {
         match self.line.is_empty() {
-            true if self.of_2x.is_some() => self.send_to_2x(cx, frame),
-            true => cx.out.send(self.key, Class::Data, head, frame),
+            true => self.send_pushed(cx, head, frame),
             false => Err(SendError::Full),
+        }
+    }
+
+    /// Queues what is pushed to it, whoever waits for room.
+    pub(super) fn send_pushed(
+        &self,
+        cx: &mut Context<'_, impl Outbound>,
+        head: &[u8],
+        frame: FrameRef<'_>,
+    ) -> Result<Queued, SendError> {
+        match self.dialect {
+            Dialect::App2x => cx.out.send(self.key, Class::Data, head, frame),
+            Dialect::App3x => self.send_to_3x(cx, frame),
+            Dialect::Node2x(_) => self.send_to_2x(cx, frame),
+        }
+    }
+
+    /// How long a frame of so many bytes is on its link, at most.
+    pub(super) fn len_on_link(&self, len: usize) -> usize {
+        match self.dialect {
+            Dialect::App2x | Dialect::Node2x(_) => len,
+            Dialect::App3x => len + dialect_3x::ADDED_LEN_MAX,
         }
     }
 
@@ -161,6 +210,7 @@ impl Session {
         let session = SessionReport {
             id: self.id,
             subject: self.subject.clone(),
+            is_3x: self.dialect == Dialect::App3x,
             topics: self.subscription.topics().len(),
             pending_requests: self.requests.len(),
             pending_pushes: self.pushes.len(),
@@ -257,7 +307,7 @@ impl Parts {
             untaken: VecDeque::new(),
             line: Line::new(),
             dropped_copies: 0,
-            of_2x: None,
+            dialect: Dialect::App2x,
         }
     }
 
@@ -267,21 +317,26 @@ impl Parts {
         mut session: Session,
         reason: CloseReason,
     ) {
-        let Session { id, address, subject, .. } = &session;
+        let Session { id, address, subject, dialect, .. } = &session;
         match reason.remedy() {
             // Applications end as they like.
             Some(remedy) if reason != CloseReason::Broken => {
                 if cx.common.logs.sessions_cut.admits(cx.now) {
-                    warn!(session = id.0, %address, %subject, %reason, remedy, "session cut");
+                    let dialect = dialect.name();
+                    warn!(session = id.0, %address, %subject, dialect, %reason, remedy, "session cut");
                 }
             }
             _ => {
                 if cx.common.logs.sessions_down.admits(cx.now) {
-                    info!(session = id.0, %address, %subject, %reason, "session down");
+                    let dialect = dialect.name();
+                    info!(session = id.0, %address, %subject, dialect, %reason, "session down");
                 }
             }
         }
         cx.counters.sessions.decrement();
+        if session.dialect == Dialect::App3x {
+            cx.counters.sessions_3x.decrement();
+        }
         self.sessions.indices.remove(&session.id);
         if let Some(timer) = session.idle_timer.take() {
             self.sessions.idle_timers.cancel(timer);
@@ -407,8 +462,8 @@ impl Parts {
         head: &[u8],
         body: FrameRef<'_>,
     ) {
-        if self.is_peer_2x(key) {
-            return self.send_answer_to_2x(cx, key, head, body);
+        if !self.is_app_2x(key) {
+            return self.send_to_other_dialect(cx, key, head, body);
         }
         let class =
             if head.len() + body.len() <= SMALL_REPLY_LEN_MAX { Class::Control } else { Class::Answer };
@@ -419,8 +474,48 @@ impl Parts {
         }
     }
 
+    /// Whether a link's session is that of an application of FISCO BCOS 2.x, so that its frames are sent as they are.
+    #[inline]
+    fn is_app_2x(&self, key: LinkKey) -> bool {
+        match self.links.get(key.index as usize) {
+            Some(Some(Link { generation, kind: LinkKind::Sdk(session) })) => {
+                *generation == key.generation && session.dialect == Dialect::App2x
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a link's session is that of an application of FISCO BCOS 3.x.
+    #[inline]
+    pub(super) fn speaks_3x(&self, key: LinkKey) -> bool {
+        match self.links.get(key.index as usize) {
+            Some(Some(Link { generation, kind: LinkKind::Sdk(session) })) => {
+                *generation == key.generation && session.dialect == Dialect::App3x
+            }
+            _ => false,
+        }
+    }
+
+    /// Out of the way of frames that are sent as they are.
+    #[cold]
+    #[inline(never)]
+    fn send_to_other_dialect(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        head: &[u8],
+        body: FrameRef<'_>,
+    ) {
+        match self.session_mut(key).map(|session| session.dialect) {
+            Some(Dialect::App3x) => self.send_answer_to_3x(cx, key, head, body),
+            Some(Dialect::Node2x(_)) => self.send_answer_to_2x(cx, key, head, body),
+            // It is gone.
+            Some(Dialect::App2x) | None => {}
+        }
+    }
+
     /// The memory of all queues has no room for an answer: its session is told so.
-    fn answer_without_room(
+    pub(super) fn answer_without_room(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
@@ -438,7 +533,10 @@ impl Parts {
         let len = (HEADER_LEN + data.len()) as u32;
         let header = Header { len, result, ..header };
         // So short an answer is never refused.
-        let _ = cx.out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data));
+        match self.is_app_2x(key) {
+            true => _ = cx.out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data)),
+            false => self.send_to_other_dialect(cx, key, &header.encode(), FrameRef::Slice(&data)),
+        }
         if !cx.common.logs.over_bound.admits(cx.now) {
             return;
         }

@@ -20,6 +20,9 @@ fn subscription_len_max(topics_max: usize) -> usize {
     topics_max.saturating_mul(6 * crate::wire::topic::TOPIC_LEN_MAX + 3).saturating_add(1024)
 }
 
+/// The topics of a subscription, and how many names were skipped that are none.
+pub(super) type ReadSubscription = Result<(Vec<Topic>, usize), json::SubscriptionError>;
+
 /// What one session subscribes to.
 #[derive(Default)]
 pub(super) struct Subscription {
@@ -132,15 +135,17 @@ impl Parts {
         key: LinkKey,
         frame: FrameRef<'_>,
     ) {
-        let topics_max = cx.shared.settings.session_topics_max;
-        let body = frame.advance(HEADER_LEN);
-        let read = if body.len() > subscription_len_max(topics_max) {
-            Err(json::SubscriptionError::TooMany(topics_max))
-        } else if body.len() == body.head().len() {
-            json::decode_subscription(body.head(), topics_max)
-        } else {
-            json::decode_subscription(&body.pieces().collect::<Vec<_>>().concat(), topics_max)
-        };
+        let read = cx.read_subscription(frame, json::decode_subscription);
+        self.take_subscription(cx, key, read);
+    }
+
+    /// A session says all of its topics.
+    pub(super) fn take_subscription(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        read: ReadSubscription,
+    ) {
         match read {
             Ok((topics, skipped)) => {
                 if skipped > 0 {
@@ -270,6 +275,20 @@ impl Parts {
 }
 
 impl Common {
+    /// Reads the body of a subscription in its dialect, if it is not too long for its topics.
+    pub(super) fn read_subscription(
+        &self,
+        frame: FrameRef<'_>,
+        decode: impl FnOnce(&[u8], usize) -> ReadSubscription,
+    ) -> ReadSubscription {
+        let topics_max = self.shared.settings.session_topics_max;
+        let body = frame.advance(HEADER_LEN);
+        match body.len() > subscription_len_max(topics_max) {
+            true => Err(json::SubscriptionError::TooMany(topics_max)),
+            false => decode(&body.first(body.len()), topics_max),
+        }
+    }
+
     /// Notes that so many subscriptions of a session waited, and so many wait now.
     pub(super) fn count_deferred(&self, before: usize, after: usize) {
         let change = (after as u64).wrapping_sub(before as u64);

@@ -1,17 +1,21 @@
 //! Applications: what they send, how they treat what comes, what they have received.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use amop::internal::{
     relay::{CloseReason, LinkKey, LinkUp, ReactorId},
     wire::{
         FrameRef, NodeId, ResultCode,
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+        ws::MessageHead,
     },
 };
 use rand::RngExt;
 
-use super::{AppIndex, End, Event, LINK_LATENCY, Network, NodeIndex, Seen};
+use super::{AppIndex, End, Event, LINK_LATENCY, Network, NodeIndex, Seen, dialect_3x};
 
 /// How an application treats what is pushed to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,12 @@ pub struct Application {
     /// The incarnation of the node that it is connected to.
     pub(super) incarnation: u64,
     pub(super) topics: Vec<String>,
+    /// Whether it is one of FISCO BCOS 3.x.
+    pub is_3x: bool,
+    /// What it received then, as it came.
+    pub messages: Vec<(MessageHead, Vec<u8>)>,
+    /// The topic of each request that it sent, which answers in that dialect do not name.
+    pub(super) asked: BTreeMap<Seq, String>,
 }
 
 impl Application {
@@ -86,6 +96,9 @@ impl Network {
             link: (reactor, key),
             incarnation: self.nodes[node].incarnation,
             topics: Vec::new(),
+            is_3x: false,
+            messages: Vec::new(),
+            asked: BTreeMap::new(),
         });
         let up =
             LinkUp::Sdk { address: format!("127.0.0.1:{app}"), subject: "CN=sdk".to_owned(), public_key };
@@ -132,6 +145,9 @@ impl Network {
 
     /// Sends one whole frame, whatever it is.
     pub fn bytes(&mut self, app: AppIndex, bytes: Vec<u8>) {
+        if self.apps[app].is_3x {
+            self.apps[app].note_asked(&bytes);
+        }
         // In order on the link, whatever else happens.
         let latency = self.link_latency();
         let at = self.app_latency.get(&app).copied().unwrap_or(self.now).max(self.now + latency);
@@ -143,7 +159,9 @@ impl Network {
     pub fn begin_long(&mut self, app: AppIndex, frame: &[u8]) {
         self.sends_long(app, true);
         let Application { node, link: (reactor, key), .. } = self.apps[app];
-        let head = &frame[..sdk::HEADER_LEN];
+        let said = if self.apps[app].is_3x { dialect_3x::said(frame) } else { Some(frame.to_vec()) };
+        let Some(said) = said else { return };
+        let head = &said[..sdk::HEADER_LEN];
         self.drive(node, reactor, |shard, now, io| shard.handle_frame_begun(now, key, head, io));
     }
 
@@ -213,9 +231,12 @@ impl Network {
             }
             let Some(bytes) = link.unread.pop_front() else { return };
             self.note(|| Seen::Taken { app, bytes: bytes.clone() });
+            let said = if self.apps[app].is_3x { dialect_3x::said(&bytes) } else { Some(bytes) };
             self.drive(node, reactor, |shard, now, io| {
                 shard.handle_activity(now, key);
-                shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
+                if let Some(bytes) = said {
+                    shard.handle_frame(now, key, FrameRef::Slice(&bytes), io);
+                }
             });
         }
     }
@@ -250,6 +271,9 @@ impl Network {
     }
 
     pub(super) fn deliver_to_app(&mut self, app: AppIndex, bytes: &[u8]) {
+        let sent = bytes;
+        let Some(bytes) = self.apps[app].hear(sent) else { return };
+        let bytes = &bytes[..];
         let header = Header::decode(bytes).expect("nodes send whole frames");
         assert_eq!(header.len as usize, bytes.len(), "a node lied about a frame's length");
         let at = self.now;
@@ -260,6 +284,9 @@ impl Network {
         if let Some(seen) = &mut self.seen {
             seen.push(Seen::Delivered { app, bytes: bytes.to_vec() });
         } else {
+            if application.is_3x {
+                application.messages.push(dialect_3x::message_of(sent));
+            }
             application.received.push(Received { at, header, data: bytes[HEADER_LEN..].to_vec() });
         }
         if let Behaviour::Echo(delay) = application.behaviour

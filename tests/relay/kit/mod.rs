@@ -18,9 +18,11 @@
 //! | `ledger` | ledger nodes, to which nodes connect for their applications |
 //! | `two_x` | the messages of ledger nodes, as FISCO BCOS 2.x has them |
 //! | `peer_2x` | nodes of FISCO BCOS 2.x, with their faults |
+//! | `dialect_3x` | applications of FISCO BCOS 3.x |
 //! | `apps` | what applications send, how they treat what comes, what they have |
 
 mod apps;
+mod dialect_3x;
 mod io;
 mod ledger;
 mod links;
@@ -600,8 +602,11 @@ impl Network {
                     if let (End::Peer2x(_), Some(io_link)) = (to, self.nodes[node].io[index].link(link)) {
                         io_link.unsent_bytes[io::queue_of(class)] -= bytes.len();
                     }
-                    if let End::App(app) = to {
-                        self.note(|| Seen::Emitted { app, bytes: bytes.clone() });
+                    if let End::App(app) = to
+                        && self.seen.is_some()
+                        && let Some(bytes) = self.apps[app].hear(&bytes)
+                    {
+                        self.note(|| Seen::Emitted { app, bytes });
                     }
                     if cut {
                         continue;

@@ -200,16 +200,17 @@ fn add(total: &mut Report, one: Report) {
     total.private.add(one.private);
     total.crossings.add(one.crossings);
     total.in_spite += one.in_spite;
+    total.between_dialects += one.between_dialects;
     for (code, count) in one.codes {
         *total.codes.entry(code).or_default() += count;
     }
 }
 
 fn tell(report: &Report, networks: usize) {
-    let Report { messages, pushes, faults, codes, in_spite, .. } = report;
+    let Report { messages, pushes, faults, codes, in_spite, between_dialects, .. } = report;
     let hours = report.virtual_time.as_secs_f64() / 3600.0;
     println!(
-        "{networks} networks, {hours:.1} network-hours, {faults} faults, {messages} messages, {pushes} pushes, {in_spite} answered in spite of a fault; answers by code {codes:?}; {:?}; {:?}",
+        "{networks} networks, {hours:.1} network-hours, {faults} faults, {messages} messages, {pushes} pushes, {between_dialects} between dialects, {in_spite} answered in spite of a fault; answers by code {codes:?}; {:?}; {:?}",
         report.private, report.crossings
     );
 }
@@ -241,6 +242,7 @@ fn every_request_is_answered_once_and_truly_whatever_befalls_the_network() {
     for code in [0, 99, 100, 101, 102, 103] {
         assert!(report.codes.contains_key(&code), "no seed leads to code {code}: {:?}", report.codes);
     }
+    assert!(report.between_dialects >= 10 * SEEDS, "{} pushes between dialects", report.between_dialects);
     let private = report.private;
     for (what, count) in [
         ("challenge", private.carried),
@@ -265,6 +267,7 @@ fn messages_arrive_over_many_hops_as_long_as_a_way_leads_to_where_they_go() {
         ("relayed frame", crossings.relayed, 1_000 * SPARSE_SEEDS),
         ("frame sent again", crossings.sent_again, 10 * SPARSE_SEEDS),
         ("answer in spite of a fault", report.in_spite, 10 * SPARSE_SEEDS),
+        ("push between dialects", report.between_dialects, 10 * SPARSE_SEEDS),
         ("private message", report.private.delivered, SPARSE_SEEDS / 2),
     ] {
         assert!(count >= expected, "hardly any {what} in {SPARSE_SEEDS} seeds: {count}");

@@ -124,6 +124,8 @@ struct App {
     /// Answers every push, soon.
     good: bool,
     deaf: bool,
+    /// One of FISCO BCOS 3.x: it has ordinary topics only, and its multicasts are not answered.
+    is_3x: bool,
     got: BTreeSet<usize>,
     /// Position of the newest message of each publisher that came in order.
     newest_multicast: BTreeMap<AppIndex, usize>,
@@ -173,6 +175,8 @@ pub struct Oracle {
     /// Answers by code, for the report.
     pub codes: BTreeMap<i32, u64>,
     pub pushes: u64,
+    /// Pushes from applications of FISCO BCOS 2.x to those of 3.x, and back.
+    pub between_dialects: u64,
     /// Unicasts that another node's application answered while something was wrong in the network, or had just been.
     pub in_spite: u64,
 }
@@ -205,8 +209,14 @@ impl Oracle {
             since: starts::Since::default(),
             codes: BTreeMap::new(),
             pushes: 0,
+            between_dialects: 0,
             in_spite: 0,
         }
+    }
+
+    /// An application is one of FISCO BCOS 3.x.
+    pub fn speaks_3x(&mut self, app: AppIndex) {
+        self.apps[app].is_3x = true;
     }
 
     pub fn add_app(&mut self, now: Instant, app: AppIndex, node: NodeIndex, good: bool, deaf: bool) {
@@ -431,6 +441,9 @@ impl Oracle {
                 if let Some(number) = number {
                     let marker = proofs::marker_of(&self.messages[number].topic);
                     self.messages[number].published_since = self.holds_since(app, &marker, now);
+                    // Nobody says that it is accepted.
+                    let is_untold = self.apps[app].is_3x && self.messages[number].multicast;
+                    self.messages[number].answered |= is_untold;
                     self.messages[number].taken = Some((now, self.taken));
                     self.taken += 1;
                 }
@@ -443,10 +456,13 @@ impl Oracle {
             }
             FrameType::TOPIC_STATUS => self.judged(now, app, bytes),
             FrameType::SUBSCRIBE => {
-                let Ok(set) = serde_json::from_slice::<BTreeSet<String>>(&bytes[HEADER_LEN..]) else {
+                let Ok(mut set) = serde_json::from_slice::<BTreeSet<String>>(&bytes[HEADER_LEN..]) else {
                     return;
                 };
                 let app = &mut self.apps[app];
+                if app.is_3x {
+                    set.retain(|topic| TopicKind::of(topic.as_bytes()) == TopicKind::Ordinary);
+                }
                 if app.sets.last().is_some_and(|(_, last)| *last == set) {
                     return;
                 }
@@ -543,7 +559,7 @@ impl Oracle {
         }
         hold!(self.apps[app].closed.is_none_or(|closed| now <= closed + known_after), "{what} after it left");
         hold!(self.apps[app].got.insert(number), "{what} twice");
-        if multicast && from == app {
+        if multicast && from == app && !self.apps[app].is_3x {
             hold!(self.messages[number].answers > 0, "{what}, its own, before the acknowledgement");
         }
         if !multicast {
@@ -596,6 +612,7 @@ impl Oracle {
         }
         self.messages[number].pushes.push((app, now));
         self.pushes += 1;
+        self.between_dialects += u64::from(self.apps[from].is_3x != self.apps[app].is_3x);
         Ok(())
     }
 
@@ -645,6 +662,7 @@ impl Oracle {
         let node = self.apps[app].node;
         let frozen = self.frozen_time(node, at, now);
         if multicast {
+            hold!(!self.apps[app].is_3x, "{what}, though it is one of 3.x");
             hold!(now == at || frozen > Duration::ZERO, "{what} late");
             match code {
                 ResultCode::OK => {}
@@ -804,7 +822,8 @@ impl Oracle {
             let app = &self.apps[message.from];
             let waits = app.closed.is_none() && !app.deaf;
             let what = format!("message {number} of app{} (topic {})", message.from, message.topic);
-            hold!(message.answers > 0 || !waits, "{what} was never answered");
+            let is_untold = app.is_3x && message.multicast;
+            hold!(message.answers > 0 || !waits || is_untold, "{what} was never answered");
             if !message.multicast || self.rules.tight || self.rules.limited || !message.answered {
                 continue;
             }

@@ -33,6 +33,8 @@ use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Seen, Timing};
 pub(super) const TOPICS: [&str; 6] = ["gold", "silver", "copper", "tin", DATA[0], "_block_notify_1"];
 /// Topics of subscribers that go on as long as their node does, and answer at once; each has one.
 pub(super) const STEADY: [&str; 3] = ["steady-0", "steady-1", "steady-2"];
+/// One world in so many has applications of FISCO BCOS 3.x.
+const WORLDS_PER_3X: u64 = 3;
 /// Nodes of wide networks, by turns.
 const WIDE: [usize; 5] = [20, 40, 60, 100, 200];
 /// After the faults stop, everything works again within this.
@@ -111,6 +113,8 @@ pub struct Report {
     pub crossings: crossings::Tally,
     /// Unicasts that another node's application answered while something was wrong.
     pub in_spite: u64,
+    /// Pushes between applications of FISCO BCOS 2.x and 3.x.
+    pub between_dialects: u64,
 }
 
 pub struct World {
@@ -122,6 +126,8 @@ pub struct World {
     pub(super) rng: SmallRng,
     /// Draws how fast applications read: apart, so that a seed's story stays what it was otherwise.
     speeds: SmallRng,
+    /// Draws who is an application of FISCO BCOS 3.x, in the worlds that have them; apart, too.
+    dialects: Option<SmallRng>,
     pub(super) private: Private,
     pub(super) starts: Starts,
     /// Whether applications with private topics come.
@@ -249,6 +255,7 @@ impl World {
             graph,
             rng,
             speeds: SmallRng::seed_from_u64(seed ^ 0x5eed_0f5b_eed5),
+            dialects: (seed % WORLDS_PER_3X == 2).then(|| SmallRng::seed_from_u64(seed ^ 0x3d1a_1ec7)),
             start,
             net,
             actions: BinaryHeap::new(),
@@ -325,6 +332,7 @@ impl World {
             virtual_time: self.net.now - self.start,
             messages: self.oracle.messages.len(),
             pushes: self.oracle.pushes,
+            between_dialects: self.oracle.between_dialects,
             faults: self.faults,
             codes: std::mem::take(&mut self.oracle.codes),
             private: self.oracle.proofs.tally,
@@ -707,7 +715,11 @@ impl World {
 
     fn connect_app(&mut self, node: NodeIndex, character: Character) -> AppIndex {
         let behaviour = if character == Character::Deaf { Behaviour::Deaf } else { Behaviour::Silent };
-        let app = self.net.app(node, behaviour);
+        let is_3x = self.dialects.as_mut().is_some_and(|dialects| dialects.random_bool(0.5));
+        let app = match is_3x {
+            true => self.net.app_3x(node, behaviour),
+            false => self.net.app(node, behaviour),
+        };
         // Readers of all speeds: who is to answer soon gets what is pushed soon.
         if behaviour == Behaviour::Silent && self.speeds.random_bool(0.3) {
             let is_quick = matches!(character, Character::Good | Character::Twice | Character::Liar);
@@ -717,7 +729,11 @@ impl World {
         self.characters.push(character);
         let good = matches!(character, Character::Good | Character::Twice | Character::Liar);
         self.oracle.add_app(self.net.now, app, node, good, character == Character::Deaf);
-        self.say(|| format!("app{app} ({character:?}) connects to node{node}"));
+        if is_3x {
+            self.oracle.speaks_3x(app);
+        }
+        let dialect = if is_3x { "3.x" } else { "2.x" };
+        self.say(|| format!("app{app} ({character:?}) connects to node{node}, of {dialect}"));
         self.after(Duration::from_secs(10), Action::Alive(app));
         app
     }
@@ -727,7 +743,7 @@ impl World {
         if self.calm {
             return app;
         }
-        if self.has_private_topics && self.rng.random_bool(0.6) {
+        if self.has_private_topics && self.rng.random_bool(0.6) && !self.net.apps[app].is_3x {
             self.take_role(app);
             let first = self.millis(200..20_000);
             self.after(first, Action::PlayRole(app));
@@ -776,7 +792,8 @@ impl World {
     pub(super) fn publish(&mut self, app: AppIndex, topic: &str, multicast: bool) {
         let seq = match self.rng.random_range(0..40) {
             // One that is in use: by somebody else, or by itself.
-            0 if !self.lately.is_empty() && !multicast => {
+            // Not by one of 3.x, whose answers name no topic by which to tell two apart.
+            0 if !self.lately.is_empty() && !multicast && !self.net.apps[app].is_3x => {
                 let (seq, other) = self.lately[self.rng.random_range(0..self.lately.len())];
                 self.oracle.messages[other].shares_seq = true;
                 seq

@@ -230,7 +230,7 @@ impl Parts {
         let Some(body) = body.filter(|body| body.kind() == TopicKind::Ordinary) else {
             return cx.counters.peer_2x_withheld.increment();
         };
-        let Some(sender) = self.session_mut(key).and_then(|session| session.of_2x) else { return };
+        let Some(sender) = self.session_mut(key).and_then(|session| session.dialect.of_2x()) else { return };
         let seq = cx.seq_key(&header.seq);
         if !self.is_new_of_2x(cx, sender, seq) {
             return;

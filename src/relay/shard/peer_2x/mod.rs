@@ -31,7 +31,7 @@ use super::{
     Context, Link, LinkKind, NODE_TICK, Parts,
     node_link::PeerLabel,
     seqs::{BySeq, SeqKey},
-    session::Session,
+    session::{Dialect, Session},
 };
 use crate::{
     rate_limit::RateLimit,
@@ -132,13 +132,6 @@ impl Parts {
         }
     }
 
-    /// Whether a link is one to a node of FISCO BCOS 2.x.
-    #[inline]
-    pub(super) fn is_peer_2x(&self, key: LinkKey) -> bool {
-        let link = self.links.get(key.index as usize).and_then(Option::as_ref);
-        link.is_some_and(|link| link.generation == key.generation && matches!(link.kind, LinkKind::Peer2x(_)))
-    }
-
     /// The first frame of a node's link is in the dialect of FISCO BCOS 2.x.
     #[cold]
     pub(super) fn begin_peer_2x(
@@ -154,7 +147,7 @@ impl Parts {
         cx.counters.peer_2x_links.increment();
         let subject = format!("a node of FISCO BCOS 2.x, {}", label.name);
         let mut session = self.make_session(cx, key, (label.address.clone(), subject, None));
-        session.of_2x = Some(id.short());
+        session.dialect = Dialect::Node2x(id.short());
         let (address, agency, name) = (label.address.clone(), label.agency.clone(), label.name.clone());
         let peer = Box::new(Peer2x {
             id,

@@ -44,6 +44,10 @@ impl Parts {
         }
         let Some(request) = self.request_mut(id) else { return false };
         let Origin::Session { key, .. } = request.origin else { return false };
+        if self.speaks_3x(key) {
+            return false;
+        }
+        let Some(request) = self.request_mut(id) else { return false };
         // The nodes of that network have it from the one that sent it, if that was one of theirs.
         let is_theirs = request.from_2x.is_some();
         if is_theirs || request.furthest != Furthest::NoReceiver || !request.is_first_attempt() {

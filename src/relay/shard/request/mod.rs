@@ -429,7 +429,7 @@ impl Parts {
         let full = cx.draining || self.requests.len() >= pending_max;
         let (seq, request) = (cx.seq_key(&header.seq), self.requests.next_id());
         let Some(session) = self.session_mut(key) else { return };
-        let (id, keys_exhausted, from_2x) = (session.id, session.keys_exhausted, session.of_2x);
+        let (id, keys_exhausted, from_2x) = (session.id, session.keys_exhausted, session.dialect.of_2x());
         let is_in_use = match session.requests.entry(seq) {
             Entry::Occupied(_) => true,
             Entry::Vacant(_) if full || keys_exhausted => false,
@@ -781,6 +781,9 @@ impl Parts {
         let trace = MessageTrace { role, origin, size: header.len, ..refused(refusal, code) };
         let (seq, taken, topic) = (header.seq, cx.now, TopicName::new(topic));
         cx.common.keep(Finished { seq, taken, topic, sender, trace }, true);
+        if role == Role::Multicast && self.speaks_3x(key) {
+            return;
+        }
         self.reply(cx, key, Reply { frame_type: FrameType::RESPONSE, seq: &seq, result: code, data: &[] });
     }
 }

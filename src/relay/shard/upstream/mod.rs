@@ -42,6 +42,7 @@ pub(super) use self::messages::Offered;
 use super::{
     Context, LinkKind, Parts,
     seqs::{BySeq, SeqKey},
+    session::Dialect,
 };
 use crate::{
     relay::{
@@ -406,6 +407,9 @@ impl Parts {
         }
         let carries_amop = cx.carries_amop();
         let Some(one) = self.session_mut(session) else { return };
+        if one.dialect == Dialect::App3x {
+            return;
+        }
         let key = one.public_key;
         let is_told = |topic: &&Topic| match topic.kind() {
             TopicKind::BlockNotify => {
