@@ -103,7 +103,7 @@ struct FrameLen {
 /// A frame that is not complete yet.
 pub(super) struct Assembler {
     blocks: Blocks,
-    chunks: Vec<Bytes>,
+    chunks: Vec<Chunk>,
     chunk: Chunk,
     /// Bytes that are here.
     have: usize,
@@ -126,6 +126,47 @@ struct Chunk {
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
         &self.memory[..self.len]
+    }
+}
+
+/// A whole frame.
+pub(super) struct Assembled {
+    chunks: Vec<Chunk>,
+    last: Chunk,
+    len: usize,
+}
+
+impl Assembled {
+    /// Length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The beginning, which lies in one piece: all that is ever looked at.
+    pub(super) fn head(&mut self) -> &mut [u8] {
+        let first = self.chunks.first_mut().unwrap_or(&mut self.last);
+        &mut first.memory[..first.len]
+    }
+
+    /// Puts `bytes` in the place of the first `replaced` ones, which lie in the head and are fewer.
+    pub(super) fn put_in_front(&mut self, bytes: &[u8], replaced: usize) {
+        let first = self.chunks.first_mut().unwrap_or(&mut self.last);
+        let rest = &first.as_ref()[replaced..];
+        let mut memory = Block::of_len(bytes.len() + rest.len());
+        memory[..bytes.len()].copy_from_slice(bytes);
+        memory[bytes.len()..].copy_from_slice(rest);
+        self.len = self.len - replaced + bytes.len();
+        *first = Chunk { len: memory.len(), memory };
+    }
+
+    /// Lends it to `handle` without its first bytes, which lie in the head.
+    pub(super) fn lend(self, skip: usize, mut handle: impl FnMut(FrameRef<'_>) -> bool) -> bool {
+        if self.chunks.is_empty() && self.len <= HEAD_LEN_MAX {
+            return handle(FrameRef::Slice(&self.last.as_ref()[skip..]));
+        }
+        let chunks = self.chunks.into_iter().chain([self.last]);
+        let chunks: Vec<Bytes> = chunks.map(Bytes::from_owner).collect();
+        handle(FrameRef::Chunks { chunks: &chunks, skip, len: self.len - skip })
     }
 }
 
@@ -204,21 +245,43 @@ impl Assembler {
         &mut self,
         unfinished: &UnfinishedFrames,
         len: usize,
-        mut handle: impl FnMut(FrameRef<'_>) -> bool,
+        handle: impl FnMut(FrameRef<'_>) -> bool,
     ) -> bool {
+        self.add(len);
+        self.want != Some(self.have) || self.finish(unfinished).lend(0, handle)
+    }
+
+    /// What was written to where [`Self::room`] said, before it is added.
+    pub(super) fn written(&mut self, len: usize) -> &mut [u8] {
+        &mut self.chunk.memory[self.chunk.len..][..len]
+    }
+
+    /// So many bytes were written behind the current chunk.
+    pub(super) fn add(&mut self, len: usize) {
         self.chunk.len += len;
         self.have += len;
-        if self.want != Some(self.have) {
-            return true;
-        }
-        let (mut chunks, chunk) = (std::mem::take(&mut self.chunks), std::mem::take(&mut self.chunk));
+    }
+
+    /// So many bytes more are known to come of the frame in progress, or of a new one.
+    pub(super) fn expect(&mut self, now: Instant, more: usize) {
+        self.since.get_or_insert(now);
+        self.want = Some(self.have + more);
+    }
+
+    /// Copies bytes that were expected.
+    pub(super) fn append(&mut self, unfinished: &UnfinishedFrames, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.left());
+        self.reserve(unfinished, bytes.len());
+        self.chunk.memory[self.chunk.len..][..bytes.len()].copy_from_slice(bytes);
+        self.add(bytes.len());
+    }
+
+    /// The frame is whole.
+    pub(super) fn finish(&mut self, unfinished: &UnfinishedFrames) -> Assembled {
+        let (chunks, last) = (std::mem::take(&mut self.chunks), std::mem::take(&mut self.chunk));
         let len = self.have;
         self.reset(unfinished);
-        if len <= HEAD_LEN_MAX {
-            return handle(FrameRef::Slice(chunk.as_ref()));
-        }
-        chunks.push(Bytes::from_owner(chunk));
-        handle(FrameRef::Chunks { chunks: &chunks, skip: 0, len })
+        Assembled { chunks, last, len }
     }
 
     /// Makes room for `more` bytes in one piece. Memory is taken as bytes arrive: while they are few, it is
@@ -246,7 +309,7 @@ impl Assembler {
             unfinished.release(before.memory.len());
             self.charged -= before.memory.len();
         } else {
-            chunks.push(Bytes::from_owner(before));
+            chunks.push(before);
         }
     }
 
@@ -267,7 +330,12 @@ impl Assembler {
 
     /// The beginning of the frame in progress, as far as it is here.
     pub(super) fn head(&self) -> &[u8] {
-        self.chunks.first().map_or(self.chunk.as_ref(), |chunk| chunk)
+        self.chunks.first().unwrap_or(&self.chunk).as_ref()
+    }
+
+    /// When its first byte came.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// Its beginning is to count as so much later.

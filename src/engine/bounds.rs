@@ -12,7 +12,7 @@ use crate::{
         session_queue::{SESSION_CONTROL_BYTES_MAX, SESSION_SHARE},
         settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, SESSIONS_MAX, Settings},
     },
-    wire::sdk,
+    wire::{sdk, ws::upgrade},
 };
 
 /// Completions handled before the other sources get their turn.
@@ -65,6 +65,8 @@ pub(super) const FRAME_COMPLETE_WITHIN: Duration = Duration::from_secs(30);
 pub(super) const BYTES_PER_SECOND_MIN: usize = 100 * 1024;
 /// A record has this long to be complete: it is 16 KiB at most.
 pub(super) const RECORD_COMPLETE_WITHIN: Duration = Duration::from_secs(10);
+/// A request by which a link becomes a WebSocket has this long to be complete: it is 8 KiB at most.
+pub(super) const UPGRADE_COMPLETE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a closing link may take to send what is queued.
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the peer of a link that was closed in order, and that has taken everything, may take to close it
@@ -155,6 +157,27 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "ms",
             "link",
             "the link is closed: closed_protocol",
+        ),
+        fixed(
+            "upgrade to WebSocket in progress",
+            UPGRADE_COMPLETE_WITHIN.as_millis() as usize,
+            "ms",
+            "link",
+            "the link is closed: closed_protocol",
+        ),
+        fixed(
+            "head of the request of an upgrade",
+            upgrade::HEAD_LEN_MAX,
+            "bytes",
+            "link",
+            "answered by HTTP status 431, and closed: closed_protocol",
+        ),
+        fixed(
+            "headers in it",
+            upgrade::HEADERS_MAX,
+            "headers",
+            "link",
+            "answered by HTTP status 431, and closed: closed_protocol",
         ),
         fixed(
             "unfinished frames and records",

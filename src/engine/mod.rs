@@ -37,6 +37,7 @@ pub mod streams;
 mod testing;
 mod transmit;
 mod wake;
+mod web_socket;
 
 use std::{
     os::fd::OwnedFd,

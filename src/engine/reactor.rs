@@ -35,7 +35,7 @@ use super::{
     mesh::{Item, Mesh, MeshSender},
     moderation::{Moderation, Wait},
     queues::Queues,
-    receive::Receive,
+    receive::{Receive, Wanted},
     ring::{self, EngineError},
     transmit::{NotTaken, RoomWanted, Transmit},
 };
@@ -52,7 +52,7 @@ use crate::{
         session_queue::NoRoom,
         shard::Shard,
     },
-    wire::{FrameRef, NodeId, Topic, node, p2p_2x, sdk},
+    wire::{FrameRef, NodeId, Topic, node, p2p_2x, sdk, ws},
 };
 
 /// How often all links are looked at: stalls, overdue frames, used-up keys, closing.
@@ -137,7 +137,8 @@ impl Io {
     fn end_of_input(&mut self, key: LinkKey, reason: CloseReason) {
         // It sends no more, and may read on: what is queued for it still goes out.
         let has_failed = self.transmit(key).is_some_and(|transmit| transmit.has_failed);
-        let reads_on = !has_failed && matches!(reason, CloseReason::ByPeer | CloseReason::Vanished);
+        let reads_on = !has_failed
+            && matches!(reason, CloseReason::ByPeer | CloseReason::Vanished | CloseReason::WebSocket(_));
         self.end(key, reason, !reads_on);
     }
 
@@ -160,6 +161,24 @@ impl Io {
             let changes = self.put_off.drain().filter(|&(_, difference)| difference != 0).collect();
             // The registry outlives the reactors.
             let _ = self.registry.send(RegistryInput::Topics { reactor: self.reactor, changes });
+        }
+    }
+
+    /// Does what the peer of a WebSocket wants beside frames.
+    fn answer_web_socket(&mut self, shard: &mut Shard, key: LinkKey, wanted: Wanted) {
+        match wanted {
+            Wanted::Upgrade(request) => {
+                shard.handle_upgrade(self.now, key, &request, self);
+                let is_granted = !self.is_ending(key);
+                if let Some(transmit) = self.transmit(key) {
+                    transmit.is_web_socket = is_granted;
+                }
+            }
+            // So little is taken always; whoever does not read is read no further, as with all replies.
+            Wanted::Pong(payload) => {
+                let pong = ws::frame::encode_pong(&payload);
+                _ = self.send(key, Class::Control, &pong, FrameRef::EMPTY);
+            }
         }
     }
 
@@ -731,10 +750,13 @@ impl Reactor {
             (bounds, node_queue_bytes_max(settings))
         };
         let (sealer, opener) = link.tls.unzip();
+        let receive = Receive::new(opener, bounds, self.blocks.clone());
+        let is_application = matches!(link.up, LinkUp::Sdk { .. });
+        let receive = if is_application { receive.of_application() } else { receive };
         let socket = Rc::new(link.socket);
         self.slots.insert(Slot {
             socket: socket.clone(),
-            receive: Receive::new(opener, bounds, self.blocks.clone()),
+            receive,
             token: link.token,
             is_sdk,
             received_frames: 0,
@@ -755,8 +777,8 @@ impl Reactor {
             self.io.close(key, CloseReason::Shutdown);
         }
         self.arm_receive(key);
-        let mut received = link.received;
-        self.take_bytes(key, Some(&link.plaintext), &mut received);
+        let (mut plaintext, mut received) = (link.plaintext, link.received);
+        self.take_bytes(key, &mut plaintext, &mut received);
     }
 
     fn arm_receive(&mut self, key: LinkKey) {
@@ -792,7 +814,7 @@ impl Reactor {
     }
 
     /// Feeds bytes that are not in a receive buffer.
-    fn take_bytes(&mut self, key: LinkKey, plaintext: Option<&[u8]>, bytes: &mut [u8]) {
+    fn take_bytes(&mut self, key: LinkKey, plaintext: &mut [u8], bytes: &mut [u8]) {
         let Self { slots, io, shard, unfinished, .. } = self;
         let Some(slot) = slots.get_mut(key.index as usize) else { return };
         let now = io.now;
@@ -804,9 +826,12 @@ impl Reactor {
         };
         let taken = slot
             .receive
-            .handle_plaintext(now, unfinished, plaintext.unwrap_or_default(), &mut handle)
+            .handle_plaintext(now, unfinished, plaintext, &mut handle)
             .and_then(|_| slot.receive.handle_bytes(now, unfinished, bytes, &mut handle));
         slot.received_frames += frames;
+        if let Some(wanted) = slot.receive.take_wanted(unfinished) {
+            io.answer_web_socket(shard, key, wanted);
+        }
         if let Err(reason) = taken {
             io.end_of_input(key, reason);
         }
@@ -1091,6 +1116,9 @@ impl Reactor {
             counters.keys_updated.increment();
             io.touch(key);
         }
+        if let Some(wanted) = slot.receive.take_wanted(unfinished) {
+            io.answer_web_socket(shard, key, wanted);
+        }
         if let Err(reason) = taken {
             io.end_of_input(key, reason);
         }
@@ -1107,7 +1135,7 @@ impl Reactor {
             && let Some(head) = slot.receive.long_head()
         {
             slot.long_told_after = Some(slot.received_frames);
-            shard.handle_frame_begun(now, key, head, io);
+            shard.handle_frame_begun(now, key, &head, io);
         }
         // A receive that is called off may still bring something.
         let may_call_off = slot.receive.receiving && !slot.receive.called_off && !io.is_ending(key);
@@ -1323,8 +1351,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{bounds::MESH_QUEUE_LEN, mesh::Sleeper, testing::connection, wake::Waker},
-        relay::{RequestId, settings::Settings},
+        engine::{
+            bounds::{MESH_QUEUE_LEN, SEALED_AHEAD_MAX},
+            mesh::Sleeper,
+            testing::connection,
+            wake::Waker,
+        },
+        relay::{RequestId, session_queue::SESSION_CONTROL_BYTES_MAX, settings::Settings},
         tls::record::{ContentType, PLAINTEXT_LEN_MAX, Sealer},
         wire::{NodeId, ResultCode},
     };
@@ -1466,6 +1499,27 @@ mod tests {
         assert!(fixture.reactor.handle_completions());
         assert_eq!((frames_received(&fixture), fixture.reactor.held.len()), (1, 0));
         assert_eq!(fixture.finish(), CloseReason::Shutdown);
+    }
+
+    #[test]
+    fn whoever_pings_and_never_reads_is_read_no_further_at_the_bound_of_replies() {
+        let mut fixture = Fixture::new();
+        let mut own = Fixture::session(&mut fixture.reactor);
+        Fixture::say(&mut own, &ws::upgrade::Client::new([7; 16]).request("localhost"));
+        let has_sent = |reactor: &Reactor| reactor.io.transmits[1].sent_frames;
+        fixture.run_until(|reactor| has_sent(reactor) == 1);
+        let ping = ws::frame::encode_masked(ws::Opcode::Ping, [7; 4], &[7; ws::frame::CONTROL_LEN_MAX]);
+        let queue_bytes_max = SEALED_AHEAD_MAX + SESSION_CONTROL_BYTES_MAX + 1_024;
+        let is_paused = |reactor: &Reactor| reactor.counters.reads_paused.get() > 0;
+        while !is_paused(&fixture.reactor) {
+            let pongs = has_sent(&fixture.reactor);
+            Fixture::say(&mut own, &ping);
+            fixture.run_until(|reactor| has_sent(reactor) > pongs || is_paused(reactor));
+            assert!(fixture.reactor.io.queues.pool().bytes < queue_bytes_max);
+        }
+        let keys = [0, 1].map(|index: usize| fixture.reactor.io.transmits[index].key);
+        keys.into_iter().for_each(|key| fixture.reactor.io.abort(key, CloseReason::Shutdown));
+        fixture.run_until(|reactor| reactor.slots.is_empty());
     }
 
     #[test]

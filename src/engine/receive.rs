@@ -1,5 +1,6 @@
 //! The receiving side of a link: bytes → records → plaintext → frames, in place where they lie whole. Without
-//! TLS the bytes are the plaintext.
+//! TLS the bytes are the plaintext. The first four bytes that an application sends tell whether its link is a WebSocket
+//! (`web_socket.rs`): as the length of a frame they would be above any bound.
 //!
 //! While a large frame comes, its link receives into a block of its own instead of the buffers that all links
 //! share: a record whose end is still to come is then in its place already, and its few bytes are moved only
@@ -10,15 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use super::{
     assemble::{Assembler, FrameBounds, UnfinishedFrames},
     blocks::{Block, Blocks},
     bounds::RECORD_COMPLETE_WITHIN,
+    web_socket::{UpgradeRequest, WebSocket},
 };
 use crate::{
     relay::{CloseReason, SMALL_REPLY_LEN_MAX},
     tls::record::{Opened, Opener, record_len},
-    wire::{FrameRef, sdk},
+    wire::{
+        FrameRef, sdk,
+        ws::{frame::CONTROL_LEN_MAX, upgrade},
+    },
 };
 
 /// What a TLS connection begins with: type and major version of a handshake's record.
@@ -33,6 +40,7 @@ pub(super) struct Receive {
     /// When the first byte of the record in progress came.
     carried_since: Option<Instant>,
     assembler: Assembler,
+    framing: Framing,
     blocks: Blocks,
     /// Where the link receives while large frames come.
     own: Option<Own>,
@@ -42,6 +50,26 @@ pub(super) struct Receive {
     pub(super) receiving: bool,
     /// Whether that one has been called off.
     pub(super) called_off: bool,
+}
+
+/// How frames are found in what a link's peer sends.
+enum Framing {
+    /// Each begins with its length.
+    Length,
+    /// An application's, of whose first four bytes some are still to come.
+    Unknown,
+    /// The request comes by which the link becomes a WebSocket.
+    Upgrade(Box<UpgradeRequest>),
+    /// In messages of a WebSocket.
+    WebSocket(Box<WebSocket>),
+}
+
+/// What the peer of a WebSocket wants beside frames.
+pub(super) enum Wanted {
+    /// An upgrade, by this request. What follows is a WebSocket.
+    Upgrade(Vec<u8>),
+    /// A pong with this payload.
+    Pong(SmallVec<[u8; CONTROL_LEN_MAX]>),
 }
 
 /// A block that a link receives into. While a receive is pending the kernel writes to it, from `end` on.
@@ -68,12 +96,19 @@ impl Receive {
             carry: Vec::new(),
             carried_since: None,
             assembler: Assembler::new(blocks.clone()),
+            framing: Framing::Length,
             blocks,
             own: None,
             is_large: false,
             receiving: false,
             called_off: false,
         }
+    }
+
+    /// Of an application, which may make a WebSocket of it. Nothing has come yet.
+    pub(super) fn of_application(mut self) -> Self {
+        self.framing = Framing::Unknown;
+        self
     }
 
     pub(super) fn blocks(&self) -> u64 {
@@ -90,10 +125,70 @@ impl Receive {
         &mut self,
         now: Instant,
         unfinished: &UnfinishedFrames,
-        plaintext: &[u8],
-        handle: impl FnMut(FrameRef<'_>) -> bool,
+        plaintext: &mut [u8],
+        mut handle: impl FnMut(FrameRef<'_>) -> bool,
     ) -> Result<bool, CloseReason> {
+        self.feed(now, unfinished, plaintext, &mut handle)
+    }
+
+    /// Finds frames in plaintext.
+    fn feed(
+        &mut self,
+        now: Instant,
+        unfinished: &UnfinishedFrames,
+        plaintext: &mut [u8],
+        handle: &mut impl FnMut(FrameRef<'_>) -> bool,
+    ) -> Result<bool, CloseReason> {
+        match &mut self.framing {
+            Framing::Length => self.assembler.feed(now, self.bounds, unfinished, plaintext, handle),
+            Framing::WebSocket(socket) => {
+                socket.feed(now, (&mut self.assembler, unfinished), plaintext, handle)
+            }
+            Framing::Upgrade(request) => {
+                request.feed(unfinished, plaintext);
+                Ok(true)
+            }
+            Framing::Unknown => self.feed_unknown(now, unfinished, plaintext, handle),
+        }
+    }
+
+    /// The first four bytes decide. Until they are here they are the beginning of a frame.
+    #[cold]
+    fn feed_unknown(
+        &mut self,
+        now: Instant,
+        unfinished: &UnfinishedFrames,
+        plaintext: &mut [u8],
+        handle: &mut impl FnMut(FrameRef<'_>) -> bool,
+    ) -> Result<bool, CloseReason> {
+        let before = self.assembler.head();
+        let first: SmallVec<[u8; 4]> = before.iter().chain(plaintext.iter()).take(4).copied().collect();
+        match first.first_chunk() {
+            Some(first) if upgrade::is_http(first) => {
+                let mut request = UpgradeRequest::new(self.assembler.since().unwrap_or(now));
+                request.feed(unfinished, before);
+                request.feed(unfinished, plaintext);
+                self.assembler.abandon(unfinished);
+                self.framing = Framing::Upgrade(Box::new(request));
+                return Ok(true);
+            }
+            Some(_) => self.framing = Framing::Length,
+            None => {}
+        }
         self.assembler.feed(now, self.bounds, unfinished, plaintext, handle)
+    }
+
+    /// What the peer of a WebSocket wants by what came. What follows an upgrade is messages.
+    pub(super) fn take_wanted(&mut self, unfinished: &UnfinishedFrames) -> Option<Wanted> {
+        match &mut self.framing {
+            Framing::Length | Framing::Unknown => None,
+            Framing::Upgrade(request) => {
+                let request = request.take(unfinished)?;
+                self.framing = Framing::WebSocket(Box::new(WebSocket::new(self.bounds.len_max)));
+                Some(Wanted::Upgrade(request))
+            }
+            Framing::WebSocket(socket) => socket.take_ping().map(Wanted::Pong),
+        }
     }
 
     /// Bytes off the socket. `handle` gets each frame and tells whether to go on; what follows after it
@@ -213,16 +308,26 @@ impl Receive {
         self.assembler.progress() + self.assembler.left() > SMALL_REPLY_LEN_MAX
     }
 
-    /// The beginning of such a frame, once its header is here.
-    pub(super) fn long_head(&self) -> Option<&[u8]> {
-        let head = self.assembler.head();
-        (self.is_receiving_long() && head.len() >= sdk::HEADER_LEN).then_some(head)
+    /// The header of such a frame, once it is here.
+    pub(super) fn long_head(&self) -> Option<[u8; sdk::HEADER_LEN]> {
+        if !self.is_receiving_long() {
+            return None;
+        }
+        match &self.framing {
+            Framing::WebSocket(socket) => socket.long_head(self.assembler.head()),
+            _ => self.assembler.head().first_chunk().copied(),
+        }
     }
 
     /// What is on its way was not read for so long: that is not its peer's delay.
     pub(super) fn delay(&mut self, by: Duration) {
         self.carried_since = self.carried_since.map(|since| since + by);
         self.assembler.delay(by);
+        match &mut self.framing {
+            Framing::Length | Framing::Unknown => {}
+            Framing::Upgrade(request) => request.delay(by),
+            Framing::WebSocket(socket) => socket.delay(by),
+        }
     }
 
     /// Whether the link has a block that it did not need since the last call.
@@ -256,16 +361,27 @@ impl Receive {
     pub(super) fn abandon(&mut self, unfinished: &UnfinishedFrames) {
         self.take_carried(unfinished);
         self.assembler.abandon(unfinished);
+        if let Framing::Upgrade(request) = &mut self.framing {
+            request.abandon(unfinished);
+        }
     }
 
     /// Bytes of the frame in progress.
     pub(super) fn progress(&self) -> usize {
-        self.assembler.progress() + self.carry.len() + self.own.as_ref().map_or(0, |own| own.end - own.start)
+        let request = if let Framing::Upgrade(request) = &self.framing { request.progress() } else { 0 };
+        let own = self.own.as_ref().map_or(0, |own| own.end - own.start);
+        self.assembler.progress() + self.carry.len() + request + own
     }
 
     /// Whether the frame or the record in progress has taken too long.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.assembler.is_overdue(now)
+        let is_overdue = match &self.framing {
+            Framing::Length | Framing::Unknown => false,
+            Framing::Upgrade(request) => request.is_overdue(now),
+            Framing::WebSocket(socket) => socket.is_overdue(now),
+        };
+        is_overdue
+            || self.assembler.is_overdue(now)
             || self
                 .carried_since
                 .is_some_and(|since| now.saturating_duration_since(since) > RECORD_COMPLETE_WITHIN)
@@ -275,10 +391,10 @@ impl Receive {
         &mut self,
         now: Instant,
         unfinished: &UnfinishedFrames,
-        bytes: &[u8],
-        handle: impl FnMut(FrameRef<'_>) -> bool,
+        bytes: &mut [u8],
+        mut handle: impl FnMut(FrameRef<'_>) -> bool,
     ) -> Result<bool, CloseReason> {
-        self.assembler.feed(now, self.bounds, unfinished, bytes, handle).map_err(|reason| match reason {
+        self.feed(now, unfinished, bytes, &mut handle).map_err(|reason| match reason {
             CloseReason::FrameLength(len) if len.to_be_bytes().starts_with(&TLS_HANDSHAKE) => {
                 CloseReason::TlsUnexpected
             }
@@ -298,16 +414,20 @@ impl Receive {
         if let Some(room) = self.assembler.room(unfinished, len) {
             self.is_large = true;
             return match opener.open_into(record, room) {
-                Ok(Opened::Data(len)) => Ok(self.assembler.take(unfinished, len, handle)),
+                Ok(Opened::Data(len)) => match &mut self.framing {
+                    Framing::WebSocket(socket) => socket.take(&mut self.assembler, unfinished, len, handle),
+                    _ => Ok(self.assembler.take(unfinished, len, handle)),
+                },
                 Ok(Opened::Nothing) => Ok(true),
                 Ok(Opened::CloseNotify) => Err(CloseReason::ByPeer),
                 Err(_) => Err(CloseReason::Tls),
             };
         }
         match opener.open_in_place(record) {
-            Ok(Opened::Data(plaintext)) => {
-                self.assembler.feed(now, self.bounds, unfinished, plaintext, handle)
-            }
+            Ok(Opened::Data(plaintext)) => match &mut self.framing {
+                Framing::Length => self.assembler.feed(now, self.bounds, unfinished, plaintext, handle),
+                _ => self.feed(now, unfinished, plaintext, handle),
+            },
             Ok(Opened::Nothing) => Ok(true),
             Ok(Opened::CloseNotify) => Err(CloseReason::ByPeer),
             Err(_) => Err(CloseReason::Tls),
@@ -321,7 +441,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::testing::{connection, connection_of},
+        engine::testing::{connection, connection_of, pump},
         tls::record::{ContentType, PLAINTEXT_LEN_MAX, Sealer},
     };
 
@@ -374,36 +494,6 @@ mod tests {
         assert!(unfinished.is_over());
         receive.abandon(&unfinished);
         assert_eq!(unfinished.bytes(), 0);
-    }
-
-    /// What a reactor does with what comes off a socket, `step` giving how much comes at once.
-    fn pump(
-        receive: &mut Receive,
-        unfinished: &UnfinishedFrames,
-        mut stream: &[u8],
-        mut step: impl FnMut() -> usize,
-        mut handle: impl FnMut(FrameRef<'_>) -> bool,
-    ) -> Result<usize, CloseReason> {
-        let (now, mut own) = (Instant::now(), 0);
-        while !stream.is_empty() {
-            let mut came = step().clamp(1, stream.len());
-            if let Some(room) = receive.own_room(unfinished) {
-                came = came.min(room.len());
-                room[..came].copy_from_slice(&stream[..came]);
-                receive.handle_own(now, unfinished, came, &mut handle)?;
-                own += came;
-            } else {
-                came = came.min(32 * 1024);
-                receive.handle_bytes(now, unfinished, &mut stream[..came].to_vec(), &mut handle)?;
-            }
-            stream = &stream[came..];
-            if receive.wants_own() {
-                assert!(receive.begin_own());
-            } else if receive.is_own_idle() && step().is_multiple_of(3) {
-                receive.end_own(now, unfinished);
-            }
-        }
-        Ok(own)
     }
 
     #[test]

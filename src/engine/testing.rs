@@ -1,9 +1,13 @@
-//! Keys for the unit tests: both ends of connections whose handshakes were made in memory.
+//! What the unit tests have in common: both ends of connections whose handshakes were made in memory, and how bytes come off
+//! a socket.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Instant};
+
+use super::{assemble::UnfinishedFrames, receive::Receive};
 
 use crate::{
     pki::{NetworkPlan, Profile, build_network},
+    relay::CloseReason,
     tls::{
         config::{client_config, server_config},
         handshake::Handshake,
@@ -12,6 +16,7 @@ use crate::{
         settings::TlsSettings,
         verify::IssuerPolicy,
     },
+    wire::FrameRef,
 };
 
 /// One direction of a TLS 1.2 connection.
@@ -49,4 +54,34 @@ pub(super) fn connection_of(version: &str) -> (Sealer, Opener) {
     server.handle_received(&client.take_output()).expect("a good client");
     let (server, client) = (server.finish().expect("complete"), client.finish().expect("complete"));
     (client.sealer, server.opener)
+}
+
+/// What a reactor does with what comes off a socket, `step` giving how much comes at once.
+pub(super) fn pump(
+    receive: &mut Receive,
+    unfinished: &UnfinishedFrames,
+    mut stream: &[u8],
+    mut step: impl FnMut() -> usize,
+    mut handle: impl FnMut(FrameRef<'_>) -> bool,
+) -> Result<usize, CloseReason> {
+    let (now, mut own) = (Instant::now(), 0);
+    while !stream.is_empty() {
+        let mut came = step().clamp(1, stream.len());
+        if let Some(room) = receive.own_room(unfinished) {
+            came = came.min(room.len());
+            room[..came].copy_from_slice(&stream[..came]);
+            receive.handle_own(now, unfinished, came, &mut handle)?;
+            own += came;
+        } else {
+            came = came.min(32 * 1024);
+            receive.handle_bytes(now, unfinished, &mut stream[..came].to_vec(), &mut handle)?;
+        }
+        stream = &stream[came..];
+        if receive.wants_own() {
+            assert!(receive.begin_own());
+        } else if receive.is_own_idle() && step().is_multiple_of(3) {
+            receive.end_own(now, unfinished);
+        }
+    }
+    Ok(own)
 }

@@ -30,7 +30,7 @@ use crate::{
         session_queue::{NoRoom, QueuePool, SessionQueue, TransmitProgress},
     },
     tls::record::{PLAINTEXT_LEN_MAX, SealError, Sealer},
-    wire::{FrameRef, RetainedFrame},
+    wire::{FrameRef, RetainedFrame, ws},
 };
 
 /// Frames up to this length are sealed at once.
@@ -147,6 +147,8 @@ pub(super) struct Transmit {
     pub(super) sent_bytes: u64,
     /// Whether the link is in the reactor's list of those to flush.
     pub(super) is_dirty: bool,
+    /// Whether it is a WebSocket, which ends by a frame that says why.
+    pub(super) is_web_socket: bool,
 }
 
 /// A link that ends.
@@ -200,6 +202,7 @@ impl Transmit {
             sent_frames: 0,
             sent_bytes: 0,
             is_dirty: false,
+            is_web_socket: false,
         }
     }
 
@@ -491,8 +494,15 @@ impl Transmit {
             self.sent = 0;
             self.seal_waiting()?;
             self.seal_gathered()?;
-            if self.closing.is_some() && !self.is_anything_waiting() && !self.close_notify_sealed {
+            if let Some(closing) = self.closing
+                && !self.is_anything_waiting()
+                && !self.close_notify_sealed
+            {
                 self.close_notify_sealed = true;
+                if self.is_web_socket {
+                    let frame = ws::frame::encode_close(closing.reason.close_code());
+                    self.sealed.seal(&self.blocks, self.sealer.as_mut(), &[&frame])?;
+                }
                 if let Some(sealer) = &mut self.sealer {
                     let mut record = Vec::new();
                     sealer.close_notify(&mut record)?;

@@ -1,6 +1,9 @@
 //! What goes wrong between this node and its peers, and whose fault it is.
 
-use crate::wire::node::HeaderError;
+use crate::wire::{
+    node::HeaderError,
+    ws::{self, CloseCode, upgrade::Refusal},
+};
 
 /// Whose fault something is, as far as this node can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +125,12 @@ pub enum CloseReason {
     /// The ledger node has not answered the handshake.
     #[error("the ledger node has not answered the handshake")]
     NotGreeted,
+    /// A request to make a WebSocket of the link was refused.
+    #[error("refused an HTTP request: {0}")]
+    Upgrade(Refusal),
+    /// A WebSocket's peer broke its rules.
+    #[error("the WebSocket brought {0}")]
+    WebSocket(#[from] ws::Fault),
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Shutdown,
@@ -137,7 +146,9 @@ impl CloseReason {
             | Self::FrameUnfinished
             | Self::FramePoolFull
             | Self::NodeFrame
-            | Self::Protocol => Fault::Protocol,
+            | Self::Protocol
+            | Self::Upgrade(_)
+            | Self::WebSocket(_) => Fault::Protocol,
             Self::Stalled | Self::NotGreeted => Fault::Peer,
             Self::Vanished | Self::Broken => Fault::Path,
             Self::OwnId | Self::NotAdmitted | Self::Removed => Fault::Operator,
@@ -173,6 +184,13 @@ impl CloseReason {
             }
             Self::Protocol => "the peer needs a version that speaks the protocol of this node",
             Self::NodeFrame => "see what the peer runs; nodes of one network should run one version",
+            Self::Upgrade(_) => "see what connects there: its answer tells it what to change",
+            Self::WebSocket(ws::Fault::MessageTooLong(_)) => {
+                "see what the peer sends; if it needs such messages, raise [amop] frame_len_max on all nodes"
+            }
+            Self::WebSocket(_) => {
+                "see what the peer runs: it needs an SDK of FISCO BCOS 3.x, or one that does as that does"
+            }
             Self::OwnId => "give every node a key of its own",
             Self::NotGreeted => "see whether [ledger] node.N is the channel port of a FISCO BCOS 2.x node",
             Self::ByPeer
@@ -189,6 +207,18 @@ impl CloseReason {
     }
 }
 
+impl CloseReason {
+    /// What the last frame of a WebSocket says that ends so.
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::WebSocket(fault) => fault.close_code(),
+            Self::Protocol => CloseCode::PROTOCOL_ERROR,
+            Self::ByPeer => CloseCode::NORMAL,
+            _ => CloseCode::GOING_AWAY,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +227,8 @@ mod tests {
     fn where_something_is_wrong_a_close_reason_says_what_to_do() {
         for reason in
             [CloseReason::Tls, CloseReason::FrameLength(7), CloseReason::NodeFrame, CloseReason::Protocol]
+                .into_iter()
+                .chain([CloseReason::WebSocket(ws::Fault::Text), CloseReason::Upgrade(Refusal::Key)])
         {
             assert_eq!(reason.fault(), Fault::Protocol);
             assert!(reason.remedy().is_some(), "{reason}");

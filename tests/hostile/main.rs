@@ -18,3 +18,4 @@ mod sessions;
 #[allow(dead_code)] // a part of it is enough here
 #[path = "../support/mod.rs"]
 mod support;
+mod web_sockets;

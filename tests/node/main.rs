@@ -41,3 +41,4 @@ mod stop;
 mod support;
 mod tls;
 mod trace;
+mod web_sockets;

@@ -5,6 +5,7 @@ pub mod ledger;
 pub mod listener;
 pub mod peer_2x;
 pub mod process;
+pub mod web_socket;
 
 use std::{
     path::{Path, PathBuf},

@@ -24,6 +24,8 @@ const HEAD_LEN_WITHOUT_SEQ: usize = 10;
 pub const HEAD_LEN_MAX: usize = HEAD_LEN_WITHOUT_SEQ + size_of::<Seq>();
 /// Version and length of the topic, before it.
 const AMOP_PREFIX_LEN: usize = 6;
+/// What at most is looked at of a message to make an SDK frame of it.
+pub const HEAD_WITH_TOPIC_LEN_MAX: usize = HEAD_LEN_MAX + AMOP_PREFIX_LEN;
 /// A topic is no longer, for an SDK frame has a byte for its length and one more.
 const TOPIC_LEN_MAX: usize = u8::MAX as usize - 1;
 /// A message may have so many bytes more than its SDK frame.
@@ -213,7 +215,7 @@ pub struct SdkHead {
 }
 
 impl SdkHead {
-    /// For a message of `message_len` bytes, whose beginning `first` is, of which a head and six bytes suffice.
+    /// For a message of `message_len` bytes, whose beginning `first` is, of which [`HEAD_WITH_TOPIC_LEN_MAX`] bytes suffice.
     ///
     /// A body that is no topic and data becomes one that is none in an SDK frame either: whoever reads that says so.
     pub fn of(first: &[u8], message_len: usize) -> Result<Self, MessageError> {

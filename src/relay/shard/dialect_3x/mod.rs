@@ -64,7 +64,7 @@ impl Parts {
         let _ = cx.out.send(key, Class::Control, &response, FrameRef::EMPTY);
         match read {
             Ok(_) => self.begin_3x(cx, key),
-            Err(_) => cx.out.close(key, CloseReason::Protocol),
+            Err(refusal) => cx.out.close(key, CloseReason::Upgrade(refusal)),
         }
     }
 
