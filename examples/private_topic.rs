@@ -8,7 +8,7 @@
 use std::{error::Error, path::Path, time::Duration};
 
 use amop::{
-    client::{Certificates, Client, ClientOptions, Messages},
+    client::{Certificates, Client, ClientOptions, Dialect, Messages},
     keys::PrivateKey,
 };
 
@@ -20,6 +20,7 @@ async fn connect(certificates: &str, node: &str) -> Result<(Client, Messages), B
         nodes: vec![node.to_owned()],
         certificates: Certificates::load(Path::new(certificates))?,
         connect_timeout: TIMEOUT,
+        dialect: Dialect::V2,
     };
     Ok(Client::connect(options).await?)
 }

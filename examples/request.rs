@@ -7,7 +7,7 @@
 
 use std::{error::Error, path::Path, time::Duration};
 
-use amop::client::{Certificates, Client, ClientOptions, ResultCode};
+use amop::client::{Certificates, Client, ClientOptions, Dialect, ResultCode};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -19,6 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         nodes: nodes.to_vec(),
         certificates: Certificates::load(Path::new(certificates))?,
         connect_timeout: Duration::from_secs(10),
+        dialect: Dialect::V2,
     })
     .await?;
     let answer = client.request(topic, text.as_bytes(), Duration::from_secs(5)).await?;

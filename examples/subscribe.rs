@@ -7,7 +7,7 @@
 
 use std::{error::Error, path::Path, time::Duration};
 
-use amop::client::{Certificates, Client, ClientOptions, MessageKind};
+use amop::client::{Certificates, Client, ClientOptions, Dialect, MessageKind};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -19,6 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         nodes: vec![node.clone()],
         certificates: Certificates::load(Path::new(certificates))?,
         connect_timeout: Duration::from_secs(10),
+        dialect: Dialect::V2,
     })
     .await?;
     client.subscribe(&[topic]).await?;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use crate::client::{Certificates, Client, ClientOptions, Messages};
+use crate::client::{Certificates, Client, ClientOptions, Dialect, Messages};
 
 #[derive(Args, Clone)]
 pub(super) struct ConnectArgs {
@@ -16,12 +16,37 @@ pub(super) struct ConnectArgs {
     pub(super) certs: PathBuf,
 }
 
+#[derive(Args)]
+pub(super) struct DialectArgs {
+    /// Speak as applications of that FISCO BCOS do. A node of this kind takes both, others take their own.
+    #[arg(long, value_enum, default_value_t = Version::V2)]
+    dialect: Version,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Version {
+    #[value(name = "2.x")]
+    V2,
+    #[value(name = "3.x")]
+    V3,
+}
+
+impl DialectArgs {
+    pub(super) fn dialect(&self) -> Dialect {
+        match self.dialect {
+            Version::V2 => Dialect::V2,
+            Version::V3 => Dialect::V3,
+        }
+    }
+}
+
 impl ConnectArgs {
-    pub(super) async fn connect(&self) -> Result<(Client, Messages), super::Failure> {
+    pub(super) async fn connect(&self, dialect: Dialect) -> Result<(Client, Messages), super::Failure> {
         let options = ClientOptions {
             nodes: self.nodes.clone(),
             certificates: Certificates::load(&self.certs)?,
             connect_timeout: Duration::from_secs(10),
+            dialect,
         };
         Ok(Client::connect(options).await?)
     }

@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 
 use crate::{
-    client::{Certificates, Client, ClientOptions, MessageKind, Messages, file},
+    client::{Certificates, Client, ClientOptions, Dialect, MessageKind, Messages, file},
     pki::{Host, NetworkPlan, build_network},
     supervise::{blocking, contained_task},
     wire::ResultCode,
@@ -112,6 +112,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
             nodes: indices.iter().map(|&index| channels[index].clone()).collect(),
             certificates: certificates.clone(),
             connect_timeout: Duration::from_millis(500),
+            dialect: Dialect::V2,
         };
         async move {
             let end = Instant::now() + SOON;

@@ -13,7 +13,7 @@ use clap::{ArgGroup, Args};
 use hdrhistogram::Histogram;
 
 use super::{
-    connect::ConnectArgs,
+    connect::{ConnectArgs, DialectArgs},
     keys::public_key,
     output::{ended, note, print_line},
     subscribe::Output,
@@ -61,6 +61,8 @@ pub(super) struct PublishArgs {
     stdin: bool,
     #[command(flatten)]
     connect: ConnectArgs,
+    #[command(flatten)]
+    dialect: DialectArgs,
     /// Send to all subscribers.
     #[arg(long)]
     multicast: bool,
@@ -106,7 +108,7 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
         None => None,
     };
     super::runtime()?.block_on(async {
-        let (client, _messages) = args.connect.connect().await?;
+        let (client, _messages) = args.connect.connect(args.dialect.dialect()).await?;
         let is_heard = keys.is_empty() || introduce(&client, &args.topic, &keys, wait).await?;
         let mut round_trips = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3)?;
         let (mut failed, mut printed) = (0, Ok(()));

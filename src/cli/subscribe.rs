@@ -9,7 +9,7 @@ use base64ct::{Base64, Encoding};
 use clap::{Args, ValueEnum};
 
 use super::{
-    connect::ConnectArgs,
+    connect::{ConnectArgs, DialectArgs},
     keys::PasswordArgs,
     output::{note, print_bytes, print_line},
 };
@@ -46,6 +46,8 @@ pub(super) struct SubscribeArgs {
     topics: Vec<String>,
     #[command(flatten)]
     connect: ConnectArgs,
+    #[command(flatten)]
+    dialect: DialectArgs,
     /// The topics are private ones: prove to their publishers to have this key (PEM, PKCS#12 or hex digits), as
     /// `amop keys new` makes it.
     #[arg(long, value_name = "FILE")]
@@ -81,7 +83,7 @@ pub(super) fn run(args: SubscribeArgs) -> Result<ExitCode, super::Failure> {
     }
     let key = args.private_key.as_ref().map(|file| args.password.private_key(file)).transpose()?;
     super::runtime()?.block_on(async {
-        let (client, mut messages) = args.connect.connect().await?;
+        let (client, mut messages) = args.connect.connect(args.dialect.dialect()).await?;
         match &key {
             Some(key) => {
                 for topic in &args.topics {

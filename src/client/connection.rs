@@ -23,7 +23,11 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::{debug, info};
 
-use super::{Answer, BACKLOG_BYTES_MAX, BACKLOG_MAX, Inner, Message, MessageKind, lock, new_seq};
+use super::{
+    Answer, BACKLOG_BYTES_MAX, BACKLOG_MAX, Dialect, Inner, Message, MessageKind,
+    dialect_3x::{self, Heard, WebSocket},
+    lock, new_seq,
+};
 use crate::{
     backoff::Backoff,
     supervise::contained,
@@ -106,20 +110,33 @@ async fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<Tl
 async fn live(
     inner: &Inner,
     node: usize,
-    stream: TlsStream<TcpStream>,
+    mut stream: TlsStream<TcpStream>,
     outgoing: &mut mpsc::Receiver<Vec<u8>>,
 ) -> std::io::Result<()> {
+    let mut received = Received::default();
+    let hello = match inner.dialect {
+        Dialect::V2 => {
+            let hello = format!(
+                "{{\"minimumSupport\":1,\"maximumSupport\":3,\"clientType\":\"{}\",\"{}\":true}}",
+                json::OWN_CLIENT_TYPE,
+                json::SHARED_RECORDS_FIELD,
+            );
+            sdk::encode(FrameType::HANDSHAKE, &new_seq(), ResultCode::OK, hello.as_bytes())
+        }
+        Dialect::V3 => {
+            received.open_web_socket(&mut stream, &inner.nodes[node].address).await?;
+            dialect_3x::handshake()
+        }
+    };
     let (reader, mut writer) = tokio::io::split(stream);
-    let hello = format!(
-        "{{\"minimumSupport\":1,\"maximumSupport\":3,\"clientType\":\"{}\",\"{}\":true}}",
-        json::OWN_CLIENT_TYPE,
-        json::SHARED_RECORDS_FIELD,
-    );
-    write(&mut writer, &sdk::encode(FrameType::HANDSHAKE, &new_seq(), ResultCode::OK, hello.as_bytes()))
-        .await?;
+    write(&mut writer, &hello).await?;
     let (heard, last_heard) = watch::channel(Some(Instant::now()));
     let (replies, mut replying) = mpsc::channel(REPLIES_MAX);
-    let reading = read(inner, node, reader, &heard, &replies);
+    let reading = read(inner, node, (reader, received), &heard, &replies);
+    let write_frame = async |writer: &mut _, frame: &[u8]| match inner.dialect {
+        Dialect::V2 => write(writer, frame).await,
+        Dialect::V3 => write(writer, &dialect_3x::encode(frame)).await,
+    };
     let writing = async {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         heartbeat.tick().await;
@@ -128,11 +145,14 @@ async fn live(
                 biased;
                 _ = heartbeat.tick() => {
                     let beat = sdk::encode(FrameType::HEARTBEAT, &new_seq(), ResultCode::OK, b"0");
-                    write(&mut writer, &beat).await?;
+                    write_frame(&mut writer, &beat).await?;
                 }
-                Some(frame) = replying.recv() => write(&mut writer, &frame).await?,
+                Some(reply) = replying.recv() => match reply {
+                    Reply::Frame(frame) => write_frame(&mut writer, &frame).await?,
+                    Reply::Pong(bytes) => write(&mut writer, &bytes).await?,
+                },
                 frame = outgoing.recv() => match frame {
-                    Some(frame) => write(&mut writer, &frame).await?,
+                    Some(frame) => write_frame(&mut writer, &frame).await?,
                     None => return Ok(()),
                 },
             }
@@ -189,30 +209,66 @@ impl Backlog {
     }
 }
 
+/// What a node has sent.
+#[derive(Default)]
+struct Received {
+    buffer: BytesMut,
+    /// In the dialect of FISCO BCOS 3.x.
+    web_socket: Option<WebSocket>,
+}
+
+impl Received {
+    async fn open_web_socket(
+        &mut self,
+        stream: &mut TlsStream<TcpStream>,
+        host: &str,
+    ) -> std::io::Result<()> {
+        let opening = WebSocket::open(stream, host, &mut self.buffer);
+        match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
+            Ok(opened) => self.web_socket = Some(opened?),
+            Err(_) => {
+                let text = "no answer to the upgrade to WebSocket in time";
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is whole of it.
+    fn next(&mut self, len_max: usize) -> std::io::Result<Option<Heard>> {
+        if let Some(web_socket) = &mut self.web_socket {
+            return web_socket.next(&mut self.buffer);
+        }
+        let Some(header) = Header::decode(&self.buffer) else { return Ok(None) };
+        let len = header.len as usize;
+        if !(HEADER_LEN..=len_max).contains(&len) {
+            let text = "the node sent a malformed frame";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
+        }
+        if self.buffer.len() < len {
+            return Ok(None);
+        }
+        let mut data = self.buffer.split_to(len).freeze();
+        data.advance(HEADER_LEN);
+        Ok(Some(Heard::Frame(header, data)))
+    }
+}
+
 async fn read(
     inner: &Inner,
     node: usize,
-    mut reader: ReadHalf<TlsStream<TcpStream>>,
+    (mut reader, mut received): (ReadHalf<TlsStream<TcpStream>>, Received),
     heard: &watch::Sender<Option<Instant>>,
     replies: &Replies,
 ) -> std::io::Result<()> {
-    let malformed =
-        || std::io::Error::new(std::io::ErrorKind::InvalidData, "the node sent a malformed frame");
-    let mut buffer = BytesMut::new();
     let mut backlog = Backlog::default();
     loop {
-        while let Some(header) = Header::decode(&buffer) {
-            let len = header.len as usize;
-            let len_max = inner.nodes[node].frame_len_max.load(Relaxed).max(sdk::FRAME_LEN_MAX);
-            if !(HEADER_LEN..=len_max).contains(&len) {
-                return Err(malformed());
+        let len_max = || inner.nodes[node].frame_len_max.load(Relaxed).max(sdk::FRAME_LEN_MAX);
+        while let Some(heard) = received.next(len_max())? {
+            match heard {
+                Heard::Frame(header, data) => handle(inner, node, &header, data, &mut backlog, replies),
+                Heard::Ping(pong) => _ = reply(replies, Reply::Pong(pong)),
             }
-            if buffer.len() < len {
-                break;
-            }
-            let mut data = buffer.split_to(len).freeze();
-            data.advance(HEADER_LEN);
-            handle(inner, node, &header, data, &mut backlog, replies);
         }
         // From here on nothing is missed.
         let asked = inner.asked.notified();
@@ -221,7 +277,7 @@ async fn read(
             heard.send_replace(reads.then(Instant::now));
         }
         tokio::select! {
-            read = reader.read_buf(&mut buffer), if reads => {
+            read = reader.read_buf(&mut received.buffer), if reads => {
                 if read? == 0 {
                     let text = "the node closed the connection";
                     return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text));
@@ -242,11 +298,18 @@ async fn read(
 
 /// What the client itself answers to its node. Whoever reads never waits for room in it: a node that waits until it is read
 /// takes nothing, and neither would go on.
-type Replies = mpsc::Sender<Vec<u8>>;
+type Replies = mpsc::Sender<Reply>;
+
+enum Reply {
+    /// A frame of the form of 2.x.
+    Frame(Vec<u8>),
+    /// What a ping is answered, as it is on the wire.
+    Pong(Vec<u8>),
+}
 
 /// `false` if there is no room.
-fn reply(replies: &Replies, frame: Vec<u8>) -> bool {
-    let is_queued = replies.try_send(frame).is_ok();
+fn reply(replies: &Replies, reply: Reply) -> bool {
+    let is_queued = replies.try_send(reply).is_ok();
     if !is_queued {
         debug!("a reply to the node is dropped, which takes nothing; it asks again");
     }
@@ -264,20 +327,20 @@ fn handle(
     match header.frame_type {
         FrameType::HANDSHAKE => {
             info!(node = %inner.nodes[node].address, "connected");
-            let frame_len_max = json::frame_len_max_of(&data).unwrap_or(sdk::FRAME_LEN_MAX);
+            let frame_len_max = json::frame_len_max_of(&data).unwrap_or(inner.dialect.frame_len_max());
             inner.nodes[node].frame_len_max.store(frame_len_max, Relaxed);
             // In this order: whoever subscribes meanwhile either sees the node up, and its set goes behind this one, or is
             // seen here.
             inner.set_up(node, true);
             if !inner.subscribed().is_empty() {
-                reply(replies, inner.subscription());
+                reply(replies, Reply::Frame(inner.subscription()));
             }
         }
         FrameType::RESPONSE if judge(inner, node, header, &data, replies) => {}
         FrameType::RESPONSE | FrameType::RPC => {
             let Some(pending) = lock(&inner.pending).remove(&header.seq) else { return };
-            let payload = match header.frame_type {
-                FrameType::RESPONSE => payload(&data),
+            let payload = match (header.frame_type, inner.dialect) {
+                (FrameType::RESPONSE, Dialect::V2) => payload(&data),
                 _ => data,
             };
             let (code, seq) = (header.result, header.seq);
@@ -314,11 +377,11 @@ fn handle(
         FrameType::TOPIC_CERTIFICATION => {
             // As the Java SDK does, whatever becomes of it.
             let taken = sdk::encode(FrameType::TOPIC_CERTIFICATION, &header.seq, ResultCode::OK, b"");
-            reply(replies, taken);
+            reply(replies, Reply::Frame(taken));
             let fresh = (new_seq(), new_seq());
             let challenge = lock(&inner.private).handle_certification(Instant::now(), node, &data, fresh);
             if let Some(challenge) = challenge {
-                reply(replies, challenge);
+                reply(replies, Reply::Frame(challenge));
             }
         }
         _ => {}
@@ -331,7 +394,7 @@ fn judge(inner: &Inner, node: usize, header: &Header, data: &Bytes, replies: &Re
     let judged = lock(&inner.private).handle_answer(Instant::now(), node, answer, &payload(data));
     let Some(judged) = judged else { return false };
     let status = sdk::encode(FrameType::TOPIC_STATUS, &new_seq(), ResultCode::OK, judged.status.as_bytes());
-    if !reply(replies, status) {
+    if !reply(replies, Reply::Frame(status)) {
         return true;
     }
     // What is sent from now on comes behind it.
@@ -352,7 +415,7 @@ fn prove(inner: &Inner, header: &Header, body: &AmopBody<'_>, challenge: &[u8], 
     let signature = lock(&inner.private).handle_challenge(body.topic, challenge);
     let Some(signature) = signature else { return };
     let answer = sdk::encode_amop(FrameType::RESPONSE, &header.seq, ResultCode::OK, body.topic, &signature);
-    reply(replies, answer);
+    reply(replies, Reply::Frame(answer));
 }
 
 /// The payload of an AMOP body; all of it where it is none, for subscribers may answer what they like.

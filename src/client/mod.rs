@@ -11,13 +11,14 @@
 //! ```no_run
 //! use std::{path::Path, time::Duration};
 //!
-//! use amop::client::{Certificates, Client, ClientOptions};
+//! use amop::client::{Certificates, Client, ClientOptions, Dialect};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let (client, mut messages) = Client::connect(ClientOptions {
 //!     nodes: vec!["127.0.0.1:20200".to_owned(), "127.0.0.1:20201".to_owned()],
 //!     certificates: Certificates::load(Path::new("nodes/127.0.0.1/sdk"))?,
 //!     connect_timeout: Duration::from_secs(10),
+//!     dialect: Dialect::V2,
 //! })
 //! .await?;
 //!
@@ -43,6 +44,7 @@
 
 mod certificates;
 mod connection;
+mod dialect_3x;
 pub mod file;
 mod private;
 
@@ -84,6 +86,17 @@ const BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// Verdicts that wait to be taken by the application; of more, the oldest are lost.
 const VERDICTS_MAX: usize = 1_024;
 
+/// What nodes are spoken to in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// That of FISCO BCOS 2.x, over the channel port.
+    #[default]
+    V2,
+    /// That of FISCO BCOS 3.x, over the RPC port of its nodes, or any port for applications of this node. It has no private
+    /// topics, and carries messages of up to 32 MiB.
+    V3,
+}
+
 /// Whom to connect to, and as whom.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -93,6 +106,8 @@ pub struct ClientOptions {
     pub certificates: Certificates,
     /// How long the first connection may take.
     pub connect_timeout: Duration,
+    /// What they are spoken to in.
+    pub dialect: Dialect,
 }
 
 /// Why a client could not be made.
@@ -114,6 +129,9 @@ pub enum ClientError {
         max = PrivateTopic::NAME_LEN_MAX
     )]
     PrivateTopic(String),
+    /// A private topic in a dialect that has none.
+    #[error("there are no private topics in the dialect of FISCO BCOS 3.x: connect with that of 2.x")]
+    NoPrivateTopics,
     /// A private topic without keys of subscribers.
     #[error("nobody could read the private topic {0:?}: give at least one public key")]
     NoKeys(String),
@@ -209,6 +227,7 @@ struct NodeState {
 }
 
 struct Inner {
+    dialect: Dialect,
     nodes: Vec<NodeState>,
     next: AtomicUsize,
     pending: Mutex<HashMap<Seq, Pending>>,
@@ -238,11 +257,13 @@ impl Client {
             .iter()
             .map(|address| {
                 let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
-                let (up, frame_len_max) = (AtomicBool::new(false), AtomicUsize::new(sdk::FRAME_LEN_MAX));
+                let frame_len_max = AtomicUsize::new(options.dialect.frame_len_max());
+                let up = AtomicBool::new(false);
                 (NodeState { address: address.clone(), outgoing, up, frame_len_max }, receiver)
             })
             .unzip();
         let inner = Arc::new(Inner {
+            dialect: options.dialect,
             nodes,
             next: AtomicUsize::new(rand::rng().random_range(0..options.nodes.len())),
             pending: Mutex::default(),
@@ -304,7 +325,7 @@ impl Client {
     /// Subscribes to a private topic, in addition to all others: publishers that know the key's public half
     /// send their messages. Another key for the same topic replaces the one before.
     pub async fn subscribe_private(&self, topic: &str, key: &PrivateKey) -> Result<(), ClientError> {
-        let topic = private_topic(topic)?;
+        let topic = self.private_topic(topic)?;
         let _guard = self.inner.subscribing.lock().await;
         lock(&self.inner.private).subscribe(topic, key.clone(), &new_seq());
         self.inner.send_subscription().await;
@@ -313,7 +334,7 @@ impl Client {
 
     /// Ends the subscription to a private topic.
     pub async fn unsubscribe_private(&self, topic: &str) -> Result<(), ClientError> {
-        let topic = private_topic(topic)?;
+        let topic = self.private_topic(topic)?;
         let _guard = self.inner.subscribing.lock().await;
         if lock(&self.inner.private).unsubscribe(&topic) {
             self.inner.send_subscription().await;
@@ -327,7 +348,7 @@ impl Client {
     ///
     /// Returns before anybody is verified: see [`Client::authorised`].
     pub async fn publish_private(&self, topic: &str, keys: &[PublicKey]) -> Result<(), ClientError> {
-        let topic = private_topic(topic)?;
+        let topic = self.private_topic(topic)?;
         if keys.is_empty() {
             return Err(ClientError::NoKeys(topic.name().to_owned()));
         }
@@ -339,7 +360,7 @@ impl Client {
 
     /// Ends publishing to a private topic.
     pub async fn unpublish_private(&self, topic: &str) -> Result<(), ClientError> {
-        let topic = private_topic(topic)?;
+        let topic = self.private_topic(topic)?;
         let _guard = self.inner.subscribing.lock().await;
         if lock(&self.inner.private).unpublish(&topic) {
             self.inner.send_subscription().await;
@@ -350,7 +371,7 @@ impl Client {
     /// Waits until, on some connection that is up, a subscriber of a private topic has been accepted since
     /// [`Client::publish_private`]; for ever if there is none. It may have left meanwhile.
     pub async fn authorised(&self, topic: &str) -> Result<(), ClientError> {
-        let topic = private_topic(topic)?;
+        let topic = self.private_topic(topic)?;
         let mut changes = self.inner.changed.subscribe();
         while self.inner.authorised_node(&topic).is_none() {
             // The sender lives as long as this client.
@@ -384,10 +405,11 @@ impl Client {
         payload: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
-        self.ask(FrameType::REQUEST, private_topic(topic)?.data().as_str(), payload, timeout).await
+        self.ask(FrameType::REQUEST, self.private_topic(topic)?.data().as_str(), payload, timeout).await
     }
 
-    /// Sends a multicast; the answer is the node's acknowledgement.
+    /// Sends a multicast; the answer is the node's acknowledgement. In the dialect of FISCO BCOS 3.x, which has none, it says
+    /// that the node has read it.
     pub async fn multicast(
         &self,
         topic: &str,
@@ -405,7 +427,7 @@ impl Client {
         payload: &[u8],
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
-        self.ask(FrameType::MULTICAST, private_topic(topic)?.data().as_str(), payload, timeout).await
+        self.ask(FrameType::MULTICAST, self.private_topic(topic)?.data().as_str(), payload, timeout).await
     }
 
     async fn ask(
@@ -510,6 +532,15 @@ impl Client {
     }
 }
 
+impl Client {
+    fn private_topic(&self, name: &str) -> Result<PrivateTopic, ClientError> {
+        match self.inner.dialect {
+            Dialect::V2 => PrivateTopic::new(name).ok_or_else(|| ClientError::PrivateTopic(name.to_owned())),
+            Dialect::V3 => Err(ClientError::NoPrivateTopics),
+        }
+    }
+}
+
 /// What became of a frame that asks for an answer.
 enum Exchanged {
     Answered(Answer),
@@ -611,8 +642,14 @@ impl Inner {
     }
 }
 
-fn private_topic(name: &str) -> Result<PrivateTopic, ClientError> {
-    PrivateTopic::new(name).ok_or_else(|| ClientError::PrivateTopic(name.to_owned()))
+impl Dialect {
+    /// The longest frame of the form of 2.x that goes to a node, unless that says otherwise.
+    fn frame_len_max(self) -> usize {
+        match self {
+            Self::V2 => sdk::FRAME_LEN_MAX,
+            Self::V3 => dialect_3x::FRAME_LEN_MAX,
+        }
+    }
 }
 
 /// 32 random hex digits.

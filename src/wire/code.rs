@@ -35,7 +35,12 @@ impl ResultCode {
     /// that a status can be.
     pub fn to_status_3x(self) -> i16 {
         let of_node = CODES_3X.iter().find(|(code, _)| *code == self);
-        of_node.map_or_else(|| self.0.clamp(i16::MIN.into(), i16::MAX.into()) as i16, |(_, status)| *status)
+        of_node.map_or_else(|| self.to_status(), |(_, status)| *status)
+    }
+
+    /// An application's own code as a status: itself, or the nearest that a status can be.
+    pub fn to_status(self) -> i16 {
+        self.0.clamp(i16::MIN.into(), i16::MAX.into()) as i16
     }
 
     /// What a status of FISCO BCOS 3.x means here.

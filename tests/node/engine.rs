@@ -11,7 +11,7 @@ use std::{
 };
 
 use amop::{
-    client::{Certificates, Client, ClientOptions, MessageKind},
+    client::{Certificates, Client, ClientOptions, Dialect, MessageKind},
     internal::{
         config::Config,
         pki::Profile,
@@ -143,6 +143,7 @@ fn worn_node_links_are_replaced_and_nothing_is_lost_doubled_or_out_of_order() {
                 nodes: vec![node.node().channel_address().to_string()],
                 certificates: Certificates::load(&host_dir(Profile::Ec).join("sdk")).unwrap(),
                 connect_timeout: BOUND,
+                dialect: Dialect::V2,
             };
             Client::connect(options).await.unwrap()
         };

@@ -10,6 +10,7 @@ mod bench;
 mod client;
 mod command_line;
 mod configuration;
+mod dialect_3x;
 mod doctor;
 mod engine;
 mod few_files;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use amop::{
-    client::{Certificates, Client, ClientOptions, Messages},
+    client::{Certificates, Client, ClientOptions, Dialect, Messages},
     internal::{
         pki::{Layout, NetworkPlan, Profile, build_network},
         wire::{
@@ -170,8 +170,13 @@ pub async fn client(profile: Profile, nodes: &[&TestNode]) -> (Client, Messages)
 
 /// The same by addresses.
 pub async fn client_at(profile: Profile, nodes: Vec<String>) -> (Client, Messages) {
+    client_speaking(Dialect::V2, profile, nodes).await
+}
+
+/// The same in a dialect.
+pub async fn client_speaking(dialect: Dialect, profile: Profile, nodes: Vec<String>) -> (Client, Messages) {
     let certificates = Certificates::load(&host_dir(profile).join("sdk")).unwrap();
-    Client::connect(ClientOptions { nodes, certificates, connect_timeout: BOUND }).await.unwrap()
+    Client::connect(ClientOptions { nodes, certificates, connect_timeout: BOUND, dialect }).await.unwrap()
 }
 
 /// What an admin endpoint says: status and body.

@@ -12,7 +12,7 @@ use std::{
 use super::BenchArgs;
 use crate::{
     cli::{Failure, connect::ConnectArgs},
-    client::{Client, MessageKind, Messages},
+    client::{Client, Dialect, MessageKind, Messages},
     supervise::contained_task,
     wire::ResultCode,
 };
@@ -20,8 +20,8 @@ use crate::{
 pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     crate::cli::runtime()?.block_on(async {
         let at = |node: &String| ConnectArgs { nodes: vec![node.clone()], certs: args.connect.certs.clone() };
-        let (publisher, _unused) = at(args.publish_at()).connect().await?;
-        let (subscriber, messages) = at(args.subscribe_at()).connect().await?;
+        let (publisher, _unused) = at(args.publish_at()).connect(Dialect::V2).await?;
+        let (subscriber, messages) = at(args.subscribe_at()).connect(Dialect::V2).await?;
         subscriber.subscribe(&[&args.topic]).await?;
         let received = Arc::new(AtomicU64::new(0));
         contained_task(answer(subscriber.clone(), messages, received.clone(), args.deaf));

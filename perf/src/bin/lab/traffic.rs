@@ -23,7 +23,7 @@ use std::{
 };
 
 use amop::{
-    client::{Certificates, Client, ClientOptions, MessageKind, Messages},
+    client::{Certificates, Client, ClientOptions, Dialect, MessageKind, Messages},
     internal::wire::ResultCode,
 };
 use clap::Args;
@@ -152,6 +152,7 @@ async fn connect(args: &TrafficArgs) -> Result<(Client, Messages), Failure> {
         nodes: vec![args.node.clone()],
         certificates: Certificates::load(&args.certs)?,
         connect_timeout: Duration::from_secs(2),
+        dialect: Dialect::V2,
     };
     let end = tokio::time::Instant::now() + START_WITHIN;
     loop {
