@@ -144,7 +144,7 @@ impl Parts {
         frame: FrameRef<'_>,
     ) {
         match self.link_mut(key) {
-            Some(LinkKind::Sdk(session)) if session.dialect == Dialect::App3x => {
+            Some(LinkKind::Sdk(session)) if matches!(session.dialect, Dialect::App3x) => {
                 self.handle_frame_of_3x(cx, key, frame);
             }
             Some(LinkKind::Sdk(_)) => self.handle_sdk_frame(cx, key, frame),

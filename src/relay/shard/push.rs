@@ -358,7 +358,9 @@ impl Parts {
         };
         session.last_activity = cx.now;
         let whose = match what {
-            PushFor::Message(topic) if session.dialect == Dialect::App3x => whose_at_3x(request, topic),
+            PushFor::Message(topic) if matches!(session.dialect, Dialect::App3x) => {
+                whose_at_3x(request, topic)
+            }
             PushFor::Message(_) => Whose::Request(request),
             PushFor::Challenge(presented) => Whose::Challenge(request, presented),
         };

@@ -90,6 +90,12 @@ impl Dialect {
         }
     }
 
+    /// Whether frames go there as they are.
+    #[inline]
+    pub(super) fn is_app_2x(self) -> bool {
+        matches!(self, Self::App2x)
+    }
+
     /// If it is that of a node of FISCO BCOS 2.x, the first bytes of its id.
     #[inline]
     pub(super) fn of_2x(self) -> Option<u64> {
@@ -135,10 +141,22 @@ impl Session {
         head: &[u8],
         frame: FrameRef<'_>,
     ) -> Result<Queued, SendError> {
+        match self.dialect.is_app_2x() {
+            true => cx.out.send(self.key, Class::Data, head, frame),
+            false => self.send_pushed_otherwise(cx, frame),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_pushed_otherwise(
+        &self,
+        cx: &mut Context<'_, impl Outbound>,
+        frame: FrameRef<'_>,
+    ) -> Result<Queued, SendError> {
         match self.dialect {
-            Dialect::App2x => cx.out.send(self.key, Class::Data, head, frame),
             Dialect::App3x => self.send_to_3x(cx, frame),
-            Dialect::Node2x(_) => self.send_to_2x(cx, frame),
+            Dialect::App2x | Dialect::Node2x(_) => self.send_to_2x(cx, frame),
         }
     }
 
@@ -479,7 +497,7 @@ impl Parts {
     fn is_app_2x(&self, key: LinkKey) -> bool {
         match self.links.get(key.index as usize) {
             Some(Some(Link { generation, kind: LinkKind::Sdk(session) })) => {
-                *generation == key.generation && session.dialect == Dialect::App2x
+                *generation == key.generation && session.dialect.is_app_2x()
             }
             _ => false,
         }
@@ -490,7 +508,7 @@ impl Parts {
     pub(super) fn speaks_3x(&self, key: LinkKey) -> bool {
         match self.links.get(key.index as usize) {
             Some(Some(Link { generation, kind: LinkKind::Sdk(session) })) => {
-                *generation == key.generation && session.dialect == Dialect::App3x
+                *generation == key.generation && matches!(session.dialect, Dialect::App3x)
             }
             _ => false,
         }
