@@ -40,7 +40,7 @@ use crate::{
         settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings, queue_bytes_of},
     },
     tls::settings::TlsSettings,
-    wire::{NodeId, node, sdk, topic::DATA_PREFIX},
+    wire::{NodeId, PrivateTopic, node, sdk, topic::DATA_PREFIX},
 };
 
 /// Ledger nodes that may be named.
@@ -355,6 +355,8 @@ impl Config {
         let private_publishers =
             publishers.into_iter().map(|(name, nodes)| (format!("{DATA_PREFIX}{name}"), nodes)).collect();
 
+        let private_over_2x = private_over_2x(&mut ini);
+
         let ram = memory_bytes() as u64;
         let (ledger_nodes, ledger) = ledger(&mut ini, directory, rsa_channel, ram);
         let frame_len_max = ini.number(
@@ -410,6 +412,7 @@ impl Config {
             retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
             private_publishers,
+            private_over_2x,
             discovers,
             relays,
             prefers_near,
@@ -647,6 +650,22 @@ fn announced_prefixes(ini: &mut Ini) -> Option<Vec<String>> {
     }
 }
 
+/// `[private_topics] over_2x`: data topics whose messages may pass to nodes of FISCO BCOS 2.x and from them.
+fn private_over_2x(ini: &mut Ini) -> BTreeSet<String> {
+    let must_be = "names of private topics with commas between";
+    let topics = ini.names("private_topics", "over_2x", must_be, PrivateTopic::new);
+    let names: BTreeSet<&str> = topics.iter().map(PrivateTopic::name).collect();
+    // Such a node looks for a route topic by how it begins, and would take that of the longer name.
+    let alike = names.iter().zip(names.iter().skip(1)).find(|(one, next)| next.starts_with(**one));
+    if let Some((one, next)) = alike {
+        let text = format!(
+            "names {one} and {next}, which nodes of FISCO BCOS 2.x mix up, for one begins like the other: name one of them only"
+        );
+        ini.fault("private_topics", "over_2x", &text);
+    }
+    topics.iter().map(|topic| topic.data().as_str().to_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -657,6 +676,27 @@ mod tests {
             .into_iter()
             .map(|problem| format!("{}: {}", problem.line, problem.text))
             .collect()
+    }
+
+    #[test]
+    fn private_topics_that_pass_to_nodes_of_2x_are_named_and_begin_differently() {
+        let topics = |text: &str| Config::parse(text, Path::new(".")).unwrap().0.relay.private_over_2x;
+        assert!(topics("").is_empty());
+        let named = topics("[private_topics]\nover_2x=loans, kyc\n");
+        assert_eq!(
+            named.into_iter().collect::<Vec<_>>(),
+            ["#!$TopicNeedVerify_kyc", "#!$TopicNeedVerify_loans"]
+        );
+        assert_eq!(
+            problems("[private_topics]\nover_2x=loans,kyc,loans2\n"),
+            [
+                "2: [private_topics] over_2x names loans and loans2, which nodes of FISCO BCOS 2.x mix up, for one begins like the other: name one of them only"
+            ]
+        );
+        assert_eq!(
+            problems("[private_topics]\nover_2x=loans,\n"),
+            ["2: [private_topics] over_2x = \"loans,\" must be names of private topics with commas between"]
+        );
     }
 
     #[test]

@@ -1657,7 +1657,7 @@ mod tests {
             audience: None,
             excluded: Default::default(),
             wait_for_room: Some(Duration::from_secs(10)),
-            without_2x: false,
+            draw_2x: crate::relay::peer_2x::Draw2x::Equally,
             prepaid: 0,
         };
         shard.handle_mesh(io.now, ReactorId(1), deliver, FrameRef::Slice(&request), io);

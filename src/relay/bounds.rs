@@ -435,6 +435,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             .memory(ANSWERS_BYTES_MAX),
     ]);
     bounds.extend(peers_2x(&sizes, topic, reactors));
+    bounds.extend(private_over_2x());
     if let Some(of_ledger) = &settings.ledger {
         bounds.extend(ledger_bounds(of_ledger, settings, reactors));
         bounds.extend(ledger_message_bounds(of_ledger, settings, reactors));
@@ -544,6 +545,26 @@ fn ledger_message_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reacto
             "ms",
             "push",
             "a later one is dropped: unsolicited_answers",
+        ),
+    ]
+}
+
+/// Private topics of nodes of FISCO BCOS 2.x.
+fn private_over_2x() -> Vec<Bound> {
+    vec![
+        fixed(
+            "route topics and markers of private topics that pass",
+            peer_2x::PRIVATE_TOPICS_MAX,
+            "topics",
+            "node of FISCO BCOS 2.x",
+            "others are left out: peer_2x_topics_withheld",
+        ),
+        fixed(
+            "the turn of a subscriber at a publisher there, while others wait and nothing comes",
+            millis(shard::TURN_2X),
+            "ms",
+            "turn",
+            "the next one is challenged",
         ),
     ]
 }

@@ -30,6 +30,7 @@ pub mod ledger;
 pub(crate) mod log_limit;
 mod packet;
 pub mod peer_2x;
+mod private_topics;
 pub mod readiness;
 pub mod registry;
 pub mod report;
@@ -51,6 +52,7 @@ use smallvec::SmallVec;
 
 pub use self::fault::{CloseReason, Fault, NodeFault};
 pub use self::packet::Packet;
+pub use self::private_topics::{Challenge, Recipients, SubscriberId};
 pub use self::shard::diagnostic;
 use self::snapshot::NodeRef;
 use crate::wire::{
@@ -84,53 +86,6 @@ impl SessionId {
     pub fn reactor(self) -> ReactorId {
         ReactorId((self.0 >> 48) as u16)
     }
-}
-
-/// A session's number as the subscriber of one private topic: a fresh one each time that it takes the
-/// topic, so that who drops a topic takes nothing that it proved with it. Never reused within an
-/// incarnation of the node. Its upper 16 bits name the reactor that owns the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SubscriberId(pub u64);
-
-impl SubscriberId {
-    /// The reactor that owns the session.
-    pub fn reactor(self) -> ReactorId {
-        ReactorId((self.0 >> 48) as u16)
-    }
-}
-
-/// The subscribers that may get a message with a private topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recipients(pub Vec<SubscriberId>);
-
-impl Recipients {
-    /// Those that a node with so many reactors may have, in order and once each.
-    fn from_numbers(numbers: &[u64], reactors: u16) -> Self {
-        let numbers = numbers.iter().map(|&number| SubscriberId(number));
-        let mut recipients: Vec<_> = numbers.filter(|number| number.reactor().0 < reactors).collect();
-        recipients.sort_unstable();
-        recipients.dedup();
-        Self(recipients)
-    }
-}
-
-/// One challenge of a publisher to a subscriber of a private topic (WIRE §4).
-#[derive(Clone, Debug)]
-pub struct Challenge {
-    /// The data topic.
-    pub topic: Topic,
-    /// Number of the minted route topic.
-    pub number: u64,
-    /// Names the challenge between the nodes and the publisher.
-    pub token: ChallengeToken,
-    /// Who is challenged.
-    pub subscriber: SubscriberId,
-    /// The publisher's session; if `node` is set, by that node's number.
-    pub publisher: SessionId,
-    /// The publisher's node, if it is another one.
-    pub node: Option<NodeId>,
-    /// How long it may be carried to the subscriber.
-    pub open_for: Duration,
 }
 
 /// Who is at the other end of a link that has just come up.
@@ -293,8 +248,8 @@ pub enum MeshMessage {
         excluded: SmallVec<[SessionId; 2]>,
         /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
         wait_for_room: Option<Duration>,
-        /// Whether it must not go to a node of FISCO BCOS 2.x, for one sent it.
-        without_2x: bool,
+        /// Whether it goes to a node of FISCO BCOS 2.x.
+        draw_2x: peer_2x::Draw2x,
         /// Bytes that its publisher has paid for, should it leave to a node of FISCO BCOS 2.x; else they are given back.
         prepaid: u64,
     },

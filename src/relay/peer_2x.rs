@@ -23,6 +23,8 @@ pub const LISTS_PER_SECOND_MAX: u32 = 4;
 pub const TOPICS_MAX: usize = 10_000;
 /// Topics of all such nodes whose home is one reactor.
 pub const TOPICS_IN_ALL_MAX: usize = 65_536;
+/// Route topics and markers of private topics that are taken of one node.
+pub const PRIVATE_TOPICS_MAX: usize = 256;
 /// Topics that such nodes are told of.
 pub const ANNOUNCED_MAX: usize = 10_000;
 /// Copies of one multicast that come two ways within so long are one message: by two gateways, or by the mesh and a session's
@@ -35,6 +37,19 @@ pub const NO_ANSWER: ResultCode = ResultCode(104);
 pub const REMEMBERED_MAX: usize = 65_536;
 /// Longest frame that such a node takes, in bytes.
 pub const FRAME_LEN_MAX: usize = 100 << 20;
+
+/// Whether a unicast goes to a node of FISCO BCOS 2.x among the subscribers of the reactor that was drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw2x {
+    /// It is as likely as a session.
+    Equally,
+    /// One was drawn and is paid for: sessions are tried after these.
+    First,
+    /// A session was drawn: these, which are not paid for, are tried after the sessions.
+    Last,
+    /// To none, for one of these sent it.
+    Never,
+}
 
 /// What is known of a multicast beside its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,6 +95,8 @@ pub struct Settings {
     pub discovers: bool,
     /// For data topics that are pinned, the nodes whose publishers may reach subscribers of this node (WIRE §4).
     pub private_publishers: BTreeMap<String, BTreeSet<NodeId>>,
+    /// Data topics whose messages may pass to nodes of FISCO BCOS 2.x and from them, where a proof holds for the whole node.
+    pub private_over_2x: BTreeSet<String>,
     /// What topics begin with, one of them, that nodes of FISCO BCOS 2.x are told of; `None` if they are told of all.
     pub announce_to_2x: Option<Vec<String>>,
     /// What is behind this node for applications' JSON-RPC and events, if a ledger node is.
@@ -143,6 +145,7 @@ impl Default for Settings {
             prefers_near: false,
             discovers: false,
             private_publishers: BTreeMap::new(),
+            private_over_2x: BTreeSet::new(),
             announce_to_2x: None,
             ledger: None,
             chain_id: "1".to_owned(),

@@ -185,7 +185,9 @@ pub struct TopicList {
     pub seq: u32,
     /// The ordinary ones, sorted, each once.
     pub topics: Vec<Topic>,
-    /// Those of private topics and of the ledger, which do not pass from one kind of node to the other.
+    /// Those of private topics, sorted, each once: data topics, route topics and markers.
+    pub private: Vec<Topic>,
+    /// Those of the ledger, which never pass from one kind of node to the other.
     pub withheld: usize,
     /// Names that are none.
     pub invalid: usize,
@@ -207,20 +209,25 @@ impl TopicList {
     pub fn decode(payload: &[u8], topics_max: usize) -> Result<Self, TopicListError> {
         let mut fields = payload.split(|&byte| byte == b'\t');
         let seq = fields.next().and_then(decode_topic_seq).ok_or(TopicListError::Seq)?;
-        let mut list = Self { seq, topics: Vec::new(), withheld: 0, invalid: 0 };
+        let mut list = Self { seq, topics: Vec::new(), private: Vec::new(), withheld: 0, invalid: 0 };
         // A node without topics may end its list with the separator.
         for (number, name) in fields.filter(|name| !name.is_empty()).enumerate() {
             if number >= topics_max {
                 return Err(TopicListError::TooMany(topics_max));
             }
             match topic::read(name).and_then(Topic::new) {
-                Some(topic) if topic.kind() == TopicKind::Ordinary => list.topics.push(topic),
-                Some(_) => list.withheld += 1,
+                Some(topic) => match topic.kind() {
+                    TopicKind::Ordinary => list.topics.push(topic),
+                    TopicKind::Data | TopicKind::Route | TopicKind::Marker => list.private.push(topic),
+                    TopicKind::BlockNotify => list.withheld += 1,
+                },
                 None => list.invalid += 1,
             }
         }
-        list.topics.sort_unstable();
-        list.topics.dedup();
+        for topics in [&mut list.topics, &mut list.private] {
+            topics.sort_unstable();
+            topics.dedup();
+        }
         Ok(list)
     }
 
@@ -351,7 +358,9 @@ mod tests {
         let list = "7\tb\ta\tb\t\t#!$TopicNeedVerify_V\t#!$VerifyChannel_#!$TopicNeedVerify_V_uuid1\t_block_notify_1\tx\0y";
         let list = TopicList::decode(list.as_bytes(), 10).unwrap();
         let names: Vec<&str> = list.topics.iter().map(Topic::as_str).collect();
-        assert_eq!((list.seq, names, list.withheld, list.invalid), (7, vec!["a", "b"], 3, 1));
+        assert_eq!((list.seq, names, list.withheld, list.invalid), (7, vec!["a", "b"], 1, 1));
+        let private: Vec<&str> = list.private.iter().map(Topic::as_str).collect();
+        assert_eq!(private, ["#!$TopicNeedVerify_V", "#!$VerifyChannel_#!$TopicNeedVerify_V_uuid1"]);
         for bad in [&b""[..], b"-1", b"+1", b" 1", b"1 ", b"x", b"00000000001"] {
             assert_eq!(decode_topic_seq(bad), None, "{bad:?}");
         }

@@ -10,6 +10,7 @@ use amop::{
             sdk::{self, FrameType},
         },
     },
+    keys::PrivateKey,
 };
 
 use crate::support::{
@@ -336,4 +337,94 @@ fn it_is_shown_as_what_it_is_and_is_told_only_what_its_dialect_has() {
     assert_eq!(strange.count(), 1);
     assert_eq!(frames[1], p2p_2x::encode(Kind::TopicSeq, 0, b"0"));
     assert_eq!(peer.links_in_all(), 1);
+}
+
+const DATA: &str = "#!$TopicNeedVerify_deals";
+const PASSES: &str = "[private_topics]\nover_2x=deals\n";
+
+#[test]
+fn subscribers_of_a_private_topic_at_one_of_theirs_prove_their_keys_and_get_its_messages() {
+    let peer = ScriptedPeer::start(FIRST_PEER, None);
+    let (key, wrong) = (PrivateKey::generate(), PrivateKey::generate());
+    let routes = [1, 2].map(|uuid: u8| format!("#!$VerifyChannel_{DATA}_{uuid:032x}"));
+    peer.sign(&routes[0], key.clone());
+    peer.sign(&routes[1], wrong.clone());
+    peer.subscribe(&[DATA, &routes[0], &routes[1]]);
+    let first = TestNode::start(Profile::Ec, 0, &[], &format!("node.0={}\n{PASSES}", peer.address));
+    let second = TestNode::start(Profile::Ec, 1, &[&first], PASSES);
+    first.wait_for_neighbours(&[&second]);
+    for node in [&first, &second] {
+        runtime().block_on(async {
+            let (application, _messages) = publisher(node).await;
+            let mut verdicts = application.verdicts();
+            application.publish_private("deals", &[key.public_key()]).await.unwrap();
+            let mut proved = Vec::new();
+            for _ in 0..2 {
+                proved.push(tokio::time::timeout(BOUND, verdicts.recv()).await.unwrap().unwrap().key);
+            }
+            assert!(proved.contains(&Some(key.public_key())) && proved.contains(&None), "{proved:?}");
+            tokio::time::timeout(BOUND, application.authorised("deals")).await.unwrap().unwrap();
+            for payload in [&b""[..], b"5 to bob", &[7; 300_000]] {
+                let answer = application.request_private("deals", payload, BOUND).await.unwrap();
+                assert_eq!((answer.code, &answer.payload[..]), (ResultCode::OK, payload));
+                let before = peer.received().len();
+                application.multicast_private("deals", payload, BOUND).await.unwrap();
+                wait_until("the multicast is there", || peer.received().len() > before);
+                let last = peer.received().pop().unwrap();
+                assert_eq!((last.frame_type, last.topic.as_str()), (FrameType::MULTICAST, DATA));
+                assert!(last.payload == payload);
+            }
+        });
+    }
+    assert_eq!(first.total(|counters| counters.peer_2x_malformed.get()), 0);
+}
+
+#[test]
+fn a_publisher_of_a_private_topic_at_one_of_theirs_reaches_the_subscriber_that_it_has_verified() {
+    let peer = ScriptedPeer::start(FIRST_PEER, None);
+    peer.subscribe(&["#!$PushChannel_#!$TopicNeedVerify_deals"]);
+    let first = TestNode::start(Profile::Ec, 0, &[], &format!("node.0={}\n{PASSES}", peer.address));
+    let second = TestNode::start(Profile::Ec, 1, &[&first], "");
+    first.wait_for_neighbours(&[&second]);
+    runtime().block_on(async {
+        let key = PrivateKey::generate();
+        let (application, mut messages) = client(Profile::Ec, &[&second]).await;
+        application.subscribe_private("deals", &key).await.unwrap();
+        let told = || peer.peers().remove(&first.node().id()).unwrap_or_default();
+        wait_until("they are told of it", || told().len() == 2);
+        let [data, route] = <[String; 2]>::try_from(told()).unwrap();
+        assert_eq!(data, DATA);
+        assert!(route.starts_with("#!$VerifyChannel_#!$TopicNeedVerify_deals_"), "{route}");
+        let peer = &peer;
+        let ask = |number: u64, topic: &str, payload: &[u8]| {
+            let answer = tokio::task::block_in_place(|| peer.request(&seq(number), topic, payload, BOUND));
+            answer.expect("it is answered")
+        };
+        // Nothing comes before the answer to the challenge, whatever their node does.
+        assert_eq!(ask(1, DATA, b"too early").0, ResultCode::NO_RECEIVER.0);
+        let challenge = [7; 32];
+        let (code, signature) = ask(2, &route, &challenge);
+        assert_eq!(code, 0);
+        assert!(key.public_key().verify(&challenge, &signature.try_into().expect("a signature")));
+        let answering = application.clone();
+        let (kept, mut got) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(message) = messages.recv().await {
+                if message.kind == MessageKind::Unicast {
+                    answering.respond(&message, &message.payload).await;
+                }
+                let _ = kept.send(message.payload.to_vec());
+            }
+        });
+        for (number, len) in [(10, 0_usize), (11, 5), (12, 300_000)] {
+            let payload = vec![number as u8; len];
+            assert_eq!(ask(number, DATA, &payload), (0, payload.clone()));
+            assert!(got.recv().await.unwrap() == payload);
+            assert_eq!(peer.multicast(&seq(100 + number), DATA, &payload), 1);
+            assert!(tokio::time::timeout(BOUND, got.recv()).await.unwrap().unwrap() == payload);
+        }
+        drop(application);
+        wait_until("they are told that it has left", || told().is_empty());
+    });
+    assert_eq!(first.total(|counters| counters.peer_2x_malformed.get()), 0);
 }

@@ -20,6 +20,7 @@ mod named_frames;
 mod node_links;
 mod paths;
 mod peer_2x;
+mod peer_2x_private;
 mod ping;
 mod private_topics;
 mod repeated_incarnations;

@@ -395,3 +395,37 @@ fn what_leaves_to_one_of_theirs_counts_for_the_bandwidth_and_what_is_over_it_is_
     net.run_for(SECOND);
     assert_eq!(net.pushed(app, FrameType::MULTICAST).len(), 100);
 }
+
+#[test]
+fn a_session_that_is_drawn_beside_one_of_theirs_is_reached_however_little_bandwidth_is_left() {
+    for reactors in [1, 3] {
+        let mut net = Network::new(14);
+        // Not enough for one message in the whole test.
+        let limiter = Limiter::new(1.0, Duration::from_millis(100));
+        net.add_limited_node(reactors, Settings::default(), limiter);
+        let peer = net.add_peer_2x(&["t"]);
+        net.keep_peer_2x_linked(peer, 0);
+        let apps: Vec<AppIndex> = (0..2).map(|_| net.subscriber(0, &["t"])).collect();
+        let publisher = net.subscriber(0, &["t"]);
+        net.run_for(SECOND);
+        // The first one may go: the level is full, whatever the cost.
+        net.multicast(publisher, "t", b"first");
+        net.run_for(SECOND);
+        let before = net.peers_2x[peer].received.len();
+        let mut refused = 0;
+        for number in 0..150_u32 {
+            let seq = net.unicast(publisher, "t", &number.to_be_bytes());
+            match net.answer(publisher, &seq, SECOND).0 {
+                0 => {}
+                code => {
+                    assert_eq!(code, ResultCode::OVER_BANDWIDTH.0);
+                    refused += 1;
+                }
+            }
+        }
+        // One of three was theirs.
+        assert!((30..75).contains(&refused), "{refused} of 150 were refused");
+        let reached: usize = apps.iter().map(|&app| net.pushed(app, FrameType::REQUEST).len()).sum();
+        assert_eq!((reached, net.peers_2x[peer].received.len()), (150 - refused, before));
+    }
+}

@@ -25,12 +25,12 @@ use crate::kit::{AppIndex, Behaviour, Network, NodeIndex, Received, line};
 
 const SOON: Duration = Duration::from_millis(300);
 const STEP: Duration = Duration::from_millis(1);
-const DATA: &str = "#!$TopicNeedVerify_t";
+pub const DATA: &str = "#!$TopicNeedVerify_t";
 const MARKER: &str = "#!$PushChannel_#!$TopicNeedVerify_t";
 const OTHER_DATA: &str = "#!$TopicNeedVerify_u";
 const OTHER_MARKER: &str = "#!$PushChannel_#!$TopicNeedVerify_u";
 
-type Key = u8;
+pub type Key = u8;
 
 fn sign(key: Key, payload: &[u8]) -> Vec<u8> {
     blake3::keyed_hash(&[key; 32], payload).as_bytes().to_vec()
@@ -42,7 +42,7 @@ fn route(data: &str, uuid: u32) -> String {
 
 /// What an SDK makes of a 0x37.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Asked {
+pub struct Asked {
     node_id: String,
     topic: String,
     route: String,
@@ -50,7 +50,7 @@ struct Asked {
 
 /// How an application plays its part.
 #[derive(Clone, Default)]
-struct Part {
+pub struct Part {
     /// Signs challenges, as a subscriber.
     signs_with: Option<Key>,
     /// Its own route topics; a challenge under another one is not answered, as by the Go SDK.
@@ -66,18 +66,22 @@ struct Part {
     sent: BTreeMap<Seq, (Asked, Vec<u8>)>,
 }
 
-struct Play {
-    net: Network,
+pub struct Play {
+    pub net: Network,
     parts: BTreeMap<AppIndex, Part>,
     payloads: u64,
 }
 
 impl Play {
-    fn new(seed: u64, nodes: usize, reactors: u16) -> Self {
-        Self { net: Network::mesh(seed, nodes, reactors), parts: BTreeMap::new(), payloads: 0 }
+    pub fn new(seed: u64, nodes: usize, reactors: u16) -> Self {
+        Self::on(Network::mesh(seed, nodes, reactors))
     }
 
-    fn subscriber(&mut self, node: NodeIndex, key: Option<Key>) -> AppIndex {
+    pub fn on(net: Network) -> Self {
+        Self { net, parts: BTreeMap::new(), payloads: 0 }
+    }
+
+    pub fn subscriber(&mut self, node: NodeIndex, key: Option<Key>) -> AppIndex {
         let app = self.net.app(node, Behaviour::Silent);
         self.parts.insert(app, Part { signs_with: key, ..Part::default() });
         self.take_topics(app, &[DATA], app as u32);
@@ -85,14 +89,14 @@ impl Play {
     }
 
     /// Subscribes to data topics with route topics of a uuid, as the Java SDK does.
-    fn take_topics(&mut self, app: AppIndex, data: &[&str], uuid: u32) {
+    pub fn take_topics(&mut self, app: AppIndex, data: &[&str], uuid: u32) {
         let routes: Vec<String> = data.iter().map(|data| route(data, uuid)).collect();
         self.part(app).routes.clone_from(&routes);
         let topics: Vec<&str> = data.iter().copied().chain(routes.iter().map(String::as_str)).collect();
         self.subscribe(app, &topics);
     }
 
-    fn publisher(&mut self, node: NodeIndex, keys: &[Key]) -> AppIndex {
+    pub fn publisher(&mut self, node: NodeIndex, keys: &[Key]) -> AppIndex {
         let app = self.net.app(node, Behaviour::Silent);
         let accepts = BTreeMap::from([(DATA.to_owned(), keys.to_vec())]);
         self.parts.insert(app, Part { accepts, ..Part::default() });
@@ -125,16 +129,16 @@ impl Play {
         self.run(SOON);
     }
 
-    fn part(&mut self, app: AppIndex) -> &mut Part {
+    pub fn part(&mut self, app: AppIndex) -> &mut Part {
         self.parts.entry(app).or_default()
     }
 
-    fn subscribe(&mut self, app: AppIndex, topics: &[&str]) {
+    pub fn subscribe(&mut self, app: AppIndex, topics: &[&str]) {
         let body = serde_json::to_vec(topics).expect("strings");
         self.net.frame(app, FrameType::SUBSCRIBE, &body);
     }
 
-    fn run(&mut self, time: Duration) {
+    pub fn run(&mut self, time: Duration) {
         let end = self.net.now + time;
         while self.net.now < end {
             self.net.run_for(STEP);
@@ -202,7 +206,7 @@ impl Play {
     }
 
     /// All 0x37 that an application got.
-    fn asked(&self, app: AppIndex) -> Vec<Asked> {
+    pub fn asked(&self, app: AppIndex) -> Vec<Asked> {
         let certifications =
             |received: &&Received| received.header.frame_type == FrameType::TOPIC_CERTIFICATION;
         self.net.apps[app].received.iter().filter(certifications).map(asked).collect()
@@ -221,7 +225,7 @@ impl Play {
     }
 
     /// Code of a unicast to the data topic.
-    fn unicast(&mut self, app: AppIndex, topic: &str, payload: &[u8]) -> i32 {
+    pub fn unicast(&mut self, app: AppIndex, topic: &str, payload: &[u8]) -> i32 {
         let seq = self.net.unicast(app, topic, payload);
         self.run(SOON);
         let answers = self.net.answers(app, &seq);
@@ -232,14 +236,14 @@ impl Play {
         answers[0].code().0
     }
 
-    fn multicast(&mut self, app: AppIndex, topic: &str, payload: &[u8]) {
+    pub fn multicast(&mut self, app: AppIndex, topic: &str, payload: &[u8]) {
         let seq = self.net.multicast(app, topic, payload);
         self.run(SOON);
         assert_eq!(self.net.answers(app, &seq)[0].code(), ResultCode::OK);
     }
 
     /// Payloads of the messages with a data topic that an application got, of both kinds.
-    fn messages(&self, app: AppIndex) -> Vec<Vec<u8>> {
+    pub fn messages(&self, app: AppIndex) -> Vec<Vec<u8>> {
         [FrameType::REQUEST, FrameType::MULTICAST]
             .into_iter()
             .flat_map(|frame_type| self.net.pushed(app, frame_type))
@@ -249,7 +253,7 @@ impl Play {
     }
 
     /// Challenges that an application got: topic and payload.
-    fn challenges(&self, app: AppIndex) -> Vec<(String, Vec<u8>)> {
+    pub fn challenges(&self, app: AppIndex) -> Vec<(String, Vec<u8>)> {
         let mut pushed = self.net.pushed(app, FrameType::REQUEST);
         pushed.retain(|(topic, _)| topic.starts_with("#!$VerifyChannel_"));
         pushed

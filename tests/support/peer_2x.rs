@@ -8,17 +8,20 @@ use std::{
     time::Duration,
 };
 
-use amop::internal::{
-    pki::Profile,
-    tls::{
-        config::client_config,
-        identity::{Identity, Roots},
-        settings::TlsSettings,
+use amop::{
+    internal::{
+        pki::Profile,
+        tls::{
+            config::client_config,
+            identity::{Identity, Roots},
+            settings::TlsSettings,
+        },
+        wire::{
+            NodeId, ResultCode,
+            sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
+        },
     },
-    wire::{
-        NodeId, ResultCode,
-        sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
-    },
+    keys::PrivateKey,
 };
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -64,6 +67,8 @@ struct State {
     topics: Vec<String>,
     topic_seq: u32,
     answers: Answers,
+    /// Keys of its subscribers of private topics, by their route topics.
+    keys: BTreeMap<String, PrivateKey>,
     compresses: bool,
     is_frozen: bool,
     links: BTreeMap<NodeId, Link>,
@@ -154,6 +159,11 @@ impl ScriptedPeer {
         let mut state = lock(&self.state);
         state.topics = topics.iter().map(|&topic| topic.to_owned()).collect();
         state.topic_seq += 1;
+    }
+
+    /// One of its applications signs what comes under this route topic.
+    pub fn sign(&self, route: &str, key: PrivateKey) {
+        lock(&self.state).keys.insert(route.to_owned(), key);
     }
 
     pub fn answer_by(&self, answers: Answers) {
@@ -396,7 +406,13 @@ fn handle(state: &Mutex<State>, from: NodeId, frame: &[u8]) {
             if has_topic && answers != Answers::Gone {
                 state.received.push(received);
             }
-            if is_unicast {
+            if let Some(key) = state.keys.get(body.topic).filter(|_| is_unicast) {
+                let signature = key.sign(&payload[HEADER_LEN + body.payload_offset..]);
+                let topic = body.topic;
+                let code = ResultCode::OK;
+                let frame = sdk::encode_amop(FrameType::RESPONSE, &header.seq, code, topic, &signature);
+                let _ = link.outgoing.try_send(front(-AMOP, 0, seq, frame, false));
+            } else if is_unicast {
                 answer(link, answers, (seq, state.compresses), payload);
             }
         }

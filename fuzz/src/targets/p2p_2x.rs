@@ -152,10 +152,17 @@ fn frame(data: &[u8]) {
 fn topics(data: &[u8]) {
     let Some((&topics_max, data)) = data.split_first() else { return };
     let Ok(list) = TopicList::decode(data, usize::from(topics_max)) else { return };
-    assert!(list.topics.len() + list.withheld + list.invalid <= usize::from(topics_max));
-    assert!(list.topics.is_sorted_by(|one, next| one < next), "sorted, none twice");
-    assert!(list.topics.iter().all(|topic: &Topic| topic.kind() == TopicKind::Ordinary));
-    let again = TopicList::decode(&TopicList::encode(list.seq, &list.topics), usize::from(topics_max));
+    let named = list.topics.len() + list.private.len();
+    assert!(named + list.withheld + list.invalid <= usize::from(topics_max));
+    for topics in [&list.topics, &list.private] {
+        assert!(topics.is_sorted_by(|one, next| one < next), "sorted, none twice");
+    }
+    let is_private =
+        |topic: &Topic| matches!(topic.kind(), TopicKind::Data | TopicKind::Route | TopicKind::Marker);
+    assert!(list.topics.iter().all(|topic| topic.kind() == TopicKind::Ordinary));
+    assert!(list.private.iter().all(is_private));
+    let all = list.topics.iter().chain(&list.private);
+    let again = TopicList::decode(&TopicList::encode(list.seq, all), usize::from(topics_max));
     assert_eq!(again, Ok(TopicList { withheld: 0, invalid: 0, ..list }));
 }
 

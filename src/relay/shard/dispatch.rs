@@ -191,9 +191,9 @@ impl Parts {
         frame: FrameRef<'_>,
     ) {
         match message {
-            MeshMessage::Deliver { request, audience, excluded, wait_for_room, without_2x, prepaid } => {
+            MeshMessage::Deliver { request, audience, excluded, wait_for_room, draw_2x, prepaid } => {
                 let audience = audience.as_deref();
-                let receivers = Receivers { audience, excluded, wait_for_room, without_2x, prepaid };
+                let receivers = Receivers { audience, excluded, wait_for_room, draw_2x, prepaid };
                 self.handle_deliver(cx, RequestOf { coordinator: from, id: request }, receivers, frame);
             }
             MeshMessage::ForgetWait { request } => {

@@ -94,7 +94,7 @@ use std::{
 
 pub(super) use challenge_broker::{CARRIED_MAX, CARRIED_MEMORY, CHALLENGES_MAX, CHALLENGES_OF_NODE_MAX};
 pub(in crate::relay) use node_link::STATE_PAYLOAD_LEN_MAX;
-pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX};
+pub(super) use publisher::{OPEN_FOR_MAX, OPEN_IN_ALL_MAX, OPEN_MAX, PAIRS_MAX, TURN_2X};
 pub use replay::REPLAY_FLOORS_MAX;
 pub(super) use request::REQUEST_ATTEMPTS_MAX;
 

@@ -18,9 +18,7 @@ use crate::{
         trace::TopicName,
     },
     wire::{
-        FrameRef, MessageNumber, NodeId, ResultCode, TopicKind,
-        node::AUDIENCE_MAX,
-        p2p_2x,
+        FrameRef, MessageNumber, NodeId, ResultCode, TopicKind, p2p_2x,
         sdk::{AmopBody, FrameType, HEADER_LEN, Header},
         trace::{Attempt, AttemptKind, AttemptOutcome, Attempts, End, MessageTrace, Refusal, Role},
     },
@@ -203,16 +201,7 @@ impl Parts {
     ) {
         self.note_subscribers(cx, key.index);
         let audience = self.audience(key.index, body.topic);
-        // As many frames to a node as it takes to name everybody there.
-        let snapshot = cx.shared.snapshot.load_full();
-        let takes = |node: &NodeRef| snapshot.takes(&node.id, frame.len());
-        let parts = || {
-            let nodes = audience.nodes.iter().filter(|(node, _)| takes(node));
-            nodes.flat_map(|(node, recipients)| recipients.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
-        };
-        let cost: u64 = parts()
-            .map(|(node, part)| self.private_multicast_len(cx, &node.id, frame.len(), part.len()))
-            .sum();
+        let cost = self.private_cost(cx, &audience, frame.len());
         if !self.admit_multicast(cx, key, header, body.topic, cost) {
             return;
         }
@@ -222,11 +211,41 @@ impl Parts {
             cx.counters.dropped_unauthorised.increment();
             return self.keep_multicast(cx, key, header, body.topic, fan_out);
         }
+        self.send_to_audience(cx, &audience, frame, &mut fan_out);
+        self.keep_multicast(cx, key, header, body.topic, fan_out);
+    }
+
+    /// Bytes that a multicast takes on links to other nodes, if it goes to an audience.
+    pub(super) fn private_cost(
+        &self,
+        cx: &mut Context<'_, impl Outbound>,
+        audience: &Audience,
+        frame_len: usize,
+    ) -> u64 {
+        let snapshot = cx.shared.snapshot.load_full();
+        let to_nodes: u64 = audience
+            .parts()
+            .filter(|(node, _)| snapshot.takes(&node.id, frame_len))
+            .map(|(node, part)| self.private_multicast_len(cx, &node.id, frame_len, part.len()))
+            .sum();
+        to_nodes + audience.of_2x() as u64 * (p2p_2x::HEADER_LEN + frame_len) as u64
+    }
+
+    /// Copies to an audience, wherever it is.
+    pub(super) fn send_to_audience(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        audience: &Audience,
+        frame: FrameRef<'_>,
+        fan_out: &mut FanOut,
+    ) {
+        let snapshot = cx.shared.snapshot.load_full();
+        let takes = |node: &NodeRef| snapshot.takes(&node.id, frame.len());
         for (node, _) in audience.nodes.iter().filter(|(node, _)| !takes(node)) {
             cx.note_too_long(&node.id, frame.len());
             fan_out.note_too_long(&node.id);
         }
-        for (node, part) in parts() {
+        for (node, part) in audience.parts().filter(|(node, _)| takes(node)) {
             let (message, part) = (cx.next_message(), Recipients(part.to_vec()));
             if node.reactor == cx.id {
                 let of = MulticastOf::session(message);
@@ -238,8 +257,7 @@ impl Parts {
                 cx.out.to_reactor(node.reactor, forward, frame);
             }
         }
-        self.deliver_to_audience(cx, &audience, frame, &mut fan_out);
-        self.keep_multicast(cx, key, header, body.topic, fan_out);
+        self.deliver_to_audience(cx, audience, frame, fan_out);
     }
 
     /// Copies to those of an audience who are at this node.

@@ -15,22 +15,34 @@ use super::{
     request::RequestOf,
 };
 use crate::{
-    relay::{Challenge, MeshMessage, Outbound, RegistryInput, SendError, SessionId, SubscriberId},
+    relay::{Challenge, MeshMessage, Outbound, ReactorId, RegistryInput, SendError, SessionId, SubscriberId},
     wire::{
         FrameRef, NodeId, Topic, TopicKind,
         frame::HEAD_LEN_MAX,
         json::ChallengeToken,
         notice::Notice,
         sdk::{AmopBody, HEADER_LEN, Header},
+        topic::data_topic_of_route,
     },
 };
 
-/// This shard's sessions that hold data topics.
+/// This shard's sessions that hold data topics. A node of FISCO BCOS 2.x is several of a topic's subscribers: one for each
+/// route topic that it has told.
 pub(super) struct Subscribers {
-    /// Link index and topic.
-    by_number: AHashMap<SubscriberId, (u32, Topic)>,
+    by_number: AHashMap<SubscriberId, Held>,
+    /// By link index, and data topic or the route topic of a node of FISCO BCOS 2.x.
     by_session: AHashMap<(u32, Topic), SubscriberId>,
     started: u64,
+}
+
+/// What a subscriber has.
+struct Held {
+    /// Of its link.
+    index: u32,
+    /// The data topic.
+    topic: Topic,
+    /// Under which it is challenged, if it is at a node of FISCO BCOS 2.x; else that is a matter of its session.
+    route: Option<Topic>,
 }
 
 impl Subscribers {
@@ -44,7 +56,29 @@ impl Subscribers {
 
     /// The session that holds a topic under a number, by its link index.
     pub(super) fn index_of(&self, number: SubscriberId, topic: &str) -> Option<u32> {
-        self.by_number.get(&number).filter(|(_, held)| held.as_str() == topic).map(|(index, _)| *index)
+        self.by_number.get(&number).filter(|held| held.topic.as_str() == topic).map(|held| held.index)
+    }
+
+    /// The route topic of a subscriber at a node of FISCO BCOS 2.x.
+    fn route_of_2x(&self, number: SubscriberId) -> Option<&Topic> {
+        self.by_number.get(&number)?.route.as_ref()
+    }
+
+    /// A session holds a topic from now on, the one or the other.
+    fn insert(&mut self, reactor: ReactorId, held: Held) -> SubscriberId {
+        self.started += 1;
+        let number = SubscriberId::new(reactor, self.started, held.route.is_some());
+        let key = held.route.as_ref().unwrap_or(&held.topic).clone();
+        self.by_session.insert((held.index, key), number);
+        self.by_number.insert(number, held);
+        number
+    }
+
+    /// It holds it no more.
+    fn remove(&mut self, index: u32, topic: &Topic) -> Option<SubscriberId> {
+        let number = self.by_session.remove(&(index, topic.clone()))?;
+        self.by_number.remove(&number);
+        Some(number)
     }
 
     /// For checks: those by session, and those by number.
@@ -83,19 +117,38 @@ impl Parts {
     ) {
         let mut told = Vec::with_capacity(changes.len());
         for (topic, subscribes) in changes {
-            let key = (index, topic.clone());
-            let number = if *subscribes {
-                self.subscribers.started += 1;
-                let number = SubscriberId(u64::from(cx.id.0) << 48 | self.subscribers.started);
-                self.subscribers.by_number.insert(number, key.clone());
-                self.subscribers.by_session.insert(key, number);
-                number
-            } else {
-                let Some(number) = self.subscribers.by_session.remove(&key) else { continue };
-                self.subscribers.by_number.remove(&number);
-                number
+            let number = match *subscribes {
+                true => {
+                    let held = Held { index, topic: topic.clone(), route: None };
+                    Some(self.subscribers.insert(cx.id, held))
+                }
+                false => self.subscribers.remove(index, topic),
             };
-            told.push((topic.clone(), number, *subscribes));
+            told.extend(number.map(|number| (topic.clone(), number, *subscribes)));
+        }
+        if !told.is_empty() {
+            cx.out.to_registry(RegistryInput::Subscribers { changes: told });
+        }
+    }
+
+    /// Route topics of a node of FISCO BCOS 2.x came or went, each of which is a subscriber.
+    pub(super) fn change_routes_of_2x(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        index: u32,
+        changes: Vec<(Topic, bool)>,
+    ) {
+        let mut told = Vec::new();
+        for (route, subscribes) in changes {
+            let Some(topic) = data_topic_of_route(route.as_str()).and_then(Topic::new) else { continue };
+            let number = match subscribes {
+                true => {
+                    let held = Held { index, topic: topic.clone(), route: Some(route) };
+                    Some(self.subscribers.insert(cx.id, held))
+                }
+                false => self.subscribers.remove(index, &route),
+            };
+            told.extend(number.map(|number| (topic, number, subscribes)));
         }
         if !told.is_empty() {
             cx.out.to_registry(RegistryInput::Subscribers { changes: told });
@@ -126,8 +179,10 @@ impl Parts {
             return false;
         }
         let seq = cx.seq_key(&header.seq);
+        let of_2x = self.subscribers.route_of_2x(challenge.subscriber).cloned();
         let Some(session) = self.session_at(index) else { return false };
-        let Some(own) = session.subscription.route_topic(challenge.topic.as_str()) else { return false };
+        let own = of_2x.or_else(|| session.subscription.route_topic(challenge.topic.as_str()));
+        let Some(own) = own else { return false };
         if sender == Some(session.id) || session.pushes.contains_key(&seq) {
             return false;
         }
@@ -187,18 +242,24 @@ impl Parts {
         if body.kind() != TopicKind::Data {
             return;
         }
+        let mut nodes_2x: SmallVec<[u32; 4]> = SmallVec::new();
         for &number in audience {
             let Some(index) = self.subscribers.index_of(number, body.topic) else {
                 cx.counters.dropped_unauthorised.increment();
                 continue;
             };
+            // One copy for all who have proved themselves at one node of FISCO BCOS 2.x.
+            if number.is_of_2x() && nodes_2x.contains(&index) {
+                continue;
+            }
+            nodes_2x.extend(number.is_of_2x().then_some(index));
             let Some(session) = self.session_at(index) else { continue };
             match session.send_data(cx, frame) {
                 Ok(_) => {
                     session.last_activity = cx.now;
                     fan_out.queued += 1;
                     cx.counters.deliveries.increment();
-                    cx.counters.sdk_frames_sent.increment();
+                    cx.counters.sdk_frames_sent.add(u64::from(!number.is_of_2x()));
                 }
                 Err(SendError::Full) => {
                     fan_out.note_dropped(session.id);

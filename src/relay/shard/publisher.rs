@@ -9,6 +9,8 @@
 //!   subscriber, and the subscriber answered the challenge with that token.
 //! - A pair that is neither judged nor open is due some time.
 
+mod offer;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -18,6 +20,8 @@ use std::{
 use ahash::{AHashMap, RandomState};
 use tracing::debug;
 
+use self::offer::Offer;
+pub(in crate::relay) use self::offer::TURN_2X;
 use super::{
     Common, Context, Parts,
     challenge_broker::{CARRIED_MEMORY, CHALLENGE_BROKER},
@@ -32,6 +36,7 @@ use crate::{
     wire::{
         FrameRef, NodeId, ResultCode, Topic,
         json::{self, ChallengeToken, TopicStatus},
+        node::AUDIENCE_MAX,
         notice::Notice,
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Seq},
         topic::{MintedTopic, data_topic_of_marker},
@@ -46,7 +51,9 @@ pub(in crate::relay) const OPEN_MAX: usize = 64;
 pub(in crate::relay) const PAIRS_MAX: usize = 262_144;
 /// An unanswered pair is challenged again after so long at first, then after twice as long each time …
 const RETRY_FIRST: Duration = Duration::from_secs(5);
-/// … up to this.
+/// … up to this at a node of FISCO BCOS 2.x, where others wait for their turn …
+const RETRY_LAST_2X: Duration = Duration::from_secs(20);
+/// … and else up to this.
 const RETRY_LAST: Duration = Duration::from_secs(300);
 /// A challenge is open until its pair is challenged again, but no longer than this …
 pub(in crate::relay) const OPEN_FOR_MAX: Duration = Duration::from_secs(10);
@@ -62,6 +69,8 @@ const STATUS_LEN_MAX: usize = 4096;
 pub(super) struct Publisher {
     session: SessionId,
     key: LinkKey,
+    /// Whether it is a node of FISCO BCOS 2.x, whose own sessions publish.
+    is_2x: bool,
     /// By data topic.
     topics: BTreeMap<Topic, Pairs>,
     open: AHashMap<ChallengeToken, PublisherChallenge>,
@@ -90,6 +99,8 @@ struct Pairs {
     /// The subscribers that the pairs are of.
     seen: Option<Arc<PrivateEntry>>,
     pairs: BTreeMap<Subscriber, Pair>,
+    /// What a node of FISCO BCOS 2.x is told.
+    offer: Offer,
 }
 
 struct Pair {
@@ -175,6 +186,18 @@ impl Audience {
         self.own.chunk_by(|one, other| one.reactor() == other.reactor()).map(|part| (part[0].reactor(), part))
     }
 
+    /// Those of other nodes, in as many parts as it takes to name everybody there.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&NodeRef, &[SubscriberId])> {
+        self.nodes
+            .iter()
+            .flat_map(|(node, recipients)| recipients.chunks(AUDIENCE_MAX).map(move |part| (node, part)))
+    }
+
+    /// How many of this node's are at nodes of FISCO BCOS 2.x.
+    pub(super) fn of_2x(&self) -> usize {
+        self.own.iter().filter(|number| number.is_of_2x()).count()
+    }
+
     /// As an entry of the topic table.
     pub(super) fn entry(&self) -> TopicEntry {
         let count = |(reactor, part): (ReactorId, &[SubscriberId])| (reactor, part.len() as u32);
@@ -185,10 +208,11 @@ impl Audience {
 }
 
 impl Publisher {
-    fn new(session: SessionId, key: LinkKey, hashing: RandomState) -> Self {
+    fn new(session: SessionId, key: LinkKey, is_2x: bool, hashing: RandomState) -> Self {
         Self {
             session,
             key,
+            is_2x,
             topics: BTreeMap::new(),
             open: AHashMap::with_hasher(hashing),
             due: BTreeMap::new(),
@@ -259,6 +283,7 @@ impl Publisher {
     /// Makes pairs due whose challenge was not answered in time; gives how many. Of the publisher's link so many bytes were
     /// taken.
     fn end_unanswered(&mut self, now: Instant, taken: u64, requests: &Requests) -> u64 {
+        let retry_last = if self.is_2x { RETRY_LAST_2X } else { RETRY_LAST };
         let is_over = |open: &PublisherChallenge| open.is_over(now, requests);
         let ended: Vec<ChallengeToken> =
             self.open.iter().filter(|(_, open)| is_over(open)).map(|(token, _)| *token).collect();
@@ -270,7 +295,7 @@ impl Publisher {
             let at = open.since + pair.retry_after;
             // A publisher that does not have the 0x37 yet is slow, and nobody has failed to answer.
             if open.asked_end.is_none_or(|end| end <= taken) {
-                pair.retry_after = (2 * pair.retry_after).min(RETRY_LAST);
+                pair.retry_after = (2 * pair.retry_after).min(retry_last);
             }
             self.make_due(&open.topic, &open.subscriber, at);
         }
@@ -324,10 +349,11 @@ impl Parts {
             let Some(topic) = data_topic_of_marker(marker.as_str()).and_then(Topic::new) else { continue };
             if *holds {
                 let hashing = &cx.hashing;
+                let is_2x = self.peer_2x_mut(key).is_some();
                 self.publishers
                     .by_link
                     .entry(index)
-                    .or_insert_with(|| Publisher::new(session, key, hashing.clone()))
+                    .or_insert_with(|| Publisher::new(session, key, is_2x, hashing.clone()))
                     .topics
                     .entry(topic)
                     .or_default();
@@ -374,12 +400,12 @@ impl Parts {
         let Some(publisher) = self.publishers.by_link.get_mut(&index) else { return };
         let taken = cx.out.progress(publisher.key).map_or(u64::MAX, |progress| progress.taken);
         cx.counters.challenges_unanswered.add(publisher.end_unanswered(cx.now, taken, &self.requests));
+        self.end_turns(cx, index);
+        let Some(publisher) = self.publishers.by_link.get_mut(&index) else { return };
         let mut challenges = Vec::new();
         while publisher.open.len() < OPEN_MAX
-            && let Some((&(at, _), _)) = publisher.due.first_key_value()
-            && at <= cx.now
+            && let Some((topic, subscriber)) = publisher.pop_due(cx.now)
         {
-            let Some((_, (topic, subscriber))) = publisher.due.pop_first() else { break };
             let session = publisher.session;
             let Some(pair) = publisher.pair_mut(&topic, &subscriber) else { continue };
             let (number, token) = (cx.secret_rng.number(), cx.secret_rng.bytes());
@@ -452,10 +478,17 @@ impl Parts {
             // A publisher that subscribes as well is not sent challenges of its own.
             let subscribers = &self.subscribers;
             let is_other = |number: SubscriberId| subscribers.index_of(number, topic.as_str()) != Some(index);
+            // From one node of FISCO BCOS 2.x to another nothing passes, and from here to there what is named.
+            let is_2x = publisher.is_2x;
+            let settings = &cx.shared.settings;
+            let passes = |number: SubscriberId| {
+                !number.is_of_2x() || (!is_2x && settings.private_over_2x.contains(topic.as_str()))
+            };
             let there: BTreeSet<Subscriber> = entry
                 .into_iter()
                 .flat_map(|entry| subscribers_of(entry))
                 .filter(|subscriber| subscriber.node.is_some() || is_other(subscriber.number))
+                .filter(|subscriber| passes(subscriber.number))
                 .collect();
             let gone: Vec<Subscriber> =
                 pairs.pairs.keys().filter(|&subscriber| !there.contains(subscriber)).cloned().collect();
@@ -514,8 +547,13 @@ impl Parts {
             // So long a name has no room for a route topic, a subscriber's own neither.
             return;
         };
-        let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
         open.is_asked = true;
+        if publisher.is_2x {
+            let topic = open.topic.clone();
+            publisher.offer_route(&topic, route);
+            return self.tell_changed_offers(cx, key);
+        }
+        let body = json::topic_certification(node, token, open.topic.as_str(), route.as_str());
         let frame = sdk::encode(FrameType::TOPIC_CERTIFICATION, &seq, ResultCode::OK, body.as_bytes());
         let Ok(queued) = cx.out.send(key, Class::Control, &frame, FrameRef::EMPTY) else {
             cx.counters.dropped_queue_full.increment();
@@ -554,6 +592,12 @@ impl Parts {
         let open = publisher.open.get_mut(token);
         let Some(open) = open.filter(|open| open.is_at(node)) else { return };
         open.note_answered(cx.now);
+        if publisher.is_2x && open.is_asked {
+            // The verdict is a matter of its node, which sends nothing before it.
+            let topic = open.topic.clone();
+            publisher.note_turn_answered(&topic, cx.now);
+            return publisher.judge(cx.now, token, true);
+        }
         if open.is_accepted {
             publisher.judge(cx.now, token, true);
             cx.counters.verdicts_positive.increment();

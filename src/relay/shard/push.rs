@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     relay::{
-        LinkKey, MeshMessage, NotPushed, Outbound, Queued, Recipients, SendError, SessionId, peer_2x,
+        LinkKey, MeshMessage, NotPushed, Outbound, Queued, Recipients, SendError, SessionId,
+        peer_2x::{self, Draw2x},
         rng::FastRng,
         timers::{TimerKey, Timers},
     },
@@ -104,8 +105,8 @@ pub(super) struct Receivers<'a> {
     pub(super) excluded: SmallVec<[SessionId; 2]>,
     /// How long it may wait for room where all their queues are full. `None`: others are to be tried.
     pub(super) wait_for_room: Option<Duration>,
-    /// No nodes of FISCO BCOS 2.x, for one sent it.
-    pub(super) without_2x: bool,
+    /// Whether it goes to a node of FISCO BCOS 2.x.
+    pub(super) draw_2x: Draw2x,
     /// Bytes that are paid for, should it leave to one of these.
     pub(super) prepaid: u64,
 }
@@ -114,14 +115,15 @@ pub(super) struct Receivers<'a> {
 #[derive(Clone, Copy)]
 struct NotDrawn<'a> {
     excluded: &'a [SessionId],
-    without_2x: bool,
+    /// All but nodes of FISCO BCOS 2.x, or all but sessions.
+    only_2x: Option<bool>,
     /// Those that wait for an answer under this seq.
     seq: &'a SeqKey,
 }
 
 impl NotDrawn<'_> {
     fn admits(&self, session: &Session) -> bool {
-        let is_left_out = self.without_2x && session.dialect.of_2x().is_some();
+        let is_left_out = self.only_2x.is_some_and(|only| only != session.dialect.of_2x().is_some());
         !is_left_out && !self.excluded.contains(&session.id) && !session.pushes.contains_key(self.seq)
     }
 }
@@ -267,7 +269,7 @@ impl Parts {
             return Err(NotPushed::PushesFull);
         }
         let Delivery { request, seq, topic, frame } = delivery;
-        let Receivers { audience, mut excluded, wait_for_room, without_2x, .. } = receivers;
+        let Receivers { audience, mut excluded, wait_for_room, draw_2x, .. } = receivers;
         let recipients: Option<Vec<u32>> = match (TopicKind::of(topic.as_bytes()), audience) {
             (TopicKind::Ordinary, None) => None,
             (TopicKind::Data, Some(audience)) => {
@@ -278,12 +280,18 @@ impl Parts {
         };
         // Whose queue was found full first.
         let mut full = None;
-        while let Some(index) = self.draw_session(
-            &mut cx.fast_rng,
-            topic,
-            recipients.as_deref(),
-            NotDrawn { excluded: &excluded, without_2x, seq },
-        ) {
+        let (first, then): (Option<bool>, Option<Option<bool>>) = match draw_2x {
+            Draw2x::Equally => (None, None),
+            Draw2x::First => (Some(true), Some(None)),
+            Draw2x::Last => (Some(false), Some(None)),
+            Draw2x::Never => (Some(false), None),
+        };
+        loop {
+            let mut draw = |only_2x| {
+                let not_drawn = NotDrawn { excluded: &excluded, only_2x, seq };
+                self.draw_session(&mut cx.fast_rng, topic, recipients.as_deref(), not_drawn)
+            };
+            let Some(index) = draw(first).or_else(|| then.and_then(draw)) else { break };
             let Some(session) = self.session_at(index) else { break };
             let (id, leaves) = (session.id, session.dialect.of_2x().is_some());
             match session.send_data(cx, frame) {

@@ -24,6 +24,7 @@ impl Parts {
         let is_data = |topic: &&Topic| topic.kind() == TopicKind::Data;
         let data_topics: usize =
             sessions().map(|session| session.subscription.topics().iter().filter(is_data).count()).sum();
+        let routes_2x: usize = self.routes_of_2x();
         let node_links = count(|kind| matches!(kind, LinkKind::Node(_)));
         let applications = count(|kind| matches!(kind, LinkKind::Sdk(_)));
         let peers_2x = count(|kind| matches!(kind, LinkKind::Peer2x(_)));
@@ -46,7 +47,7 @@ impl Parts {
                 sessions().map(|session| session.subscription.topics().len()).sum(),
             ),
             ("numbers of subscribers", subscribers, numbers),
-            ("subscriptions to private topics", numbers, data_topics),
+            ("subscriptions to private topics", numbers, data_topics + routes_2x),
             (
                 "pairs",
                 self.publishers.pairs,

@@ -143,7 +143,7 @@ impl Session {
     ) -> Result<Queued, SendError> {
         match self.dialect.is_app_2x() {
             true => cx.out.send(self.key, Class::Data, head, frame),
-            false => self.send_pushed_otherwise(cx, frame),
+            false => self.send_pushed_otherwise(cx, head, frame),
         }
     }
 
@@ -152,11 +152,12 @@ impl Session {
     fn send_pushed_otherwise(
         &self,
         cx: &mut Context<'_, impl Outbound>,
+        head: &[u8],
         frame: FrameRef<'_>,
     ) -> Result<Queued, SendError> {
         match self.dialect {
             Dialect::App3x => self.send_to_3x(cx, frame),
-            Dialect::App2x | Dialect::Node2x(_) => self.send_to_2x(cx, frame),
+            Dialect::App2x | Dialect::Node2x(_) => self.send_to_2x(cx, head, frame),
         }
     }
 

@@ -18,6 +18,7 @@
 //! | `ledger` | ledger nodes, to which nodes connect for their applications |
 //! | `two_x` | the messages of ledger nodes, as FISCO BCOS 2.x has them |
 //! | `peer_2x` | nodes of FISCO BCOS 2.x, with their faults |
+//! | `private_2x` | private topics at these |
 //! | `dialect_3x` | applications of FISCO BCOS 3.x |
 //! | `apps` | what applications send, how they treat what comes, what they have |
 
@@ -28,6 +29,7 @@ mod ledger;
 mod links;
 mod node;
 mod peer_2x;
+mod private_2x;
 mod recount;
 mod two_x;
 
@@ -51,7 +53,8 @@ pub use io::Io;
 pub use ledger::{ConnectionIndex, LedgerIndex, VirtualChain};
 pub use node::VirtualNode;
 use peer_2x::PeerLink;
-pub use peer_2x::{PeerBehaviour, PeerIndex, VirtualPeer};
+pub use peer_2x::{PeerBehaviour, PeerIndex, PeerReceived, VirtualPeer};
+pub use private_2x::{Flag, PrivateRole, PrivateSession};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 /// One way over a link between machines.

@@ -18,7 +18,10 @@ use amop::internal::{
 };
 use rand::RngExt;
 
-use super::{End, Event, LINK_LATENCY, Network, NodeIndex};
+use super::{
+    End, Event, LINK_LATENCY, Network, NodeIndex,
+    private_2x::{ChallengeOf2x, Flag, PrivateSession, answer_of},
+};
 
 pub type PeerIndex = usize;
 pub type PeerLinkIndex = usize;
@@ -56,7 +59,10 @@ pub struct VirtualPeer {
     pub answers: BTreeMap<Seq, Vec<i32>>,
     /// Nodes that it dials.
     pub dials: Vec<NodeIndex>,
-    topic_seq: u32,
+    /// Its sessions that take part in private topics, and what its publishers have asked.
+    pub private: Vec<PrivateSession>,
+    pub(super) challenges: BTreeMap<Seq, ChallengeOf2x>,
+    pub(super) topic_seq: u32,
     next_seq: u32,
     open: BTreeMap<u32, Asked>,
 }
@@ -87,6 +93,9 @@ pub struct PeerLink {
     pub end: End,
     /// What it knows of the node's topics.
     pub topics: Vec<String>,
+    /// Those of private topics, in the order of the list, and what it thinks of each data topic.
+    pub private: Vec<String>,
+    pub flags: BTreeMap<String, Flag>,
     known_seq: u32,
     requested: Option<u32>,
     arrival: Option<Instant>,
@@ -106,6 +115,8 @@ impl Network {
             received: Vec::new(),
             answers: BTreeMap::new(),
             dials: Vec::new(),
+            private: Vec::new(),
+            challenges: BTreeMap::new(),
             topic_seq: u32::from(!topics.is_empty()),
             next_seq: 2,
             open: BTreeMap::new(),
@@ -144,6 +155,8 @@ impl Network {
             is_open,
             end,
             topics: Vec::new(),
+            private: Vec::new(),
+            flags: BTreeMap::new(),
             known_seq: 0,
             requested: None,
             arrival: None,
@@ -189,7 +202,11 @@ impl Network {
     /// Nodes that tell one of theirs of a topic.
     pub fn gateways_of(&self, peer: PeerIndex, topic: &str) -> Vec<NodeIndex> {
         let links = self.peer_links.iter().filter(|link| link.is_open && link.peer == peer);
-        links.filter(|link| link.topics.iter().any(|name| name == topic)).map(|link| link.node).collect()
+        let is_told = |link: &&PeerLink| match link.flags.get(topic) {
+            Some(flag) => *flag == Flag::Accepted,
+            None => link.topics.iter().chain(&link.private).any(|name| name == topic),
+        };
+        links.filter(is_told).map(|link| link.node).collect()
     }
 
     /// Breaks the link between one of theirs and a node.
@@ -299,6 +316,11 @@ impl Network {
                     let request = p2p_2x::encode(Kind::RequestTopics, peer.next_seq, &[]);
                     peer.next_seq += 1;
                     self.peer_says(link, request);
+                } else {
+                    // In the order of a set.
+                    let mut names = one.private.clone();
+                    names.sort();
+                    self.verify_peers_topics(link, &names);
                 }
             }
             Kind::RequestTopics => {
@@ -314,6 +336,10 @@ impl Network {
                     assert_eq!((list.withheld, list.invalid), (0, 0), "what does not pass was told");
                     one.known_seq = list.seq;
                     one.topics = list.topics.iter().map(Topic::as_str).map(str::to_owned).collect();
+                    let text = String::from_utf8(payload.to_vec()).expect("names");
+                    let private = text.split('\t').filter(|name| name.starts_with("#!$"));
+                    let private = private.map(str::to_owned).collect();
+                    self.take_private_topics(link, private);
                 }
             }
             Kind::Unicast | Kind::Multicast => {
@@ -327,6 +353,7 @@ impl Network {
                     assert_eq!((inner.seq, inner.frame_type), (asked.seq, FrameType::RESPONSE));
                     assert_eq!(inner.len as usize, payload.len());
                     self.peers_2x[peer].answers.entry(asked.seq).or_default().push(inner.result.0);
+                    self.take_signature(peer, &inner.seq, payload);
                 }
             }
             Kind::Other => panic!("node {node} has said {header:?}"),
@@ -355,9 +382,19 @@ impl Network {
             };
             self.peers_2x[peer].received.push(received);
         }
+        let is_private = body.topic.starts_with("#!$") && has_topic;
+        let payload = &frame[sdk::HEADER_LEN + body.payload_offset..];
+        let said = is_private
+            .then(|| self.private_session_gets(peer, header.kind == Kind::Multicast, body.topic, payload))
+            .flatten();
         let (Kind::Unicast, Some(link)) = (header.kind, link) else { return };
+        if let Some(said) = said {
+            let bytes = p2p_2x::encode(Kind::Answer, header.seq, &answer_of(frame, body.topic, &said));
+            return self.schedule(Duration::ZERO, Event::PeerAnswers { link, bytes });
+        }
         let (code, delay) = match self.peers_2x[peer].behaviour {
             _ if !has_topic => (104, Duration::ZERO),
+            _ if is_private => (104, Duration::from_secs(5)),
             PeerBehaviour::Echo => (0, Duration::ZERO),
             PeerBehaviour::Silent => (104, Duration::from_secs(5)),
         };
@@ -411,7 +448,9 @@ impl Network {
                 self.peer_says(link, bytes.clone());
             }
         }
-        for other in (0..self.peers_2x.len()).filter(|&other| other != peer) {
+        // Their own private topics among themselves are not modelled.
+        let is_private = topic.starts_with("#!$");
+        for other in (0..self.peers_2x.len()).filter(|&other| other != peer && !is_private) {
             let event = Event::PeerHandles { peer: other, link: None, bytes: bytes.clone() };
             self.schedule(LINK_LATENCY, event);
         }

@@ -32,23 +32,27 @@ struct Inner<'a> {
 }
 
 impl Session {
-    /// Sends a message to a node of FISCO BCOS 2.x, as which it is drawn. Out of the way of messages for sessions.
+    /// Sends a message, in one or two pieces, to a node of FISCO BCOS 2.x, as which it is drawn. Out of the way of messages for sessions.
     #[cold]
     #[inline(never)]
     pub(in crate::relay::shard) fn send_to_2x(
         &self,
         cx: &mut Context<'_, impl Outbound>,
+        head: &[u8],
         frame: FrameRef<'_>,
     ) -> Result<Queued, SendError> {
-        let len = HEADER_LEN + frame.len();
+        let len = HEADER_LEN + head.len() + frame.len();
         if len > FRAME_LEN_MAX {
             cx.counters.refused_too_long.increment();
             return Err(SendError::Full);
         }
-        let is_multicast = frame.head().get(4..6) == Some(&FrameType::MULTICAST.0.to_be_bytes());
+        let inner = if head.is_empty() { frame.head() } else { head };
+        let is_multicast = inner.get(4..6) == Some(&FrameType::MULTICAST.0.to_be_bytes());
         let kind = if is_multicast { Kind::Multicast } else { Kind::Unicast };
-        let head = Header::encode(kind, cx.next_message().0, frame.len());
-        let queued = cx.out.send(self.key, Class::Data, &head, frame)?;
+        let mut front: SmallVec<[u8; 384]> = SmallVec::new();
+        front.extend_from_slice(&Header::encode(kind, cx.next_message().0, head.len() + frame.len()));
+        front.extend_from_slice(head);
+        let queued = cx.out.send(self.key, Class::Data, &front, frame)?;
         cx.counters.peer_2x_frames_sent.increment();
         cx.pay(len);
         Ok(queued)
@@ -115,9 +119,13 @@ impl Parts {
     /// A unicast of one of its applications.
     fn handle_request_of_2x(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, inner: Inner<'_>) {
         let Inner { seq: outer, header, frame, .. } = inner;
-        let is_ordinary = AmopBody::decode(&frame.head()[sdk::HEADER_LEN..])
-            .is_ok_and(|body| body.kind() == TopicKind::Ordinary);
-        if !is_ordinary {
+        let passes = AmopBody::decode(&frame.head()[sdk::HEADER_LEN..]).is_ok_and(|body| match body.kind() {
+            TopicKind::Ordinary => true,
+            TopicKind::Data => self.takes_private_of_2x(key, body.topic),
+            TopicKind::Route => self.takes_challenge_of_2x(cx.now, key, body.topic),
+            TopicKind::Marker | TopicKind::BlockNotify => false,
+        });
+        if !passes {
             cx.counters.peer_2x_withheld.increment();
             return self.answer_2x_myself(cx, key, (outer, &header.seq), ResultCode::NO_RECEIVER);
         }
@@ -227,15 +235,21 @@ impl Parts {
     ) {
         let Inner { header, frame, .. } = inner;
         let body = AmopBody::decode(&frame.head()[sdk::HEADER_LEN..]).ok();
-        let Some(body) = body.filter(|body| body.kind() == TopicKind::Ordinary) else {
-            return cx.counters.peer_2x_withheld.increment();
+        let passes = |body: &AmopBody<'_>| match body.kind() {
+            TopicKind::Ordinary => true,
+            TopicKind::Data => self.takes_private_of_2x(key, body.topic),
+            _ => false,
         };
+        let Some(body) = body.filter(passes) else { return cx.counters.peer_2x_withheld.increment() };
         let Some(sender) = self.session_mut(key).and_then(|session| session.dialect.of_2x()) else { return };
         let seq = cx.seq_key(&header.seq);
         if !self.is_new_of_2x(cx, sender, seq) {
             return;
         }
         cx.counters.peer_2x_multicasts.increment();
+        if body.kind() == TopicKind::Data {
+            return self.forward_private_multicast_of_2x(cx, key, body.topic, frame);
+        }
         let snapshot = cx.shared.snapshot.load_full();
         let entry = snapshot.topic(body.topic).map(|entry| entry.without_2x());
         let nodes: SmallVec<[NodeRef; 4]> =
@@ -270,6 +284,26 @@ impl Parts {
                 }
             }
         }
+        cx.keep_fan_out(frame, fan_out, None);
+    }
+
+    /// The same with a private topic: to whom it has accepted.
+    fn forward_private_multicast_of_2x(
+        &mut self,
+        cx: &mut Context<'_, impl Outbound>,
+        key: LinkKey,
+        topic: &str,
+        frame: FrameRef<'_>,
+    ) {
+        self.note_subscribers(cx, key.index);
+        let audience = self.audience(key.index, topic);
+        let cost = self.private_cost(cx, &audience, frame.len());
+        if cost > 0 && !self.admit_bandwidth(cx, key, cost) {
+            cx.counters.answered_over_bandwidth.increment();
+            return self.warn_over_bandwidth(cx, key);
+        }
+        let mut fan_out = cx.fan_out();
+        self.send_to_audience(cx, &audience, frame, &mut fan_out);
         cx.keep_fan_out(frame, fan_out, None);
     }
 

@@ -9,6 +9,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `topics` | which topics it has, and which it is told of |
+//! | `private` | private topics that pass |
 //! | `messages` | unicasts, multicasts and answers, both ways |
 //!
 //! # Invariants
@@ -16,9 +17,10 @@
 //!   subscribers, and only that one tells it of topics.
 //! - What came from one of them goes to no other: they are linked with each other.
 //! - Of one node there is one link; a later one is closed, as they do themselves.
-//! - Topics of private topics and of the ledger pass neither way.
+//! - Topics of the ledger pass neither way, and those of private topics only if they are named for it.
 
 mod messages;
+mod private;
 mod topics;
 
 use std::time::{Duration, Instant};
@@ -65,6 +67,10 @@ pub(super) struct Peer2x {
     open: BySeq<u32>,
     /// The topics that it has told.
     told: Vec<Topic>,
+    /// Route topics and markers of those private topics that pass, as it has told them, and those that are subscribers and publishers
+    /// here.
+    told_private: Vec<Topic>,
+    private: Vec<Topic>,
     /// The number of that list, and the latest that it has said.
     list_seq: u32,
     latest_seq: u32,
@@ -74,7 +80,9 @@ pub(super) struct Peer2x {
     last_request: Option<Instant>,
     /// The number of the list that it is told of, and of which state of ours that is.
     own_seq: u32,
-    own_state: (bool, u64),
+    own_state: (bool, u64, u64),
+    /// Grows with every change of the private topics that it is told of.
+    offers_version: u64,
     lists: RateLimit,
 }
 
@@ -162,12 +170,15 @@ impl Parts {
             is_settled: false,
             open: BySeq::default(),
             told: Vec::new(),
+            told_private: Vec::new(),
+            private: Vec::new(),
             list_seq: 0,
             latest_seq: 0,
             requested: None,
             last_request: None,
             own_seq: 0,
-            own_state: (false, 0),
+            own_state: (false, 0, 0),
+            offers_version: 0,
             lists: RateLimit::default(),
         });
         if let Some(slot) = self.links.get_mut(key.index as usize) {
@@ -228,7 +239,8 @@ impl Parts {
         reason: CloseReason,
     ) {
         cx.counters.peer_2x_links.decrement();
-        let Peer2x { id, label, session, .. } = peer;
+        let Peer2x { id, label, session, private, .. } = peer;
+        self.change_private_of_2x(cx, (key, session.id, &id), (&private, &[]));
         if self.peers_2x.by_id.get(&id) == Some(&key) {
             self.peers_2x.by_id.remove(&id);
             if cx.common.logs.nodes_down.admits(cx.now) {

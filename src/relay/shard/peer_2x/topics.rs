@@ -32,7 +32,8 @@ impl Parts {
     pub(super) fn tell_topics_if_new(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         let version = cx.shared.snapshot.load().announced_version();
         let Some(peer) = self.peer_2x_mut(key) else { return };
-        let state = (peer.is_gateway, if peer.is_gateway { version } else { 0 });
+        let version = if peer.is_gateway { version } else { 0 };
+        let state = (peer.is_gateway, version, peer.offers_version);
         if peer.own_state == state {
             return;
         }
@@ -115,9 +116,10 @@ impl Parts {
             Ok(list) => {
                 (peer.list_seq, peer.latest_seq) = (list.seq, list.seq);
                 peer.told = list.topics;
+                let withheld = list.withheld + peer.take_private(&cx.common.shared.settings, list.private);
                 let (id, topics) = (peer.id, peer.told.len());
-                debug!(peer = %id, topics, withheld = list.withheld, invalid = list.invalid, "topics of a node of FISCO BCOS 2.x");
-                cx.counters.peer_2x_topics_withheld.add(list.withheld as u64);
+                debug!(peer = %id, topics, withheld, invalid = list.invalid, "topics of a node of FISCO BCOS 2.x");
+                cx.counters.peer_2x_topics_withheld.add(withheld as u64);
                 cx.counters.topics_skipped.add(list.invalid as u64);
                 self.expose_topics(cx, key);
                 self.settle_peer_2x(cx, key);
@@ -171,12 +173,15 @@ impl Parts {
         let (own_seq, is_gateway) = (peer.own_seq, peer.is_gateway);
         let snapshot = cx.shared.snapshot.load();
         let topics = snapshot.announced().filter(|_| is_gateway);
-        let list = TopicList::encode(own_seq, topics);
+        let offered = self.offered_to_2x(key);
+        let list = TopicList::encode(own_seq, topics.chain(&offered));
         self.send_control_2x(cx, key, Kind::Topics, seq, &list);
+        self.note_offers_given(key);
     }
 
     /// Has its topics be subscribed to here exactly while messages go there.
     pub(super) fn expose_topics(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
+        self.expose_private(cx, key);
         let Some(peer) = self.peer_2x_mut(key) else { return };
         let topics = if peer.is_exposed() { peer.told.clone() } else { Vec::new() };
         let id = peer.id;

@@ -655,8 +655,10 @@ impl Parts {
                     // It waits where it would else end.
                     let wait_for_room = (others != Others::Elsewhere && request.may_wait)
                         .then(|| request.time_left(cx.now).saturating_sub(WAIT_ENDS_BEFORE));
-                    let (without_2x, seq) = (request.from_2x.is_some(), request.seq);
-                    let Some(prepaid) = self.prepay_2x(cx, id, (reactor, topic), frame.len()) else { return };
+                    let (from_2x, seq) = (request.from_2x.is_some(), request.seq);
+                    let drawn = (reactor, topic, audience.as_deref());
+                    let drawn_2x = self.draw_2x(cx, id, from_2x, (drawn, frame.len()));
+                    let Some((draw_2x, prepaid)) = drawn_2x else { return };
                     if reactor != own {
                         let request = id;
                         let deliver = MeshMessage::Deliver {
@@ -664,13 +666,13 @@ impl Parts {
                             audience,
                             excluded,
                             wait_for_room,
-                            without_2x,
+                            draw_2x,
                             prepaid,
                         };
                         return cx.out.to_reactor(reactor, deliver, frame);
                     }
                     let audience = audience.as_deref();
-                    let receivers = Receivers { audience, excluded, wait_for_room, without_2x, prepaid };
+                    let receivers = Receivers { audience, excluded, wait_for_room, draw_2x, prepaid };
                     let request = RequestOf { coordinator: own, id };
                     let pushed =
                         self.push_to_any(cx, Delivery { request, seq: &seq, topic, frame }, receivers);
