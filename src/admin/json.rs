@@ -20,15 +20,24 @@ pub(crate) struct Page<T> {
 
 /// An item of `/nodes`.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Neighbour {
-    pub(crate) id: String,
+pub(crate) struct LinkedNode {
+    /// `node`, `node_2x` (of FISCO BCOS 2.x) or `ledger`, of which the address is known alone.
+    pub(crate) kind: Word,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
     pub(crate) address: String,
-    pub(crate) agency: String,
-    pub(crate) name: String,
-    pub(crate) reactor: u16,
-    pub(crate) incarnation: u64,
-    pub(crate) up_since: String,
-    pub(crate) topics: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) agency: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reactor: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) incarnation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) up_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) topics: Option<usize>,
 }
 
 /// An item of `/sessions`.

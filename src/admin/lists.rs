@@ -18,8 +18,7 @@ use super::{
 use crate::{
     relay::{
         report::{
-            LedgerState, LinkLoad, LinkReport, NodeLinkState, NodeReport, PeerReport, SessionLedgerReport,
-            SessionReport,
+            LedgerState, LinkLoad, LinkReport, NodeLinkState, PeerReport, SessionLedgerReport, SessionReport,
         },
         snapshot::{NodeRef, TopicEntry},
     },
@@ -35,38 +34,6 @@ pub(super) fn page<T: Serialize>(total: usize, items: impl Iterator<Item = T>) -
 pub(super) fn shown(said: &impl Serialize) -> Vec<u8> {
     // Serialising our own types into memory cannot fail.
     serde_json::to_vec(said).unwrap_or_default()
-}
-
-const NODE_FIELDS: &[Field<NodeReport>] = &[
-    ("id", |a, b| a.id.cmp(&b.id)),
-    ("address", |a, b| a.address.cmp(&b.address)),
-    ("agency", |a, b| a.agency.cmp(&b.agency)),
-    ("name", |a, b| a.name.cmp(&b.name)),
-    ("reactor", |a, b| a.reactor.cmp(&b.reactor)),
-    ("incarnation", |a, b| a.incarnation.cmp(&b.incarnation)),
-    ("up_since", |a, b| a.since.cmp(&b.since)),
-    ("topics", |a, b| a.topics.cmp(&b.topics)),
-];
-
-/// The neighbours, as the registry knows them.
-pub(super) async fn nodes(watched: &Watched, query: &str) -> Result<Vec<u8>, NoPage> {
-    let query = Query::parse(query, NODE_FIELDS)?;
-    let nodes = watched.ask_registry(|registry| registry.report_nodes()).await?;
-    let (total, clock) = (nodes.len(), Clock::now());
-    let nodes = query.page(nodes);
-    Ok(page(
-        total,
-        nodes.into_iter().map(|node| json::Neighbour {
-            id: node.id.to_hex(),
-            address: node.address,
-            agency: node.agency,
-            name: node.name,
-            reactor: node.reactor.0,
-            incarnation: node.incarnation,
-            up_since: clock.show(node.since),
-            topics: node.topics,
-        }),
-    ))
 }
 
 fn session(link: &LinkReport) -> Option<&SessionReport> {

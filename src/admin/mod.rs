@@ -33,6 +33,7 @@ mod listing;
 mod lists;
 mod metrics;
 mod network;
+mod nodes;
 mod pages;
 mod peers_2x;
 mod ping;

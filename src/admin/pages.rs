@@ -7,7 +7,7 @@ use super::{
     ask::Unanswered,
     json_answer, ledgers,
     listing::QueryError,
-    lists, network, peers_2x,
+    lists, network, nodes, peers_2x,
     ping::{self, NodeError},
     trace, with_json,
 };
@@ -87,7 +87,7 @@ impl<'a> Page<'a> {
 
     pub(super) async fn make(self, watched: &Watched, query: &str) -> Result<Answer, NoPage> {
         let list = match self {
-            Self::Nodes => lists::nodes(watched, query).await,
+            Self::Nodes => nodes::nodes(watched, query).await,
             Self::Sessions => lists::sessions(watched, query).await,
             Self::Links => lists::links(watched, query).await,
             Self::Ledgers => ledgers::ledgers(watched, query).await,

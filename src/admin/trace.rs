@@ -273,11 +273,15 @@ fn names_sessions(trace: &MessageTrace) -> bool {
     trace.attempts.as_slice().iter().any(|attempt| is_session(attempt.kind))
 }
 
-/// The sessions that this node has now: address and subject.
+/// The sessions that this node has now: address and subject. A node of FISCO BCOS 2.x is one of them to a message.
 async fn sessions(watched: &Watched) -> Result<BTreeMap<u64, (String, String)>, Unanswered> {
     let sessions = watched.links().await?.into_iter().filter_map(|link| match link.peer {
         PeerReport::Session(session) => Some((session.id.0, (link.address, session.subject))),
-        PeerReport::Node { .. } | PeerReport::Ledger { .. } | PeerReport::Node2x(_) => None,
+        PeerReport::Node2x(peer) => {
+            let subject = format!("node {} of FISCO BCOS 2.x, {}", digits(peer.id.short()), peer.name);
+            Some((peer.session.0, (link.address, subject)))
+        }
+        PeerReport::Node { .. } | PeerReport::Ledger { .. } => None,
     });
     Ok(sessions.collect())
 }

@@ -80,10 +80,16 @@ pub enum PeerReport {
 }
 
 /// A node of FISCO BCOS 2.x that is linked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer2xReport {
     /// Its id.
     pub id: NodeId,
+    /// The session as which it gets messages.
+    pub session: SessionId,
+    /// The organisation in its certificate.
+    pub agency: String,
+    /// The common name in its certificate.
+    pub name: String,
     /// Whether this end dialled.
     pub dialed: bool,
     /// Whether this node is its gateway.

@@ -428,6 +428,10 @@ fn lists_and_amop_top_show_ledger_nodes_as_what_they_are() {
     assert_eq!((&one["ledger"], &one["ledger_filters"]), (&"up".into(), &1.into()));
     assert_eq!((&idle["ledger"], &idle["ledger_requests"]), (&"idle".into(), &0.into()));
 
+    let nodes = get("/nodes");
+    let behind = serde_json::json!({ "kind": "ledger", "address": ledger.address.to_string() });
+    assert_eq!((&nodes["total"], &nodes["items"][0]), (&1.into(), &behind));
+
     let links = get("/links?sort=kind");
     assert_eq!(links["total"], 3, "two sessions, and what one of them needs");
     let link = &links["items"][0];

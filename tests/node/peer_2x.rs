@@ -291,6 +291,24 @@ fn it_is_shown_as_what_it_is_and_is_told_only_what_its_dialect_has() {
         (shown["id"].clone(), shown["state"].clone(), shown["topics"].clone(), shown["dialed"].clone()),
         expected
     );
+    let nodes = json("/nodes");
+    let linked = &nodes["items"][0];
+    assert_eq!(
+        (&nodes["total"], &linked["kind"], &linked["topics"]),
+        (&1.into(), &"node_2x".into(), &1.into())
+    );
+    assert_eq!((&linked["id"], &linked["address"]), (&shown["id"], &shown["address"]));
+    assert!(linked["name"].is_string() && linked.get("incarnation").is_none(), "{linked}");
+    runtime().block_on(async {
+        let (application, _messages) = publisher(&node).await;
+        peer.answer_by(Answers::Late);
+        let answer = application.request("theirs", b"x", BOUND).await.unwrap();
+        assert_eq!(answer.code, ResultCode::TIMEOUT);
+    });
+    let asked = String::from_utf8(peer.received()[0].seq.to_vec()).unwrap();
+    let told = json(&format!("/trace/{asked}"));
+    let named = format!("node {} of FISCO BCOS 2.x", &peer.id.to_hex()[..8]);
+    assert!(told.to_string().contains(&named), "{told}");
     let network = json("/network");
     assert_eq!(
         network["items"][0]["peers_2x"],

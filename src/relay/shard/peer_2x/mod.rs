@@ -120,6 +120,9 @@ impl Peer2x {
     pub(super) fn report(&self) -> (Instant, String, PeerReport) {
         let peer = Peer2xReport {
             id: self.id,
+            session: self.session.id,
+            agency: self.label.agency.clone(),
+            name: self.label.name.clone(),
             dialed: self.dialed,
             is_gateway: self.is_gateway,
             is_silent: self.is_silent,
