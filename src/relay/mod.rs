@@ -299,6 +299,8 @@ pub enum MeshMessage {
     },
     /// Deliver a multicast (the frame) to all your subscribers.
     Multicast,
+    /// The same, of another node.
+    MulticastOfNode,
     /// Deliver a multicast (the frame) of a node of FISCO BCOS 2.x to your subscribers, other such nodes left out.
     MulticastOf2x {
         /// The first bytes of that node's id.
@@ -560,6 +562,8 @@ pub enum RegistryOutput {
         id: NodeId,
         /// Whether.
         is_gateway: bool,
+        /// Whether it acts for other nodes, too.
+        is_for_all: bool,
     },
     /// To all: the snapshot's paths have changed.
     RoutesChanged,

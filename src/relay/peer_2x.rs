@@ -51,6 +51,17 @@ pub enum Draw2x {
     Never,
 }
 
+/// Who has sent a multicast: to which nodes of FISCO BCOS 2.x it goes from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MulticastFrom {
+    /// An application at this node: to all that it acts for.
+    Session,
+    /// Another node: to those that this one acts for for others, too.
+    Node,
+    /// One of these: to none.
+    Node2x,
+}
+
 /// What is known of a multicast beside its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MulticastOf {

@@ -441,7 +441,7 @@ fn a_publisher_of_a_private_topic_at_one_of_theirs_reaches_the_subscriber_that_i
             assert_eq!(peer.multicast(&seq(100 + number), DATA, &payload), 1);
             assert!(tokio::time::timeout(BOUND, got.recv()).await.unwrap().unwrap() == payload);
         }
-        drop(application);
+        application.unsubscribe_private("deals").await.unwrap();
         wait_until("they are told that it has left", || told().is_empty());
     });
     assert_eq!(first.total(|counters| counters.peer_2x_malformed.get()), 0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amop::internal::{
-    relay::{bandwidth::Limiter, peer_2x::COPIES_TIME, settings::Settings},
+    relay::{admission::Admission, bandwidth::Limiter, peer_2x::COPIES_TIME, settings::Settings},
     wire::{
         ResultCode,
         p2p_2x::{self, Kind},
@@ -185,6 +185,42 @@ fn the_node_with_the_least_id_acts_for_one_of_theirs_and_another_one_when_it_is_
     net.multicast(app, "t", b"3");
     net.run_for(SECOND);
     assert_eq!(payloads_of_peer(&net, peer), [b"1", b"3"]);
+}
+
+#[test]
+fn nodes_that_keep_each_other_off_by_their_lists_do_not_both_act_for_others() {
+    let (mut net, peer) = network(16, 3, &[0, 1], &["t"]);
+    let apps: Vec<AppIndex> = (0..3).map(|node| net.subscriber(node, &["ours", "t"])).collect();
+    let (least, other) = by_id(&net);
+    for (node, off) in [(least, other), (other, least)] {
+        let blacklist = [net.nodes[off].id].into();
+        net.set_admission(node, Admission { blacklist, ..Admission::default() });
+    }
+    net.run_for(15 * SECOND);
+    // The third one knows both, and one way to theirs.
+    assert_eq!(subscribers(&net, 2, "t"), 4);
+    net.multicast(apps[2], "t", b"1");
+    net.run_for(SECOND);
+    assert_eq!(payloads_of_peer(&net, peer), [b"1"]);
+    // Each reaches theirs by its own link, and is reached once.
+    net.multicast(apps[other], "t", b"2");
+    net.run_for(SECOND);
+    net.multicast(apps[least], "t", b"3");
+    net.run_for(SECOND);
+    assert_eq!(payloads_of_peer(&net, peer), [b"1", b"2", b"3"]);
+    net.peer_multicast(peer, "ours", b"4");
+    net.run_for(SECOND);
+    for &app in &apps {
+        let got = payloads(&net, app, FrameType::MULTICAST);
+        assert_eq!(got.iter().filter(|payload| **payload == b"4").count(), 1, "app{app}");
+    }
+    // As soon as they know each other again, one acts for all.
+    [least, other].iter().for_each(|&node| net.set_admission(node, Admission::default()));
+    net.run_for(15 * SECOND);
+    assert_eq!(net.gateways_of(peer, "ours"), [least]);
+    net.multicast(apps[other], "t", b"5");
+    net.run_for(SECOND);
+    assert_eq!(payloads_of_peer(&net, peer).iter().filter(|payload| **payload == b"5").count(), 1);
 }
 
 #[test]

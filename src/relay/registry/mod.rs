@@ -910,7 +910,8 @@ impl Registry {
             let is_routed = is_reached && is_admitted && is_current_incarnation && known.record.is_known();
             reachable += u64::from(is_routed);
             let entries = known.record.entries();
-            self.peers_2x.is_changed |= is_routed != known.routed.is_some();
+            self.peers_2x.is_changed |=
+                is_routed != known.routed.is_some() || is_reached != self.routes.paths.contains_key(origin);
             if !is_routed && let Some(node) = known.routed.take() {
                 exchange_in_snapshot(&mut self.snapshot, &node, entries, &Entries::default());
                 self.snapshot_changed = true;

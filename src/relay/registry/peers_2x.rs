@@ -5,8 +5,11 @@
 //! are linked with one is to act. It begins once no other one acts that a route leads to; one that sees a lesser id stops at
 //! once. So there are not two at a time while the network holds together, and a change takes as long as news do.
 //!
+//! A node that the lists keep off, and that a route leads to, is no way to such a node for this one's applications. If that has the lesser id, this
+//! node acts, but for itself: others, which may know both, go by the other one, for a message would come twice over two.
+//!
 //! # Invariants
-//! - Topics of such a node are in the own record exactly as long as this node acts for it.
+//! - Topics of such a node are in the own record exactly as long as this node acts for it and for all.
 //! - What such nodes are told of is kept as long as any is linked.
 
 use std::{collections::BTreeMap, time::Instant};
@@ -16,7 +19,7 @@ use tracing::warn;
 use super::{Registry, changed};
 use crate::{
     relay::{
-        ReactorId, RegistryOutput, home_reactor,
+        RegistryOutput, home_reactor,
         peer_2x::{ANNOUNCED_MAX, News},
     },
     wire::{
@@ -33,11 +36,21 @@ pub(super) struct Peers2x {
     pub(super) is_changed: bool,
 }
 
+/// Whether this node acts for one of them.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Acting {
+    #[default]
+    No,
+    /// Others do not know of it.
+    ForItself,
+    ForAll,
+}
+
 struct Peer2x {
     address: String,
     agency: String,
     name: String,
-    is_gateway: bool,
+    acting: Acting,
     /// Its topics that are subscribed to here, as those of nodes are.
     entries: Entries,
 }
@@ -59,12 +72,13 @@ impl Registry {
             self.snapshot.begin_announcing(prefixes, ANNOUNCED_MAX);
             self.snapshot_changed = true;
         }
-        let peer = Peer2x { address, agency, name, is_gateway: false, entries: Entries::default() };
+        let peer = Peer2x { address, agency, name, acting: Acting::No, entries: Entries::default() };
         self.peers_2x.by_id.insert(id, peer);
         self.own.change(state::peer_2x_key(&id), Some(vec![0]));
         // What was decided about a link before may still be on its way.
         let home = home_reactor(&id, self.shared.reactors);
-        self.outputs.push_back((home, RegistryOutput::Gateway2x { id, is_gateway: false }));
+        self.outputs
+            .push_back((home, RegistryOutput::Gateway2x { id, is_gateway: false, is_for_all: false }));
         self.peers_2x.is_changed = true;
         self.view_version += 1;
     }
@@ -99,14 +113,19 @@ impl Registry {
             }
             let before = self.snapshot.topic(topic.as_str()).map_or(0, |entry| entry.reactor_2x(reactor));
             self.snapshot.set_reactor_2x(topic, reactor, changed(before, *difference));
-            let entry = self.snapshot.topic(topic.as_str());
-            let reactors = (0..self.shared.reactors).map(ReactorId);
-            let count: u32 = entry.map_or(0, |entry| reactors.map(|reactor| entry.reactor_2x(reactor)).sum());
-            let value = (count > 0).then(|| count.to_be_bytes().to_vec());
-            self.own.change(state::topic_2x_key(topic.as_str()), value);
+            self.record_topic_2x(topic.as_str());
         }
         self.snapshot_changed = true;
         self.view_version += 1;
+    }
+
+    /// Has the own record say how many of those that this node acts for have a topic.
+    fn record_topic_2x(&mut self, topic: &str) {
+        let key = state::topic_key(topic);
+        let peers = self.peers_2x.by_id.values().filter(|peer| peer.acting == Acting::ForAll);
+        let count = peers.filter(|peer| peer.entries.get(&key).is_some()).count() as u32;
+        let value = (count > 0).then(|| count.to_be_bytes().to_vec());
+        self.own.change(state::topic_2x_key(topic), value);
     }
 
     /// Decides for each of them whether this node acts, where that may have changed.
@@ -125,22 +144,38 @@ impl Registry {
         if !std::mem::take(&mut self.peers_2x.is_changed) {
             return;
         }
-        let own = self.shared.id;
-        for (id, peer) in &mut self.peers_2x.by_id {
-            let key = state::peer_2x_key(id);
-            let others = self.known.iter().filter(|(_, known)| known.routed.is_some());
-            let (mut is_least, mut others_act) = (true, false);
-            for (other, known) in others {
-                let Some(value) = known.record.entries().get(&key) else { continue };
+        let ids: Vec<NodeId> = self.peers_2x.by_id.keys().copied().collect();
+        for id in ids {
+            let Some(before) = self.peers_2x.by_id.get(&id).map(|peer| peer.acting) else { continue };
+            let acting = self.acting_for(&id, before);
+            let Some(peer) = self.peers_2x.by_id.get_mut(&id).filter(|_| acting != before) else { continue };
+            peer.acting = acting;
+            let topics: Vec<String> = peer.entries.topics().map(str::to_owned).collect();
+            self.own.change(state::peer_2x_key(&id), Some(vec![u8::from(acting == Acting::ForAll)]));
+            topics.iter().for_each(|topic| self.record_topic_2x(topic));
+            let home = home_reactor(&id, self.shared.reactors);
+            let (is_gateway, is_for_all) = (acting != Acting::No, acting == Acting::ForAll);
+            self.outputs.push_back((home, RegistryOutput::Gateway2x { id, is_gateway, is_for_all }));
+        }
+    }
+
+    /// Whether this node is to act for one of them, by who else is linked with it.
+    fn acting_for(&self, id: &NodeId, before: Acting) -> Acting {
+        let (own, key) = (self.shared.id, state::peer_2x_key(id));
+        let (mut is_least, mut others_act, mut is_least_of_all) = (true, false, true);
+        for (other, known) in &self.known {
+            let Some(value) = known.record.entries().get(&key) else { continue };
+            if known.routed.is_some() {
                 is_least &= own < *other;
                 others_act |= state::is_gateway_2x(value);
+            } else if !self.shared.admits(other) && self.routes.paths.contains_key(other) {
+                is_least_of_all &= own < *other;
             }
-            let is_gateway = is_least && (peer.is_gateway || !others_act);
-            if std::mem::replace(&mut peer.is_gateway, is_gateway) != is_gateway {
-                self.own.change(key, Some(vec![u8::from(is_gateway)]));
-                let home = home_reactor(id, self.shared.reactors);
-                self.outputs.push_back((home, RegistryOutput::Gateway2x { id: *id, is_gateway }));
-            }
+        }
+        match is_least && (before != Acting::No || !others_act) {
+            false => Acting::No,
+            true if is_least_of_all => Acting::ForAll,
+            true => Acting::ForItself,
         }
     }
 

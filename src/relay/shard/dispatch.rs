@@ -25,7 +25,7 @@ use crate::{
     relay::{
         CloseReason, Fault, LinkKey, LinkUp, MeshMessage, NotPushed, Outbound, ReactorId, RegistryOutput,
         SessionId,
-        peer_2x::MulticastOf,
+        peer_2x::{MulticastFrom, MulticastOf},
         report::{LinkLoad, LinkPage, LinkReport},
         sealing::Subject,
         snapshot::NodeRef,
@@ -209,7 +209,10 @@ impl Parts {
                 self.answer_from_session(cx, request, session, frame);
             }
             MeshMessage::ForgetPush { session, seq } => self.forget_push(cx.common, session, &seq),
-            MeshMessage::Multicast => self.handle_multicast_of_reactor(cx, frame),
+            MeshMessage::Multicast => self.handle_multicast_of_reactor(cx, MulticastFrom::Session, frame),
+            MeshMessage::MulticastOfNode => {
+                self.handle_multicast_of_reactor(cx, MulticastFrom::Node, frame);
+            }
             MeshMessage::MulticastOf2x { sender, is_first } => {
                 self.take_multicast_of_2x(cx, (sender, is_first), frame);
             }
@@ -308,7 +311,9 @@ impl Parts {
                 self.send_rpc_answer(cx, link, &seq, &body);
             }
             RegistryOutput::Reach { id, incarnation } => self.handle_reach(cx, &id, incarnation),
-            RegistryOutput::Gateway2x { id, is_gateway } => self.set_gateway_2x(cx, &id, is_gateway),
+            RegistryOutput::Gateway2x { id, is_gateway, is_for_all } => {
+                self.set_gateway_2x(cx, &id, is_gateway, is_for_all);
+            }
             RegistryOutput::RoutesChanged => self.refresh_routes(cx),
             RegistryOutput::StateCame => self.try_unsettled(cx),
             RegistryOutput::NewIncarnation => self.begin_incarnation(cx),

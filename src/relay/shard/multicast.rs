@@ -13,7 +13,7 @@ use super::{
 use crate::{
     relay::{
         LinkKey, MeshMessage, Outbound, ReactorId, Recipients, SendError, SessionId,
-        peer_2x::MulticastOf,
+        peer_2x::{MulticastFrom, MulticastOf},
         snapshot::{NodeRef, TopicEntry},
         trace::TopicName,
     },
@@ -127,7 +127,7 @@ impl Parts {
             fan_out.note_ledger(node, offered != Offered::NotTaken);
         }
         // Where nobody is known, sessions of this very shard can still be newer than the snapshot.
-        self.deliver_multicast(cx, body.topic, frame, false, &mut fan_out);
+        self.deliver_multicast(cx, body.topic, frame, MulticastFrom::Session, &mut fan_out);
         let Some(entry) = entry else { return self.keep_multicast(cx, key, header, body.topic, fan_out) };
         let own = cx.id;
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != own) {
@@ -321,13 +321,13 @@ impl Parts {
             cx.counters.dropped_unauthorised.increment();
             return cx.keep_fan_out(frame, fan_out, Some(from));
         }
-        self.deliver_multicast(cx, body.topic, frame, false, &mut fan_out);
+        self.deliver_multicast(cx, body.topic, frame, MulticastFrom::Node, &mut fan_out);
         cx.keep_fan_out(frame, fan_out, Some(from));
         let snapshot = cx.shared.snapshot.load();
         let Some(entry) = snapshot.topic(body.topic) else { return };
         let own = cx.id;
         for &(reactor, _) in entry.reactors.iter().filter(|(reactor, _)| *reactor != own) {
-            cx.out.to_reactor(reactor, MeshMessage::Multicast, frame);
+            cx.out.to_reactor(reactor, MeshMessage::MulticastOfNode, frame);
         }
     }
 
@@ -335,23 +335,24 @@ impl Parts {
     pub(super) fn handle_multicast_of_reactor(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
+        from: MulticastFrom,
         frame: FrameRef<'_>,
     ) {
         let mut fan_out = cx.fan_out();
         if let Ok(body) = AmopBody::decode(&frame.head()[HEADER_LEN..]) {
-            self.deliver_multicast(cx, body.topic, frame, false, &mut fan_out);
+            self.deliver_multicast(cx, body.topic, frame, from, &mut fan_out);
         }
         cx.keep_fan_out(frame, fan_out, None);
     }
 
-    /// Copies to this shard's own subscribers, nodes of FISCO BCOS 2.x left out if it came from one. A full queue loses its
+    /// Copies to this shard's own subscribers, and to nodes of FISCO BCOS 2.x by who has sent it. A full queue loses its
     /// copy, which is counted.
     pub(super) fn deliver_multicast(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         topic: &str,
         frame: FrameRef<'_>,
-        without_2x: bool,
+        from: MulticastFrom,
         fan_out: &mut FanOut,
     ) {
         let Self { sessions, links, upstreams, .. } = self;
@@ -361,7 +362,7 @@ impl Parts {
             // Nodes of FISCO BCOS 2.x have no ledger node from which the same could come.
             let (session, digest) = match &mut link.kind {
                 super::LinkKind::Sdk(session) => (&mut **session, digest),
-                super::LinkKind::Peer2x(peer) if !without_2x => (&mut peer.session, None),
+                super::LinkKind::Peer2x(peer) if peer.takes_from(from) => (&mut peer.session, None),
                 _ => continue,
             };
             if let Some(digest) = digest

@@ -6,7 +6,7 @@ use super::{Context, Parts};
 use crate::{
     relay::{
         Class, LinkKey, MeshMessage, Outbound, Queued, ReactorId, SendError, home_reactor_of,
-        peer_2x::{FRAME_LEN_MAX, MulticastOf, NO_ANSWER},
+        peer_2x::{FRAME_LEN_MAX, MulticastFrom, MulticastOf, NO_ANSWER},
         shard::{
             push::Push,
             request::{RequestOf, answer_frame},
@@ -354,7 +354,7 @@ impl Parts {
         if let Ok(body) = AmopBody::decode(&frame.head()[sdk::HEADER_LEN..])
             && body.kind() == TopicKind::Ordinary
         {
-            self.deliver_multicast(cx, body.topic, frame, true, &mut fan_out);
+            self.deliver_multicast(cx, body.topic, frame, MulticastFrom::Node2x, &mut fan_out);
         }
         cx.keep_fan_out(frame, fan_out, None);
     }

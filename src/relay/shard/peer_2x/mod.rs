@@ -40,7 +40,7 @@ use crate::{
     relay::{
         CloseReason, LinkKey, Outbound, RegistryInput,
         expiring_map::{ExpiringMap, entry_len},
-        peer_2x::{BEAT_INTERVAL, COPIES_TIME, DEAD_AFTER, News, SILENT_AFTER},
+        peer_2x::{BEAT_INTERVAL, COPIES_TIME, DEAD_AFTER, MulticastFrom, News, SILENT_AFTER},
         report::{Peer2xReport, PeerReport},
     },
     wire::{FrameRef, NodeId, Topic},
@@ -59,6 +59,8 @@ pub(super) struct Peer2x {
     next_beat: Instant,
     /// Whether this node is its gateway.
     is_gateway: bool,
+    /// Whether it is that for other nodes, too. Private topics pass only then: others would have them twice.
+    is_for_all: bool,
     /// Whether nothing has come from it for long.
     is_silent: bool,
     /// Whether its topics have been known.
@@ -116,6 +118,15 @@ impl Peer2x {
         self.is_gateway && !self.is_silent
     }
 
+    /// Whether it gets multicasts of such a one.
+    pub(super) fn takes_from(&self, from: MulticastFrom) -> bool {
+        match from {
+            MulticastFrom::Session => true,
+            MulticastFrom::Node => self.is_for_all,
+            MulticastFrom::Node2x => false,
+        }
+    }
+
     /// Since when it is there, its address, and what else people see of it.
     pub(super) fn report(&self) -> (Instant, String, PeerReport) {
         let peer = Peer2xReport {
@@ -169,6 +180,7 @@ impl Parts {
             last_received: cx.now,
             next_beat: cx.now,
             is_gateway: false,
+            is_for_all: false,
             is_silent: false,
             is_settled: false,
             open: BySeq::default(),
@@ -281,14 +293,17 @@ impl Parts {
         cx: &mut Context<'_, impl Outbound>,
         id: &NodeId,
         is_gateway: bool,
+        is_for_all: bool,
     ) {
         let Some(&key) = self.peers_2x.by_id.get(id) else { return };
         let Some(peer) = self.peer_2x_mut(key) else { return };
-        if std::mem::replace(&mut peer.is_gateway, is_gateway) == is_gateway {
+        let before = (peer.is_gateway, peer.is_for_all);
+        (peer.is_gateway, peer.is_for_all) = (is_gateway, is_for_all);
+        if before == (is_gateway, is_for_all) {
             return;
         }
         if cx.common.logs.nodes_up.admits(cx.now) {
-            info!(peer = %id, is_gateway, "whether this node passes messages to and from a node of FISCO BCOS 2.x");
+            info!(peer = %id, is_gateway, is_for_all, "whether this node passes messages to and from a node of FISCO BCOS 2.x");
         }
         self.expose_topics(cx, key);
         self.tell_topics_if_new(cx, key);

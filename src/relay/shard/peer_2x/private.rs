@@ -45,7 +45,8 @@ impl Parts {
     /// Has its subscribers and publishers be some here exactly while messages go there.
     pub(super) fn expose_private(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey) {
         let Some(peer) = self.peer_2x_mut(key) else { return };
-        let topics = if peer.is_exposed() { peer.told_private.clone() } else { Vec::new() };
+        let topics =
+            if peer.is_exposed() && peer.is_for_all { peer.told_private.clone() } else { Vec::new() };
         let (id, session) = (peer.id, peer.session.id);
         let before = std::mem::replace(&mut peer.private, topics.clone());
         self.change_private_of_2x(cx, (key, session, &id), (&before, &topics));
