@@ -9,13 +9,14 @@
 //! The node is on one processor; the load and the ledger node, which answers at once and alike, share the other one. So direct
 //! requests show what those two can do, and the difference is the node. Processor time of the node is read from /proc.
 
+#[path = "../child.rs"]
+mod child;
+
 use std::{
     collections::VecDeque,
-    error::Error,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -24,24 +25,23 @@ use std::{
 use amop::internal::{
     pki::{NetworkPlan, Profile, build_network},
     tls::{
-        config::{client_config, server_config},
+        config::server_config,
         identity::{Identity, Roots},
         settings::TlsSettings,
         verify::IssuerPolicy,
     },
     wire::{
         ResultCode,
-        sdk::{self, FrameType, HEADER_LEN, Header, Seq},
+        sdk::{self, FrameType, Seq},
     },
 };
 use clap::Parser;
 use hdrhistogram::Histogram;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use rustls::{
     ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned, pki_types::ServerName,
 };
 
-type Failure = Box<dyn Error + Send + Sync>;
+use child::{Failure, Node, application, of, pin, read_frame};
 
 /// Longest answer that is told in a result.
 const ANSWER_MAX: usize = 16 << 20;
@@ -92,7 +92,8 @@ fn main() -> Result<(), Failure> {
     let ledger = serve(&host, args.answer)?;
     // A child runs where its parent does.
     pin(node_core)?;
-    let node = Node::start(&program, &host, ledger)?;
+    let more = format!("[ledger]\nnode.0={ledger}\ncertificates={}\n", host.join("sdk").display());
+    let node = Node::start(&program, &host.join("node0"), &more)?;
     pin(load_core)?;
     let tls = application(&host)?;
     for &links in &args.links {
@@ -118,11 +119,6 @@ struct Run {
 }
 
 fn tell(args: &Args, links: usize, [direct, behind]: &[Vec<Run>; 2]) {
-    let of = |runs: &[Run], value: fn(&Run) -> f64| {
-        let mut values: Vec<f64> = runs.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        (values[0], values[values.len() / 2], values[values.len() - 1])
-    };
     println!(
         "{links} links, {} under way on each, answers of {} B; medians of {} runs of {} s (least to most):",
         args.window, args.answer, args.rounds, args.seconds
@@ -141,18 +137,6 @@ fn tell(args: &Args, links: usize, [direct, behind]: &[Vec<Run>; 2]) {
             false => println!(),
         }
     }
-}
-
-fn pin(core: usize) -> std::io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(core);
-    Ok(sched_setaffinity(None, &set)?)
-}
-
-fn application(host: &Path) -> Result<Arc<ClientConfig>, Failure> {
-    let dir = host.join("sdk");
-    let identity = Identity::load(&dir.join("sdk.crt"), &dir.join("sdk.key"))?;
-    Ok(client_config(&identity, &Roots::load(&dir.join("ca.crt"))?, &TlsSettings::of_ledger_nodes())?)
 }
 
 /// The ledger node: answers each request at once by the same result.
@@ -187,16 +171,6 @@ fn answer_all(stream: TcpStream, config: Arc<ServerConfig>, answer: &[u8]) -> Re
         };
         stream.write_all(&sdk::encode(header.frame_type, &header.seq, ResultCode::OK, data))?;
     }
-}
-
-fn read_frame(stream: &mut impl Read) -> Result<(Header, Vec<u8>), Failure> {
-    let mut head = [0; HEADER_LEN];
-    stream.read_exact(&mut head)?;
-    let header = Header::decode(&head).ok_or("half a header")?;
-    let len = (header.len as usize).checked_sub(HEADER_LEN).filter(|len| *len <= 2 * ANSWER_MAX);
-    let mut data = vec![0; len.ok_or("a frame of an odd length")?];
-    stream.read_exact(&mut data)?;
-    Ok((header, data))
 }
 
 fn measure(
@@ -302,50 +276,5 @@ impl Load {
             return Err(format!("not the answer: {}", String::from_utf8_lossy(&data)).into());
         }
         Ok(())
-    }
-}
-
-struct Node {
-    process: Child,
-    channel: SocketAddr,
-}
-
-impl Node {
-    fn start(program: &Path, host: &Path, ledger: SocketAddr) -> Result<Self, Failure> {
-        let config = host.join("config.ini");
-        let text = format!(
-            "[rpc]\nchannel_listen_ip=127.0.0.1\nchannel_listen_port=0\n[network_security]\ndata_path={}\n\
-             [chain]\nrsa_crypto_channel=true\n[log]\nformat=json\n[engine]\nreactors=1\n\
-             [p2p]\nlisten_ip=127.0.0.1\nlisten_port=0\n[ledger]\nnode.0={ledger}\ncertificates={}\n",
-            host.join("node0/conf").display(),
-            host.join("sdk").display(),
-        );
-        std::fs::write(&config, text)?;
-        let mut process =
-            Command::new(program).args(["node", "-c"]).arg(&config).stderr(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(process.stderr.take().ok_or("no log")?).lines().map_while(Result::ok);
-        let channel = lines.by_ref().find_map(|line| {
-            let value: serde_json::Value = serde_json::from_str(&line).ok()?;
-            value["fields"]["channel"].as_str()?.parse().ok()
-        });
-        let channel = channel.ok_or("the node does not come up")?;
-        // It must go on being read.
-        thread::spawn(move || lines.for_each(drop));
-        Ok(Self { process, channel })
-    }
-
-    /// Processor time in seconds.
-    fn used(&self) -> Result<f64, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
-        let ticks = rustix::param::clock_ticks_per_second() as f64;
-        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / ticks)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
