@@ -2,6 +2,7 @@
 
 pub mod check;
 mod credentials;
+mod lame_duck;
 mod reload;
 
 use std::{
@@ -414,7 +415,8 @@ impl Node {
         PartFailed(self.supervisor.ended().await)
     }
 
-    /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. A second signal ends the
+    /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. SIGQUIT, and SIGTERM where
+    /// `[amop] lame_duck_ms` says so, let applications go first; another signal has the stop begin. The next one ends the
     /// process at once. Calls `when_up` once applications are let in. On SIGHUP it takes over what `read` gives, which knows
     /// what the node runs with, reads files, and may take as long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
     pub fn run_until(
@@ -423,14 +425,21 @@ impl Node {
         when_up: impl FnOnce(),
         read: impl Fn(&Config) -> Option<Reread> + Clone + Send + 'static,
     ) -> Result<(), PartFailed> {
-        let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut trace, mut trace_no_more } =
-            signals;
+        let Signals {
+            runtime,
+            mut terminate,
+            mut interrupt,
+            mut quit,
+            mut hangup,
+            mut trace,
+            mut trace_no_more,
+        } = signals;
         let result = runtime.block_on(async {
             let mut reloading = None;
             let mut certificate_looks = certificate_looks();
             let mut opening = self.door.opening.clone();
             let mut when_up = Some(when_up);
-            loop {
+            let lame_duck = loop {
                 tokio::select! {
                     is_open = async { opening.wait_for(|now| *now == Opening::Open).await.is_ok() }, if when_up.is_some() => {
                         if let Some(when_up) = when_up.take()
@@ -440,9 +449,10 @@ impl Node {
                             when_up();
                         }
                     }
-                    _ = terminate.recv() => break Ok(()),
-                    _ = interrupt.recv() => break Ok(()),
-                    failed = self.failed() => break Err(failed),
+                    _ = terminate.recv() => break self.lame_duck(),
+                    _ = quit.recv() => break Some(self.lame_duck_at_request()),
+                    _ = interrupt.recv() => break None,
+                    failed = self.failed() => return Err(failed),
                     // One at a time. Signals that come meanwhile are one, which is looked at afterwards.
                     _ = hangup.recv(), if reloading.is_none() => {
                         let (read, running) = (read.clone(), self.config.clone());
@@ -460,6 +470,10 @@ impl Node {
                     _ = trace.recv() => self.set_tracing(true),
                     _ = trace_no_more.recv() => self.set_tracing(false),
                 }
+            };
+            match lame_duck {
+                Some(within) => self.let_applications_go(within, &mut terminate, &mut interrupt).await,
+                None => Ok(()),
             }
         });
         if let Err(failed) = &result {
@@ -548,6 +562,7 @@ pub struct Signals {
     runtime: tokio::runtime::Runtime,
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     hangup: Signal,
     trace: Signal,
     trace_no_more: Signal,
@@ -562,11 +577,12 @@ impl Signals {
         let _entered = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        let quit = signal(SignalKind::quit())?;
         let hangup = signal(SignalKind::hangup())?;
         let trace = signal(SignalKind::user_defined1())?;
         let trace_no_more = signal(SignalKind::user_defined2())?;
         drop(_entered);
-        Ok(Self { runtime, terminate, interrupt, hangup, trace, trace_no_more })
+        Ok(Self { runtime, terminate, interrupt, quit, hangup, trace, trace_no_more })
     }
 
     /// Does something that may take its time. `None` if the process is told to end meanwhile: nothing is served yet, so
@@ -575,12 +591,13 @@ impl Signals {
         mut self,
         prepare: impl FnOnce() -> T + Send + 'static,
     ) -> std::io::Result<Option<(Self, T)>> {
-        let Self { runtime, terminate, interrupt, .. } = &mut self;
+        let Self { runtime, terminate, interrupt, quit, .. } = &mut self;
         let prepared = runtime.block_on(async {
             tokio::select! {
                 prepared = blocking(prepare) => Some(prepared),
                 _ = terminate.recv() => None,
                 _ = interrupt.recv() => None,
+                _ = quit.recv() => None,
             }
         });
         let Some(prepared) = prepared else {

@@ -32,6 +32,8 @@ pub(super) enum Phase {
     /// … or as somebody else listens on the port for them.
     AwaitsPort,
     Up,
+    /// It lets applications go, and is about to stop.
+    LetsGo,
     /// A part of it has ended of itself, and it is about to stop.
     Failed,
     Stopping,
@@ -45,6 +47,7 @@ impl Phase {
             Opening::AwaitsState => Self::AwaitsState,
             Opening::AwaitsPort => Self::AwaitsPort,
             Opening::Open => Self::Up,
+            Opening::Closed => Self::LetsGo,
         }
     }
 }
@@ -58,6 +61,9 @@ pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, phase: Ph
         }
         Phase::AwaitsPort => {
             Some("starting: somebody else listens on the port for applications, [rpc] channel_listen_port")
+        }
+        Phase::LetsGo => {
+            Some("stopping before long: applications are let go one after the other, no new ones come in")
         }
         Phase::Failed => Some("a part of the node has ended, and the node ends: see its log"),
         Phase::Stopping => Some("stopping: what is in flight is answered, no new links"),
@@ -107,6 +113,7 @@ mod tests {
             (Phase::AwaitsPort, StatusCode::SERVICE_UNAVAILABLE),
             (Phase::Up, StatusCode::OK),
             (Phase::of(Opening::Open, false, true), StatusCode::SERVICE_UNAVAILABLE),
+            (Phase::of(Opening::Closed, false, false), StatusCode::SERVICE_UNAVAILABLE),
             (Phase::Stopping, StatusCode::SERVICE_UNAVAILABLE),
         ] {
             assert_eq!(ready(&reactors, Duration::ZERO, phase).status(), code);

@@ -16,6 +16,7 @@ mod bounds;
 mod connect;
 mod demo;
 mod diagnostics;
+mod drain;
 mod keys;
 mod net;
 mod node;
@@ -64,6 +65,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Show every bound of a node, and the memory that it takes when all are reached.
     Bounds(bounds::BoundsArgs),
+    /// Let the applications of a node go, and stop it.
+    Drain(drain::DrainArgs),
     /// Show the whole network: nodes, links, topics and where their subscribers are; ping a node, tell all nodes something.
     Net(net::NetArgs),
     /// Show what a node does just now: rates, queues, metrics near their bound, who does not keep up.
@@ -98,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Bounds(args) => bounds::run(&args),
+        Command::Drain(args) => drain::run(&args),
         Command::Net(args) => net::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Bench(args) => bench::run(args),

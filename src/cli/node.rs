@@ -28,7 +28,8 @@ Examples:
   amop node -c config.ini --log-format json
 
 The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.
-SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGHUP reads [p2p] node.N,
+SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGQUIT lets its applications go first,
+one after the other, and so does SIGTERM where [amop] lame_duck_ms is set. SIGHUP reads [p2p] node.N,
 [certificate_blacklist], [certificate_whitelist] and the certificates again; links with nodes that are not in them any
 more are closed, and messages with nodes that the lists leave out end. Certificates hold for new links. Other keys
 take effect at the next start. A file that lacks a section of the running one changes nothing.

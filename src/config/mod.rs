@@ -97,6 +97,8 @@ pub struct Config {
     pub relay: Settings,
     /// How long a shutdown may wait for answers.
     pub shutdown_timeout: Duration,
+    /// Within which SIGTERM lets applications go before the stop; zero: at once.
+    pub lame_duck: Duration,
     /// Handshakes at once from one address, at each listener.
     pub address_handshakes_max: usize,
     /// The log's level: trace, debug, info, warn, error or off.
@@ -485,6 +487,7 @@ impl Config {
             ..engine_defaults
         };
         let shutdown_timeout = ini.millis("amop", "shutdown_timeout_ms", Duration::from_secs(10), 0, 600_000);
+        let lame_duck = ini.millis("amop", "lame_duck_ms", Duration::ZERO, 0, 3_600_000);
         let address_handshakes_max = ini.number(
             "amop",
             "address_handshakes_max",
@@ -539,6 +542,7 @@ impl Config {
             engine,
             relay,
             shutdown_timeout,
+            lame_duck,
             address_handshakes_max,
             log_level: if enabled { level } else { "off".to_owned() },
             log_json,

@@ -10,7 +10,7 @@ use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{
-    Acceptor, DoorTls, Failure, Greeted,
+    Acceptor, DoorTls, Failure, Greeted, Opening,
     cause::{Cause, Peer},
     handshake_queue::{HandshakeQueue, HandshakeRefusal, HandshakeSlot, QueueEntry, WAIT_MAX},
     is_this_machine,
@@ -48,7 +48,7 @@ pub(super) async fn accept_sessions(acceptor: Rc<Acceptor>, listener: TcpListene
 pub(super) async fn accept_sessions_without_tls(acceptor: Rc<Acceptor>, listener: TcpListener) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     loop {
-        let (stream, address) = next_connection(&acceptor, &listener).await;
+        let (stream, address) = next_connection(&acceptor, &listener, Peer::Application).await;
         let _ = stream.set_nodelay(true);
         if is_this_machine(address.ip()) {
             admit_session(&acceptor, &stream, address, NO_CERTIFICATE, None);
@@ -124,7 +124,7 @@ async fn accept(
         HandshakeQueue::new(acceptor.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
     loop {
         let Some(slot) = handshake_queue.slot().await else { return };
-        let (stream, address) = next_connection(&acceptor, &listener).await;
+        let (stream, address) = next_connection(&acceptor, &listener, peer).await;
         match handshake_queue.enter(address.ip(), slot, Instant::now()) {
             QueueEntry::Now(slot) => {
                 contained_local_task(serve(
@@ -232,12 +232,17 @@ fn log_failure(acceptor: &Acceptor, peer: Peer, address: SocketAddr, reason: &Fa
 async fn next_connection(
     acceptor: &Acceptor,
     listener: &tokio_uring::net::TcpListener,
+    peer: Peer,
 ) -> (TcpStream, SocketAddr) {
+    let no_more = async || match peer {
+        Peer::Application => _ = acceptor.opening.clone().wait_for(|now| *now == Opening::Closed).await,
+        Peer::Node | Peer::Dialled | Peer::Ledger => std::future::pending().await,
+    };
     loop {
         let accepting = listener.accept();
-        let never = std::future::pending::<()>();
-        let Ok(accepted) = acceptor.operations.run(accepting, never, || _ = shut_down(listener)).await else {
-            // The door closes, and this ends with it.
+        let Ok(accepted) = acceptor.operations.run(accepting, no_more(), || _ = shut_down(listener)).await
+        else {
+            // The port is closed, and this ends with the door.
             return std::future::pending().await;
         };
         match accepted {

@@ -211,6 +211,7 @@ pub struct Door {
     membership: watch::Sender<Membership>,
     tls: Arc<ArcSwap<DoorTls>>,
     thread: Option<thread::JoinHandle<()>>,
+    opened: watch::Sender<Opening>,
     /// Whether applications are let in.
     pub opening: watch::Receiver<Opening>,
     /// Where applications connect.
@@ -238,6 +239,7 @@ struct Acceptor {
     membership: watch::Receiver<Membership>,
     /// As it is now: certificates are renewed while the node runs.
     tls: Arc<ArcSwap<DoorTls>>,
+    opening: watch::Receiver<Opening>,
     stop: watch::Receiver<bool>,
 }
 
@@ -303,6 +305,7 @@ impl Door {
         let tls = Arc::new(ArcSwap::from_pointee(settings.tls.clone()));
         let current_tls = tls.clone();
         let (opened, opening) = watch::channel(Opening::AwaitsState);
+        let (to_close, to_watch) = (opened.clone(), opening.clone());
         let counters = Arc::<DoorCounters>::default();
         let (counted, watch) = (counters.clone(), supervisor.clone());
         let run = move |start: Start| {
@@ -335,6 +338,7 @@ impl Door {
                     engine,
                     membership: members,
                     tls: current_tls,
+                    opening: to_watch,
                     stop: stopped.clone(),
                 });
                 let accepting =
@@ -356,6 +360,7 @@ impl Door {
             membership,
             tls,
             thread: Some(thread),
+            opened: to_close,
             opening,
             channel_address,
             p2p_address,
@@ -371,6 +376,11 @@ impl Door {
     /// Makes handshakes that begin from now on with this.
     pub fn set_tls(&self, tls: DoorTls) {
         self.tls.store(Arc::new(tls));
+    }
+
+    /// Lets no more applications in: their port is closed. Nodes still come. Returns at once.
+    pub fn let_no_applications_in(&self) {
+        self.opened.send_replace(Opening::Closed);
     }
 
     /// Lets nobody in any more and dials nobody. Returns at once.

@@ -23,6 +23,8 @@ pub enum Opening {
     AwaitsPort,
     /// Applications are let in.
     Open,
+    /// They are not any more, for the node is to stop. Nodes still are.
+    Closed,
 }
 
 /// Between two tries to listen on a port that somebody else has taken meanwhile.
@@ -37,7 +39,13 @@ pub(super) async fn accept_when_ready(
 ) {
     wait_for_state(&acceptor).await;
     let listener = listen(socket, &opening).await;
-    opening.send_replace(Opening::Open);
+    opening.send_if_modified(|now| {
+        let opens = *now != Opening::Closed;
+        if opens {
+            *now = Opening::Open;
+        }
+        opens
+    });
     if plaintext {
         accept::accept_sessions_without_tls(acceptor, listener).await;
     } else {

@@ -215,6 +215,13 @@ impl EngineHandle {
         self.command(reactor, Command::LedgerDialFailed(dial));
     }
 
+    /// Has all reactors let their applications go, within such a time.
+    pub fn begin_lame_duck(&self, within: Duration) {
+        for index in 0..self.inboxes.len() {
+            self.command(ReactorId(index as u16), Command::LameDuck(within));
+        }
+    }
+
     /// Passes on what the registry says. Frames for neighbours are dropped while the reactor is far behind:
     /// the next digest mends that.
     pub fn deliver(&self, reactor: ReactorId, output: RegistryOutput) {

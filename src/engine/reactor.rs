@@ -70,9 +70,18 @@ const CATCH_UP_TURNS_MAX: usize = 64;
 pub(super) enum Command {
     Adopt(Box<NewLink>),
     Registry(RegistryOutput),
-    CloseNode { id: NodeId, reason: CloseReason },
+    CloseNode {
+        id: NodeId,
+        reason: CloseReason,
+    },
     LedgerDialFailed(LedgerDial),
-    Ask { id: u64, question: Box<Question>, reply: AnswerCallback },
+    Ask {
+        id: u64,
+        question: Box<Question>,
+        reply: AnswerCallback,
+    },
+    /// Applications are to be let go, within such a time.
+    LameDuck(Duration),
     Drain,
     CloseAll,
     CutAll,
@@ -669,6 +678,7 @@ impl Reactor {
                     // The rest has time until the next turn.
                     return true;
                 }
+                Command::LameDuck(within) => self.shard.handle_lame_duck(self.io.now, within, &mut self.io),
                 Command::Drain => self.shard.handle_drain(self.io.now, &mut self.io),
                 Command::CloseAll => self.end_all(false),
                 Command::CutAll => self.end_all(true),

@@ -17,6 +17,7 @@ mod few_files;
 mod flow;
 mod keys;
 mod kill;
+mod lame_duck;
 mod layout_3x;
 mod ledger;
 mod ledger_check;

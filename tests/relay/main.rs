@@ -9,6 +9,7 @@ mod flow;
 mod full_links;
 mod injection;
 mod kit;
+mod lame_duck;
 mod latencies;
 mod ledger;
 mod ledger_beside_links;

@@ -311,6 +311,18 @@ fn a_subscriber_with_the_key_gets_messages_and_one_on_the_same_node_without_it_d
 }
 
 #[test]
+fn a_publisher_that_is_let_go_reaches_those_that_it_has_accepted_until_it_goes() {
+    let mut play = Play::new(61, 2, 1);
+    let (publisher, proven) = (play.publisher(0, &[1]), play.subscriber(1, Some(1)));
+    play.run(SOON);
+    play.net.begin_lame_duck(0, Duration::ZERO);
+    play.run(SOON / 10);
+    assert_eq!(play.unicast(publisher, DATA, b"last"), 0);
+    assert_eq!(play.messages(proven), [b"last"]);
+    assert!(play.net.apps[publisher].closed);
+}
+
+#[test]
 fn subscribers_that_come_later_are_challenged_too() {
     let mut play = Play::new(4, 1, 2);
     let publisher = play.publisher(0, &[1]);

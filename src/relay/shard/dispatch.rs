@@ -10,6 +10,7 @@ use super::{
     channel::{Channel, Channels},
     context::{Common, Context},
     diagnostic::Diagnostics,
+    lame_duck::LameDuck,
     node_link::{self, NodeLink, NodeLinks},
     peer::Peers,
     peer_2x::{Peer2x, Peers2x},
@@ -50,6 +51,8 @@ pub(super) struct Parts {
     pub(super) diagnostics: Diagnostics,
     pub(super) upstreams: Upstreams,
     pub(super) peers_2x: Peers2x,
+    /// While sessions are let go before the node stops.
+    pub(super) lame_duck: Option<LameDuck>,
 }
 
 /// One link.
@@ -105,6 +108,7 @@ impl Parts {
             diagnostics: Diagnostics::new(hashing.clone()),
             upstreams: Upstreams::new(settings, hashing.clone()),
             peers_2x: Peers2x::new(hashing.clone()),
+            lame_duck: None,
         }
     }
 
@@ -117,6 +121,7 @@ impl Parts {
         debug_assert!(self.links[index].is_none(), "a link came up in an occupied slot");
         let kind = match up {
             LinkUp::Sdk { address, subject, public_key } => {
+                self.note_lame_duck_session(cx.now, key);
                 LinkKind::Sdk(Box::new(self.new_session(cx, key, (address, subject, public_key))))
             }
             LinkUp::Ledger { session, number, address } => {
@@ -352,6 +357,9 @@ impl Parts {
         if self.publishers.next_look.is_some_and(|due| due <= cx.now) {
             self.look_at_publishers(cx);
         }
+        if self.lame_duck.is_some() {
+            self.tick_lame_duck(cx);
+        }
     }
 
     /// The keys of a link are worn out.
@@ -397,6 +405,7 @@ impl Parts {
             self.node_links.next_tick,
             self.peers_2x.next_tick,
             self.publishers.next_look,
+            self.lame_duck.as_ref().and_then(LameDuck::deadline),
         ]
         .into_iter()
         .flatten()

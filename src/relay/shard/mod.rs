@@ -62,6 +62,7 @@ mod dialect_3x;
 mod dispatch;
 mod duplicate_key;
 mod forward;
+mod lame_duck;
 pub(super) mod logs;
 mod long_answer;
 mod multicast;
@@ -277,6 +278,13 @@ impl Shard {
     /// its requests in flight answered and new ones refused with 99, and is then to be closed.
     pub fn handle_rekey_due(&mut self, key: LinkKey) {
         self.parts.handle_rekey_due(&self.common, key);
+    }
+
+    /// The node is to stop: applications are let go within such a time, one after the other, so that they come to other nodes
+    /// without a rush, and no message is lost.
+    pub fn handle_lame_duck(&mut self, now: Instant, within: Duration, out: &mut impl Outbound) {
+        let (parts, mut cx) = self.at(now, out);
+        parts.begin_lame_duck(&mut cx, within);
     }
 
     /// The node shuts down: what is in flight is answered, new requests get 99.

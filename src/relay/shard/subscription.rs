@@ -31,6 +31,8 @@ pub(super) struct Subscription {
     changes: RateLimit,
     /// One that waits because changes came too fast; the last one wins.
     deferred: Option<Vec<Topic>>,
+    /// Whether it is not changed any more: its session is about to be closed.
+    is_withdrawn: bool,
 }
 
 impl Subscription {
@@ -51,6 +53,12 @@ impl Subscription {
     pub(super) fn take(&mut self) -> (Vec<Topic>, usize) {
         let deferred = self.deferred.take().map_or(0, |deferred| deferred.len());
         (std::mem::take(&mut self.topics), deferred)
+    }
+
+    /// The same, for good: whatever the session says, it subscribes to nothing.
+    pub(super) fn withdraw(&mut self) -> (Vec<Topic>, usize) {
+        self.is_withdrawn = true;
+        self.take()
     }
 
     /// Its own route topic for a data topic: what its challenges are to come under.
@@ -172,6 +180,9 @@ impl Parts {
     fn subscribe(&mut self, cx: &mut Context<'_, impl Outbound>, key: LinkKey, topics: Vec<Topic>) {
         let rate = Rate::per_second(cx.shared.settings.session_changes_per_second_max);
         let Some(session) = self.session_mut(key) else { return };
+        if session.subscription.is_withdrawn {
+            return;
+        }
         if session.subscription.topics == topics {
             let dropped = session.subscription.deferred.take().map_or(0, |deferred| deferred.len());
             cx.count_deferred(dropped, 0);

@@ -354,6 +354,13 @@ impl Network {
         }
     }
 
+    /// A node lets its applications go, within such a time.
+    pub fn begin_lame_duck(&mut self, node: NodeIndex, within: Duration) {
+        for reactor in 0..self.nodes[node].shared.reactors {
+            self.drive(node, ReactorId(reactor), |shard, now, io| shard.handle_lame_duck(now, within, io));
+        }
+    }
+
     pub fn is_drained(&self, node: NodeIndex) -> bool {
         self.nodes[node].shards.iter().all(Shard::is_drained)
     }
