@@ -1,6 +1,8 @@
 //! What sessions subscribe to (WIRE §1.6): a session says all of its topics at once, and what that changes is told to the
 //! registry and to the private topics.
 
+use std::time::{Duration, Instant};
+
 use ahash::{AHashMap, RandomState};
 use tracing::{debug, warn};
 
@@ -33,6 +35,8 @@ pub(super) struct Subscription {
     deferred: Option<Vec<Topic>>,
     /// Whether it is not changed any more: its session is about to be closed.
     is_withdrawn: bool,
+    /// When the last list came; of an application of FISCO BCOS 3.x only.
+    last_list: Option<Instant>,
 }
 
 impl Subscription {
@@ -47,6 +51,23 @@ impl Subscription {
     /// Puts others, sorted, in their place; gives those before.
     pub(super) fn replace(&mut self, topics: Vec<Topic>) -> Vec<Topic> {
         std::mem::replace(&mut self.topics, topics)
+    }
+
+    /// What a list that comes now makes of the topics: all of both where the one before came within `together`, since then either may
+    /// be the newer one; else what it says.
+    pub(super) fn merge_list(
+        &mut self,
+        now: Instant,
+        together: Duration,
+        mut list: Vec<Topic>,
+    ) -> Vec<Topic> {
+        let before = self.last_list.replace(now);
+        if before.is_some_and(|before| now.saturating_duration_since(before) < together) {
+            list.extend_from_slice(self.deferred.as_deref().unwrap_or(&self.topics));
+            list.sort_unstable();
+            list.dedup();
+        }
+        list
     }
 
     /// Takes out the topics, and tells how many waited to take their place.

@@ -126,6 +126,8 @@ struct App {
     deaf: bool,
     /// One of FISCO BCOS 3.x: it has ordinary topics only, and its multicasts are not answered.
     is_3x: bool,
+    /// When its last list of topics came: one that comes within a second takes nothing away.
+    last_list: Option<Instant>,
     got: BTreeSet<usize>,
     /// Position of the newest message of each publisher that came in order.
     newest_multicast: BTreeMap<AppIndex, usize>,
@@ -462,6 +464,10 @@ impl Oracle {
                 let app = &mut self.apps[app];
                 if app.is_3x {
                     set.retain(|topic| TopicKind::of(topic.as_bytes()) == TopicKind::Ordinary);
+                    let last_list = app.last_list.replace(now);
+                    if last_list.is_some_and(|last| now - last < Duration::from_secs(1)) {
+                        set.extend(app.sets.last().into_iter().flat_map(|(_, last)| last.iter().cloned()));
+                    }
                 }
                 if app.sets.last().is_some_and(|(_, last)| *last == set) {
                     return;

@@ -14,12 +14,13 @@
 //!
 //! # Invariants
 //! - Topics with a prefix of 2.x have no meaning here: such a session neither subscribes to one nor sends to one.
+//! - No list of topics takes away what another one said within the same second: SDKs' lists overtake each other.
 //! - A multicast is never answered, neither by this node nor by who gets it.
 //! - The ledger nodes of 2.x have nothing for such a session, nor it for them.
 
 mod messages;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use tracing::{debug, info, warn};
 
@@ -43,6 +44,9 @@ pub(super) const ADDED_LEN_MAX: usize = ws::frame::HEADER_LEN_MAX + ws::message:
 const MESSAGE_LEN_MAX: usize = 32 << 20;
 /// The same with the header of its one WebSocket frame, whose length takes eight bytes then.
 const FRAME_LEN_MAX: usize = MESSAGE_LEN_MAX + 10;
+
+/// Lists of topics that come within this time of each other may have overtaken each other.
+const LISTS_TOGETHER: Duration = Duration::from_secs(1);
 
 /// The status of a handshake that is refused.
 const HANDSHAKE_REFUSED: ResultCode = ResultCode(-1);
@@ -130,7 +134,8 @@ impl Parts {
         self.reply(cx, key, Reply::ok(header.frame_type, &header.seq, answer.as_bytes()));
     }
 
-    /// A list of topics, which takes the place of the one before: SDKs say all of their topics each time.
+    /// A list of topics, which takes the place of the one before: SDKs say all of their topics each time. Those that come together only
+    /// add: the SDK 3.6.0 sends what it has queued in any order, so that a list with fewer topics may be the older one.
     fn handle_topics_of_3x(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
@@ -142,6 +147,12 @@ impl Parts {
             let named = topics.len();
             topics.retain(|topic| topic.kind() == TopicKind::Ordinary);
             *skipped += named - topics.len();
+            let Some(session) = self.session_mut(key) else { return };
+            *topics = session.subscription.merge_list(cx.now, LISTS_TOGETHER, std::mem::take(topics));
+            let topics_max = cx.shared.settings.session_topics_max;
+            if topics.len() > topics_max {
+                read = Err(json::SubscriptionError::TooMany(topics_max));
+            }
         }
         self.take_subscription(cx, key, read);
     }
