@@ -1,4 +1,4 @@
-//! Applications of the Java SDK and our own, and the nodes that they connect to.
+//! Applications of the official SDKs and our own, and the nodes that they connect to.
 
 use std::{
     collections::BTreeMap,
@@ -48,41 +48,125 @@ pub(crate) fn noise(len: u32) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
-/// Compiles the applications once per run, without the network if Maven has all it needs, and gives the
-/// class path.
-fn class_path() -> &'static str {
-    static CLASS_PATH: OnceLock<String> = OnceLock::new();
-    CLASS_PATH.get_or_init(|| {
-        let build = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java");
-        let list = build.join("classpath");
-        let maven = |more: &[&str]| {
-            Command::new("mvn")
-                .args(["-q", "-B"])
-                .args(more)
-                .arg(format!("-Dbuild={}", build.display()))
-                .arg(format!("-Dmdep.outputFile={}", list.display()))
-                .args(["compiler:compile", "dependency:build-classpath"])
-                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/java"))
-                .output()
-                .unwrap()
-        };
-        let mut output = maven(&["-o"]);
-        if !output.status.success() {
-            output = maven(&[]);
+/// Whose applications run in a process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sdk {
+    /// The Java SDK for FISCO BCOS 2.x.
+    Java2x,
+    /// The Java SDK for FISCO BCOS 3.x.
+    Java3x,
+    /// The C library for FISCO BCOS 3.x, which Python calls.
+    C3x,
+}
+
+impl Sdk {
+    /// Whether what it needs is there, besides what Maven brings.
+    pub(crate) fn is_there(self) -> bool {
+        have_java() && (self != Self::C3x || have("python3", "--version"))
+    }
+
+    fn is_3x(self) -> bool {
+        self != Self::Java2x
+    }
+
+    /// The directory with its applications.
+    fn project(self) -> &'static str {
+        if self.is_3x() { "java3x" } else { "java" }
+    }
+
+    /// Compiles the applications once per run, without the network if Maven has all it needs, and gives the
+    /// class path.
+    fn class_path(self) -> &'static str {
+        static CLASS_PATHS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
+        CLASS_PATHS[usize::from(self.is_3x())].get_or_init(|| {
+            let build = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.project());
+            let list = build.join("classpath");
+            let maven = |more: &[&str]| {
+                Command::new("mvn")
+                    .args(["-q", "-B"])
+                    .args(more)
+                    .arg(format!("-Dbuild={}", build.display()))
+                    .arg(format!("-Dmdep.outputFile={}", list.display()))
+                    .args(["compiler:compile", "dependency:build-classpath"])
+                    .current_dir(
+                        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(self.project()),
+                    )
+                    .output()
+                    .unwrap()
+            };
+            let mut output = maven(&["-o"]);
+            if !output.status.success() {
+                output = maven(&[]);
+            }
+            assert!(output.status.success(), "mvn: {}{}", text(&output.stdout), text(&output.stderr));
+            let dependencies = std::fs::read_to_string(&list).unwrap();
+            format!("{}:{}", build.join("classes").display(), dependencies.trim())
+        })
+    }
+
+    /// The program that does what it is told; `dir` is where it may write.
+    fn program(self, dir: &Path) -> Command {
+        let class_path = self.class_path();
+        if self == Self::C3x {
+            let jar = class_path.split(':').find(|path| path.contains("bcos-sdk-jni-")).expect("the library");
+            let mut program = Command::new("python3");
+            program.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/c_sdk.py")).arg(jar);
+            return program;
         }
-        assert!(output.status.success(), "mvn: {}{}", text(&output.stdout), text(&output.stderr));
-        let dependencies = std::fs::read_to_string(&list).unwrap();
-        format!("{}:{}", build.join("classes").display(), dependencies.trim())
-    })
+        let mut program = Command::new("java");
+        program.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", class_path]);
+        // The library is unpacked there.
+        program.arg(format!("-Djava.io.tmpdir={}", dir.display()));
+        program
+    }
+
+    /// The configuration of an application in its own directory; `more` ends the file of 2.x, and its section about certificates in those of 3.x.
+    fn config(self, dir: &Path, certificates: &Path, peers: &[String], more: &str) -> (&'static str, String) {
+        let listed = peers.iter().map(|peer| format!("{peer:?}")).collect::<Vec<_>>().join(",");
+        let certificates = certificates.display().to_string();
+        match self {
+            // One thread for what arrives, so that it is seen in the order in which it came.
+            Self::Java2x => (
+                "config.toml",
+                format!(
+                    "[cryptoMaterial]\ncertPath={certificates:?}\n[network]\npeers=[{listed}]\n[account]\n\
+                     keyStoreDir={:?}\naccountFileFormat=\"pem\"\n[threadPool]\nchannelProcessorThreadSize=\"1\"\n\
+                     maxBlockingQueueSize=\"102400\"\n{more}",
+                    dir.display().to_string(),
+                ),
+            ),
+            Self::Java3x => (
+                "config.toml",
+                format!(
+                    "[cryptoMaterial]\ncertPath={certificates:?}\nuseSMCrypto=\"false\"\n{more}[network]\ndefaultGroup=\"group0\"\n\
+                     peers=[{listed}]\n[account]\nkeyStoreDir={:?}\naccountFileFormat=\"pem\"\n[threadPool]\n",
+                    dir.display().to_string(),
+                ),
+            ),
+            Self::C3x => {
+                let numbered = peers.iter().enumerate();
+                let peers: String =
+                    numbered.map(|(number, peer)| format!("node.{number}={peer}\n")).collect();
+                (
+                    "config.ini",
+                    format!(
+                        "[common]\nthread_pool_size=2\nmessage_timeout_ms=10000\n{more}[cert]\nssl_type=ssl\nca_path={certificates}\n\
+                         ca_cert=ca.crt\nsdk_key=sdk.key\nsdk_cert=sdk.crt\n[peers]\n{peers}"
+                    ),
+                )
+            }
+        }
+    }
 }
 
 type Receivers = Arc<Mutex<BTreeMap<u64, mpsc::Sender<Value>>>>;
 
-/// A Java process, for one test's applications.
+/// A process of an SDK, for one test's applications.
 #[derive(Clone)]
 pub(crate) struct Machine(Arc<Running>);
 
 struct Running {
+    sdk: Sdk,
     child: Mutex<Child>,
     commands: Mutex<ChildStdin>,
     receivers: Receivers,
@@ -100,12 +184,26 @@ impl Machine {
 
     /// The same with further options of Java's.
     pub(crate) fn start_with(options: &[&str]) -> Self {
+        Self::run(Sdk::Java2x, options)
+    }
+
+    /// The same for another SDK.
+    pub(crate) fn start_of(sdk: Sdk) -> Self {
+        Self::run(sdk, &[])
+    }
+
+    fn run(sdk: Sdk, options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let mut child = Command::new("java")
-            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", class_path()])
+        let main: &[&str] = match sdk {
+            Sdk::Java2x => &["Peer"],
+            Sdk::Java3x => &["Peer3x"],
+            Sdk::C3x => &[],
+        };
+        let mut child = sdk
+            .program(dir.path())
             .args(options)
-            .arg("Peer")
+            .args(main)
             .current_dir(dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -127,7 +225,7 @@ impl Machine {
             lock(&senders).clear();
         });
         let commands = Mutex::new(child.stdin.take().unwrap());
-        Self(Arc::new(Running { child: Mutex::new(child), commands, receivers, dir }))
+        Self(Arc::new(Running { sdk, child: Mutex::new(child), commands, receivers, dir }))
     }
 
     /// An application with connections to these nodes.
@@ -145,7 +243,10 @@ impl Machine {
     ) -> Java {
         let mut java = self.begin_to_connect(certificates, nodes, away, more);
         assert_ne!(java.next("connected")["nodes"], json!([]));
-        java.wait_for_nodes(nodes);
+        // Those of 3.x cannot tell, and are connected to all that are there.
+        if !self.0.sdk.is_3x() {
+            java.wait_for_nodes(nodes);
+        }
         java
     }
 
@@ -173,17 +274,9 @@ impl Machine {
         let dir = self.0.dir.path().join(number.to_string());
         std::fs::create_dir(&dir).unwrap();
         let peers = nodes.iter().map(|node| &node.channel).chain(away);
-        let peers: Vec<String> = peers.map(|address| format!("{:?}", address.to_string())).collect();
-        // One thread for what arrives, so that it is seen in the order in which it came.
-        let config = format!(
-            "[cryptoMaterial]\ncertPath={:?}\n[network]\npeers=[{}]\n[account]\nkeyStoreDir={:?}\n\
-             accountFileFormat=\"pem\"\n[threadPool]\nchannelProcessorThreadSize=\"1\"\n\
-             maxBlockingQueueSize=\"102400\"\n{more}",
-            certificates.display().to_string(),
-            peers.join(","),
-            dir.display().to_string(),
-        );
-        let path = dir.join("config.toml");
+        let peers: Vec<String> = peers.map(SocketAddr::to_string).collect();
+        let (name, config) = self.0.sdk.config(&dir, certificates, &peers, more);
+        let path = dir.join(name);
         std::fs::write(&path, config).unwrap();
         let mut java = Java { machine: self.clone(), number, events, early: Vec::new(), requests: 0 };
         java.tell(json!({ "do": "connect", "config": path.display().to_string() }));
@@ -203,7 +296,7 @@ impl Drop for Running {
     }
 }
 
-/// An application of the Java SDK.
+/// An application of an official SDK.
 pub(crate) struct Java {
     machine: Machine,
     number: u64,

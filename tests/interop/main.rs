@@ -1,9 +1,11 @@
 //! The built program against what other people wrote: OpenSSL's command and a scripted SDK in Python (`tls_clients`), and the
-//! official Java SDK, as it is (all else); `java` is what runs over there: it does what it is told and reports what happens.
+//! official SDKs, as they are: those for FISCO BCOS 3.x in Java and C (`applications_3x`), and the Java SDK for 2.x (all else). `java`, `java3x`
+//! and `c_sdk.py` are what runs over there: they do what they are told and report what happens.
 //! Without `python3`, `openssl`, Java or Maven these tests say so and pass, unless AMOP_INTEROP_REQUIRED is set, as in CI.
 //!
 //! A program of its own, which `scripts/interop.sh` runs alone where nothing may be skipped.
 
+mod applications_3x;
 mod keys;
 mod kit;
 mod ledger;
