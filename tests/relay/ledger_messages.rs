@@ -603,3 +603,13 @@ fn the_limit_of_bandwidth_counts_what_goes_by_the_ledger_node() {
     assert_eq!(net.direct_pushed(direct, FrameType::MULTICAST).len(), 1);
     assert_eq!(charged(&net), len(20_000) + len(9_000));
 }
+
+#[test]
+fn an_application_of_3x_has_nothing_to_do_with_the_ledger_node() {
+    let mut net = network(70);
+    let app = net.subscriber_3x(0, &["t"]);
+    net.multicast(app, "theirs", b"x");
+    let seq = net.unicast(app, "theirs", b"x");
+    assert_eq!(net.answer(app, &seq, ANSWERED).0, 100);
+    assert_eq!(net.ledger_connections().count(), 0);
+}

@@ -19,7 +19,7 @@ use std::{
 use amop::internal::{
     relay::settings::Settings,
     wire::{
-        ResultCode, Topic, TopicKind,
+        ResultCode, Topic, TopicKind, json,
         node::{self, Extensions, PacketType},
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Header, Seq},
     },
@@ -52,6 +52,7 @@ const TOPICS: [&str; 8] = [
 #[derive(Arbitrary, Debug)]
 struct Setting {
     seed: u8,
+    /// How many, and in its higher bits whether every other application is one of FISCO BCOS 3.x.
     nodes: u8,
     reactors: u8,
     retry_after_push_timeout: bool,
@@ -189,6 +190,7 @@ struct Record {
 
 struct Run {
     network: Network,
+    has_apps_of_3x: bool,
     records: Vec<Record>,
     seqs: Vec<Seq>,
     /// How often a frame was sent under a seq, by anybody.
@@ -231,6 +233,7 @@ pub fn run(data: &[u8]) {
     network.run_for(Duration::from_millis(50));
     let mut run = Run {
         network,
+        has_apps_of_3x: setting.nodes >> 4 & 1 == 1,
         records: Vec::new(),
         seqs: Vec::new(),
         sent: HashMap::new(),
@@ -276,16 +279,17 @@ impl Run {
                 if self.stopped[node] || self.network.apps.len() == APPS_MAX {
                     return;
                 }
-                self.network.app(
-                    node,
-                    match behaviour {
-                        AppBehaviour::Echo { delay_ms } => {
-                            Behaviour::Echo(Duration::from_millis(delay_ms.into()))
-                        }
-                        AppBehaviour::Silent => Behaviour::Silent,
-                        AppBehaviour::Deaf => Behaviour::Deaf,
-                    },
-                );
+                let behaviour = match behaviour {
+                    AppBehaviour::Echo { delay_ms } => {
+                        Behaviour::Echo(Duration::from_millis(delay_ms.into()))
+                    }
+                    AppBehaviour::Silent => Behaviour::Silent,
+                    AppBehaviour::Deaf => Behaviour::Deaf,
+                };
+                match self.has_apps_of_3x && self.network.apps.len() % 2 == 1 {
+                    true => self.network.app_3x(node, behaviour),
+                    false => self.network.app(node, behaviour),
+                };
                 self.records.push(Record::default());
             }
             Step::Subscribe { app, topics } => {
@@ -314,7 +318,13 @@ impl Run {
                     0x12, 0x13, 0x14, 0x15, 0x16, 0x30, 0x31, 0x32, 0x35, 0x37, 0x38, 0x1000, 0x1001, 0x1002,
                     0, 0xffff,
                 ];
-                let frame_type = FrameType(KINDS[usize::from(kind) % KINDS.len()]);
+                // The rest are messages of their dialect, with bodies as they come.
+                const KINDS_OF_3X: [u16; 16] = [
+                    0x102, 0x13, 0x100, 0x110, 0x111, 0x30, 0x31, 0x32, 0x35, 0x112, 0x113, 0x101, 0x103,
+                    0x120, 0x122, 0xfff,
+                ];
+                let kinds = if self.network.apps[app].is_3x { KINDS_OF_3X } else { KINDS };
+                let frame_type = FrameType(kinds[usize::from(kind) % kinds.len()]);
                 self.send(app, frame_type, seq, ResultCode(result), body);
             }
             Step::Disconnect { app } => {
@@ -451,14 +461,22 @@ impl Run {
     ) {
         let seq = seq.unwrap_or_else(|| self.network.seq());
         self.seqs.push(seq);
+        let is_3x = self.network.apps[app].is_3x;
         let record = &mut self.records[app];
+        let is_list = serde_json::from_slice::<Vec<String>>(data).is_ok();
         match frame_type {
-            FrameType::REQUEST | FrameType::MULTICAST => {
-                *record.requests.entry(seq).or_default() += 1;
+            // A multicast of 3.x is not answered.
+            FrameType::REQUEST | FrameType::MULTICAST | FrameType(0x111 | 0x112) => {
+                let is_answered = !is_3x || matches!(frame_type, FrameType::REQUEST | FrameType(0x111));
+                *record.requests.entry(seq).or_default() += usize::from(is_answered);
                 *self.sent.entry(seq).or_default() += 1;
             }
-            FrameType::SUBSCRIBE => {
-                if let Ok((topics, _)) = amop::internal::wire::json::decode_subscription(data, 16) {
+            FrameType::SUBSCRIBE | FrameType(0x110) => {
+                let read = match is_3x && (frame_type != FrameType::SUBSCRIBE || !is_list) {
+                    true => json::decode_subscription_3x(data, 16),
+                    false => json::decode_subscription(data, 16),
+                };
+                if let Ok((topics, _)) = read {
                     let now = self.network.now;
                     for (name, dropped) in &mut record.topics {
                         if !topics.iter().any(|topic| topic.as_str() == name) {
