@@ -96,3 +96,18 @@ fn sessions_of_the_corpus_get_what_the_invariants_promise() {
 fn frames_of_the_corpus_survive_decoding_and_encoding() {
     pass("wire", 20_000);
 }
+
+#[test]
+fn web_sockets_of_the_corpus_bring_the_same_however_they_are_cut() {
+    pass("ws_frames", 10_000);
+}
+
+#[test]
+fn messages_of_3x_of_the_corpus_become_frames_that_say_the_same() {
+    pass("ws_message", 10_000);
+}
+
+#[test]
+fn requests_for_web_sockets_of_the_corpus_are_granted_or_refused_in_words() {
+    pass("ws_upgrade", 10_000);
+}

@@ -9,6 +9,7 @@ pub mod record;
 pub mod relay;
 pub mod shard;
 pub mod wire;
+pub mod ws;
 
 use arbitrary::{Arbitrary, Unstructured};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -35,7 +36,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "certificate", run: certificate::run, seeds: scripts },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "ledger", run: ledger::run, seeds: ledger::seeds },
@@ -44,6 +45,9 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "relay", run: relay::run, seeds: scripts },
     Target { name: "shard", run: shard::run, seeds: scripts },
     Target { name: "wire", run: wire::run, seeds: wire::seeds },
+    Target { name: "ws_frames", run: ws::frames, seeds: ws::frames_seeds },
+    Target { name: "ws_message", run: ws::message, seeds: ws::message_seeds },
+    Target { name: "ws_upgrade", run: ws::upgrade, seeds: ws::upgrade_seeds },
 ];
 
 /// Scripts are read from any bytes: random ones are seeds as good as others.

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: amop_fuzz::write_seeds("ws_frames"), |data: &[u8]| amop_fuzz::targets::ws::frames(data));
