@@ -1,7 +1,7 @@
 //! The fuzz targets over their corpora and seeds, and over some thousands of mutations of them: a short
 //! pass without nightly. `scripts/fuzz` is the long one.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -12,10 +12,12 @@ mod targets;
 /// Inputs of a target: its seeds, and what a campaign found worth keeping.
 fn inputs(name: &str, seeds: fn() -> Vec<Vec<u8>>) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
-    let mut files: Vec<_> = fs::read_dir(&directory)
-        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = match fs::read_dir(&directory) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
+        // One that has had no campaign yet has its seeds.
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => panic!("{}: {error}", directory.display()),
+    };
     files.sort();
     let seeds = seeds().into_iter().enumerate().map(|(number, seed)| (format!("seed {number}"), seed));
     seeds.chain(files.iter().map(|path| (path.display().to_string(), fs::read(path).unwrap()))).collect()
