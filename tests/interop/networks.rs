@@ -72,6 +72,33 @@ fn java_applications_of_two_nodes_outlive_either_and_subscribe_again_by_themselv
 }
 
 #[test]
+fn java_applications_lose_no_message_while_one_of_their_nodes_leaves_in_order() {
+    if !have_java() {
+        return;
+    }
+    let host = host_dir(Profile::Rsa);
+    let first = Process::start_with(&host.join("node0/conf"), true, ADMIN);
+    let more = format!("node.0={}\n{ADMIN}[amop]\nlame_duck_ms=1000\n", first.p2p);
+    let second = Process::start_with(&host.join("node1/conf"), true, &more);
+    let machine = Machine::start();
+    let mut subscriber = machine.connect(&certificates(), &[&first, &second]);
+    let mut elsewhere = machine.connect(&certificates(), &[&first]);
+    let mut publisher = machine.connect(&certificates(), &[&first, &second]);
+    subscriber.subscribe("t");
+    wait_for_subscribers(&[&first, &second], "t", 2);
+    let leaves = std::thread::spawn(move || second.stop());
+    let mut failed = 0;
+    while !leaves.is_finished() {
+        assert_eq!(elsewhere.unicast("t", b"by the node that stays")["code"], 0);
+        failed += u32::from(publisher.unicast("t", b"by either node")["code"] != 0);
+    }
+    assert_eq!(leaves.join().unwrap(), Some(0));
+    assert!(failed <= 1, "the SDK may send one over the connection that is being closed: {failed}");
+    publisher.wait_for_nodes(&[&first]);
+    assert_eq!(publisher.unicast("t", b"by the node that stays")["code"], 0);
+}
+
+#[test]
 fn java_applications_start_without_one_of_their_nodes_and_private_topics_outlive_both() {
     if !have_java() || !have("openssl", "version") {
         return;
