@@ -232,6 +232,18 @@ fn lists_that_come_together_lose_no_topic_whichever_is_the_newer_one() {
 }
 
 #[test]
+fn lists_that_come_together_lose_no_topic_either_where_they_are_put_off() {
+    let mut net = Network::new(6);
+    net.add_node(1, Settings { session_changes_per_second_max: 1, ..Settings::default() });
+    let subscriber = net.subscriber_3x(0, &["a"]);
+    net.subscribe(subscriber, &["a", "b", "c", "d"]);
+    net.subscribe(subscriber, &["a", "b"]);
+    assert_eq!(net.nodes[0].total(|counters| counters.subscriptions_deferred.get()), 2);
+    net.run_for(3 * SECOND);
+    assert_eq!(net.nodes[0].total(|counters| counters.subscriptions.get()), 4);
+}
+
+#[test]
 fn lists_that_come_together_stay_below_the_bound() {
     let mut net = Network::new(7);
     net.add_node(1, Settings { session_topics_max: 3, ..Settings::default() });
