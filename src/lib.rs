@@ -24,6 +24,7 @@ mod node;
 mod pki;
 mod rate_limit;
 mod relay;
+mod service;
 mod stop;
 mod supervise;
 mod tls;

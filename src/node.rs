@@ -4,6 +4,7 @@ pub mod check;
 mod credentials;
 mod lame_duck;
 mod reload;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,6 +45,7 @@ use crate::{
         registry::{NEIGHBOURS_MAX, Registry},
         settings::SESSIONS_MAX,
     },
+    service::{InheritError, InheritedSockets, ServiceManager},
     stop::join_by,
     supervise::{Start, Supervisor, blocking, contained_task},
     tls::{config::ConfigError, identity::IdentityError, random::random, validity::CertificateEnds},
@@ -136,6 +138,9 @@ pub enum StartError {
     /// The admin endpoint.
     #[error("{0}")]
     Admin(#[from] AdminError),
+    /// Sockets of the service manager.
+    #[error("{0}")]
+    Inherited(#[from] InheritError),
     /// Files.
     #[error("no files are left to be opened: {0}; raise the limit (ulimit -n, LimitNOFILE=)")]
     Files(#[from] std::io::Error),
@@ -167,7 +172,8 @@ impl StartError {
             Self::Identity(IdentityError::Read { .. })
             | Self::OriginCertificate { source: IdentityError::Read { .. } }
             | Self::Ledger { source: IdentityError::Read { .. }, .. } => false,
-            Self::Ledger { .. }
+            Self::Inherited(_)
+            | Self::Ledger { .. }
             | Self::OriginCertificate { .. }
             | Self::Identity(_)
             | Self::EncryptedOnDisk(_)
@@ -199,6 +205,8 @@ pub struct Node {
     supervisor: Supervisor,
     shutdown_timeout: Duration,
     facts: Facts,
+    /// Whether the configuration that was read again last changed nothing.
+    is_reload_refused: bool,
 }
 
 /// What is logged of a node when it is up.
@@ -333,6 +341,7 @@ impl PreparedNode {
             supervisor,
             shutdown_timeout,
             facts,
+            is_reload_refused: false,
         })
     }
 }
@@ -340,17 +349,23 @@ impl PreparedNode {
 impl Node {
     /// Starts a node as configured.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::prepare(config)?.serve()
+        Self::prepare(config, InheritedSockets::default())?.serve()
     }
 
-    /// All of a start that may take its time.
-    pub fn prepare(config: Config) -> Result<PreparedNode, StartError> {
+    /// All of a start that may take its time. Sockets of the service manager are in the place of those of the configuration.
+    pub fn prepare(config: Config, sockets: InheritedSockets) -> Result<PreparedNode, StartError> {
         raise_file_limit();
         let credentials = Credentials::load(&config)?;
         credentials.log_findings(&config, SystemTime::now());
+        let (channel_listen, p2p_listen) = (&config.channel_listen, &config.p2p_listen);
+        sockets.warn_where_elsewhere((&channel_listen.0, channel_listen.1), (&p2p_listen.0, p2p_listen.1));
+        let InheritedSockets { channel, p2p, admin } = sockets;
+        if admin.is_some() && config.admin_listen.is_none() {
+            return Err(InheritError::NoAdmin.into());
+        }
         let listeners =
-            Listeners::bind(&config.channel_listen, config.channel_plaintext, &config.p2p_listen)?;
-        let admin_listener = config.admin_listen.map(AdminListener::bind).transpose()?;
+            Listeners::bind(channel_listen, config.channel_plaintext, p2p_listen, [channel, p2p])?;
+        let admin_listener = config.admin_listen.map(|at| AdminListener::bind(at, admin)).transpose()?;
         Ok(PreparedNode { config, credentials, listeners, admin_listener })
     }
 
@@ -418,10 +433,12 @@ impl Node {
     /// Runs until SIGTERM or SIGINT, or until a part of the node fails, then stops in order. SIGQUIT, and SIGTERM where
     /// `[amop] lame_duck_ms` says so, let applications go first; another signal has the stop begin. The next one ends the
     /// process at once. Calls `when_up` once applications are let in. On SIGHUP it takes over what `read` gives, which knows
-    /// what the node runs with, reads files, and may take as long as they do. SIGUSR1 switches tracing on, SIGUSR2 off.
+    /// what the node runs with, reads files, and may take as long as they do. SIGUSR1 switches tracing on, SIGUSR2 off. The
+    /// service manager is told of all of it.
     pub fn run_until(
         mut self,
         signals: Signals,
+        mut manager: ServiceManager,
         when_up: impl FnOnce(),
         read: impl Fn(&Config) -> Option<Reread> + Clone + Send + 'static,
     ) -> Result<(), PartFailed> {
@@ -437,6 +454,7 @@ impl Node {
         let result = runtime.block_on(async {
             let mut reloading = None;
             let mut certificate_looks = certificate_looks();
+            let mut looks = manager.looks();
             let mut opening = self.door.opening.clone();
             let mut when_up = Some(when_up);
             let lame_duck = loop {
@@ -446,6 +464,8 @@ impl Node {
                             && is_open
                         {
                             self.say_that_it_is_up();
+                            manager.ready();
+                            self.report(&mut manager);
                             when_up();
                         }
                     }
@@ -455,24 +475,24 @@ impl Node {
                     failed = self.failed() => return Err(failed),
                     // One at a time. Signals that come meanwhile are one, which is looked at afterwards.
                     _ = hangup.recv(), if reloading.is_none() => {
+                        manager.reloading();
                         let (read, running) = (read.clone(), self.config.clone());
                         reloading = Some(Box::pin(blocking(move || read(&running))));
                     },
                     read = ended(&mut reloading) => {
                         reloading = None;
-                        match read {
-                            Ok(Some(reread)) => self.reload_and_log(reread),
-                            Ok(None) => {}
-                            Err(error) => error!(%error, "reading the configuration again has failed; this is a fault of amop"),
-                        }
+                        self.end_reload(read);
+                        self.report(&mut manager);
+                        manager.reloaded();
                     },
+                    _ = looks.tick() => self.report(&mut manager),
                     _ = certificate_looks.tick() => self.credentials.log_findings(&self.config, SystemTime::now()),
                     _ = trace.recv() => self.set_tracing(true),
                     _ = trace_no_more.recv() => self.set_tracing(false),
                 }
             };
             match lame_duck {
-                Some(within) => self.let_applications_go(within, &mut terminate, &mut interrupt).await,
+                Some(within) => self.let_go(within, [&mut terminate, &mut interrupt], &mut manager).await,
                 None => Ok(()),
             }
         });
@@ -480,6 +500,7 @@ impl Node {
             error!("{failed}");
         }
         info!("stopping: no new links; what is in flight is answered");
+        manager.stopping();
         let entered = runtime.enter();
         contained_task(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -761,7 +782,10 @@ mod tests {
         let node = Node::start(config).unwrap();
         let channel = node.channel_address();
         let dies = node.supervisor.thread("amop-test", || panic!("meant")).unwrap();
-        assert_eq!(node.run_until(signals, || (), |_| None), Err(PartFailed("amop-test")));
+        assert_eq!(
+            node.run_until(signals, ServiceManager::none(), || (), |_| None),
+            Err(PartFailed("amop-test"))
+        );
         dies.join().unwrap();
         assert!(std::net::TcpStream::connect(channel).is_err(), "it has stopped");
     }

@@ -15,18 +15,21 @@ const HUNG_AFTER: Duration = Duration::from_secs(10);
 
 /// 200 while all reactors turn.
 pub(super) fn live(reactors: &[Arc<Counters>], since_start: Duration) -> Answer {
-    match hung_reactor(reactors, since_start) {
+    match hang(reactors, since_start) {
         None => text(StatusCode::OK, "live"),
-        Some((reactor, silent)) => {
-            let line = format!("reactor {} has not turned for {} s", reactor.0, silent.as_secs());
-            text(StatusCode::SERVICE_UNAVAILABLE, &line)
-        }
+        Some(hang) => text(StatusCode::SERVICE_UNAVAILABLE, &hang),
     }
+}
+
+/// What says that a reactor hangs, and for how long, if one does.
+pub(crate) fn hang(reactors: &[Arc<Counters>], since_start: Duration) -> Option<String> {
+    hung_reactor(reactors, since_start)
+        .map(|(reactor, silent)| format!("reactor {} has not turned for {} s", reactor.0, silent.as_secs()))
 }
 
 /// Where a node is between its start and its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// It lets no application in yet, as long as the state of other nodes is on its way …
     AwaitsState,
     /// … or as somebody else listens on the port for them.
@@ -40,7 +43,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    pub(super) fn of(opening: Opening, stopping: bool, has_failed: bool) -> Self {
+    pub(crate) fn of(opening: Opening, stopping: bool, has_failed: bool) -> Self {
         match opening {
             _ if stopping => Self::Stopping,
             _ if has_failed => Self::Failed,
@@ -50,25 +53,29 @@ impl Phase {
             Opening::Closed => Self::LetsGo,
         }
     }
+
+    /// What keeps the node from taking new work.
+    pub(crate) fn hindrance(self) -> Option<&'static str> {
+        match self {
+            Self::Up => None,
+            Self::AwaitsState => {
+                Some("starting: the state of other nodes is on its way, no application is let in")
+            }
+            Self::AwaitsPort => Some(
+                "starting: somebody else listens on the port for applications, [rpc] channel_listen_port",
+            ),
+            Self::LetsGo => {
+                Some("stopping before long: applications are let go one after the other, no new ones come in")
+            }
+            Self::Failed => Some("a part of the node has ended, and the node ends: see its log"),
+            Self::Stopping => Some("stopping: what is in flight is answered, no new links"),
+        }
+    }
 }
 
 /// 200 while the node takes new work.
 pub(super) fn ready(reactors: &[Arc<Counters>], since_start: Duration, phase: Phase) -> Answer {
-    let reason = match phase {
-        Phase::Up => None,
-        Phase::AwaitsState => {
-            Some("starting: the state of other nodes is on its way, no application is let in")
-        }
-        Phase::AwaitsPort => {
-            Some("starting: somebody else listens on the port for applications, [rpc] channel_listen_port")
-        }
-        Phase::LetsGo => {
-            Some("stopping before long: applications are let go one after the other, no new ones come in")
-        }
-        Phase::Failed => Some("a part of the node has ended, and the node ends: see its log"),
-        Phase::Stopping => Some("stopping: what is in flight is answered, no new links"),
-    };
-    if let Some(reason) = reason {
+    if let Some(reason) = phase.hindrance() {
         return text(StatusCode::SERVICE_UNAVAILABLE, reason);
     }
     match hung_reactor(reactors, since_start) {

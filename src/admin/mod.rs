@@ -67,9 +67,11 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{debug, info, warn};
 
-pub(crate) use self::ask::RegistryQuestion;
+pub(crate) use self::{
+    ask::RegistryQuestion,
+    health::{Phase, hang},
+};
 use self::{
-    health::Phase,
     metrics::Metrics,
     pages::{NoPage, Page},
 };
@@ -167,11 +169,17 @@ pub(crate) struct AdminListener {
 }
 
 impl AdminListener {
-    /// Takes the address; nobody is answered yet.
-    pub(crate) fn bind((ip, port): (IpAddr, u16)) -> Result<Self, AdminError> {
+    /// Takes the address, or the service manager's socket; nobody is answered yet.
+    pub(crate) fn bind(
+        (ip, port): (IpAddr, u16),
+        inherited: Option<TcpListener>,
+    ) -> Result<Self, AdminError> {
         let wanted = SocketAddr::new(ip, port);
         let bind = || {
-            let listener = TcpListener::bind(wanted)?;
+            let listener = match inherited {
+                Some(inherited) => inherited,
+                None => TcpListener::bind(wanted)?,
+            };
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             Ok(Self { listener, address })

@@ -16,7 +16,8 @@ use crate::{
     config::Config,
     escape::{shown_lines, shown_path},
     log,
-    node::{Credentials, Finding, Node, Reread, Signals, check},
+    node::{Credentials, Finding, Node, Reread, Signals, StartError, check},
+    service::{InheritedSockets, ServiceManager},
 };
 
 #[derive(Args)]
@@ -79,6 +80,9 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
             return Ok(refuse(&reasons));
         }
     }
+    // Before anything else opens files.
+    let sockets = InheritedSockets::take().map_err(StartError::from)?;
+    let mut manager = ServiceManager::of_process();
     let signals = Signals::take()?;
     // Given back last: until the log is written out, the node lives.
     let _pid_file = args.pid_file.as_deref().map(PidFile::take).transpose()?;
@@ -89,7 +93,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
         tracing::warn!("{warning}");
     }
     let up_file = args.up_file.as_deref().map(UpFile::not_yet).transpose()?;
-    if let Some((signals, prepared)) = signals.prepare(|| Node::prepare(config))? {
+    if let Some((signals, prepared)) = signals.prepare(|| Node::prepare(config, sockets))? {
         let node = prepared?.serve()?;
         let path = args.config.clone();
         let when_up = || {
@@ -97,11 +101,13 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
                 tracing::error!(%error, "cannot write the file that says that the node is up (--up-file)");
             }
         };
-        let ran = node.run_until(signals, when_up, move |running| read_again(running, &path));
+        let ran = node.run_until(signals, manager, when_up, move |running| read_again(running, &path));
         if ran.is_err() {
             // The log has said why.
             return Ok(ExitCode::from(FAILURE));
         }
+    } else {
+        manager.stopping();
     }
     Ok(ExitCode::SUCCESS)
 }

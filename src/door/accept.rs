@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio_uring::net::TcpStream;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Acceptor, DoorTls, Failure, Greeted, Opening,
@@ -16,7 +16,7 @@ use super::{
     is_this_machine,
 };
 use crate::{
-    engine::{NewLink, duplicate, shut_down},
+    engine::{NewLink, duplicate},
     relay::{LinkUp, home_reactor},
     supervise::contained_local_task,
     tls::{Established, config::ServerTls, handshake::Handshake},
@@ -46,9 +46,11 @@ pub(super) async fn accept_sessions(acceptor: Rc<Acceptor>, listener: TcpListene
 /// Accepts applications without TLS for ever, for a listener on loopback. Others' packets can be brought there by rules
 /// of the machine's own firewall, so each connection is looked at, too.
 pub(super) async fn accept_sessions_without_tls(acceptor: Rc<Acceptor>, listener: TcpListener) {
-    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let Some(listener) = awaitable(listener) else { return };
     loop {
-        let (stream, address) = next_connection(&acceptor, &listener, Peer::Application).await;
+        let Some((stream, address)) = next_connection(&acceptor, &listener, Peer::Application).await else {
+            return close(listener).await;
+        };
         let _ = stream.set_nodelay(true);
         if is_this_machine(address.ip()) {
             admit_session(&acceptor, &stream, address, NO_CERTIFICATE, None);
@@ -118,13 +120,15 @@ async fn accept(
     peer: Peer,
     admit: impl Admit,
 ) {
-    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let Some(listener) = awaitable(listener) else { return };
     let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let handshake_queue =
         HandshakeQueue::new(acceptor.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
     loop {
         let Some(slot) = handshake_queue.slot().await else { return };
-        let (stream, address) = next_connection(&acceptor, &listener, peer).await;
+        let Some((stream, address)) = next_connection(&acceptor, &listener, peer).await else {
+            return close(listener).await;
+        };
         match handshake_queue.enter(address.ip(), slot, Instant::now()) {
             QueueEntry::Now(slot) => {
                 contained_local_task(serve(
@@ -229,24 +233,51 @@ fn log_failure(acceptor: &Acceptor, peer: Peer, address: SocketAddr, reason: &Fa
     }
 }
 
+/// The port is closed, and this ends with the door.
+async fn close(listener: tokio::net::TcpListener) {
+    drop(listener);
+    std::future::pending().await
+}
+
+/// On the ring whoever reads is to wait, which one that does not block would not.
+fn for_the_ring(
+    (stream, address): (tokio::net::TcpStream, SocketAddr),
+) -> std::io::Result<(TcpStream, SocketAddr)> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok((TcpStream::from_std(stream), address))
+}
+
+/// For the runtime, which tells when somebody has come.
+fn awaitable(listener: TcpListener) -> Option<tokio::net::TcpListener> {
+    let register = || {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    register()
+        .inspect_err(|error| error!(%error, "nobody can be let in: a listener cannot be waited for"))
+        .ok()
+}
+
+/// `None` once nobody is to be taken any more: the door closes, or applications are not let in any more. No operation is pending on
+/// the listener, and it is not shut down: it may be the service manager's, and whoever is not taken here waits in it for the
+/// next process.
 async fn next_connection(
     acceptor: &Acceptor,
-    listener: &tokio_uring::net::TcpListener,
+    listener: &tokio::net::TcpListener,
     peer: Peer,
-) -> (TcpStream, SocketAddr) {
-    let no_more = async || match peer {
-        Peer::Application => _ = acceptor.opening.clone().wait_for(|now| *now == Opening::Closed).await,
-        Peer::Node | Peer::Dialled | Peer::Ledger => std::future::pending().await,
-    };
+) -> Option<(TcpStream, SocketAddr)> {
+    let (mut stop, mut opening) = (acceptor.stop.clone(), acceptor.opening.clone());
+    let is_for_applications = peer == Peer::Application;
     loop {
-        let accepting = listener.accept();
-        let Ok(accepted) = acceptor.operations.run(accepting, no_more(), || _ = shut_down(listener)).await
-        else {
-            // The port is closed, and this ends with the door.
-            return std::future::pending().await;
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stopped| *stopped) => return None,
+            _ = opening.wait_for(|now| *now == Opening::Closed), if is_for_applications => return None,
+            accepted = listener.accept() => accepted.and_then(for_the_ring),
         };
         match accepted {
-            Ok(accepted) => return accepted,
+            Ok(accepted) => return Some(accepted),
             // It was gone before it was taken.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
                 acceptor.counters.probes.increment();

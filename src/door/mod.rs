@@ -252,14 +252,19 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Takes the addresses; nobody is let in yet. `channel_plaintext` lets applications in without TLS, which only an
-    /// address on loopback may.
+    /// Takes the addresses, or the service manager's sockets in their place; nobody is let in yet. `channel_plaintext` lets
+    /// applications in without TLS, which only an address on loopback may.
     pub fn bind(
         channel: &(String, u16),
         channel_plaintext: bool,
         p2p: &(String, u16),
+        inherited: [Option<TcpListener>; 2],
     ) -> Result<Self, DoorError> {
-        let channel = claim(channel, CHANNEL_KEY, |_| Ok(()))?;
+        let [inherited_channel, inherited_p2p] = inherited;
+        let channel = match inherited_channel {
+            Some(inherited) => inherited.into(),
+            None => claim(channel, CHANNEL_KEY, |_| Ok(()))?,
+        };
         if channel_plaintext {
             let address = address_of(&channel)?;
             if !is_this_machine(address.ip()) {
@@ -270,8 +275,11 @@ impl Listeners {
                 "applications are let in WITHOUT TLS, whoever runs them on this machine: [tls] channel_plaintext is for measuring only",
             );
         }
-        let p2p = claim(p2p, P2P_KEY, |socket| socket.listen(BACKLOG))?;
-        Ok(Self { channel, channel_plaintext, p2p: p2p.into() })
+        let p2p = match inherited_p2p {
+            Some(inherited) => inherited,
+            None => claim(p2p, P2P_KEY, |socket| socket.listen(BACKLOG))?.into(),
+        };
+        Ok(Self { channel, channel_plaintext, p2p })
     }
 
     /// Whether an address could be taken now that is set by such a key.

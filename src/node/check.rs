@@ -155,7 +155,7 @@ fn closed_ports(config: &Config, file: &Path) -> impl Iterator<Item = Finding> {
         (p2p.1, Listeners::check(p2p, P2P_KEY).map_err(StartError::from)),
     ];
     if let Some(admin) = config.admin_listen {
-        tried.push((admin.1, AdminListener::bind(admin).map(drop).map_err(StartError::from)));
+        tried.push((admin.1, AdminListener::bind(admin, None).map(drop).map_err(StartError::from)));
     }
     tried.into_iter().filter_map(|(port, tried)| {
         let error = tried.err()?;

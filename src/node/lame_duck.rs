@@ -6,6 +6,7 @@ use tokio::signal::unix::Signal;
 use tracing::info;
 
 use super::{Node, PartFailed};
+use crate::service::ServiceManager;
 
 /// Within so long applications are let go where `[amop] lame_duck_ms` does not say, and somebody asks for it (SIGQUIT).
 const WITHIN: Duration = Duration::from_secs(10);
@@ -25,11 +26,11 @@ impl Node {
 
     /// Lets all applications go, and returns when none is left, when all have had the time that a request may take besides, or at another
     /// signal to end.
-    pub(super) async fn let_applications_go(
+    pub(super) async fn let_go(
         &self,
         within: Duration,
-        terminate: &mut Signal,
-        interrupt: &mut Signal,
+        [terminate, interrupt]: [&mut Signal; 2],
+        manager: &mut ServiceManager,
     ) -> Result<(), PartFailed> {
         let sessions = || self.shared.counters.iter().map(|counters| counters.sessions.get()).sum::<u64>();
         info!(
@@ -43,10 +44,11 @@ impl Node {
         }
         let end = tokio::time::sleep(within + self.config.relay.request_timeout + LOOK_EVERY);
         tokio::pin!(end);
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let (mut looks, mut reports) = (tokio::time::interval(LOOK_EVERY), manager.looks());
         while sessions() > 0 {
             tokio::select! {
                 _ = looks.tick() => {}
+                _ = reports.tick() => self.report(manager),
                 () = &mut end => break,
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,

@@ -65,10 +65,23 @@ impl Node {
     }
 
     /// The same, for a file that was read on a signal: says what became of it.
-    pub(super) fn reload_and_log(&mut self, read: Reread) {
+    pub(super) fn end_reload(&mut self, read: std::io::Result<Option<Reread>>) {
+        self.is_reload_refused = true;
+        match read {
+            Ok(Some(reread)) => self.reload_and_log(reread),
+            // Whoever read it has said why.
+            Ok(None) => {}
+            Err(error) => {
+                error!(%error, "reading the configuration again has failed; this is a fault of amop")
+            }
+        }
+    }
+
+    fn reload_and_log(&mut self, read: Reread) {
         let now = SystemTime::now();
         match self.reload(read, now) {
             Ok(Reloaded { has_new_certificates }) => {
+                self.is_reload_refused = false;
                 let membership = &self.config.membership;
                 info!(
                     peers = membership.peers.len(),

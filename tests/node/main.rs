@@ -36,6 +36,7 @@ mod quiet;
 mod readiness;
 mod record;
 mod result_codes;
+mod service;
 mod sm_chain;
 mod start_scripts;
 mod stop;
