@@ -31,7 +31,7 @@ mod text;
 mod top;
 mod trace;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -41,7 +41,7 @@ use crate::{config::ConfigError, node::StartError};
 ///
 /// To see a whole network at work: amop demo
 #[derive(Parser)]
-#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(version = env!("AMOP_VERSION"), propagate_version = true, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -79,6 +79,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write a man page for each command into a directory, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The directory, which is there.
+        directory: PathBuf,
+    },
 }
 
 /// Exit status of a command that did not do what was asked.
@@ -109,6 +115,10 @@ pub fn run() -> ExitCode {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "amop", &mut script);
             output::ended(output::print_bytes(&script), ExitCode::SUCCESS)
+        }
+        Command::Man { directory } => {
+            let pages = clap_mangen::generate_to(Cli::command(), directory);
+            pages.map(|()| ExitCode::SUCCESS).map_err(Failure::from)
         }
     };
     done.unwrap_or_else(|error| output::failed(&*error))
