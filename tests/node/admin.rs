@@ -382,7 +382,7 @@ fn what_is_asked_wrongly_is_told_what_there_is() {
         (
             "/nodes?sort=colour",
             400,
-            "sort must be one of id, address, agency, name, reactor, incarnation, up_since, topics",
+            "sort must be one of kind, id, address, agency, name, reactor, incarnation, up_since, topics",
         ),
         ("/sessions?order=up", 400, "order must be asc or desc"),
         ("/links?offset=3", 400, "there is ?limit=, &sort= and &order= only"),
