@@ -99,8 +99,8 @@ pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
 /// Links to one node at once: one carries, others are about to replace it or to end.
 pub const LINKS_PER_NODE_MAX: usize = 8;
-/// How long an address that is in use is tried again: what a killed process had pending on its rings keeps
-/// its listeners open a little longer than itself.
+/// How long an address that is in use is tried again: a node that was killed, or that is about to end, may take a moment until it
+/// has let go of its listeners.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 /// Between two tries.
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);

@@ -111,7 +111,7 @@ impl Channel {
     }
 }
 
-/// What the channels of a shard have in common. Each lies with its [`Peer`](super::peer::Peer).
+/// What the channels of a shard have in common. Each lies with its [`Peer`].
 ///
 /// # Invariants
 /// - `bytes` is the memory of all of them.
