@@ -47,6 +47,23 @@ fn message(net: &mut Network, app: AppIndex, message_type: MessageType, body: &[
 }
 
 #[test]
+fn an_answer_of_any_length_that_memory_has_no_room_for_is_told_as_1000() {
+    // Of a length that goes before pushes, and longer.
+    for (len, has_room_for) in [(20_000, 2), (90_000, 1)] {
+        let mut net = Network::mesh(1, 1, 1);
+        let publisher = net.app_3x(0, Behaviour::Silent);
+        net.subscriber_3x(0, &["t"]);
+        net.set_queues_bytes_max(0, 3 * len / 2);
+        net.set_rate(publisher, 1_000);
+        let seqs: Vec<_> = (0..3).map(|_| net.unicast(publisher, "t", &vec![7; len])).collect();
+        net.run_for(400 * SECOND);
+        let statuses: Vec<_> = seqs.iter().map(|seq| status(&net, publisher, seq).0).collect();
+        let expected: Vec<_> = (0..3).map(|number| if number < has_room_for { 0 } else { 1_000 }).collect();
+        assert_eq!(statuses, expected, "{len} bytes");
+    }
+}
+
+#[test]
 fn whoever_speaks_which_dialect_payloads_and_answers_arrive_unchanged() {
     let lens = [0, 1, 300, 16_300, 16_384, 70_000];
     for (from_3x, to_3x) in [(false, true), (true, false), (true, true), (false, false)] {

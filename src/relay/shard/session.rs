@@ -526,7 +526,10 @@ impl Parts {
         body: FrameRef<'_>,
     ) {
         match self.session_mut(key).map(|session| session.dialect) {
-            Some(Dialect::App3x) => self.send_answer_to_3x(cx, key, head, body),
+            Some(Dialect::App3x) => match self.send_answer_to_3x(cx, key, head, body) {
+                Ok(()) | Err(SendError::Gone) => {}
+                Err(SendError::Full) => self.answer_without_room(cx, key, head, body),
+            },
             Some(Dialect::Node2x(_)) => self.send_answer_to_2x(cx, key, head, body),
             // It is gone.
             Some(Dialect::App2x) | None => {}
@@ -534,7 +537,7 @@ impl Parts {
     }
 
     /// The memory of all queues has no room for an answer: its session is told so.
-    pub(super) fn answer_without_room(
+    fn answer_without_room(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
@@ -554,7 +557,7 @@ impl Parts {
         // So short an answer is never refused.
         match self.is_app_2x(key) {
             true => _ = cx.out.send(key, Class::Control, &header.encode(), FrameRef::Slice(&data)),
-            false => self.send_to_other_dialect(cx, key, &header.encode(), FrameRef::Slice(&data)),
+            false => _ = self.send_answer_to_3x(cx, key, &header.encode(), FrameRef::Slice(&data)),
         }
         if !cx.common.logs.over_bound.admits(cx.now) {
             return;

@@ -54,40 +54,27 @@ impl Session {
 }
 
 impl Parts {
-    /// A unicast of such an application.
-    pub(super) fn handle_request_of_3x(
+    /// A unicast or a multicast of such an application.
+    pub(super) fn handle_message_of_3x(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         header: &Header,
         frame: FrameRef<'_>,
     ) {
-        match topic_with_prefix(frame) {
-            None => self.handle_request(cx, key, header, frame),
-            Some(topic) => {
-                cx.counters.requests.increment();
-                let message = Refused { header, role: Role::Request, topic };
-                self.refuse(cx, key, message, Refusal::NotRoutable, ResultCode::NO_RECEIVER);
-            }
-        }
-    }
-
-    /// A multicast of such an application.
-    pub(super) fn handle_multicast_of_3x(
-        &mut self,
-        cx: &mut Context<'_, impl Outbound>,
-        key: LinkKey,
-        header: &Header,
-        frame: FrameRef<'_>,
-    ) {
-        match topic_with_prefix(frame) {
-            None => self.handle_multicast(cx, key, header, frame),
-            Some(topic) => {
-                cx.counters.multicasts.increment();
-                let message = Refused { header, role: Role::Multicast, topic };
-                self.refuse(cx, key, message, Refusal::NotRoutable, ResultCode::NO_RECEIVER);
-            }
-        }
+        let is_unicast = header.frame_type == FrameType::REQUEST;
+        let Some(topic) = topic_with_prefix(frame) else {
+            return match is_unicast {
+                true => self.handle_request(cx, key, header, frame),
+                false => self.handle_multicast(cx, key, header, frame),
+            };
+        };
+        let (counter, role) = match is_unicast {
+            true => (&cx.counters.requests, Role::Request),
+            false => (&cx.counters.multicasts, Role::Multicast),
+        };
+        counter.increment();
+        self.refuse(cx, key, Refused { header, role, topic }, Refusal::NotRoutable, ResultCode::NO_RECEIVER);
     }
 
     /// An answer of such an application: to a push, whose topic goes in front, or to a multicast, which nobody waits for.
@@ -123,33 +110,32 @@ impl Parts {
         self.handle_session_answer(cx, key, &answer, whole.as_ref());
     }
 
-    /// Sends such a session what it waits for, in one or two pieces of the form of 2.x.
+    /// Sends such a session what it waits for, in one or two pieces of the form of 2.x. `Full` if memory has no room for it, or it is
+    /// longer than the SDK takes.
     pub(in crate::relay::shard) fn send_answer_to_3x(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         key: LinkKey,
         head: &[u8],
         body: FrameRef<'_>,
-    ) {
+    ) -> Result<(), SendError> {
         let (header, data) = match head.is_empty() {
             true => (Header::decode(body.head()), body.advance(HEADER_LEN.min(body.head().len()))),
             false => (Header::decode(head), body),
         };
-        let Some(header) = header else { return };
+        let Some(header) = header else { return Ok(()) };
         let (front, data) = encode_answer(&header, data);
         let len = front.len() + data.len();
         if len > FRAME_LEN_MAX {
             if let Some(session) = self.session_mut(key) {
                 cx.note_too_long_for_3x(session, len);
             }
-            return self.answer_without_room(cx, key, head, body);
+            return Err(SendError::Full);
         }
         let class = if len <= SMALL_REPLY_LEN_MAX { Class::Control } else { Class::Answer };
-        match cx.out.send(key, class, &front, data) {
-            Ok(_) => cx.counters.sdk_frames_sent.increment(),
-            Err(SendError::Full) if class == Class::Answer => self.answer_without_room(cx, key, head, body),
-            Err(SendError::Full | SendError::Gone) => {}
-        }
+        cx.out.send(key, class, &front, data)?;
+        cx.counters.sdk_frames_sent.increment();
+        Ok(())
     }
 }
 

@@ -96,9 +96,10 @@ impl Parts {
         let Some(header) = Header::decode(frame.head()) else { return };
         cx.counters.sdk_frames_received.increment();
         match (MessageType(header.frame_type.0), header.frame_type) {
-            (_, FrameType::REQUEST) => self.handle_request_of_3x(cx, key, &header, frame),
+            (_, FrameType::REQUEST | FrameType::MULTICAST) => {
+                self.handle_message_of_3x(cx, key, &header, frame);
+            }
             (_, FrameType::RESPONSE) => self.handle_answer_of_3x(cx, key, &header, frame),
-            (_, FrameType::MULTICAST) => self.handle_multicast_of_3x(cx, key, &header, frame),
             (MessageType::HANDSHAKE, _) => self.handle_handshake_of_3x(cx, key, &header, frame),
             (MessageType::TOPICS, _) => self.handle_topics_of_3x(cx, key, frame),
             (MessageType::RPC, _) => self.handle_rpc_of_3x(cx, key, &header, frame),
