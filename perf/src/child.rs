@@ -6,8 +6,9 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Barrier},
     thread,
+    time::Instant,
 };
 
 use amop::internal::{
@@ -18,6 +19,7 @@ use amop::internal::{
     },
     wire::sdk::{HEADER_LEN, Header},
 };
+use hdrhistogram::Histogram;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustls::ClientConfig;
 
@@ -106,4 +108,43 @@ pub(crate) fn of<R>(runs: &[R], figure: fn(&R) -> f64) -> (f64, f64, f64) {
     let mut figures: Vec<f64> = runs.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
     (figures[0], figures[figures.len() / 2], figures[figures.len() - 1])
+}
+
+/// What a run has shown.
+pub(crate) struct Run {
+    pub(crate) rate: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) node_us_each: f64,
+}
+
+/// Runs loads at once, each on a thread of its own. One gets ready, waits at the barrier, and gives how long its round trips
+/// took, in nanoseconds.
+pub(crate) fn measure<L>(node: &Node, loads: impl IntoIterator<Item = L>) -> Result<Run, Failure>
+where
+    L: FnOnce(&Barrier) -> Result<Histogram<u64>, Failure> + Send + 'static,
+{
+    let loads: Vec<L> = loads.into_iter().collect();
+    let ready = Arc::new(Barrier::new(loads.len() + 1));
+    let loads: Vec<_> = loads
+        .into_iter()
+        .map(|load| {
+            let ready = ready.clone();
+            thread::spawn(move || load(&ready))
+        })
+        .collect();
+    ready.wait();
+    let (begun, used_before) = (Instant::now(), node.used()?);
+    let mut all = Histogram::<u64>::new(3)?;
+    for load in loads {
+        all.add(load.join().map_err(|_| "a link failed")??)?;
+    }
+    let (seconds, used) = (begun.elapsed().as_secs_f64(), node.used()? - used_before);
+    let quantile = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
+    Ok(Run {
+        rate: all.len() as f64 / seconds,
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+        node_us_each: 1e6 * used / all.len() as f64,
+    })
 }

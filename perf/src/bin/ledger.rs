@@ -17,7 +17,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
 };
@@ -41,7 +41,7 @@ use rustls::{
     ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned, pki_types::ServerName,
 };
 
-use child::{Failure, Node, application, of, pin, read_frame};
+use child::{Failure, Node, Run, application, of, pin, read_frame};
 
 /// Longest answer that is told in a result.
 const ANSWER_MAX: usize = 16 << 20;
@@ -110,14 +110,6 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a run has shown.
-struct Run {
-    rate: f64,
-    p50_us: f64,
-    p99_us: f64,
-    node_us_each: f64,
-}
-
 fn tell(args: &Args, links: usize, [direct, behind]: &[Vec<Run>; 2]) {
     println!(
         "{links} links, {} under way on each, answers of {} B; medians of {} runs of {} s (least to most):",
@@ -180,29 +172,12 @@ fn measure(
     address: SocketAddr,
     node: &Node,
 ) -> Result<Run, Failure> {
-    let ready = Arc::new(std::sync::Barrier::new(links + 1));
-    let loads: Vec<_> = (0..links)
-        .map(|link| {
-            let (tls, ready) = (tls.clone(), ready.clone());
-            let load = Load { link, window: args.window, answer_len: args.answer, seconds: args.seconds };
-            thread::spawn(move || load.run(tls, address, &ready))
-        })
-        .collect();
-    ready.wait();
-    // Handshakes are over.
-    let (begun, used_before) = (Instant::now(), node.used()?);
-    let mut all = Histogram::<u64>::new(3)?;
-    for load in loads {
-        all.add(load.join().map_err(|_| "a link failed")??)?;
-    }
-    let (seconds, used) = (begun.elapsed().as_secs_f64(), node.used()? - used_before);
-    let quantile = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
-    Ok(Run {
-        rate: all.len() as f64 / seconds,
-        p50_us: quantile(0.5),
-        p99_us: quantile(0.99),
-        node_us_each: 1e6 * used / all.len() as f64,
-    })
+    let loads = (0..links).map(|link| {
+        let tls = tls.clone();
+        let load = Load { link, window: args.window, answer_len: args.answer, seconds: args.seconds };
+        move |ready: &Barrier| load.run(tls, address, ready)
+    });
+    child::measure(node, loads)
 }
 
 /// One link, in a closed loop.
@@ -218,7 +193,7 @@ impl Load {
         &self,
         tls: Arc<ClientConfig>,
         address: SocketAddr,
-        ready: &std::sync::Barrier,
+        ready: &Barrier,
     ) -> Result<Histogram<u64>, Failure> {
         let connected = self.connect(tls, address);
         ready.wait();

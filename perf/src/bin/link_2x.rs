@@ -40,7 +40,7 @@ use amop::internal::{
         sdk::{self, AmopBody, FrameType, Seq},
     },
 };
-use child::{FRAME_LEN_MAX, Failure, Node, application, of, pin, read_frame};
+use child::{FRAME_LEN_MAX, Failure, Node, Run, application, of, pin, read_frame};
 use clap::Parser;
 use hdrhistogram::Histogram;
 use rustls::{ClientConfig, ClientConnection, ServerConnection, StreamOwned, pki_types::ServerName};
@@ -115,14 +115,6 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a run has shown.
-struct Run {
-    rate: f64,
-    p50_us: f64,
-    p99_us: f64,
-    node_us_each: f64,
-}
-
 fn tell(args: &Args, links: u64, runs: &[Vec<Run>; 2]) {
     println!(
         "{links} links, {} under way on each, {} B there and back; medians of {} runs of {} s (least to most):",
@@ -194,35 +186,19 @@ fn measure(
     topic: &'static str,
     node: &Node,
 ) -> Result<Run, Failure> {
-    let ready = Arc::new(Barrier::new(links as usize + 1));
-    let loads: Vec<_> = (0..links)
-        .map(|link| {
-            let (tls, ready, address) = (tls.clone(), ready.clone(), node.channel);
-            let load = Load { topic, window: args.window, payload: args.payload, seconds: args.seconds };
-            thread::spawn(move || {
-                let connected = Link::connect(&tls, address, link).and_then(|mut link| {
-                    load.warm_up(&mut link)?;
-                    Ok(link)
-                });
-                ready.wait();
-                load.run(&mut connected?)
-            })
-        })
-        .collect();
-    ready.wait();
-    let (begun, used_before) = (Instant::now(), node.used()?);
-    let mut all = Histogram::<u64>::new(3)?;
-    for load in loads {
-        all.add(load.join().map_err(|_| "a link failed")??)?;
-    }
-    let (seconds, used) = (begun.elapsed().as_secs_f64(), node.used()? - used_before);
-    let quantile = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
-    Ok(Run {
-        rate: all.len() as f64 / seconds,
-        p50_us: quantile(0.5),
-        p99_us: quantile(0.99),
-        node_us_each: 1e6 * used / all.len() as f64,
-    })
+    let loads = (0..links).map(|link| {
+        let (tls, address) = (tls.clone(), node.channel);
+        let load = Load { topic, window: args.window, payload: args.payload, seconds: args.seconds };
+        move |ready: &Barrier| {
+            let connected = Link::connect(&tls, address, link).and_then(|mut link| {
+                load.warm_up(&mut link)?;
+                Ok(link)
+            });
+            ready.wait();
+            load.run(&mut connected?)
+        }
+    });
+    child::measure(node, loads)
 }
 
 /// An application's link.
