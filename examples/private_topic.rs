@@ -1,7 +1,7 @@
 //! A private topic: a subscriber with a key, and a publisher that knows the key's public half, here in one program.
 //!
 //! ```sh
-//! amop pki network -l 127.0.0.1:2 -o nodes && nodes/127.0.0.1/start_all.sh
+//! amop pki network -l 127.0.0.1:2 --out nodes && nodes/127.0.0.1/start_all.sh
 //! cargo run --example private_topic -- nodes/127.0.0.1/sdk 127.0.0.1:20200 127.0.0.1:20201
 //! ```
 

@@ -1,7 +1,7 @@
 //! Subscribes to a topic, prints what comes, and answers what is to be answered.
 //!
 //! ```sh
-//! amop pki network -l 127.0.0.1:2 -o nodes && nodes/127.0.0.1/start_all.sh
+//! amop pki network -l 127.0.0.1:2 --out nodes && nodes/127.0.0.1/start_all.sh
 //! cargo run --example subscribe -- nodes/127.0.0.1/sdk 127.0.0.1:20200 payments
 //! ```
 

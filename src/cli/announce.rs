@@ -7,8 +7,9 @@ use hyper::StatusCode;
 
 use super::{
     Failure,
-    admin::{not_as_asked, parse, post},
-    output::{ended, print_line},
+    admin::{AdminArgs, not_as_asked, parse, post},
+    output::{OutputArgs, ended, print_line},
+    status::Status,
 };
 use crate::{
     admin::json::{Announce, Announced},
@@ -28,25 +29,20 @@ minute. All nodes of the network, those of other institutions too, can read it.
 The node needs [admin] listen_port and must be on this machine: HOST is localhost, 127.0.0.1 or ::1.
 With [admin] announce=false it refuses.
 
-Exit status: 0 it was sent, 1 it was not, 3 it was kept, but no other node can be reached now.")]
+Exit status: 0 it was sent; 3 it was kept, but no other node can be reached now; 1 it was not sent.")]
 pub(super) struct AnnounceArgs {
     /// What to say, in one line.
     text: String,
-    /// The admin endpoint of the node that says it.
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: String,
-    /// Print what the node answers, as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
-
-/// Exit status where nobody else gets it.
-const NOBODY: u8 = 3;
 
 pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
     check_text(&args.text)?;
     let body = serde_json::to_vec(&Announce { text: args.text.clone() })?;
-    let admin = &args.admin;
+    let admin = args.admin.address()?;
     let (status, body) = super::runtime()?.block_on(post(admin, "/announce", body))?;
     let refusals = [
         StatusCode::BAD_REQUEST,
@@ -63,7 +59,7 @@ pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
         return Err(not_as_asked(admin, status, &body).into());
     }
     let Announced { number, neighbours, reachable } = parse(admin, &body)?;
-    let said = if args.json {
+    let said = if args.output.is_json() {
         shown_json(&String::from_utf8_lossy(&body))
     } else if reachable == 0 {
         "no other node can be reached now: nobody else gets it".to_owned()
@@ -72,5 +68,5 @@ pub(super) fn run(args: &AnnounceArgs) -> Result<ExitCode, Failure> {
             "announcement {number} is on its way; neighbours that it was sent to: {neighbours}, nodes that can be reached: {reachable}"
         )
     };
-    ended(print_line(&said), if reachable == 0 { ExitCode::from(NOBODY) } else { ExitCode::SUCCESS })
+    ended(print_line(&said), if reachable == 0 { Status::Unanswered } else { Status::Done })
 }

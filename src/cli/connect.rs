@@ -12,7 +12,7 @@ pub(super) struct ConnectArgs {
     #[arg(long = "node", short = 'n', value_name = "HOST:PORT", default_value = "127.0.0.1:20200")]
     pub(super) nodes: Vec<String>,
     /// Directory with ca.crt, sdk.crt and sdk.key, such as nodes/127.0.0.1/sdk.
-    #[arg(long, short = 'c', value_name = "DIR", default_value = "conf")]
+    #[arg(long, short = 'C', short_alias = 'c', value_name = "DIR", default_value = "conf")]
     pub(super) certs: PathBuf,
 }
 

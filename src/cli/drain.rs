@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{FAILURE, Failure, output};
+use super::{Failure, output, status::Status};
 use crate::escape::shown_path;
 
 #[derive(Args)]
@@ -25,7 +25,7 @@ lame_duck_ms, or 10 s: their topics are withdrawn from the network, what is in f
 is closed, so that it goes on with another node that it knows. Then the node stops. It is told so by SIGQUIT; another
 SIGTERM has it stop at once.
 
-Exit status: 0 it has ended, 1 it was not told so, or still runs.")]
+Exit status: 0 it has ended; 4 it was told so, and still runs; 1 it could not be told.")]
 pub(super) struct DrainArgs {
     /// The node's pid file (`amop node --pid-file`).
     #[arg(long, value_name = "FILE")]
@@ -54,7 +54,7 @@ pub(super) fn run(args: &DrainArgs) -> Result<ExitCode, Failure> {
     while running(path)? == Some(pid) {
         if Instant::now() > end {
             output::note(&format!("amop: the node still runs after {} s; its log says why", args.timeout));
-            return Ok(ExitCode::from(FAILURE));
+            return Ok(Status::Incomplete.into());
         }
         thread::sleep(LOOK_EVERY);
     }

@@ -6,12 +6,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{Failure, output::OutputArgs};
 use crate::{
     encoding,
-    escape::shown_path,
+    escape::{shown_json, shown_path},
     files::{Unnamed, directory, write_new},
     keys::{
         PrivateKey, PublicKey,
@@ -42,8 +43,10 @@ Examples:
         #[arg(long, value_enum, default_value = "pem")]
         format: PrivateFormat,
         /// Directory for the files.
-        #[arg(long, short, value_name = "DIR", default_value = "accounts")]
+        #[arg(long, value_name = "DIR", default_value = "accounts")]
         out: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
         #[command(flatten)]
         password: PasswordArgs,
         #[command(flatten)]
@@ -53,6 +56,8 @@ Examples:
     Show {
         /// The key's file.
         file: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
         #[command(flatten)]
         password: PasswordArgs,
     },
@@ -69,7 +74,7 @@ Examples:
         #[arg(long, value_enum)]
         to: Format,
         /// Where to; public keys go to standard output without it.
-        #[arg(long, short, value_name = "FILE")]
+        #[arg(long, short_alias = 'o', value_name = "FILE")]
         out: Option<PathBuf>,
         #[command(flatten)]
         password: PasswordArgs,
@@ -187,8 +192,11 @@ pub(super) fn public_key(file_or_digits: &str) -> Result<PublicKey, Failure> {
 
 pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     match &args.command {
-        KeysCommand::New { format, out, password, overwrite } => new(*format, out, password, overwrite)?,
-        KeysCommand::Show { file, password } => show(&password.key(file)?)?,
+        KeysCommand::New { format, out, output, password, overwrite } => {
+            let made = new(*format, out, password, overwrite)?;
+            print(&made, *output)?;
+        }
+        KeysCommand::Show { file, output, password } => print(&Shown::of(&password.key(file)?), *output)?,
         KeysCommand::Convert { file, to, out, password, overwrite } => {
             convert(file, *to, out.as_deref(), password, overwrite)?;
         }
@@ -196,10 +204,38 @@ pub(super) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(key: &Key) -> Result<(), Failure> {
-    let public = key.public_key();
-    line!("address      {}", public.address_hex())?;
-    line!("public key   {public}")?;
+/// What is shown of a key.
+#[derive(Serialize)]
+struct Shown {
+    address: String,
+    public_key: String,
+    /// Of a new one, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_file: Option<PathBuf>,
+}
+
+impl Shown {
+    fn of(key: &Key) -> Self {
+        let public = key.public_key();
+        let (address, public_key) = (public.address_hex(), public.to_string());
+        Self { address, public_key, private_file: None, public_file: None }
+    }
+}
+
+fn print(shown: &Shown, output: OutputArgs) -> Result<(), Failure> {
+    if output.is_json() {
+        line!("{}", shown_json(&serde_json::to_string(shown)?))?;
+        return Ok(());
+    }
+    line!("address      {}", shown.address)?;
+    line!("public key   {}", shown.public_key)?;
+    for (what, file) in [("private file", &shown.private_file), ("public file ", &shown.public_file)] {
+        if let Some(file) = file {
+            line!("{what} {}", shown_path(file))?;
+        }
+    }
     Ok(())
 }
 
@@ -208,7 +244,7 @@ fn new(
     dir: &Path,
     password: &PasswordArgs,
     overwrite: &OverwriteArgs,
-) -> Result<(), Failure> {
+) -> Result<Shown, Failure> {
     let key = PrivateKey::generate();
     let public = key.public_key();
     let (format, suffix) = match format {
@@ -226,10 +262,8 @@ fn new(
     for file in [&public_file, &file("pem.pub")] {
         overwrite.write(file, public.to_pem()?.as_bytes(), false)?;
     }
-    show(&Key::Private(key))?;
-    line!("private file {}", shown_path(&private_file))?;
-    line!("public file  {}", shown_path(&public_file))?;
-    Ok(())
+    let (private_file, public_file) = (Some(private_file), Some(public_file));
+    Ok(Shown { private_file, public_file, ..Shown::of(&Key::Private(key)) })
 }
 
 fn convert(

@@ -26,6 +26,7 @@ mod ping;
 mod pki;
 mod pki_request;
 mod publish;
+mod status;
 mod subscribe;
 mod text;
 mod top;
@@ -35,7 +36,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{config::ConfigError, node::StartError};
+use self::status::Status;
 
 /// A relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains, and its tools.
 ///
@@ -87,11 +88,6 @@ enum Command {
     },
 }
 
-/// Exit status of a command that did not do what was asked.
-const FAILURE: u8 = 1;
-/// Exit status where a configuration is refused (`EX_CONFIG` of sysexits.h): the same will happen at each further try.
-const CONFIGURATION_REFUSED: u8 = 78;
-
 /// Runs the command line and gives the exit status.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -114,7 +110,7 @@ pub fn run() -> ExitCode {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "amop", &mut script);
-            output::ended(output::print_bytes(&script), ExitCode::SUCCESS)
+            output::ended(output::print_bytes(&script), Status::Done)
         }
         Command::Man { directory } => {
             let pages = clap_mangen::generate_to(Cli::command(), directory);
@@ -122,13 +118,6 @@ pub fn run() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| output::failed(&*error))
-}
-
-/// The exit status of a command that failed.
-fn status_of(error: &(dyn std::error::Error + 'static)) -> u8 {
-    let is_configuration = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_configuration)
-        || error.downcast_ref::<StartError>().is_some_and(StartError::is_configuration);
-    if is_configuration { CONFIGURATION_REFUSED } else { FAILURE }
 }
 
 /// What a command can fail with: its text says whose fault it is and what to do.
@@ -141,10 +130,115 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+
+    /// All commands by their names, those within others too.
+    fn commands() -> Vec<(String, clap::Command)> {
+        fn add(name: &str, command: &clap::Command, all: &mut Vec<(String, clap::Command)>) {
+            all.push((name.to_owned(), command.clone()));
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                add(&format!("{name} {}", inner.get_name()), inner, all);
+            }
+        }
+        let mut root = Cli::command();
+        root.build();
+        let mut all = Vec::new();
+        add("amop", &root, &mut all);
+        all
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_short_option_means_the_same_in_every_command() {
+        let mut meanings: BTreeMap<char, BTreeSet<String>> = BTreeMap::new();
+        for (_, command) in commands() {
+            for argument in command.get_arguments() {
+                for short in argument.get_short_and_visible_aliases().unwrap_or_default() {
+                    let long = argument.get_long().expect("a short option has a long one").to_owned();
+                    meanings.entry(short).or_default().insert(long);
+                }
+            }
+        }
+        for (short, longs) in &meanings {
+            assert_eq!(longs.len(), 1, "-{short} is {longs:?}");
+        }
+        // The table of docs/commands.md.
+        let page = include_str!("../../docs/commands.md");
+        for (short, longs) in meanings.iter().filter(|(short, _)| !"hV".contains(**short)) {
+            let row = format!("| `-{short}` | `--{}` |", longs.first().unwrap());
+            assert!(page.contains(&row), "docs/commands.md has no {row}");
+        }
+    }
+
+    #[test]
+    fn a_long_option_has_the_same_short_one_in_every_command() {
+        let mut shorts: BTreeMap<String, BTreeSet<Option<char>>> = BTreeMap::new();
+        for (_, command) in commands() {
+            for argument in command.get_arguments() {
+                if let Some(long) = argument.get_long() {
+                    shorts.entry(long.to_owned()).or_default().insert(argument.get_short());
+                }
+            }
+        }
+        shorts.retain(|_, shorts| shorts.len() > 1);
+        assert!(shorts.is_empty(), "{shorts:?}");
+    }
+
+    /// Commands that print nothing for a program to read, and why.
+    const WITHOUT_JSON: [(&str, &str); 14] = [
+        ("amop bounds", "its table is that of docs/resources.md"),
+        ("amop completions", "a script"),
+        ("amop demo", "a story"),
+        ("amop drain", "nothing"),
+        ("amop keys convert", "a key"),
+        ("amop man", "files"),
+        ("amop pki agency", "files"),
+        ("amop pki chain", "files"),
+        ("amop pki csr", "files"),
+        ("amop pki network", "files"),
+        ("amop pki node", "files"),
+        ("amop pki sdk", "files"),
+        ("amop pki sign", "files"),
+        ("amop top", "what changes under one's eyes"),
+    ];
+
+    #[test]
+    fn what_a_command_prints_to_be_read_it_prints_as_json_too() {
+        let without: Vec<String> = commands()
+            .into_iter()
+            .filter(|(name, command)| name == "amop net" || !command.has_subcommands())
+            .filter(|(_, command)| !command.get_arguments().any(|one| one.get_long() == Some("output")))
+            .map(|(name, _)| name)
+            .collect();
+        let listed: Vec<&str> = WITHOUT_JSON.iter().map(|(name, _)| *name).collect();
+        let mut without: Vec<&str> = without.iter().map(String::as_str).collect();
+        without.sort_unstable();
+        assert_eq!(without, listed);
+    }
+
+    #[test]
+    fn what_scripts_say_for_earlier_versions_is_understood() {
+        for said in [
+            "sub t -c conf",
+            "pub t x -c conf",
+            "bench -c conf --json",
+            "net ping ab --admin h:1 -c 2 --json",
+            "net --admin h:1 --json",
+            "trace 0 --admin h:1 --json",
+            "pki network -o nodes",
+            "pki node --agency a --name n -o out",
+            "pki csr --name n -o out",
+            "pki sign r.csr --agency a -o out",
+            "keys convert k.pem --to p12 -o k.p12",
+        ] {
+            let arguments = std::iter::once("amop").chain(said.split(' '));
+            assert!(Cli::try_parse_from(arguments).is_ok(), "{said}");
+        }
     }
 }

@@ -10,9 +10,10 @@ use clap::Args;
 
 use super::{
     Failure,
-    admin::{get_json, get_text, parse, percent_encode},
+    admin::{AdminArgs, get_json, get_text, parse, percent_encode},
     diagnostics::Diagnostic,
-    output::{ended, print_line},
+    output::{OutputArgs, ended, print_line},
+    status::Status,
     text::{Column, bytes, dot_string, millis, numbers, or_dash, quote_for_dot, short, table, words},
 };
 use crate::{
@@ -39,7 +40,7 @@ Examples:
   amop net --admin 127.0.0.1:9100                          nodes, links, who is linked with whom
   amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg
   amop net --admin 127.0.0.1:9100 --topics --filter pay    where the subscribers of topics are
-  amop net --admin 127.0.0.1:9100 --json | jq '.items[] | select(.standing == \"lost\")'
+  amop net --admin 127.0.0.1:9100 -o json | jq '.items[] | select(.standing == \"lost\")'
   amop net ping 68fcf240 --admin 127.0.0.1:9100            the route to a node, and how long each hop takes
   amop net announce 'upgrade at 22:00' --admin 127.0.0.1:9100
 
@@ -49,14 +50,12 @@ neighbours only, and addresses of those and of nodes that tell theirs. Character
 pub(super) struct NetArgs {
     #[command(subcommand)]
     diagnostic: Option<Diagnostic>,
-    /// The admin endpoint of a node.
-    #[arg(long, value_name = "HOST:PORT", required = true)]
-    admin: Option<String>,
-    /// Print what the node says, as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Print a drawing for Graphviz.
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, conflicts_with_all = ["output", "json"])]
     dot: bool,
     /// Show topics, and where their subscribers are.
     #[arg(long)]
@@ -80,7 +79,7 @@ pub(super) fn run(args: &NetArgs) -> Result<ExitCode, Failure> {
         return diagnostic.run();
     }
     let text = super::runtime()?.block_on(make(args))?;
-    ended(print_line(text.trim_end()), ExitCode::SUCCESS)
+    ended(print_line(text.trim_end()), Status::Done)
 }
 
 /// The path of what is known of the network, with the nearest nodes.
@@ -88,15 +87,15 @@ pub(super) fn network_path(nodes: usize) -> String {
     format!("/network?sort=hops&limit={nodes}")
 }
 
-async fn make(args: &NetArgs) -> Result<String, String> {
-    let admin = args.admin.as_deref().unwrap_or_default();
+async fn make(args: &NetArgs) -> Result<String, Failure> {
+    let admin = args.admin.address()?;
     let path = if args.topics {
         format!("/network/topics?limit={}&filter={}", args.limit, percent_encode(&args.filter))
     } else {
         network_path(NODES_MAX)
     };
     let answer = get_text(admin, &path).await?;
-    if args.json {
+    if args.output.is_json() {
         return Ok(shown_json(&answer));
     }
     if !args.topics {
@@ -295,7 +294,7 @@ fn show_announcements(announcements: &[Announcement], text: &mut String) {
     ];
     text.push_str(&table(latest, &columns));
     if announcements.len() > latest.len() {
-        let _ = writeln!(text, "  and {} older ones: see --json", announcements.len() - latest.len());
+        let _ = writeln!(text, "  and {} older ones: see -o json", announcements.len() - latest.len());
     }
 }
 

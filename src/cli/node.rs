@@ -9,12 +9,14 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    CONFIGURATION_REFUSED, FAILURE, Failure, output,
+    Failure,
+    output::{self, OutputArgs},
     pid_file::{PidFile, UpFile},
+    status::{Status, UsageError},
 };
 use crate::{
     config::Config,
-    escape::{shown_lines, shown_path},
+    escape::{shown_json, shown_lines, shown_path},
     log,
     node::{Credentials, Finding, Node, Reread, Signals, StartError, check},
     service::{InheritedSockets, ServiceManager},
@@ -25,7 +27,7 @@ use crate::{
 Examples:
   amop node -c nodes/127.0.0.1/node0/config.ini
   amop node -c config.ini --check        only check the configuration, its certificates and ports
-  amop node -c config.ini --check --strict
+  amop node -c config.ini --check --strict -o json
   amop node -c config.ini --log-format json
 
 The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.
@@ -35,7 +37,8 @@ one after the other, and so does SIGTERM where [amop] lame_duck_ms is set. SIGHU
 more are closed, and messages with nodes that the lists leave out end. Certificates hold for new links. Other keys
 take effect at the next start. A file that lacks a section of the running one changes nothing.
 
-Exit status: 0 stopped in order, or checked; 78 the configuration is refused; 1 anything else.")]
+Exit status: 0 stopped in order, or checked; 78 the configuration is refused; 2 the command line is wrong; 1
+anything else.")]
 pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
@@ -43,6 +46,8 @@ pub(super) struct NodeArgs {
     /// Check the configuration, the certificates, ports, ledger nodes and peers that it names, and end.
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Write the process id into this file and keep it locked while the node lives: a second node with it does not
     /// start.
     #[arg(long, value_name = "FILE")]
@@ -72,12 +77,15 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     if args.check {
         return run_check(args, &config, warnings);
     }
+    if args.output.is_json() {
+        return Err(UsageError::from("-o json is for --check; the log's form is --log-format json").into());
+    }
     if args.strict {
         let found = Credentials::load(&config)?.findings(&config, SystemTime::now());
         let reasons: Vec<_> =
             warnings.iter().cloned().chain(found.into_iter().map(|found| found.text)).collect();
         if !reasons.is_empty() {
-            return Ok(refuse(&reasons));
+            return Ok(refuse(&reasons).into());
         }
     }
     // Before anything else opens files.
@@ -104,7 +112,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
         let ran = node.run_until(signals, manager, when_up, move |running| read_again(running, &path));
         if ran.is_err() {
             // The log has said why.
-            return Ok(ExitCode::from(FAILURE));
+            return Ok(Status::Failed.into());
         }
     } else {
         manager.stopping();
@@ -118,8 +126,16 @@ fn run_check(args: &NodeArgs, config: &Config, warnings: Vec<String>) -> Result<
     let (errors, warnings): (Vec<_>, Vec<_>) =
         warnings.chain(checked.findings).partition(|finding| finding.is_error || args.strict);
     let is_usable = errors.is_empty();
+    if args.output.is_json() {
+        let texts = |findings: Vec<Finding>| findings.into_iter().map(|found| found.text).collect::<Vec<_>>();
+        let said = serde_json::json!({
+            "ok": is_usable, "errors": texts(errors), "warnings": texts(warnings), "ready": checked.ready,
+        });
+        let status = if is_usable { Status::Done } else { Status::ConfigurationRefused };
+        return output::ended(output::print_line(&shown_json(&said.to_string())), status);
+    }
     let status = match is_usable {
-        true => ExitCode::SUCCESS,
+        true => Status::Done,
         // Whoever reads no further than some of the warnings gets the status all the same.
         false => refuse(&errors.into_iter().map(|error| error.text).collect::<Vec<_>>()),
     };
@@ -138,11 +154,11 @@ fn run_check(args: &NodeArgs, config: &Config, warnings: Vec<String>) -> Result<
     output::ended(print(), status)
 }
 
-fn refuse(reasons: &[String]) -> ExitCode {
+fn refuse(reasons: &[String]) -> Status {
     for reason in reasons {
         output::note(&format!("amop: {}", shown_lines(reason)));
     }
-    ExitCode::from(CONFIGURATION_REFUSED)
+    Status::ConfigurationRefused
 }
 
 /// Reads the configuration again, for a node that runs.

@@ -11,8 +11,35 @@ use std::{
     process::ExitCode,
 };
 
-use super::{Failure, status_of};
+use clap::{Args, ValueEnum};
+
+use super::{Failure, status::Status};
 use crate::{escape, log};
+
+/// Form of what a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people.
+    Text,
+    /// For programs: docs/json.md has every field.
+    Json,
+}
+
+#[derive(Args, Clone, Copy)]
+pub(super) struct OutputArgs {
+    /// Form of what is printed; docs/json.md has every field.
+    #[arg(long, short, value_name = "FORM", value_enum, default_value = "text")]
+    output: Form,
+    /// How several commands were told so before.
+    #[arg(long, hide = true)]
+    json: bool,
+}
+
+impl OutputArgs {
+    pub(super) fn is_json(self) -> bool {
+        self.json || self.output == Form::Json
+    }
+}
 
 /// Standard output took no more.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +86,10 @@ pub(super) fn note(line: &str) {
 
 /// The status of a command that has done what was asked, and has shown what came of it: also if the reader had
 /// seen enough.
-pub(super) fn ended(printed: Result<(), OutputError>, status: ExitCode) -> Result<ExitCode, Failure> {
+pub(super) fn ended(printed: Result<(), OutputError>, status: Status) -> Result<ExitCode, Failure> {
     match printed {
         Err(error) if !error.is_closed() => Err(error.into()),
-        Ok(()) | Err(_) => Ok(status),
+        Ok(()) | Err(_) => Ok(status.into()),
     }
 }
 
@@ -73,5 +100,5 @@ pub(super) fn failed(error: &(dyn Error + 'static)) -> ExitCode {
     }
     // Errors name files, and repeat what others said.
     log::tell(&format!("amop: {}", escape::shown_lines(&error.to_string())));
-    ExitCode::from(status_of(error))
+    Status::of(error).into()
 }

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use super::{
     Failure,
-    admin::{get, not_as_asked, parse},
-    output::{ended, print_line},
+    admin::{AdminAddress, AdminArgs, get, not_as_asked, parse},
+    output::{OutputArgs, ended, print_line},
+    status::Status,
     text::{Column, millis, numbers, short, table, words},
 };
 use crate::{
@@ -22,15 +23,12 @@ use crate::{
     wire::NodeId,
 };
 
-/// Exit status where the node has not answered once.
-const UNREACHED: u8 = 3;
-
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   amop net ping 68fcf240 --admin 127.0.0.1:9100
-  amop net ping 68fcf240 --admin 127.0.0.1:9100 -c 100 --interval 0.2
-  amop net ping 68fcf240 --admin 127.0.0.1:9100 --json | jq .lost
+  amop net ping 68fcf240 --admin 127.0.0.1:9100 --count 100 --interval 0.2
+  amop net ping 68fcf240 --admin 127.0.0.1:9100 -o json | jq .lost
 
 Each round sends one ping to each hop of the route, over the links that messages to that node take.
 A node on the route tells that a ping's hops ended there, the node itself answers. An asterisk is a
@@ -38,24 +36,22 @@ hop that did not answer within 2 s: its node, or one before it, is dead, overloa
 a version that does not know pings. Each answer is sealed by the node that is shown, so nobody on
 the route can answer for the node itself. The node that pings needs [admin] listen_port.
 
-Exit status: 0 the node has answered at least once, 1 it could not be asked for, 3 it has not
-answered, or no route leads to it.")]
+Exit status: 0 the node has answered at least once; 3 it has not, or no route leads to it; 1 it could not be
+asked for.")]
 pub(super) struct PingArgs {
     /// The node: its id, or as many of the first digits as tell it from all others.
     #[arg(value_name = "NODE", value_parser = beginning)]
     node: String,
-    /// The admin endpoint of the node that pings.
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: String,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Rounds.
-    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, short_alias = 'c', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
     /// From the beginning of a round to that of the next, which waits for the answers of the one before.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = super::top::interval)]
     interval: Duration,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 fn beginning(text: &str) -> Result<String, String> {
@@ -185,8 +181,8 @@ impl Sum {
 
 pub(super) fn run(args: &PingArgs) -> Result<ExitCode, Failure> {
     let sum = super::runtime()?.block_on(rounds(args))?;
-    let said = if args.json { shown_json(&serde_json::to_string(&sum)?) } else { show(&sum) };
-    let status = if sum.times.answered > 0 { ExitCode::SUCCESS } else { ExitCode::from(UNREACHED) };
+    let said = if args.output.is_json() { shown_json(&serde_json::to_string(&sum)?) } else { show(&sum) };
+    let status = if sum.times.answered > 0 { Status::Done } else { Status::Unanswered };
     ended(print_line(said.trim_end()), status)
 }
 
@@ -196,13 +192,13 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
         let begun = Instant::now();
         // After the first round it is known whose digits those are.
         let node = sum.as_ref().map_or(&args.node, |sum| &sum.node);
-        let round = round(&args.admin, node).await?;
+        let round = round(args.admin.address()?, node).await?;
         if round.outcome == PingOutcome::Own {
             return Err(
                 format!("{} is the node that you ask itself: ping another one", short(&round.node)).into()
             );
         }
-        if !args.json {
+        if !args.output.is_json() {
             line!("{}", show_round(number, &round))?;
         }
         let is_hopeless = round.outcome == PingOutcome::NoRoute && round.hops.is_empty();
@@ -219,7 +215,7 @@ async fn rounds(args: &PingArgs) -> Result<Sum, Failure> {
     sum.ok_or_else(|| "no round was made".into())
 }
 
-async fn round(admin: &str, node: &str) -> Result<PingRound, String> {
+async fn round(admin: &AdminAddress, node: &str) -> Result<PingRound, String> {
     let (status, body) = get(admin, &format!("/ping/{node}")).await?;
     let said = String::from_utf8_lossy(&body);
     let said = said.lines().next().unwrap_or_default();

@@ -8,17 +8,21 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::pki_request::{CsrArgs, SignArgs, csr, no_agency, sign};
+use super::{
+    output::OutputArgs,
+    pki_request::{CsrArgs, SignArgs, csr, no_agency, sign},
+};
 use crate::{
     encoding,
-    escape::{Shown, shown_path},
+    escape::{Shown, shown_json, shown_path},
     pki::{
         Authority, DAYS_MAX, ExistingKey, Host, Issued, KeyType, Layout, NetworkPlan, PkiError, Profile,
         Validity, build_network, renew_public, write_pair, write_private, write_public,
     },
-    tls::identity::certificates,
+    tls::identity,
 };
 
 #[derive(Args)]
@@ -33,7 +37,7 @@ enum PkiCommand {
     #[command(after_help = "\
 Examples:
   amop pki network                                    four nodes on this machine, in ./nodes
-  amop pki network -l 10.0.0.1:2,10.0.0.2:2 -o nodes  two nodes on each of two machines
+  amop pki network -l 10.0.0.1:2,10.0.0.2:2 --out nodes  two nodes on each of two machines
   amop pki network --profile ec                       applications with secp256k1 certificates
   amop pki network --layout 3.x                       applications of FISCO BCOS 3.x: conf/ssl.crt and so on
 
@@ -42,7 +46,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
     /// Make a chain CA: DIR/ca.crt and DIR/ca.key.
     Chain {
         /// Where to.
-        #[arg(long, short, value_name = "DIR")]
+        #[arg(long, short_alias = 'o', value_name = "DIR")]
         out: PathBuf,
         /// Its name.
         #[arg(long, default_value = "chain")]
@@ -63,7 +67,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         #[arg(long)]
         name: String,
         /// Where to.
-        #[arg(long, short, value_name = "DIR")]
+        #[arg(long, short_alias = 'o', value_name = "DIR")]
         out: PathBuf,
         /// Days that it is good for.
         #[arg(long, default_value_t = 36_500, value_parser = days_range())]
@@ -72,11 +76,11 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
     /// Make a node's certificate: DIR/node.crt, node.key, node.nodeid and ca.crt.
     #[command(after_help = "\
 Example, for one more node of a network that `amop pki network` made:
-  amop pki node --agency nodes/cert/agency --name node4 -o node4/conf
-  amop pki node --agency nodes/cert/agency/channel --name node4 -o node4/conf/channel_cert
+  amop pki node --agency nodes/cert/agency --name node4 --out node4/conf
+  amop pki node --agency nodes/cert/agency/channel --name node4 --out node4/conf/channel_cert
 
 Renew the certificate of a node, which keeps its key and with it its node id; kill -HUP has it used without a restart:
-  amop pki node --agency nodes/cert/agency --name node0 -o nodes/127.0.0.1/node0/conf
+  amop pki node --agency nodes/cert/agency --name node0 --out nodes/127.0.0.1/node0/conf
 Where DIR/node.key is there already, it is certified again, and the old certificate is kept as node.crt.old. --key FILE
 certifies a key from elsewhere.")]
     Node(LeafArgs),
@@ -88,8 +92,8 @@ certifies a key from elsewhere.")]
     /// Make a request for a certificate, and a key if there is none: DIR/node.csr and node.key.
     #[command(after_help = "\
 Example, for a node whose agency is elsewhere; the key never leaves the node's machine:
-  amop pki csr --name node4 -o node4/conf                       there: makes node.key and node.csr
-  amop pki sign node.csr --agency nodes/cert/agency -o signed   at the agency: makes node.crt and ca.crt
+  amop pki csr --name node4 --out node4/conf                       there: makes node.key and node.csr
+  amop pki sign node.csr --agency nodes/cert/agency --out signed   at the agency: makes node.crt and ca.crt
   cp signed/node.crt signed/ca.crt node4/conf                   there again
   amop node -c node4/config.ini --check
 
@@ -99,8 +103,8 @@ sign. A request that openssl req made does as well.")]
     /// Sign a request for a certificate: DIR/node.crt and ca.crt.
     #[command(after_help = "\
 Examples:
-  amop pki sign node.csr --agency nodes/cert/agency -o signed
-  amop pki sign sdk.csr --kind sdk --agency nodes/cert/agency/channel -o signed
+  amop pki sign node.csr --agency nodes/cert/agency --out signed
+  amop pki sign sdk.csr --kind sdk --agency nodes/cert/agency/channel --out signed
 
 What is issued is a certificate like those of `amop pki node` and `amop pki sdk`, whatever else the request asks for. Its key is proven by
 the request; whose it is, is not: compare the node id that both commands show.")]
@@ -109,6 +113,8 @@ the request; whose it is, is not: compare the node id that both commands show.")
     Show {
         /// PEM file.
         file: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }
 
@@ -126,7 +132,7 @@ struct LeafArgs {
     #[arg(long)]
     name: String,
     /// Where to.
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short_alias = 'o', value_name = "DIR")]
     out: PathBuf,
     /// Certify this key instead of a new one: PEM without a password. It is copied to DIR if it is not there.
     #[arg(long, value_name = "FILE")]
@@ -142,7 +148,7 @@ struct NetworkArgs {
     #[arg(long, short, value_name = "ADDRESS:COUNT", value_delimiter = ',', default_value = "127.0.0.1:4")]
     listen: Vec<Host>,
     /// The directory to make.
-    #[arg(long, short, value_name = "DIR", default_value = "nodes")]
+    #[arg(long, short_alias = 'o', value_name = "DIR", default_value = "nodes")]
     out: PathBuf,
     /// Certificates of the channel to applications.
     #[arg(long, value_enum, default_value = "rsa")]
@@ -219,7 +225,7 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
             let host = args.out.join(args.listen[0].directory());
             line!("made {}", shown_path(&args.out))?;
             line!("  run a node:   amop node -c {}", shown_path(&host.join("node0/config.ini")))?;
-            line!("  applications: amop sub TOPIC -c {}", shown_path(&host.join("sdk")))?;
+            line!("  applications: amop sub TOPIC -C {}", shown_path(&host.join("sdk")))?;
             line!("  keep {} safe: it can make more nodes", shown_path(&args.out.join("cert")))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -247,7 +253,7 @@ pub(super) fn run(args: &PkiArgs) -> Result<ExitCode, super::Failure> {
         PkiCommand::Sdk(args) => leaf(args, "sdk"),
         PkiCommand::Csr(args) => csr(args),
         PkiCommand::Sign(args) => sign(args),
-        PkiCommand::Show { file } => show(file),
+        PkiCommand::Show { file, output } => show(file, *output),
     }
 }
 
@@ -339,7 +345,7 @@ impl<'a> Root<'a> {
 
 /// From when on the certificate is good that lies there; `None` if none does.
 fn begin_of(certificate: &Path) -> Option<SystemTime> {
-    let first = certificates(&fs::read(certificate).ok()?, certificate).ok()?.into_iter().next()?;
+    let first = identity::certificates(&fs::read(certificate).ok()?, certificate).ok()?.into_iter().next()?;
     let (_, certificate) = X509Certificate::from_der(&first).ok()?;
     let seconds = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
     Some(UNIX_EPOCH + Duration::from_secs(seconds))
@@ -399,25 +405,62 @@ fn is_same_key(path: &Path, issued: &Issued) -> Result<bool, PkiError> {
     ExistingKey::load(path)?.has_pem(&issued.key)
 }
 
-fn show(file: &Path) -> Result<ExitCode, super::Failure> {
-    let bytes = fs::read(file).map_err(|error| format!("{}: {error}", shown_path(file)))?;
-    for der in certificates(&bytes, file)? {
-        let (_, certificate) =
-            X509Certificate::from_der(&der).map_err(|error| format!("{}: {error}", shown_path(file)))?;
+/// What is shown of a certificate.
+#[derive(Serialize)]
+struct ShownCertificate {
+    subject: String,
+    issuer: String,
+    version: u32,
+    not_before: String,
+    not_after: String,
+    /// `secp256k1`, another curve's number, or how many bits.
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_id: Option<String>,
+}
+
+impl ShownCertificate {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
         let spki = certificate.public_key();
-        line!("subject:   {}", Shown(certificate.subject()))?;
-        line!("issuer:    {}", Shown(certificate.issuer()))?;
-        line!("version:   {}", certificate.version().0 + 1)?;
-        line!("valid:     {} to {}", certificate.validity().not_before, certificate.validity().not_after)?;
         let point: &[u8] = &spki.subject_public_key.data;
         let is_elliptic = spki.algorithm.algorithm.to_id_string() == "1.2.840.10045.2.1";
         let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        match (curve.map(|oid| oid.to_id_string()).as_deref().filter(|_| is_elliptic), point) {
+        let curve = curve.map(|oid| oid.to_id_string()).filter(|_| is_elliptic);
+        let (key, node_id) = match (curve.as_deref(), point) {
             (Some("1.3.132.0.10"), [4, id @ ..]) if id.len() == 64 => {
-                line!("key:       secp256k1\nnode id:   {}", base16ct::lower::encode_string(id))?;
+                ("secp256k1".to_owned(), Some(base16ct::lower::encode_string(id)))
             }
-            (Some(curve), _) => line!("key:       elliptic curve {curve}")?,
-            (None, _) => line!("key:       {} bits", spki.parsed().map_or(0, |key| key.key_size()))?,
+            (Some(curve), _) => (format!("elliptic curve {curve}"), None),
+            (None, _) => (format!("{} bits", spki.parsed().map_or(0, |key| key.key_size())), None),
+        };
+        let (subject, issuer) = (certificate.subject().to_string(), certificate.issuer().to_string());
+        let validity = certificate.validity();
+        let (not_before, not_after) = (validity.not_before.to_string(), validity.not_after.to_string());
+        Self { subject, issuer, version: certificate.version().0 + 1, not_before, not_after, key, node_id }
+    }
+}
+
+fn show(file: &Path, output: OutputArgs) -> Result<ExitCode, super::Failure> {
+    let bytes = fs::read(file).map_err(|error| format!("{}: {error}", shown_path(file)))?;
+    let mut certificates = Vec::new();
+    for der in identity::certificates(&bytes, file)? {
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|error| format!("{}: {error}", shown_path(file)))?;
+        certificates.push(ShownCertificate::of(&certificate));
+    }
+    if output.is_json() {
+        let json = serde_json::json!({ "certificates": certificates });
+        line!("{}", shown_json(&json.to_string()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for certificate in certificates {
+        line!("subject:   {}", Shown(&certificate.subject))?;
+        line!("issuer:    {}", Shown(&certificate.issuer))?;
+        line!("version:   {}", certificate.version)?;
+        line!("valid:     {} to {}", certificate.not_before, certificate.not_after)?;
+        line!("key:       {}", certificate.key)?;
+        if let Some(id) = certificate.node_id {
+            line!("node id:   {id}")?;
         }
         line!("")?;
     }

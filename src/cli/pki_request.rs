@@ -40,7 +40,7 @@ pub(super) struct CsrArgs {
     #[arg(long)]
     name: String,
     /// Where to.
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short_alias = 'o', value_name = "DIR")]
     out: PathBuf,
     #[arg(long, value_enum, default_value = "node")]
     kind: Kind,
@@ -58,7 +58,7 @@ pub(super) struct SignArgs {
     #[arg(long, value_name = "DIR")]
     agency: PathBuf,
     /// Where to.
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short_alias = 'o', value_name = "DIR")]
     out: PathBuf,
     #[arg(long, value_enum, default_value = "node")]
     kind: Kind,
@@ -97,7 +97,7 @@ pub(super) fn csr(args: &CsrArgs) -> Result<ExitCode, Failure> {
         line!("  {}: {id}", if args.kind == Kind::Node { "node id" } else { "public key" })?;
     }
     line!(
-        "  send it to the agency, which signs it: amop pki sign {kind}.csr --agency DIR -o OUT --kind {kind}"
+        "  send it to the agency, which signs it: amop pki sign {kind}.csr --agency DIR --out OUT --kind {kind}"
     )?;
     line!(
         "  then put the {kind}.crt and ca.crt that it makes beside {}; the key stays here",

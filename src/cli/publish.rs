@@ -15,8 +15,8 @@ use hdrhistogram::Histogram;
 use super::{
     connect::{ConnectArgs, DialectArgs},
     keys::public_key,
-    output::{ended, note, print_line},
-    subscribe::Output,
+    output::{OutputArgs, ended, note, print_line},
+    status::{Status, UsageError},
 };
 use crate::{
     client::{Answer, Client, file},
@@ -35,7 +35,7 @@ use crate::{
 #[command(group(ArgGroup::new("payload").required(true).args(["text", "file", "raw", "stdin"])))]
 #[command(after_help = "\
 Examples:
-  amop pub payments 'pay 5 to bob' -c nodes/127.0.0.1/sdk
+  amop pub payments 'pay 5 to bob' -C nodes/127.0.0.1/sdk
   amop pub payments hello --multicast
   amop pub reports --file report.pdf              a file with its name, as the Java SDK's demos send it
   amop pub blobs --raw picture.png                its bytes and nothing else
@@ -43,8 +43,8 @@ Examples:
   amop pub payments ping --count 1000 --rate 100
   amop pub deals 'for two only' --public-key one.public.pem --public-key two.public.pem --multicast
 
-Exit status: 0 if every message was answered with 0, 2 if any was not or a private topic had no subscriber, 1 on
-other errors. With -o json an answer that is no UTF-8 text is answer_base64 instead of answer.")]
+Exit status: 0 every message was answered with 0; 3 one was not, or a private topic had no subscriber; 2 the
+command line is wrong; 1 anything else. With -o json an answer that is no UTF-8 text is answer_base64 instead of answer.")]
 pub(super) struct PublishArgs {
     /// The topic.
     topic: String,
@@ -83,9 +83,8 @@ pub(super) struct PublishArgs {
     /// each 100 KiB of the message.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
-    /// Form of the output.
-    #[arg(long, short, value_enum, default_value = "text")]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// A node's own time for a request, and some for the way.
@@ -94,7 +93,8 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(35);
 pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
     let payload = payload(&args)?;
     let seconds = |name: &str, value: f64| {
-        Duration::try_from_secs_f64(value).map_err(|_| format!("{name} must be a number of seconds"))
+        Duration::try_from_secs_f64(value)
+            .map_err(|_| UsageError::from(format!("{name} must be a number of seconds")))
     };
     let timeout = match args.timeout {
         Some(timeout) => seconds("--timeout", timeout)?,
@@ -104,7 +104,7 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
     let keys = args.public_keys.iter().map(|key| public_key(key)).collect::<Result<Vec<_>, _>>()?;
     let gap = match args.rate {
         Some(rate) if rate > 0.0 && rate.is_finite() => Some(Duration::from_secs_f64(1.0 / rate)),
-        Some(_) => return Err("--rate must be a number above 0".into()),
+        Some(_) => return Err(UsageError::from("--rate must be a number above 0").into()),
         None => None,
     };
     super::runtime()?.block_on(async {
@@ -134,14 +134,14 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
             } else {
                 failed += 1;
             }
-            if args.count == 1 || args.output == Output::Json || answer.code != ResultCode::OK {
+            if args.count == 1 || args.output.is_json() || answer.code != ResultCode::OK {
                 printed = print_line(&describe(&args, &answer));
                 if printed.is_err() {
                     break;
                 }
             }
         }
-        if printed.is_ok() && args.count > 1 && args.output == Output::Text {
+        if printed.is_ok() && args.count > 1 && !args.output.is_json() {
             let at = |quantile| round_trips.value_at_quantile(quantile);
             printed = print_line(&format!(
                 "{} answered, {failed} not; round trip in µs: min {}, p50 {}, p99 {}, max {}",
@@ -152,7 +152,7 @@ pub(super) fn run(args: PublishArgs) -> Result<ExitCode, super::Failure> {
                 round_trips.max(),
             ));
         }
-        let status = if failed == 0 && is_heard { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        let status = if failed == 0 && is_heard { Status::Done } else { Status::Unanswered };
         ended(printed, status)
     })
 }
@@ -229,7 +229,7 @@ fn too_long(name: &str, len_max: usize) -> String {
 fn describe(args: &PublishArgs, answer: &Answer) -> String {
     let micros = answer.round_trip.as_micros();
     let seq = seq_to_text(&answer.seq);
-    if args.output == Output::Json {
+    if args.output.is_json() {
         let code = answer.code.0;
         let mut object = serde_json::json!({
             "code": code, "meaning": answer.code.describe(), "round_trip_us": micros, "seq": seq,

@@ -6,12 +6,13 @@ use std::{
 };
 
 use base64ct::{Base64, Encoding};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
     connect::{ConnectArgs, DialectArgs},
     keys::PasswordArgs,
-    output::{note, print_bytes, print_line},
+    output::{OutputArgs, note, print_bytes, print_line},
+    status::Status,
 };
 use crate::{
     client::{Client, Message, MessageKind, file},
@@ -21,13 +22,11 @@ use crate::{
 
 /// What a publisher is answered whose file could not be written.
 const NOT_WRITTEN: ResultCode = ResultCode(1);
-/// Exit status where a file could not be written.
-const NOT_ALL_SAVED: u8 = 2;
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  amop sub payments -c nodes/127.0.0.1/sdk
+  amop sub payments -C nodes/127.0.0.1/sdk
   amop sub payments orders -n 127.0.0.1:20200 -n 127.0.0.1:20201 --reply ok
   amop sub reports --save incoming        files are written there, under their own names
   amop sub payments -o json | jq .text
@@ -39,7 +38,8 @@ With -o json a payload is text, or base64 where it is no UTF-8 text. A unicast i
 printed and its file is on the disk; a file that cannot be written is told here, and to its publisher by
 an answer with code 1.
 
-Exit status: 0; 2 if a file could not be written; 1 on other errors.")]
+Exit status: 0 what was asked for came, or it was ended; 4 a file could not be written; 2 the command line is
+wrong; 1 anything else.")]
 pub(super) struct SubscribeArgs {
     /// Topics.
     #[arg(required = true, value_name = "TOPIC")]
@@ -60,21 +60,14 @@ pub(super) struct SubscribeArgs {
     /// Write received files into this directory.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Form of the output.
-    #[arg(long, short, value_enum, default_value = "text")]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Print the payloads and nothing else, as they are: they may be no text, and a terminal obeys what is in them.
-    #[arg(long, conflicts_with_all = ["output", "save"])]
+    #[arg(long, conflicts_with_all = ["output", "json", "save"])]
     raw: bool,
     /// End after so many messages.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub(super) enum Output {
-    Text,
-    Json,
 }
 
 pub(super) fn run(args: SubscribeArgs) -> Result<ExitCode, super::Failure> {
@@ -92,7 +85,7 @@ pub(super) fn run(args: SubscribeArgs) -> Result<ExitCode, super::Failure> {
             }
             None => client.subscribe(&args.topics.iter().map(String::as_str).collect::<Vec<_>>()).await?,
         }
-        if args.output == Output::Text {
+        if !args.output.is_json() {
             let topics = shown(&args.topics.join(", "));
             let nodes = shown(&client.nodes_up().join(", "));
             note(&match &key {
@@ -126,7 +119,7 @@ pub(super) fn run(args: SubscribeArgs) -> Result<ExitCode, super::Failure> {
         }
         // What was answered last is still on its way to the socket.
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        Ok(if all_saved { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_SAVED) })
+        Ok(if all_saved { Status::Done } else { Status::Incomplete }.into())
     })
 }
 
@@ -192,28 +185,26 @@ impl<'a> Received<'a> {
     }
 }
 
-fn describe(output: Output, message: &Message, received: &Received<'_>) -> String {
+fn describe(output: OutputArgs, message: &Message, received: &Received<'_>) -> String {
     let kind = match message.kind {
         MessageKind::Unicast => "unicast",
         MessageKind::Multicast => "multicast",
     };
-    match output {
-        Output::Json => shown_json(&describe_json(kind, message, received).to_string()),
-        Output::Text => {
-            let what = match received {
-                Received::Bytes => shown_bytes(&message.payload),
-                Received::File { name, len, saved } => {
-                    let fate = match saved {
-                        Some(Ok(path)) => format!(", saved as {}", shown_path(path)),
-                        Some(Err(error)) => format!(", not saved: {error}"),
-                        None => "; --save DIR keeps it".to_owned(),
-                    };
-                    format!("file {}, {len} bytes{fate}", shown(name))
-                }
-            };
-            format!("{} ({kind}) {what}", shown(&message.topic))
-        }
+    if output.is_json() {
+        return shown_json(&describe_json(kind, message, received).to_string());
     }
+    let what = match received {
+        Received::Bytes => shown_bytes(&message.payload),
+        Received::File { name, len, saved } => {
+            let fate = match saved {
+                Some(Ok(path)) => format!(", saved as {}", shown_path(path)),
+                Some(Err(error)) => format!(", not saved: {error}"),
+                None => "; --save DIR keeps it".to_owned(),
+            };
+            format!("file {}, {len} bytes{fate}", shown(name))
+        }
+    };
+    format!("{} ({kind}) {what}", shown(&message.topic))
 }
 
 /// All of a message: its payload as text or in base64, unless it is in a file.

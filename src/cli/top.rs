@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::{
     Failure,
-    admin::{get_json, get_text},
+    admin::{AdminAddress, AdminArgs, get_json, get_text},
     net::{name_of, names, network_path},
     output::print_line,
     text::{Column, bytes, millis, numbers, short, table, words},
@@ -82,9 +82,8 @@ Examples:
 The node needs [admin] listen_port. Rates are per second, over the interval. A metric at 80 % of its
 bound, or more, is marked with !. Ctrl-C ends it.")]
 pub(super) struct TopArgs {
-    /// The admin endpoint of a node.
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: String,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
     interval: Duration,
@@ -117,10 +116,11 @@ pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
 
 async fn watch(args: &TopArgs) -> Result<(), Failure> {
     let on_terminal = !args.once && std::io::stdout().is_terminal();
-    let mut before = look(&args.admin).await?;
+    let admin = args.admin.address()?;
+    let mut before = look(admin).await?;
     loop {
         tokio::time::sleep(args.interval).await;
-        let now = look(&args.admin).await?;
+        let now = look(admin).await?;
         let text = show(&before, &now);
         let text = if on_terminal { format!("{CLEAR}{}", text.trim_end()) } else { text };
         print_line(&text)?;
@@ -131,7 +131,7 @@ async fn watch(args: &TopArgs) -> Result<(), Failure> {
     }
 }
 
-async fn look(admin: &str) -> Result<Look, String> {
+async fn look(admin: &AdminAddress) -> Result<Look, String> {
     let at = Instant::now();
     let metrics = MetricValues::parse(&get_text(admin, "/metrics").await?)
         .ok_or_else(|| format!("{admin} gives no metrics of a node: is it a node of this version?"))?;

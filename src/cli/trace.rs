@@ -7,8 +7,10 @@ use hyper::StatusCode;
 
 use super::{
     Failure,
-    admin::{get, not_as_asked, parse},
-    output::{ended, print_line},
+    admin::{AdminArgs, get, not_as_asked, parse},
+    output::{OutputArgs, ended, print_line},
+    status::{Status, UsageError},
+    text::short,
 };
 use crate::{
     admin::json::{Trace, TraceEvent, TraceStanding},
@@ -16,14 +18,11 @@ use crate::{
     wire::trace::{seq_from_text, seq_to_text},
 };
 
-/// Exit status where no node knows the message.
-const UNKNOWN: u8 = 3;
-
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   amop trace b3ae60984320433aa3efbc6462ef6102 --admin 127.0.0.1:9100
-  amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:9100 --json
+  amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:9100 -o json
 
 SEQ is what the SDK's log shows of the message. The node needs [admin] listen_port. Ask a node that the
 message came to: the publisher's, or the subscriber's. It asks the others.
@@ -31,29 +30,27 @@ message came to: the publisher's, or the subscriber's. It asks the others.
 Each node knows the last 65,536 requests that did not end with 0, and with [amop] trace=true (or after
 kill -USR1) as many of the others, multicasts too. What it knows ends with it.
 
-Exit status: 0 the message is known, 1 it could not be asked for, 3 no node knows it.")]
+Exit status: 0 the message is known; 3 no node knows it; 1 it could not be asked for.")]
 pub(super) struct TraceArgs {
     /// The message's seq: 32 letters and digits, a UUID with its dashes, or 64 hex digits of its bytes.
     seq: String,
-    /// The admin endpoint of a node.
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: String,
-    /// Print what the node says, as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
     let Some(seq) = seq_from_text(&args.seq) else {
-        return Err(format!(
+        return Err(UsageError::from(format!(
             "{:?} is no seq: it must be 32 letters and digits, such a UUID with dashes, or the 64 hex digits of \
              its bytes",
             args.seq
-        )
+        ))
         .into());
     };
     let path = format!("/trace/{}", seq_to_text(&seq));
-    let admin = &args.admin;
+    let admin = args.admin.address()?;
     let (status, body) = super::runtime()?.block_on(get(admin, &path))?;
     let is_known = match status {
         StatusCode::OK => true,
@@ -61,9 +58,12 @@ pub(super) fn run(args: &TraceArgs) -> Result<ExitCode, Failure> {
         StatusCode::NOT_FOUND if body.first() == Some(&b'{') => false,
         _ => return Err(not_as_asked(admin, status, &body).into()),
     };
-    let said =
-        if args.json { shown_json(&String::from_utf8_lossy(&body)) } else { show(&parse(admin, &body)?) };
-    ended(print_line(said.trim_end()), if is_known { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
+    let said = if args.output.is_json() {
+        shown_json(&String::from_utf8_lossy(&body))
+    } else {
+        show(&parse(admin, &body)?)
+    };
+    ended(print_line(said.trim_end()), if is_known { Status::Done } else { Status::Unanswered })
 }
 
 /// As people read it.
@@ -87,8 +87,7 @@ fn show(trace: &Trace) -> String {
     }
     let _ = writeln!(text, "nodes:");
     for node in &trace.nodes {
-        let id = node.id.get(..8).unwrap_or(&node.id);
-        let mut line = format!("  {}", shown(id));
+        let mut line = format!("  {}", short(&node.id));
         if !node.name.is_empty() {
             let _ = write!(line, " ({})", shown(&node.name));
         }

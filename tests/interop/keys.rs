@@ -92,7 +92,7 @@ impl Key {
             Format::P12 => "p12",
             Format::Hex => "hex",
         };
-        run(PROGRAM, &["keys", "new", "--format", form, "-o", made.to_str().unwrap()]);
+        run(PROGRAM, &["keys", "new", "--format", form, "--out", made.to_str().unwrap()]);
         let mut there = std::fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().path());
         let is_private = |path: &PathBuf| {
             let name = path.to_str().unwrap();

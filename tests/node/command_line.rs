@@ -141,7 +141,7 @@ fn what_cannot_be_printed_is_an_error_and_a_reader_that_left_is_none() {
         assert!(text(&output.stderr).contains("No space left on device"), "{}", text(&output.stderr));
         // Nobody subscribes, and the status says so whoever reads.
         let output = application(&node, arguments).stdout(closed()).output().unwrap();
-        assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), ""), "{arguments:?}");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(3), ""), "{arguments:?}");
     }
     let bench = ["bench", "--seconds", "1", "--warm-up", "0", "--window", "1"];
     let output = application(&node, &bench).stdout(full()).output().unwrap();
@@ -155,7 +155,7 @@ fn a_subscriber_answers_nothing_that_it_could_not_print() {
     let mut deaf =
         subscribe(&node, "t", application(&node, &["sub", "t", "--reply", "taken"]).stdout(full()));
     let published = application(&node, &["pub", "t", "x"]).output().unwrap();
-    assert_eq!(published.status.code(), Some(2), "{}", text(&published.stdout));
+    assert_eq!(published.status.code(), Some(3), "{}", text(&published.stdout));
     assert!(!text(&published.stdout).contains("taken"));
     assert_eq!(deaf.wait().unwrap().code(), Some(1));
     let mut said = String::new();
@@ -206,7 +206,7 @@ fn a_file_is_answered_for_once_it_is_saved_and_one_that_is_not_leaves_nothing_an
         assert_eq!(publish(&short, &[])["answer"], "saved");
         assert_eq!(publish(&long, &["--multicast"])["code"], 0);
         let Output { status, stdout, stderr } = subscriber.wait_with_output().unwrap();
-        assert_eq!(status.code(), Some(2), "{}", text(&stderr));
+        assert_eq!(status.code(), Some(4), "{}", text(&stderr));
         assert_eq!(text(&stderr).matches("long.bin").count(), 2, "{}", text(&stderr));
         assert_eq!(text(&stdout).lines().count(), 3, "{}", text(&stdout));
         let mut names: Vec<_> =
@@ -468,7 +468,7 @@ fn a_reader_that_has_seen_enough_ends_a_subscriber_quietly() {
     assert_eq!(lines.next().unwrap().unwrap(), "q (unicast) one");
     drop(lines);
     let published = application(&node, &["pub", "q", "two"]).output().unwrap();
-    assert_eq!(published.status.code(), Some(2), "it is not answered for what nobody saw");
+    assert_eq!(published.status.code(), Some(3), "it is not answered for what nobody saw");
     let status = subscriber.wait().unwrap();
     assert_eq!((status.code(), status.signal()), (Some(0), None));
     node.stop();

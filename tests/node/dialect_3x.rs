@@ -292,5 +292,5 @@ fn the_commands_speak_both_dialects() {
     let expected = ["t (unicast) hello", "t (multicast) to all"].repeat(2);
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     let nobody = output_of(application(&["pub", "nobody", "x", "--dialect", "3.x"]));
-    assert_eq!(nobody.status.code(), Some(2), "{nobody:?}");
+    assert_eq!(nobody.status.code(), Some(3), "{nobody:?}");
 }

@@ -473,7 +473,7 @@ fn the_program_says_what_it_means_that_nobody_has_the_key() {
     for (more, answer) in [(None, "100"), (Some("--multicast"), "accepted by the node")] {
         let more: Vec<&str> = ["--wait", "0.2"].into_iter().chain(more).collect();
         let published = publish(&nodes[0], &[&public], &more);
-        assert_eq!(published.status.code(), Some(2));
+        assert_eq!(published.status.code(), Some(3));
         let (text, error) = (published.stdout, published.stderr);
         assert!(String::from_utf8(text).unwrap().contains(answer), "{answer}");
         let error = String::from_utf8(error).unwrap();

@@ -12,7 +12,12 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, connect::ConnectArgs, output::note};
+use super::{
+    Failure,
+    connect::ConnectArgs,
+    output::{OutputArgs, note},
+    status::{Status, UsageError},
+};
 use crate::{
     client::Certificates,
     load::{
@@ -47,7 +52,7 @@ pub(super) enum Mode {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  amop bench -c nodes/127.0.0.1/sdk --window 1,16,128 --pid $(cat nodes/127.0.0.1/node0/amop.pid)
+  amop bench -C nodes/127.0.0.1/sdk --window 1,16,128 --pid $(cat nodes/127.0.0.1/node0/amop.pid)
   amop bench -n HOST:20200 -n HOST:20201        publishers at the first node, subscribers at the last
   amop bench --publishers 16 --window 2         sixteen publishers, each with a subscriber of its own
   amop bench multicast --subscribers 100        one publisher, all subscribers on its topic
@@ -96,7 +101,7 @@ pub(super) struct BenchArgs {
     /// Idle: links.
     #[arg(long, default_value_t = 1_000)]
     links: usize,
-    /// Idle: directories of certificates that take turns with that of -c, for a node lets in only so many sessions of one.
+    /// Idle: directories of certificates that take turns with that of --certs, for a node lets in only so many sessions of one.
     #[arg(long, value_delimiter = ',', value_name = "DIR")]
     more_certs: Vec<PathBuf>,
     /// Offer: Mbit (of 1,048,576 bits) of payload a second.
@@ -124,9 +129,8 @@ pub(super) struct BenchArgs {
     /// Topics are named so; runs at the same time need different ones.
     #[arg(long, default_value = "amop-bench")]
     topic: String,
-    /// One JSON object a run.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 impl BenchArgs {
@@ -208,11 +212,12 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     if args.payload > len_max {
         let text =
             format!("--payload: with such a topic a message carries at most {len_max} bytes at any node");
-        return Err(text.into());
+        return Err(UsageError::from(text).into());
     }
     if args.mode == Mode::Offer {
         if args.sdk_shape {
-            return Err("--sdk-shape: `offer` talks as our own client does; leave it out".to_owned().into());
+            let text = "--sdk-shape: `offer` talks as our own client does; leave it out";
+            return Err(UsageError::from(text).into());
         }
         return offer::run(&args);
     }
@@ -235,7 +240,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
             is_clean &= report::print(&args, pace, Some(made), &run)?;
         }
     }
-    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(super::FAILURE) })
+    Ok(if is_clean { Status::Done } else { Status::Incomplete }.into())
 }
 
 /// Connections that others make and leave at once.

@@ -89,6 +89,14 @@ async fn offer(
     let overhead = (42 + 1 + args.topic.len() + 20 + 10) as f64;
     let frames = arrived / args.payload as f64;
     let counted = (arrived + frames * overhead) * 8.0 / 1_048_576.0 / elapsed;
+    if args.output.is_json() {
+        let said = serde_json::json!({
+            "mode": "offer", "offered_mbit": mbit, "seconds": elapsed, "arrived_mbit": counted,
+            "accepted": accepted.load(Relaxed), "refused": refused.load(Relaxed), "other": other.load(Relaxed),
+        });
+        line!("{said}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     line!(
         "offered {mbit} Mbit/s of payload for {elapsed:.1} s: {counted:.4} Mbit/s arrived as the cap counts it; {} accepted, {} refused with 103, {} other",
         accepted.load(Relaxed),

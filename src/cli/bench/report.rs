@@ -40,7 +40,7 @@ pub(super) fn print(
         Pace::Closed { window } => ("window", window as u64),
         Pace::Open { per_second, .. } => ("rate", per_second.into()),
     };
-    if args.json {
+    if args.output.is_json() {
         let mut object = run.to_json(pace, what, count);
         let more = serde_json::json!({
             "mode": format!("{:?}", args.mode).to_lowercase(), "publishers": args.publishers,
@@ -98,7 +98,7 @@ pub(super) fn print(
 /// Prints what idle links take.
 pub(super) fn print_idle(args: &BenchArgs, before: Usage, after: Usage) -> Result<(), OutputError> {
     let each = after.resident_kib.saturating_sub(before.resident_kib) as f64 / args.links.max(1) as f64;
-    if args.json {
+    if args.output.is_json() {
         line!(
             "{}",
             serde_json::json!({
