@@ -20,7 +20,6 @@
 mod assemble;
 mod blocks;
 pub mod bounds;
-mod buffers;
 mod descriptor;
 mod memory;
 mod mesh;
@@ -61,6 +60,7 @@ use self::{
     bounds::INBOX_MAX,
     mesh::{Mesh, Sleeper},
     reactor::{Command, Reactor, ReactorParts},
+    ring::Ring,
     wake::Waker,
 };
 use crate::{
@@ -382,9 +382,10 @@ impl Drop for Engine {
 /// Whether reactors could be started so: tried on a thread of its own, which ends at once.
 pub fn check(settings: &EngineSettings) -> Result<(), EngineError> {
     let (cores, entries) = (settings.pin.clone(), settings.ring_entries);
+    let (buffers, len) = (settings.receive_buffers, settings.receive_buffer_len);
     let tried = supervise::joined_thread("amop-check", move || {
         cores.into_iter().try_for_each(|core| pin(Some(core)))?;
-        ring::build(entries).map(drop)
+        Ring::new(entries, buffers, len).map(drop)
     });
     tried
         .map_err(|error| EngineError::from_io("a thread", error))?

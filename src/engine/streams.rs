@@ -8,14 +8,9 @@ use std::{
     time::Duration,
 };
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use rustix::{event::PollFlags, io::Errno};
+use rustix::io::Errno;
 
-use super::{
-    bounds::{PUSH_ATTEMPTS_AT_ONCE, PUSH_ATTEMPTS_MAX, PUSH_PAUSE},
-    buffers::{Buffers, GROUP},
-    ring::{self, EngineError},
-};
+use super::ring::{Completion, EngineError, Operation, Ring};
 
 const KIND_RECEIVE: u64 = 0;
 const KIND_SEND: u64 = 1;
@@ -72,11 +67,10 @@ impl Outputs {
 /// The sockets of one thread, and their ring.
 pub struct Streams {
     // The ring goes first: the kernel must be done with the buffers before they go.
-    ring: IoUring,
-    buffers: Buffers,
+    ring: Ring,
     sockets: Vec<Socket>,
     outputs: Outputs,
-    completions: Vec<(u64, i32, u32)>,
+    completions: Vec<Completion>,
     /// Streams whose receive ended, to be armed again.
     rearm: Vec<u32>,
 }
@@ -92,11 +86,8 @@ struct Socket {
 impl Streams {
     /// A ring with so many receive buffers (a power of two) of so many bytes, for the thread that calls.
     pub fn new(receive_buffers: u16, receive_buffer_len: usize) -> Result<Self, EngineError> {
-        let ring = ring::build(RING_ENTRIES)?;
-        let buffers = Buffers::register(&ring, receive_buffers, receive_buffer_len)?;
         Ok(Self {
-            ring,
-            buffers,
+            ring: Ring::new(RING_ENTRIES, receive_buffers, receive_buffer_len)?,
             sockets: Vec::new(),
             outputs: Outputs::default(),
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
@@ -135,18 +126,15 @@ impl Streams {
         mut handle: impl FnMut(&mut Outputs, usize, Input<'_>),
     ) -> io::Result<()> {
         self.flush()?;
-        // What was taken off to make room waits already.
-        let wait = if self.completions.is_empty() { wait } else { Duration::ZERO };
-        ring::enter(&mut self.ring, wait)?;
-        let taken = self.ring.completion().take(COMPLETIONS_PER_TURN);
-        self.completions.extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+        self.ring.enter(wait)?;
         let mut completions = std::mem::take(&mut self.completions);
-        for (user_data, result, flags) in completions.drain(..) {
-            let stream = user_data as u32 as usize;
-            match user_data >> 32 {
-                KIND_SEND => self.handle_sent(stream, result, &mut handle),
-                KIND_READY => self.handle_ready(stream, result, flags, &mut handle),
-                _ => self.handle_received(stream, result, flags, &mut handle),
+        self.ring.take(&mut completions, COMPLETIONS_PER_TURN);
+        for completion in completions.drain(..) {
+            let stream = completion.user_data as u32 as usize;
+            match completion.user_data >> 32 {
+                KIND_SEND => self.handle_sent(stream, completion.result, &mut handle),
+                KIND_READY => self.handle_ready(stream, completion, &mut handle),
+                _ => self.handle_received(stream, completion, &mut handle),
             }
         }
         self.completions = completions;
@@ -178,19 +166,19 @@ impl Streams {
     fn handle_received(
         &mut self,
         stream: usize,
-        result: i32,
-        flags: u32,
+        completion: Completion,
         handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
     ) {
-        if let Some(id) = cqueue::buffer_select(flags) {
-            self.buffers.take(id);
+        let result = completion.result;
+        if let Some(id) = completion.buffer() {
+            self.ring.take_buffer(id);
             // One that comes with an error is ours again, too.
             if let Ok(len @ 1..) = usize::try_from(result) {
-                handle(&mut self.outputs, stream, Input::Bytes(self.buffers.filled(id, len)));
+                handle(&mut self.outputs, stream, Input::Bytes(self.ring.filled(id, len)));
             }
-            self.buffers.give_back(id);
+            self.ring.give_back(id);
         }
-        if cqueue::more(flags) {
+        if completion.has_more() {
             return;
         }
         self.sockets[stream].is_receiving = false;
@@ -204,31 +192,29 @@ impl Streams {
     fn handle_ready(
         &mut self,
         stream: usize,
-        result: i32,
-        flags: u32,
+        completion: Completion,
         handle: &mut impl FnMut(&mut Outputs, usize, Input<'_>),
     ) {
-        if result < 0 {
-            let error = io::Error::from_raw_os_error(-result);
+        if completion.result < 0 {
+            let error = io::Error::from_raw_os_error(-completion.result);
             return handle(&mut self.outputs, stream, Input::Broken(error));
         }
-        if !cqueue::more(flags) {
+        if !completion.has_more() {
             self.rearm.push(stream as u32);
         }
         handle(&mut self.outputs, stream, Input::Ready);
     }
 
     fn arm(&mut self, stream: usize) -> io::Result<()> {
-        let fd = types::Fd(self.sockets[stream].socket.as_raw_fd());
-        if self.sockets[stream].is_watched {
-            // Told whenever either changes, so an owner reads and writes until it would block.
-            let either = (PollFlags::IN | PollFlags::OUT).bits();
-            let entry = opcode::PollAdd::new(fd, either.into()).multi(true).build();
-            return self.push(&entry.user_data(KIND_READY << 32 | stream as u64));
-        }
-        let entry = opcode::RecvMulti::new(fd, GROUP).build().user_data(KIND_RECEIVE << 32 | stream as u64);
-        self.push(&entry)?;
-        self.sockets[stream].is_receiving = true;
+        let Socket { socket, is_watched, .. } = &self.sockets[stream];
+        let (socket, is_watched) = (socket.as_raw_fd(), *is_watched);
+        let (operation, kind) = match is_watched {
+            true => (Operation::Watch { socket }, KIND_READY),
+            false => (Operation::ReceiveMany { socket }, KIND_RECEIVE),
+        };
+        // SAFETY: sockets stay as long as this object, whose `drop` waits for what is pending on them.
+        unsafe { self.ring.push(operation, kind << 32 | stream as u64)? };
+        self.sockets[stream].is_receiving = !is_watched;
         Ok(())
     }
 
@@ -249,43 +235,14 @@ impl Streams {
             }
             let rest = &output.in_flight[output.sent..];
             let (bytes, len) = (rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX));
-            let fd = types::Fd(self.sockets[stream as usize].socket.as_raw_fd());
-            let entry = opcode::Send::new(fd, bytes, len)
-                .flags(rustix::net::SendFlags::NOSIGNAL.bits() as i32)
-                .build()
-                .user_data(KIND_SEND << 32 | u64::from(stream));
-            self.push(&entry)?;
+            let socket = self.sockets[stream as usize].socket.as_raw_fd();
+            let operation = Operation::Send { socket, bytes, len };
+            // SAFETY: the socket stays as long as this object. A buffer in flight is neither changed nor freed while
+            // `is_sending`, and `drop` waits for all of them.
+            unsafe { self.ring.push(operation, KIND_SEND << 32 | u64::from(stream))? };
             self.outputs.outputs[stream as usize].is_sending = true;
         }
         Ok(())
-    }
-
-    /// Gives the kernel an entry. An error says that it did not take it.
-    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        for attempt in 0..PUSH_ATTEMPTS_MAX {
-            // SAFETY: the entries name sockets, send buffers and the buffer ring of this object, which
-            // stay until their completion has been handled: a buffer in flight is neither changed nor freed
-            // while `is_sending`, and `drop` waits for all of them.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
-            // Full: it takes entries again as soon as the kernel has these.
-            if let Err(error) = self.ring.submit() {
-                match error.raw_os_error().map(Errno::from_raw_os_error) {
-                    // It has no room for what it would tell, or was disturbed.
-                    Some(Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOMEM) => {}
-                    _ => return Err(error),
-                }
-                let taken = self.ring.completion();
-                self.completions
-                    .extend(taken.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
-                match attempt {
-                    ..PUSH_ATTEMPTS_AT_ONCE => std::thread::yield_now(),
-                    _ => std::thread::sleep(PUSH_PAUSE),
-                }
-            }
-        }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel takes no entries"))
     }
 }
 
@@ -367,20 +324,5 @@ mod tests {
             }
             assert_eq!((read, bytes[0]), (1, sent));
         }
-    }
-
-    #[test]
-    fn a_ring_that_takes_nothing_any_more_is_an_error_and_no_endless_try() {
-        use std::os::fd::FromRawFd;
-        let mut streams = Streams::new(16, 4_096).unwrap();
-        // SAFETY: the descriptor is the ring's, which is open, and is not closed here.
-        let mut ring = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(streams.ring.as_raw_fd()) });
-        rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut ring).unwrap();
-        let (socket, _peer) = UnixStream::pair().unwrap();
-        streams.add(socket.into()).unwrap();
-        let has_failed = (0..=RING_ENTRIES).any(|_| streams.arm(0).is_err());
-        assert!(has_failed);
-        // It would wait for what no kernel will tell.
-        std::mem::forget(streams);
     }
 }
