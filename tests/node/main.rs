@@ -15,6 +15,7 @@ mod doctor;
 mod engine;
 mod few_files;
 mod flow;
+mod json;
 mod keys;
 mod kill;
 mod lame_duck;
