@@ -1,4 +1,4 @@
-//! What `amop --version` says beside the number: the commit, the target, and what the processor must have.
+//! What `amop --version`, and the metric `amop_build_info`, say beside the number: the commit, the target, and what the processor must have.
 //!
 //! The commit is that of `AMOP_COMMIT` if it is set, as `scripts/package` does; else that of an archive which git has made
 //! (`scripts/package.d/commit`); else that of the repository, in release builds only: others would be built anew after each commit.
@@ -15,6 +15,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=AMOP_COMMIT");
     let said = |name: &str| env::var(name).unwrap_or_default();
     let commit = given().or_else(archived).or_else(|| of_repository(&said("PROFILE")));
+    println!("cargo::rustc-env=AMOP_BUILD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     let mut parts = vec![
         commit.map_or_else(|| "commit not known".to_owned(), |commit| format!("commit {commit}")),
         said("TARGET"),
@@ -22,6 +23,7 @@ fn main() {
     ];
     let features = said("CARGO_CFG_TARGET_FEATURE");
     let features: Vec<_> = features.split(',').filter(|name| !USUAL_FEATURES.contains(name)).collect();
+    println!("cargo::rustc-env=AMOP_BUILD_FEATURES={}", features.join(","));
     if features.iter().any(|name| !name.is_empty()) {
         parts.push(format!("needs {}", features.join(" ")));
     }

@@ -90,6 +90,20 @@ impl Watched {
         Ok(links)
     }
 
+    /// The links to nodes of each reactor that answers.
+    pub(super) async fn node_links(&self) -> Vec<(ReactorId, Vec<LinkReport>)> {
+        let ask = |reactor| (reactor, self.ask_reactor::<LinkPage>(reactor, Question::NodeLinks));
+        // All are asked before the first is waited for: those that hang cost their time together.
+        let asked: Vec<_> = self.reactors().map(ask).collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for (reactor, answer) in asked {
+            if let Ok((page, _)) = answer.await {
+                answers.push((reactor, page.links));
+            }
+        }
+        answers
+    }
+
     fn reactors(&self) -> impl Iterator<Item = ReactorId> + use<> {
         (0..self.shared.reactors).map(ReactorId)
     }

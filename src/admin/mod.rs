@@ -384,7 +384,7 @@ impl Endpoint {
         }
         let (shared, query) = (&self.watched.shared, request.uri().query().unwrap_or_default());
         match request.uri().path() {
-            "/metrics" => return self.metrics.answer(),
+            "/metrics" => return self.metrics.answer(&self.watched, request.headers()).await,
             "/livez" => return health::live(&shared.counters, shared.started.elapsed()),
             "/readyz" => {
                 let stopping = self.watched.stopping.load(Relaxed);
@@ -451,6 +451,14 @@ pub(crate) fn bounds() -> Vec<Bound> {
         .memory(BRIEF_MAX * connection),
         fixed("other requests at once", LONG_MAX, "requests", "node", "answered 503")
             .memory(LONG_MAX * connection),
+        fixed(
+            "peers that metrics name",
+            metrics::PEERS_NAMED_MAX,
+            "peers",
+            "node",
+            "not named: peers_left_out",
+        )
+        .metric("amop_peers_named_max", "Bound of the peers that metrics name."),
         fixed("lists at once", LISTS_MAX, "lists", "node", "further ones wait"),
         fixed("items of a list", listing::LIMIT_MAX, "items", "answer", "answered 400"),
         fixed(

@@ -68,7 +68,7 @@ pub const STATE_BYTES_MAX: usize = 64 << 20;
 pub struct ReactorId(pub u16);
 
 /// A link of one reactor. Keys are never reused: a slot that is filled again has a new generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkKey {
     /// Slot in the reactor's table of links.
     pub index: u32,

@@ -57,6 +57,10 @@ pub enum PeerReport {
     Node {
         /// Its id.
         id: NodeId,
+        /// The organisation in its certificate.
+        agency: String,
+        /// The common name in its certificate.
+        name: String,
         /// Whether this end dialled.
         dialed: bool,
         /// How far the link got.

@@ -66,10 +66,20 @@ fn sum(samples: &Samples, name: &str, label: &str) -> f64 {
     of_name.iter().filter(|(labels, _)| fits(labels)).map(|(_, value)| value).sum()
 }
 
-/// Reads the text format strictly: what this takes, Prometheus takes.
-fn scrape(address: SocketAddr) -> Samples {
-    let answer = get(address, "/metrics");
+/// The labels that there are.
+const LABELS: [&str; 11] =
+    ["reactor", "outcome", "ledger", "le", "version", "commit", "features", "peer", "kind", "agency", "name"];
+
+/// Metrics as whoever asks with these header lines gets them.
+fn metrics_for(address: SocketAddr, header: &str) -> Answer {
+    let answer = exchange(address, &format!("GET /metrics HTTP/1.1\r\nHost: node\r\n{header}\r\n"));
     assert_eq!(answer.status, 200, "{}", answer.body);
+    answer
+}
+
+/// Reads OpenMetrics strictly: what this takes, Prometheus takes.
+fn scrape(address: SocketAddr) -> Samples {
+    let answer = metrics_for(address, "Accept: application/openmetrics-text; version=1.0.0\r\n");
     let form = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert!(answer.head.contains(form), "{}", answer.head);
     let text = answer.body.strip_suffix("# EOF\n").expect("the end is marked");
@@ -108,7 +118,7 @@ fn scrape(address: SocketAddr) -> Samples {
             })
             .collect();
         for (key, _) in &labels {
-            assert!(["reactor", "outcome", "le", "version"].contains(&key.as_str()), "{line}");
+            assert!(LABELS.contains(&key.as_str()), "{line}");
         }
         let suffixes: &[&str] = match family.1.as_str() {
             "counter" => &["_total"],
@@ -187,8 +197,8 @@ fn metrics_are_text_that_prometheus_reads_and_move_with_messages() {
     assert_eq!(sum(&here, "amop_requests_total", ""), 6.0);
     assert_eq!(sum(&here, "amop_answered_by_subscriber_total", ""), 5.0);
     assert_eq!(sum(&here, "amop_request_seconds_count", "answered"), 5.0);
-    assert_eq!(sum(&here, "amop_request_seconds_count", "no_receiver"), 1.0);
-    assert_eq!(sum(&here, "amop_request_seconds_count", "timeout"), 0.0);
+    assert_eq!(sum(&here, "amop_request_seconds_count", "failed"), 1.0);
+    assert_eq!(sum(&here, "amop_answered_no_receiver_total", ""), 1.0);
     assert!(sum(&here, "amop_request_seconds_sum", "answered") > 0.0);
     assert_eq!(sum(&here, "amop_push_seconds_count", ""), 0.0, "the session is at the other node");
     assert_eq!(sum(&there, "amop_push_seconds_count", ""), 5.0);
@@ -203,27 +213,38 @@ fn metrics_are_text_that_prometheus_reads_and_move_with_messages() {
     assert_eq!(sum(&here, "amop_door_handshakes_done_total", ""), 2.0);
     assert!(sum(&there, "amop_door_dials_total", "") >= 1.0);
     assert!(sum(&here, "process_resident_memory_bytes", "") > 1e6);
+    assert!(sum(&here, "process_virtual_memory_bytes", "") > sum(&here, "process_resident_memory_bytes", ""));
+    assert!(
+        sum(&here, "process_cpu_seconds_total", "") > sum(&before, "process_cpu_seconds_total", "")
+            && sum(&before, "process_cpu_seconds_total", "") > 0.0
+    );
+    assert!(sum(&here, "process_max_fds", "") >= sum(&here, "process_open_fds", ""));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - 3_600.0..=now).contains(&sum(&here, "process_start_time_seconds", "")));
+    assert!(sum(&here, "amop_node_certificate_not_after_seconds", "") > now);
     assert!(sum(&here, "process_open_fds", "") >= 10.0);
     assert_eq!(sum(&here, "amop_build_info", env!("CARGO_PKG_VERSION")), 1.0);
 }
 
 #[test]
-fn every_figure_of_every_reactor_is_in_the_metrics_and_its_bounds_are() {
+fn every_figure_is_in_the_metrics_of_each_reactor_or_summed_and_its_bounds_are() {
     let more = format!("{ADMIN}[amop]\nnode_topics_max=777\n[flow_control]\noutgoing_bandwidth_limit=8\n");
     let node = TestNode::start(Profile::Ec, 0, &[], &more);
     let samples = scrape(admin(&node));
-    for (reactor, counters) in node.node().shared().counters.iter().enumerate() {
-        let labels = vec![("reactor".to_owned(), reactor.to_string())];
-        for metric in counters.all() {
-            let gauge = format!("amop_{}", metric.name);
-            let name = match metric.kind {
-                amop::internal::relay::counters::Kind::Counter => format!("{gauge}_total"),
-                amop::internal::relay::counters::Kind::Gauge => gauge,
-            };
-            assert!(samples[&name].contains_key(&labels), "{name} {labels:?}");
-        }
-        assert!(samples["amop_reactor_last_turn_seconds"].contains_key(&labels));
+    let reactors = node.node().shared().counters.len();
+    let of_reactors: BTreeSet<Labels> =
+        (0..reactors).map(|reactor| vec![("reactor".to_owned(), reactor.to_string())]).collect();
+    for metric in node.node().shared().counters[0].all() {
+        let gauge = format!("amop_{}", metric.name);
+        let name = match metric.kind {
+            amop::internal::relay::counters::Kind::Counter => format!("{gauge}_total"),
+            amop::internal::relay::counters::Kind::Gauge => gauge,
+        };
+        let series: BTreeSet<Labels> = samples[&name].keys().cloned().collect();
+        assert!(series == of_reactors || series == BTreeSet::from([Labels::new()]), "{name} {series:?}");
     }
+    assert!(samples["amop_reactor_last_turn_seconds"].keys().eq(&of_reactors));
+    assert!(samples["amop_requests_total"].keys().eq(&of_reactors));
     assert_eq!(sum(&samples, "amop_topics_max", ""), 777.0);
     assert_eq!(sum(&samples, "amop_bandwidth_limit_bytes_per_second", "").round(), 1_048_576.0);
     assert!(sum(&samples, "amop_sessions_max", "") > 0.0);
@@ -233,6 +254,116 @@ fn every_figure_of_every_reactor_is_in_the_metrics_and_its_bounds_are() {
     let mut app = RawSdk::connect(Profile::Ec, &node);
     app.send(&[&1_000_000u32.to_be_bytes()[..], &[0; 50_000]].concat());
     wait_until("it shows", || sum(&scrape(admin(&node)), "amop_unfinished_bytes", "") >= 50_004.0);
+}
+
+#[test]
+fn metrics_are_text_unless_open_metrics_is_asked_for_and_both_have_the_same_samples() {
+    let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+    let names = |answer: &Answer| -> BTreeSet<String> {
+        let samples = answer.body.lines().filter(|line| !line.starts_with('#'));
+        samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    };
+    let open = metrics_for(
+        admin(&node),
+        "Accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2\r\n",
+    );
+    assert!(
+        open.head
+            .contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+    );
+    assert!(open.body.ends_with("# EOF\n") && open.body.contains("# TYPE amop_requests counter\n"));
+    for header in [
+        "",
+        "Accept: */*\r\n",
+        "Accept: text/plain\r\n",
+        "Accept: application/openmetrics-text;q=0.1\r\nAccept: text/plain;q=0.2\r\n",
+    ] {
+        let text = metrics_for(admin(&node), header);
+        assert!(
+            text.head.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
+            "{}",
+            text.head
+        );
+        assert!(text.head.contains("\r\nvary: accept\r\n"), "{}", text.head);
+        assert!(text.body.contains("# TYPE amop_requests_total counter\n"));
+        assert!(
+            !text.body.contains("# EOF") && !text.body.contains("# UNIT") && !text.body.contains(" info\n")
+        );
+        assert_eq!(names(&text), names(&open));
+    }
+}
+
+/// Series of a node, with `[ledger]`, by what its numbers of reactors, peers and ledger nodes allow.
+fn series_at_most(samples: &Samples, reactors: usize, others: usize) {
+    let series: usize = samples.values().map(BTreeMap::len).sum();
+    assert!(series <= 400 + 30 * reactors + 20 * others, "{series}");
+    let with = |label: &str| {
+        let labels = samples.values().flat_map(BTreeMap::keys);
+        labels.filter(|labels| labels.iter().any(|(key, _)| key == label)).count()
+    };
+    let labelled = with("reactor") + with("peer") + with("ledger");
+    assert!(series - labelled <= 400, "{}", series - labelled);
+    assert!(with("reactor") <= 30 * reactors, "{}", with("reactor"));
+    assert!(with("peer") + with("ledger") <= 20 * others, "{}", with("peer") + with("ledger"));
+}
+
+#[test]
+fn a_node_has_no_more_series_than_its_reactors_peers_and_ledger_nodes_allow() {
+    let ledger = format!(
+        "[ledger]\nnode.0=127.0.0.1:1\nnode.1=127.0.0.1:2\ncertificates={}\n",
+        support::host_dir(Profile::Ec).join("sdk").display()
+    );
+    let more = format!("{ADMIN}[flow_control]\nlimit_req=5\noutgoing_bandwidth_limit=8\n{ledger}");
+    let with = |index, peers: &[&TestNode], more: &str, reactors| {
+        TestNode::start_with(Profile::Ec, index, peers, more, |config| config.reactors = Some(reactors))
+    };
+    let first = with(0, &[], &more, 3);
+    let second = with(1, &[&first], ADMIN, 1);
+    let third = TestNode::start(Profile::Ec, 2, &[&first, &second], "");
+    first.wait_for_neighbours(&[&second, &third]);
+    second.wait_for_neighbours(&[&first, &third]);
+    // With everything that a peer may have.
+    wait_until("both are measured", || {
+        let samples = scrape(admin(&first));
+        samples.get("amop_peer_round_trip_seconds").is_some_and(|peers| peers.len() == 2)
+    });
+    series_at_most(&scrape(admin(&first)), 3, 2 + 2);
+    series_at_most(&scrape(admin(&second)), 1, 2);
+}
+
+#[test]
+fn peers_are_in_the_metrics_by_name_and_stay_there_when_they_are_gone() {
+    let first = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+    let second = TestNode::start(Profile::Ec, 1, &[&first], "");
+    first.wait_for_neighbours(&[&second]);
+    let digits = second.node().id().to_hex()[..8].to_owned();
+    let of_peer = |samples: &Samples, name: &str| sum(samples, name, &digits);
+    let before = scrape(admin(&first));
+    let info = before["amop_peer_info"].keys().next().unwrap();
+    let value = |key: &str| &info.iter().find(|(name, _)| name == key).unwrap().1;
+    assert_eq!((value("peer"), value("kind").as_str()), (&digits, "node"));
+    assert_eq!(value("name"), &second.node().shared().own_name);
+    assert_eq!(value("agency"), &second.node().shared().own_agency);
+    assert_eq!((of_peer(&before, "amop_peer_up"), of_peer(&before, "amop_peer_links")), (1.0, 1.0));
+    let mut subscriber = RawSdk::connect(Profile::Ec, &second);
+    subscriber.subscribe(&["t"]);
+    first.wait_for_subscribers("t", 1);
+    let mut publisher = RawSdk::connect(Profile::Ec, &first);
+    request(&mut publisher, 1, "t");
+    answer(&mut subscriber);
+    assert_eq!(result(&mut publisher), ResultCode::OK);
+    let after = scrape(admin(&first));
+    for name in ["received_frames", "sent_frames", "received_bytes", "sent_bytes"] {
+        let name = format!("amop_peer_{name}_total");
+        assert!(of_peer(&after, &name) > of_peer(&before, &name), "{name}");
+    }
+    second.stop();
+    wait_until("it is shown as gone", || of_peer(&scrape(admin(&first)), "amop_peer_up") == 0.0);
+    let gone = scrape(admin(&first));
+    assert_eq!(of_peer(&gone, "amop_peer_links_begun_total"), 1.0);
+    assert!(of_peer(&gone, "amop_peer_sent_bytes_total") >= of_peer(&after, "amop_peer_sent_bytes_total"));
+    assert_eq!((sum(&gone, "amop_peers_named", ""), sum(&gone, "amop_peers_left_out", "")), (1.0, 0.0));
+    assert_eq!(sum(&gone, "amop_peers_named_max", ""), 64.0);
 }
 
 #[test]

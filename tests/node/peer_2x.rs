@@ -331,7 +331,9 @@ fn it_is_shown_as_what_it_is_and_is_told_only_what_its_dialect_has() {
     let line = lines.clone().find(|line| line.contains(&theirs)).unwrap_or_else(|| panic!("{said}"));
     assert_eq!(line.matches(&ours).count(), 2, "its gateway, and linked with it: {line}");
     let (_, metrics) = get(admin, "/metrics");
-    assert!(metrics.contains("amop_peer_2x_links{reactor="), "{metrics}");
+    assert!(metrics.contains("\namop_peer_2x_links 1\n"), "{metrics}");
+    assert!(metrics.contains(&format!("amop_peer_up{{peer=\"{theirs}\"}} 1\n")), "{metrics}");
+    assert!(metrics.contains("kind=\"node_2x\""), "{metrics}");
     let id = node.node().id();
     let frame =
         |topic: &str| sdk::encode_amop(FrameType::REQUEST, &seq(7), ResultCode::OK, topic, b"private");

@@ -426,24 +426,36 @@ impl Parts {
     pub(super) fn report_links(&self, common: &Common, from: u32, slots_max: u32) -> LinkPage {
         let end = from.saturating_add(slots_max).min(self.links.len() as u32);
         let slots = self.links.get(from as usize..end as usize).unwrap_or_default();
-        let report = |(offset, slot): (usize, &Option<Link>)| {
-            let link = slot.as_ref()?;
-            let key = LinkKey { index: from + offset as u32, generation: link.generation };
-            let (since, address, peer) = match &link.kind {
-                LinkKind::Sdk(session) => {
-                    let has_ledger = common.shared.settings.ledger.is_some();
-                    session.report(has_ledger.then(|| self.upstreams.report(key)))
-                }
-                LinkKind::Node(link) => link.report(self.is_active(key, &link.peer)),
-                LinkKind::Ledger(ledger) => {
-                    self.upstreams.report_link(key, ledger.session, self.session_id(ledger.session)?)?
-                }
-                LinkKind::Peer2x(peer) => peer.report(),
-            };
-            Some(LinkReport { reactor: common.id, key, since, address, peer, load: LinkLoad::default() })
-        };
+        let report = |(offset, slot)| self.report_link(common, from as usize + offset, slot);
         let links = slots.iter().enumerate().filter_map(report).collect();
         LinkPage { links, next: ((end as usize) < self.links.len()).then_some(end) }
+    }
+
+    /// Tells about all links to nodes, which are few.
+    pub(super) fn report_node_links(&self, common: &Common) -> LinkPage {
+        let is_node = |slot: &Option<Link>| {
+            slot.as_ref().is_some_and(|link| matches!(link.kind, LinkKind::Node(_) | LinkKind::Peer2x(_)))
+        };
+        let slots = self.links.iter().enumerate().filter(|(_, slot)| is_node(slot));
+        let links = slots.filter_map(|(index, slot)| self.report_link(common, index, slot)).collect();
+        LinkPage { links, next: None }
+    }
+
+    fn report_link(&self, common: &Common, index: usize, slot: &Option<Link>) -> Option<LinkReport> {
+        let link = slot.as_ref()?;
+        let key = LinkKey { index: index as u32, generation: link.generation };
+        let (since, address, peer) = match &link.kind {
+            LinkKind::Sdk(session) => {
+                let has_ledger = common.shared.settings.ledger.is_some();
+                session.report(has_ledger.then(|| self.upstreams.report(key)))
+            }
+            LinkKind::Node(link) => link.report(self.is_active(key, &link.peer)),
+            LinkKind::Ledger(ledger) => {
+                self.upstreams.report_link(key, ledger.session, self.session_id(ledger.session)?)?
+            }
+            LinkKind::Peer2x(peer) => peer.report(),
+        };
+        Some(LinkReport { reactor: common.id, key, since, address, peer, load: LinkLoad::default() })
     }
 
     /// How many answers are to come, of sessions and of nodes that were asked something.

@@ -74,7 +74,14 @@ impl NodeLink {
             Some(_) => NodeLinkState::Spare,
         };
         let round_trip = self.round_trip.known().map(|(last, smoothed)| RoundTripReport { last, smoothed });
-        let peer = PeerReport::Node { id: self.peer, dialed: self.dialed, state, round_trip };
+        let peer = PeerReport::Node {
+            id: self.peer,
+            agency: self.label.agency.clone(),
+            name: self.label.name.clone(),
+            dialed: self.dialed,
+            state,
+            round_trip,
+        };
         (self.since, self.label.address.clone(), peer)
     }
 }

@@ -57,6 +57,8 @@ pub enum Question {
         /// The first of them.
         from: u32,
     },
+    /// About all its links to nodes.
+    NodeLinks,
     /// What it knows of a message itself.
     KnownOf(Seq),
     /// To the home of a node: what does that one know of a message?
@@ -79,7 +81,7 @@ impl Question {
     /// The node that is to reply, if it is another one: its home is asked.
     pub fn node(&self) -> Option<&NodeId> {
         match self {
-            Self::Links { .. } | Self::KnownOf(_) => None,
+            Self::Links { .. } | Self::NodeLinks | Self::KnownOf(_) => None,
             Self::Trace { node, .. } | Self::Ping { node, .. } => Some(node),
         }
     }
@@ -108,7 +110,7 @@ macro_rules! answers {
 }
 
 answers! {
-    /// To [`Question::Links`].
+    /// To [`Question::Links`] and [`Question::NodeLinks`].
     Links(LinkPage),
     /// To [`Question::KnownOf`].
     KnownOf(LocalTraces),
@@ -273,6 +275,7 @@ impl Parts {
             Question::Links { from } => {
                 return Some(Answer::Links(self.report_links(cx.common, from, LINK_SLOTS_MAX)));
             }
+            Question::NodeLinks => return Some(Answer::Links(self.report_node_links(cx.common))),
             Question::KnownOf(seq) => {
                 return Some(Answer::KnownOf(self.known_of(cx.common, cx.now, &seq)));
             }

@@ -1,24 +1,39 @@
-//! `/metrics`: every metric and bound, in the text format of OpenMetrics, which Prometheus reads.
+//! `/metrics`: every metric and bound, as text for Prometheus or as OpenMetrics (`format.rs`).
 //!
 //! Names are `amop_` and those of the metrics in `relay::counters`, `relay::registry` and `door`, units
-//! last. The only labels are `reactor`, `outcome` of requests, and `ledger`, a ledger node of the configuration: nothing that a peer
-//! could multiply.
+//! last. Labels are `reactor`, `outcome` of requests, `ledger`, a ledger node of the configuration, and `peer`, of which there are
+//! so many at most (`peers.rs`): nothing that a peer could multiply. A node has no more series than 400, 30 for each reactor and 20
+//! for each peer and each ledger node.
+
+mod format;
+mod peers;
+mod process;
+mod reactors;
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use hyper::StatusCode;
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{HeaderValue, VARY},
+};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
 
+pub(super) use self::peers::PEERS_NAMED_MAX;
+use self::{
+    format::Format,
+    peers::Peers,
+    reactors::{Sum, encode_histogram},
+};
 use super::{Answer, Watched, text, with_body};
 use crate::{
     bound::{Bound, BoundMetric},
@@ -27,23 +42,24 @@ use crate::{
     log,
     relay::{
         Shared,
-        counters::{Histogram, Kind, LedgerNodeCounters, Metric, Outcome},
+        counters::{Kind, LedgerNodeCounters, Metric},
         registry::RegistryCounters,
     },
     supervise,
     tls::validity::CertificateEnds,
 };
 
-/// The form of the text, by which scrapers know how to read it.
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// All metrics of a node.
-pub(super) struct Metrics(Registry);
+pub(super) struct Metrics {
+    registry: Registry,
+    peers: Arc<Mutex<Peers>>,
+}
 
 impl Metrics {
     pub(super) fn new(watched: &Watched) -> Self {
         let mut registry = Registry::default();
         let elapsed = watched.shared.started.elapsed();
+        let peers = Arc::<Mutex<Peers>>::default();
         registry.register_collector(Box::new(NodeMetrics {
             shared: watched.shared.clone(),
             registry: watched.registry_counters.clone(),
@@ -52,17 +68,24 @@ impl Metrics {
             bounds: watched.bounds.clone(),
             certificates: watched.certificates.clone(),
             ledger_nodes: watched.ledger_nodes.clone(),
+            peers: peers.clone(),
             started: SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH),
         }));
-        Self(registry)
+        Self { registry, peers }
     }
 
-    pub(super) fn answer(&self) -> Answer {
+    /// What a scraper gets that sends these headers.
+    pub(super) async fn answer(&self, watched: &Watched, headers: &HeaderMap) -> Answer {
+        let answers = watched.node_links().await;
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).look(Instant::now(), answers);
         let mut out = String::new();
-        match encode(&mut out, &self.0) {
-            Ok(()) => with_body(StatusCode::OK, CONTENT_TYPE, out.into_bytes()),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        if let Err(error) = encode(&mut out, &self.registry) {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
         }
+        let format = Format::of(headers);
+        let mut answer = with_body(StatusCode::OK, format.content_type(), format.write(out).into_bytes());
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        answer
     }
 }
 
@@ -74,6 +97,7 @@ struct NodeMetrics {
     bounds: Vec<Bound>,
     certificates: Arc<ArcSwap<CertificateEnds>>,
     ledger_nodes: Arc<[LedgerNode]>,
+    peers: Arc<Mutex<Peers>>,
     /// When the node started.
     started: SystemTime,
 }
@@ -87,7 +111,8 @@ impl fmt::Debug for NodeMetrics {
 impl Collector for NodeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
-        self.encode_reactors(encoder)?;
+        reactors::encode(encoder, &self.shared.counters, self.shared.started.elapsed())?;
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).encode(encoder)?;
         self.encode_ledger_nodes(encoder)?;
         for metric in self.registry.all() {
             encode_metric(encoder, "amop_registry", &metric)?;
@@ -120,69 +145,11 @@ impl Collector for NodeMetrics {
         encode_log(encoder)?;
         self.encode_certificates(encoder)?;
         self.encode_bounds(encoder)?;
-        self.encode_process(encoder)
+        process::encode(encoder, self.started)
     }
 }
 
 impl NodeMetrics {
-    fn encode_reactors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let reactors: Vec<Vec<Metric>> =
-            self.shared.counters.iter().map(|counters| counters.all().collect()).collect();
-        let labels: Vec<String> = (0..reactors.len()).map(|reactor| reactor.to_string()).collect();
-        let labels: Vec<_> = labels.iter().map(|reactor| [("reactor", reactor.as_str())]).collect();
-        for (index, metric) in reactors[0].iter().enumerate() {
-            let name = format!("amop_{}", metric.name);
-            let mut family = encoder.encode_descriptor(&name, metric.help, None, metric_type(metric.kind))?;
-            for (metrics, labels) in reactors.iter().zip(&labels) {
-                encode_value(&metrics[index], family.encode_family(labels)?)?;
-            }
-        }
-        let since_start = self.shared.started.elapsed();
-        let help = "Time since the reactor last turned.";
-        let mut family = encoder.encode_descriptor(
-            "amop_reactor_last_turn",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
-            let silent = since_start.saturating_sub(counters.heartbeat.last()).as_secs_f64();
-            ConstGauge::new(silent).encode(family.encode_family(labels)?)?;
-        }
-        let help = "Time from a session's request to its answer, by how it ended; requests that are refused at once are not here.";
-        let mut family =
-            encoder.encode_descriptor("amop_request", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (counters, [reactor]) in self.shared.counters.iter().zip(&labels) {
-            for outcome in Outcome::ALL {
-                let labels = [*reactor, ("outcome", outcome.label())];
-                encode_histogram(family.encode_family(&labels)?, counters.latencies.requests(outcome))?;
-            }
-        }
-        let help = "Time from a push to a session to its answer.";
-        let mut family =
-            encoder.encode_descriptor("amop_push", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
-            encode_histogram(family.encode_family(labels)?, &counters.latencies.pushes)?;
-        }
-        let help = "Time from a measuring Hello on a node link to its answer.";
-        let mut family = encoder.encode_descriptor(
-            "amop_node_round_trip",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
-            encode_histogram(family.encode_family(labels)?, &counters.latencies.round_trips)?;
-        }
-        let help = "Time from a session's JSON-RPC request to the ledger node's answer.";
-        let mut family =
-            encoder.encode_descriptor("amop_ledger", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (counters, labels) in self.shared.counters.iter().zip(&labels) {
-            encode_histogram(family.encode_family(labels)?, &counters.latencies.ledger)?;
-        }
-        Ok(())
-    }
-
     /// What is counted of each ledger node, by its address as the configuration has it.
     fn encode_ledger_nodes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let ledgers = || self.ledger_nodes.iter().enumerate();
@@ -222,12 +189,10 @@ impl NodeMetrics {
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        for (reactor, counters) in reactors.iter().enumerate() {
-            let reactor = reactor.to_string();
-            for ((_, node), counters) in ledgers().zip(counters) {
-                let labels = [("reactor", reactor.as_str()), ("ledger", node.address.as_str())];
-                encode_histogram(family.encode_family(&labels)?, &counters.latency)?;
-            }
+        for (number, node) in ledgers() {
+            let labels = [("ledger", node.address.as_str())];
+            let histograms = reactors.iter().filter_map(|counters| Some(&counters.get(number)?.latency));
+            encode_histogram(family.encode_family(&labels)?, Sum::coarse(histograms))?;
         }
         Ok(())
     }
@@ -257,27 +222,6 @@ impl NodeMetrics {
             encode_gauge(encoder, "amop_rpc_requests_limit_per_second", help, rate)?;
         }
         Ok(())
-    }
-
-    /// By the names that Prometheus' own libraries give them.
-    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        let family = encoder.encode_descriptor("amop_build", "What runs.", None, MetricType::Info)?;
-        build.encode(family)?;
-        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let help = "When the node started, since 1970.";
-        encode_gauge(encoder, "process_start_time_seconds", help, started.as_secs_f64())?;
-        if let Some(bytes) = resident_bytes() {
-            encode_gauge(encoder, "process_resident_memory_bytes", "Resident memory.", bytes as f64)?;
-        }
-        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-            // One of them is the directory itself.
-            let open = files.count().saturating_sub(1);
-            encode_gauge(encoder, "process_open_fds", "Open files.", open as f64)?;
-        }
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limit = limit.map_or(f64::INFINITY, |limit| limit as f64);
-        encode_gauge(encoder, "process_max_fds", "Files that may be open.", limit)
     }
 }
 
@@ -318,20 +262,4 @@ fn encode_counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, v
 
 fn encode_gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
-}
-
-fn encode_histogram(
-    mut encoder: prometheus_client::encoding::MetricEncoder<'_>,
-    histogram: &Histogram,
-) -> fmt::Result {
-    let buckets: Vec<(f64, u64)> = histogram.buckets().collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    encoder.encode_histogram::<NoLabelSet>(histogram.sum_seconds(), count, &buckets, None)
-}
-
-/// Resident memory of the process, from the second number of `/proc/self/statm`.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }
