@@ -56,6 +56,7 @@ pub use self::{
     credentials::{Credentials, Finding, RenewError},
     reload::{ReloadError, Reloaded, Reread},
 };
+pub use crate::door::BACKLOG;
 
 /// Changes are gathered this long for one snapshot, unless the last one is older.
 const GATHER: Duration = Duration::from_millis(1);

@@ -16,6 +16,7 @@ mod bounds;
 mod connect;
 mod demo;
 mod diagnostics;
+mod doctor;
 mod drain;
 mod keys;
 mod net;
@@ -72,6 +73,8 @@ enum Command {
     Net(net::NetArgs),
     /// Show what a node does just now: rates, queues, metrics near their bound, who does not keep up.
     Top(top::TopArgs),
+    /// Look whether this machine is as a node wants it, and say what to change.
+    Doctor(doctor::DoctorArgs),
     /// Measure nodes.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -106,6 +109,7 @@ pub fn run() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Net(args) => net::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -105,7 +105,7 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 /// Between two tries.
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that the kernel keeps for us.
-const BACKLOG: i32 = 4_096;
+pub const BACKLOG: i32 = 4_096;
 /// How long a door that is dropped may take to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Section and key that say where is listened …

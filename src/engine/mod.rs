@@ -34,6 +34,7 @@ mod sleep_flag;
 pub mod streams;
 #[cfg(test)]
 mod testing;
+pub mod time_sync;
 mod transmit;
 mod wake;
 mod web_socket;

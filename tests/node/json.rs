@@ -306,4 +306,9 @@ fn what_files_hold_has_the_fields_that_are_documented() {
     };
     let checks = [checked([any; 2], 0), checked([taken.local_addr().unwrap(), any], 78)].concat();
     check("amop node --check", &checks);
+
+    // Whatever there is to say of this machine.
+    let looked = output(Command::new(PROGRAM).args(["doctor", "-o", "json"]));
+    assert!(matches!(looked.status.code(), Some(0 | 4)));
+    check("amop doctor", &values(&looked.stdout));
 }
