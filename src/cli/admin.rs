@@ -46,6 +46,7 @@ impl fmt::Display for AdminAddress {
 
 /// Which node a command asks.
 #[derive(Args)]
+#[command(next_help_heading = "Connection")]
 pub(super) struct AdminArgs {
     /// The admin endpoint of the node that is asked.
     #[arg(long, value_name = "HOST:PORT", required = true)]

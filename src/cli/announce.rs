@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use super::{
     Failure,
     admin::{AdminArgs, not_as_asked, parse, post},
+    help::examples,
     output::{OutputArgs, ended, print_line},
     status::Status,
 };
@@ -18,18 +19,19 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop net announce 'upgrade at 22:00, expect a restart' --admin 127.0.0.1:9100
-
-The node signs the text and floods it; each node that a route leads to now logs it once, with the node
-that it is of, and `amop net` shows it there. One line of up to 1,024 bytes of UTF-8, at most 6 a
-minute. All nodes of the network, those of other institutions too, can read it.
-
-The node needs [admin] listen_port and must be on this machine: HOST is localhost, 127.0.0.1 or ::1.
-With [admin] announce=false it refuses.
-
-Exit status: 0 it was sent; 3 it was kept, but no other node can be reached now; 1 it was not sent.")]
+#[command(after_help = examples(
+        &[
+            ("amop net announce 'upgrade at 22:00, expect a restart' --admin 127.0.0.1:9100", ""),
+        ],
+        &[
+            "The node signs the text and floods it; each node that a route leads to now logs it once, with the \
+             node that it is of, and `amop net` shows it there. One line of up to 1,024 bytes of UTF-8, at most 6 \
+             a minute. All nodes of the network, those of other institutions too, can read it.",
+            "The node needs [admin] listen_port and must be on this machine: HOST is localhost, 127.0.0.1 or ::1. \
+             With [admin] announce=false it refuses.",
+            "Exit status: 0 it was sent; 3 it was kept, but no other node can be reached now; 1 it was not sent.",
+        ],
+    ))]
 pub(super) struct AnnounceArgs {
     /// What to say, in one line.
     text: String,

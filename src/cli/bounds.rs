@@ -4,10 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, help::examples};
 use crate::{bounds, config::Config};
 
 #[derive(Args)]
+#[command(after_help = examples(&[("amop bounds -c config.ini", "")], &[]))]
 pub(super) struct BoundsArgs {
     /// The node's config.ini.
     #[arg(short, long, default_value = "config.ini")]

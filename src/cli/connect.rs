@@ -7,6 +7,7 @@ use clap::Args;
 use crate::client::{Certificates, Client, ClientOptions, Dialect, Messages};
 
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Connection")]
 pub(super) struct ConnectArgs {
     /// A node's channel address, host:port. Several give failover.
     #[arg(long = "node", short = 'n', value_name = "HOST:PORT", default_value = "127.0.0.1:20200")]
@@ -17,6 +18,7 @@ pub(super) struct ConnectArgs {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Connection")]
 pub(super) struct DialectArgs {
     /// Speak as applications of that FISCO BCOS do. A node of this kind takes both, others take their own.
     #[arg(long, value_enum, default_value_t = Version::V2)]

@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 
+use super::help::examples;
 use crate::{
     client::{Certificates, Client, ClientOptions, Dialect, MessageKind, Messages, file},
     pki::{Host, NetworkPlan, build_network},
@@ -22,7 +23,15 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Args)]
 #[command(
-    after_help = "It uses free ports on 127.0.0.1 and a temporary directory, and leaves nothing behind."
+    after_help = examples(
+        &[
+            ("amop demo", ""),
+            ("amop demo --logs", "with what the nodes log"),
+        ],
+        &[
+            "It uses free ports on 127.0.0.1 and a temporary directory, and leaves nothing behind.",
+        ],
+    )
 )]
 pub(super) struct DemoArgs {
     /// Show the nodes' logs too.

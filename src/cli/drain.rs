@@ -11,21 +11,23 @@ use std::{
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Failure, output, status::Status};
+use super::{Failure, help::examples, output, status::Status};
 use crate::escape::shown_path;
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop drain --pid-file nodes/127.0.0.1/node0/amop.pid
-  amop drain --pid-file /run/amop/amop.pid --timeout 120
-
-The node lets no new applications in, and those that it has go one after the other within [amop]
-lame_duck_ms, or 10 s: their topics are withdrawn from the network, what is in flight is answered, then each
-is closed, so that it goes on with another node that it knows. Then the node stops. It is told so by SIGQUIT; another
-SIGTERM has it stop at once.
-
-Exit status: 0 it has ended; 4 it was told so, and still runs; 1 it could not be told.")]
+#[command(after_help = examples(
+        &[
+            ("amop drain --pid-file nodes/127.0.0.1/node0/amop.pid", ""),
+            ("amop drain --pid-file /run/amop/amop.pid --timeout 120", ""),
+        ],
+        &[
+            "The node lets no new applications in, and those that it has go one after the other within [amop] \
+             lame_duck_ms, or 10 s: their topics are withdrawn from the network, what is in flight is answered, \
+             then each is closed, so that it goes on with another node that it knows. Then the node stops. It is \
+             told so by SIGQUIT; another SIGTERM has it stop at once.",
+            "Exit status: 0 it has ended; 4 it was told so, and still runs; 1 it could not be told.",
+        ],
+    ))]
 pub(super) struct DrainArgs {
     /// The node's pid file (`amop node --pid-file`).
     #[arg(long, value_name = "FILE")]

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Failure, output::OutputArgs};
+use super::{Failure, help::examples, output::OutputArgs};
 use crate::{
     encoding,
     escape::{shown_json, shown_path},
@@ -24,6 +24,13 @@ use crate::{
 const PASSWORD_VARIABLE: &str = "AMOP_KEY_PASSWORD";
 
 #[derive(Args)]
+#[command(after_help = examples(
+    &[
+        ("amop keys new", "a key for a subscriber"),
+        ("amop keys convert accounts/0x….pem --to public-pem", "what its publishers need"),
+    ],
+    &[],
+))]
 pub(super) struct KeysArgs {
     #[command(subcommand)]
     command: KeysCommand,
@@ -32,12 +39,16 @@ pub(super) struct KeysArgs {
 #[derive(Subcommand)]
 enum KeysCommand {
     /// Make a key, in the files that get_account.sh makes, named after its address.
-    #[command(after_help = "\
-Examples:
-  amop keys new                       accounts/0x….pem, 0x….public.pem and 0x….pem.pub
-  amop keys new --format p12          accounts/0x….p12 with a password, and the public key
-  amop sub deals --private-key accounts/0x….pem
-  amop pub deals '5 to bob' --public-key accounts/0x….public.pem")]
+    #[command(after_help = examples(
+        &[
+            ("amop keys new", "accounts/0x….pem, 0x….public.pem and 0x….pem.pub"),
+            ("amop keys new --format p12", "accounts/0x….p12 with a password, and the public key"),
+            ("amop sub deals --private-key accounts/0x….pem", ""),
+            ("amop pub deals '5 to bob' --public-key accounts/0x….public.pem", ""),
+        ],
+        &[
+        ],
+    ))]
     New {
         /// Form of the private key.
         #[arg(long, value_enum, default_value = "pem")]
@@ -53,6 +64,10 @@ Examples:
         overwrite: OverwriteArgs,
     },
     /// Show the address and the public key of a key: PEM, PKCS#12 or hex digits.
+    #[command(after_help = examples(
+        &[("amop keys show accounts/0x….pem", ""), ("amop keys show key.p12 --password-file password.txt -o json", "")],
+        &[],
+    ))]
     Show {
         /// The key's file.
         file: PathBuf,
@@ -62,11 +77,15 @@ Examples:
         password: PasswordArgs,
     },
     /// Write a key in another form.
-    #[command(after_help = "\
-Examples:
-  amop keys convert accounts/0x….pem --to p12 --out key.p12
-  amop keys convert key.p12 --to public-pem --out subscriber.public.pem    what publishers need
-  amop keys convert key.p12 --to public-hex                                on standard output")]
+    #[command(after_help = examples(
+        &[
+            ("amop keys convert accounts/0x….pem --to p12 --out key.p12", ""),
+            ("amop keys convert key.p12 --to public-pem --out subscriber.public.pem", "what publishers need"),
+            ("amop keys convert key.p12 --to public-hex", "on standard output"),
+        ],
+        &[
+        ],
+    ))]
     Convert {
         /// The key's file.
         file: PathBuf,

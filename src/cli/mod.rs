@@ -18,6 +18,7 @@ mod demo;
 mod diagnostics;
 mod doctor;
 mod drain;
+mod help;
 mod keys;
 mod net;
 mod node;
@@ -35,15 +36,22 @@ mod trace;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::status::Status;
 
 /// A relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains, and its tools.
-///
-/// To see a whole network at work: amop demo
 #[derive(Parser)]
-#[command(version = env!("AMOP_VERSION"), propagate_version = true, max_term_width = 100)]
+#[command(version = env!("AMOP_VERSION"), propagate_version = true)]
+#[command(after_help = help::examples(
+    &[
+        ("amop demo", "a whole network at work"),
+        ("amop pki network -l 127.0.0.1:4 --out nodes", "a network of one's own"),
+        ("amop node -c nodes/127.0.0.1/node0/config.ini", ""),
+        ("amop pub --help", "what there is to say to a command"),
+    ],
+    &["What statuses commands end with, and what they print as JSON, is in docs/commands.md and docs/json.md."],
+))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -55,7 +63,7 @@ enum Command {
     Node(node::NodeArgs),
     /// Subscribe to topics and print what comes.
     Sub(subscribe::SubscribeArgs),
-    /// Send a text or a file to one random subscriber of a topic, or to all.
+    /// Send a text or a file to one subscriber of a topic, or to all.
     Pub(publish::PublishArgs),
     /// Show a network of three real nodes at work, and check it.
     Demo(demo::DemoArgs),
@@ -65,35 +73,57 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Show what became of a message, on every node of its path.
     Trace(trace::TraceArgs),
-    /// Show every bound of a node, and the memory that it takes when all are reached.
+    /// Show every bound of a node, and its memory with all reached.
     Bounds(bounds::BoundsArgs),
     /// Let the applications of a node go, and stop it.
     Drain(drain::DrainArgs),
-    /// Show the whole network: nodes, links, topics and where their subscribers are; ping a node, tell all nodes something.
+    /// Show the network and its topics, ping a node, tell all something.
     Net(net::NetArgs),
-    /// Show what a node does just now: rates, queues, metrics near their bound, who does not keep up.
+    /// Show what nodes do just now, and who does not keep up.
     Top(top::TopArgs),
-    /// Look whether this machine is as a node wants it, and say what to change.
+    /// Look whether this machine is as a node wants it.
     Doctor(doctor::DoctorArgs),
     /// Measure nodes.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
-    #[command(after_help = "Example: amop completions bash > /etc/bash_completion.d/amop")]
+    #[command(after_help = help::examples(
+        &[
+            ("amop completions bash > /etc/bash_completion.d/amop", ""),
+            ("amop completions zsh > /usr/share/zsh/site-functions/_amop", ""),
+        ],
+        &[],
+    ))]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
     /// Write a man page for each command into a directory, for packages.
-    #[command(hide = true)]
+    #[command(hide = true, after_help = help::examples(&[("amop man /usr/share/man/man1", "")], &[]))]
     Man {
         /// The directory, which is there.
         directory: PathBuf,
     },
 }
 
+/// Commands that are shown together; those that are in no group are shown last.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Messages", &["sub", "pub", "demo", "bench"]),
+    ("Nodes", &["node", "drain", "reload", "doctor", "bounds"]),
+    ("What goes on", &["top", "net", "trace"]),
+    ("Certificates and keys", &["pki", "keys"]),
+];
+
+/// All that the command line can be.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let template = help::grouped(&command, &GROUPS);
+    command.help_template(template)
+}
+
 /// Runs the command line and gives the exit status.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(said) => return output::print_parsed(&said),
     };
@@ -146,7 +176,7 @@ mod tests {
                 add(&format!("{name} {}", inner.get_name()), inner, all);
             }
         }
-        let mut root = Cli::command();
+        let mut root = command();
         root.build();
         let mut all = Vec::new();
         add("amop", &root, &mut all);
@@ -242,7 +272,100 @@ mod tests {
             "keys convert k.pem --to p12 -o k.p12",
         ] {
             let arguments = std::iter::once("amop").chain(said.split(' '));
-            assert!(Cli::try_parse_from(arguments).is_ok(), "{said}");
+            assert!(command().try_get_matches_from(arguments).is_ok(), "{said}");
         }
+    }
+
+    /// The lines of a command's examples, without what they do.
+    fn example_lines(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().skip_while(|line| *line != "Examples:").skip(1);
+        let lines = lines.take_while(|line| !line.is_empty()).map(str::to_owned);
+        lines.filter(|line| !line.starts_with("   ")).collect()
+    }
+
+    /// The commands of this program in a line for a shell, each as its words.
+    fn amop_commands(line: &str) -> Vec<Vec<String>> {
+        let line = line.trim().split("  ").next().unwrap_or_default();
+        let (mut words, mut commands, mut quote, mut parens) = (vec![String::new()], Vec::new(), false, 0);
+        for character in line.chars() {
+            match character {
+                '\'' => quote = !quote,
+                '(' if !quote => parens += 1,
+                ')' if !quote => parens -= 1,
+                ' ' if !quote && parens == 0 => words.push(String::new()),
+                '|' | '>' if !quote && parens == 0 => {
+                    commands.push(std::mem::replace(&mut words, vec![String::new()]))
+                }
+                _ if parens == 0 => words.last_mut().unwrap().push(character),
+                _ => {}
+            }
+        }
+        commands.push(words);
+        for command in &mut commands {
+            command.retain(|word| !word.is_empty());
+            // What a shell would put there.
+            command
+                .iter_mut()
+                .filter(|word| *word == "$" || *word == "PID")
+                .for_each(|word| *word = "1".to_owned());
+        }
+        commands.retain(|words| words.first().is_some_and(|word| word == "amop"));
+        commands
+    }
+
+    #[test]
+    fn the_words_of_an_example_are_those_that_a_shell_makes() {
+        let found = amop_commands("  make | amop pub t 'a | b' --pid $(cat x) > y  what it does");
+        assert_eq!(found, [["amop", "pub", "t", "a | b", "--pid", "1"].map(str::to_owned)]);
+    }
+
+    #[test]
+    fn each_command_has_examples_which_parse_and_fit_a_terminal() {
+        for (name, help) in commands() {
+            let lines = example_lines(&help);
+            assert!(!lines.is_empty(), "{name} --help has no examples");
+            let mut is_shown = false;
+            for line in lines {
+                for words in amop_commands(&line) {
+                    is_shown |= format!("{} ", words.join(" ")).starts_with(&format!("{name} "));
+                    if !words.contains(&"--help".to_owned()) {
+                        let parsed = command().try_get_matches_from(&words);
+                        assert!(parsed.is_ok(), "{line}: {}", parsed.err().unwrap());
+                    }
+                }
+            }
+            assert!(is_shown, "the examples of {name} do not show it");
+        }
+    }
+
+    #[test]
+    fn help_is_broken_at_the_width_of_the_terminal_and_nowhere_else() {
+        for (name, help) in commands() {
+            // A line of text that goes on in the next one was broken by hand.
+            let notes = help.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let notes = notes.split("\n\n").skip(1);
+            assert!(notes.into_iter().all(|note| !note.contains('\n')), "{name}");
+            for width in [60, 100] {
+                let shown = help.clone().term_width(width).render_long_help().to_string();
+                // What has no space cannot be broken, and clap breaks no usage.
+                let text = shown.lines().filter(|line| !line.contains("Usage:") && line.trim().contains(' '));
+                let longest = text.max_by_key(|line| line.chars().count()).unwrap_or_default();
+                assert!(name == "amop" || longest.chars().count() <= width, "{name}: {longest}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_commands_are_shown_in_groups() {
+        let shown = command().term_width(80).render_long_help().to_string();
+        for (heading, _) in GROUPS {
+            assert!(shown.contains(&format!("\n{heading}:\n")), "{shown}");
+        }
+        for inner in command().get_subcommands().filter(|inner| !inner.is_hide_set()) {
+            let line = format!("\n  {} ", inner.get_name());
+            assert_eq!(shown.matches(&line).count(), 1, "{}: {shown}", inner.get_name());
+        }
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
     }
 }

@@ -12,6 +12,7 @@ use super::{
     Failure,
     admin::{AdminArgs, get_json, get_text, parse, percent_encode},
     diagnostics::Diagnostic,
+    help::examples,
     output::{OutputArgs, ended, print_line},
     status::Status,
     text::{Column, bytes, dot_string, millis, numbers, or_dash, quote_for_dot, short, table, words},
@@ -35,17 +36,21 @@ const ANNOUNCEMENTS_SHOWN_MAX: usize = 16;
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    after_help = "\
-Examples:
-  amop net --admin 127.0.0.1:9100                          nodes, links, who is linked with whom
-  amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg
-  amop net --admin 127.0.0.1:9100 --topics --filter pay    where the subscribers of topics are
-  amop net --admin 127.0.0.1:9100 -o json | jq '.items[] | select(.standing == \"lost\")'
-  amop net ping 68fcf240 --admin 127.0.0.1:9100            the route to a node, and how long each hop takes
-  amop net announce 'upgrade at 22:00' --admin 127.0.0.1:9100
-
-The node needs [admin] listen_port. It knows all nodes by what each says of itself; names of its
-neighbours only, and addresses of those and of nodes that tell theirs. Characters that a terminal would obey are written as \\u{…}."
+    after_help = examples(
+        &[
+            ("amop net --admin 127.0.0.1:9100", "nodes, links, who is linked with whom"),
+            ("amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg", ""),
+            ("amop net --admin 127.0.0.1:9100 --topics --filter pay", "where the subscribers of topics are"),
+            ("amop net --admin 127.0.0.1:9100 -o json | jq '.items[] | select(.standing == \"lost\")'", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:9100", "the route to a node, and how long each hop takes"),
+            ("amop net announce 'upgrade at 22:00' --admin 127.0.0.1:9100", ""),
+        ],
+        &[
+            "The node needs [admin] listen_port. It knows all nodes by what each says of itself; names of its \
+             neighbours only, and addresses of those and of nodes that tell theirs. Characters that a terminal \
+             would obey are written as \\u{…}.",
+        ],
+    )
 )]
 pub(super) struct NetArgs {
     #[command(subcommand)]
@@ -55,16 +60,23 @@ pub(super) struct NetArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// Print a drawing for Graphviz.
-    #[arg(long, conflicts_with_all = ["output", "json"])]
+    #[arg(help_heading = "Output", long, conflicts_with_all = ["output", "json"])]
     dot: bool,
     /// Show topics, and where their subscribers are.
-    #[arg(long)]
+    #[arg(help_heading = "Topics", long)]
     topics: bool,
     /// Only topics whose names contain this.
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, requires = "topics")]
+    #[arg(
+        help_heading = "Topics",
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        requires = "topics"
+    )]
     filter: String,
     /// Topics at most, by name.
-    #[arg(
+    #[arg(help_heading = "Topics", 
         long,
         value_name = "COUNT",
         default_value_t = 1_000,

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Failure,
+    help::examples,
     output::{self, OutputArgs},
     pid_file::{PidFile, UpFile},
     status::{Status, UsageError},
@@ -23,46 +24,49 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop node -c nodes/127.0.0.1/node0/config.ini
-  amop node -c config.ini --check        only check the configuration, its certificates and ports
-  amop node -c config.ini --check --strict -o json
-  amop node -c config.ini --log-format json
-
-The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.
-SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGQUIT lets its applications go first,
-one after the other, and so does SIGTERM where [amop] lame_duck_ms is set. SIGHUP reads [p2p] node.N,
-[certificate_blacklist], [certificate_whitelist] and the certificates again; links with nodes that are not in them any
-more are closed, and messages with nodes that the lists leave out end. Certificates hold for new links. Other keys
-take effect at the next start. A file that lacks a section of the running one changes nothing.
-
-Exit status: 0 stopped in order, or checked; 78 the configuration is refused; 2 the command line is wrong; 1
-anything else.")]
+#[command(after_help = examples(
+        &[
+            ("amop node -c nodes/127.0.0.1/node0/config.ini", ""),
+            ("amop node -c config.ini --check", "only look at the configuration, its certificates and ports"),
+            ("amop node -c config.ini --check --strict -o json", "warnings are errors"),
+            ("amop node -c config.ini --log-format json", ""),
+        ],
+        &[
+            "The file is FISCO BCOS' own config.ini, as build_chain.sh writes it; docs/config.md lists every key.",
+            "SIGTERM or SIGINT stops the node in order; a second one ends it at once. SIGQUIT lets its \
+             applications go first, one after the other, and so does SIGTERM where [amop] lame_duck_ms is set. \
+             SIGHUP reads [p2p] node.N, [certificate_blacklist], [certificate_whitelist] and the certificates \
+             again; links with nodes that are not in them any more are closed, and messages with nodes that the \
+             lists leave out end. Certificates hold for new links. Other keys take effect at the next start. A \
+             file that lacks a section of the running one changes nothing.",
+            "Exit status: 0 stopped in order, or checked; 78 the configuration is refused; 2 the command line is \
+             wrong; 1 anything else.",
+        ],
+    ))]
 pub(super) struct NodeArgs {
     /// The configuration.
     #[arg(long, short, value_name = "FILE", default_value = "config.ini")]
     config: PathBuf,
     /// Check the configuration, the certificates, ports, ledger nodes and peers that it names, and end.
-    #[arg(long)]
+    #[arg(help_heading = "Checking", long)]
     check: bool,
     #[command(flatten)]
     output: OutputArgs,
     /// Write the process id into this file and keep it locked while the node lives: a second node with it does not
     /// start.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Running", long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Write the process id into this file once the node is up; it goes when the node ends.
-    #[arg(long, value_name = "FILE", requires = "pid_file")]
+    #[arg(help_heading = "Running", long, value_name = "FILE", requires = "pid_file")]
     up_file: Option<PathBuf>,
     /// Refuse a configuration about which there is a warning.
-    #[arg(long)]
+    #[arg(help_heading = "Checking", long)]
     strict: bool,
     /// Level of the log, instead of [log] level.
-    #[arg(long, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error", "off"])]
+    #[arg(help_heading = "Log", long, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error", "off"])]
     log_level: Option<String>,
     /// Form of the log, instead of [log] format.
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(help_heading = "Log", long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }
 

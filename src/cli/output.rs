@@ -26,6 +26,7 @@ enum Form {
 }
 
 #[derive(Args, Clone, Copy)]
+#[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
     /// Form of what is printed; docs/json.md has every field.
     #[arg(long, short, value_name = "FORM", value_enum, default_value = "text")]

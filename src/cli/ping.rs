@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{
     Failure,
     admin::{AdminAddress, AdminArgs, get, not_as_asked, parse},
+    help::examples,
     output::{OutputArgs, ended, print_line},
     status::Status,
     text::{Column, millis, numbers, short, table, words},
@@ -24,20 +25,22 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop net ping 68fcf240 --admin 127.0.0.1:9100
-  amop net ping 68fcf240 --admin 127.0.0.1:9100 --count 100 --interval 0.2
-  amop net ping 68fcf240 --admin 127.0.0.1:9100 -o json | jq .lost
-
-Each round sends one ping to each hop of the route, over the links that messages to that node take.
-A node on the route tells that a ping's hops ended there, the node itself answers. An asterisk is a
-hop that did not answer within 2 s: its node, or one before it, is dead, overloaded or silent, or has
-a version that does not know pings. Each answer is sealed by the node that is shown, so nobody on
-the route can answer for the node itself. The node that pings needs [admin] listen_port.
-
-Exit status: 0 the node has answered at least once; 3 it has not, or no route leads to it; 1 it could not be
-asked for.")]
+#[command(after_help = examples(
+        &[
+            ("amop net ping 68fcf240 --admin 127.0.0.1:9100", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:9100 --count 100 --interval 0.2", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:9100 -o json | jq .lost", ""),
+        ],
+        &[
+            "Each round sends one ping to each hop of the route, over the links that messages to that node take. \
+             A node on the route tells that a ping's hops ended there, the node itself answers. An asterisk is a \
+             hop that did not answer within 2 s: its node, or one before it, is dead, overloaded or silent, or \
+             has a version that does not know pings. Each answer is sealed by the node that is shown, so nobody \
+             on the route can answer for the node itself. The node that pings needs [admin] listen_port.",
+            "Exit status: 0 the node has answered at least once; 3 it has not, or no route leads to it; 1 it \
+             could not be asked for.",
+        ],
+    ))]
 pub(super) struct PingArgs {
     /// The node: its id, or as many of the first digits as tell it from all others.
     #[arg(value_name = "NODE", value_parser = beginning)]

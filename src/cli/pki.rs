@@ -12,6 +12,7 @@ use serde::Serialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
+    help::examples,
     output::OutputArgs,
     pki_request::{CsrArgs, SignArgs, csr, no_agency, sign},
 };
@@ -26,6 +27,14 @@ use crate::{
 };
 
 #[derive(Args)]
+#[command(after_help = examples(
+    &[
+        ("amop pki network -l 127.0.0.1:4 --out nodes", "a whole network"),
+        ("amop pki node --agency nodes/cert/agency --name node4 --out node4/conf", "one more node"),
+        ("amop pki show nodes/127.0.0.1/sdk/sdk.crt", "what a certificate says"),
+    ],
+    &[],
+))]
 pub(super) struct PkiArgs {
     #[command(subcommand)]
     command: PkiCommand,
@@ -34,16 +43,23 @@ pub(super) struct PkiArgs {
 #[derive(Subcommand)]
 enum PkiCommand {
     /// Make the directories of a whole network, as build_chain.sh lays them out.
-    #[command(after_help = "\
-Examples:
-  amop pki network                                    four nodes on this machine, in ./nodes
-  amop pki network -l 10.0.0.1:2,10.0.0.2:2 --out nodes  two nodes on each of two machines
-  amop pki network --profile ec                       applications with secp256k1 certificates
-  amop pki network --layout 3.x                       applications of FISCO BCOS 3.x: conf/ssl.crt and so on
-
-Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
+    #[command(after_help = examples(
+        &[
+            ("amop pki network", "four nodes on this machine, in ./nodes"),
+            ("amop pki network -l 10.0.0.1:2,10.0.0.2:2 --out nodes", "two nodes on each of two machines"),
+            ("amop pki network --profile ec", "applications with secp256k1 certificates"),
+            ("amop pki network --layout 3.x", "applications of FISCO BCOS 3.x: conf/ssl.crt and so on"),
+            ("amop node -c nodes/127.0.0.1/node0/config.ini", "then"),
+        ],
+        &[
+        ],
+    ))]
     Network(NetworkArgs),
     /// Make a chain CA: DIR/ca.crt and DIR/ca.key.
+    #[command(after_help = examples(
+        &[("amop pki chain --name consortium --out chain", ""), ("amop pki chain --rsa --out channel", "for applications")],
+        &[],
+    ))]
     Chain {
         /// Where to.
         #[arg(long, short_alias = 'o', value_name = "DIR")]
@@ -59,6 +75,7 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         days: u64,
     },
     /// Make an agency below a chain CA: DIR/agency.crt, DIR/agency.key and DIR/ca.crt.
+    #[command(after_help = examples(&[("amop pki agency --chain chain --name bank --out bank", "")], &[]))]
     Agency {
         /// Directory with ca.crt and ca.key.
         #[arg(long, value_name = "DIR")]
@@ -74,42 +91,62 @@ Then: amop node -c nodes/127.0.0.1/node0/config.ini")]
         days: u64,
     },
     /// Make a node's certificate: DIR/node.crt, node.key, node.nodeid and ca.crt.
-    #[command(after_help = "\
-Example, for one more node of a network that `amop pki network` made:
-  amop pki node --agency nodes/cert/agency --name node4 --out node4/conf
-  amop pki node --agency nodes/cert/agency/channel --name node4 --out node4/conf/channel_cert
-
-Renew the certificate of a node, which keeps its key and with it its node id; kill -HUP has it used without a restart:
-  amop pki node --agency nodes/cert/agency --name node0 --out nodes/127.0.0.1/node0/conf
-Where DIR/node.key is there already, it is certified again, and the old certificate is kept as node.crt.old. --key FILE
-certifies a key from elsewhere.")]
+    #[command(after_help = examples(
+        &[
+            ("amop pki node --agency nodes/cert/agency --name node4 --out node4/conf", "one more node of a network that `amop pki network` made"),
+            ("amop pki node --agency nodes/cert/agency/channel --name node4 --out node4/conf/channel_cert", "and its certificate for applications"),
+            ("amop pki node --agency nodes/cert/agency --name node0 --out nodes/127.0.0.1/node0/conf", "renew: the node keeps its key and with it its id; kill -HUP has it used without a restart"),
+        ],
+        &[
+            "Where DIR/node.key is there already, it is certified again, and the old certificate is kept as \
+             node.crt.old. --key FILE certifies a key from elsewhere.",
+        ],
+    ))]
     Node(LeafArgs),
     /// Make an application's certificate: DIR/sdk.crt, sdk.key and ca.crt.
-    #[command(after_help = "\
-Where DIR/sdk.key is there already, it is certified again, and the old certificate is kept as sdk.crt.old. --key FILE
-certifies a key from elsewhere.")]
+    #[command(after_help = examples(
+        &[
+            ("amop pki sdk --agency nodes/cert/agency --name shop --out shop", ""),
+            ("amop pki sdk --agency nodes/cert/agency/channel --name shop --out shop", "of the RSA profile"),
+        ],
+        &[
+            "Where DIR/sdk.key is there already, it is certified again, and the old certificate is kept as \
+             sdk.crt.old. --key FILE certifies a key from elsewhere.",
+        ],
+    ))]
     Sdk(LeafArgs),
     /// Make a request for a certificate, and a key if there is none: DIR/node.csr and node.key.
-    #[command(after_help = "\
-Example, for a node whose agency is elsewhere; the key never leaves the node's machine:
-  amop pki csr --name node4 --out node4/conf                       there: makes node.key and node.csr
-  amop pki sign node.csr --agency nodes/cert/agency --out signed   at the agency: makes node.crt and ca.crt
-  cp signed/node.crt signed/ca.crt node4/conf                   there again
-  amop node -c node4/config.ini --check
-
-For applications, and for [ledger] certificates: --kind sdk. With the RSA profile: --rsa, and the agency's `channel` directory to
-sign. A request that openssl req made does as well.")]
+    #[command(after_help = examples(
+        &[
+            ("amop pki csr --name node4 --out node4/conf", "on the node's machine: makes node.key, which stays there, and node.csr"),
+            ("amop pki sign node.csr --agency nodes/cert/agency --out signed", "at the agency: makes node.crt and ca.crt"),
+            ("cp signed/node.crt signed/ca.crt node4/conf", "on the node's machine again"),
+            ("amop node -c node4/config.ini --check", ""),
+        ],
+        &[
+            "For applications, and for [ledger] certificates: --kind sdk. With the RSA profile: --rsa, and the \
+             agency's `channel` directory to sign. A request that openssl req made does as well.",
+        ],
+    ))]
     Csr(CsrArgs),
     /// Sign a request for a certificate: DIR/node.crt and ca.crt.
-    #[command(after_help = "\
-Examples:
-  amop pki sign node.csr --agency nodes/cert/agency --out signed
-  amop pki sign sdk.csr --kind sdk --agency nodes/cert/agency/channel --out signed
-
-What is issued is a certificate like those of `amop pki node` and `amop pki sdk`, whatever else the request asks for. Its key is proven by
-the request; whose it is, is not: compare the node id that both commands show.")]
+    #[command(after_help = examples(
+        &[
+            ("amop pki sign node.csr --agency nodes/cert/agency --out signed", ""),
+            ("amop pki sign sdk.csr --kind sdk --agency nodes/cert/agency/channel --out signed", ""),
+        ],
+        &[
+            "What is issued is a certificate like those of `amop pki node` and `amop pki sdk`, whatever else the \
+             request asks for. Its key is proven by the request; whose it is, is not: compare the node id that \
+             both commands show.",
+        ],
+    ))]
     Sign(SignArgs),
     /// Show what a certificate file holds.
+    #[command(after_help = examples(
+        &[("amop pki show nodes/127.0.0.1/node0/conf/node.crt", ""), ("amop pki show sdk.crt -o json", "")],
+        &[],
+    ))]
     Show {
         /// PEM file.
         file: PathBuf,
@@ -145,31 +182,38 @@ struct LeafArgs {
 #[derive(Args)]
 struct NetworkArgs {
     /// Where nodes run: address:count, several with commas between.
-    #[arg(long, short, value_name = "ADDRESS:COUNT", value_delimiter = ',', default_value = "127.0.0.1:4")]
+    #[arg(
+        help_heading = "Nodes",
+        long,
+        short,
+        value_name = "ADDRESS:COUNT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:4"
+    )]
     listen: Vec<Host>,
     /// The directory to make.
     #[arg(long, short_alias = 'o', value_name = "DIR", default_value = "nodes")]
     out: PathBuf,
     /// Certificates of the channel to applications.
-    #[arg(long, value_enum, default_value = "rsa")]
+    #[arg(help_heading = "Certificates", long, value_enum, default_value = "rsa")]
     profile: ProfileArg,
     /// Whose names the files for applications have. Applications of FISCO BCOS 2.x and 3.x connect with either.
-    #[arg(long, value_enum, default_value = "2.x")]
+    #[arg(help_heading = "Certificates", long, value_enum, default_value = "2.x")]
     layout: LayoutArg,
     /// Name of the agency that the nodes belong to.
     #[arg(long, default_value = "agency")]
     agency: String,
     /// First port for nodes.
-    #[arg(long, default_value_t = 30300)]
+    #[arg(help_heading = "Nodes", long, default_value_t = 30300)]
     p2p_port: u16,
     /// First port for applications.
-    #[arg(long, default_value_t = 20200)]
+    #[arg(help_heading = "Nodes", long, default_value_t = 20200)]
     channel_port: u16,
     /// Address on which nodes listen: 0.0.0.0 unless said, or :: where a host has an IPv6 address.
-    #[arg(long, value_name = "IP")]
+    #[arg(help_heading = "Nodes", long, value_name = "IP")]
     listen_ip: Option<String>,
     /// Id of the chain.
-    #[arg(long, default_value = "1")]
+    #[arg(help_heading = "Certificates", long, default_value = "1")]
     chain_id: String,
     /// Days that certificates are good for.
     #[arg(long, default_value_t = 36_500, value_parser = days_range())]

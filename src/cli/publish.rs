@@ -14,6 +14,7 @@ use hdrhistogram::Histogram;
 
 use super::{
     connect::{ConnectArgs, DialectArgs},
+    help::examples,
     keys::public_key,
     output::{OutputArgs, ended, note, print_line},
     status::{Status, UsageError},
@@ -33,55 +34,65 @@ use crate::{
 
 #[derive(Args)]
 #[command(group(ArgGroup::new("payload").required(true).args(["text", "file", "raw", "stdin"])))]
-#[command(after_help = "\
-Examples:
-  amop pub payments 'pay 5 to bob' -C nodes/127.0.0.1/sdk
-  amop pub payments hello --multicast
-  amop pub reports --file report.pdf              a file with its name, as the Java SDK's demos send it
-  amop pub blobs --raw picture.png                its bytes and nothing else
-  make_report | amop pub reports --stdin          the same of standard input; - as the text means it, too
-  amop pub payments ping --count 1000 --rate 100
-  amop pub deals 'for two only' --public-key one.public.pem --public-key two.public.pem --multicast
-
-Exit status: 0 every message was answered with 0; 3 one was not, or a private topic had no subscriber; 2 the
-command line is wrong; 1 anything else. With -o json an answer that is no UTF-8 text is answer_base64 instead of answer.")]
+#[command(after_help = examples(
+        &[
+            ("amop pub payments 'pay 5 to bob' -C nodes/127.0.0.1/sdk", ""),
+            ("amop pub payments hello --multicast", "to all subscribers"),
+            ("amop pub reports --file report.pdf", "with its name, as the Java SDK's demos send it"),
+            ("amop pub blobs --raw picture.png", "its bytes and nothing else"),
+            ("make_report | amop pub reports --stdin", "the same of standard input; - as the text means it, too"),
+            ("amop pub payments ping --count 1000 --rate 100", "a hundred a second"),
+            ("amop pub deals 'for two' --public-key one.public.pem --public-key two.public.pem --multicast", "only to who has one of these keys"),
+        ],
+        &[
+            "With -o json an answer that is no UTF-8 text is answer_base64 instead of answer.",
+            "Exit status: 0 every message was answered with 0; 3 one was not, or a private topic had no \
+             subscriber; 2 the command line is wrong; 1 anything else.",
+        ],
+    ))]
 pub(super) struct PublishArgs {
     /// The topic.
     topic: String,
     /// The text to send; - is what standard input holds.
     text: Option<String>,
     /// A file to send with its name, in one message.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Message", long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// A file whose bytes are sent as they are, in one message; - is standard input.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Message", long, value_name = "FILE")]
     raw: Option<PathBuf>,
     /// Send what standard input holds, as it is, in one message.
-    #[arg(long)]
+    #[arg(help_heading = "Message", long)]
     stdin: bool,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
     dialect: DialectArgs,
     /// Send to all subscribers.
-    #[arg(long)]
+    #[arg(help_heading = "Sending", long)]
     multicast: bool,
     /// The topic is a private one: only who proves to have the private half of this key gets the messages. A file
     /// (PEM or hex digits) or the digits themselves; several with several options.
-    #[arg(long = "public-key", value_name = "FILE|DIGITS")]
+    #[arg(help_heading = "Private topics", long = "public-key", value_name = "FILE|DIGITS")]
     public_keys: Vec<String>,
     /// How long to wait until the first subscriber of a private topic has proved its key, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 15.0, requires = "public_keys")]
+    #[arg(
+        help_heading = "Private topics",
+        long,
+        value_name = "SECONDS",
+        default_value_t = 15.0,
+        requires = "public_keys"
+    )]
     wait: f64,
     /// How many times.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Sending", long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Messages per second; without it the next follows the answer to the last.
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Sending", long, value_name = "N")]
     rate: Option<f64>,
     /// How long to wait for an answer, in seconds. By default somewhat longer than the node does: 35, and one more for
     /// each 100 KiB of the message.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(help_heading = "Sending", long, value_name = "SECONDS")]
     timeout: Option<f64>,
     #[command(flatten)]
     output: OutputArgs,

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::{
     connect::{ConnectArgs, DialectArgs},
+    help::examples,
     keys::PasswordArgs,
     output::{OutputArgs, note, print_bytes, print_line},
     status::Status,
@@ -24,22 +25,24 @@ use crate::{
 const NOT_WRITTEN: ResultCode = ResultCode(1);
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop sub payments -C nodes/127.0.0.1/sdk
-  amop sub payments orders -n 127.0.0.1:20200 -n 127.0.0.1:20201 --reply ok
-  amop sub reports --save incoming        files are written there, under their own names
-  amop sub payments -o json | jq .text
-  amop sub blobs --raw --count 1 > picture.png    the payload, byte for byte
-  amop sub deals --private-key accounts/0x….pem    publishers that have its public key send to it
-
-A message is a line: what a terminal might obey is shown as \\u{…}, bytes that are no UTF-8 text as \\x….
-With -o json a payload is text, or base64 where it is no UTF-8 text. A unicast is answered once it is
-printed and its file is on the disk; a file that cannot be written is told here, and to its publisher by
-an answer with code 1.
-
-Exit status: 0 what was asked for came, or it was ended; 4 a file could not be written; 2 the command line is
-wrong; 1 anything else.")]
+#[command(after_help = examples(
+        &[
+            ("amop sub payments -C nodes/127.0.0.1/sdk", ""),
+            ("amop sub payments orders -n 127.0.0.1:20200 -n 127.0.0.1:20201 --reply ok", ""),
+            ("amop sub reports --save incoming", "files are written there, under their own names"),
+            ("amop sub payments -o json | jq .text", ""),
+            ("amop sub blobs --raw --count 1 > picture.png", "the payload, byte for byte"),
+            ("amop sub deals --private-key accounts/0x….pem", "publishers that have its public key send to it"),
+        ],
+        &[
+            "A message is a line: what a terminal might obey is shown as \\u{…}, bytes that are no UTF-8 text as \
+             \\x…. With -o json a payload is text, or base64 where it is no UTF-8 text. A unicast is answered once \
+             it is printed and its file is on the disk; a file that cannot be written is told here, and to its \
+             publisher by an answer with code 1.",
+            "Exit status: 0 what was asked for came, or it was ended; 4 a file could not be written; 2 the \
+             command line is wrong; 1 anything else.",
+        ],
+    ))]
 pub(super) struct SubscribeArgs {
     /// Topics.
     #[arg(required = true, value_name = "TOPIC")]
@@ -50,23 +53,23 @@ pub(super) struct SubscribeArgs {
     dialect: DialectArgs,
     /// The topics are private ones: prove to their publishers to have this key (PEM, PKCS#12 or hex digits), as
     /// `amop keys new` makes it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Private topics", long, value_name = "FILE")]
     private_key: Option<PathBuf>,
     #[command(flatten)]
     password: PasswordArgs,
     /// Answer every unicast with this; without it they are answered with nothing.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(help_heading = "Messages", long, value_name = "TEXT")]
     reply: Option<String>,
     /// Write received files into this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = "Messages", long, value_name = "DIR")]
     save: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
     /// Print the payloads and nothing else, as they are: they may be no text, and a terminal obeys what is in them.
-    #[arg(long, conflicts_with_all = ["output", "json", "save"])]
+    #[arg(help_heading = "Output", long, conflicts_with_all = ["output", "json", "save"])]
     raw: bool,
     /// End after so many messages.
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Messages", long, value_name = "N")]
     count: Option<u64>,
 }
 

@@ -15,6 +15,7 @@ use clap::Args;
 use super::{
     Failure,
     admin::{AdminAddress, AdminArgs, get_json, get_text},
+    help::examples,
     net::{name_of, names, network_path},
     output::print_line,
     text::{Column, bytes, millis, numbers, short, table, words},
@@ -73,14 +74,17 @@ const TROUBLE: [&str; 13] = [
 ];
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop top --admin 127.0.0.1:9100                 on a terminal, anew every two seconds
-  amop top --admin 127.0.0.1:9100 --once          one look as plain text, over two seconds
-  amop top --admin 127.0.0.1:9100 --interval 60 >> node0.log
-
-The node needs [admin] listen_port. Rates are per second, over the interval. A metric at 80 % of its
-bound, or more, is marked with !. Ctrl-C ends it.")]
+#[command(after_help = examples(
+        &[
+            ("amop top --admin 127.0.0.1:9100", "on a terminal, anew every two seconds"),
+            ("amop top --admin 127.0.0.1:9100 --once", "one look as plain text, over two seconds"),
+            ("amop top --admin 127.0.0.1:9100 --interval 60 >> node0.log", ""),
+        ],
+        &[
+            "The node needs [admin] listen_port. Rates are per second, over the interval. A metric at 80 % of its \
+             bound, or more, is marked with !. Ctrl-C ends it.",
+        ],
+    ))]
 pub(super) struct TopArgs {
     #[command(flatten)]
     admin: AdminArgs,

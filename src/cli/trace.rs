@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use super::{
     Failure,
     admin::{AdminArgs, get, not_as_asked, parse},
+    help::examples,
     output::{OutputArgs, ended, print_line},
     status::{Status, UsageError},
     text::short,
@@ -19,18 +20,19 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop trace b3ae60984320433aa3efbc6462ef6102 --admin 127.0.0.1:9100
-  amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:9100 -o json
-
-SEQ is what the SDK's log shows of the message. The node needs [admin] listen_port. Ask a node that the
-message came to: the publisher's, or the subscriber's. It asks the others.
-
-Each node knows the last 65,536 requests that did not end with 0, and with [amop] trace=true (or after
-kill -USR1) as many of the others, multicasts too. What it knows ends with it.
-
-Exit status: 0 the message is known; 3 no node knows it; 1 it could not be asked for.")]
+#[command(after_help = examples(
+        &[
+            ("amop trace b3ae60984320433aa3efbc6462ef6102 --admin 127.0.0.1:9100", ""),
+            ("amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:9100 -o json", ""),
+        ],
+        &[
+            "SEQ is what the SDK's log shows of the message. The node needs [admin] listen_port. Ask a node that \
+             the message came to: the publisher's, or the subscriber's. It asks the others.",
+            "Each node knows the last 65,536 requests that did not end with 0, and with [amop] trace=true (or \
+             after kill -USR1) as many of the others, multicasts too. What it knows ends with it.",
+            "Exit status: 0 the message is known; 3 no node knows it; 1 it could not be asked for.",
+        ],
+    ))]
 pub(super) struct TraceArgs {
     /// The message's seq: 32 letters and digits, a UUID with its dashes, or 64 hex digits of its bytes.
     seq: String,

@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use super::{
     Failure,
     connect::ConnectArgs,
+    help::examples,
     output::{OutputArgs, note},
     status::{Status, UsageError},
 };
@@ -50,18 +51,24 @@ pub(super) enum Mode {
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop bench -C nodes/127.0.0.1/sdk --window 1,16,128 --pid $(cat nodes/127.0.0.1/node0/amop.pid)
-  amop bench -n HOST:20200 -n HOST:20201        publishers at the first node, subscribers at the last
-  amop bench --publishers 16 --window 2         sixteen publishers, each with a subscriber of its own
-  amop bench multicast --subscribers 100        one publisher, all subscribers on its topic
-  amop bench --sdk-shape --window 1,128         the same as an official SDK sees it
-  amop bench --rate 500                         latency at a fixed rate, whatever waits: no coordinated omission
-  amop bench storm --rate 1000                  the same before and while 2,000 others connect
-  amop bench idle --links 1000 --pid PID        memory of idle links
-  amop bench offer -n A -n B --mbit 20          what arrives where [flow_control] caps node A
-  amop bench offer --mbit 200 --deaf --topic f  flood a subscriber that never reads")]
+#[command(after_help = examples(
+        &[
+            ("amop bench -C nodes/127.0.0.1/sdk --window 1,16,128 --pid $(cat nodes/127.0.0.1/node0/amop.pid)", ""),
+            ("amop bench -n HOST:20200 -n HOST:20201", "publishers at the first, subscribers at the last"),
+            ("amop bench --publishers 16 --window 2", "sixteen publishers, each with a subscriber"),
+            ("amop bench multicast --subscribers 100", "one publisher, all subscribers on its topic"),
+            ("amop bench --sdk-shape --window 1,128", "the same as an official SDK sees it"),
+            ("amop bench --rate 500", "latency at a fixed rate, whatever waits"),
+            ("amop bench storm --rate 1000", "the same before and while 2,000 others connect"),
+            ("amop bench idle --links 1000 --pid PID", "memory of idle links"),
+            ("amop bench offer -n A:20200 -n B:20200 --mbit 20", "what arrives where [flow_control] caps node A"),
+            ("amop bench offer --mbit 200 --deaf --topic f", "flood a subscriber that never reads"),
+        ],
+        &[
+            "Exit status: 0 all was answered; 4 messages were lost or failed; 2 the command line is wrong; 1 \
+             anything else.",
+        ],
+    ))]
 pub(super) struct BenchArgs {
     /// What is measured.
     #[arg(value_enum, default_value_t = Mode::Unicast)]
@@ -69,65 +76,65 @@ pub(super) struct BenchArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// Messages under way at once for each publisher; several are run one after another.
-    #[arg(long, value_delimiter = ',', default_value = "1,16,128")]
+    #[arg(help_heading = "Load", long, value_delimiter = ',', default_value = "1,16,128")]
     window: Vec<usize>,
     /// Send so many messages a second instead, whether or not those before are done; several are run one after another.
-    #[arg(long, value_delimiter = ',', conflicts_with = "window")]
+    #[arg(help_heading = "Load", long, value_delimiter = ',', conflicts_with = "window")]
     rate: Vec<u32>,
     /// Links that publish, each on a topic of its own.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(help_heading = "Load", long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     publishers: u32,
     /// Links that are subscribed, to one publisher's topic each; as many as publishers unless said.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(help_heading = "Load", long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     subscribers: Option<u32>,
     /// Topics that each subscriber takes besides, and to which nobody publishes: they fill the node's table.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..10_000))]
+    #[arg(help_heading = "Load", long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..10_000))]
     more_topics: u32,
     /// Payload in bytes.
-    #[arg(long, default_value_t = 256)]
+    #[arg(help_heading = "Load", long, default_value_t = 256)]
     payload: usize,
     /// Seconds that are counted of each run.
-    #[arg(long, default_value_t = 5)]
+    #[arg(help_heading = "Load", long, default_value_t = 5)]
     seconds: u64,
     /// Seconds before, that are not.
-    #[arg(long, default_value_t = 1)]
+    #[arg(help_heading = "Load", long, default_value_t = 1)]
     warm_up: u64,
     /// Mixed: so many of a hundred messages go to all.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(help_heading = "Of one mode", long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
     multicast_percent: u8,
     /// Storm: connections that others make.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(help_heading = "Of one mode", long, default_value_t = 2_000)]
     handshakes: usize,
     /// Idle: links.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(help_heading = "Of one mode", long, default_value_t = 1_000)]
     links: usize,
     /// Idle: directories of certificates that take turns with that of --certs, for a node lets in only so many sessions of one.
-    #[arg(long, value_delimiter = ',', value_name = "DIR")]
+    #[arg(help_heading = "Of one mode", long, value_delimiter = ',', value_name = "DIR")]
     more_certs: Vec<PathBuf>,
     /// Offer: Mbit (of 1,048,576 bits) of payload a second.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(help_heading = "Of one mode", long, default_value_t = 10.0)]
     mbit: f64,
     /// Offer: the subscriber answers once, to be known, and then reads nothing any more.
-    #[arg(long)]
+    #[arg(help_heading = "Of one mode", long)]
     deaf: bool,
     /// With --rate: look for answers without sleeping. Times are then the node's alone, where the load has a processor of its own.
-    #[arg(long, requires = "rate")]
+    #[arg(help_heading = "How it talks", long, requires = "rate")]
     spin: bool,
     /// Have each frame in TLS records of its own, both ways, as SDKs other than ours need it.
-    #[arg(long)]
+    #[arg(help_heading = "How it talks", long)]
     own_records: bool,
     /// Talk as official SDKs do: each frame in TLS records of its own, both ways; each record written by itself, at once; and
     /// read by itself, its header first and then the rest. Not for --plaintext and `offer`.
-    #[arg(long, conflicts_with = "plaintext")]
+    #[arg(help_heading = "How it talks", long, conflicts_with = "plaintext")]
     sdk_shape: bool,
     /// Without TLS, for a node that listens so on a loopback address.
-    #[arg(long)]
+    #[arg(help_heading = "How it talks", long)]
     plaintext: bool,
     /// Process ids of the nodes: their processor time and memory are read from /proc.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(help_heading = "Output", long, value_delimiter = ',')]
     pid: Vec<u32>,
     /// Topics are named so; runs at the same time need different ones.
-    #[arg(long, default_value = "amop-bench")]
+    #[arg(help_heading = "Load", long, default_value = "amop-bench")]
     topic: String,
     #[command(flatten)]
     output: OutputArgs,

@@ -20,6 +20,7 @@ use serde::Serialize;
 use self::machine::{Machine, processors};
 use super::{
     Failure,
+    help::examples,
     output::{OutputArgs, ended, print_line},
     status::Status,
 };
@@ -29,11 +30,19 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  amop doctor
-  amop doctor -c config.ini        against a node's [engine] reactors and pin
-  amop doctor -o json")]
+#[command(after_help = examples(
+        &[
+            ("amop doctor", ""),
+            ("amop doctor -c config.ini", "against a node's [engine] reactors and pin"),
+            ("amop doctor -o json | jq '.checks[] | select(.ok | not)'", "what is not as wanted"),
+        ],
+        &[
+            "What is marked `must` a node does not run without; `should` is what costs it speed, memory or links. \
+             What cannot be seen on this machine (no such hardware, a virtual machine that hides it) is no fault. \
+             scripts/tune sets what can be set while the machine runs.",
+            "Exit status: 0 all is as wanted; 4 something is not; 78 the configuration is refused.",
+        ],
+    ))]
 pub(super) struct DoctorArgs {
     /// A node's configuration, whose reactors and processors are looked at, too.
     #[arg(long, short, value_name = "FILE")]
