@@ -10,7 +10,7 @@ use std::time::Instant;
 use ahash::{AHashMap, RandomState};
 
 use super::{
-    Common, Context, Parts,
+    Common, Context, NODE_TICK, Parts,
     channel::Channel,
     diagnostic::{RequestLimits, ping::ANSWERS_PER_SECOND_MAX},
     neighbour::Neighbour,
@@ -253,8 +253,8 @@ impl Parts {
                 }
             }
             None => {
-                self.fail_awaiting(cx, id);
                 if !cx.shared.admits(id) {
+                    self.fail_awaiting(cx, id);
                     self.drop_unacknowledged(id);
                 }
                 if let Some(peer) = self.peers.get_mut(id) {
@@ -265,19 +265,26 @@ impl Parts {
         }
     }
 
-    /// Lets go of nodes that no route led to for long.
+    /// Answers are awaited no more from nodes that no route leads to, and nodes that none led to for long are let go of.
     pub(super) fn tick_peers(&mut self, cx: &mut Context<'_, impl Outbound>) {
         let memory = cx.shared.settings.lost_node_memory;
-        let is_over = |since: Instant| cx.now.saturating_duration_since(since) >= memory;
+        let is_over = |since: Instant| cx.now.saturating_duration_since(since) >= NODE_TICK;
         for id in self.peers.ids_of(|peer| peer.lost_since.is_some_and(is_over)) {
             let has_route = cx.shared.snapshot.load().paths.contains_key(&id) && cx.shared.admits(&id);
-            if self.peers.is_neighbour(&id) || has_route {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            if peer.is_neighbour() || has_route {
                 // Whoever is there now is not forgotten, whatever was heard of it before.
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.lost_since = None;
-                }
-            } else if self.peers.neighbour(&id).is_none() {
+                peer.lost_since = None;
+                continue;
+            }
+            let is_forgotten = peer.neighbour.is_none()
+                && peer.lost_since.is_some_and(|since| cx.now.saturating_duration_since(since) >= memory);
+            if is_forgotten {
                 self.forget_peer(cx, &id);
+            } else {
+                // By now no neighbour's reactor has anything left to say of what it was handed when the last route went: it is
+                // known whether a link took it.
+                self.fail_awaiting(cx, &id);
             }
         }
     }

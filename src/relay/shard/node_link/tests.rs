@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     relay::{
-        Forward, LedgerDial, LinkProgress, LinkUp, Queued, ReactorId, RequestId, SendError, Shared,
+        Forward, LedgerDial, LinkProgress, LinkUp, MeshMessage, Queued, ReactorId, RegistryOutput, RequestId,
+        SendError, Shared, home_reactor,
         peer_2x::MulticastOf,
         settings::Settings,
         shard::{Shard, diagnostic::ping::ANSWERS_PER_SECOND_MAX},
@@ -31,6 +32,8 @@ struct Links {
     /// Whether the relay may cut links.
     may_abort: bool,
     taken: Vec<(LinkKey, Vec<u8>)>,
+    /// What other reactors were told.
+    told: Vec<MeshMessage>,
 }
 
 impl Links {
@@ -71,7 +74,9 @@ impl Outbound for Links {
 
     fn pause_reading(&mut self, _: LinkKey, _: bool) {}
 
-    fn to_reactor(&mut self, _: ReactorId, _: MeshMessage, _: FrameRef<'_>) {}
+    fn to_reactor(&mut self, _: ReactorId, message: MeshMessage, _: FrameRef<'_>) {
+        self.told.push(message);
+    }
 
     fn to_registry(&mut self, _: RegistryInput) -> bool {
         true
@@ -375,6 +380,65 @@ fn a_unicast_that_failed_with_its_node_is_empty_if_the_node_returns() {
     link_up(&mut shard, now, next, &mut out);
     let [again] = out.taken_of(next, PacketType::UNICAST)[..] else { panic!("its place goes again") };
     assert_eq!(again.len(), HEADER_LEN_MIN + Numbers::LEN);
+}
+
+/// A seed of the simulator found it: the route went while the neighbour's reactor had yet to say that no link took the message.
+#[test]
+fn a_unicast_whose_route_goes_while_another_reactor_has_it_fails_with_whether_a_link_took_it() {
+    let now = Instant::now();
+    let mut signers =
+        (1..=u8::MAX).map(|number| NodeSigner::from_secret_bytes(&[number; 32]).expect("a key"));
+    let own = signers.next().expect("a first one");
+    let [far, next] = [0, 1].map(|home| {
+        signers.find(|signer| home_reactor(&signer.id(), 2) == ReactorId(home)).expect("half of them").id()
+    });
+    let shared =
+        Shared { signer: Some(own.clone()), ..Shared::new(own.id(), 1, 2, now, Settings::default()) };
+    let path = Path {
+        incarnation: 1,
+        salt: Some([3; 16]),
+        hops: 2,
+        next: SmallVec::from_slice(&[next]),
+        frame_len_max: 1 << 20,
+        fingerprint: 7,
+    };
+    let mut snapshot = Snapshot::default();
+    snapshot.paths = Arc::new([(far, path)].into());
+    shared.snapshot.store(Arc::new(snapshot));
+    let mut shard = Shard::new(Arc::new(shared), ReactorId(0), [0; 32], now);
+    let mut out = Links::default();
+    let request = sdk::encode_amop(sdk::FrameType::REQUEST, &[0; 32], ResultCode::OK, "t", b"once");
+    let unicast = |message| Forward {
+        request: RequestId { index: 0, generation: 0 },
+        node: far,
+        message: MessageNumber(message),
+        time_left_ms: 1_000,
+        may_wait: false,
+        audience: None,
+        from_2x: None,
+    };
+    for message in [1, 2] {
+        let (parts, mut cx) = shard.at(now, &mut out);
+        assert!(parts.forward(&mut cx, ReactorId(1), &unicast(message), FrameRef::Slice(&request)));
+    }
+    out.told.clear();
+
+    shard.common.shared.snapshot.store(Arc::default());
+    shard.handle_registry(now, RegistryOutput::Reach { id: far, incarnation: None }, &mut out);
+    let dropped =
+        MeshMessage::NotPassed { node: far, packet_type: PacketType::UNICAST, message: MessageNumber(1) };
+    shard.handle_mesh(now, ReactorId(1), dropped, FrameRef::EMPTY, &mut out);
+    shard.handle_timeout(now + 2 * NODE_TICK, &mut out);
+    let mut failed: Vec<_> = out
+        .told
+        .iter()
+        .filter_map(|told| match told {
+            MeshMessage::ForwardFailed { message, taken, .. } => Some((*message, *taken)),
+            _ => None,
+        })
+        .collect();
+    failed.sort();
+    assert_eq!(failed, [(MessageNumber(1), false), (MessageNumber(2), true)]);
 }
 
 #[test]
