@@ -20,7 +20,7 @@
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use secp256k1::{PublicKey, SecretKey, ecdh::SharedSecret};
 
-use crate::wire::{MessageNumber, NodeId, RetainedFrame, node::PacketType};
+use crate::wire::{FrameBuffer, MessageNumber, NodeId, RetainedFrame, node::PacketType};
 
 /// Bytes before a sealed payload.
 pub const FRONT_LEN: usize = 40;
@@ -202,9 +202,9 @@ impl Seal {
         pieces: impl Iterator<Item = &'a [u8]>,
         len: usize,
     ) -> Option<RetainedFrame> {
-        let mut sealed = Vec::with_capacity(FRONT_LEN + first.len() + len + TAG_LEN);
+        let mut sealed = FrameBuffer::with_capacity(FRONT_LEN + first.len() + len + TAG_LEN);
         self.seal(number, subject, first, pieces, &mut sealed)?;
-        Some(RetainedFrame::from_bytes(sealed.into()))
+        Some(sealed.into_frame())
     }
 
     /// Opens a payload of the other node in place; gives what was sealed.

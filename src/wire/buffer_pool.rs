@@ -7,7 +7,7 @@ use super::frame::HEAD_LEN_MAX;
 
 /// Bytes of buffers that a thread keeps; beyond it they are freed.
 pub const BUFFER_POOL_BYTES_MAX: usize = 1 << 20;
-/// Buffers are used again for frames whose length differs by less than this from theirs, in bytes.
+/// Buffers have lengths that are multiples of this, in bytes, so that one is used again for all frames of about its length.
 const STEP: usize = 64;
 
 thread_local! {
@@ -22,10 +22,10 @@ struct BufferPool {
 
 impl BufferPool {
     fn take(&mut self, len: usize) -> Option<Vec<u8>> {
-        let buffer = self.by_len.get_mut(len / STEP)?.pop()?;
+        let buffer = self.by_len.get_mut(len.div_ceil(STEP))?.pop()?;
         self.bytes -= buffer.capacity();
-        // Else it goes, and one that is long enough comes in its place.
-        (buffer.capacity() >= len).then_some(buffer)
+        debug_assert!(buffer.capacity() >= len);
+        Some(buffer)
     }
 
     fn put(&mut self, mut buffer: Vec<u8>) {
@@ -42,15 +42,20 @@ impl BufferPool {
     }
 }
 
-/// A copy, in a buffer of the pool if there is one.
+/// An empty buffer for so many bytes, of the pool if there is one.
+pub(super) fn take(len: usize) -> Vec<u8> {
+    let pooled = POOL.try_with(|buffer_pool| buffer_pool.borrow_mut().take(len)).ok().flatten();
+    pooled.unwrap_or_else(|| Vec::with_capacity(len.next_multiple_of(STEP)))
+}
+
+/// A copy in such a buffer.
 pub(super) fn copy(bytes: &[u8]) -> Vec<u8> {
-    let buffer_pool = POOL.try_with(|buffer_pool| buffer_pool.borrow_mut().take(bytes.len())).ok().flatten();
-    let Some(mut buffer) = buffer_pool else { return bytes.to_vec() };
+    let mut buffer = take(bytes.len());
     buffer.extend_from_slice(bytes);
     buffer
 }
 
-/// Takes back what [`copy`] made.
+/// Takes a buffer back.
 pub(super) fn give_back(buffer: Vec<u8>) {
     if buffer.capacity() > 0 {
         // A thread that ends keeps nothing.
@@ -72,17 +77,16 @@ mod tests {
         let place = first.as_ptr();
         assert_eq!(pool_bytes(), 0, "it is in use");
         give_back(first);
-        assert_eq!(pool_bytes(), 100);
+        assert_eq!(pool_bytes(), 128);
         let shorter = copy(&[2; 70]);
         assert_eq!((shorter.as_ptr(), &shorter[..]), (place, &[2; 70][..]));
         give_back(shorter);
-        let again = copy(&[3; 99]);
-        assert_eq!((again.as_ptr(), &again[..]), (place, &[3; 99][..]));
+        let again = copy(&[3; 128]);
+        assert_eq!((again.as_ptr(), &again[..]), (place, &[3; 128][..]));
         give_back(again);
         let longer = copy(&[4; 300]);
         assert_ne!(longer.as_ptr(), place);
-        assert_eq!(copy(&[5; 101])[..], [5; 101], "too short for it");
-        assert_eq!(pool_bytes(), 0);
+        assert_ne!(copy(&[5; 129]).as_ptr(), place, "it is too short");
     }
 
     #[test]

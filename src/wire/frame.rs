@@ -165,6 +165,53 @@ impl Drop for RetainedFrame {
     }
 }
 
+/// A buffer in which a frame is made, or changed, before it is kept or dropped. One of up to [`HEAD_LEN_MAX`] bytes is used again.
+#[derive(Debug)]
+pub struct FrameBuffer(Vec<u8>);
+
+impl FrameBuffer {
+    /// An empty one for so many bytes.
+    pub fn with_capacity(len: usize) -> Self {
+        Self(buffer_pool::take(len))
+    }
+
+    /// One that holds a frame.
+    pub fn copy_of(frame: FrameRef<'_>) -> Self {
+        let mut buffer = Self::with_capacity(frame.len());
+        frame.pieces().for_each(|piece| buffer.extend_from_slice(piece));
+        buffer
+    }
+
+    /// The frame that it holds.
+    pub fn into_frame(mut self) -> RetainedFrame {
+        let bytes = std::mem::take(&mut self.0);
+        match bytes.len() {
+            ..=HEAD_LEN_MAX => RetainedFrame(FrameBytes::Copy(bytes)),
+            _ => RetainedFrame::from_bytes(bytes.into()),
+        }
+    }
+}
+
+impl std::ops::Deref for FrameBuffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for FrameBuffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
+impl Drop for FrameBuffer {
+    fn drop(&mut self) {
+        buffer_pool::give_back(std::mem::take(&mut self.0));
+    }
+}
+
 impl RetainedFrame {
     /// A frame made of one piece.
     pub fn from_bytes(bytes: Bytes) -> Self {

@@ -32,6 +32,6 @@ mod reader;
 
 pub use buffer_pool::BUFFER_POOL_BYTES_MAX;
 pub use code::ResultCode;
-pub use frame::{FrameRef, RetainedFrame};
+pub use frame::{FrameBuffer, FrameRef, RetainedFrame};
 pub use node::{MessageNumber, NodeId};
 pub use topic::{PrivateTopic, Topic, TopicKind};

@@ -74,6 +74,17 @@ const SCENARIOS: [Scenario; 9] = [
         },
     },
     Scenario {
+        name: "round trip over a node in between",
+        operations: 1_000,
+        parts: 1,
+        is_cryptography: true,
+        prepare: || {
+            let mut relay = Relay::new(3);
+            let (publisher, _) = (relay.app(0), relay.subscriber(2));
+            Box::new(move || relay.round_trip(publisher, 2))
+        },
+    },
+    Scenario {
         name: "delivery of a multicast to 100",
         operations: 200,
         parts: SUBSCRIBERS,

@@ -1,4 +1,4 @@
-//! Whole relays in memory: real shards and registries of one or two nodes, whose links are buffers, and applications
+//! Whole relays in memory: real shards and registries of nodes in a line, whose links are buffers, and applications
 //! that answer at once. What is measured with it is what the node does for a frame beside sockets and encryption.
 //!
 //! Unlike the network of `tests/relay`, nothing here allocates, copies or orders more than a socket would make necessary
@@ -36,8 +36,8 @@ const TOPIC: &str = "orders";
 /// What a shard sends.
 #[derive(Default)]
 struct Out {
-    /// For each link the one of the other node at its other end; `None` for an application's.
-    ends: Vec<Option<LinkKey>>,
+    /// For each link the node at its other end, and the link there; `None` for an application's.
+    ends: Vec<Option<App>>,
     /// Frames for other nodes, one behind the other …
     wire: Vec<u8>,
     /// … by link and end.
@@ -47,6 +47,12 @@ struct Out {
     delivered: u64,
     /// The application that was sent the last of them.
     last: Option<LinkKey>,
+}
+
+impl Out {
+    fn next_link(&self) -> LinkKey {
+        LinkKey { index: self.ends.len() as u32, generation: 1 }
+    }
 }
 
 impl Outbound for Out {
@@ -109,11 +115,11 @@ struct Node {
     out: Out,
 }
 
-/// An application's link: the index of its node, and the link there.
+/// An application's link, or a node's: the index of the node that has it, and the link there.
 #[derive(Clone, Copy)]
 pub(super) struct App(usize, LinkKey);
 
-/// One node, or two that are linked, of one reactor each.
+/// Nodes of one reactor each, each linked with the next one.
 pub(super) struct Relay {
     now: Instant,
     nodes: Vec<Node>,
@@ -155,20 +161,22 @@ impl Relay {
             response: frame(FrameType::RESPONSE),
             multicast: frame(FrameType::MULTICAST),
         };
-        for (at, other) in [(0, 1), (1, 0)] {
-            let Some(id) = relay.nodes.get(other).map(|node| node.shared.id) else { break };
-            let far = LinkKey { index: 0, generation: 1 };
-            let (address, agency, name) = Default::default();
-            relay.link_up(at, Some(far), LinkUp::Node { id, dialed: at == 0, address, agency, name });
+        for first in 1..relay.nodes.len() {
+            let (one, other) = (first - 1, first);
+            let ends = [one, other].map(|node| App(node, relay.nodes[node].out.next_link()));
+            for (at, end, dialed) in [(one, ends[1], true), (other, ends[0], false)] {
+                let (id, (address, agency, name)) = (relay.nodes[end.0].shared.id, Default::default());
+                relay.link_up(at, Some(end), LinkUp::Node { id, dialed, address, agency, name });
+            }
         }
         relay.settle();
         relay
     }
 
-    fn link_up(&mut self, node: usize, end: Option<LinkKey>, up: LinkUp) -> App {
+    fn link_up(&mut self, node: usize, end: Option<App>, up: LinkUp) -> App {
         let now = self.now;
         let Node { shard, out, .. } = &mut self.nodes[node];
-        let key = LinkKey { index: out.ends.len() as u32, generation: 1 };
+        let key = out.next_link();
         out.ends.push(end);
         shard.handle_link_up(now, key, up, out);
         App(node, key)
@@ -211,7 +219,7 @@ impl Relay {
             let mut start = 0;
             for (link, end) in frames.drain(..) {
                 let far = self.nodes[from].out.ends[link.index as usize].expect("a link to a node");
-                self.receive(App(1 - from, far), &wire[start..end]);
+                self.receive(far, &wire[start..end]);
                 start = end;
             }
             wire.clear();

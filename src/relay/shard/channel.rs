@@ -411,7 +411,7 @@ impl Parts {
         channel.sender.set_sent(place, true);
         let packet = cx.own_packet(id, subject, was_sent);
         channel.pending_ack = (0, 0);
-        let is_sent = self.route(cx, packet, sealed.as_ref(), Some(id));
+        let is_sent = self.route(cx, packet, sealed.as_ref(), Some(id)).is_none();
         if !is_sent {
             self.handle_not_passed(cx.now, id, subject);
         }

@@ -24,7 +24,8 @@ use crate::{
         snapshot::Snapshot,
     },
     wire::{
-        FrameRef, MessageNumber, NodeId, RetainedFrame,
+        FrameBuffer, FrameRef, MessageNumber, NodeId, RetainedFrame,
+        frame::HEAD_LEN_MAX,
         node::{
             Addressing, EXTENSIONS_LEN_MAX, FLAG_PROBE, FLAG_SEALED, FLAG_SENT_AGAIN, HOPS_MAX, Header,
             Numbers, PacketType,
@@ -120,19 +121,29 @@ type Part = (Option<NodeId>, SmallVec<[usize; 4]>);
 /// The tickets with some indices of so many, and the content behind them.
 fn part_of(payload: FrameRef<'_>, tickets: usize, indices: &[usize]) -> RetainedFrame {
     let (all, _) = payload.head().as_chunks::<TICKET_LEN>();
-    let chosen: Vec<u8> = indices.iter().filter_map(|&index| all.get(index)).flatten().copied().collect();
-    payload.advance(tickets * TICKET_LEN).retain().behind(chosen.into())
+    let chosen = indices.iter().filter_map(|&index| all.get(index));
+    let content = payload.advance(tickets * TICKET_LEN);
+    let len = indices.len() * TICKET_LEN + content.len();
+    if len <= HEAD_LEN_MAX {
+        let mut part = FrameBuffer::with_capacity(len);
+        chosen.for_each(|ticket| part.extend_from_slice(ticket));
+        content.pieces().for_each(|piece| part.extend_from_slice(piece));
+        return part.into_frame();
+    }
+    // A long content is shared.
+    let chosen: Vec<u8> = chosen.flatten().copied().collect();
+    content.retain().behind(chosen.into())
 }
 
 impl Parts {
-    /// Sends a frame on; `false` if there is no way.
+    /// Sends a frame on; gives its packet back if no route leads on.
     pub(super) fn route(
         &mut self,
         cx: &mut Context<'_, impl Outbound>,
         packet: Packet,
         payload: FrameRef<'_>,
         except: Option<&NodeId>,
-    ) -> bool {
+    ) -> Option<Packet> {
         let mut parts: SmallVec<[Part; 4]> = SmallVec::new();
         let snapshot = cx.shared.snapshot.load();
         let len = packet.frame_len(payload.len());
@@ -145,10 +156,10 @@ impl Parts {
             }
         }
         match parts.as_slice() {
-            [(None, _)] => return false,
+            [(None, _)] => return Some(packet),
             [(Some(next), _)] => {
                 self.send_to_next(cx, packet, *next, payload);
-                return true;
+                return None;
             }
             _ => {}
         }
@@ -160,7 +171,7 @@ impl Parts {
                 None => self.not_passed(cx, part, payload.as_ref()),
             }
         }
-        true
+        None
     }
 
     pub(super) fn send_to_next(
@@ -191,7 +202,7 @@ impl Parts {
             self.send_to_next(cx, packet, *id, payload);
             return true;
         }
-        self.route(cx, packet, payload, Some(id))
+        self.route(cx, packet, payload, Some(id)).is_none()
     }
 
     /// Sends a frame on to a neighbour whose home is here.
@@ -235,9 +246,11 @@ impl Parts {
             }
         }
         packet.next_hops_tried += 1;
-        if packet.next_hops_tried >= NEXT_HOPS_TRIED_MAX
-            || !self.route(cx, packet.clone(), payload, Some(&next))
-        {
+        let not_sent = match packet.next_hops_tried {
+            ..NEXT_HOPS_TRIED_MAX => self.route(cx, packet, payload, Some(&next)),
+            _ => Some(packet),
+        };
+        if let Some(packet) = not_sent {
             self.not_passed(cx, packet, payload);
         }
     }
@@ -325,7 +338,7 @@ impl Parts {
             payload = part.as_ref();
         }
         cx.counters.relayed.increment();
-        if !self.route(cx, packet.clone(), payload, None) {
+        if let Some(packet) = self.route(cx, packet, payload, None) {
             self.not_passed(cx, packet, payload);
         }
     }

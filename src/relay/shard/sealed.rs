@@ -15,7 +15,7 @@ use crate::{
         snapshot::NodeRef,
     },
     wire::{
-        FrameRef, NodeId, RetainedFrame,
+        FrameBuffer, FrameRef, NodeId, RetainedFrame,
         frame::HEAD_LEN_MAX,
         node::{Extensions, HEADER_LEN_MIN, Numbers, PacketType},
     },
@@ -66,19 +66,22 @@ impl Parts {
     ) -> SmallVec<[NodeId; 2]> {
         let MulticastOf { message, from_2x } = of;
         let mut refused = SmallVec::new();
-        let mut content = Vec::with_capacity(2 + frame.len() + TAG_LEN);
         let extensions = Extensions { from_2x, ..Extensions::default() }.encode();
-        let key = ContentKey::seal(cx.secret_rng.bytes(), &extensions, frame.pieces(), &mut content);
+        // The content lies behind the tickets that are to tell its key and hash.
+        let tickets_len = nodes.len() * TICKET_LEN;
+        let len = tickets_len + extensions.len() + frame.len() + TAG_LEN;
+        let mut payload = FrameBuffer::with_capacity(len);
+        payload.resize(tickets_len, 0);
+        let key = ContentKey::seal(cx.secret_rng.bytes(), &extensions, frame.pieces(), &mut payload);
         let Some(key) = key else { return nodes.iter().map(|node| node.id).collect() };
-        let content = RetainedFrame::from_bytes(content.into());
         // All of them keep it, and share its bytes.
         let kept = frame.retain_shared();
-        let mut tickets: Vec<u8> = Vec::with_capacity(nodes.len() * TICKET_LEN);
         let mut destinations: SmallVec<[NodeId; 1]> = SmallVec::new();
         for node in nodes {
             match self.seal_ticket(cx, &node.id, of, &key, &kept) {
                 Some(ticket) => {
-                    ticket.as_ref().pieces().for_each(|piece| tickets.extend_from_slice(piece));
+                    let start = destinations.len() * TICKET_LEN;
+                    payload[start..start + TICKET_LEN].copy_from_slice(ticket.as_ref().head());
                     destinations.push(node.id);
                 }
                 None => {
@@ -87,13 +90,14 @@ impl Parts {
                 }
             }
         }
-        let Some(first) = destinations.first() else {
+        let Some(&first) = destinations.first() else {
             cx.give_back(frame.len() as u64);
             return refused;
         };
         let subject = Subject { packet_type: PacketType::SHARED_MULTICAST, message };
-        let packet = Packet { destinations: destinations.clone(), ..cx.own_packet(first, subject, false) };
-        if !self.route(cx, packet.clone(), content.behind(tickets.into()).as_ref(), None) {
+        let packet = Packet { destinations, ..cx.own_packet(&first, subject, false) };
+        payload.drain(packet.destinations.len() * TICKET_LEN..tickets_len);
+        if let Some(packet) = self.route(cx, packet, payload.into_frame().as_ref(), None) {
             self.not_passed(cx, packet, FrameRef::EMPTY);
         }
         refused
@@ -128,10 +132,14 @@ impl Parts {
         subject: Subject,
         sealed: FrameRef<'_>,
     ) {
-        let mut bytes: Vec<u8> = sealed.pieces().collect::<Vec<_>>().concat();
-        let is_shared = subject.packet_type == PacketType::SHARED_MULTICAST;
-        let content = (is_shared && bytes.len() >= TICKET_LEN).then(|| bytes.split_off(TICKET_LEN));
-        let (Some(incarnations), Some(sealed_as)) = (SealIncarnations::of(&bytes), number_of(&bytes)) else {
+        let mut bytes = FrameBuffer::copy_of(sealed);
+        // Of a shared multicast, the node's ticket; the content of all is behind it.
+        let sealed_len = match subject.packet_type {
+            PacketType::SHARED_MULTICAST => TICKET_LEN.min(bytes.len()),
+            _ => bytes.len(),
+        };
+        let (sealed, content) = bytes.split_at_mut(sealed_len);
+        let (Some(incarnations), Some(sealed_as)) = (SealIncarnations::of(sealed), number_of(sealed)) else {
             return cx.counters.sealed_refused.increment();
         };
         let peer = self.peers.get(source).map(|peer| peer.incarnation);
@@ -151,22 +159,25 @@ impl Parts {
         {
             return cx.counters.sealed_late.increment();
         }
-        if self.open(cx, source, incarnations.source, subject, &mut bytes).is_none() {
+        if self.open(cx, source, incarnations.source, subject, sealed).is_none() {
             return cx.counters.sealed_refused.increment();
         }
-        bytes.truncate(bytes.len() - TAG_LEN);
-        if subject.packet_type.is_amop() {
-            if let Some(content) = content {
-                let Some(content) = open_content(&bytes[FRONT_LEN..], content) else {
-                    return cx.counters.sealed_refused.increment();
-                };
-                bytes.truncate(FRONT_LEN + Numbers::LEN);
-                bytes.extend_from_slice(&content);
+        let mut start = FRONT_LEN;
+        if subject.packet_type == PacketType::SHARED_MULTICAST {
+            if open_content(&sealed[FRONT_LEN..sealed_len - TAG_LEN], content).is_none() {
+                return cx.counters.sealed_refused.increment();
             }
-            let payload = RetainedFrame::from_bytes(bytes::Bytes::from(bytes).slice(FRONT_LEN..));
+            // The message's numbers go in front of the content, as they are in a multicast for one node.
+            start = TICKET_LEN - Numbers::LEN;
+            sealed.copy_within(FRONT_LEN..FRONT_LEN + Numbers::LEN, start);
+        }
+        let len = bytes.len() - TAG_LEN;
+        bytes.truncate(len);
+        if subject.packet_type.is_amop() {
+            let payload = bytes.into_frame();
             let subject = Subject { packet_type: subject.packet_type.of_one(), ..subject };
             let carrier = Carrier::Waited { since: cx.now };
-            return self.handle_numbered(cx, carrier, source, subject, payload.as_ref());
+            return self.handle_numbered(cx, carrier, source, subject, payload.as_ref().advance(start));
         }
         let Some(channel) = self.peers.channel_mut(source) else {
             return;
@@ -229,9 +240,7 @@ impl Parts {
     }
 }
 
-/// What a ticket without its tag is for. `None` if it is no ticket for that.
-fn open_content(ticket: &[u8], mut content: Vec<u8>) -> Option<Vec<u8>> {
-    ContentKey::decode(ticket.get(Numbers::LEN..)?)?.open(&mut content).ok()?;
-    content.truncate(content.len() - TAG_LEN);
-    Some(content)
+/// Opens in place what a ticket without its front and tag is for. `None` if it is no ticket for that.
+fn open_content(ticket: &[u8], content: &mut [u8]) -> Option<()> {
+    ContentKey::decode(ticket.get(Numbers::LEN..)?)?.open(content).ok().map(|_| ())
 }
