@@ -38,7 +38,7 @@ struct Scenario {
     prepare: fn() -> Operation,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "round trip through one node",
         operations: 2_000,
