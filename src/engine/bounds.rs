@@ -17,6 +17,10 @@ use crate::{
 
 /// Completions handled before the other sources get their turn.
 pub(super) const COMPLETIONS_PER_TURN: usize = 1_024;
+/// Events that epoll tells at once; further ones are told in the next turn.
+pub(super) const EPOLL_EVENTS_MAX: usize = 512;
+/// Receive buffers that one descriptor fills under epoll before others have their turn.
+pub(super) const RECEIVES_PER_DESCRIPTOR: usize = 4;
 /// Messages of one other reactor handled in one turn.
 pub(super) const MESH_PER_TURN: usize = 1_024;
 /// Commands of the door, the registry and the admin endpoint handled in one turn.

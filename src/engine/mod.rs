@@ -54,14 +54,13 @@ pub use descriptor::{duplicate, shut_down};
 pub use memory::memory_bytes;
 pub use moderation::{Latency, WaitSettings};
 pub use reactor::AnswerCallback;
-pub use ring::EngineError;
+pub use ring::{EngineError, IoBackend, IoSetting};
 
 use self::{
     assemble::UnfinishedFrames,
     bounds::INBOX_MAX,
     mesh::{Mesh, Sleeper},
     reactor::{Command, Reactor, ReactorParts},
-    ring::Ring,
     wake::Waker,
 };
 use crate::{
@@ -80,6 +79,8 @@ use crate::{
 /// How the engine is laid out.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
+    /// What the reactors are on.
+    pub io: IoSetting,
     /// Processors to pin the reactors to, in order; empty leaves it to the kernel.
     pub pin: Vec<usize>,
     /// How reactors wait for work.
@@ -115,10 +116,17 @@ impl Default for KeyLimits {
     }
 }
 
+impl EngineSettings {
+    fn choose_io(&self) -> Result<(IoBackend, Option<EngineError>), EngineError> {
+        self.io.choose(self.ring_entries, self.receive_buffers, self.receive_buffer_len)
+    }
+}
+
 impl Default for EngineSettings {
     fn default() -> Self {
         let ram = memory_bytes();
         Self {
+            io: IoSetting::default(),
             pin: Vec::new(),
             wait: WaitSettings::default(),
             ring_entries: 1_024,
@@ -188,6 +196,7 @@ pub struct Engine {
     handle: EngineHandle,
     threads: Vec<thread::JoinHandle<()>>,
     drained: Vec<Arc<AtomicBool>>,
+    io: IoBackend,
 }
 
 /// Gives work to the reactors, from any thread.
@@ -265,6 +274,10 @@ impl Engine {
         events: &Arc<dyn Fn(LinkEvent) + Send + Sync>,
     ) -> Result<Self, EngineError> {
         let count = shared.reactors;
+        let (io, why) = settings.choose_io()?;
+        if let Some(why) = why {
+            tracing::warn!(%io, %why, "io_uring cannot be had: the node runs on epoll, where a message costs more processor time");
+        }
         let wakers = (0..count)
             .map(|_| Waker::new().map_err(|error| EngineError::from_io("an eventfd", error)))
             .collect::<Result<Vec<_>, _>>()?;
@@ -282,12 +295,14 @@ impl Engine {
             },
             threads: Vec::new(),
             drained: drained.clone(),
+            io,
         };
         for (index, inbox) in receivers.into_iter().enumerate() {
             let parts = ReactorParts {
                 id: ReactorId(index as u16),
                 shared: shared.clone(),
                 settings: settings.clone(),
+                io,
                 mesh: mesh.clone(),
                 inbox,
                 registry: registry.clone(),
@@ -340,6 +355,11 @@ impl Engine {
         }
     }
 
+    /// What the reactors are on.
+    pub fn io(&self) -> IoBackend {
+        self.io
+    }
+
     /// For giving work to the reactors.
     pub fn handle(&self) -> EngineHandle {
         self.handle.clone()
@@ -380,13 +400,13 @@ impl Drop for Engine {
     }
 }
 
-/// Whether reactors could be started so: tried on a thread of its own, which ends at once.
-pub fn check(settings: &EngineSettings) -> Result<(), EngineError> {
-    let (cores, entries) = (settings.pin.clone(), settings.ring_entries);
-    let (buffers, len) = (settings.receive_buffers, settings.receive_buffer_len);
+/// Whether reactors could be started so: tried on a thread of its own, which ends at once. Gives what they would be on, and why
+/// that is not io_uring, if that was tried.
+pub fn check(settings: &EngineSettings) -> Result<(IoBackend, Option<EngineError>), EngineError> {
+    let settings = settings.clone();
     let tried = supervise::joined_thread("amop-check", move || {
-        cores.into_iter().try_for_each(|core| pin(Some(core)))?;
-        Ring::new(entries, buffers, len).map(drop)
+        settings.pin.iter().try_for_each(|core| pin(Some(*core)))?;
+        settings.choose_io()
     });
     tried
         .map_err(|error| EngineError::from_io("a thread", error))?
@@ -418,7 +438,12 @@ mod tests {
         let shared = Arc::new(Shared::new(NodeId([1; 64]), 1, 2, Instant::now(), relay));
         let (registry, _inputs) = unbounded();
         let events: Arc<dyn Fn(LinkEvent) + Send + Sync> = Arc::new(|_| {});
-        let settings = EngineSettings { ring_entries: 16, receive_buffers: 16, ..EngineSettings::default() };
+        let settings = EngineSettings {
+            io: testing::io(),
+            ring_entries: 16,
+            receive_buffers: 16,
+            ..EngineSettings::default()
+        };
         let engine = Engine::start(&settings, &shared, &registry, &events).unwrap();
         assert!(Arc::strong_count(&events) > 1);
         drop(engine);

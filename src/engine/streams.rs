@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::ring::{Completion, EngineError, Operation, Ring};
+use super::ring::{Completion, EngineError, IoSetting, Operation, Ring};
 
 const KIND_RECEIVE: u64 = 0;
 const KIND_SEND: u64 = 1;
@@ -84,10 +84,17 @@ struct Socket {
 }
 
 impl Streams {
-    /// A ring with so many receive buffers (a power of two) of so many bytes, for the thread that calls.
+    /// A ring with so many receive buffers (a power of two) of so many bytes, for the thread that calls: of io_uring, or of epoll
+    /// where that cannot be had.
     pub fn new(receive_buffers: u16, receive_buffer_len: usize) -> Result<Self, EngineError> {
+        Self::on(IoSetting::Auto, receive_buffers, receive_buffer_len)
+    }
+
+    /// The same on what is asked for.
+    pub fn on(io: IoSetting, receive_buffers: u16, receive_buffer_len: usize) -> Result<Self, EngineError> {
+        let (io, _) = io.choose(RING_ENTRIES, receive_buffers, receive_buffer_len)?;
         Ok(Self {
-            ring: Ring::new(RING_ENTRIES, receive_buffers, receive_buffer_len)?,
+            ring: Ring::new(io, RING_ENTRIES, receive_buffers, receive_buffer_len)?,
             sockets: Vec::new(),
             outputs: Outputs::default(),
             completions: Vec::with_capacity(COMPLETIONS_PER_TURN),
@@ -276,10 +283,11 @@ mod tests {
     use std::{io::Write, os::unix::net::UnixStream};
 
     use super::*;
+    use crate::engine::testing;
 
     #[test]
     fn bytes_of_one_stream_are_forwarded_to_another_in_order_and_an_end_is_told() {
-        let mut streams = Streams::new(16, 4_096).unwrap();
+        let mut streams = Streams::on(testing::io(), 16, 4_096).unwrap();
         let ((mut from, here), (mut to, there)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         assert_eq!([here, there].map(|socket| streams.add(socket.into()).unwrap()), [0, 1]);
         let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at >> 8) as u8 ^ at as u8).collect();
@@ -306,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_watched_socket_is_told_each_time_that_bytes_come_and_they_stay_in_it() {
-        let mut streams = Streams::new(16, 4_096).unwrap();
+        let mut streams = Streams::on(testing::io(), 16, 4_096).unwrap();
         let ((mut peer, here), mut bytes) = (UnixStream::pair().unwrap(), [0; 8]);
         here.set_nonblocking(true).unwrap();
         let mut owner = here.try_clone().unwrap();

@@ -3,7 +3,7 @@
 
 use std::{sync::OnceLock, time::Instant};
 
-use super::{assemble::UnfinishedFrames, receive::Receive};
+use super::{assemble::UnfinishedFrames, receive::Receive, ring::IoSetting};
 
 use crate::{
     pki::{NetworkPlan, Profile, build_network},
@@ -18,6 +18,14 @@ use crate::{
     },
     wire::FrameRef,
 };
+
+/// What tests of this run are on: `AMOP_IO=epoll` has them run without io_uring.
+pub(super) fn io() -> IoSetting {
+    match std::env::var("AMOP_IO") {
+        Ok(name) => IoSetting::from_name(&name).expect("AMOP_IO is auto, io_uring or epoll"),
+        Err(_) => IoSetting::Uring,
+    }
+}
 
 /// One direction of a TLS 1.2 connection.
 pub(super) fn connection() -> (Sealer, Opener) {

@@ -46,7 +46,7 @@ use super::{
     moderation::{Moderation, Wait},
     queues::Queues,
     receive::Receive,
-    ring::{Completion, EngineError, Operation, Ring},
+    ring::{Completion, EngineError, IoBackend, Operation, Ring},
     transmit::Transmit,
 };
 use crate::{
@@ -141,6 +141,7 @@ pub(super) struct ReactorParts {
     pub(super) id: ReactorId,
     pub(super) shared: Arc<Shared>,
     pub(super) settings: EngineSettings,
+    pub(super) io: IoBackend,
     pub(super) mesh: Arc<Mesh>,
     pub(super) inbox: Receiver<Command>,
     pub(super) registry: Sender<RegistryInput>,
@@ -157,7 +158,7 @@ impl Reactor {
     pub(super) fn new(parts: ReactorParts) -> Result<Self, EngineError> {
         let now = Instant::now();
         let EngineSettings { ring_entries, receive_buffers, receive_buffer_len, .. } = parts.settings;
-        let ring = Ring::new(ring_entries, receive_buffers, receive_buffer_len)?;
+        let ring = Ring::new(parts.io, ring_entries, receive_buffers, receive_buffer_len)?;
         let counters = parts.shared.counters[usize::from(parts.id.0)].clone();
         let queues_bytes_max = parts.settings.queues_bytes_max / usize::from(parts.shared.reactors);
         let relayed_bytes_max = parts.shared.settings.windows_bytes_max / usize::from(parts.shared.reactors);
@@ -336,7 +337,7 @@ impl Reactor {
     /// A node whose ring fails can do nothing more.
     fn or_abort(&self, done: io::Result<()>) {
         if let Err(error) = done {
-            log::abort(&Ring::why_failed(&error));
+            log::abort(&self.ring.why_failed(&error));
         }
     }
 

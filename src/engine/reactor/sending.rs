@@ -122,6 +122,7 @@ impl Reactor {
         }
         if slot.ending != Ending::No && !slot.receive.receiving && !sending {
             let token = slot.token;
+            self.ring.let_go(slot.socket.as_raw_fd());
             self.slots.remove(key.index as usize);
             self.io.transmits.remove(key.index as usize).discharge(&mut self.io.queues);
             self.shard.handle_link_down(self.io.now, key, closing.reason, &mut self.io);

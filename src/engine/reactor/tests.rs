@@ -10,7 +10,7 @@ use crate::{
     engine::{
         bounds::{BULK_BYTES_PER_TURN, MESH_QUEUE_LEN, NOTSENT_BYTES_MAX, SEALED_AHEAD_MAX},
         mesh::Sleeper,
-        testing::connection,
+        testing::{self, connection},
         wake::Waker,
     },
     relay::{Class, MeshMessage, RequestId, session_queue::SESSION_CONTROL_BYTES_MAX, settings::Settings},
@@ -48,6 +48,7 @@ impl Fixture {
             id: ReactorId(0),
             shared: Arc::new(shared),
             settings,
+            io: testing::io().choose(16, 16, 4_096).unwrap().0,
             mesh: mesh.clone(),
             inbox,
             registry,

@@ -8,8 +8,11 @@
 //! # Invariants
 //! - An operation that was pushed completes, once, or many times of which the last says that no more come.
 //! - A buffer that a completion names belongs to whoever took it, until it is given back.
+//! - A descriptor is let go of before it is closed, with nothing pending on it.
 
 mod buffers;
+mod choice;
+mod epoll;
 mod uring;
 
 use std::{io, os::fd::RawFd, time::Duration};
@@ -17,7 +20,8 @@ use std::{io, os::fd::RawFd, time::Duration};
 use io_uring::cqueue;
 use rustix::io::Errno;
 
-use self::{buffers::Buffers, uring::Uring};
+pub use self::choice::{IoBackend, IoSetting};
+use self::{buffers::Buffers, epoll::Epoll, uring::Uring};
 
 /// Why the engine cannot start. The system's doing; each text says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +115,11 @@ pub(super) enum Operation {
     },
 }
 
+/// `IORING_CQE_F_BUFFER`: the upper half of the flags is a buffer's number.
+const HAS_BUFFER: u32 = 1 << 0;
+/// `IORING_CQE_F_MORE`
+const HAS_MORE: u32 = 1 << 1;
+
 /// What became of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Completion {
@@ -124,9 +133,18 @@ pub(super) struct Completion {
 
 impl Completion {
     /// Of an operation that does not go on.
-    #[cfg(test)]
     pub(super) fn new(user_data: u64, result: i32) -> Self {
         Self { user_data, result, flags: 0 }
+    }
+
+    /// The same with a receive buffer.
+    fn with_buffer(self, id: u16) -> Self {
+        Self { flags: self.flags | HAS_BUFFER | u32::from(id) << 16, ..self }
+    }
+
+    /// The same of one that goes on.
+    fn with_more(self) -> Self {
+        Self { flags: self.flags | HAS_MORE, ..self }
     }
 
     /// The receive buffer that was used. It comes with an error, too.
@@ -143,65 +161,122 @@ impl Completion {
 /// For one thread.
 pub(super) struct Ring {
     // It goes first: the kernel must be done with the buffers before they go.
-    backend: Uring,
+    backend: Backend,
     buffers: Buffers,
+}
+
+/// What carries it out. Nobody else knows which it is.
+enum Backend {
+    Uring(Uring),
+    Epoll(Epoll),
 }
 
 impl Ring {
     /// With room for so many operations to wait, and so many receive buffers (a power of two) of such a length.
-    pub(super) fn new(entries: u32, buffers: u16, buffer_len: usize) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        io: IoBackend,
+        entries: u32,
+        buffers: u16,
+        buffer_len: usize,
+    ) -> Result<Self, EngineError> {
         let buffers = Buffers::new(buffers, buffer_len);
-        let mut ring = Self { backend: Uring::new(entries, buffers.count())?, buffers };
+        let backend = match io {
+            IoBackend::Uring => Backend::Uring(Uring::new(entries, buffers.count())?),
+            IoBackend::Epoll => Backend::Epoll(Epoll::new(buffers.count())?),
+        };
+        let mut ring = Self { backend, buffers };
         for id in 0..ring.buffers.count() {
-            ring.backend.give_back(id, &ring.buffers);
+            ring.lend(id);
         }
         Ok(ring)
     }
 
     /// Asks for an operation, whose completions will have this name. An error says that it was not taken, and that nothing
-    /// will be.
+    /// will be. A socket has one receive and one send at a time.
     ///
     /// # Safety
     /// The memory and the descriptor that it names stay, and nobody else uses the memory, until its last completion has been
-    /// handled.
+    /// handled. The descriptor is [let go of](Self::let_go) before it is closed, unless this goes first.
     pub(super) unsafe fn push(&mut self, operation: Operation, user_data: u64) -> io::Result<()> {
         // SAFETY: the caller's promise is what is asked for here.
-        unsafe { self.backend.push(operation, user_data) }
+        unsafe {
+            match &mut self.backend {
+                Backend::Uring(uring) => uring.push(operation, user_data),
+                Backend::Epoll(epoll) => {
+                    epoll.push(operation, user_data);
+                    Ok(())
+                }
+            }
+        }
     }
 
     /// Ends a receive of a socket if it is still pending: it completes by `ECANCELED`, unless something came. This itself
     /// completes, too.
-    pub(super) fn cancel_receive(&mut self, _socket: RawFd, name: u64, user_data: u64) -> io::Result<()> {
-        self.backend.cancel(name, user_data)
+    pub(super) fn cancel_receive(&mut self, socket: RawFd, name: u64, user_data: u64) -> io::Result<()> {
+        match &mut self.backend {
+            Backend::Uring(uring) => uring.cancel(name, user_data),
+            Backend::Epoll(epoll) => {
+                epoll.cancel_receive(socket, name, user_data);
+                Ok(())
+            }
+        }
+    }
+
+    /// A descriptor is about to be closed; nothing is pending on it.
+    pub(super) fn let_go(&mut self, descriptor: RawFd) {
+        match &mut self.backend {
+            // The kernel has a hold of its own on whatever it works with.
+            Backend::Uring(_) => {}
+            Backend::Epoll(epoll) => epoll.let_go(descriptor),
+        }
     }
 
     /// Lets the kernel begin with what was pushed.
     pub(super) fn submit(&mut self) -> io::Result<()> {
-        self.backend.submit()
+        match &mut self.backend {
+            Backend::Uring(uring) => uring.submit(),
+            // What can be sent was sent as it was pushed.
+            Backend::Epoll(_) => Ok(()),
+        }
     }
 
     /// Submits, and waits for a completion at most so long.
     pub(super) fn enter(&mut self, wait: Duration) -> io::Result<()> {
-        self.backend.enter(wait)
+        match &mut self.backend {
+            Backend::Uring(uring) => uring.enter(wait),
+            Backend::Epoll(epoll) => epoll.enter(wait, &self.buffers),
+        }
     }
 
-    /// Submits, and waits for so many completions at most so long.
+    /// Submits, and waits for about so many completions at most so long.
     pub(super) fn gather(&mut self, count: usize, wait: Duration) -> io::Result<()> {
-        self.backend.gather(count, wait)
+        match &mut self.backend {
+            Backend::Uring(uring) => uring.gather(count, wait),
+            Backend::Epoll(epoll) => epoll.gather(count, wait, &self.buffers),
+        }
     }
 
     /// Takes completions, in their order.
     pub(super) fn take(&mut self, completions: &mut Vec<Completion>, count_max: usize) {
-        self.backend.take(completions, count_max);
+        match &mut self.backend {
+            Backend::Uring(uring) => uring.take(completions, count_max),
+            Backend::Epoll(epoll) => epoll.take(completions, count_max),
+        }
     }
 
     /// Whether there is something that nobody need wait for.
     pub(super) fn has_work_left(&self) -> bool {
-        self.backend.has_work_left()
+        match &self.backend {
+            Backend::Uring(uring) => uring.has_work_left(),
+            Backend::Epoll(epoll) => epoll.has_work_left(),
+        }
     }
 
     /// Why it can be used no more, with what to do where that is known.
-    pub(super) fn why_failed(error: &io::Error) -> String {
+    pub(super) fn why_failed(&self, error: &io::Error) -> String {
+        if matches!(self.backend, Backend::Epoll(_)) {
+            return format!("epoll failed: {error}");
+        }
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::PERM | Errno::ACCESS) => EngineError::Forbidden.to_string(),
             _ => format!("io_uring_enter failed: {error}"),
@@ -221,18 +296,16 @@ impl Ring {
     /// Lets the kernel fill a buffer again.
     pub(super) fn give_back(&mut self, id: u16) {
         self.buffers.release(id);
-        self.backend.give_back(id, &self.buffers);
+        self.lend(id);
+    }
+
+    fn lend(&mut self, id: u16) {
+        match &mut self.backend {
+            Backend::Uring(uring) => uring.give_back(id, &self.buffers),
+            Backend::Epoll(epoll) => epoll.give_back(id),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_may_not_enter_a_ring_is_told_what_to_allow() {
-        let denied = Ring::why_failed(&Errno::PERM.into());
-        assert!(denied.contains("io_uring_enter") && denied.contains("seccomp"), "{denied}");
-        assert!(Ring::why_failed(&Errno::BADF.into()).starts_with("io_uring_enter failed"));
-    }
-}
+mod tests;
