@@ -1,5 +1,5 @@
 //! `amop`: a relay node for AMOP, the messaging protocol of FISCO BCOS consortium chains
-//! (Advanced Messages Onchain Protocol), on Linux io_uring.
+//! (Advanced Messages Onchain Protocol), on Linux, by io_uring, or by epoll where that cannot be had.
 //!
 //! For applications there are [`client`] and [`keys`]. Everything else is the program's own, and changes with it
 //! (`ARCHITECTURE.md` says what each module holds); its tests, benches and rigs reach it by `internal`.

@@ -38,7 +38,7 @@ use crate::{
         Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, LedgerNode, Listeners, Membership,
         Opening, is_in_use,
     },
-    engine::{Engine, EngineError, EngineHandle, LinkEvent, memory_bytes},
+    engine::{Engine, EngineError, EngineHandle, IoBackend, LinkEvent, memory_bytes},
     relay::{
         RegistryInput, RegistryOutput, Shared,
         bandwidth::Limiter,
@@ -130,7 +130,7 @@ pub enum StartError {
         /// Why.
         source: ConfigError,
     },
-    /// io_uring.
+    /// io_uring, or epoll.
     #[error("{0}")]
     Engine(#[from] EngineError),
     /// Addresses.
@@ -212,6 +212,7 @@ pub struct Node {
 
 /// What is logged of a node when it is up.
 struct Facts {
+    io: IoBackend,
     profile: &'static str,
     memory_bound_mib: u64,
     bandwidth_mbit: Option<f64>,
@@ -289,6 +290,7 @@ impl PreparedNode {
         let ledger_nodes = ledger_nodes(&config);
         let settings = DoorSettings {
             own_id: shared.id,
+            io: engine.io(),
             channel_listen: config.channel_listen.clone(),
             p2p_listen: config.p2p_listen.clone(),
             membership: config.membership.clone(),
@@ -322,6 +324,7 @@ impl PreparedNode {
         // Else it would be up, and let nobody in.
         let _ = spare_files(FILES_FOR_LINKS_LEAST)?;
         let facts = Facts {
+            io: engine.io(),
             profile: if config.rsa_channel { "RSA" } else { "EC" },
             memory_bound_mib,
             bandwidth_mbit: config.bandwidth.map(|limit| limit.bytes_per_second * 8.0 / 1_048_576.0),
@@ -376,7 +379,7 @@ impl Node {
     }
 
     fn say_that_it_is_up(&self) {
-        let Facts { profile, memory_bound_mib, bandwidth_mbit } = self.facts;
+        let Facts { io, profile, memory_bound_mib, bandwidth_mbit } = self.facts;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %self.shared.id.to_hex(),
@@ -384,6 +387,7 @@ impl Node {
             p2p = %self.p2p_address(),
             profile,
             reactors = self.shared.reactors,
+            %io,
             memory_bound_mib,
             bandwidth_mbit,
             "the node is up",

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
     encoding,
-    engine::{EngineSettings, Latency, WaitSettings, memory_bytes},
+    engine::{EngineSettings, IoSetting, Latency, WaitSettings, memory_bytes},
     escape::shown_path,
     relay::{
         admission::Admission,
@@ -439,6 +439,13 @@ impl Config {
             number.map(Duration::from_micros)
         };
         let engine = EngineSettings {
+            io: ini.parsed(
+                "engine",
+                "io",
+                IoSetting::default(),
+                "auto, io_uring or epoll",
+                IoSetting::from_name,
+            ),
             pin: ini.names("engine", "pin", "processor numbers with commas between, such as 0,1", |text| {
                 text.parse().ok()
             }),
@@ -745,6 +752,7 @@ mod tests {
                 "[p2p]\nlisten_port=1\nlisten_port=2\n",
                 "3: [p2p] listen_port stands here a second time; the first is on line 2",
             ),
+            ("[engine]\nio=uring\n", "2: [engine] io = \"uring\" must be auto, io_uring or epoll"),
             ("[engine]\nlatency=medium\n", "2: [engine] latency = \"medium\" must be low, balanced or power"),
             (
                 "[engine]\ngather_us=1001\n",

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_uring::net::TcpStream;
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     cause::{Cause, Peer},
     handshake_queue::{HandshakeQueue, HandshakeRefusal, HandshakeSlot, QueueEntry, WAIT_MAX},
     is_this_machine,
+    stream::Stream,
 };
 use crate::{
     engine::{NewLink, duplicate},
@@ -68,7 +68,7 @@ pub(super) async fn accept_sessions_without_tls(acceptor: Rc<Acceptor>, listener
 
 fn admit_session(
     acceptor: &Acceptor,
-    stream: &TcpStream,
+    stream: &Stream,
     address: SocketAddr,
     fingerprint: [u8; 32],
     established: Option<Established>,
@@ -109,8 +109,8 @@ pub(super) async fn accept_nodes(acceptor: Rc<Acceptor>, listener: TcpListener) 
 }
 
 /// Lets in whoever has done its handshake, or does not.
-trait Admit: Fn(&Acceptor, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static {}
-impl<F: Fn(&Acceptor, &TcpStream, SocketAddr, Greeted) -> bool + Copy + 'static> Admit for F {}
+trait Admit: Fn(&Acceptor, &Stream, SocketAddr, Greeted) -> bool + Copy + 'static {}
+impl<F: Fn(&Acceptor, &Stream, SocketAddr, Greeted) -> bool + Copy + 'static> Admit for F {}
 
 /// Accepts for ever. A bounded number of handshakes is under way at once.
 async fn accept(
@@ -184,7 +184,7 @@ fn refuse(acceptor: &Acceptor, address: SocketAddr, reason: HandshakeRefusal) {
 
 /// A connection that was accepted, and its place among the handshakes.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     address: SocketAddr,
     slot: HandshakeSlot,
 }
@@ -239,15 +239,6 @@ async fn close(listener: tokio::net::TcpListener) {
     std::future::pending().await
 }
 
-/// On the ring whoever reads is to wait, which one that does not block would not.
-fn for_the_ring(
-    (stream, address): (tokio::net::TcpStream, SocketAddr),
-) -> std::io::Result<(TcpStream, SocketAddr)> {
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    Ok((TcpStream::from_std(stream), address))
-}
-
 /// For the runtime, which tells when somebody has come.
 fn awaitable(listener: TcpListener) -> Option<tokio::net::TcpListener> {
     let register = || {
@@ -266,7 +257,7 @@ async fn next_connection(
     acceptor: &Acceptor,
     listener: &tokio::net::TcpListener,
     peer: Peer,
-) -> Option<(TcpStream, SocketAddr)> {
+) -> Option<(Stream, SocketAddr)> {
     let (mut stop, mut opening) = (acceptor.stop.clone(), acceptor.opening.clone());
     let is_for_applications = peer == Peer::Application;
     loop {
@@ -274,7 +265,9 @@ async fn next_connection(
             biased;
             _ = stop.wait_for(|stopped| *stopped) => return None,
             _ = opening.wait_for(|now| *now == Opening::Closed), if is_for_applications => return None,
-            accepted = listener.accept() => accepted.and_then(for_the_ring),
+            accepted = listener.accept() => accepted.and_then(|(stream, address)| {
+                Ok((Stream::new(stream, acceptor.settings.io)?, address))
+            }),
         };
         match accepted {
             Ok(accepted) => return Some(accepted),
@@ -296,7 +289,7 @@ async fn next_connection(
 /// Looks at a node's identity, and lets it in. Gives the link's token if so.
 pub(super) fn admit_node(
     acceptor: &Acceptor,
-    stream: &TcpStream,
+    stream: &Stream,
     address: String,
     dialed: bool,
     greeted: Greeted,
@@ -355,7 +348,7 @@ pub(super) fn admit_node(
 /// Gives a link to its reactor. Nothing is pending on the stream: its handshake has ended, or there is none without TLS.
 pub(super) fn hand_over(
     acceptor: &Acceptor,
-    stream: &TcpStream,
+    stream: &Stream,
     token: u64,
     reactor: crate::relay::ReactorId,
     up: LinkUp,

@@ -7,17 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_uring::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{
     Acceptor, Failure, HANDSHAKE_TIMEOUT,
     accept::admit_node,
     cause::{Cause, Peer},
+    stream::Stream,
 };
 use crate::{
     backoff::{Backoff, LASTED},
     clock,
+    engine::IoBackend,
     tls::handshake::{Handshake, HandshakeError},
     wire::NodeId,
 };
@@ -207,19 +208,11 @@ impl Dialled {
     }
 }
 
-/// Connects without the ring: it has no way to end a connect that is under way, and this may be dropped at any time.
-async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = tokio::net::TcpStream::connect(address).await?.into_std()?;
-    // On the ring, what would block waits.
-    stream.set_nonblocking(false)?;
-    Ok(TcpStream::from_std(stream))
-}
-
 /// Connects to the first of these addresses that answers.
-pub(super) async fn connect_to_any(addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
+pub(super) async fn connect_to_any(addresses: Vec<SocketAddr>, io: IoBackend) -> Result<Stream, Failure> {
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
-        match clock::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
+        match clock::timeout(HANDSHAKE_TIMEOUT, Stream::connect(address, io)).await {
             Some(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
@@ -236,17 +229,18 @@ async fn dial(acceptor: &Rc<Acceptor>, peer: &str, replacing: bool) -> Result<Di
     let addresses = acceptor.lookups.resolve(peer).await?;
     let mut last = Failure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
-        let stream = match clock::timeout(HANDSHAKE_TIMEOUT, connect(address)).await {
-            Some(Ok(stream)) => stream,
-            Some(Err(error)) => {
-                last = error.into();
-                continue;
-            }
-            None => {
-                last = Failure::Timeout;
-                continue;
-            }
-        };
+        let stream =
+            match clock::timeout(HANDSHAKE_TIMEOUT, Stream::connect(address, acceptor.settings.io)).await {
+                Some(Ok(stream)) => stream,
+                Some(Err(error)) => {
+                    last = error.into();
+                    continue;
+                }
+                None => {
+                    last = Failure::Timeout;
+                    continue;
+                }
+            };
         let _ = stream.set_nodelay(true);
         let handshake = Handshake::client(acceptor.tls.load().p2p_client.clone())?;
         let (stream, greeted) = match acceptor.shake_hands_apart(stream, handshake).await {

@@ -5,7 +5,6 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
-use tokio_uring::net::TcpStream;
 use tracing::warn;
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
     accept::hand_over,
     cause::{Cause, Peer},
     dial::connect_to_any,
+    stream::Stream,
 };
 use crate::{
     relay::{LedgerDial, LinkUp, ReactorId, counters::Counter},
@@ -135,10 +135,10 @@ async fn try_to_connect(acceptor: &Rc<Acceptor>, reactor: ReactorId, dial: Ledge
     false
 }
 
-async fn reach(acceptor: &Rc<Acceptor>, peer: &str) -> Result<(TcpStream, crate::tls::Established), Failure> {
+async fn reach(acceptor: &Rc<Acceptor>, peer: &str) -> Result<(Stream, crate::tls::Established), Failure> {
     let Some(config) = acceptor.tls.load().ledger.clone() else { return Err(Failure::GivenUp) };
     let addresses = acceptor.lookups.resolve(peer).await?;
-    let stream = connect_to_any(addresses).await?;
+    let stream = connect_to_any(addresses, acceptor.settings.io).await?;
     let (stream, greeted) = acceptor.shake_hands_apart(stream, Handshake::client(config)?).await?;
     if greeted.is_ourselves {
         return Err(Failure::Ourselves);

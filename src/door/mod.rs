@@ -1,5 +1,5 @@
 //! The door: listens, accepts, dials, does handshakes, and gives each link to the reactor that is to own
-//! it. One thread with tokio-uring, so that no handshake ever costs a live link its latency.
+//! it. One thread, on io_uring or epoll as the engine is, so that no handshake ever costs a live link its latency.
 //!
 //! ```text
 //!   listeners ─► handshake ─┐
@@ -29,6 +29,7 @@ mod opening;
 mod operations;
 mod own_key;
 pub mod probe;
+mod stream;
 
 use std::{
     cell::RefCell,
@@ -43,7 +44,6 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio_uring::net::TcpStream;
 use tracing::warn;
 
 use self::{
@@ -57,6 +57,7 @@ use self::{
     lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, Lookups},
     operations::{CalledOff, Operations},
     own_key::{OwnDial, OwnKey},
+    stream::{Runtime, Stream},
 };
 pub use self::{
     counters::DoorCounters,
@@ -67,7 +68,7 @@ pub use self::{
 use crate::{
     bound::{Bound, fixed},
     clock,
-    engine::{EngineHandle, LinkEvent, schedule, shut_down},
+    engine::{EngineHandle, IoBackend, LinkEvent, schedule, shut_down},
     relay::{log_limit::LogLimit, readiness::Readiness, settings::SESSIONS_MAX},
     stop::join_by,
     supervise::{Start, Supervisor, contained_local_task, must_not_unwind},
@@ -170,6 +171,8 @@ pub(crate) fn is_refused_address(error: &std::io::Error) -> bool {
 pub struct DoorSettings {
     /// This node.
     pub own_id: NodeId,
+    /// What the engine is on, and so the door.
+    pub io: IoBackend,
     /// Where applications connect.
     pub channel_listen: (String, u16),
     /// Where nodes connect.
@@ -321,11 +324,7 @@ impl Door {
             must_not_unwind();
             // A storm of handshakes, each a millisecond of processor time, must not keep messages waiting.
             schedule::set_role(schedule::Role::Work);
-            let mut builder = tokio_uring::builder();
-            let mut ring = tokio_uring::uring_builder();
-            ring.setup_coop_taskrun();
-            builder.entries(512).uring_builder(&ring);
-            let runtime = match tokio_uring::Runtime::new(&builder) {
+            let runtime = match Runtime::new(settings.io) {
                 Ok(runtime) => runtime,
                 Err(error) => return start.failed(error),
             };
@@ -449,7 +448,7 @@ impl Acceptor {
     /// their first byte. Must be awaited to its end.
     async fn shake_hands(
         &self,
-        stream: &TcpStream,
+        stream: &Stream,
         mut handshake: Handshake,
         given_up: impl Future<Output = ()>,
     ) -> Result<Greeted, Failure> {
@@ -487,9 +486,9 @@ impl Acceptor {
     /// The same in a task of its own, for whoever may be dropped before its end: that gives it up.
     async fn shake_hands_apart(
         self: &Rc<Self>,
-        stream: TcpStream,
+        stream: Stream,
         handshake: Handshake,
-    ) -> Result<(TcpStream, Greeted), Failure> {
+    ) -> Result<(Stream, Greeted), Failure> {
         let (mut reply, answer) = oneshot::channel();
         let acceptor = self.clone();
         contained_local_task(async move {
@@ -506,7 +505,7 @@ impl Acceptor {
     }
 
     /// Goes through a handshake; gives whether it is served here for ourselves.
-    async fn drive(&self, stream: &TcpStream, handshake: &mut Handshake) -> Result<bool, Failure> {
+    async fn drive(&self, stream: &Stream, handshake: &mut Handshake) -> Result<bool, Failure> {
         let mut buffer = Vec::with_capacity(READ_LEN);
         let mut failed = None;
         let mut is_own = false;
@@ -514,8 +513,7 @@ impl Acceptor {
         loop {
             let output = handshake.take_output();
             if !output.is_empty() {
-                let (written, _) = stream.write_all(output).await;
-                written?;
+                stream.write_all(output).await?;
             }
             if let Some(error) = failed {
                 return Err(Failure::Handshake(error));

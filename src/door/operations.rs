@@ -1,6 +1,6 @@
-//! What the door has asked of its ring. tokio-uring 0.5 frees the memory of operations that nobody waits for before it
+//! What the door has asked of the kernel. tokio-uring 0.5 frees the memory of operations that nobody waits for before it
 //! cancels them: the kernel would write what a peer sends to memory that is somebody else's by then. So nobody stops waiting:
-//! a socket is shut down, and what is pending on it is awaited. Listeners, which must not be shut down, are none of its (`accept.rs`).
+//! a socket is shut down, and what is pending on it is awaited, also where the door is on epoll. Listeners, which must not be shut down, are none of its (`accept.rs`).
 //!
 //! # Invariants
 //! - Each operation on the door's ring is within [`Operations::run`], in a future that is not dropped before its end.

@@ -91,7 +91,8 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
     let receive_bytes = usize::from(settings.receive_buffers) * settings.receive_buffer_len;
     let message = size_of::<super::mesh::Item>();
     let pairs = reactors * (reactors - 1);
-    let link = size_of::<super::transmit::Transmit>() + super::reactor::SLOT_LEN;
+    let link =
+        size_of::<super::transmit::Transmit>() + super::reactor::SLOT_LEN + super::ring::DESCRIPTOR_LEN;
     vec![
         fixed(
             "links",
@@ -134,6 +135,20 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "a large frame costs one copy more: own_receives_refused",
         )
         .memory(reactors * OWN_RECEIVES_MAX * BLOCK_LEN),
+        fixed(
+            "events that epoll tells at once",
+            EPOLL_EVENTS_MAX,
+            "events",
+            "reactor",
+            "by design: further ones are told in the next turn",
+        ),
+        fixed(
+            "receives of a link in a turn, on epoll",
+            RECEIVES_PER_DESCRIPTOR,
+            "buffers",
+            "link",
+            "by design: the rest waits for the next turn",
+        ),
         fixed(
             "submission entries",
             settings.ring_entries as usize,

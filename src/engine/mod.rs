@@ -1,4 +1,4 @@
-//! io_uring: the reactors that own the links. All `unsafe` of the project lives here.
+//! The reactors that own the links, on io_uring or epoll (`ring`). All `unsafe` of the project lives here.
 //!
 //! Each reactor is a thread with a ring, a set of receive buffers, its links and its
 //! [`Shard`](crate::relay::shard::Shard). Nothing is shared between reactors but the mesh and what the
@@ -196,12 +196,12 @@ pub struct Engine {
     handle: EngineHandle,
     threads: Vec<thread::JoinHandle<()>>,
     drained: Vec<Arc<AtomicBool>>,
-    io: IoBackend,
 }
 
 /// Gives work to the reactors, from any thread.
 #[derive(Clone)]
 pub struct EngineHandle {
+    io: IoBackend,
     inboxes: Arc<[Sender<Command>]>,
     mesh: Arc<Mesh>,
     unfinished: Arc<UnfinishedFrames>,
@@ -210,6 +210,11 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// What the reactors are on.
+    pub fn io(&self) -> IoBackend {
+        self.io
+    }
+
     /// Bytes of frames that are not complete yet, on all links.
     pub fn unfinished_bytes(&self) -> usize {
         self.unfinished.bytes()
@@ -288,6 +293,7 @@ impl Engine {
         let drained: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
         let mut engine = Self {
             handle: EngineHandle {
+                io,
                 inboxes: inboxes.into(),
                 mesh: mesh.clone(),
                 unfinished: unfinished.clone(),
@@ -295,7 +301,6 @@ impl Engine {
             },
             threads: Vec::new(),
             drained: drained.clone(),
-            io,
         };
         for (index, inbox) in receivers.into_iter().enumerate() {
             let parts = ReactorParts {
@@ -357,7 +362,7 @@ impl Engine {
 
     /// What the reactors are on.
     pub fn io(&self) -> IoBackend {
-        self.io
+        self.handle.io
     }
 
     /// For giving work to the reactors.
@@ -455,6 +460,7 @@ mod tests {
         let (inbox, commands) = unbounded();
         let sleeper = Sleeper::new(Waker::new().unwrap());
         let handle = EngineHandle {
+            io: IoBackend::Epoll,
             inboxes: [inbox].into(),
             mesh: Arc::new(Mesh::new(vec![sleeper])),
             unfinished: Arc::new(UnfinishedFrames::new(1, 1)),

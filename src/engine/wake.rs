@@ -1,4 +1,4 @@
-//! Waking a reactor that waits in the kernel: an eventfd that its ring reads.
+//! Waking a reactor that waits in the kernel: an eventfd that its ring awaits.
 
 use std::{
     io,

@@ -55,8 +55,12 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
         Err(error) => checked.findings.push(Finding::error(error)),
     }
     checked.findings.extend(closed_ports(config, file));
-    if let Err(error) = engine::check(&config.engine) {
-        checked.findings.push(Finding::error(error));
+    match engine::check(&config.engine) {
+        Ok((io, None)) => checked.ready.push(format!("links are on {io}")),
+        Ok((io, Some(why))) => checked.findings.push(Finding::warning(format!(
+            "links would be on {io}, where a message costs more processor time: {why}; or say so by [engine] io=epoll"
+        ))),
+        Err(error) => checked.findings.push(Finding::error(error)),
     }
     checked
 }

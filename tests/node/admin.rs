@@ -67,8 +67,10 @@ fn sum(samples: &Samples, name: &str, label: &str) -> f64 {
 }
 
 /// The labels that there are.
-const LABELS: [&str; 11] =
-    ["reactor", "outcome", "ledger", "le", "version", "commit", "features", "peer", "kind", "agency", "name"];
+const LABELS: [&str; 12] = [
+    "io", "reactor", "outcome", "ledger", "le", "version", "commit", "features", "peer", "kind", "agency",
+    "name",
+];
 
 /// Metrics as whoever asks with these header lines gets them.
 fn metrics_for(address: SocketAddr, header: &str) -> Answer {

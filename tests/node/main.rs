@@ -13,6 +13,7 @@ mod configuration;
 mod dialect_3x;
 mod doctor;
 mod engine;
+mod epoll;
 mod few_files;
 mod flow;
 mod json;

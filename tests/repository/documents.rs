@@ -88,13 +88,15 @@ fn the_look_for_threads_finds_each_way_to_start_one() {
 }
 
 /// Lines of the modules that peers talk to without a limit: those of a start, of an operator's request, of the limit itself.
-const UNLIMITED: [&str; 9] = [
+const UNLIMITED: [&str; 10] = [
     // Once at the start, for each peer that the configuration names.
     "applications are let in though the state",
     "cannot listen on the port for applications",
     "nobody can be let in: a listener cannot be waited for",
     "applications are let in WITHOUT TLS",
     "is in use: waiting up to",
+    // Once at the start.
+    "io_uring cannot be had",
     // Once for each reactor at the start.
     "this kernel lacks deferred task work",
     "announcing to all nodes",

@@ -28,6 +28,20 @@ use amop::{
 /// No healthy run comes near it: the nodes of a test run on the same processors.
 pub const BOUND: Duration = Duration::from_secs(30);
 
+/// What the nodes of this run are on, as a line of their configuration: `AMOP_IO=epoll` has all of them run on epoll.
+pub fn io_line() -> String {
+    std::env::var("AMOP_IO").map(|io| format!("io={io}\n")).unwrap_or_default()
+}
+
+/// A configuration with that line.
+pub fn with_io(text: &str) -> String {
+    let (section, line) = ("[engine]\n", io_line());
+    match text.contains(section) || line.is_empty() {
+        true => text.replacen(section, &format!("{section}{line}"), 1),
+        false => format!("{text}\n{section}{line}"),
+    }
+}
+
 /// A network's files, made once per run and test program for each profile.
 pub fn network_files(profile: Profile) -> &'static Path {
     static RSA: OnceLock<tempfile::TempDir> = OnceLock::new();
@@ -106,7 +120,7 @@ impl TestNode {
         }
         text.push_str(more);
         let (mut config, warnings) =
-            amop::internal::config::Config::parse(&text, &dir).expect("a valid configuration");
+            amop::internal::config::Config::parse(&with_io(&text), &dir).expect("a valid configuration");
         assert_eq!(warnings, []);
         change(&mut config);
         Self { node: Some(amop::internal::node::Node::start(config).expect("the node starts")) }

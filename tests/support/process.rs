@@ -38,7 +38,7 @@ pub fn write_config(dir: &Path, conf: &Path, rsa: bool, listen: [SocketAddr; 2],
         p2p.ip(),
         p2p.port(),
     );
-    std::fs::write(&config, text).unwrap();
+    std::fs::write(&config, super::with_io(&text)).unwrap();
     config
 }
 

@@ -24,7 +24,7 @@ use hyper::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -144,6 +144,7 @@ impl Collector for NodeMetrics {
         encode_gauge(encoder, "amop_unfinished_bytes", help, self.engine.unfinished_bytes() as f64)?;
         encode_log(encoder)?;
         self.encode_certificates(encoder)?;
+        self.encode_engine(encoder)?;
         self.encode_bounds(encoder)?;
         process::encode(encoder, self.started)
     }
@@ -205,6 +206,12 @@ impl NodeMetrics {
             ConstGauge::new(*end).encode(gauge)?;
         }
         Ok(())
+    }
+
+    fn encode_engine(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let engine = Info::new([("io", self.engine.io().name())]);
+        let help = "What the node's links are on: io_uring, or epoll.";
+        engine.encode(encoder.encode_descriptor("amop_engine", help, None, MetricType::Info)?)
     }
 
     fn encode_bounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -64,6 +64,9 @@ struct Descriptor {
     is_queued: bool,
 }
 
+/// Memory of what is known of a descriptor, in bytes; on io_uring it is in the kernel.
+pub(in crate::engine) const DESCRIPTOR_LEN: usize = size_of::<(RawFd, Descriptor)>();
+
 struct Input {
     user_data: u64,
     kind: InputKind,

@@ -21,6 +21,7 @@ use io_uring::cqueue;
 use rustix::io::Errno;
 
 pub use self::choice::{IoBackend, IoSetting};
+pub(super) use self::epoll::DESCRIPTOR_LEN;
 use self::{buffers::Buffers, epoll::Epoll, uring::Uring};
 
 /// Why the engine cannot start. The system's doing; each text says what to change.
