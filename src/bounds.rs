@@ -19,7 +19,7 @@ pub fn all(config: &Config) -> Vec<ModuleBounds> {
         ("engine", engine::bounds::bounds(&config.engine, &config.relay, reactors)),
         ("relay", relay::bounds::bounds(&config.relay, reactors)),
         ("admin", admin::bounds()),
-        ("log", log::bounds()),
+        ("log", log::bounds(config.log.files_max)),
     ]
 }
 

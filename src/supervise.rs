@@ -346,7 +346,7 @@ mod tests {
             }
             return;
         }
-        let _log = crate::log::start("info", true).unwrap();
+        let _log = crate::log::start("info", true, None).unwrap();
         run(async {
             _ = contained_local_task(async {
                 let _dropped = Dropped;

@@ -98,9 +98,9 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::take()?;
     // Given back last: until the log is written out, the node lives.
     let _pid_file = args.pid_file.as_deref().map(PidFile::take).transpose()?;
-    let level = args.log_level.as_deref().unwrap_or(&config.log_level);
-    let json = args.log_format.map_or(config.log_json, |format| format == LogFormat::Json);
-    let _log = log::start(level, json)?;
+    let level = args.log_level.as_deref().unwrap_or(&config.log.level);
+    let json = args.log_format.map_or(config.log.is_json, |format| format == LogFormat::Json);
+    let _log = log::start(level, json, config.log.files.as_ref())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -167,6 +167,8 @@ fn refuse(reasons: &[String]) -> Status {
 
 /// Reads the configuration again, for a node that runs.
 fn read_again(running: &Config, path: &Path) -> Option<Reread> {
+    // Whoever moves log files away asks by the same signal.
+    log::reopen();
     match Config::load(path) {
         Ok((config, warnings)) => {
             for warning in warnings {

@@ -12,6 +12,7 @@
 
 mod certificates;
 mod ini;
+mod log;
 mod ports;
 mod reload;
 
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::log::LogSettings;
 use self::{
     certificates::{CertificateFiles, ChannelCertificate},
     ini::Ini,
@@ -101,10 +103,8 @@ pub struct Config {
     pub lame_duck: Duration,
     /// Handshakes at once from one address, at each listener.
     pub address_handshakes_max: usize,
-    /// The log's level: trace, debug, info, warn, error or off.
-    pub log_level: String,
-    /// Whether the log is JSON.
-    pub log_json: bool,
+    /// The log.
+    pub log: LogSettings,
     /// The ledger nodes behind this one, and what they are reached with.
     pub ledger: Option<LedgerNodes>,
     /// Whether FISCO BCOS keeps the node's key encrypted on disk, which is not done here.
@@ -502,27 +502,7 @@ impl Config {
             1,
             HANDSHAKES_MAX as u64,
         ) as usize;
-        let enabled = ini.flag("log", "enable", true);
-        let level = ini.parsed(
-            "log",
-            "level",
-            "info".to_owned(),
-            "trace, debug, info, warning, error or fatal",
-            |text| {
-                Some(match text.to_ascii_lowercase().as_str() {
-                    "warning" | "warn" => "warn".to_owned(),
-                    "fatal" | "error" => "error".to_owned(),
-                    level @ ("trace" | "debug" | "info") => level.to_owned(),
-                    _ => return None,
-                })
-            },
-        );
-        let log_json = ini.parsed("log", "format", false, "human or json", |text| match text {
-            "human" => Some(false),
-            "json" => Some(true),
-            // How lines are laid out, in files of the first releases.
-            _ => text.starts_with('%').then_some(false),
-        });
+        let log = LogSettings::read(&mut ini, directory);
 
         let written = Written::new(text, &ini);
         let config = Self {
@@ -551,8 +531,7 @@ impl Config {
             shutdown_timeout,
             lame_duck,
             address_handshakes_max,
-            log_level: if enabled { level } else { "off".to_owned() },
-            log_json,
+            log,
             ledger: ledger_nodes,
             storage_security,
             sm_crypto,
@@ -1043,6 +1022,6 @@ mod tests {
         assert!(!config.rsa_channel, "RSA channels came with 2.9.0");
         assert_eq!(config.channel_key, Path::new("/n/conf/node.key"));
         assert_eq!(config.bandwidth.unwrap().bytes_per_second, 2.5 * 131_072.0);
-        assert_eq!(config.log_level, "warn");
+        assert_eq!(config.log.level, "warn");
     }
 }

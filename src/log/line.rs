@@ -1,4 +1,4 @@
-//! One line of the log, as logfmt for people or as JSON.
+//! One line of the log, as logfmt for people, as JSON, or as fields for the journal of systemd.
 //!
 //! ```text
 //!   time=2026-11-28T22:43:21.123456Z level=INFO msg="session up" session=3 subject="CN=shop, O=agency"
@@ -17,7 +17,7 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use crate::escape::quoted;
+use crate::escape::{quoted, shown};
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) enum Form {
     },
     /// One JSON object a line.
     Json,
+    /// Fields of the journal: the message as people read it, and each value by its name.
+    Journal,
 }
 
 const TIME: &[BorrowedFormatItem<'_>] =
@@ -43,6 +45,8 @@ pub(super) struct Line<'a> {
     message: String,
     /// All after it.
     fields: String,
+    /// For the journal: each value once more.
+    named: String,
 }
 
 impl<'a> Line<'a> {
@@ -50,6 +54,18 @@ impl<'a> Line<'a> {
         let time = OffsetDateTime::now_utc().format(TIME).unwrap_or_default();
         let head = match form {
             Form::Json => format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"fields\":{{"),
+            Form::Journal => {
+                let priority = match level {
+                    Level::ERROR => 3,
+                    Level::WARN => 4,
+                    Level::INFO => 6,
+                    _ => 7,
+                };
+                format!(
+                    "PRIORITY={priority}\nSYSLOG_IDENTIFIER=amop\nAMOP_TARGET={}\nMESSAGE=",
+                    shown(target)
+                )
+            }
             Form::Logfmt { colours: false } => format!("time={time} level={level}"),
             Form::Logfmt { colours: true } => {
                 let colour = match level {
@@ -61,21 +77,37 @@ impl<'a> Line<'a> {
                 format!("time={time} level=\x1b[{colour}m{level}\x1b[0m")
             }
         };
-        Self { form, target, head, message: String::new(), fields: String::new() }
+        Self { form, target, head, message: String::new(), fields: String::new(), named: String::new() }
     }
 
     /// Adds text, whoever wrote it.
     pub(super) fn text(&mut self, key: &str, value: &str) {
+        if self.form == Form::Journal {
+            // One line, so that it cannot become a field of its own.
+            self.name(key, &shown(value));
+        }
         let value = match self.form {
-            Form::Logfmt { .. } if is_bare(value) => value.to_owned(),
+            Form::Journal if key == "message" => shown(value),
+            Form::Logfmt { .. } | Form::Journal if is_bare(value) => value.to_owned(),
             _ => quoted(value),
         };
         self.put(key, &value);
     }
 
+    fn name(&mut self, key: &str, value: &str) {
+        if key != "message" {
+            // Nothing fails to be written into memory.
+            let _ = writeln!(self.named, "AMOP_{}={value}", key.to_ascii_uppercase().replace('.', "_"));
+        }
+    }
+
     /// Adds what looks the same in both forms: numbers, `true` and `false`.
     pub(super) fn number(&mut self, key: &str, value: impl Display) {
-        self.put(key, &value.to_string());
+        let value = value.to_string();
+        if self.form == Form::Journal {
+            self.name(key, &value);
+        }
+        self.put(key, &value);
     }
 
     fn put(&mut self, key: &str, value: &str) {
@@ -85,14 +117,16 @@ impl<'a> Line<'a> {
         let _ = match self.form {
             Form::Json => write!(part, ",\"{key}\":{value}"),
             Form::Logfmt { .. } if is_message => write!(part, " msg={value}"),
-            Form::Logfmt { .. } => write!(part, " {key}={value}"),
+            Form::Journal if is_message => write!(part, "{value}"),
+            Form::Logfmt { .. } | Form::Journal => write!(part, " {key}={value}"),
         };
     }
 
     /// The line with its end.
     pub(super) fn finish(self) -> Vec<u8> {
-        let Self { form, target, head, message, fields } = self;
+        let Self { form, target, head, message, fields, named } = self;
         match form {
+            Form::Journal => format!("{head}{message}{fields}\n{named}"),
             Form::Logfmt { .. } => format!("{head}{message}{fields}\n"),
             Form::Json => {
                 let all = message + &fields;

@@ -1,9 +1,11 @@
-//! The log: events become lines, and one thread writes them to standard error. Nobody else waits for whoever reads it.
+//! The log: events become lines, and one thread writes them to standard error, the journal or files. Nobody else waits for
+//! whoever reads it, or for a disk.
 //!
 //! ```text
-//!   event, panic ─► line (logfmt or JSON, escaped) ─► queue (bounded) ─► one thread ─► standard error
-//!                                                       │ full: the line is lost, counted,
-//!                                                       ▼ and that is said once there is room
+//!   event, panic ─► line (logfmt or JSON, escaped) ─► queue (bounded) ─► one thread ─┬─► standard error
+//!                                                       │ full: the line is lost,    ├─► the journal, if that is it
+//!                                                       │ counted, and that is said  └─► files ([log] log_path)
+//!                                                       ▼ once there is room
 //! ```
 //!
 //! `tracing-appender` was looked at: its queue is bounded by lines and not by bytes, its log does not say what it lost,
@@ -17,6 +19,8 @@
 //!   a bound.
 //! - A line is one line whatever is in it (`line.rs`).
 
+mod files;
+mod journal;
 mod line;
 mod queue;
 #[cfg(test)]
@@ -27,6 +31,7 @@ use std::{
     io::{IsTerminal, Write},
     os::fd::AsFd,
     panic::PanicHookInfo,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -38,12 +43,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{EnvFilter, Layer, layer::Context, prelude::*};
 
+pub(crate) use self::files::{FileSettings, reopen};
 use self::{
+    files::Files,
+    journal::{Journal, is_journal},
     line::{Form, Line},
-    queue::{BYTES_MAX, LINES_MAX, Queue},
+    queue::{BYTES_MAX, LINES_MAX, Queue, Sink},
 };
 use crate::{
     bound::{Bound, fixed},
+    escape::shown_path,
     supervise,
 };
 
@@ -61,7 +70,31 @@ static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
     form: Form,
+    /// Of what goes to standard error past the queue.
+    form_of_last_words: Form,
+    /// Whether standard error is something else, where what ends the process is told, too.
+    is_elsewhere: bool,
     queue: Arc<Queue>,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    /// Its files.
+    #[error(
+        "[log] log_path = {}: no log file can be opened there: {source}; name a directory that this user may write to, or set enable_console_output=true \
+         for standard error",
+        shown_path(directory)
+    )]
+    Files {
+        /// Where they were to be.
+        directory: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Standard error, or the thread.
+    #[error("the log cannot be set up: {0}")]
+    Io(#[from] std::io::Error),
 }
 
 /// The running log. At its end it waits, within a bound, until what was logged has been written.
@@ -77,18 +110,34 @@ impl Drop for Logging {
     }
 }
 
-/// Starts logging for the process. `RUST_LOG` goes before `level`. A second start, as in tests, changes nothing.
-pub(crate) fn start(level: &str, json: bool) -> std::io::Result<Logging> {
-    let colours = !json && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let form = if json { Form::Json } else { Form::Logfmt { colours } };
+/// Starts logging for the process, to files if they are given. `RUST_LOG` goes before `level`. A second start, as in tests,
+/// changes nothing.
+pub(crate) fn start(level: &str, json: bool, files: Option<&FileSettings>) -> Result<Logging, LogError> {
+    let stderr = std::io::stderr();
+    let colours = !json && files.is_none() && stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut form = if json { Form::Json } else { Form::Logfmt { colours } };
+    let form_of_last_words = form;
+    // Not std's handle, whose lock the thread would hold while the reader of the log stalls.
+    let mut sink: Box<dyn Sink + Send> = Box::new(File::from(stderr.as_fd().try_clone_to_owned()?));
+    if let Some(settings) = files {
+        let failed = |source| LogError::Files { directory: settings.directory.clone(), source };
+        let files = Files::open(settings.clone()).map_err(failed)?;
+        tell(&format!("amop: the log goes to {}, and on from there", shown_path(&files.path())));
+        sink = Box::new(files);
+    } else if !json
+        && is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref(), &stderr)
+        && let Ok(journal) = Journal::of_machine()
+    {
+        form = Form::Journal;
+        sink = Box::new(journal);
+    }
     let queue = Arc::new(Queue::default());
-    if LOG.set(Log { form, queue: queue.clone() }).is_err() {
+    let log = Log { form, form_of_last_words, is_elsewhere: files.is_some(), queue: queue.clone() };
+    if LOG.set(log).is_err() {
         return Ok(Logging(()));
     }
-    // Not std's handle, whose lock the thread would hold while the reader of the log stalls.
-    let mut sink = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
     supervise::restarting_thread("amop-log", move || {
-        queue.write_to(&mut sink, |lost| lost_line(form, lost))
+        queue.write_to(&mut *sink, |lost| lost_line(form, lost))
     })?;
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("off,amop={level}")));
@@ -105,6 +154,8 @@ pub(crate) struct LogMetrics {
     pub lines_lost: u64,
     /// Bytes that wait to be written.
     pub queue_bytes: u64,
+    /// Files that were removed, because there were too many.
+    pub files_removed: u64,
 }
 
 /// What the log counts; nothing where it has not started.
@@ -113,12 +164,27 @@ pub(crate) fn metrics() -> LogMetrics {
     LogMetrics {
         lines_lost: queue.map_or(0, |queue| queue.lines_lost()),
         queue_bytes: queue.map_or(0, |queue| queue.bytes() as u64),
+        files_removed: files::removed(),
     }
 }
 
+/// Looks whether log files can be opened, without opening one.
+pub(crate) fn check(settings: &FileSettings) -> Result<(), LogError> {
+    let failed = |source| LogError::Files { directory: settings.directory.clone(), source };
+    files::check(&settings.directory).map_err(failed)
+}
+
 /// The bounds of the log.
-pub(crate) fn bounds() -> Vec<Bound> {
+pub(crate) fn bounds(files_max: usize) -> Vec<Bound> {
     vec![
+        fixed(
+            "log files that are kept",
+            files_max,
+            "files",
+            "node",
+            "the oldest are removed: log_files_removed",
+        )
+        .set_by("[log] max_archive_files"),
         fixed("lines that wait to be written", LINES_MAX, "lines", "node", "lost: log_lines_lost"),
         fixed("bytes that wait to be written", BYTES_MAX, "bytes", "node", "lost: log_lines_lost")
             .metric("amop_log_queue_bytes_max", "Bound of the bytes of log lines that wait to be written.")
@@ -145,22 +211,23 @@ pub(crate) fn abort(reason: &str) -> ! {
     let message = format!("{reason}: the node ends");
     match LOG.get() {
         // Past the filter: whoever wants no log wants to know why there is no node.
-        Some(log) => {
-            let mut line = Line::new(log.form, Level::ERROR, module_path!());
+        Some(log) => log.say(|form| {
+            let mut line = Line::new(form, Level::ERROR, module_path!());
             line.text("message", &message);
-            log.say(line.finish());
-        }
+            line.finish()
+        }),
         None => tell(&format!("amop: {message}")),
     }
     std::process::abort();
 }
 
 impl Log {
-    /// Logs why the process ends: past the queue if that is full, or is not written in time.
-    fn say(&self, line: Vec<u8>) {
-        let is_taken = self.queue.push(line.clone());
-        if !is_taken || !self.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX) {
-            tell(String::from_utf8_lossy(&line).trim_end());
+    /// Logs why the process ends: past the queue if that is full, or is not written in time; and to standard error where the
+    /// log is in files.
+    fn say(&self, line: impl Fn(Form) -> Vec<u8>) {
+        let is_taken = self.queue.push(line(self.form));
+        if !is_taken || !self.queue.flush(LAST_WORDS_MAX, LAST_WORDS_MAX) || self.is_elsewhere {
+            tell(String::from_utf8_lossy(&line(self.form_of_last_words)).trim_end());
         }
     }
 }
@@ -208,7 +275,7 @@ fn end_by_panic(panic: &PanicHookInfo<'_>) {
     if supervise::is_guarded() {
         let message = "a panic over what a peer sent; this is a fault of amop or of a library: only that connection ends. Please report it";
         if let Some(log) = LOG.get() {
-            log.say(panic_line(log.form, message, panic));
+            log.say(|form| panic_line(form, message, panic));
         }
         return;
     }
@@ -217,7 +284,7 @@ fn end_by_panic(panic: &PanicHookInfo<'_>) {
         std::thread::park();
     }
     let Some(log) = LOG.get() else { std::process::abort() };
-    log.say(panic_line(log.form, "a panic; this is a fault of amop: the node ends", panic));
+    log.say(|form| panic_line(form, "a panic; this is a fault of amop: the node ends", panic));
     std::process::abort();
 }
 
@@ -242,7 +309,10 @@ fn panic_line(form: Form, message: &str, panic: &PanicHookInfo<'_>) -> Vec<u8> {
 
 fn lost_line(form: Form, lost: u64) -> Vec<u8> {
     let mut line = Line::new(form, Level::WARN, module_path!());
-    line.text("message", "log lines were lost here: whoever reads the log did not keep up");
+    line.text(
+        "message",
+        "log lines were lost here: whoever reads the log did not keep up, or there was no room for them",
+    );
     line.number("lost", lost);
     line.finish()
 }

@@ -18,6 +18,16 @@ pub(super) const BYTES_MAX: usize = 4 << 20;
 /// Between two looks at a sink that takes nothing just now.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What lines are written to.
+pub(super) trait Sink: Write {
+    /// A whole line of so many bytes is about to come; says whether it goes to a place of its own, where no other ends before it.
+    fn before_line(&mut self, _len: usize) -> bool {
+        false
+    }
+}
+
+impl Sink for std::fs::File {}
+
 struct Queued {
     /// How many were lost between the one before and this one.
     lost_before: u64,
@@ -83,9 +93,10 @@ impl Queue {
     }
 
     /// Writes lines as they come, for ever. `lost_line` says that so many were lost.
-    pub(super) fn write_to(&self, sink: &mut impl Write, lost_line: impl Fn(u64) -> Vec<u8>) {
+    pub(super) fn write_to(&self, sink: &mut (impl Sink + ?Sized), lost_line: impl Fn(u64) -> Vec<u8>) {
         let mut is_torn = false;
         let mut write = |text: &[u8]| {
+            is_torn &= !sink.before_line(text.len());
             // The rest of a line that failed midway is not to be read as the beginning of this one.
             if is_torn && self.write(sink, b"\n").is_err() {
                 return false;
@@ -117,7 +128,7 @@ impl Queue {
     }
 
     /// How much was written is the error.
-    fn write(&self, sink: &mut impl Write, text: &[u8]) -> Result<(), usize> {
+    fn write(&self, sink: &mut (impl Write + ?Sized), text: &[u8]) -> Result<(), usize> {
         let mut done = 0;
         while done < text.len() {
             match sink.write(&text[done..]) {

@@ -36,6 +36,8 @@ impl Write for Gate {
     }
 }
 
+impl Sink for Gate {}
+
 struct Rig {
     queue: Arc<Queue>,
     permits: Sender<usize>,
@@ -217,7 +219,7 @@ fn no_text_of_others_ends_a_line_or_controls_a_terminal_and_all_of_it_can_be_rea
                         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
                         line["fields"][key].as_str().unwrap().to_owned()
                     }
-                    Form::Logfmt { .. } => pairs(&line).pop().unwrap().1,
+                    Form::Logfmt { .. } | Form::Journal => pairs(&line).pop().unwrap().1,
                 };
                 assert_eq!(read, text);
             }
@@ -248,7 +250,7 @@ fn json_has_numbers_as_numbers_and_the_target() {
 fn a_process_that_ends_itself_says_why_also_where_nothing_is_logged() {
     const MARK: &str = "AMOP_TEST_ABORTS";
     if std::env::var_os(MARK).is_some() {
-        let _log = start("off", false);
+        let _log = start("off", false, None);
         abort("meant");
     }
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
@@ -262,7 +264,7 @@ fn a_process_that_ends_itself_says_why_also_where_nothing_is_logged() {
 #[test]
 #[ignore = "a program of its own, which the test below starts"]
 fn a_program_that_panics() {
-    let _logging = start("info", false).unwrap();
+    let _logging = start("info", false, None).unwrap();
     assert!(supervise::guarded(|| panic!("over a stranger")).is_none());
     eprintln!("it goes on");
     panic!("over its own");

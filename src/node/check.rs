@@ -20,6 +20,7 @@ use crate::{
     },
     engine,
     escape::{shown, shown_path},
+    log,
 };
 
 /// After this time no further node of `[p2p]` is looked at.
@@ -55,6 +56,9 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
         Err(error) => checked.findings.push(Finding::error(error)),
     }
     checked.findings.extend(closed_ports(config, file));
+    if let Some(Err(error)) = config.log.files.as_ref().map(log::check) {
+        checked.findings.push(Finding::error(error));
+    }
     match engine::check(&config.engine) {
         Ok((io, None)) => checked.ready.push(format!("links are on {io}")),
         Ok((io, Some(why))) => checked.findings.push(Finding::warning(format!(

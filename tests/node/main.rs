@@ -24,6 +24,7 @@ mod layout_3x;
 mod ledger;
 mod ledger_check;
 mod ledger_messages;
+mod log_files;
 mod log_reader;
 mod many_reactors;
 mod membership;

@@ -238,6 +238,8 @@ fn encode_log(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let lost =
         "Log lines that were lost: whoever reads the log did not keep up, or they could not be written.";
     encode_counter(encoder, "amop_log_lines_lost", lost, log.lines_lost)?;
+    let removed = "Log files that were removed, because there were too many.";
+    encode_counter(encoder, "amop_log_files_removed", removed, log.files_removed)?;
     let waiting = "Bytes of log lines that wait to be written.";
     encode_gauge(encoder, "amop_log_queue_bytes", waiting, log.queue_bytes as f64)?;
     let deaths = "Threads and tasks that have died by a fault of amop; the log says of what.";
