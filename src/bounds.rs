@@ -6,20 +6,52 @@
 use std::fmt::Write;
 
 pub use crate::bound::Bound;
-use crate::{admin, config::Config, door, engine, log, relay};
+use crate::bound::fixed;
+use crate::{
+    admin, door,
+    engine::{self, EngineSettings},
+    log,
+    relay::{self, settings::Settings},
+};
+
+/// What an idle node takes that is in no table: its program, certificates, runtimes (`scripts/memory` measures it).
+const PROGRAM_BYTES: usize = 24 << 20;
+/// What an idle reactor takes: its ring, stack and what its allocator keeps.
+const REACTOR_BYTES: usize = 2 << 20;
 
 /// Name of a module, and its bounds.
 pub type ModuleBounds = (&'static str, Vec<Bound>);
 
-/// All bounds of a node that runs with this configuration, by module.
-pub fn all(config: &Config) -> Vec<ModuleBounds> {
-    let reactors = usize::from(config.reactors());
+/// All bounds of a node that runs with these settings, by module.
+pub fn of(
+    engine: &EngineSettings,
+    relay: &Settings,
+    reactors: usize,
+    address_handshakes_max: usize,
+    log_files_max: usize,
+) -> Vec<ModuleBounds> {
     vec![
-        ("door", door::bounds(config.address_handshakes_max)),
-        ("engine", engine::bounds::bounds(&config.engine, &config.relay, reactors)),
-        ("relay", relay::bounds::bounds(&config.relay, reactors)),
+        ("door", door::bounds(address_handshakes_max, relay)),
+        ("engine", engine::bounds::bounds(engine, relay, reactors)),
+        ("relay", relay::bounds::bounds(relay, reactors)),
         ("admin", admin::bounds()),
-        ("log", log::bounds(config.log.files_max)),
+        ("log", log::bounds(log_files_max)),
+        ("program", program(reactors)),
+    ]
+}
+
+/// All bounds of a node whose settings are the defaults, for what does not depend on how much they are.
+pub fn of_defaults() -> Vec<ModuleBounds> {
+    of(&EngineSettings::default(), &Settings::default(), 1, door::HANDSHAKES_PER_ADDRESS_MAX, 0)
+}
+
+/// What the process takes before anything is in its tables.
+fn program(reactors: usize) -> Vec<Bound> {
+    vec![
+        fixed("the program and its libraries", 1, "program", "node", "by design").memory(PROGRAM_BYTES),
+        fixed("reactors", reactors, "threads", "node", "by design")
+            .set_by("[engine] reactors")
+            .memory(reactors * REACTOR_BYTES),
     ]
 }
 
@@ -54,11 +86,12 @@ pub fn table(modules: &[ModuleBounds]) -> String {
 }
 
 /// Rounded up, so that nothing seems free.
-fn mebibytes(bytes: u64) -> String {
+pub fn mebibytes(bytes: u64) -> String {
     grouped(bytes.div_ceil(1 << 20))
 }
 
-fn grouped(number: u64) -> String {
+/// With a comma between thousands.
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

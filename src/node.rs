@@ -3,6 +3,7 @@
 pub mod check;
 mod credentials;
 mod lame_duck;
+mod memory;
 mod reload;
 mod status;
 
@@ -32,13 +33,12 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::{Admin, AdminError, AdminListener, RegistryQuestion, Watched},
-    bounds,
     config::{Bandwidth, Config},
     door::{
-        Door, DoorError, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, LedgerNode, Listeners, Membership,
-        Opening, is_in_use,
+        Door, DoorError, DoorLimits, DoorSettings, HANDSHAKES_MAX, LINKS_PER_NODE_MAX, LedgerNode, Listeners,
+        Membership, Opening, is_in_use,
     },
-    engine::{Engine, EngineError, EngineHandle, IoBackend, LinkEvent, memory_bytes},
+    engine::{Engine, EngineError, EngineHandle, IoBackend, LinkEvent},
     relay::{
         RegistryInput, RegistryOutput, Shared,
         bandwidth::Limiter,
@@ -214,7 +214,10 @@ pub struct Node {
 struct Facts {
     io: IoBackend,
     profile: &'static str,
+    memory_max_mib: u64,
     memory_bound_mib: u64,
+    frame_bytes_max: usize,
+    sessions_max: usize,
     bandwidth_mbit: Option<f64>,
 }
 
@@ -248,7 +251,8 @@ impl PreparedNode {
         let Self { config, credentials, listeners, admin_listener } = self;
         let (identity, signer) = (&credentials.identity, credentials.signer.clone());
         let reactors = config.reactors();
-        let memory_bound_mib = memory_bound_mib(&config);
+        let memory_bound_mib = memory::bound_mib(&config);
+        memory::say_what_has_no_room(&config);
         let (agency, name) = identity.names();
         let shared = Arc::new(Shared {
             own_address: format!("{}:{}", config.p2p_listen.0, config.p2p_listen.1),
@@ -299,6 +303,7 @@ impl PreparedNode {
             ready_timeout: config.relay.ready_timeout,
             tls: credentials.tls.clone(),
             address_handshakes_max: config.address_handshakes_max,
+            limits: DoorLimits::of(&config.relay),
             reactors,
             ledger_nodes: ledger_nodes.clone(),
         };
@@ -311,7 +316,8 @@ impl PreparedNode {
             shared: shared.clone(),
             registry_counters,
             door_counters: door.counters.clone(),
-            bounds: bounds::all(&config).into_iter().flat_map(|(_, bounds)| bounds).collect(),
+            memory_max: config.memory_max.bytes,
+            bounds: config.bounds().into_iter().flat_map(|(_, bounds)| bounds).collect(),
             engine: engine.handle(),
             registry: question_sender,
             announces: config.admin_announces,
@@ -326,7 +332,10 @@ impl PreparedNode {
         let facts = Facts {
             io: engine.io(),
             profile: if config.rsa_channel { "RSA" } else { "EC" },
+            memory_max_mib: config.memory_max.bytes >> 20,
             memory_bound_mib,
+            frame_bytes_max: config.relay.frame_len_max,
+            sessions_max: config.relay.sessions_max,
             bandwidth_mbit: config.bandwidth.map(|limit| limit.bytes_per_second * 8.0 / 1_048_576.0),
         };
         let shutdown_timeout = config.shutdown_timeout;
@@ -379,7 +388,15 @@ impl Node {
     }
 
     fn say_that_it_is_up(&self) {
-        let Facts { io, profile, memory_bound_mib, bandwidth_mbit } = self.facts;
+        let Facts {
+            io,
+            profile,
+            memory_max_mib,
+            memory_bound_mib,
+            frame_bytes_max,
+            sessions_max,
+            bandwidth_mbit,
+        } = self.facts;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %self.shared.id.to_hex(),
@@ -388,7 +405,10 @@ impl Node {
             profile,
             reactors = self.shared.reactors,
             %io,
+            memory_max_mib,
             memory_bound_mib,
+            frame_bytes_max,
+            sessions_max,
             bandwidth_mbit,
             "the node is up",
         );
@@ -639,25 +659,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.shut_down();
     }
-}
-
-/// What the node takes with all bounds reached at once; warns if the machine has less.
-fn memory_bound_mib(config: &Config) -> u64 {
-    let modules = bounds::all(config);
-    let bytes = bounds::memory(&modules);
-    let ram = memory_bytes() as u64;
-    if bytes > ram {
-        let largest = modules.iter().flat_map(|(_, bounds)| bounds).filter(|bound| bound.set_by.is_some());
-        let largest = largest.max_by_key(|bound| bound.memory);
-        warn!(
-            memory_bound_mib = bytes >> 20,
-            ram_mib = ram >> 20,
-            "with all bounds reached at once the node would take more memory than there is: lower {} (see \
-             amop bounds)",
-            largest.and_then(|bound| bound.set_by).unwrap_or_default(),
-        );
-    }
-    bytes >> 20
 }
 
 /// Grows with every start, as long as the clock does not go back.

@@ -144,6 +144,8 @@ pub(crate) struct Watched {
     pub registry_counters: Arc<RegistryCounters>,
     /// Metrics of the door.
     pub door_counters: Arc<DoorCounters>,
+    /// Bytes of memory that all bounds together are within.
+    pub memory_max: u64,
     /// The bounds of the node.
     pub bounds: Vec<Bound>,
     /// For asking the reactors.

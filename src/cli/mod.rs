@@ -225,8 +225,7 @@ mod tests {
     }
 
     /// Commands that print nothing for a program to read, and why.
-    const WITHOUT_JSON: [(&str, &str); 14] = [
-        ("amop bounds", "its table is that of docs/resources.md"),
+    const WITHOUT_JSON: [(&str, &str); 13] = [
         ("amop completions", "a script"),
         ("amop demo", "a story"),
         ("amop drain", "nothing"),

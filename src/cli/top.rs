@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     io::IsTerminal,
-    path::Path,
     process::ExitCode,
     sync::LazyLock,
     time::{Duration, Instant},
@@ -24,7 +23,6 @@ use crate::{
     admin::json::{LedgerNode, Link, Network, Page, Peer2x, Session, Standing},
     bound::{Bound, BoundMetric},
     bounds,
-    config::Config,
     escape::shown,
 };
 
@@ -43,10 +41,8 @@ const FILLS_SHOWN: usize = 8;
 /// Part of a bound from which a metric is marked.
 const FILL_WORTH_A_LOOK: f64 = 0.8;
 /// The bounds that nodes tell by metrics. How much they are, each node says itself.
-static BOUNDS: LazyLock<Vec<Bound>> = LazyLock::new(|| {
-    let modules = Config::parse("", Path::new(".")).map(|(config, _)| bounds::all(&config));
-    modules.unwrap_or_default().into_iter().flat_map(|(_, bounds)| bounds).collect()
-});
+static BOUNDS: LazyLock<Vec<Bound>> =
+    LazyLock::new(|| bounds::of_defaults().into_iter().flat_map(|(_, bounds)| bounds).collect());
 /// How requests ended, and the metric that counts it.
 const ANSWERS: [(&str, &str); 6] = [
     ("0 or own", "amop_answered_by_subscriber_total"),

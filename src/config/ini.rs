@@ -251,7 +251,12 @@ impl Ini {
     }
 
     pub(super) fn number(&mut self, section: &str, key: &str, default: u64, least: u64, most: u64) -> u64 {
-        self.parsed(section, key, default, &format!("a number from {least} to {most}"), |text| {
+        self.number_if_set(section, key, least, most).unwrap_or(default)
+    }
+
+    /// A number, if the file has it.
+    pub(super) fn number_if_set(&mut self, section: &str, key: &str, least: u64, most: u64) -> Option<u64> {
+        self.optional(section, key, &format!("a number from {least} to {most}"), |text| {
             text.parse().ok().filter(|number| (least..=most).contains(number))
         })
     }

@@ -8,11 +8,12 @@
 //!   file ─► ini (sections, lines) ─► Config (typed, checked)  +  warnings about unknown keys
 //! ```
 //!
-//! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`, and types of `wire`.
+//! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`, the lists of `bounds`, and types of `wire`.
 
 mod certificates;
 mod ini;
 mod log;
+mod memory;
 mod ports;
 mod reload;
 
@@ -25,24 +26,27 @@ use std::{
 };
 
 pub use self::log::LogSettings;
+pub use self::memory::MemoryMax;
 use self::{
     certificates::{CertificateFiles, ChannelCertificate},
     ini::Ini,
+    memory::{Machine, Others, Plan, Wanted},
     reload::Written,
 };
 use crate::{
+    bounds::{self, ModuleBounds},
     door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
     encoding,
-    engine::{EngineSettings, IoSetting, Latency, WaitSettings, memory_bytes},
+    engine::{EngineSettings, IoSetting, Latency, WaitSettings},
     escape::shown_path,
     relay::{
         admission::Admission,
         bandwidth::Limiter,
         ledger::Ledger,
-        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings, queue_bytes_of},
+        settings::{NODE_FRAME_ROOM, Settings, queue_bytes_of},
     },
     tls::settings::TlsSettings,
-    wire::{NodeId, PrivateTopic, node, sdk, topic::DATA_PREFIX},
+    wire::{NodeId, PrivateTopic, node, topic::DATA_PREFIX},
 };
 
 /// Ledger nodes that may be named.
@@ -91,6 +95,8 @@ pub struct Config {
     pub p2p_tls: TlsSettings,
     /// Cap on outbound bandwidth towards nodes.
     pub bandwidth: Option<Bandwidth>,
+    /// How much memory the node may take.
+    pub memory_max: MemoryMax,
     /// Reactors; `None` is one a processor.
     pub reactors: Option<u16>,
     /// How the engine is laid out.
@@ -237,6 +243,12 @@ impl Config {
         self.written = new.written;
     }
 
+    /// Every bound of a node that runs with this configuration, by module.
+    pub fn bounds(&self) -> Vec<ModuleBounds> {
+        let reactors = usize::from(self.reactors());
+        bounds::of(&self.engine, &self.relay, reactors, self.address_handshakes_max, self.log.files_max)
+    }
+
     /// Number of reactors: as set, else one for each processor that this process may use.
     pub fn reactors(&self) -> u16 {
         self.reactors.unwrap_or_else(processors)
@@ -244,6 +256,15 @@ impl Config {
 
     /// Reads a configuration's text.
     pub fn parse(text: &str, directory: &Path) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        Self::parse_on(text, directory, Machine::this())
+    }
+
+    /// The same, for another machine.
+    fn parse_on(
+        text: &str,
+        directory: &Path,
+        machine: Machine,
+    ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let mut ini = Ini::read(text);
         let defaults = Settings::default();
         let engine_defaults = EngineSettings::default();
@@ -359,19 +380,9 @@ impl Config {
 
         let private_over_2x = private_over_2x(&mut ini);
 
-        let ram = memory_bytes() as u64;
-        let (ledger_nodes, ledger) = ledger(&mut ini, directory, rsa_channel, ram);
-        let frame_len_max = ini.number(
-            "amop",
-            "frame_len_max",
-            sdk::FRAME_LEN_MAX as u64,
-            1024,
-            FRAME_LEN_SETTABLE_MAX as u64,
-        );
-        // Queues are measured in frames (WIRE §2.3), so that one can always wait while another one is on its way.
-        let two_frames = queue_bytes_of(frame_len_max as usize) as u64;
+        let (ledger_nodes, ledger) = ledger(&mut ini, directory, rsa_channel);
+        let wanted = Wanted::read(&mut ini, peers.len());
         let relay = Settings {
-            frame_len_max: frame_len_max as usize,
             ready_timeout: ini.millis("amop", "ready_timeout_ms", defaults.ready_timeout, 0, 600_000),
             push_timeout: ini.millis("amop", "push_timeout_ms", defaults.push_timeout, 10, 600_000),
             request_timeout: ini.millis(
@@ -385,33 +396,6 @@ impl Config {
             idle_timeout: ini.millis("amop", "idle_timeout_ms", defaults.idle_timeout, 1_000, 86_400_000),
             stall_timeout: ini.millis("amop", "stall_timeout_ms", defaults.stall_timeout, 1_000, 3_600_000),
             session_topics_max: ini.number("amop", "session_topics_max", 10_000, 1, 1_000_000) as usize,
-            node_topics_max: ini.number("amop", "node_topics_max", 1_000_000, 1, 1_000_000) as usize,
-            session_queue_bytes_max: ini.number(
-                "amop",
-                "session_queue_bytes_max",
-                two_frames.max(64 << 10),
-                64 << 10,
-                1 << 32,
-            ) as usize,
-            window_bytes_max: ini.number(
-                "amop",
-                "window_bytes_max",
-                (2 * two_frames).max(64 << 20),
-                1 << 20,
-                1 << 32,
-            ) as usize,
-            pending_requests_max: ini.number("amop", "pending_requests_max", 262_144, 1, 1 << 24) as usize,
-            node_subscriptions_max: ini.number("amop", "node_subscriptions_max", 1_000_000, 1, 1 << 28)
-                as usize,
-            records_bytes_max: ini.number("amop", "records_bytes_max", ram / 16, 1 << 20, 1 << 40) as usize,
-            windows_bytes_max: ini.number(
-                "amop",
-                "windows_bytes_max",
-                (ram / 16).max(4 * two_frames),
-                1 << 20,
-                1 << 36,
-            ) as usize,
-            retained_bytes_max: ini.number("amop", "retained_bytes_max", ram / 32, 0, 1 << 36) as usize,
             rpc_requests_per_second_max: limit_req,
             private_publishers,
             private_over_2x,
@@ -429,9 +413,6 @@ impl Config {
             ini.refuse("amop", "push_timeout_ms", "at most request_timeout_ms");
         }
 
-        let reactors = ini.optional("engine", "reactors", "a number of reactors from 1 to 256", |text| {
-            text.parse::<u16>().ok().filter(|count| (1..=256).contains(count))
-        });
         let microseconds = |ini: &mut Ini, key: &str, most: u64| {
             let number = ini.optional("engine", key, &format!("a number from 0 to {most}"), |text| {
                 text.parse().ok().filter(|number| *number <= most)
@@ -465,32 +446,6 @@ impl Config {
                 spin: microseconds(&mut ini, "spin_us", 1_000_000),
                 gather: microseconds(&mut ini, "gather_us", 1_000),
             },
-            receive_buffers: ini.parsed(
-                "engine",
-                "receive_buffers",
-                engine_defaults.receive_buffers,
-                "a power of two from 16 to 16384",
-                |text| {
-                    text.parse::<u16>()
-                        .ok()
-                        .filter(|count| count.is_power_of_two() && (16..=16_384).contains(count))
-                },
-            ),
-            unfinished_bytes_max: ini.number(
-                "engine",
-                "unfinished_bytes_max",
-                (engine_defaults.unfinished_bytes_max as u64).max(frame_len_max),
-                1 << 20,
-                1 << 40,
-            ) as usize,
-            queues_bytes_max: ini.number(
-                "engine",
-                "queues_bytes_max",
-                (engine_defaults.queues_bytes_max as u64)
-                    .max(two_frames * u64::from(reactors.unwrap_or_else(processors))),
-                1 << 20,
-                1 << 40,
-            ) as usize,
             ..engine_defaults
         };
         let shutdown_timeout = ini.millis("amop", "shutdown_timeout_ms", Duration::from_secs(10), 0, 600_000);
@@ -503,6 +458,14 @@ impl Config {
             HANDSHAKES_MAX as u64,
         ) as usize;
         let log = LogSettings::read(&mut ini, directory);
+        let Plan { memory_max, reactors, engine, mut relay } = wanted.plan(
+            &mut ini,
+            engine,
+            relay,
+            Others { address_handshakes_max, log_files_max: log.files_max },
+            machine,
+        );
+        queue_lengths(&mut ini, &mut relay);
 
         let written = Written::new(text, &ini);
         let config = Self {
@@ -525,7 +488,8 @@ impl Config {
             channel_plaintext,
             p2p_tls,
             bandwidth,
-            reactors,
+            memory_max,
+            reactors: Some(reactors),
             engine,
             relay,
             shutdown_timeout,
@@ -543,19 +507,24 @@ impl Config {
     }
 }
 
+/// What may wait for one session and for one node, by the length of the longest frame.
+fn queue_lengths(ini: &mut Ini, relay: &mut Settings) {
+    // Queues are measured in frames (WIRE §2.3), so that one can always wait while another one is on its way.
+    let two_frames = queue_bytes_of(relay.frame_len_max) as u64;
+    let default = two_frames.max(64 << 10);
+    relay.session_queue_bytes_max =
+        ini.number("amop", "session_queue_bytes_max", default, 64 << 10, 1 << 32) as usize;
+    let default = (2 * two_frames).max(64 << 20);
+    relay.window_bytes_max = ini.number("amop", "window_bytes_max", default, 1 << 20, 1 << 32) as usize;
+}
+
 /// `[ledger]`: none where it names no node.
-fn ledger(
-    ini: &mut Ini,
-    directory: &Path,
-    rsa_channel: bool,
-    ram: u64,
-) -> (Option<LedgerNodes>, Option<Ledger>) {
+fn ledger(ini: &mut Ini, directory: &Path, rsa_channel: bool) -> (Option<LedgerNodes>, Option<Ledger>) {
     let must_be = "the channel port of a ledger node, such as 127.0.0.1:20200, [::1]:20200 or host:20200";
     let addresses = ini.list("ledger", "node.", must_be, peer);
     let certificates = directory.join(ini.text("ledger", "certificates", "conf/ledger"));
     let request_timeout =
         ini.millis("ledger", "request_timeout_ms", Duration::from_secs(120), 1_000, 3_600_000);
-    let bytes_max = ini.number("ledger", "bytes_max", (ram / 32).max(256 << 20), 1 << 20, 1 << 36) as usize;
     let amop = ini.flag("ledger", "amop", false);
     let lists =
         ini.by_name("ledger", "allow.", "public keys of 128 hex digits with commas between", |text| {
@@ -594,7 +563,8 @@ fn ledger(
         ini.refuse("ledger", "node.0", &format!("one of at most {LEDGER_NODES_MAX} ledger nodes"));
     }
     let nodes = addresses.len().min(LEDGER_NODES_MAX) as u16;
-    let ledger = Ledger { nodes, allow, request_timeout, bytes_max, amop };
+    // What it may keep follows from memory.
+    let ledger = Ledger { nodes, allow, request_timeout, bytes_max: 0, amop };
     (Some(LedgerNodes { addresses, certificates }), Some(ledger))
 }
 

@@ -122,8 +122,11 @@ async fn accept(
 ) {
     let Some(listener) = awaitable(listener) else { return };
     let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let handshake_queue =
-        HandshakeQueue::new(acceptor.settings.address_handshakes_max, files_max.unwrap_or(u64::MAX));
+    let handshake_queue = HandshakeQueue::new(
+        acceptor.settings.address_handshakes_max,
+        files_max.unwrap_or(u64::MAX),
+        acceptor.settings.limits,
+    );
     loop {
         let Some(slot) = handshake_queue.slot().await else { return };
         let Some((stream, address)) = next_connection(&acceptor, &listener, peer).await else {

@@ -7,23 +7,20 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{LINKS_PER_NODE_MAX, SESSIONS_PER_CERTIFICATE_MAX};
-use crate::{
-    relay::{ReactorId, registry::NEIGHBOURS_MAX, settings::SESSIONS_MAX},
-    wire::NodeId,
-};
+use super::{DoorLimits, LINKS_PER_NODE_MAX, SESSIONS_PER_CERTIFICATE_MAX};
+use crate::{relay::ReactorId, wire::NodeId};
 
 /// Why a link is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ConnectionLimit {
-    #[error("the node has its maximum of {SESSIONS_MAX} sessions")]
-    Sessions,
+    #[error("the node has its maximum of {0} sessions")]
+    Sessions(usize),
     #[error("this certificate has its maximum of {SESSIONS_PER_CERTIFICATE_MAX} sessions")]
     Certificate,
     #[error("this node has its maximum of {LINKS_PER_NODE_MAX} links at once")]
     Links,
-    #[error("{NEIGHBOURS_MAX} nodes are linked already")]
-    Nodes,
+    #[error("{0} nodes are linked already")]
+    Nodes(usize),
 }
 
 enum LinkEntry {
@@ -47,12 +44,13 @@ pub(super) struct Connections {
     by_certificate: HashMap<[u8; 32], usize>,
     by_reactor: Vec<usize>,
     nodes: HashMap<NodeId, usize>,
+    limits: DoorLimits,
     /// Told whenever a node's link ends or is to be replaced.
     pub(super) node_left: Rc<Notify>,
 }
 
 impl Connections {
-    pub(super) fn new(reactors: u16) -> Self {
+    pub(super) fn new(reactors: u16, limits: DoorLimits) -> Self {
         Self {
             next_token: 0,
             connections: HashMap::new(),
@@ -60,6 +58,7 @@ impl Connections {
             by_certificate: HashMap::new(),
             by_reactor: vec![0; usize::from(reactors)],
             nodes: HashMap::new(),
+            limits,
             node_left: Rc::default(),
         }
     }
@@ -69,8 +68,8 @@ impl Connections {
         &mut self,
         fingerprint: [u8; 32],
     ) -> Result<(u64, ReactorId), ConnectionLimit> {
-        if self.sessions >= SESSIONS_MAX {
-            return Err(ConnectionLimit::Sessions);
+        if self.sessions >= self.limits.sessions_max {
+            return Err(ConnectionLimit::Sessions(self.limits.sessions_max));
         }
         let with_certificate = self.by_certificate.entry(fingerprint).or_default();
         if *with_certificate >= SESSIONS_PER_CERTIFICATE_MAX {
@@ -86,8 +85,8 @@ impl Connections {
 
     /// Lets a node's link in.
     pub(super) fn admit_node(&mut self, id: NodeId) -> Result<u64, ConnectionLimit> {
-        if self.nodes.len() >= NEIGHBOURS_MAX && !self.nodes.contains_key(&id) {
-            return Err(ConnectionLimit::Nodes);
+        if self.nodes.len() >= self.limits.neighbours_max && !self.nodes.contains_key(&id) {
+            return Err(ConnectionLimit::Nodes(self.limits.neighbours_max));
         }
         let links = self.nodes.entry(id).or_default();
         if *links >= LINKS_PER_NODE_MAX {
@@ -169,10 +168,14 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::{
+        registry::NEIGHBOURS_MAX,
+        settings::{SESSIONS_MAX, Settings},
+    };
 
     #[test]
     fn sessions_go_to_the_emptiest_reactor_and_are_bounded_per_certificate() {
-        let mut connections = Connections::new(2);
+        let mut connections = Connections::new(2, DoorLimits::of(&Settings::default()));
         let (first, one) = connections.admit_session([1; 32]).unwrap();
         let (_, other) = connections.admit_session([1; 32]).unwrap();
         assert_ne!(one, other);
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn sessions_are_bounded_in_all() {
-        let mut connections = Connections::new(1);
+        let mut connections = Connections::new(1, DoorLimits::of(&Settings::default()));
         let fingerprint = |number: usize| {
             let mut fingerprint = [0; 32];
             fingerprint[..8].copy_from_slice(&number.to_be_bytes());
@@ -197,14 +200,17 @@ mod tests {
         for number in 1..SESSIONS_MAX {
             connections.admit_session(fingerprint(number)).unwrap();
         }
-        assert_eq!(connections.admit_session(fingerprint(SESSIONS_MAX)), Err(ConnectionLimit::Sessions));
+        assert_eq!(
+            connections.admit_session(fingerprint(SESSIONS_MAX)),
+            Err(ConnectionLimit::Sessions(SESSIONS_MAX))
+        );
         connections.leave(first);
         assert!(connections.admit_session(fingerprint(SESSIONS_MAX)).is_ok());
     }
 
     #[test]
     fn links_are_bounded_per_node_and_nodes_in_all() {
-        let mut connections = Connections::new(1);
+        let mut connections = Connections::new(1, DoorLimits::of(&Settings::default()));
         let id = |number: usize| {
             let mut id = [0; 64];
             id[..8].copy_from_slice(&number.to_be_bytes());
@@ -216,7 +222,7 @@ mod tests {
         for number in 1..NEIGHBOURS_MAX {
             connections.admit_node(id(number)).unwrap();
         }
-        assert_eq!(connections.admit_node(id(NEIGHBOURS_MAX)), Err(ConnectionLimit::Nodes));
+        assert_eq!(connections.admit_node(id(NEIGHBOURS_MAX)), Err(ConnectionLimit::Nodes(NEIGHBOURS_MAX)));
         connections.leave(tokens[0]);
         assert!(connections.admit_node(id(0)).is_ok());
     }

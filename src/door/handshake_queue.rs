@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
+use super::{DoorLimits, HANDSHAKE_TIMEOUT};
 use crate::{clock, rate_limit::RateLimit};
 
 /// Connections of a listener that wait because of their address; further ones are closed. Each takes an open file, so that
@@ -107,11 +107,11 @@ impl HandshakeRefusal {
 
 impl HandshakeQueue {
     /// With so many handshakes for each address, in a process that may have so many files open.
-    pub(super) fn new(slots_per_address: usize, files_max: u64) -> Rc<Self> {
+    pub(super) fn new(slots_per_address: usize, files_max: u64, limits: DoorLimits) -> Rc<Self> {
         let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
-        let waiting_slots = WAITING_MAX.min(files_max / 4);
+        let waiting_slots = limits.waiting_max.min(files_max / 4);
         Rc::new(Self {
-            slots: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            slots: Arc::new(Semaphore::new(limits.handshakes_max)),
             waiting_slots: Arc::new(Semaphore::new(waiting_slots)),
             slots_per_address,
             waiting_slots_per_address: WAITING_PER_ADDRESS_MAX.min(waiting_slots / 4 * 3),
@@ -300,7 +300,14 @@ impl Drop for QueuedHandshake {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::HANDSHAKES_MAX, *};
+
+    const FULL: DoorLimits = DoorLimits {
+        sessions_max: 0,
+        neighbours_max: 0,
+        handshakes_max: HANDSHAKES_MAX,
+        waiting_max: WAITING_MAX,
+    };
 
     const PER_ADDRESS: usize = 2;
 
@@ -313,7 +320,7 @@ mod tests {
         assert_eq!(counted("::ffff:192.0.2.1"), counted("192.0.2.1"));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let handshake_queue = HandshakeQueue::new(1, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(1, 1_000_000, FULL);
             let enter = async |text: &str| {
                 handshake_queue.enter(
                     text.parse().unwrap(),
@@ -357,7 +364,7 @@ mod tests {
     #[test]
     fn who_comes_beyond_the_bound_of_its_address_waits_in_order_without_a_place_and_others_do_not() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000, FULL);
             let first = begin(&handshake_queue, 1).await;
             let _second = begin(&handshake_queue, 1).await;
             let third = wait(&handshake_queue, 1).await;
@@ -386,7 +393,7 @@ mod tests {
     #[test]
     fn seats_are_bounded_for_each_address_and_in_all() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 32);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 32, FULL);
             assert_eq!(
                 (
                     handshake_queue.waiting_slots.available_permits(),
@@ -416,7 +423,7 @@ mod tests {
     #[test]
     fn an_address_is_forgotten_with_its_last_connection() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(1, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(1, 1_000_000, FULL);
             let slot = begin(&handshake_queue, 1).await;
             let waiting = wait(&handshake_queue, 1).await;
             drop(slot);
@@ -437,7 +444,7 @@ mod tests {
     #[test]
     fn an_address_whose_handshakes_come_to_nothing_waits_until_its_time_is_back_and_others_do_not() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000, FULL);
             fail(&handshake_queue, 1, TIME_PER_ADDRESS_MAX).await;
             assert_eq!(handshake_queue.addresses.borrow().len(), 1, "it is known what it used up");
             // Just as much is free.
@@ -464,7 +471,7 @@ mod tests {
     #[test]
     fn handshakes_that_become_links_cost_their_address_nothing() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000, FULL);
             for _ in 0..10 {
                 let slot = begin(&handshake_queue, 1).await;
                 slot.spent.set(10 * TIME_PER_ADDRESS_MAX);
@@ -478,7 +485,7 @@ mod tests {
     #[test]
     fn what_is_done_for_a_connection_is_metered_and_what_it_waits_for_is_not() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000, FULL);
             let slot = begin(&handshake_queue, 1).await;
             let work = async {
                 let begun = thread_time();
@@ -501,7 +508,7 @@ mod tests {
     #[test]
     fn addresses_are_known_in_bounded_number() {
         run(async {
-            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000);
+            let handshake_queue = HandshakeQueue::new(PER_ADDRESS, 1_000_000, FULL);
             let enter = async |number: usize, took: Duration, now: Instant| {
                 let [.., high, low] = number.to_be_bytes();
                 let slot = handshake_queue.slot().await.unwrap();

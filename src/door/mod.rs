@@ -69,7 +69,7 @@ use crate::{
     bound::{Bound, fixed},
     clock,
     engine::{EngineHandle, IoBackend, LinkEvent, schedule, shut_down},
-    relay::{log_limit::LogLimit, readiness::Readiness, settings::SESSIONS_MAX},
+    relay::{log_limit::LogLimit, readiness::Readiness, settings::Settings},
     stop::join_by,
     supervise::{Start, Supervisor, contained_local_task, must_not_unwind},
     tls::{
@@ -189,10 +189,37 @@ pub struct DoorSettings {
     pub tls: DoorTls,
     /// Handshakes at once from one address, at each listener.
     pub address_handshakes_max: usize,
+    /// How many there may be at once of what is let in.
+    pub limits: DoorLimits,
     /// Number of reactors.
     pub reactors: u16,
     /// The ledger nodes, by their numbers.
     pub ledger_nodes: Arc<[LedgerNode]>,
+}
+
+/// How many there may be at once of what is let in.
+#[derive(Clone, Copy, Debug)]
+pub struct DoorLimits {
+    /// Sessions.
+    pub(super) sessions_max: usize,
+    /// Nodes that are linked.
+    pub(super) neighbours_max: usize,
+    /// Handshakes at a listener.
+    pub(super) handshakes_max: usize,
+    /// Connections at a listener that wait because of their address.
+    pub(super) waiting_max: usize,
+}
+
+impl DoorLimits {
+    /// Those of a node with these settings.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            sessions_max: settings.sessions_max,
+            neighbours_max: settings.neighbours_max,
+            handshakes_max: settings.tables.of(HANDSHAKES_MAX),
+            waiting_max: settings.tables.of(WAITING_MAX),
+        }
+    }
 }
 
 /// What handshakes are made with.
@@ -334,7 +361,7 @@ impl Door {
                 let acceptor = Rc::new(Acceptor {
                     readiness: RefCell::new(readiness),
                     dialed: Notify::new(),
-                    connections: RefCell::new(Connections::new(settings.reactors)),
+                    connections: RefCell::new(Connections::new(settings.reactors, settings.limits)),
                     lookups: Lookups::default(),
                     ledger_dials: LedgerDials::default(),
                     operations: Operations::default(),
@@ -661,18 +688,21 @@ impl Failure {
 }
 
 /// The bounds of the door.
-pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
+pub(crate) fn bounds(address_handshakes_max: usize, settings: &Settings) -> Vec<Bound> {
+    let DoorLimits { sessions_max, handshakes_max, waiting_max, .. } = DoorLimits::of(settings);
     let handshake = INPUT_LEN_MAX + HANDSHAKE_MEMORY;
+    // Nobody is dialled where no ledger node is named.
+    let if_ledger = |memory: usize| if settings.ledger.is_some() { memory } else { 0 };
     vec![
-        fixed("handshakes", HANDSHAKES_MAX, "handshakes", "listener", "further ones wait in the backlog")
+        fixed("handshakes", handshakes_max, "handshakes", "listener", "further ones wait in the backlog")
             .metric(
                 "amop_door_pending_handshakes_max",
                 "Handshakes at once of links that come in, for applications and for nodes each.",
             )
-            .memory(2 * HANDSHAKES_MAX * handshake),
+            .memory(2 * handshakes_max * handshake),
         fixed(
             "handshakes",
-            address_handshakes_max,
+            address_handshakes_max.min(handshakes_max),
             "handshakes",
             "address at a listener",
             "further ones wait",
@@ -684,12 +714,12 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
         .set_by("[amop] address_handshakes_max"),
         fixed(
             "connections that wait because of their address",
-            WAITING_MAX,
+            waiting_max,
             "connections",
             "listener",
             "closed: handshakes_refused",
         )
-        .memory(2 * WAITING_MAX * WAITING_MEMORY),
+        .memory(2 * waiting_max * WAITING_MEMORY),
         fixed(
             "connections that wait because of their address",
             WAITING_PER_ADDRESS_MAX,
@@ -745,7 +775,7 @@ pub(crate) fn bounds(address_handshakes_max: usize) -> Vec<Bound> {
             "node",
             "further ones wait, one for each session",
         )
-        .memory(LEDGER_DIALS_MAX * handshake + SESSIONS_MAX * WAITING_MEMORY),
+        .memory(if_ledger(LEDGER_DIALS_MAX * handshake + sessions_max * WAITING_MEMORY)),
         fixed("lookups of names", LOOKUPS_MAX, "threads", "node", "further ones wait"),
         fixed("lookup of a name", LOOKUP_TIMEOUT.as_millis() as usize, "ms", "dial", "the dial fails"),
         fixed("links", LINKS_PER_NODE_MAX, "links", "neighbour", "not let in: nodes_refused_by_number"),

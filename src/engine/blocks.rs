@@ -14,7 +14,10 @@ use std::{
 use crossbeam::queue::ArrayQueue;
 
 use super::bounds::{BLOCKS_KEPT_MAX, OUTPUT_KEPT_MAX, OUTPUTS_KEPT_MAX, OWN_RECEIVES_MAX, SEALED_AHEAD_MAX};
-use crate::tls::record::{OVERHEAD_MAX, PLAINTEXT_LEN_MAX};
+use crate::{
+    relay::settings::Tables,
+    tls::record::{OVERHEAD_MAX, PLAINTEXT_LEN_MAX},
+};
 
 /// Full records of a frame that a block holds opened: with frames of applications, whose headers have one
 /// length, each record that is sent then lies in one block.
@@ -39,23 +42,39 @@ struct Inner {
     home: Home,
     /// The fewest that were free since the last trim.
     least: Cell<usize>,
+    /// How many blocks are kept.
+    kept_max: usize,
     /// Held once by each link that receives into a block of its own.
     receives: Rc<()>,
+    /// How many links that are.
+    receives_max: usize,
     /// Little memory of outgoing queues, of any length …
     outputs: RefCell<Vec<Vec<u8>>>,
     /// … and empty buffers for what is gathered there.
     gathered: RefCell<Vec<Vec<u8>>>,
+    /// How many of each of these are kept.
+    outputs_max: usize,
 }
 
 impl Blocks {
+    #[cfg(test)]
     pub(super) fn new() -> Self {
+        Self::with_tables(Tables::FULL)
+    }
+
+    /// None yet, and so many at most as the node's memory has room for.
+    pub(super) fn with_tables(tables: Tables) -> Self {
+        let kept_max = tables.of(BLOCKS_KEPT_MAX);
         Self(Rc::new(Inner {
             free: RefCell::default(),
-            home: Arc::new(ArrayQueue::new(BLOCKS_KEPT_MAX)),
+            home: Arc::new(ArrayQueue::new(kept_max)),
+            kept_max,
             least: Cell::new(0),
             receives: Rc::default(),
+            receives_max: tables.of(OWN_RECEIVES_MAX),
             outputs: RefCell::default(),
             gathered: RefCell::default(),
+            outputs_max: tables.of(OUTPUTS_KEPT_MAX),
         }))
     }
 
@@ -71,8 +90,8 @@ impl Blocks {
 
     /// A right to receive into a block, if not too many links do.
     pub(super) fn take_receive(&self) -> Option<Rc<()>> {
-        let receives = &self.0.receives;
-        (Rc::strong_count(receives) <= OWN_RECEIVES_MAX).then(|| receives.clone())
+        let Inner { receives, receives_max, .. } = &*self.0;
+        (Rc::strong_count(receives) <= *receives_max).then(|| receives.clone())
     }
 
     /// Memory that an outgoing queue had before, or none.
@@ -88,18 +107,18 @@ impl Blocks {
     /// Keeps memory of an outgoing queue that has nothing to send.
     pub(super) fn keep_output(&self, mut block: Block) {
         if block.home.is_none() {
-            keep(&self.0.outputs, std::mem::take(&mut block.memory));
+            keep(&self.0.outputs, std::mem::take(&mut block.memory), self.0.outputs_max);
         }
     }
 
     /// The same of a buffer.
     pub(super) fn keep_gathered(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        keep(&self.0.gathered, buffer);
+        keep(&self.0.gathered, buffer, self.0.outputs_max);
     }
 
     fn gather(&self, free: &mut Vec<Vec<u8>>) {
-        while free.len() < BLOCKS_KEPT_MAX
+        while free.len() < self.0.kept_max
             && let Some(memory) = self.0.home.pop()
         {
             free.push(memory);
@@ -117,9 +136,9 @@ impl Blocks {
     }
 }
 
-fn keep(list: &RefCell<Vec<Vec<u8>>>, buffer: Vec<u8>) {
+fn keep(list: &RefCell<Vec<Vec<u8>>>, buffer: Vec<u8>, kept_max: usize) {
     let mut list = list.borrow_mut();
-    if (1..=OUTPUT_KEPT_MAX).contains(&buffer.capacity()) && list.len() < OUTPUTS_KEPT_MAX {
+    if (1..=OUTPUT_KEPT_MAX).contains(&buffer.capacity()) && list.len() < kept_max {
         list.push(buffer);
     }
 }

@@ -8,9 +8,8 @@ use crate::{
     bound::{Bound, fixed},
     relay::{
         RegistryInput,
-        registry::NEIGHBOURS_MAX,
         session_queue::{SESSION_CONTROL_BYTES_MAX, SESSION_SHARE},
-        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, SESSIONS_MAX, Settings},
+        settings::{FRAME_LEN_SETTABLE_MAX, NODE_FRAME_ROOM, Settings},
     },
     wire::{sdk, ws::upgrade},
 };
@@ -89,19 +88,24 @@ pub(super) const MESH_BYTES_MAX: usize = 16 << 20;
 pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> Vec<Bound> {
     let frames_per_buffer = settings.receive_buffer_len / sdk::HEADER_LEN;
     let receive_bytes = usize::from(settings.receive_buffers) * settings.receive_buffer_len;
+    let (tables, links) = (relay.tables, relay.sessions_max + relay.neighbours_max);
+    let (outputs_kept, blocks_kept) = (tables.of(OUTPUTS_KEPT_MAX), tables.of(BLOCKS_KEPT_MAX));
+    let (own_receives, mesh_bytes) = (tables.of(OWN_RECEIVES_MAX), tables.of(MESH_BYTES_MAX));
     let message = size_of::<super::mesh::Item>();
     let pairs = reactors * (reactors - 1);
     let link =
         size_of::<super::transmit::Transmit>() + super::reactor::SLOT_LEN + super::ring::DESCRIPTOR_LEN;
+    // One reactor sends nothing to itself.
+    let senders = if pairs > 0 { reactors } else { 0 };
     vec![
         fixed(
             "links",
-            SESSIONS_MAX + NEIGHBOURS_MAX,
+            links,
             "links",
             "node",
             "the door lets nobody in: sessions_refused; a node's link is closed: refused_nodes",
         )
-        .memory((SESSIONS_MAX + NEIGHBOURS_MAX) * link),
+        .memory(links * link),
         fixed(
             "receive buffers",
             receive_bytes,
@@ -113,28 +117,28 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
         .memory(reactors * receive_bytes),
         fixed(
             "little buffers kept for links that send again",
-            2 * OUTPUTS_KEPT_MAX,
+            2 * outputs_kept,
             "buffers",
             "reactor",
             "by design: others are freed",
         )
-        .memory(reactors * 2 * OUTPUTS_KEPT_MAX * OUTPUT_KEPT_MAX),
+        .memory(reactors * 2 * outputs_kept * OUTPUT_KEPT_MAX),
         fixed(
             "blocks kept for large frames",
-            2 * BLOCKS_KEPT_MAX,
+            2 * blocks_kept,
             "blocks",
             "reactor",
             "by design: others are freed; those that nothing needed for 0.5 s are too",
         )
-        .memory(reactors * 2 * BLOCKS_KEPT_MAX * BLOCK_LEN),
+        .memory(reactors * 2 * blocks_kept * BLOCK_LEN),
         fixed(
             "links that receive into a block of their own",
-            OWN_RECEIVES_MAX,
+            own_receives,
             "links",
             "reactor",
             "a large frame costs one copy more: own_receives_refused",
         )
-        .memory(reactors * OWN_RECEIVES_MAX * BLOCK_LEN),
+        .memory(reactors * own_receives * BLOCK_LEN),
         fixed(
             "events that epoll tells at once",
             EPOLL_EVENTS_MAX,
@@ -236,7 +240,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
         // Buffers grow by doubling.
         .memory(2 * settings.queues_bytes_max + reactors * relay.frame_len_max),
         fixed("share of a session in them", SESSION_SHARE, "bytes", "session", "it may always have as much")
-            .memory(SESSIONS_MAX * SESSION_SHARE),
+            .memory(relay.sessions_max * SESSION_SHARE),
         fixed(
             "sealed and not sent",
             SEALED_AHEAD_MAX,
@@ -244,7 +248,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "link",
             "further frames wait unsealed; one frame may go beyond",
         )
-        .memory(2 * NEIGHBOURS_MAX * SEALED_AHEAD_MAX),
+        .memory(2 * relay.neighbours_max * SEALED_AHEAD_MAX),
         fixed(
             "received and sent of large frames in a turn",
             BULK_BYTES_PER_TURN,
@@ -260,7 +264,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "node link",
             "as where too much is unacknowledged; a frame of another node is dropped: relay_dropped",
         )
-        .memory(relay.windows_bytes_max),
+        .memory(relay.windows_bytes_max + reactors * relay.frame_len_max),
         fixed(
             "frames of other nodes that wait on node links",
             relay.windows_bytes_max,
@@ -277,7 +281,7 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
             "node link",
             "the frame is dropped, a later one says the same: dropped_control_full",
         )
-        .memory(NEIGHBOURS_MAX * CONTROL_BYTES_MAX),
+        .memory(relay.neighbours_max * CONTROL_BYTES_MAX),
         fixed(
             "mesh queue",
             MESH_QUEUE_LEN,
@@ -288,12 +292,12 @@ pub fn bounds(settings: &EngineSettings, relay: &Settings, reactors: usize) -> V
         .memory(pairs * MESH_QUEUE_LEN * (message + MESH_SMALL_FRAME_MAX)),
         fixed(
             "large frames in a mesh queue",
-            MESH_BYTES_MAX,
+            mesh_bytes,
             "bytes",
             "pair of reactors",
             "the same; one frame may go beyond",
         )
-        .memory(pairs * MESH_BYTES_MAX + reactors * relay.frame_len_max),
+        .memory(pairs * mesh_bytes + senders * relay.frame_len_max),
         fixed(
             "spilled messages",
             frames_per_buffer + relay.pending_requests_max + relay.pending_pushes_max,

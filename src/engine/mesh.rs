@@ -61,6 +61,8 @@ pub(super) struct Mesh {
     queues: Vec<ArrayQueue<Item>>,
     /// Bytes of large frames in each queue.
     bytes: Vec<AtomicUsize>,
+    /// The bound of each of these.
+    bytes_max: usize,
     pub(super) sleepers: Vec<Sleeper>,
     /// Reactors that have ended and take nothing any more.
     left: Vec<AtomicBool>,
@@ -72,9 +74,15 @@ impl Mesh {
         Self {
             queues: (0..count * count).map(|_| ArrayQueue::new(MESH_QUEUE_LEN)).collect(),
             bytes: (0..count * count).map(|_| AtomicUsize::new(0)).collect(),
+            bytes_max: MESH_BYTES_MAX,
             sleepers,
             left: (0..count).map(|_| AtomicBool::new(false)).collect(),
         }
+    }
+
+    /// The same, with another bound of large frames in each queue.
+    pub(super) fn with_bytes_max(self, bytes_max: usize) -> Self {
+        Self { bytes_max, ..self }
     }
 
     /// A reactor has ended: what others have for it is nobody's, and they do not wait for room.
@@ -95,7 +103,7 @@ impl Mesh {
     fn push(&self, from: ReactorId, to: ReactorId, item: Item) -> Result<(), Item> {
         let index = self.index(from, to);
         let Some(len) = Self::large_bytes(&item) else { return self.queues[index].push(item) };
-        if self.bytes[index].load(Relaxed) >= MESH_BYTES_MAX {
+        if self.bytes[index].load(Relaxed) >= self.bytes_max {
             return Err(item);
         }
         self.bytes[index].fetch_add(len, Relaxed);

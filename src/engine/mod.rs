@@ -286,7 +286,10 @@ impl Engine {
         let wakers = (0..count)
             .map(|_| Waker::new().map_err(|error| EngineError::from_io("an eventfd", error)))
             .collect::<Result<Vec<_>, _>>()?;
-        let mesh = Arc::new(Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect()));
+        let mesh = Arc::new(
+            Mesh::new(wakers.iter().cloned().map(Sleeper::new).collect())
+                .with_bytes_max(shared.settings.tables.of(bounds::MESH_BYTES_MAX)),
+        );
         let unfinished = Arc::new(UnfinishedFrames::new(settings.unfinished_bytes_max, count));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
         let dropped: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();

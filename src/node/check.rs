@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     admin::AdminListener,
+    bounds,
     config::Config,
     door::{
         CHANNEL_KEY, Listeners, P2P_KEY,
@@ -38,7 +39,7 @@ pub struct Checked {
 /// Everything that can be said of a configuration on this machine, besides what its text says. Ports are opened for a moment;
 /// one that a node holds which runs with this very `file` is right. Ledger nodes are asked for their version.
 pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
-    let mut checked = Checked::default();
+    let mut checked = Checked { findings: Vec::new(), ready: memory(config) };
     match Credentials::load(config) {
         Ok(credentials) => {
             checked.findings = credentials.findings(config, now);
@@ -67,6 +68,22 @@ pub fn check(config: &Config, file: &Path, now: SystemTime) -> Checked {
         Err(error) => checked.findings.push(Finding::error(error)),
     }
     checked
+}
+
+/// How much memory the node takes at most, and what it has no room for.
+fn memory(config: &Config) -> Vec<String> {
+    let max = &config.memory_max;
+    let mebibytes = |bytes: u64| bounds::grouped(bytes >> 20);
+    let whose = if max.is_set { "set" } else { "by default" };
+    let mut lines = vec![format!(
+        "[engine] memory_max {whose}: {} MiB, of which all bounds together take {} MiB (amop bounds)",
+        mebibytes(max.bytes),
+        mebibytes(bounds::memory(&config.bounds())),
+    )];
+    if !max.shortages.is_empty() {
+        lines.push(format!("with more memory there would be more: {}", max.shortages.join(", ")));
+    }
+    lines
 }
 
 /// Whose applications have certificates that fit.

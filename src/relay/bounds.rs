@@ -4,7 +4,7 @@ use super::{
     channel, diagnostic, ledger, peer_2x, registry,
     rpc::{ANSWERS_BYTES_MAX, BODY_LEN_MAX},
     session_queue::SESSION_LEDGER_BYTES_MAX,
-    settings::{SESSIONS_MAX, Settings},
+    settings::Settings,
     shard, trace,
 };
 use crate::{
@@ -21,13 +21,14 @@ fn millis(time: std::time::Duration) -> usize {
 
 /// All tables and times of the relay.
 pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
-    let sizes = shard::sizes();
+    let (sizes, tables) = (shard::sizes(), settings.tables);
     let topic = size_of::<crate::wire::Topic>() + TOPIC_LEN_MAX + ALLOCATION;
     // A hash table is at most twice as large as what is in it.
     let in_table = |size: usize| 2 * size;
     // Whole chunks are kept, the oldest and the newest of each reactor perhaps for one message.
-    let kept = (trace::KEPT_MAX + 2 * reactors * trace::CHUNK_LEN) * trace::RECORD_LEN
-        + trace::KEPT_MAX * (trace::Sender::LEN_MAX + sizes.attempts);
+    let traces = tables.of(trace::KEPT_MAX);
+    let kept = (traces + 2 * reactors * trace::CHUNK_LEN) * trace::RECORD_LEN
+        + traces * (trace::Sender::LEN_MAX + sizes.attempts);
     let mut bounds = vec![
         fixed(
             "frame",
@@ -38,9 +39,9 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         )
         .metric("amop_frame_bytes_max", "Bytes of one frame.")
         .set_by("[amop] frame_len_max"),
-        fixed("sessions", SESSIONS_MAX, "sessions", "node", "not let in: sessions_refused")
+        fixed("sessions", settings.sessions_max, "sessions", "node", "not let in: sessions_refused")
             .metric("amop_sessions_max", "Sessions that the node takes.")
-            .memory(SESSIONS_MAX * (sizes.session + in_table(16) + 4 * ALLOCATION)),
+            .memory(settings.sessions_max * (sizes.session + in_table(16) + 4 * ALLOCATION)),
         fixed(
             "the wait for the state of others",
             millis(settings.ready_timeout),
@@ -175,12 +176,12 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .set_by("[amop] push_timeout_ms"),
         fixed(
             "pairs of publishers and subscribers of private topics",
-            shard::PAIRS_MAX,
+            tables.of(shard::PAIRS_MAX),
             "pairs",
             "reactor",
             "not challenged: pairs_over_bound",
         )
-        .memory(reactors * shard::PAIRS_MAX * in_table(sizes.pair)),
+        .memory(reactors * tables.of(shard::PAIRS_MAX) * in_table(sizes.pair)),
         fixed(
             "subscribers that a publisher is asked to verify",
             shard::OPEN_MAX,
@@ -188,7 +189,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "session",
             "the others wait for their turn",
         )
-        .memory(reactors * shard::PAIRS_MAX * in_table(sizes.asked)),
+        .memory(reactors * tables.of(shard::PAIRS_MAX) * in_table(sizes.asked)),
         fixed(
             "time of a challenge",
             millis(shard::OPEN_FOR_MAX),
@@ -205,27 +206,27 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         ),
         fixed(
             "open challenges to this node's subscribers",
-            shard::CHALLENGES_MAX,
+            tables.of(shard::CHALLENGES_MAX),
             "challenges",
             "node",
             "tried again later: challenges_over_bound",
         )
-        .memory(shard::CHALLENGES_MAX * in_table(sizes.challenge)),
+        .memory(tables.of(shard::CHALLENGES_MAX) * in_table(sizes.challenge)),
         fixed(
             "those of them that another node's publishers have",
-            shard::CHALLENGES_OF_NODE_MAX,
+            tables.of(shard::CHALLENGES_OF_NODE_MAX),
             "challenges",
             "neighbour",
             "the same",
         ),
         fixed(
             "payloads of challenges",
-            shard::CARRIED_MAX,
+            tables.of(shard::CARRIED_MAX),
             "payloads",
             "node",
             "no further challenge is carried: challenges_over_bound",
         )
-        .memory(shard::CARRIED_MAX * in_table(sizes.carried)),
+        .memory(tables.of(shard::CARRIED_MAX) * in_table(sizes.carried)),
         fixed("payloads of challenges", millis(shard::CARRIED_MEMORY), "ms", "payload", "forgotten"),
         fixed(
             "subscribers of a private topic that other nodes are told",
@@ -241,9 +242,9 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "frame to a node",
             "a multicast goes in several frames, a unicast tries no further ones there",
         ),
-        fixed("nodes", registry::NEIGHBOURS_MAX, "neighbours", "node", "the link is closed: refused_nodes")
+        fixed("nodes", settings.neighbours_max, "neighbours", "node", "the link is closed: refused_nodes")
             .metric("amop_neighbours_max", "Neighbours at once.")
-            .memory(registry::NEIGHBOURS_MAX * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
+            .memory(settings.neighbours_max * (sizes.neighbour + sizes.node_link + 4 * ALLOCATION)),
         fixed(
             "messages sent and not acknowledged",
             settings.window_frames_max,
@@ -267,7 +268,8 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             "Bytes of messages sent to all nodes and not acknowledged, and of those that came before their turn, in equal shares for the reactors.",
         )
         .set_by("[amop] windows_bytes_max")
-        .memory(settings.windows_bytes_max),
+        // One message may go beyond each.
+        .memory(settings.windows_bytes_max + reactors * settings.frame_len_max),
         fixed(
             "buffers of kept frames for the next ones",
             BUFFER_POOL_BYTES_MAX,
@@ -336,33 +338,33 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
             .memory(registry::NODES_MAX * in_table(sizes.peer)),
         fixed(
             "records of which it is remembered how far they were",
-            registry::TOMBSTONES_MAX,
+            registry::tombstones_max(settings),
             "nodes",
             "node",
             "those are forgotten that the lists leave out, then those that were known for the shortest time: tombstones_forgotten",
         )
-        .memory(registry::TOMBSTONES_MAX * registry::TOMBSTONE_LEN),
+        .memory(registry::tombstones_max(settings) * registry::TOMBSTONE_LEN),
         fixed("record", state::RECORD_LEN_MAX, "bytes", "other node", "refused: refused_size"),
         fixed("entries", state::ENTRIES_MAX, "entries", "record", "refused: refused_size"),
         fixed(
             "steps of our own record that are kept",
-            registry::HISTORY_LEN_MAX,
+            tables.of(registry::HISTORY_LEN_MAX),
             "bytes",
             "node",
             "older ones are forgotten; who missed them gets the whole record",
         )
-        .memory(registry::HISTORY_LEN_MAX),
+        .memory(tables.of(registry::HISTORY_LEN_MAX)),
         fixed(
             "state frames on their way to the registry",
-            super::STATE_BYTES_MAX,
+            tables.of(super::STATE_BYTES_MAX),
             "bytes",
             "node",
             "dropped, a digest shows what was missed: state_refused",
         )
-        .memory(super::STATE_BYTES_MAX),
+        .memory(tables.of(super::STATE_BYTES_MAX)),
         fixed(
             "messages that did not end with 0, kept for tracing",
-            trace::KEPT_MAX,
+            traces,
             "messages",
             "node",
             "the oldest are forgotten: traces_forgotten",
@@ -370,7 +372,7 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         .memory(kept),
         fixed(
             "messages that ended with 0, kept while tracing is on",
-            trace::KEPT_MAX,
+            traces,
             "messages",
             "node",
             "the same",
@@ -425,16 +427,16 @@ pub fn bounds(settings: &Settings, reactors: usize) -> Vec<Bound> {
         fixed("JSON-RPC request", BODY_LEN_MAX, "bytes", "request", "refused with -32600"),
         fixed(
             "JSON-RPC requests that wait",
-            registry::RPC_WAITING_BYTES_MAX,
+            registry::rpc_waiting_bytes_max(settings),
             "bytes",
             "node",
             "refused with -40011: rpc_refused",
         )
-        .memory(2 * registry::RPC_WAITING_BYTES_MAX),
-        fixed("JSON-RPC answers on their way", ANSWERS_BYTES_MAX, "bytes", "node", "the same")
-            .memory(ANSWERS_BYTES_MAX),
+        .memory(2 * registry::rpc_waiting_bytes_max(settings)),
+        fixed("JSON-RPC answers on their way", tables.of(ANSWERS_BYTES_MAX), "bytes", "node", "the same")
+            .memory(tables.of(ANSWERS_BYTES_MAX)),
     ]);
-    bounds.extend(peers_2x(&sizes, topic, reactors));
+    bounds.extend(peers_2x(&sizes, topic, reactors, settings));
     bounds.extend(private_over_2x());
     if let Some(of_ledger) = &settings.ledger {
         bounds.extend(ledger_bounds(of_ledger, settings, reactors));
@@ -449,12 +451,12 @@ fn ledger_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usiz
     vec![
         fixed(
             "connections to ledger nodes",
-            SESSIONS_MAX,
+            settings.sessions_max,
             "connections",
             "node",
             "there is at most one for each session",
         )
-        .memory(SESSIONS_MAX * 2 * shard::sizes().upstream),
+        .memory(settings.sessions_max * 2 * shard::sizes().upstream),
         fixed(
             "kept for ledger nodes: requests until their answer, event filters, what waits for its session",
             of_ledger.bytes_max,
@@ -505,6 +507,7 @@ fn ledger_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usiz
 
 /// What AMOP by ledger nodes takes.
 fn ledger_message_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reactors: usize) -> Vec<Bound> {
+    let copies = settings.tables.of(ledger::COPIES_MAX);
     // Nothing is taken where no message goes that way.
     let if_wanted = |memory: usize| if of_ledger.amop { memory } else { 0 };
     vec![
@@ -525,13 +528,13 @@ fn ledger_message_bounds(of_ledger: &ledger::Ledger, settings: &Settings, reacto
         ),
         fixed(
             "multicasts at sessions that are known again if they come from the other side, too",
-            ledger::COPIES_MAX,
+            copies,
             "copies",
             "reactor",
             "the oldest is forgotten: ledger_copies_forgotten",
         )
         .metric("amop_ledger_copies_known_max", "Multicasts at sessions that a reactor knows again.")
-        .memory(if_wanted(2 * reactors * ledger::COPIES_MAX * shard::copy_len())),
+        .memory(if_wanted(2 * reactors * copies * shard::copy_len())),
         fixed(
             "such a multicast is known again",
             millis(peer_2x::COPIES_TIME),
@@ -570,7 +573,9 @@ fn private_over_2x() -> Vec<Bound> {
 }
 
 /// What passes between this node and nodes of FISCO BCOS 2.x.
-fn peers_2x(sizes: &shard::Sizes, topic: usize, reactors: usize) -> Vec<Bound> {
+fn peers_2x(sizes: &shard::Sizes, topic: usize, reactors: usize, settings: &Settings) -> Vec<Bound> {
+    let topics_in_all = settings.tables.of(peer_2x::TOPICS_IN_ALL_MAX);
+    let remembered = settings.tables.of(peer_2x::REMEMBERED_MAX);
     vec![
         fixed(
             "topics of a node of FISCO BCOS 2.x",
@@ -579,10 +584,10 @@ fn peers_2x(sizes: &shard::Sizes, topic: usize, reactors: usize) -> Vec<Bound> {
             "node",
             "the list is refused, the one before stays: peer_2x_lists_refused",
         )
-        .memory(registry::NEIGHBOURS_MAX * sizes.peer_2x),
-        fixed("topics of all of these", peer_2x::TOPICS_IN_ALL_MAX, "topics", "reactor", "the same")
+        .memory(settings.neighbours_max * sizes.peer_2x),
+        fixed("topics of all of these", topics_in_all, "topics", "reactor", "the same")
             // As they were told, and in the registry.
-            .memory(reactors * peer_2x::TOPICS_IN_ALL_MAX * (2 * topic + state::ENTRY_FOOTPRINT)),
+            .memory(reactors * topics_in_all * (2 * topic + state::ENTRY_FOOTPRINT)),
         fixed(
             "topics that nodes of FISCO BCOS 2.x are told of",
             peer_2x::ANNOUNCED_MAX,
@@ -600,12 +605,12 @@ fn peers_2x(sizes: &shard::Sizes, topic: usize, reactors: usize) -> Vec<Bound> {
         ),
         fixed(
             "multicasts that are known again",
-            peer_2x::REMEMBERED_MAX,
+            remembered,
             "multicasts",
             "reactor",
             "the oldest is forgotten: peer_2x_forgotten",
         )
-        .memory(reactors * peer_2x::REMEMBERED_MAX * 2 * sizes.remembered_2x),
+        .memory(reactors * remembered * 2 * sizes.remembered_2x),
         fixed(
             "the pause before the list of topics is asked for again",
             millis(peer_2x::REQUEST_PAUSE),

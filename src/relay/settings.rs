@@ -5,11 +5,39 @@ use std::{
     time::Duration,
 };
 
-use super::ledger::Ledger;
+use super::{ledger::Ledger, registry::NEIGHBOURS_MAX};
 use crate::wire::NodeId;
 
-/// Sessions of a node (WIRE §1.8).
+/// Sessions of a node (WIRE §1.8), unless memory is little.
 pub const SESSIONS_MAX: usize = 65_536;
+
+/// How large the tables are that nobody sets: as large as their constants say, or a part of it where `[engine] memory_max`
+/// leaves no room for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Of [`Self::WHOLE`].
+    parts: usize,
+}
+
+impl Tables {
+    /// As large as their constants say.
+    pub const FULL: Self = Self { parts: Self::WHOLE };
+    /// The parts of a whole table.
+    pub const WHOLE: usize = 1024;
+    /// No table is smaller than so many parts.
+    const PARTS_MIN: usize = 16;
+
+    /// So many parts of [`Self::WHOLE`], or as near to it as may be.
+    pub fn of_parts(parts: usize) -> Self {
+        Self { parts: parts.clamp(Self::PARTS_MIN, Self::WHOLE) }
+    }
+
+    /// How much a table holds that would hold `full`.
+    pub const fn of(self, full: usize) -> usize {
+        let part = full / Self::WHOLE * self.parts + full % Self::WHOLE * self.parts / Self::WHOLE;
+        if part == 0 { 1 } else { part }
+    }
+}
 
 /// The most that [`Settings::frame_len_max`] may be set to.
 pub const FRAME_LEN_SETTABLE_MAX: usize = 1 << 30;
@@ -36,6 +64,12 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// A session that takes nothing of what is queued for it for so long is closed.
     pub stall_timeout: Duration,
+    /// Sessions of the node.
+    pub sessions_max: usize,
+    /// Nodes that are linked with this one.
+    pub neighbours_max: usize,
+    /// How large the tables are that nobody sets.
+    pub tables: Tables,
     /// Topics of one session (WIRE §1.6).
     pub session_topics_max: usize,
     /// Topics of the node (WIRE §1.6).
@@ -117,6 +151,9 @@ impl Default for Settings {
             retry_after_push_timeout: true,
             idle_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(20),
+            sessions_max: SESSIONS_MAX,
+            neighbours_max: NEIGHBOURS_MAX,
+            tables: Tables::FULL,
             session_topics_max: 10_000,
             node_topics_max: 1_000_000,
             node_subscriptions_max: 1_000_000,

@@ -109,10 +109,11 @@ pub(super) const RECORD_LEN: usize = size_of::<Record>() + size_of::<u32>() + si
 ///
 /// All shards of a node together keep a number of them: each record has a ticket, and is forgotten when as
 /// many newer ones have been handed out.
-#[derive(Default)]
 pub(super) struct Records {
     chunks: VecDeque<Chunk>,
     len: usize,
+    /// How many of all shards are kept.
+    kept_max: usize,
 }
 
 #[derive(Default)]
@@ -140,6 +141,11 @@ fn tag(seq: &Seq) -> u32 {
 }
 
 impl Records {
+    /// None yet; of all shards so many are kept.
+    pub(super) fn new(kept_max: usize) -> Self {
+        Self { chunks: VecDeque::new(), len: 0, kept_max }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -161,7 +167,7 @@ impl Records {
 
     /// Forgets chunks of which all records are too old; tells how many records.
     pub(super) fn forget(&mut self, tickets: &AtomicU64) -> usize {
-        let (oldest, before) = (oldest_ticket(tickets), self.len);
+        let (oldest, before) = (self.oldest_ticket(tickets), self.len);
         while let Some(chunk) = self.chunks.front()
             && chunk.tickets.last().is_some_and(|&last| last < oldest)
         {
@@ -173,7 +179,7 @@ impl Records {
 
     /// Those of a seq, the newest first.
     pub(super) fn find<'a>(&'a self, seq: &'a Seq, tickets: &AtomicU64) -> impl Iterator<Item = &'a Record> {
-        let (oldest, tag) = (oldest_ticket(tickets), tag(seq));
+        let (oldest, tag) = (self.oldest_ticket(tickets), tag(seq));
         self.chunks.iter().rev().flat_map(move |chunk| {
             let places = chunk.tags.iter().enumerate().rev().filter(move |(_, other)| **other == tag);
             places
@@ -182,10 +188,10 @@ impl Records {
                 .filter(move |record| record.seq == *seq)
         })
     }
-}
 
-fn oldest_ticket(tickets: &AtomicU64) -> u64 {
-    tickets.load(Relaxed).saturating_sub(KEPT_MAX as u64)
+    fn oldest_ticket(&self, tickets: &AtomicU64) -> u64 {
+        tickets.load(Relaxed).saturating_sub(self.kept_max as u64)
+    }
 }
 
 /// What a node itself knows of a message, with what it tells nobody else.
@@ -228,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_last_records_of_all_shards_together_are_kept_and_those_before_are_not() {
-        let (tickets, mut shards) = (AtomicU64::new(0), [Records::default(), Records::default()]);
+        let (tickets, mut shards) = (AtomicU64::new(0), [Records::new(KEPT_MAX), Records::new(KEPT_MAX)]);
         let all = 3 * KEPT_MAX as u64;
         let shard_of = |number: u64| usize::from(number.is_multiple_of(3));
         let mut forgotten = 0;
@@ -249,7 +255,7 @@ mod tests {
 
     #[test]
     fn records_of_one_seq_come_the_newest_first() {
-        let (tickets, mut records) = (AtomicU64::new(0), Records::default());
+        let (tickets, mut records) = (AtomicU64::new(0), Records::new(KEPT_MAX));
         for number in 0..1_000 {
             records.push(Record { seq: seq(number % 300), ..record(number) }, &tickets);
         }

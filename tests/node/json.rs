@@ -285,6 +285,14 @@ fn what_measures_has_the_fields_that_are_documented() {
 }
 
 #[test]
+fn the_bounds_of_a_node_have_the_fields_that_are_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.ini");
+    std::fs::write(&config, "[ledger]\nnode.0=127.0.0.1:20200\n").unwrap();
+    check("amop bounds", &printed(&["bounds", "-c", config.to_str().unwrap()], 0));
+}
+
+#[test]
 fn what_files_hold_has_the_fields_that_are_documented() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().display().to_string();

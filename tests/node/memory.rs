@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -53,6 +54,8 @@ impl Divisor {
     }
 }
 
+/// One node is filled after the other: what is awaited comes late where two are at once.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const SESSIONS: usize = 1_000;
 const HANDSHAKES: usize = 1_000;
 
@@ -61,6 +64,8 @@ struct Filling {
     rooms: Vec<bounds::ModuleBounds>,
     before: usize,
     failed: bool,
+    /// What the whole node must stay below, if that is asked and not each part.
+    memory_max: Option<u64>,
     /// What was computed for all parts so far but was not taken. A part may use it where the machine has other work, since
     /// what was sent for one part may then arrive with the next.
     left: u64,
@@ -95,6 +100,11 @@ impl Filling {
         }
         let taken = resident.saturating_sub(self.before);
         self.before = resident;
+        if let Some(max) = self.memory_max {
+            self.failed |= resident as u64 > max;
+            println!("{part:<44} {:>9} KiB of {} KiB", resident >> 10, max >> 10);
+            return;
+        }
         let allowed = computed + if self.carries_over { self.left } else { 0 };
         let verdict = if taken as u64 <= allowed { "" } else { "  MORE" };
         self.failed |= taken as u64 > allowed;
@@ -115,26 +125,36 @@ fn drain(app: &RawSdk) {
 
 #[test]
 fn a_node_at_a_quarter_of_these_bounds_takes_no_more_memory_than_computed() {
-    fill_to_the_bounds(Divisor(4));
+    fill_to_the_bounds(Divisor(4), &Divisor(4).config(), false);
 }
 
 #[test]
 #[ignore = "takes some minutes and hundreds of MiB: scripts/memory"]
 fn a_node_at_its_bounds_takes_no_more_memory_than_computed() {
-    fill_to_the_bounds(Divisor(1));
+    fill_to_the_bounds(Divisor(1), &Divisor(1).config(), false);
 }
 
-fn fill_to_the_bounds(divisor: Divisor) {
-    let config = divisor.config();
-    let node = Process::start_with(&host_dir(Profile::Ec).join("node0/conf"), false, &config);
+/// Nothing is set but how much memory it may take: what is sent is more than its bounds have room for.
+#[test]
+fn a_node_that_is_sent_more_than_memory_max_stays_below_it() {
+    let config = "[admin]\nlisten_port=0\n[engine]\nreactors=1\nmemory_max=256M\n[amop]\npush_timeout_ms=600000\n\
+        request_timeout_ms=600000\nidle_timeout_ms=3600000\nstall_timeout_ms=3600000\n";
+    fill_to_the_bounds(Divisor(1), config, true);
+}
+
+/// With `is_whole` the whole node is compared with `memory_max`, else each part with what was computed for it.
+fn fill_to_the_bounds(divisor: Divisor, config: &str, is_whole: bool) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = Process::start_with(&host_dir(Profile::Ec).join("node0/conf"), false, config);
     let (config, _) = Config::parse(&format!("[p2p]\n{config}"), Path::new(".")).expect("a configuration");
     let before = node.resident_bytes();
     println!("{:<44} {:>40} KiB", "an idle node", before >> 10);
     let mut filling = Filling {
         node,
-        rooms: bounds::all(&config),
+        rooms: config.bounds(),
         before,
         failed: false,
+        memory_max: is_whole.then_some(config.memory_max.bytes),
         left: 0,
         carries_over: divisor.0 > 1,
     };
@@ -243,6 +263,7 @@ fn fill_to_the_bounds(divisor: Divisor) {
         bound >> 10,
         filling.node.resident_bytes() >> 10
     );
-    assert!(!filling.failed, "a part takes more than was computed for it");
+    assert!(!filling.failed, "a part takes more than was computed for it, or the node more than it may");
+    assert!(bound <= config.memory_max.bytes);
     drop((handshakes, deaf, slow, silent, subscribers, sessions));
 }

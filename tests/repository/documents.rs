@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use amop::internal::{bounds, config::Config};
 
-/// A machine with 16 GiB of memory and four processors.
-const CONFIG: &str = "[engine]\nreactors=4\nunfinished_bytes_max=4294967296\nqueues_bytes_max=1073741824\n[amop]\n\
-    records_bytes_max=1073741824\nwindows_bytes_max=1073741824\nretained_bytes_max=536870912\n[ledger]\nnode.0=127.0.0.1:20200\n\
-    bytes_max=536870912\n";
+/// As by default on a machine with 16 GiB of memory and two processors.
+const CONFIG: &str = "[engine]\nmemory_max=4G\nreactors=2\n[ledger]\nnode.0=127.0.0.1:20200\n";
 
 /// With `AMOP_WRITE=1` it writes the page.
 #[test]
@@ -17,7 +15,7 @@ fn the_page_of_bounds_is_what_the_code_has() {
     let marker = "<!-- from here on written by `AMOP_WRITE=1 cargo test --test repository documents` -->\n\n";
     let (about, tables) = page.split_once(marker).expect("the marker");
     let (config, _) = Config::parse(CONFIG, Path::new(".")).expect("a configuration");
-    let made = bounds::table(&bounds::all(&config));
+    let made = bounds::table(&config.bounds());
     if std::env::var_os("AMOP_WRITE").is_some() {
         std::fs::write(&path, format!("{about}{marker}{made}")).expect("writing");
     } else {

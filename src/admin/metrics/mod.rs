@@ -65,6 +65,7 @@ impl Metrics {
             registry: watched.registry_counters.clone(),
             door: watched.door_counters.clone(),
             engine: watched.engine.clone(),
+            memory_max: watched.memory_max,
             bounds: watched.bounds.clone(),
             certificates: watched.certificates.clone(),
             ledger_nodes: watched.ledger_nodes.clone(),
@@ -94,6 +95,7 @@ struct NodeMetrics {
     registry: Arc<RegistryCounters>,
     door: Arc<DoorCounters>,
     engine: EngineHandle,
+    memory_max: u64,
     bounds: Vec<Bound>,
     certificates: Arc<ArcSwap<CertificateEnds>>,
     ledger_nodes: Arc<[LedgerNode]>,
@@ -146,6 +148,8 @@ impl Collector for NodeMetrics {
         self.encode_certificates(encoder)?;
         self.encode_engine(encoder)?;
         self.encode_bounds(encoder)?;
+        let help = "Bytes of memory that all bounds together are within.";
+        encode_gauge(encoder, "amop_memory_max_bytes", help, self.memory_max as f64)?;
         process::encode(encoder, self.started)
     }
 }

@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn what_has_a_bound_of_each_reactor_is_told_of_each() {
         let (config, _) = crate::config::Config::parse("", std::path::Path::new(".")).unwrap();
-        let bounds = crate::bounds::all(&config).into_iter().flat_map(|(_, bounds)| bounds);
+        let bounds = config.bounds().into_iter().flat_map(|(_, bounds)| bounds);
         for bound in bounds.filter(crate::bound::Bound::is_of_each_reactor) {
             let Some(of) = bound.metric.and_then(|metric| metric.of.strip_prefix("amop_")) else { continue };
             if Counters::default().all().any(|metric| metric.name == of) {

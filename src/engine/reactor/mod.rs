@@ -166,7 +166,7 @@ impl Reactor {
         let mut reactor = Self {
             id: parts.id,
             ring,
-            blocks: Blocks::new(),
+            blocks: Blocks::with_tables(parts.shared.settings.tables),
             shard: Shard::new(parts.shared.clone(), parts.id, parts.seed, now),
             counters: counters.clone(),
             shared: parts.shared,

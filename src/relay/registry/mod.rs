@@ -108,6 +108,16 @@ const DISCOVERED_HOPS_MAX: u8 = 2;
 /// refused.
 pub(in crate::relay) const RPC_WAITING_BYTES_MAX: usize = 16 << 20;
 
+/// Tombstones that are kept; where memory is little, still several for each node that is known.
+pub(in crate::relay) fn tombstones_max(settings: &super::settings::Settings) -> usize {
+    settings.tables.of(TOMBSTONES_MAX).max(4 * NODES_MAX)
+}
+
+/// The same where memory is little: the longest request fits.
+pub(in crate::relay) fn rpc_waiting_bytes_max(settings: &super::settings::Settings) -> usize {
+    settings.tables.of(RPC_WAITING_BYTES_MAX).max(2 * rpc::BODY_LEN_MAX)
+}
+
 /// What was wrong with something that a neighbour sent about a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
@@ -372,7 +382,12 @@ impl RpcRequest {
 impl Registry {
     /// A registry that knows nobody yet.
     pub fn new(shared: Arc<Shared>, signer: NodeSigner) -> Self {
-        let mut own = OwnRecord::new(shared.id, shared.incarnation(), signer);
+        let mut own = OwnRecord::new(
+            shared.id,
+            shared.incarnation(),
+            signer,
+            shared.settings.tables.of(HISTORY_LEN_MAX),
+        );
         own.change(vec![state::KIND_SALT], Some(shared.salt.to_vec()));
         let traits = NodeTraits {
             relays: shared.settings.relays,
@@ -394,7 +409,7 @@ impl Registry {
             neighbours: BTreeMap::new(),
             known: BTreeMap::new(),
             behind: BTreeSet::new(),
-            tombstones: Tombstones::default(),
+            tombstones: Tombstones::new(tombstones_max(&shared.settings)),
             topology: Topology::default(),
             topology_changed: false,
             unreached: BTreeMap::new(),
@@ -649,7 +664,7 @@ impl Registry {
     }
 
     fn handle_rpc(&mut self, request: RpcRequest) {
-        if self.rpc_waiting_bytes + request.cost() > RPC_WAITING_BYTES_MAX {
+        if self.rpc_waiting_bytes + request.cost() > rpc_waiting_bytes_max(&self.shared.settings) {
             self.counters.rpc_refused.increment();
             let RpcRequest { reactor, link, seq, body, ledger, .. } = request;
             // What the ledger node has answered holds, if not all of it is there.
@@ -670,7 +685,9 @@ impl Registry {
                 rpc::merge(merged, &body, self.view_version, &self.view(), &self.shared.settings, &mut cache);
             self.rpc_cache = cache;
             Some(answer.unwrap_or_else(|| body.into()))
-        } else if self.shared.rpc_answer_bytes.load(Relaxed) >= rpc::ANSWERS_BYTES_MAX {
+        } else if self.shared.rpc_answer_bytes.load(Relaxed)
+            >= self.shared.settings.tables.of(rpc::ANSWERS_BYTES_MAX)
+        {
             self.counters.rpc_refused.increment();
             rpc::over_rate(&body)
         } else {
@@ -734,12 +751,13 @@ impl Registry {
         debug_assert_eq!(reactor, home_reactor(&id, self.shared.reactors));
         match self.neighbours.get(&id).map(|neighbour| neighbour.entry.incarnation) {
             Some(known) if known > incarnation => return,
-            None if self.neighbours.len() >= NEIGHBOURS_MAX => {
+            None if self.neighbours.len() >= self.shared.settings.neighbours_max => {
                 self.counters.refused_nodes.increment();
                 if self.log_no_room.admits(now) {
                     warn!(
                         peer = %id, %address,
-                        "closing a node's link, {NEIGHBOURS_MAX} nodes are linked already: let in less of them by [certificate_whitelist]",
+                        "closing a node's link, {} nodes are linked already: let in less of them by [certificate_whitelist], or raise [engine] memory_max",
+                        self.shared.settings.neighbours_max,
                     );
                 }
                 let output = RegistryOutput::CloseNode { id, reason: CloseReason::NodeFrame };

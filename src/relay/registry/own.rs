@@ -32,12 +32,14 @@ pub(super) struct OwnRecord {
     entries: Entries,
     head: Option<Head>,
     history: History,
+    /// Bytes of it.
+    history_len_max: usize,
     /// Changes that no step carries yet.
     pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl OwnRecord {
-    pub(super) fn new(id: NodeId, incarnation: u64, signer: NodeSigner) -> Self {
+    pub(super) fn new(id: NodeId, incarnation: u64, signer: NodeSigner, history_len_max: usize) -> Self {
         Self {
             id,
             incarnation,
@@ -45,6 +47,7 @@ impl OwnRecord {
             entries: Entries::default(),
             head: None,
             history: History::default(),
+            history_len_max,
             pending: BTreeMap::new(),
         }
     }
@@ -98,7 +101,7 @@ impl OwnRecord {
         head.signature = self.signer.sign(&head.digest());
         let message = Message::Steps(vec![(head.clone(), &changes)]).encode();
         self.head = Some(head.clone());
-        self.history.push(head, changes, HISTORY_LEN_MAX);
+        self.history.push(head, changes, self.history_len_max);
         Some(message)
     }
 

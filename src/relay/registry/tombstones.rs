@@ -46,13 +46,18 @@ impl Tombstone {
     }
 }
 
-#[derive(Default)]
 pub(super) struct Tombstones {
+    max: usize,
     of: BTreeMap<NodeId, Tombstone>,
     order: BTreeSet<(Rank, NodeId)>,
 }
 
 impl Tombstones {
+    /// None yet, and so many at most.
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, of: BTreeMap::new(), order: BTreeSet::new() }
+    }
+
     pub(super) fn get(&self, id: &NodeId) -> Option<&Tombstone> {
         self.of.get(id)
     }
@@ -89,7 +94,7 @@ impl Tombstones {
         }
         self.order.insert((tombstone.rank, id));
         self.of.insert(id, tombstone);
-        let is_too_many = self.of.len() > TOMBSTONES_MAX;
+        let is_too_many = self.of.len() > self.max;
         if is_too_many && let Some((_, least)) = self.order.pop_first() {
             self.of.remove(&least);
         }
@@ -121,7 +126,7 @@ mod tests {
     }
 
     fn full(known_for: Duration) -> Tombstones {
-        let mut tombstones = Tombstones::default();
+        let mut tombstones = Tombstones::new(TOMBSTONES_MAX);
         for number in 0..TOMBSTONES_MAX as u64 {
             assert!(!tombstones.bury(head(number, 1, 1), None, true, known_for));
         }

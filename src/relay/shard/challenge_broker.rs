@@ -111,8 +111,8 @@ impl Parts {
         self.challenge_broker.expire(cx.now);
         let of_node =
             challenge.node.and_then(|node| self.challenge_broker.of_nodes.get(&node)).copied().unwrap_or(0);
-        if self.challenge_broker.open.is_full(CHALLENGES_MAX)
-            || of_node >= CHALLENGES_OF_NODE_MAX
+        if self.challenge_broker.open.is_full(cx.shared.settings.tables.of(CHALLENGES_MAX))
+            || of_node >= cx.shared.settings.tables.of(CHALLENGES_OF_NODE_MAX)
             || self.challenge_broker.open.contains_key(&challenge.number)
         {
             // The publisher's shard tries again.
@@ -143,7 +143,7 @@ impl Parts {
         sender: Option<SessionId>,
         frame: FrameRef<'_>,
     ) -> bool {
-        let challenge = match self.admit_challenge(cx.now, frame) {
+        let challenge = match self.admit_challenge(cx.now, frame, cx.shared.settings.tables.of(CARRIED_MAX)) {
             Ok(challenge) => challenge,
             Err(why) => {
                 let counter = match why {
@@ -165,7 +165,12 @@ impl Parts {
         true
     }
 
-    fn admit_challenge(&mut self, now: Instant, frame: FrameRef<'_>) -> Result<Box<Challenge>, NotCarried> {
+    fn admit_challenge(
+        &mut self,
+        now: Instant,
+        frame: FrameRef<'_>,
+        carried_max: usize,
+    ) -> Result<Box<Challenge>, NotCarried> {
         let body = AmopBody::decode(&frame.head()[HEADER_LEN..]).map_err(|_| NotCarried::Closed)?;
         let minted = MintedTopic::decode(body.topic).ok_or(NotCarried::Closed)?;
         self.challenge_broker.expire(now);
@@ -183,7 +188,7 @@ impl Parts {
         let hash = *hasher.finalize().as_bytes();
         match challenge_broker.carried.get(&hash) {
             Some(other) if *other != subscriber => return Err(NotCarried::HandedOn),
-            _ if challenge_broker.carried.is_full(CARRIED_MAX) => return Err(NotCarried::Full),
+            _ if challenge_broker.carried.is_full(carried_max) => return Err(NotCarried::Full),
             _ => {}
         }
         challenge_broker.carried.insert(now, hash, subscriber);

@@ -83,7 +83,7 @@ impl Common {
             secret_rng,
             draining: false,
             logs: shared.logs.clone(),
-            traces: Traces::default(),
+            traces: Traces::new(shared.settings.tables.of(crate::relay::trace::KEPT_MAX)),
             hashing,
             shared,
         }
@@ -129,7 +129,7 @@ impl<O: Outbound> Context<'_, O> {
             return self.out.to_registry(input);
         };
         let (len, in_transit_bytes) = (bytes.len(), &self.common.shared.registry_input_bytes);
-        if in_transit_bytes.load(Relaxed) >= STATE_BYTES_MAX {
+        if in_transit_bytes.load(Relaxed) >= self.common.shared.settings.tables.of(STATE_BYTES_MAX) {
             return false;
         }
         // Before it is passed on: the registry takes it off.

@@ -496,7 +496,8 @@ impl Parts {
                 gone.iter().filter_map(|subscriber| pairs.pairs.remove(subscriber)).collect();
             let new: Vec<Subscriber> =
                 there.into_iter().filter(|subscriber| !pairs.pairs.contains_key(subscriber)).collect();
-            let room = (PAIRS_MAX + before).saturating_sub(self.publishers.pairs + pairs.pairs.len());
+            let room = (cx.shared.settings.tables.of(PAIRS_MAX) + before)
+                .saturating_sub(self.publishers.pairs + pairs.pairs.len());
             if new.len() > room {
                 cx.counters.pairs_over_bound.add((new.len() - room) as u64);
                 debug!(%topic, "too many pairs of publishers and subscribers: some are not challenged");

@@ -18,12 +18,18 @@ use crate::{
 };
 
 /// What a shard keeps.
-#[derive(Default)]
 pub(super) struct Traces {
     /// Messages that did not end with 0.
     failed: Records,
     /// Those that did, while tracing was on.
     others: Records,
+}
+
+impl Traces {
+    /// None yet; of all shards so many of each kind are kept.
+    pub(super) fn new(kept_max: usize) -> Self {
+        Self { failed: Records::new(kept_max), others: Records::new(kept_max) }
+    }
 }
 
 /// A message that is over, or never began.

@@ -40,7 +40,9 @@ use crate::{
     relay::{
         CloseReason, LinkKey, Outbound, RegistryInput,
         expiring_map::{ExpiringMap, entry_len},
-        peer_2x::{BEAT_INTERVAL, COPIES_TIME, DEAD_AFTER, MulticastFrom, News, SILENT_AFTER},
+        peer_2x::{
+            BEAT_INTERVAL, COPIES_TIME, DEAD_AFTER, MulticastFrom, News, REMEMBERED_MAX, SILENT_AFTER,
+        },
         report::{Peer2xReport, PeerReport},
     },
     wire::{FrameRef, NodeId, Topic},
@@ -376,7 +378,7 @@ impl Parts {
             cx.counters.peer_2x_repeated.increment();
             return false;
         }
-        if recent.is_full(crate::relay::peer_2x::REMEMBERED_MAX) && recent.pop_oldest().is_some() {
+        if recent.is_full(cx.shared.settings.tables.of(REMEMBERED_MAX)) && recent.pop_oldest().is_some() {
             cx.counters.peer_2x_forgotten.increment();
         }
         recent.insert(cx.now, (sender, seq), ());

@@ -109,7 +109,8 @@ impl Parts {
         }
         peer.requested = None;
         let (latest_seq, told) = (peer.latest_seq, peer.told.len());
-        let room = TOPICS_IN_ALL_MAX.saturating_sub(self.topics_told_by_2x() - told);
+        let room =
+            cx.shared.settings.tables.of(TOPICS_IN_ALL_MAX).saturating_sub(self.topics_told_by_2x() - told);
         let Some(peer) = self.peer_2x_mut(key) else { return };
         let whole = payload.first(payload.len());
         match TopicList::decode(&whole, TOPICS_MAX.min(room)) {

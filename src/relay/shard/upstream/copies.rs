@@ -99,7 +99,7 @@ impl Copies {
     }
 
     /// A copy has come from one side. Gives how many others were forgotten before their time.
-    fn note(&mut self, now: Instant, session: LinkKey, digest: Digest, side: Side) -> u64 {
+    fn note(&mut self, now: Instant, session: LinkKey, digest: Digest, side: Side, copies_max: usize) -> u64 {
         while self.known.pop_expired(now).is_some() {}
         if let Some(counts) = self.known.get_mut(&(session, digest)) {
             let count = counts.of(side);
@@ -108,7 +108,7 @@ impl Copies {
         }
         let mut counts = Counts::default();
         *counts.of(side) = 1;
-        let is_full = self.known.is_full(COPIES_MAX) && self.known.pop_oldest().is_some();
+        let is_full = self.known.is_full(copies_max) && self.known.pop_oldest().is_some();
         self.known.insert(now, (session, digest), counts);
         is_full.into()
     }
@@ -154,7 +154,8 @@ impl super::Upstreams {
         digest: Digest,
         side: Side,
     ) {
-        let forgotten = self.copies.note(cx.now, session, digest, side);
+        let forgotten =
+            self.copies.note(cx.now, session, digest, side, cx.shared.settings.tables.of(COPIES_MAX));
         cx.counters.ledger_copies_forgotten.add(forgotten);
         cx.counters.ledger_copies_known.set(self.copies.known.len() as u64);
     }
@@ -200,7 +201,7 @@ mod tests {
         let mut passed = Vec::new();
         for &side in sides {
             passed.push(!copies.is_known(SESSION, digest, side));
-            copies.note(now, SESSION, digest, side);
+            copies.note(now, SESSION, digest, side, COPIES_MAX);
         }
         passed
     }
@@ -228,7 +229,7 @@ mod tests {
         let digest = copies.digest(&SEQ, FrameRef::Slice(b"x"));
         let other = LinkKey { index: 1, generation: 2 };
         assert!(!copies.is_known(other, digest, Side::Ledger));
-        copies.note(now + COPIES_TIME, other, digest, Side::Mesh);
+        copies.note(now + COPIES_TIME, other, digest, Side::Mesh, COPIES_MAX);
         assert_eq!(passed(&mut copies, now + COPIES_TIME, &[Side::Ledger]), [true]);
         assert_eq!(copies.known.len(), 2);
     }
@@ -239,7 +240,7 @@ mod tests {
         let mut forgotten = 0;
         for number in 0..COPIES_MAX as u64 + 3 {
             let at = now + Duration::from_micros(number);
-            forgotten += copies.note(at, SESSION, Digest(number), Side::Mesh);
+            forgotten += copies.note(at, SESSION, Digest(number), Side::Mesh, COPIES_MAX);
         }
         assert_eq!((forgotten, copies.known.len()), (3, COPIES_MAX));
         assert!(!copies.is_known(SESSION, Digest(2), Side::Ledger));
