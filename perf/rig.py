@@ -1,4 +1,4 @@
-"""Servers and loads, each pinned to a processor of its own; shared by perf/report and perf/scaling."""
+"""Servers and loads, each pinned to a processor of its own; shared by perf/report, perf/scaling and perf/io."""
 
 import json
 import os

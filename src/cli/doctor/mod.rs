@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    engine::IoSetting,
     escape::{shown, shown_json},
 };
 
@@ -121,6 +122,8 @@ struct Doctor {
     /// The processors of its reactors, if they are chosen.
     pin: BTreeSet<usize>,
     reactors: usize,
+    /// Whether the node does not start without io_uring, because its configuration says so.
+    needs_io_uring: bool,
     /// Processors that this process may use, and all that run.
     allowed: BTreeSet<usize>,
     online: BTreeSet<usize>,
@@ -131,7 +134,7 @@ struct Doctor {
 const NOT_HERE: &str = "not here";
 
 impl Doctor {
-    fn new(machine: Machine, reactors: usize, pin: BTreeSet<usize>) -> Self {
+    fn new(machine: Machine, reactors: usize, pin: BTreeSet<usize>, io: IoSetting) -> Self {
         let online = processors(&machine.read("/sys/devices/system/cpu/online").unwrap_or_default());
         let allowed = match machine.is_real() {
             true => own_processors(),
@@ -139,7 +142,8 @@ impl Doctor {
         };
         let online = if online.is_empty() { allowed.clone() } else { online };
         let reactors = if reactors > 0 { reactors } else { allowed.len().max(1) };
-        Self { machine, pin, reactors, allowed, online, checks: Vec::new() }
+        let needs_io_uring = io == IoSetting::Uring;
+        Self { machine, pin, reactors, needs_io_uring, allowed, online, checks: Vec::new() }
     }
 
     fn run(mut self) -> Vec<Check> {
@@ -181,14 +185,18 @@ fn list(numbers: &BTreeSet<usize>, none: &str) -> String {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let (reactors, pin) = match &args.config {
+    let (reactors, pin, io) = match &args.config {
         Some(path) => {
             let (config, _) = Config::load(path)?;
-            (config.reactors.map_or(0, usize::from), config.engine.pin.into_iter().collect())
+            (
+                config.reactors.map_or(0, usize::from),
+                config.engine.pin.into_iter().collect(),
+                config.engine.io,
+            )
         }
-        None => (0, BTreeSet::new()),
+        None => (0, BTreeSet::new(), IoSetting::default()),
     };
-    let checks = Doctor::new(Machine::at(&args.root), reactors, pin).run();
+    let checks = Doctor::new(Machine::at(&args.root), reactors, pin, io).run();
     let wrong = checks.iter().filter(|check| !check.ok).count();
     let said = match args.output.is_json() {
         true => shown_json(&serde_json::json!({ "ok": wrong == 0, "checks": checks }).to_string()),

@@ -1,9 +1,10 @@
 //! epoll, for kernels and containers in which io_uring cannot be had: what was pushed is carried out by system calls that do not
-//! block, at once or as soon as its descriptor is ready.
+//! block, with the next submission or as soon as its descriptor is ready.
 //!
 //! # Invariants
 //! - A descriptor is registered with its first operation, told of changes only (edge-triggered), and let go of before it is closed.
 //! - `readable` and `writable` are taken back only by a call that finds nothing, or less than it asked for.
+//! - Nothing goes out before it is submitted: what a turn tells other reactors is told before peers see its answers.
 //! - Whatever points to memory goes when its operation completes.
 
 use std::{
@@ -41,6 +42,8 @@ pub(super) struct Epoll {
     epoll: OwnedFd,
     /// Those with something pending, or whose owner has not closed them.
     descriptors: AHashMap<RawFd, Descriptor>,
+    /// Those with a send that was pushed and not submitted yet.
+    pushed: Vec<RawFd>,
     /// Those that have something to receive, in turn.
     ready: VecDeque<RawFd>,
     completions: VecDeque<Completion>,
@@ -100,6 +103,7 @@ impl Epoll {
         Ok(Self {
             epoll,
             descriptors: AHashMap::new(),
+            pushed: Vec::new(),
             ready: VecDeque::new(),
             completions: VecDeque::new(),
             free: Vec::with_capacity(buffers.into()),
@@ -118,7 +122,7 @@ impl Epoll {
                     Ok(descriptor) => {
                         debug_assert!(descriptor.output.is_none(), "one send at a time");
                         descriptor.output = Some(output);
-                        self.send(socket);
+                        self.pushed.push(socket);
                     }
                     Err(error) => self.complete(user_data, Err(error)),
                 }
@@ -201,8 +205,16 @@ impl Epoll {
         !self.ready.is_empty()
     }
 
-    /// Receives, and waits for a completion at most so long.
+    /// Sends what was pushed, as far as there is room.
+    pub(super) fn submit(&mut self) {
+        let mut pushed = std::mem::take(&mut self.pushed);
+        pushed.drain(..).for_each(|socket| self.send(socket));
+        self.pushed = pushed;
+    }
+
+    /// Submits, receives, and waits for a completion at most so long.
     pub(super) fn enter(&mut self, wait: Duration, buffers: &Buffers) -> io::Result<()> {
+        self.submit();
         self.receive_ready(buffers);
         // What is done can be seen to before the kernel is asked for more; the time after it is.
         if !self.completions.is_empty() && !std::mem::replace(&mut self.has_skipped, true) {
@@ -218,6 +230,7 @@ impl Epoll {
     /// Lets so much time pass before it looks, unless so many completions are there already: each wake would cost what gathering is
     /// to save.
     pub(super) fn gather(&mut self, count: usize, wait: Duration, buffers: &Buffers) -> io::Result<()> {
+        self.submit();
         self.receive_ready(buffers);
         if self.completions.len() < count && self.ready.is_empty() {
             std::thread::sleep(wait);

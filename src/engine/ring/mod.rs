@@ -236,8 +236,10 @@ impl Ring {
     pub(super) fn submit(&mut self) -> io::Result<()> {
         match &mut self.backend {
             Backend::Uring(uring) => uring.submit(),
-            // What can be sent was sent as it was pushed.
-            Backend::Epoll(_) => Ok(()),
+            Backend::Epoll(epoll) => {
+                epoll.submit();
+                Ok(())
+            }
         }
     }
 

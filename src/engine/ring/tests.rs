@@ -176,6 +176,20 @@ fn who_finds_no_buffer_is_told_and_gets_all_once_buffers_are_back() {
     }
 }
 
+/// A reactor tells the others before it submits: whoever has its answer may count on that.
+#[test]
+fn nothing_goes_out_before_it_is_submitted() {
+    for io in BOTH {
+        let (mut told, (mut peer, here)) = (Told::new(io), UnixStream::pair().unwrap());
+        peer.set_nonblocking(true).unwrap();
+        told.send(&here, b"answer", 1);
+        let mut answer = [0; 6];
+        assert_eq!(peer.read(&mut answer).unwrap_err().kind(), io::ErrorKind::WouldBlock, "{io}");
+        told.ring.submit().unwrap();
+        assert_eq!((told.end_of(1), peer.read(&mut answer).unwrap()), (6, 6), "{io}");
+    }
+}
+
 #[test]
 fn a_send_to_a_slow_reader_goes_on_as_it_reads() {
     for io in BOTH {
