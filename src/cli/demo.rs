@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -40,30 +41,49 @@ pub(super) struct DemoArgs {
 }
 
 /// A node's process; gone when this is.
-struct NodeProcess(Child);
+struct NodeProcess {
+    child: Child,
+    /// What it says, where that is not shown.
+    said: PathBuf,
+}
+
+/// Lines that are shown of a node that could not start.
+const SAID_LINES_MAX: usize = 5;
 
 impl NodeProcess {
     fn start(config: &Path, logs: bool) -> Result<Self, super::Failure> {
         let program = std::env::current_exe()?;
+        let said = config.with_extension("said");
         let child = Command::new(program)
             .args(["node", "-c"])
             .arg(config)
             .args(if logs { &["--log-level", "info"] } else { &["--log-level", "warn"] })
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(if logs { Stdio::inherit() } else { Stdio::null() })
+            .stderr(if logs { Stdio::inherit() } else { fs::File::create(&said)?.into() })
             .spawn()?;
-        Ok(Self(child))
+        Ok(Self { child, said })
+    }
+
+    /// An error with what the node has said, if it has ended.
+    fn ensure_alive(&mut self) -> Result<(), super::Failure> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        let said = fs::read(&self.said).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        let last = lines[lines.len().saturating_sub(SAID_LINES_MAX)..].join("\n  ");
+        let said = if last.is_empty() { "it said nothing; see amop demo --logs".to_owned() } else { last };
+        Err(format!("a node of the demo could not start ({status}):\n  {said}").into())
     }
 
     /// Asks it to stop, and waits for its exit status.
     fn stop(&mut self) -> Result<std::process::ExitStatus, super::Failure> {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id() as i32) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
         let end = Instant::now() + SOON;
         while Instant::now() < end {
-            if let Some(status) = self.0.try_wait()? {
+            if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -74,8 +94,8 @@ impl NodeProcess {
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -134,6 +154,7 @@ async fn tell(args: &DemoArgs) -> Result<(), super::Failure> {
             }
         }
     };
+    wait_until_up(&mut nodes, &channels).await?;
     let (alice, _alice_messages) = connect(&[0]).await?;
     wait_for_links(&alice).await?;
     say(&format!(
@@ -289,6 +310,19 @@ fn make_network(dir: &Path) -> Result<(PathBuf, Vec<String>), super::Failure> {
     }
     let channels = ports[..usize::from(NODES)].iter().map(|port| format!("127.0.0.1:{port}")).collect();
     Ok((network, channels))
+}
+
+/// Waits until all nodes let applications in. One that ends instead has said why.
+async fn wait_until_up(nodes: &mut [NodeProcess], channels: &[String]) -> Result<(), super::Failure> {
+    let end = Instant::now() + SOON;
+    for channel in channels {
+        while tokio::net::TcpStream::connect(channel).await.is_err() {
+            nodes.iter_mut().try_for_each(NodeProcess::ensure_alive)?;
+            check(Instant::now() < end, "a node does not let applications in; see amop demo --logs")?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the publisher's node knows all others.

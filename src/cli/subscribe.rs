@@ -13,7 +13,7 @@ use super::{
     help::examples,
     keys::PasswordArgs,
     output::{OutputArgs, note, print_bytes, print_line},
-    status::Status,
+    status::{Status, UsageError},
 };
 use crate::{
     client::{Client, Message, MessageKind, file},
@@ -76,6 +76,17 @@ pub(super) struct SubscribeArgs {
 pub(super) fn run(args: SubscribeArgs) -> Result<ExitCode, super::Failure> {
     if let Some(dir) = &args.save {
         std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", shown_path(dir)))?;
+    }
+    if let Some(twice) = args
+        .topics
+        .iter()
+        .enumerate()
+        .find_map(|(at, topic)| args.topics[..at].contains(topic).then_some(topic))
+    {
+        return Err(UsageError::from(format!(
+            "the topic {twice:?} is named twice: name each once, a message comes once anyway"
+        ))
+        .into());
     }
     let key = args.private_key.as_ref().map(|file| args.password.private_key(file)).transpose()?;
     super::runtime()?.block_on(async {

@@ -10,8 +10,9 @@ use rustls::ClientConfig;
 use crate::{
     escape::shown_path,
     tls::{
-        config::{ConfigError, client_config},
+        config::{ConfigError, client_config, showing_client_config},
         identity::{Identity, IdentityError, Roots},
+        presented::Presented,
         settings::TlsSettings,
     },
 };
@@ -32,7 +33,13 @@ pub enum CertificatesError {
 
 /// An application's certificate, key and roots.
 #[derive(Clone)]
-pub struct Certificates(Arc<ClientConfig>);
+pub struct Certificates(Arc<Loaded>);
+
+struct Loaded {
+    identity: Identity,
+    roots: Roots,
+    config: Arc<ClientConfig>,
+}
 
 impl std::fmt::Debug for Certificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,11 +57,22 @@ impl Certificates {
             .ok_or_else(|| CertificatesError::Missing(dir.to_owned()))?;
         let identity = Identity::load(&found.join("sdk.crt"), &found.join("sdk.key"))?;
         let roots = Roots::load(&found.join("ca.crt"))?;
-        Ok(Self(client_config(&identity, &roots, &TlsSettings::default())?))
+        let config = client_config(&identity, &roots, &TlsSettings::default())?;
+        Ok(Self(Arc::new(Loaded { identity, roots, config })))
     }
 
     /// What rustls makes connections of.
     pub fn tls(&self) -> Arc<ClientConfig> {
-        self.0.clone()
+        self.0.config.clone()
+    }
+
+    /// The same for one connection, which keeps what the node shows.
+    pub(super) fn showing(&self) -> Result<(Arc<ClientConfig>, Arc<Presented>), ConfigError> {
+        showing_client_config(&self.0.identity, &self.0.roots, &TlsSettings::default())
+    }
+
+    /// What a node is shown, and what it is judged by.
+    pub(super) fn own(&self) -> (&Identity, &Roots) {
+        (&self.0.identity, &self.0.roots)
     }
 }

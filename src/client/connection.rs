@@ -8,10 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustls::{
-    ClientConfig,
-    pki_types::{IpAddr, Ipv4Addr, ServerName},
-};
+use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
@@ -24,7 +21,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::{debug, info};
 
 use super::{
-    Answer, BACKLOG_BYTES_MAX, BACKLOG_MAX, Dialect, Inner, Message, MessageKind,
+    Answer, BACKLOG_BYTES_MAX, BACKLOG_MAX, Certificates, ConnectError, Dialect, Inner, Message, MessageKind,
     dialect_3x::{self, Heard, WebSocket},
     lock, new_seq,
 };
@@ -32,12 +29,13 @@ use crate::{
     backoff::Backoff,
     supervise::contained,
     wire::{
-        PrivateTopic, ResultCode, TopicKind, json,
+        FIRST_WORD_LEN, PrivateTopic, ResultCode, TopicKind, json,
         sdk::{self, AmopBody, FrameType, HEADER_LEN, Header},
     },
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long dialling and the handshake may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// A node that says nothing for so long is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
@@ -52,31 +50,30 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(super) async fn run(
     inner: Arc<Inner>,
     node: usize,
-    config: Arc<ClientConfig>,
-    mut outgoing: mpsc::Receiver<Vec<u8>>,
+    (certificates, mut outgoing): (Certificates, mpsc::Receiver<Vec<u8>>),
     mut dropped: watch::Receiver<()>,
-    failures: mpsc::Sender<(usize, String)>,
+    failures: mpsc::Sender<(usize, ConnectError)>,
 ) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     loop {
         let mut connected: Option<Instant> = None;
         let life = async {
             let stream = tokio::select! {
-                stream = connect(&inner.nodes[node].address, config.clone()) => stream?,
+                stream = connect(&inner.nodes[node].address, &certificates) => stream?,
                 () = discard(&mut outgoing) => pending().await,
             };
             connected = Some(Instant::now());
-            live(&inner, node, stream, &mut outgoing).await
+            live(&inner, node, stream, &mut outgoing).await.map_err(|error| ConnectError::of_end(&error))
         };
         let ended = tokio::select! {
-            ended = contained(life) => ended.unwrap_or_else(|| Err(std::io::Error::other("a fault of amop"))),
+            ended = contained(life) => ended.unwrap_or_else(|| Err(ConnectError::Other("a fault of amop: report it".to_owned()))),
             _ = dropped.changed() => return,
         };
         backoff.ended_after(connected.map_or(Duration::ZERO, |since| since.elapsed()));
         inner.set_up(node, false);
         if let Err(error) = ended {
             debug!(node = %inner.nodes[node].address, %error, "connection ended");
-            let _ = failures.try_send((node, error.to_string()));
+            let _ = failures.try_send((node, error));
         }
         let pause = backoff.next_pause(&mut rand::rng());
         tokio::select! {
@@ -92,18 +89,49 @@ async fn discard(outgoing: &mut mpsc::Receiver<Vec<u8>>) {
     while outgoing.recv().await.is_some() {}
 }
 
-async fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+async fn connect(address: &str, certificates: &Certificates) -> Result<TlsStream<TcpStream>, ConnectError> {
     let connecting = async {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        let stream = dial(address).await?;
+        let (config, presented) =
+            certificates.showing().map_err(|error| ConnectError::Other(error.to_string()))?;
         // Names are never sent nor checked.
         let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
-        TlsConnector::from(config).connect(nobody, stream).await
+        let connected = TlsConnector::from(config).connect(nobody, stream).await;
+        let error = match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => ConnectError::of_handshake(&error, presented.leaf().as_ref(), certificates.own()),
+        };
+        let is_web = error == ConnectError::NotTls && speaks_http(address).await;
+        Err(if is_web { ConnectError::AdminPort } else { error })
     };
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")),
-    }
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+    connected.unwrap_or(Err(ConnectError::TimedOut(CONNECT_TIMEOUT)))
+}
+
+async fn dial(address: &str) -> Result<TcpStream, ConnectError> {
+    let found = tokio::net::lookup_host(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => ConnectError::NoAddress,
+        _ => ConnectError::Unresolved(error.to_string()),
+    })?;
+    let found: Vec<_> = found.collect();
+    let dialling = async {
+        let stream = TcpStream::connect(found.as_slice()).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    dialling.await.map_err(|error| ConnectError::of_dial(&error))
+}
+
+/// Asks whoever speaks no TLS whether it is a web server.
+async fn speaks_http(address: &str) -> bool {
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
+        let mut first = [0; b"HTTP/".len()];
+        stream.read_exact(&mut first).await?;
+        Ok::<_, std::io::Error>(first == *b"HTTP/")
+    };
+    tokio::time::timeout(LOOK_INTERVAL, asking).await.is_ok_and(|asked| asked.unwrap_or(false))
 }
 
 /// Serves a connection until it ends.
@@ -215,6 +243,8 @@ struct Received {
     buffer: BytesMut,
     /// In the dialect of FISCO BCOS 3.x.
     web_socket: Option<WebSocket>,
+    /// Whether the first bytes are those of a channel.
+    is_channel: bool,
 }
 
 impl Received {
@@ -238,6 +268,12 @@ impl Received {
     fn next(&mut self, len_max: usize) -> std::io::Result<Option<Heard>> {
         if let Some(web_socket) = &mut self.web_socket {
             return web_socket.next(&mut self.buffer);
+        }
+        if !self.is_channel {
+            if let Some(error) = ConnectError::of_first_word(&self.buffer) {
+                return Err(std::io::Error::other(error));
+            }
+            self.is_channel = self.buffer.len() >= FIRST_WORD_LEN;
         }
         let Some(header) = Header::decode(&self.buffer) else { return Ok(None) };
         let len = header.len as usize;

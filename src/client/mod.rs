@@ -45,6 +45,7 @@
 mod certificates;
 mod connection;
 mod dialect_3x;
+mod failure;
 pub mod file;
 mod private;
 
@@ -59,6 +60,7 @@ use std::{
 
 use bytes::Bytes;
 pub use certificates::{Certificates, CertificatesError};
+pub use failure::{ConnectError, Unreached};
 use rand::RngExt;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tracing::warn;
@@ -117,8 +119,8 @@ pub enum ClientError {
     #[error("no node was named: give at least one address, such as 127.0.0.1:20200")]
     NoNode,
     /// None of the nodes could be reached.
-    #[error("no node could be reached: {0}")]
-    Unreachable(String),
+    #[error("no node could be reached: {}", failure::list(.0))]
+    Unreachable(Vec<Unreached>),
     /// A topic that breaks WIRE §2.1.
     #[error("{0:?} is not a topic: 1 to 254 bytes, no tab, no NUL")]
     Topic(String),
@@ -277,13 +279,17 @@ impl Client {
         });
         let (failures, mut failed) = mpsc::channel(16);
         for (index, outgoing) in outgoings.into_iter().enumerate() {
-            let config = options.certificates.tls();
-            let task =
-                connection::run(inner.clone(), index, config, outgoing, dropped.clone(), failures.clone());
+            let task = connection::run(
+                inner.clone(),
+                index,
+                (options.certificates.clone(), outgoing),
+                dropped.clone(),
+                failures.clone(),
+            );
             contained_task(task);
         }
         drop(failures);
-        let mut reasons: HashMap<usize, String> = HashMap::new();
+        let mut reasons: HashMap<usize, ConnectError> = HashMap::new();
         let deadline = tokio::time::sleep(options.connect_timeout);
         tokio::pin!(deadline);
         loop {
@@ -293,7 +299,7 @@ impl Client {
             tokio::select! {
                 _ = changes.changed() => {}
                 Some((node, reason)) = failed.recv() => {
-                    reasons.insert(node, format!("{}: {reason}", options.nodes[node]));
+                    reasons.insert(node, reason);
                     if reasons.len() == options.nodes.len() {
                         break;
                     }
@@ -301,11 +307,17 @@ impl Client {
                 () = &mut deadline => break,
             }
         }
-        let mut reasons: Vec<String> = reasons.into_values().collect();
-        if reasons.is_empty() {
-            reasons.push(format!("nothing within {:?}", options.connect_timeout));
-        }
-        Err(ClientError::Unreachable(reasons.join("; ")))
+        let nothing = || match options.connect_timeout > connection::CONNECT_TIMEOUT {
+            // Dialling and TLS would have failed by themselves.
+            true => ConnectError::Silent,
+            false => ConnectError::TimedOut(options.connect_timeout),
+        };
+        let addresses = options.nodes.into_iter().enumerate();
+        let unreached = addresses.map(|(node, address)| Unreached {
+            address,
+            error: reasons.remove(&node).unwrap_or_else(nothing),
+        });
+        Err(ClientError::Unreachable(unreached.collect()))
     }
 
     /// Replaces the set of topics, on all nodes, now and after every reconnection. Private topics stay as they

@@ -30,7 +30,7 @@ use crate::{
         record::{ContentType, Opened, record_len},
     },
     wire::{
-        ResultCode, hex,
+        FIRST_WORD_LEN, FirstWord, ResultCode, hex,
         sdk::{self, FrameType, HEADER_LEN, Header, Seq},
     },
 };
@@ -250,9 +250,9 @@ impl PeerProbe {
                 ));
             }
         }
-        match Word::of(&asking.plaintext) {
-            Some(Word::Node) => Ok(PeerAnswer::Node { subject }),
-            Some(Word::FiscoBcos) => Ok(PeerAnswer::Node2x { subject }),
+        match FirstWord::of(&asking.plaintext) {
+            Some(FirstWord::Node) => Ok(PeerAnswer::Node { subject }),
+            Some(FirstWord::Node2x) => Ok(PeerAnswer::Node2x { subject }),
             _ => Err(ProbeFault::new("TLS is up, and what comes is of no node", "see what answers there")),
         }
     }
@@ -441,46 +441,19 @@ impl Asking {
     }
 }
 
-/// Bytes by which it is told what is spoken.
-const FIRST_WORD_LEN: usize = 10;
-
-/// What the first bytes over TLS say, of somebody who is no channel.
-enum Word {
-    /// A node of FISCO BCOS 2.x.
-    FiscoBcos,
-    /// A node of this kind.
-    Node,
-    Http,
-}
-
-impl Word {
-    fn of(first: &[u8]) -> Option<Self> {
-        if first.starts_with(b"HTTP/") {
-            return Some(Self::Http);
-        }
-        // Length, version, and of 2.x i32 protocol 1 or 2 (INTEROP §2.1); of nodes of this kind version 1 and the type of the first
-        // frame (docs/node-link.md).
-        match *first.get(..FIRST_WORD_LEN)? {
-            [_, _, _, _, 0 | 0x80, 0, 0, 0, 0, 1 | 2] => Some(Self::FiscoBcos),
-            [_, _, _, _, 0, 1, 0, 1, ..] => Some(Self::Node),
-            _ => None,
-        }
-    }
-}
-
 /// What is wrong if the first bytes that came over TLS are not those of a channel.
 fn stranger(first: &[u8]) -> Option<ProbeFault> {
     const P2P: &str = "this is the p2p port of a node";
-    Some(match Word::of(first)? {
-        Word::Http => ProbeFault::new(
+    Some(match FirstWord::of(first)? {
+        FirstWord::Http => ProbeFault::new(
             "HTTP is spoken there, as FISCO BCOS 3.x does",
             format!("a ledger node is one of FISCO BCOS 2.x: {NOT_THE_CHANNEL}"),
         ),
-        Word::FiscoBcos => ProbeFault::new(
+        FirstWord::Node2x => ProbeFault::new(
             format!("{P2P} of FISCO BCOS 2.x"),
             format!("{NOT_THE_CHANNEL}, not its [p2p] listen_port"),
         ),
-        Word::Node => ProbeFault::new(
+        FirstWord::Node => ProbeFault::new(
             format!("{P2P} of amop, which has no ledger"),
             "let [ledger] node.N name the [rpc] channel_listen_port of a FISCO BCOS node",
         ),

@@ -14,6 +14,7 @@
 
 pub mod announcement;
 pub mod code;
+mod first_word;
 pub mod frame;
 pub mod hello;
 pub mod json;
@@ -32,6 +33,7 @@ mod reader;
 
 pub use buffer_pool::BUFFER_POOL_BYTES_MAX;
 pub use code::ResultCode;
+pub use first_word::{FIRST_WORD_LEN, FirstWord};
 pub use frame::{FrameBuffer, FrameRef, RetainedFrame};
 pub use node::{MessageNumber, NodeId};
 pub use topic::{PrivateTopic, Topic, TopicKind};

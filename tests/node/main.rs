@@ -29,6 +29,7 @@ mod log_reader;
 mod many_reactors;
 mod membership;
 mod memory;
+mod mistakes;
 mod network;
 mod pauses;
 mod peer_2x;

@@ -20,7 +20,7 @@ use super::{
     status::{Status, UsageError},
 };
 use crate::{
-    client::Certificates,
+    client::{Certificates, Dialect},
     load::{
         Amop, Load, Mix, Pace, Protocol, Records, Role, Security, Shape, Span, ThreadRole, Usage,
         set_thread_role,
@@ -230,12 +230,13 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     }
     let security = args.security(&args.connect.certs)?;
     raise_open_files();
-    let mut load = Load::connect(args.protocol(), &args.shape(), &security)?;
+    let mut load =
+        Load::connect(args.protocol(), &args.shape(), &security).map_err(|error| explained(&args, error))?;
     if args.mode == Mode::Idle {
         return idle(&args, &mut load, security);
     }
     load.set_mix(args.mix());
-    load.wait_until_ready()?;
+    load.wait_until_ready().map_err(|error| explained(&args, error))?;
     let mut is_clean = true;
     for pace in args.paces() {
         let run = load.run(pace, &args.span(), report::progress)?;
@@ -248,6 +249,23 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(if is_clean { Status::Done } else { Status::Incomplete }.into())
+}
+
+/// Why the load is not let in: the client library knows better what a handshake fails by.
+fn explained(args: &BenchArgs, error: io::Error) -> Failure {
+    if args.plaintext {
+        let hint = "does the node listen without TLS ([tls] channel_plaintext), and on this port?";
+        return format!("{error}: {hint}").into();
+    }
+    let trying = async {
+        for node in [args.publish_at(), args.subscribe_at()] {
+            let at = ConnectArgs { nodes: vec![node.clone()], certs: args.connect.certs.clone() };
+            at.connect(Dialect::V2).await?;
+        }
+        Ok::<_, Failure>(())
+    };
+    let tried = super::runtime().map_err(Failure::from).and_then(|runtime| runtime.block_on(trying));
+    tried.err().unwrap_or_else(|| error.into())
 }
 
 /// Connections that others make and leave at once.
