@@ -225,7 +225,7 @@ mod tests {
     }
 
     /// Commands that print nothing for a program to read, and why.
-    const WITHOUT_JSON: [(&str, &str); 13] = [
+    const WITHOUT_JSON: [(&str, &str); 12] = [
         ("amop completions", "a script"),
         ("amop demo", "a story"),
         ("amop drain", "nothing"),
@@ -238,7 +238,6 @@ mod tests {
         ("amop pki node", "files"),
         ("amop pki sdk", "files"),
         ("amop pki sign", "files"),
-        ("amop top", "what changes under one's eyes"),
     ];
 
     #[test]

@@ -34,7 +34,7 @@ use crate::{
 type Fields = BTreeMap<String, BTreeSet<&'static str>>;
 
 /// Fields whose own fields have names that are data.
-const MAPS: [&str; 1] = ["failed"];
+const MAPS: [&str; 2] = ["failed", "answers_per_second"];
 
 /// Adds what a value has at a path.
 fn add(value: &Value, path: &str, fields: &mut Fields) {
@@ -181,13 +181,24 @@ fn what_a_network_is_shown_by_has_the_fields_that_are_documented() {
     let network = Network::start();
     let asked = admin(&network.first);
     check("amop net", &printed(&["net", "--admin", &asked], 0));
+    let looking = std::thread::spawn({
+        let asked = asked.clone();
+        move || printed(&["top", "--once", "--interval", "2", "--admin", &asked], 0)
+    });
+    // Something that does not go as it should, for as long as it looks.
+    let channel = network.first.node().channel_address().to_string();
+    while !looking.is_finished() {
+        printed(&["pub", "nobody", "x", "-n", &channel, "-C", &certs()], 3);
+        _ = std::net::TcpStream::connect(&channel)
+            .map(|mut socket| std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\n\r\n"));
+    }
+    check("amop top", &looking.join().unwrap());
     check("amop net announce", &printed(&["net", "announce", "y", "--admin", &asked], 0));
     let neighbour = network.second.node().id().to_hex();
     let mut rounds = printed(&["net", "ping", &neighbour, "--admin", &asked, "--count", "1"], 0);
     rounds.extend(printed(&["net", "ping", &network.lost, "--admin", &asked, "--count", "1"], 3));
     check("amop net ping", &rounds);
 
-    let channel = network.first.node().channel_address().to_string();
     let (mut traces, mut subscribers) = (Vec::new(), Vec::new());
     // Of subscribers elsewhere a node does not tell addresses.
     for (topic, node) in [("far", &network.second), ("near", &network.first)] {
