@@ -292,7 +292,7 @@ mod tests {
         ] {
             assert!(small.contains(text), "no {text} in\n{small}");
         }
-        assert!(small.lines().any(|line| line.contains("1.000 ms") && line.contains("2.0 KiB")), "{small}");
+        assert!(small.lines().any(|line| line.contains("1.000 ms") && line.contains("4.0 KiB")), "{small}");
         let (large, _) = drawn(&view, (160, 50), true);
         assert!(large.contains("10.0.0.2:30300"), "{large}");
         // However little there is, nothing panics.

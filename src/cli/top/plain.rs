@@ -62,7 +62,7 @@ fn head(now: &Look) -> String {
 }
 
 /// In the two largest units.
-pub(super) fn age(seconds: u64) -> String {
+fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),

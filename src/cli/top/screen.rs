@@ -30,7 +30,8 @@ pub(super) fn run(args: &TopArgs, nodes: &[AdminAddress]) -> Result<(), Failure>
     let (answers, answered) = mpsc::sync_channel::<Asked>(ANSWERS_MAX * nodes.len().max(1));
     for (index, node) in nodes.iter().cloned().enumerate() {
         let (answers, interval) = (answers.clone(), args.interval);
-        runtime.block_on(async { contained_task(ask(index, node, interval, answers)) });
+        let _inside = runtime.enter();
+        contained_task(ask(index, node, interval, answers));
     }
     let has_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut view = View::new(nodes.iter().map(ToString::to_string));

@@ -5,7 +5,7 @@ use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 
 use super::{
     look::{ANSWERS, Look, Rates},
-    plain::{FILL_WORTH_A_LOOK, age},
+    plain::FILL_WORTH_A_LOOK,
 };
 use crate::{
     cli::{
@@ -330,6 +330,16 @@ fn others(node: &NodeState) -> Vec<Vec<Cell>> {
 pub(super) const NODE_COLUMNS: [&str; 9] =
     ["node", "name", "up", "sessions", "msg/s", "answers/s", "not 0/s", "p99", "in queues"];
 
+/// In the two largest units, without more room than it takes.
+fn short_age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
 /// A row of the table of nodes.
 pub(super) fn node_row(node: &NodeState) -> Vec<Cell> {
     let Some(now) = &node.now else {
@@ -352,7 +362,7 @@ pub(super) fn node_row(node: &NodeState) -> Vec<Cell> {
     vec![
         word(own.map_or_else(|| "-".to_owned(), |node| short(&node.id))),
         word(shown(name.unwrap_or(&node.address))),
-        number(now.up_seconds() as f64, age(now.up_seconds())),
+        number(now.up_seconds() as f64, short_age(now.up_seconds())),
         number(now.metrics.sum("amop_sessions"), now.metrics.sum("amop_sessions").to_string()),
         of(rate(&["amop_requests_total", "amop_multicasts_total"])),
         of(rate(&[ANSWERS[0].1])),
