@@ -162,6 +162,7 @@ impl StartError {
             Self::Door(DoorError::Listen { source, .. }) | Self::Admin(AdminError::Listen { source, .. }) => {
                 is_in_use(source)
             }
+            Self::Admin(AdminError::ListenPath { source, .. }) => is_in_use(source),
             _ => false,
         }
     }
@@ -378,7 +379,8 @@ impl Node {
         }
         let listeners =
             Listeners::bind(channel_listen, config.channel_plaintext, p2p_listen, [channel, p2p])?;
-        let admin_listener = config.admin_listen.map(|at| AdminListener::bind(at, admin)).transpose()?;
+        let (socket, access) = (config.admin_socket.as_ref(), &config.admin_access);
+        let admin_listener = AdminListener::bind(config.admin_listen, admin, socket, access)?;
         Ok(PreparedNode { config, credentials, listeners, admin_listener })
     }
 
@@ -429,9 +431,9 @@ impl Node {
         self.door.p2p_address
     }
 
-    /// Where the admin endpoint listens, if there is one.
+    /// The address where the admin endpoint listens, if it does.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|admin| admin.address)
+        self.admin.as_ref().and_then(|admin| admin.address)
     }
 
     /// What the node's shards share: metrics, and the snapshot of topics and nodes.

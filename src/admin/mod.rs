@@ -1,6 +1,6 @@
 //! What an operator may look at over HTTP: metrics, health, lists of nodes, sessions, links and topics, what became of
 //! a message, and the route to a node. And the one thing that it does: announcing a text to all nodes.
-//! Off unless `[admin] listen_port` is set.
+//! Off unless `[admin] listen_path` or `listen_port` is set.
 //!
 //! ```text
 //!   HTTP ─► one thread ─┬─► /metrics            counters, read where they are
@@ -15,8 +15,9 @@
 //!                       └─► POST /announce      a message to the registry
 //! ```
 //!
-//! There is neither TLS nor a password: who can reach the address sees all of it, and can change nothing. Programs on
-//! the machine itself may announce, unless `[admin] announce` is false.
+//! On this machine it asks for nothing: who may write to its socket, or can reach its address on loopback, sees all of it, and can
+//! change nothing. Others need TLS and a token (`access.rs`), without which it listens nowhere else. Programs on the machine itself may
+//! announce, unless `[admin] announce` is false.
 //!
 //! Imports `relay`, `engine`, `door`, metrics of `log`, and types of `tls` and `wire`; nothing of theirs imports this.
 //!
@@ -24,11 +25,13 @@
 //! - It never takes a lock, and never waits, on the path of a frame.
 //! - Connections, headers, time and answers have bounds; a connection serves one request.
 
+mod access;
 mod announce;
 mod ask;
 mod health;
 pub(crate) mod json;
 mod ledgers;
+mod listener;
 mod listing;
 mod lists;
 mod metrics;
@@ -42,7 +45,8 @@ mod trace;
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -58,28 +62,34 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tracing::{debug, info, warn};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info};
 
-pub(crate) use self::{
-    ask::RegistryQuestion,
-    health::{Phase, hang},
-};
 use self::{
+    access::Access,
+    listener::{Accepted, Listeners, Socket, SocketPath, Stream},
     metrics::Metrics,
     pages::{NoPage, Page},
+};
+pub(crate) use self::{
+    access::{AccessFiles, read_token},
+    ask::RegistryQuestion,
+    health::{Phase, hang},
+    listener::{AdminListener, PATH_LEN_MAX as SOCKET_PATH_LEN_MAX, SocketFile},
 };
 use crate::{
     bound::{Bound, fixed},
     clock,
     door::{DoorCounters, LedgerNode, Opening, is_refused_address},
     engine::EngineHandle,
+    escape::shown_path,
     relay::{Shared, registry::RegistryCounters},
     stop::join_by,
     supervise::{Start, Supervisor, contained_task},
@@ -122,6 +132,35 @@ pub enum AdminError {
         /// Why.
         source: std::io::Error,
     },
+    /// The socket's file cannot be made.
+    #[error(
+        "cannot listen on {} ([admin] listen_path): {source}; is another node running, or may this user not write there?",
+        shown_path(path)
+    )]
+    ListenPath {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Others could reach it, and nothing would be asked of them.
+    #[error(
+        "[admin] listen_ip: others can reach {address}, so it needs TLS and a token: set tls_cert, tls_key and token_file, or listen_ip=127.0.0.1"
+    )]
+    Unguarded {
+        /// Which address.
+        address: SocketAddr,
+    },
+    /// A file that the section names cannot be used.
+    #[error("[admin] {key} = {}: {why}", shown_path(path))]
+    File {
+        /// Which key.
+        key: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The thread or its runtime cannot be set up.
     #[error(
         "the admin endpoint cannot be set up: {0}; if files run out, raise the limit (ulimit -n, LimitNOFILE=)"
@@ -132,7 +171,11 @@ pub enum AdminError {
 impl AdminError {
     /// Whether it will be the same until somebody changes the configuration.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Listen { source, .. } if is_refused_address(source))
+        match self {
+            Self::Listen { source, .. } => is_refused_address(source),
+            Self::Unguarded { .. } | Self::File { .. } => true,
+            Self::ListenPath { .. } | Self::Runtime(_) => false,
+        }
     }
 }
 
@@ -164,36 +207,12 @@ pub(crate) struct Watched {
     pub ledger_nodes: Arc<[LedgerNode]>,
 }
 
-/// Where the endpoint listens, before it is opened.
-pub(crate) struct AdminListener {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl AdminListener {
-    /// Takes the address, or the service manager's socket; nobody is answered yet.
-    pub(crate) fn bind(
-        (ip, port): (IpAddr, u16),
-        inherited: Option<TcpListener>,
-    ) -> Result<Self, AdminError> {
-        let wanted = SocketAddr::new(ip, port);
-        let bind = || {
-            let listener = match inherited {
-                Some(inherited) => inherited,
-                None => TcpListener::bind(wanted)?,
-            };
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Ok(Self { listener, address })
-        };
-        bind().map_err(|source| AdminError::Listen { address: wanted, source })
-    }
-}
-
 /// The open endpoint; dropping it closes it.
 pub(crate) struct Admin {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// The address where it listens, if it does.
+    pub address: Option<SocketAddr>,
+    /// Its socket's file goes with it.
+    _socket: Option<SocketPath>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -205,27 +224,28 @@ impl Admin {
         watched: Watched,
         supervisor: &Supervisor,
     ) -> Result<Self, AdminError> {
-        let AdminListener { listener, address } = listener;
-        if address.ip().is_loopback() {
-            info!(%address, "the admin endpoint is open");
-        } else {
-            warn!(
-                %address,
-                "the admin endpoint has neither TLS nor passwords, and others can reach it: guard it with a firewall, or set [admin] listen_ip=127.0.0.1",
-            );
-        }
+        let AdminListener { address, socket, access } = listener;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(AdminError::Runtime)?;
-        let listener = {
+        let (listener, address) = address.unzip();
+        let (listener_of_socket, socket) = socket.map(Socket::into_parts).unzip();
+        let listeners = {
             let _guard = runtime.enter();
-            tokio::net::TcpListener::from_std(listener).map_err(AdminError::Runtime)?
+            Listeners::new(listener, listener_of_socket).map_err(AdminError::Runtime)?
         };
+        if let Some(address) = address {
+            info!(%address, "the admin endpoint is open");
+        }
+        if let Some(socket) = &socket {
+            info!(path = %shown_path(socket.path()), "the admin endpoint is open by a socket");
+        }
         let (stop, stopped) = oneshot::channel();
         let endpoint = Arc::new(Endpoint {
             metrics: Metrics::new(&watched),
             watched,
+            access,
             supervisor: supervisor.clone(),
             brief: Arc::default(),
             long: Arc::new(Semaphore::new(LONG_MAX)),
@@ -234,13 +254,13 @@ impl Admin {
         let run = move |start: Start| {
             runtime.block_on(async {
                 start.done();
-                tokio::select! { _ = stopped => {}, () = accept(&listener, &endpoint) => {} }
+                tokio::select! { _ = stopped => {}, () = accept(&listeners, &endpoint) => {} }
             });
             // A list that is being made is not waited for.
             runtime.shutdown_background();
         };
         let thread = supervisor.reporting_thread("amop-admin", run).map_err(AdminError::Runtime)?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, _socket: socket, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Answers nobody any more, and waits for its end, at most until then; whether it has come.
@@ -263,6 +283,7 @@ impl Drop for Admin {
 /// What all connections share.
 struct Endpoint {
     watched: Watched,
+    access: Access,
     metrics: Metrics,
     supervisor: Supervisor,
     brief: Arc<Mutex<BriefQueue>>,
@@ -270,7 +291,7 @@ struct Endpoint {
     lists: Arc<Semaphore>,
 }
 
-async fn accept(listener: &tokio::net::TcpListener, endpoint: &Arc<Endpoint>) {
+async fn accept(listeners: &Listeners, endpoint: &Arc<Endpoint>) {
     let mut http = http1::Builder::new();
     http.keep_alive(false)
         .timer(TokioTimer::new())
@@ -279,7 +300,7 @@ async fn accept(listener: &tokio::net::TcpListener, endpoint: &Arc<Endpoint>) {
         .max_headers(HEADER_FIELDS_MAX)
         .max_buf_size(2 * HEADER_BYTES_MAX);
     loop {
-        let (stream, address) = match listener.accept().await {
+        let accepted = match listeners.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(%error, "the admin endpoint cannot accept a connection");
@@ -290,25 +311,53 @@ async fn accept(listener: &tokio::net::TcpListener, endpoint: &Arc<Endpoint>) {
         let (http, endpoint) = (http.clone(), endpoint.clone());
         let (brief, evicted) = Brief::enter(&endpoint.brief);
         contained_task(async move {
-            // Held until the answer is read, and with them the memory of a list.
-            let permits = Mutex::new(Permits { brief: Some(brief), long: None, list: None });
-            let service = service_fn(|request: Request<Incoming>| {
-                let (endpoint, permits) = (&endpoint, &permits);
-                async move { Ok::<_, Infallible>(endpoint.answer(request, address.ip(), permits).await) }
-            });
-            let connection = http.serve_connection(TokioIo::new(stream), service);
+            let peer = accepted.peer;
             tokio::select! {
-                served = clock::timeout(CONNECTION_TIME_MAX, connection) => match served {
+                served = clock::timeout(CONNECTION_TIME_MAX, serve(&http, &endpoint, accepted, brief)) => match served {
                     Some(Ok(())) => {}
-                    Some(Err(error)) => debug!(%address, %error, "a connection of the admin endpoint failed"),
-                    None => debug!(%address, "a connection of the admin endpoint took too long"),
+                    Some(Err(error)) => debug!(%peer, error, "a connection of the admin endpoint failed"),
+                    None => debug!(%peer, "a connection of the admin endpoint took too long"),
                 },
-                () = evicted => debug!(%address, "a connection of the admin endpoint has made room for newer ones"),
+                () = evicted => debug!(%peer, "a connection of the admin endpoint has made room for newer ones"),
             }
         });
         // What has been asked already is read before others come, who would take its place.
         tokio::task::yield_now().await;
     }
+}
+
+/// Answers what a connection asks; why it failed is for whoever looks for that.
+async fn serve(
+    http: &http1::Builder,
+    endpoint: &Endpoint,
+    Accepted { stream, peer, is_by_socket }: Accepted,
+    brief: Brief,
+) -> Result<(), String> {
+    // Held until the answer is read, and with them the memory of a list.
+    let permits = Mutex::new(Permits { brief: Some(brief), long: None, list: None });
+    let tls = endpoint.access.tls.as_ref().filter(|_| !is_by_socket);
+    let stream: Box<dyn Stream> = match tls {
+        None => stream,
+        Some(tls) => {
+            let handshake = TlsAcceptor::from(tls.clone()).accept(stream);
+            let done = clock::timeout(HEADER_TIME_MAX, handshake).await;
+            Box::new(done.ok_or("its TLS handshake took too long")?.map_err(|error| error.to_string())?)
+        }
+    };
+    let service = service_fn(|request: Request<Incoming>| {
+        let permits = &permits;
+        async move {
+            // Whoever watches whether it lives need not have the token.
+            let is_admitted =
+                is_by_socket || is_probe(request.uri().path()) || endpoint.access.admits(request.headers());
+            let answer = match is_admitted {
+                true => endpoint.answer(request, peer, permits).await,
+                false => unauthorized(),
+            };
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    http.serve_connection(TokioIo::new(stream), service).await.map_err(|error| error.to_string())
 }
 
 /// Connections without a place of their own, the oldest first. What is sent to one closes it.
@@ -367,7 +416,7 @@ type Answer = Response<Full<Bytes>>;
 
 impl Endpoint {
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr, permits: &Mutex<Permits>) -> Answer {
-        if !matches!(request.uri().path(), "/livez" | "/readyz") {
+        if !is_probe(request.uri().path()) {
             let Ok(place) = self.long.clone().try_acquire_owned() else {
                 return text(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being answered");
             };
@@ -415,6 +464,18 @@ fn given(page: Result<Answer, NoPage>) -> Answer {
 fn other_method(what: &str, allowed: &'static str) -> Answer {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, what);
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
+}
+
+fn unauthorized() -> Answer {
+    let what =
+        "this needs the token of [admin] token_file: Authorization: Bearer TOKEN, or --admin-token-file FILE";
+    let mut answer = text(StatusCode::UNAUTHORIZED, what);
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
 }
 

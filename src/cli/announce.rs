@@ -21,7 +21,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = examples(
         &[
-            ("amop net announce 'upgrade at 22:00, expect a restart' --admin 127.0.0.1:9100", ""),
+            ("amop net announce 'upgrade at 22:00, expect a restart' --admin 127.0.0.1:20300", ""),
         ],
         &[
             "The node signs the text and floods it; each node that a route leads to now logs it once, with the \

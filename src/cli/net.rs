@@ -38,12 +38,12 @@ const ANNOUNCEMENTS_SHOWN_MAX: usize = 16;
     subcommand_negates_reqs = true,
     after_help = examples(
         &[
-            ("amop net --admin 127.0.0.1:9100", "nodes, links, who is linked with whom"),
-            ("amop net --admin 127.0.0.1:9100 --dot | dot -Tsvg > network.svg", ""),
-            ("amop net --admin 127.0.0.1:9100 --topics --filter pay", "where the subscribers of topics are"),
-            ("amop net --admin 127.0.0.1:9100 -o json | jq '.items[] | select(.standing == \"lost\")'", ""),
-            ("amop net ping 68fcf240 --admin 127.0.0.1:9100", "the route to a node, and how long each hop takes"),
-            ("amop net announce 'upgrade at 22:00' --admin 127.0.0.1:9100", ""),
+            ("amop net --admin 127.0.0.1:20300", "nodes, links, who is linked with whom"),
+            ("amop net --admin 127.0.0.1:20300 --dot | dot -Tsvg > network.svg", ""),
+            ("amop net --admin 127.0.0.1:20300 --topics --filter pay", "where the subscribers of topics are"),
+            ("amop net --admin 127.0.0.1:20300 -o json | jq '.items[] | select(.standing == \"lost\")'", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:20300", "the route to a node, and how long each hop takes"),
+            ("amop net announce 'upgrade at 22:00' --admin 127.0.0.1:20300", ""),
         ],
         &[
             "The node needs [admin] listen_port. It knows all nodes by what each says of itself; names of its \

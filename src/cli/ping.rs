@@ -27,9 +27,9 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = examples(
         &[
-            ("amop net ping 68fcf240 --admin 127.0.0.1:9100", ""),
-            ("amop net ping 68fcf240 --admin 127.0.0.1:9100 --count 100 --interval 0.2", ""),
-            ("amop net ping 68fcf240 --admin 127.0.0.1:9100 -o json | jq .lost", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:20300", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:20300 --count 100 --interval 0.2", ""),
+            ("amop net ping 68fcf240 --admin 127.0.0.1:20300 -o json | jq .lost", ""),
         ],
         &[
             "Each round sends one ping to each hop of the route, over the links that messages to that node take. \

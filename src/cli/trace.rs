@@ -22,8 +22,8 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = examples(
         &[
-            ("amop trace b3ae60984320433aa3efbc6462ef6102 --admin 127.0.0.1:9100", ""),
-            ("amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:9100 -o json", ""),
+            ("amop trace b3ae60984320433aa3efbc6462ef6102 --admin 127.0.0.1:20300", ""),
+            ("amop trace b3ae6098-4320-433a-a3ef-bc6462ef6102 --admin 127.0.0.1:20300 -o json", ""),
         ],
         &[
             "SEQ is what the SDK's log shows of the message. The node needs [admin] listen_port. Ask a node that \

@@ -10,6 +10,7 @@
 //!
 //! Imports nothing of ours but plain settings of `relay`, `engine`, `door` and `tls`, the lists of `bounds`, and types of `wire`.
 
+mod admin;
 mod certificates;
 mod ini;
 mod log;
@@ -20,7 +21,7 @@ mod reload;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,12 +29,14 @@ use std::{
 pub use self::log::LogSettings;
 pub use self::memory::MemoryMax;
 use self::{
+    admin::AdminSection,
     certificates::{CertificateFiles, ChannelCertificate},
     ini::Ini,
     memory::{Machine, Others, Plan, Wanted},
     reload::Written,
 };
 use crate::{
+    admin::{AccessFiles, SocketFile},
     bounds::{self, ModuleBounds},
     door::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, Membership, is_this_machine},
     encoding,
@@ -61,8 +64,12 @@ pub struct Config {
     pub channel_listen: (String, u16),
     /// Where nodes connect.
     pub p2p_listen: (String, u16),
-    /// Where the admin endpoint listens, if there is one.
+    /// The address where the admin endpoint listens, if it does.
     pub admin_listen: Option<(IpAddr, u16)>,
+    /// The socket by which it is asked, if there is one.
+    pub(crate) admin_socket: Option<SocketFile>,
+    /// What is asked of whoever comes to its address.
+    pub(crate) admin_access: AccessFiles,
     /// Whether programs on this machine may have the node announce something to all others.
     pub admin_announces: bool,
     /// Whom the node dials and lets in; read again on SIGHUP.
@@ -274,13 +281,8 @@ impl Config {
         let channel_listen = (channel_ip, ini.number("rpc", "channel_listen_port", 20200, 0, 65_535) as u16);
         let p2p_ip = ini.address("p2p", "listen_ip", "0.0.0.0");
         let p2p_listen = (p2p_ip, ini.number("p2p", "listen_port", 30300, 0, 65_535) as u16);
-        let admin_ip = ini.address("admin", "listen_ip", "127.0.0.1");
-        let admin_ip = admin_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let admin_port =
-            ini.optional("admin", "listen_port", "a number from 0 to 65535", |text| text.parse().ok());
-        let admin_listen = admin_port.map(|port| (admin_ip, port));
-        let admin_announces = ini.flag("admin", "announce", true);
-        ports::refuse_conflicts(&mut ini, &channel_listen, &p2p_listen, admin_listen);
+        let admin = AdminSection::read(&mut ini, directory);
+        ports::refuse_conflicts(&mut ini, &channel_listen, &p2p_listen, admin.listen);
         let peers = ini.list(
             "p2p",
             "node.",
@@ -471,8 +473,10 @@ impl Config {
         let config = Self {
             channel_listen,
             p2p_listen,
-            admin_listen,
-            admin_announces,
+            admin_listen: admin.listen,
+            admin_socket: admin.socket,
+            admin_access: admin.access,
+            admin_announces: admin.announces,
             membership: Membership { peers, admission },
             advertised,
             node_certificate: nodes.certificate,

@@ -179,9 +179,10 @@ fn closed_ports(config: &Config, file: &Path) -> impl Iterator<Item = Finding> {
         (channel.1, Listeners::check(channel, CHANNEL_KEY).map_err(StartError::from)),
         (p2p.1, Listeners::check(p2p, P2P_KEY).map_err(StartError::from)),
     ];
-    if let Some(admin) = config.admin_listen {
-        tried.push((admin.1, AdminListener::bind(admin, None).map(drop).map_err(StartError::from)));
-    }
+    // The socket's file is not made: that of a node that runs would have to be told from another's.
+    let admin = AdminListener::bind(config.admin_listen, None, None, &config.admin_access);
+    let port = config.admin_listen.map_or(0, |(_, port)| port);
+    tried.push((port, admin.map(drop).map_err(StartError::from)));
     tried.into_iter().filter_map(|(port, tried)| {
         let error = tried.err()?;
         if !error.is_address_in_use() {

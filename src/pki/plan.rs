@@ -9,6 +9,8 @@ use std::{
 use super::certificate::PkiError;
 use crate::{config::Config, relay::registry::NEIGHBOURS_MAX};
 
+/// The port of the first node's admin endpoint, where it has one: above those of channels, below those for nodes.
+const ADMIN_PORT: u16 = 20_300;
 /// First ports for JSON-RPC over HTTP: FISCO BCOS' own, and others for where that one is taken.
 const JSONRPC_PORTS: [u16; 3] = [8_545, 18_545, 28_545];
 
@@ -372,6 +374,12 @@ impl NetworkPlan {
     enable=true
     level=info
 
+[admin]
+    ; commands ask by this socket: amop top --admin ./admin.sock
+    listen_path=admin.sock
+    ; metrics for Prometheus, on this machine only
+    ;listen_port={admin_port}
+
 [flow_control]
     ; requests per second that the node answers
     ;limit_req=1000
@@ -381,6 +389,7 @@ impl NetworkPlan {
             listen_ip = self.listen_ip,
             channel_port = self.channel_port + index,
             p2p_port = self.p2p_port + index,
+            admin_port = ADMIN_PORT.saturating_add(index),
             chain_id = self.chain_id,
         )
     }

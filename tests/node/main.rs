@@ -6,6 +6,7 @@
 
 mod addressing;
 mod admin;
+mod admin_access;
 mod bench;
 mod client;
 mod command_line;

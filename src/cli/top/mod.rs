@@ -19,7 +19,7 @@ use clap::Args;
 use self::look::{Look, Rates};
 use super::{
     Failure,
-    admin::AdminAddress,
+    admin::{AdminAddress, AdminCredentials},
     help::examples,
     output::{OutputArgs, note, print_line},
 };
@@ -30,14 +30,14 @@ const SESSIONS_SHOWN: usize = 10;
 #[derive(Args)]
 #[command(after_help = examples(
     &[
-        ("amop top --admin 127.0.0.1:9100", "on a terminal, anew every two seconds"),
-        ("amop top --admin 127.0.0.1:9100 --admin 127.0.0.1:9101", "two nodes"),
-        ("amop top --admin 127.0.0.1:9100 --once", "one look as plain text, over two seconds"),
-        ("amop top --admin 127.0.0.1:9100 --once -o json | jq .latency_us", ""),
-        ("amop top --admin 127.0.0.1:9100 --interval 60 >> node0.log", ""),
+        ("amop top --admin 127.0.0.1:20300", "on a terminal, anew every two seconds"),
+        ("amop top --admin 127.0.0.1:20300 --admin 127.0.0.1:20301", "two nodes"),
+        ("amop top --admin 127.0.0.1:20300 --once", "one look as plain text, over two seconds"),
+        ("amop top --admin 127.0.0.1:20300 --once -o json | jq .latency_us", ""),
+        ("amop top --admin 127.0.0.1:20300 --interval 60 >> node0.log", ""),
     ],
     &[
-        "The nodes need [admin] listen_port. Rates are per second, over the interval. A metric at 80 % of its bound, or more, is \
+        "The nodes need [admin] listen_path or listen_port. Rates are per second, over the interval. A metric at 80 % of its bound, or more, is \
          marked. Latencies are of the requests that ended within the interval, by the bounds of the histogram.",
         "On a terminal keys choose the node, what is shown of it and by what that is sorted: ? tells them. A node that does not \
          answer, or starts anew, stays on the screen, with since when. Colours are left out where NO_COLOR is set.",
@@ -46,8 +46,10 @@ const SESSIONS_SHOWN: usize = 10;
 ))]
 pub(super) struct TopArgs {
     /// The admin endpoint of a node; several with several options.
-    #[arg(long, value_name = "HOST:PORT", required = true, help_heading = "Connection")]
+    #[arg(long, value_name = "ADDRESS", env = "AMOP_ADMIN", required = true, help_heading = "Connection")]
     admin: Vec<AdminAddress>,
+    #[command(flatten)]
+    credentials: AdminCredentials,
     #[command(flatten)]
     output: OutputArgs,
     /// Seconds between two looks.
@@ -65,24 +67,26 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 
 pub(super) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     let on_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let nodes = args.admin.iter().map(|node| args.credentials.given_to(node.clone()));
+    let nodes: Vec<AdminAddress> = nodes.collect::<Result<_, _>>()?;
     if on_terminal && !args.once && !args.output.is_json() {
-        screen::run(args, &args.admin)?;
+        screen::run(args, &nodes)?;
     } else {
-        super::runtime()?.block_on(print(args))?;
+        super::runtime()?.block_on(print(args, &nodes))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a look at each node, once or again and again.
-async fn print(args: &TopArgs) -> Result<(), Failure> {
+async fn print(args: &TopArgs, nodes: &[AdminAddress]) -> Result<(), Failure> {
     let mut before = Vec::new();
-    for admin in &args.admin {
+    for admin in nodes {
         // One that never was there is most likely a mistake.
         before.push(Some(Look::at(admin, SESSIONS_SHOWN).await?));
     }
     loop {
         tokio::time::sleep(args.interval).await;
-        for (admin, before) in args.admin.iter().zip(&mut before) {
+        for (admin, before) in nodes.iter().zip(&mut before) {
             let now = match Look::at(admin, SESSIONS_SHOWN).await {
                 Ok(now) => now,
                 Err(why) if args.once => return Err(why.into()),
