@@ -280,9 +280,11 @@ impl<'a> Header<'a> {
             Addressing::Direct => out.extend_from_slice(&front),
             Addressing::EndToEnd { source, destinations } => {
                 front[16..18].copy_from_slice(&(NodeId::LEN as u16).to_be_bytes());
-                out.extend_from_slice(&front[..18]);
-                out.extend_from_slice(source);
-                out.extend_from_slice(&(destinations.len() as u16).to_be_bytes());
+                let mut ends = [0; 18 + NodeId::LEN + 2];
+                ends[..18].copy_from_slice(&front[..18]);
+                ends[18..82].copy_from_slice(source);
+                ends[82..].copy_from_slice(&(destinations.len() as u16).to_be_bytes());
+                out.extend_from_slice(&ends);
                 out.extend_from_slice(destinations.as_flattened());
             }
         }

@@ -84,7 +84,15 @@ impl Packet {
     /// Its header before a payload of so many bytes.
     pub(super) fn head(&self, payload_len: usize) -> SmallVec<[u8; 160]> {
         let mut head = SmallVec::new();
-        let destinations: SmallVec<[[u8; 64]; 1]> = self.destinations.iter().map(|id| id.0).collect();
+        // Nearly all frames are for one node.
+        let several: Vec<[u8; 64]>;
+        let destinations = match self.destinations.as_slice() {
+            [NodeId(destination)] => std::slice::from_ref(destination),
+            ids => {
+                several = ids.iter().map(|id| id.0).collect();
+                &several
+            }
+        };
         let header = Header {
             packet_type: self.packet_type,
             seq: self.message.0,
@@ -92,7 +100,7 @@ impl Packet {
             flags: FLAG_SEALED
                 | if self.again { FLAG_SENT_AGAIN } else { 0 }
                 | if self.is_probe { FLAG_PROBE } else { 0 },
-            addressing: Addressing::EndToEnd { source: &self.source.0, destinations: &destinations },
+            addressing: Addressing::EndToEnd { source: &self.source.0, destinations },
         };
         header.encode_into(payload_len, &mut head);
         head
