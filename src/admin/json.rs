@@ -40,6 +40,25 @@ pub(crate) struct LinkedNode {
     pub(crate) topics: Option<usize>,
 }
 
+/// An item of `/failures`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) seq: String,
+    pub(crate) taken: String,
+    pub(crate) role: Word,
+    pub(crate) end: Word,
+    pub(crate) refusal: Word,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<i32>,
+    pub(crate) topic: String,
+    pub(crate) size: u32,
+    pub(crate) took_us: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+}
+
 /// An item of `/sessions`.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Session {

@@ -3,10 +3,12 @@
 //! Off unless `[admin] listen_path` or `listen_port` is set.
 //!
 //! ```text
-//!   HTTP ─► one thread ─┬─► /metrics            counters, read where they are
+//!   HTTP ─► one thread ─┬─► /                   a page for browsers, which reads the others
+//!                       ├─► /metrics            counters, read where they are
 //!                       ├─► /livez, /readyz     heartbeats of the reactors
 //!                       ├─► /topics             the snapshot that shards read
-//!                       ├─► /sessions, /links   a message to each reactor, a page per turn
+//!                       ├─► /sessions, /links, /failures
+//!                       │                       a message to each reactor, a page per turn
 //!                       ├─► /nodes              a message to the registry
 //!                       ├─► /network, /network/topics
 //!                       │                       the same, and to the reactors; counted on a further thread
@@ -28,6 +30,7 @@
 mod access;
 mod announce;
 mod ask;
+mod failures;
 mod health;
 pub(crate) mod json;
 mod ledgers;
@@ -40,6 +43,7 @@ mod nodes;
 mod pages;
 mod peers_2x;
 mod ping;
+mod status_page;
 mod trace;
 
 use std::{
@@ -444,8 +448,12 @@ impl Endpoint {
             }
             _ => {}
         }
+        if let Some(file) = status_page::file(request.uri().path()) {
+            return file;
+        }
         let Some(page) = Page::of(request.uri().path()) else {
-            let there = format!("there is /metrics, /livez, /readyz, and as JSON {}", Page::PATHS);
+            let there =
+                format!("there is / for browsers, /metrics, /livez, /readyz, and as JSON {}", Page::PATHS);
             return text(StatusCode::NOT_FOUND, &there);
         };
         if page.is_long() {

@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use super::{
     Answer, Watched,
     ask::Unanswered,
-    json_answer, ledgers,
+    failures, json_answer, ledgers,
     listing::QueryError,
     lists, network, nodes, peers_2x,
     ping::{self, NodeError},
@@ -52,6 +52,7 @@ pub(super) enum Page<'a> {
     Ledgers,
     Peers2x,
     Topics,
+    Failures,
     Network,
     NetworkTopics,
     Trace(&'a str),
@@ -60,7 +61,7 @@ pub(super) enum Page<'a> {
 
 impl<'a> Page<'a> {
     /// Those that there are, for people.
-    pub(super) const PATHS: &'static str = "/nodes, /sessions, /links, /ledgers, /peers_2x, /topics, /network, /network/topics, /trace/SEQ, /ping/NODE";
+    pub(super) const PATHS: &'static str = "/nodes, /sessions, /links, /ledgers, /peers_2x, /topics, /failures, /network, /network/topics, /trace/SEQ, /ping/NODE";
 
     pub(super) fn of(path: &'a str) -> Option<Self> {
         Some(match path {
@@ -70,6 +71,7 @@ impl<'a> Page<'a> {
             "/ledgers" => Self::Ledgers,
             "/peers_2x" => Self::Peers2x,
             "/topics" => Self::Topics,
+            "/failures" => Self::Failures,
             "/network" => Self::Network,
             "/network/topics" => Self::NetworkTopics,
             _ => match path.strip_prefix('/')?.split_once('/')? {
@@ -93,6 +95,7 @@ impl<'a> Page<'a> {
             Self::Ledgers => ledgers::ledgers(watched, query).await,
             Self::Peers2x => peers_2x::peers_2x(watched, query).await,
             Self::Topics => lists::topics(watched, query).await,
+            Self::Failures => failures::failures(watched, query).await,
             Self::Network => network::network(watched, query).await,
             Self::NetworkTopics => network::topics(watched, query).await,
             Self::Trace(seq) => return trace::page(watched, seq).await,

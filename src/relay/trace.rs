@@ -102,6 +102,17 @@ pub(super) struct Record {
     pub(super) sender: Option<Arc<Sender>>,
 }
 
+impl Record {
+    /// What is told of it to people here, so many microseconds after the start of the node.
+    pub(super) fn tell(&self, now_us: u64) -> LocalTrace {
+        LocalTrace {
+            trace: MessageTrace { age_us: now_us.saturating_sub(self.taken_us), ..self.trace.clone() },
+            topic: self.topic.to_text(),
+            sender: self.sender.clone(),
+        }
+    }
+}
+
 /// Memory of a record beside its sender and its attempts, in bytes.
 pub(super) const RECORD_LEN: usize = size_of::<Record>() + size_of::<u32>() + size_of::<u64>();
 
@@ -175,6 +186,11 @@ impl Records {
             self.chunks.pop_front();
         }
         before - self.len
+    }
+
+    /// All of them, the newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &Record> {
+        self.chunks.iter().rev().flat_map(|chunk| chunk.records.iter().rev())
     }
 
     /// Those of a seq, the newest first.

@@ -492,15 +492,55 @@ fn a_list_goes_over_all_links_of_all_reactors() {
 }
 
 #[test]
+fn the_last_messages_that_failed_are_listed_with_why_and_the_newest_may_come_first() {
+    let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+    let mut app = RawSdk::connect(Profile::Ec, &node);
+    for number in 1..=3 {
+        let request = sdk::encode_amop(FrameType::REQUEST, &seq(number), ResultCode::OK, "nobody", b"lost");
+        app.send(&request);
+        app.frame().expect("an answer");
+    }
+    let list = get_json(admin(&node), "/failures?sort=taken&order=desc&limit=2");
+    assert_eq!(list["total"], 3);
+    let items = list["items"].as_array().unwrap();
+    let seqs: Vec<&str> = items.iter().map(|item| item["seq"].as_str().unwrap()).collect();
+    let wanted = [3, 2].map(|number| String::from_utf8(seq(number).to_vec()).unwrap());
+    assert_eq!(seqs, wanted);
+    for item in items {
+        assert_eq!((item["code"].as_i64(), item["topic"].as_str()), (Some(100), Some("nobody")), "{item}");
+        assert_eq!(item["address"], app.socket.local_addr().unwrap().to_string());
+    }
+}
+
+#[test]
+fn a_browser_gets_a_page_that_may_reach_this_node_only() {
+    let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
+    for (path, content_type) in [
+        ("/", "text/html"),
+        ("/page.css", "text/css"),
+        ("/page.js", "text/javascript"),
+        ("/words.js", "text/javascript"),
+    ] {
+        let answer = get(admin(&node), path);
+        assert_eq!(answer.status, 200, "{path}");
+        for wanted in
+            [&format!("content-type: {content_type}"), "default-src 'none'", "connect-src 'self'", "nosniff"]
+        {
+            assert!(answer.head.contains(wanted), "{wanted} in {}", answer.head);
+        }
+    }
+}
+
+#[test]
 fn what_is_asked_wrongly_is_told_what_there_is() {
     let node = TestNode::start(Profile::Ec, 0, &[], ADMIN);
     let address = admin(&node);
     for (path, status, line) in [
         (
-            "/",
+            "/node",
             404,
-            "there is /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /ledgers, /peers_2x, /topics, \
-             /network, /network/topics, /trace/SEQ, /ping/NODE",
+            "there is / for browsers, /metrics, /livez, /readyz, and as JSON /nodes, /sessions, /links, /ledgers, /peers_2x, \
+             /topics, /failures, /network, /network/topics, /trace/SEQ, /ping/NODE",
         ),
         ("/network?sort=colour", 400, "sort must be one of id, hops, topics, neighbours, incarnation, seq"),
         ("/network/topics?sort=hops", 400, "sort must be one of name, sessions, nodes"),

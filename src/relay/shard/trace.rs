@@ -46,6 +46,11 @@ impl Traces {
     pub(super) fn kept(&self) -> (usize, usize) {
         (self.failed.len(), self.others.len())
     }
+
+    /// Messages that did not end with 0, the newest first.
+    pub(super) fn newest_failures(&self) -> impl Iterator<Item = &Record> {
+        self.failed.newest()
+    }
 }
 
 impl Parts {
@@ -62,11 +67,7 @@ impl Parts {
             common.traces.failed.find(seq, &common.shared.failed_tickets).take(TRACES_MAX + 1),
             common.traces.others.find(seq, &common.shared.traced_tickets).take(TRACES_MAX + 1),
         ];
-        known.extend(records.into_iter().flatten().map(|record| LocalTrace {
-            trace: MessageTrace { age_us: now_us.saturating_sub(record.taken_us), ..record.trace.clone() },
-            topic: record.topic.to_text(),
-            sender: record.sender.clone(),
-        }));
+        known.extend(records.into_iter().flatten().map(|record| record.tell(now_us)));
         known.sort_by_key(|known| known.trace.age_us);
         let more = known.len() > TRACES_MAX;
         known.truncate(TRACES_MAX);

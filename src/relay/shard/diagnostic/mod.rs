@@ -14,6 +14,7 @@
 //! - Each question is answered once: by [`Shard::ask`](super::Shard::ask) or, after that, by [`Outbound::answer`].
 //! - A reply counts only if it is of the node that was asked, for the same diagnostic, while the question is open.
 
+pub mod failures;
 pub mod ping;
 pub mod trace;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, RandomState};
 
 use self::{
+    failures::Failure,
     ping::{Pinged, SentPing},
     trace::{GatheredTraces, TraceReply},
 };
@@ -61,6 +63,8 @@ pub enum Question {
     NodeLinks,
     /// What it knows of a message itself.
     KnownOf(Seq),
+    /// About the last messages that did not end with 0.
+    Failures,
     /// To the home of a node: what does that one know of a message?
     Trace {
         /// Which node.
@@ -81,7 +85,7 @@ impl Question {
     /// The node that is to reply, if it is another one: its home is asked.
     pub fn node(&self) -> Option<&NodeId> {
         match self {
-            Self::Links { .. } | Self::NodeLinks | Self::KnownOf(_) => None,
+            Self::Links { .. } | Self::NodeLinks | Self::KnownOf(_) | Self::Failures => None,
             Self::Trace { node, .. } | Self::Ping { node, .. } => Some(node),
         }
     }
@@ -114,6 +118,8 @@ answers! {
     Links(LinkPage),
     /// To [`Question::KnownOf`].
     KnownOf(LocalTraces),
+    /// To [`Question::Failures`].
+    Failures(Vec<Failure>),
     /// To [`Question::Trace`].
     Trace(TraceReply),
     /// To [`Question::Ping`].
@@ -279,6 +285,7 @@ impl Parts {
             Question::KnownOf(seq) => {
                 return Some(Answer::KnownOf(self.known_of(cx.common, cx.now, &seq)));
             }
+            Question::Failures => return Some(Answer::Failures(self.failures(cx.common, cx.now))),
             Question::Trace { node, seq } => (node, self.ask_for_traces(cx, id, &node, &seq)),
             Question::Ping { node, hops } => (node, self.ping(cx, id, &node, hops)),
         };
