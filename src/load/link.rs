@@ -85,7 +85,11 @@ pub fn shake_hands(socket: &mut (impl Read + Write), config: &Arc<ClientConfig>)
         if handshake.is_complete() {
             return handshake.finish().map_err(|error| failed(&error));
         }
-        let len = socket.read(&mut bytes)?;
+        let len = match socket.read(&mut bytes) {
+            // By what the kernel still does for a ring that this thread has made.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         if len == 0 {
             return Err(failed(&"the node closed the connection; are the certificates of its chain?"));
         }

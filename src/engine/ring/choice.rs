@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{EngineError, Ring};
+use crate::supervise;
 
 /// What the configuration says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,9 +66,15 @@ impl IoSetting {
         if self == Self::Epoll {
             return Ok((IoBackend::Epoll, None));
         }
-        // A filter may let one of its system calls through and not another, so all are tried.
-        match Ring::new(IoBackend::Uring, entries, buffers, buffer_len) {
-            Ok(_) => Ok((IoBackend::Uring, None)),
+        // A filter may let one of its system calls through and not another, so all are tried. On a thread that ends: what the
+        // kernel has left to do for a ring interrupts system calls of the thread that made it.
+        let tried = supervise::joined_thread("amop-ring", move || {
+            Ring::new(IoBackend::Uring, entries, buffers, buffer_len).map(drop)
+        });
+        let failed = |error| EngineError::from_io("a thread", error);
+        let tried = tried.map_err(failed)?.join();
+        match tried.unwrap_or_else(|_| Err(failed(std::io::Error::other("it ended at once")))) {
+            Ok(()) => Ok((IoBackend::Uring, None)),
             Err(why) if self == Self::Auto && why.is_about_io_uring() => Ok((IoBackend::Epoll, Some(why))),
             Err(why) => Err(why),
         }
