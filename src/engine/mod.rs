@@ -24,6 +24,7 @@ mod descriptor;
 mod memory;
 mod mesh;
 mod moderation;
+pub mod names;
 mod output;
 mod queues;
 mod reactor;
