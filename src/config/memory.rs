@@ -194,8 +194,9 @@ const KEYS: [Key; 10] = [
         range: (1 << 20, 1 << 40),
         least: |ground| ground.reactors << 20,
         full: |ground| {
+            // The largest part: what waits for applications that read slowly is what a relay has memory for.
             let for_frames = ground.reactors * queue_bytes_of(ground.frame_len_max as usize) as u64;
-            (ground.memory_max / 16).max(for_frames.min(ground.memory_max / 8))
+            (ground.memory_max / 4).max(for_frames.min(ground.memory_max / 3))
         },
         most: 1 << 40,
         set: |engine, _, value| engine.queues_bytes_max = value,
